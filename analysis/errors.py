@@ -1,0 +1,79 @@
+"""What can go wrong, as one family.
+
+    SlicescopeError             exit code 1
+    ├── ModelError              3  a model that cannot be found, read or handled
+    │   └── UnsupportedError    3  the model is fine, but this operation does not hold for it
+    ├── TextError               4  a text that cannot be found, read, or is too short
+    ├── PlanError               5  a target, base or bound that no schedule can meet
+    ├── StorageError            6  a folder that cannot be read or written
+    ├── OutOfMemoryError        7  the device ran out of memory
+    └── Cancelled             130  the user stopped the job
+
+Every message is one sentence for a person: what, what was got, what is allowed, what to do next.
+Exit code 2 is the command line's own, for flags it cannot parse.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class SlicescopeError(Exception):
+    """Base of every error that is meant to be read by a person."""
+
+    exit_code = 1
+
+
+class ModelError(SlicescopeError):
+    """A model that cannot be found, read or handled."""
+
+    exit_code = 3
+
+
+class UnsupportedError(ModelError):
+    """The model can be read, but the operation asked for does not hold for its architecture."""
+
+
+class TextError(SlicescopeError):
+    """A text that cannot be found or read, or that is too short for the windows asked for."""
+
+    exit_code = 4
+
+
+class PlanError(SlicescopeError):
+    """A target, base, bound or width that no schedule can meet."""
+
+    exit_code = 5
+
+
+class StorageError(SlicescopeError):
+    """A folder or file of ours that cannot be read or written."""
+
+    exit_code = 6
+
+
+class OutOfMemoryError(SlicescopeError):
+    """The device ran out of memory; the message names the levers."""
+
+    exit_code = 7
+
+
+class Cancelled(SlicescopeError):
+    """The user stopped the job; raised from a progress callback, never by the computation."""
+
+    exit_code = 130
+
+
+def one_line(error: BaseException) -> str:
+    """The first line of another library's error, without the ending full stop."""
+    lines = str(error).strip().splitlines()
+    return (lines[0].strip() if lines else type(error).__name__).rstrip(".")
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
+    """One sentence for a name that is not in a registry, with the nearest one suggested."""
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=1)
+    hint = f" Did you mean '{near[0]}'?" if near else ""
+    return f"Unknown {kind} '{name}'.{hint} Known: {', '.join(names)}."
