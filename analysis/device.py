@@ -1,0 +1,125 @@
+"""Which device and dtype to compute in, how much memory that takes, and what to do when it runs out.
+
+The device is chosen once, when a model is opened, and travels with the model from then on.
+"""
+
+from __future__ import annotations
+
+import gc
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import psutil
+import torch
+
+from analysis.errors import ModelError, OutOfMemoryError, unknown_name
+
+DTYPES: dict[str, torch.dtype] = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "float64": torch.float64,
+}
+
+
+def pick_device(name: str) -> torch.device:
+    """``auto`` takes CUDA, then MPS, then the CPU; anything else must exist here."""
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ModelError(unknown_name("device", name, ("auto", "cuda", "cuda:0", "mps", "cpu"))) from None
+    here = {
+        "cpu": True,
+        "cuda": (device.index or 0) < torch.cuda.device_count(),
+        "mps": torch.backends.mps.is_available(),
+    }
+    if not here.get(device.type, False):
+        raise ModelError(f"The device '{name}' is not available here; use 'auto' or 'cpu'.")
+    return device
+
+
+def pick_dtype(name: str, device: torch.device, stored: torch.dtype | None) -> torch.dtype:
+    """``auto`` is float32 on a CPU; on an accelerator the stored dtype if 16 bits wide, else bfloat16."""
+    if name != "auto":
+        if name not in DTYPES:
+            raise ModelError(unknown_name("dtype", name, ("auto", *DTYPES)))
+        return DTYPES[name]
+    if device.type == "cpu":
+        return torch.float32
+    return stored if stored in (torch.bfloat16, torch.float16) else torch.bfloat16
+
+
+def synchronise(device: torch.device) -> None:
+    """Wait for the device, so that a clock read next to it tells the truth."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
+def free_memory() -> None:
+    """Give memory that nothing refers to any more back to the device."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    elif torch.backends.mps.is_available():
+        torch.mps.empty_cache()
+
+
+def memory(device: torch.device) -> tuple[int, int]:
+    """Bytes (free, total) on the device; for a CPU those of the machine."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)
+    machine = psutil.virtual_memory()
+    return machine.available, machine.total
+
+
+@contextmanager
+def out_of_memory_told(doing: str) -> Iterator[None]:
+    """Turn the device's or the host's out-of-memory error into a sentence with the levers."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError):
+        free_memory()
+        raise OutOfMemoryError(
+            f"Memory ran out while {doing}: use shorter or fewer windows, a 16-bit dtype, or a smaller model."
+        ) from None
+
+
+class PeakMemory:
+    """The most memory in use between entering and leaving the block, in bytes, as ``.bytes``.
+
+    On CUDA what torch allocated; elsewhere the resident size of this process, looked at 20 times a second.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.bytes = 0
+        self._done = threading.Event()
+        self._watch = threading.Thread(target=self._look, daemon=True)
+
+    def __enter__(self) -> PeakMemory:
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+        else:
+            self._watch.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self.device.type == "cuda":
+            self.bytes = torch.cuda.max_memory_allocated(self.device)
+        else:
+            self._done.set()
+            self._watch.join()
+
+    def _look(self) -> None:
+        process = psutil.Process()
+        while True:
+            self.bytes = max(self.bytes, process.memory_info().rss)
+            if self._done.wait(0.05):
+                return

@@ -1,0 +1,206 @@
+"""What a model is worth: perplexity by a stated protocol, its interval, its speed, and paired differences.
+
+The protocol: consecutive windows without overlap; in each, every token but the first is predicted from
+those before it; perplexity is exp of the mean negative log-likelihood over all predicted tokens.
+Knows nothing about how a model was made.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from analysis.device import PeakMemory, out_of_memory_told, synchronise
+from analysis.errors import ModelError, TextError
+from analysis.source import OpenModel, context_length
+from analysis.statistics import bootstrap_interval
+from analysis.values import Progress, Value, no_progress
+
+_ROWS = 1024
+"""Tokens whose logits are turned to fp32 at a time: (rows, V) in fp32 is 200 MB at V = 50,000."""
+
+
+class Perplexity(Value):
+    """Perplexity on a set of windows, with what it took to measure."""
+
+    perplexity: float
+    interval: tuple[float, float] | None
+    """95 % bootstrap over windows; ``None`` below eight windows."""
+    nll: tuple[float, ...]
+    """Mean negative log-likelihood of each window, nats per token, (N,)."""
+    window_length: int
+    tokens_per_second: float
+    """Tokens through the model and its head, the first batch (warm-up) left out when there are others."""
+    seconds: float
+    peak_memory: int
+    """Bytes; see ``PeakMemory``."""
+
+    @property
+    def protocol(self) -> str:
+        """How the number was measured, for the line beside it."""
+        return (
+            f"token-level perplexity, {len(self.nll)} windows of {self.window_length:,} tokens, no overlap, "
+            "exp of the mean negative log-likelihood"
+        )
+
+
+class Difference(Value):
+    """How much worse one model is than another on the same windows, paired window by window."""
+
+    baseline: str
+    contender: str
+    nats: float
+    """Mean difference in nats per token; negative means the contender is better."""
+    nats_interval: tuple[float, float] | None
+    windows: int
+
+    @property
+    def percent(self) -> float:
+        """The same as a change of perplexity in percent."""
+        return _percent(self.nats)
+
+    @property
+    def percent_interval(self) -> tuple[float, float] | None:
+        """The interval in percent of perplexity."""
+        if self.nats_interval is None:
+            return None
+        return _percent(self.nats_interval[0]), _percent(self.nats_interval[1])
+
+    @property
+    def verdict(self) -> Literal["better", "worse", "no clear difference", "too few windows to tell"]:
+        """What the interval allows to say about the contender."""
+        if self.nats_interval is None:
+            return "too few windows to tell"
+        low, high = self.nats_interval
+        return "better" if high < 0 else "worse" if low > 0 else "no clear difference"
+
+
+class Sample(Value):
+    """A greedy continuation: an illustration, not evidence."""
+
+    text: str
+    tokens: int
+    tokens_per_second: float
+
+
+def batches_of(windows: Tensor, device: torch.device) -> Iterator[Tensor]:
+    """Split (N, T) into batches of about 2,048 tokens on a CPU, where larger ones gain nothing, else 16,384."""
+    tokens = 2048 if device.type == "cpu" else 16384
+    return iter(windows.split(max(1, tokens // windows.shape[1])))
+
+
+def check_windows(model: Any, windows: Tensor) -> None:
+    """Raise ``TextError`` when the windows are longer than the model's context."""
+    context = context_length(model.config)
+    if context is not None and windows.shape[1] > context:
+        raise TextError(
+            f"Windows of {windows.shape[1]:,} tokens were asked for, but this model's context ends at "
+            f"{context:,}: choose shorter windows."
+        )
+
+
+@torch.inference_mode()
+def perplexity(
+    model: Any, windows: Tensor, progress: Progress = no_progress, phase: str = "Evaluating"
+) -> Perplexity:
+    """Evaluate ``model`` on ``windows`` (N, T) of token ids by the protocol above.
+
+    Raises ``TextError`` for windows that do not fit, ``ModelError`` when the loss is not finite.
+    """
+    check_windows(model, windows)
+    if windows.shape[1] < 2:
+        raise TextError("Perplexity needs windows of at least 2 tokens.")
+    nll: list[float] = []
+    seconds: list[float] = []
+    tokens: list[int] = []
+    with PeakMemory(model.device) as peak, out_of_memory_told("evaluating"):
+        for batch in batches_of(windows, model.device):
+            start = time.perf_counter()
+            nll.extend(_window_nll(model, batch.to(model.device)))
+            synchronise(model.device)
+            seconds.append(time.perf_counter() - start)
+            tokens.append(batch.numel())
+            progress(phase, len(nll), len(windows))
+    mean = float(np.mean(nll))
+    if not math.isfinite(mean):
+        raise ModelError("The loss is not finite: open the model in bfloat16 or float32.")
+    interval = bootstrap_interval(np.asarray(nll))
+    timed = slice(1, None) if len(seconds) > 1 else slice(None)
+    return Perplexity(
+        perplexity=_exp(mean),
+        interval=None if interval is None else (_exp(interval[0]), _exp(interval[1])),
+        nll=tuple(nll),
+        window_length=windows.shape[1],
+        tokens_per_second=sum(tokens[timed]) / sum(seconds[timed]),
+        seconds=sum(seconds),
+        peak_memory=peak.bytes,
+    )
+
+
+def difference(baseline: str, base: Perplexity, contender: str, other: Perplexity) -> Difference:
+    """Pair two evaluations of the same windows."""
+    if (base.window_length, len(base.nll)) != (other.window_length, len(other.nll)):
+        raise ValueError("Only evaluations of the same windows can be paired.")
+    paired = np.asarray(other.nll) - np.asarray(base.nll)
+    return Difference(
+        baseline=baseline,
+        contender=contender,
+        nats=float(paired.mean()),
+        nats_interval=bootstrap_interval(paired),
+        windows=paired.size,
+    )
+
+
+@torch.inference_mode()
+def continue_text(opened: OpenModel, prompt: str, new_tokens: int) -> Sample:
+    """Continue ``prompt`` greedily, with the key-value cache, by at most ``new_tokens`` tokens."""
+    model: Any = opened.model
+    tokenizer: Any = opened.tokenizer
+    encoded = tokenizer(prompt, return_tensors="pt")
+    if not encoded.input_ids.shape[1]:
+        raise TextError("The prompt is empty: give at least one word.")
+    encoded = encoded.to(model.device)
+    start = time.perf_counter()
+    with out_of_memory_told("generating"):
+        output = model.generate(
+            input_ids=encoded.input_ids,
+            attention_mask=encoded.attention_mask,
+            max_new_tokens=new_tokens,
+            do_sample=False,
+            pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id,
+        )
+    synchronise(model.device)
+    new = output[0, encoded.input_ids.shape[1] :]
+    return Sample(
+        text=tokenizer.decode(new, skip_special_tokens=True),
+        tokens=len(new),
+        tokens_per_second=len(new) / (time.perf_counter() - start),
+    )
+
+
+def _window_nll(model: Any, tokens: Tensor) -> list[float]:
+    """Mean negative log-likelihood of each window in (B, T)."""
+    logits = model(tokens, use_cache=False).logits[:, :-1]  # (B, T-1, V)
+    targets = tokens[:, 1:]
+    rows, wanted = logits.reshape(-1, logits.shape[-1]), targets.reshape(-1)
+    losses = [
+        functional.cross_entropy(part.float(), target, reduction="none")
+        for part, target in zip(rows.split(_ROWS), wanted.split(_ROWS), strict=True)
+    ]
+    return torch.cat(losses).view(targets.shape).double().mean(dim=1).tolist()
+
+
+def _exp(nats: float) -> float:
+    # A broken model may be so bad that exp overflows; the largest float still says so.
+    return math.exp(min(nats, 700.0))
+
+
+def _percent(nats: float) -> float:
+    return 100.0 * math.expm1(min(nats, 700.0))

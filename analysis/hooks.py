@@ -1,0 +1,90 @@
+"""Watching the residual stream as it passes through the blocks of a model.
+
+Own hooks, because ``output_hidden_states`` of transformers replaces the last state by its final-normed
+form, and counts layers by class. Nothing is kept here; what is seen is handed on at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from analysis.anatomy import blocks, decoder
+
+Look = Callable[[int, Tensor, Tensor], None]
+"""``look(block index, entering (B, T, D), leaving (B, T, D))``."""
+
+
+@contextmanager
+def watch_blocks(model: nn.Module, look: Look) -> Iterator[None]:
+    """Call ``look`` for each block of every forward pass made inside the ``with``.
+
+    Both states are true residual states: what leaves the last block is seen before the final norm.
+    """
+    handles = [
+        block.register_forward_hook(_hook(index, look), with_kwargs=True)
+        for index, block in enumerate(blocks(model))
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _hook(index: int, look: Look) -> Callable[..., None]:
+    def hook(block: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
+        entering = args[0] if args else kwargs["hidden_states"]
+        leaving = output[0] if isinstance(output, tuple) else output
+        look(index, entering, leaving)
+
+    return hook
+
+
+class _Recorder(nn.Module):
+    """Stands in for a block: keeps what the decoder hands it and passes the stream through."""
+
+    def __init__(self, block: nn.Module) -> None:
+        super().__init__()
+        self.__dict__["block"] = block  # not registered, so that nothing walks into it
+        self.entering: Tensor | None = None
+        self.context: dict[str, Any] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        # Some decoders read attributes off their blocks, such as the kind of attention.
+        return getattr(self.__dict__["block"], name)
+
+    def forward(self, hidden_states: Tensor, **context: Any) -> Tensor:
+        self.__dict__.update(entering=hidden_states, context=context)
+        return hidden_states
+
+
+@torch.inference_mode()
+def entering_states(model: nn.Module, tokens: Tensor) -> tuple[Tensor, list[dict[str, Any]]]:
+    """The stream that enters block 0, (B, T, D), and the context every block is called with.
+
+    The decoder itself makes the context (positions, masks), with its blocks stood in for, so every
+    family's own rules for it hold and no block is computed.
+    """
+    real = blocks(model)
+    recorders = [_Recorder(block) for block in real]
+    parent, name = _holder(model, real)
+    setattr(parent, name, nn.ModuleList(recorders))
+    try:
+        decoder(model)(tokens, use_cache=False)
+    finally:
+        setattr(parent, name, real)
+    entering = recorders[0].__dict__["entering"]
+    return entering, [recorder.__dict__["context"] for recorder in recorders]
+
+
+def _holder(model: nn.Module, child: nn.Module) -> tuple[nn.Module, str]:
+    for module in model.modules():
+        for name, candidate in module.named_children():
+            if candidate is child:
+                return module, name
+    raise AssertionError("blocks() returns a module of the model")

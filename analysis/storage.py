@@ -1,0 +1,87 @@
+"""Where slicescope keeps things, and how a folder is written whole or not at all.
+
+Knows nothing about what is stored.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import platformdirs
+
+from analysis.errors import StorageError, one_line
+
+
+def _home(default: str) -> Path:
+    chosen = os.environ.get("SLICESCOPE_HOME")
+    return Path(chosen).expanduser() if chosen else Path(default)
+
+
+def cache_folder() -> Path:
+    """Converted models; may be deleted at any time. ``SLICESCOPE_HOME/cache`` when that is set."""
+    return _home(platformdirs.user_cache_dir("slicescope")) / "cache"
+
+
+def runs_folder() -> Path:
+    """One folder per run. ``SLICESCOPE_HOME/runs`` when that is set."""
+    return _home(platformdirs.user_data_dir("slicescope")) / "runs"
+
+
+@contextmanager
+def storage_errors(path: Path) -> Iterator[None]:
+    """Turn what the operating system says about ``path`` into one sentence (``StorageError``)."""
+    try:
+        yield
+    except OSError as error:
+        reasons = {
+            errno.ENOSPC: "the disk is full; free some space",
+            errno.EACCES: "there is no permission; choose another folder or change its rights",
+            errno.EPERM: "there is no permission; choose another folder or change its rights",
+            errno.EROFS: "the disk is read-only; choose another folder",
+            errno.ENOTDIR: "a part of that path is a file, not a folder; choose another folder",
+            errno.EEXIST: "a file of that name is in the way; choose another folder",
+            errno.ENOENT: "it does not exist; check the path",
+        }
+        reason = reasons.get(error.errno or 0, one_line(error))
+        raise StorageError(f"'{path}' cannot be read or written: {reason} and try again.") from error
+
+
+@contextmanager
+def whole_folder(path: Path, replace: bool = False) -> Iterator[Path]:
+    """Yield an empty folder that becomes ``path`` when the block ends well, and vanishes otherwise.
+
+    Raises ``StorageError`` when ``path`` exists and ``replace`` is false, or when it cannot be written.
+    """
+    if path.exists() and not replace:
+        raise StorageError(f"'{path}' exists already; choose another folder or delete that one first.")
+    with storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+    try:
+        with storage_errors(path):
+            yield draft
+            draft.chmod(0o755)  # mkdtemp makes it private
+            _put_in_place(draft, path)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def _put_in_place(draft: Path, path: Path) -> None:
+    if not path.exists():
+        draft.rename(path)
+        return
+    # A folder cannot be renamed over a full one, so the old one steps aside for a moment.
+    old = path.with_name(f"{draft.name}-old")
+    path.rename(old)
+    try:
+        draft.rename(path)
+    except OSError:
+        old.rename(path)
+        raise
+    shutil.rmtree(old, ignore_errors=True)

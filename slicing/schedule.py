@@ -1,0 +1,170 @@
+"""What was decided: the width of the residual stream at every block, and what that will cost.
+
+Everything is computed from shapes before a weight moves. Knows nothing about torch, or about how the
+fractions were found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Literal, Self
+
+import numpy as np
+from pydantic import model_validator
+
+from analysis.errors import PlanError
+from analysis.shape import ModelShape
+from analysis.values import Value
+from slicing.allocation import check_fraction
+
+EmbeddingForm = Literal["shared", "untied"]
+"""``shared``: the table stays whole and is the head too, with one rotation after the look-up.
+``untied``: the table is sliced, and the head gets a copy of its own (the published form)."""
+
+ROUNDINGS = (1, 8, 64)
+
+
+class SlicingSchedule(Value):
+    """Widths of the residual stream: one entering each block, then the one entering the head."""
+
+    hidden_size: int
+    """D, the dense width."""
+    widths: tuple[int, ...]
+    """(L + 1,): ``widths[l]`` enters block l and lives between its attention and its MLP."""
+    embedding: EmbeddingForm
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if len(self.widths) < 2:
+            raise PlanError("A schedule needs a width for each block and one for the head.")
+        for index, width in enumerate(self.widths):
+            if not 1 <= width <= self.hidden_size:
+                raise PlanError(
+                    f"Width {index} of the schedule is {width}, but must lie between 1 and {self.hidden_size}."
+                )
+        if self.widths[-1] != self.hidden_size:
+            raise PlanError(
+                f"The head reads the whole stream: the last width must be {self.hidden_size}, "
+                f"but is {self.widths[-1]}."
+            )
+        return self
+
+    @classmethod
+    def from_fractions(
+        cls, fractions: Sequence[float], hidden_size: int, rounding: int, embedding: EmbeddingForm
+    ) -> Self:
+        """Round fractions (L,) to widths that are multiples of ``rounding``, keeping their mean.
+
+        Largest remainder: every width is rounded down, then the blocks that lost most get one step back
+        until the mean is met, up to half a step in all. A block that is not cut keeps D whatever the
+        rounding. The head's width is D.
+        """
+        for fraction in fractions:
+            check_fraction("slice fraction of a block", fraction)
+        if rounding < 1 or rounding > hidden_size:
+            raise PlanError(
+                f"The rounding must lie between 1 and the hidden size of {hidden_size}, but is {rounding}."
+            )
+        widths = _round_to_mean(np.asarray(fractions, dtype=np.float64), hidden_size, rounding)
+        return cls(
+            hidden_size=hidden_size, widths=(*(int(width) for width in widths), hidden_size), embedding=embedding
+        )
+
+    @property
+    def block_fractions(self) -> tuple[float, ...]:
+        """Slice fraction of each block after rounding, (L,)."""
+        return tuple(1.0 - width / self.hidden_size for width in self.widths[:-1])
+
+    @property
+    def mean_slice(self) -> float:
+        """The mean slice fraction over blocks after rounding: what SP asks for."""
+        return float(np.mean(self.block_fractions))
+
+    def check_fits(self, shape: ModelShape) -> None:
+        """Raise ``PlanError`` when the schedule was made for another model."""
+        if self.hidden_size != shape.hidden_size or len(self.widths) != shape.block_count + 1:
+            raise PlanError(
+                f"The schedule is for {len(self.widths) - 1} blocks of width {self.hidden_size}, but the model "
+                f"has {shape.block_count} of width {shape.hidden_size}: make a plan for this model."
+            )
+        if self.embedding == "shared" and not shape.tied:
+            raise PlanError(
+                "The shared embedding form needs a model whose head is its embedding table, and this one has "
+                "two tables: choose the untied form."
+            )
+
+    def sites(self, shape: ModelShape) -> Iterator[tuple[int, int]]:
+        """Widths (in, out) of every sub-layer in order; only a block's last one leaves its width."""
+        for block, width, following in zip(shape.blocks, self.widths, self.widths[1:], strict=False):
+            yield from ((width, width) for _ in block[:-1])
+            yield (width, following)
+
+    def parameters(self, shape: ModelShape) -> int:
+        """Parameters of the sliced model, shortcut matrices included; exact."""
+        self.check_fits(shape)
+        total = self._embedding_and_head(shape) + (shape.vocab_size if shape.head_bias else 0)
+        if self.embedding == "shared":
+            total += shape.hidden_size  # the final norm keeps its gain, since the shared table cannot take it
+        for sublayer, (entering, leaving) in zip(shape.sublayers, self.sites(shape), strict=True):
+            total += sublayer.reader_rows * entering + sublayer.writer_columns * leaving
+            total += entering * leaving
+            total += sublayer.reader_bias + sublayer.inner + (leaving if sublayer.writer_bias else 0)
+        return total
+
+    def flops_per_token(self, shape: ModelShape) -> int:
+        """FLOPs of the linear maps for one token, shortcuts included; see ``ModelShape``."""
+        self.check_fits(shape)
+        products = shape.vocab_size * shape.hidden_size
+        if self.embedding == "shared":
+            products += shape.hidden_size * self.widths[0]
+        for sublayer, (entering, leaving) in zip(shape.sublayers, self.sites(shape), strict=True):
+            products += sublayer.reader_rows * entering + sublayer.writer_columns * leaving
+            products += entering * leaving
+        return 2 * products
+
+    def _embedding_and_head(self, shape: ModelShape) -> int:
+        table = shape.vocab_size * shape.hidden_size
+        rows = shape.hidden_size if self.embedding == "shared" else shape.vocab_size
+        return table + rows * self.widths[0]
+
+
+def constant_at_parameters(
+    shape: ModelShape, parameters: int, rounding: int, embedding: EmbeddingForm
+) -> SlicingSchedule:
+    """The constant schedule whose parameter count comes nearest to ``parameters``, by bisection.
+
+    Its steps are one rounding step in one block. Raises ``PlanError`` when even cutting nothing, or
+    nearly everything, stays on the same side.
+    """
+
+    def at(steps: int) -> SlicingSchedule:
+        fraction = steps / (shape.block_count * shape.hidden_size)
+        return SlicingSchedule.from_fractions(
+            [fraction] * shape.block_count, shape.hidden_size, rounding, embedding
+        )
+
+    low, high = 0, (shape.hidden_size - rounding) * shape.block_count  # low is the largest model
+    if not at(high).parameters(shape) <= parameters <= at(low).parameters(shape):
+        raise PlanError(
+            f"No constant schedule has {parameters:,} parameters: they range from "
+            f"{at(high).parameters(shape):,} to {at(low).parameters(shape):,} here."
+        )
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if at(middle).parameters(shape) >= parameters else (low, middle)
+    return min(at(low), at(high), key=lambda schedule: abs(schedule.parameters(shape) - parameters))
+
+
+def _round_to_mean(fractions: np.ndarray, hidden_size: int, step: int) -> np.ndarray:
+    exact = hidden_size * (1.0 - fractions)
+    # A whisker is added, so that an exact multiple that floating point left just below itself stays.
+    widths = np.floor(exact / step + 1e-9) * step
+    widths[fractions <= 0.0] = hidden_size
+    widths = np.maximum(widths, min(step, hidden_size))
+    steps = round((exact.sum() - widths.sum()) / step)
+    order = np.arange(fractions.size)
+    # Equal remainders are served in golden-ratio order, which spreads the steps evenly over the depth.
+    order = order[np.lexsort((order * 0.6180339887498949 % 1.0, np.round(-(exact - widths), 9)))]
+    for block in [b for b in order if widths[b] + step <= hidden_size][: max(steps, 0)]:
+        widths[block] += step
+    return widths
