@@ -43,9 +43,7 @@ class Anatomy:
     """What the norm adds to its weight: 1 for Gemma, which stores gain - 1."""
 
 
-_ATTENTION = Sublayer(
-    "attention", "input_layernorm", "self_attn", ("q_proj", "k_proj", "v_proj"), "o_proj"
-)
+_ATTENTION = Sublayer("attention", "input_layernorm", "self_attn", ("q_proj", "k_proj", "v_proj"), "o_proj")
 _MLP = Sublayer("mlp", "post_attention_layernorm", "mlp", ("gate_proj", "up_proj"), "down_proj")
 _LLAMA = Anatomy((_ATTENTION, _MLP))
 
@@ -55,9 +53,7 @@ ANATOMIES: dict[str, Anatomy] = {
     "qwen2": _LLAMA,
     "qwen3": _LLAMA,
     "smollm3": _LLAMA,
-    "phi3": Anatomy(
-        (replace(_ATTENTION, readers=("qkv_proj",)), replace(_MLP, readers=("gate_up_proj",)))
-    ),
+    "phi3": Anatomy((replace(_ATTENTION, readers=("qkv_proj",)), replace(_MLP, readers=("gate_up_proj",)))),
     "gemma": replace(_LLAMA, gain_offset=1.0),
 }
 """The families that can be sliced, by ``config.model_type``."""

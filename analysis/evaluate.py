@@ -174,7 +174,9 @@ def continue_text(opened: OpenModel, prompt: str, new_tokens: int) -> Sample:
             attention_mask=encoded.attention_mask,
             max_new_tokens=new_tokens,
             do_sample=False,
-            pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id
+            if tokenizer.pad_token_id is not None
+            else tokenizer.eos_token_id,
         )
     synchronise(model.device)
     new = output[0, encoded.input_ids.shape[1] :]
@@ -194,7 +196,7 @@ def _window_nll(model: Any, tokens: Tensor) -> list[float]:
         functional.cross_entropy(part.float(), target, reduction="none")
         for part, target in zip(rows.split(_ROWS), wanted.split(_ROWS), strict=True)
     ]
-    return torch.cat(losses).view(targets.shape).double().mean(dim=1).tolist()
+    return torch.cat(losses).view(targets.shape).cpu().double().mean(dim=1).tolist()
 
 
 def _exp(nats: float) -> float:

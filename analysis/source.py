@@ -320,4 +320,3 @@ def _reading(source: ModelSource) -> Iterator[None]:
                 "name, its access and the connection, or give a local folder, a GGUF file or 'demo'."
             ) from error
         raise ModelError(f"The model '{source.label}' cannot be read: {one_line(error)}.") from error
-

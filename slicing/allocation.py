@@ -39,7 +39,11 @@ class Allocation(Value):
     title: ClassVar[str]
     source: ClassVar[str]
 
-    def raw(self, redundancy: np.ndarray, target: float) -> tuple[float, np.ndarray]:
+    def check(self, target: float) -> None:
+        """Raise ``PlanError`` when the settings make no sense at this target, whatever the scores."""
+        check_fraction("target (SP)", target)
+
+    def raw(self, redundancy: np.ndarray) -> tuple[float, np.ndarray]:
         """The floor every block gets and the weights (L,) by which the rest is shared out."""
         raise NotImplementedError
 
@@ -59,10 +63,10 @@ class Allocation(Value):
                 f"Block {int(np.argmin(np.isfinite(scores)))} has a redundancy that is not a number; "
                 "profile the model again, in a wider dtype if it overflowed."
             )
-        check_fraction("target (mean slice)", target)
+        self.check(target)
         if not 0.0 < max_fraction < 1.0:
             raise PlanError(f"The largest fraction must lie between 0 and 1, but is {max_fraction:g}.")
-        floor, weights = self.raw(scores, target)
+        floor, weights = self.raw(scores)
         return _share_out(floor, weights, target, max_fraction)
 
 
@@ -100,7 +104,7 @@ class Constant(Allocation):
     title = "Constant (SliceGPT)"
     source = "Ashkboos et al., SliceGPT, ICLR 2024"
 
-    def raw(self, redundancy: np.ndarray, target: float) -> tuple[float, np.ndarray]:
+    def raw(self, redundancy: np.ndarray) -> tuple[float, np.ndarray]:
         """No floor, equal weights."""
         return 0.0, np.ones_like(redundancy)
 
@@ -118,17 +122,21 @@ class Dynamic(Allocation):
     title = "Dynamic (LR rule)"
     source = "Dumitru et al., Change Is the Only Constant, Findings of EMNLP 2024"
 
-    base: float = Field(default=0.0, title="Slice base (SB)")
+    base: float = Field(default=0.1, title="Slice base (SB)", allow_inf_nan=True)
     """SB: the fraction that every block loses."""
 
-    def raw(self, redundancy: np.ndarray, target: float) -> tuple[float, np.ndarray]:
-        """The base for all; the rest in proportion to the scaled redundancy."""
-        check_fraction("base", self.base)
+    def check(self, target: float) -> None:
+        """The base, too, is a fraction, and may not exceed the target."""
+        super().check(target)
+        check_fraction("base (SB)", self.base)
         if self.base > target:
             raise PlanError(
-                f"The slice base is {self.base:g}, but may not exceed the target of {target:g}: "
+                f"The base (SB) is {self.base:g}, but may not exceed the target (SP) of {target:g}: "
                 "lower the base or raise the target."
             )
+
+    def raw(self, redundancy: np.ndarray) -> tuple[float, np.ndarray]:
+        """The base for all; the rest in proportion to the scaled redundancy."""
         spread = np.ptp(redundancy)
         # A spread within rounding of the values themselves says nothing about the blocks.
         if spread <= 1e-12 * max(1.0, float(np.abs(redundancy).max())):
@@ -162,5 +170,3 @@ def _share_out(floor: float, weights: np.ndarray, target: float, ceiling: float)
             "or lower the target."
         )
     return Fractions(values=tuple(values.tolist()), capped=tuple(capped.tolist()))
-
-

@@ -40,15 +40,19 @@ def random_basis(width: int, generator: torch.Generator) -> Tensor:
     return q * torch.sign(torch.diagonal(r))  # without the signs the rotations would not be uniform
 
 
-def rotate_reader(linear: nn.Linear, basis: Tensor, gain: Tensor | None = None) -> None:
-    """Make ``linear`` read a stream given in ``basis`` (D, W), the norm's ``gain`` (D,) folded in.
+def fold_gain(linear: nn.Linear, gain: Tensor) -> None:
+    """Move the norm's ``gain`` (D,) into the weight (rows, D) of a linear that reads what it norms."""
+    weight = _precise(linear.weight)
+    _assign(linear, weight * gain.to(weight))
+
+
+def rotate_reader(linear: nn.Linear, basis: Tensor, gain: Tensor) -> None:
+    """Make ``linear`` read a stream given in ``basis`` (D, W), with the norm's ``gain`` (D,) folded in.
 
     Replaces the weight: (rows, D) becomes (rows, W). The bias stays.
     """
     weight = _precise(linear.weight)
-    if gain is not None:
-        weight = weight * gain.to(weight)
-    _assign(linear, weight @ basis.to(weight))
+    _assign(linear, weight * gain.to(weight) @ basis.to(weight))
 
 
 def rotate_writer(linear: nn.Linear, basis: Tensor) -> None:

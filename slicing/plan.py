@@ -1,0 +1,92 @@
+"""The user's choices about how much to cut where, and the schedules they lead to.
+
+Knows nothing about torch: a plan answers while a slider moves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, Self
+
+from pydantic import ConfigDict, ValidationError, model_validator
+
+from analysis.errors import PlanError
+from analysis.shape import ModelShape
+from analysis.values import Value
+from slicing.allocation import MAX_FRACTION, Allocation, Constant, Fractions, find_allocation
+from slicing.schedule import EmbeddingForm, SlicingSchedule, constant_at_parameters
+
+
+class Plan(Value):
+    """A target and how to share it out. Checked when it is made: ``PlanError``."""
+
+    # NaN is let through to the checks of the allocation, which explain it.
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=True)
+
+    target: float = 0.25
+    """SP: the mean slice fraction over blocks."""
+    allocation: str = "dynamic"
+    """A name in ``ALLOCATIONS``."""
+    settings: dict[str, float] = {"base": 0.1}
+    """The allocation's own fields; for ``dynamic`` the base SB."""
+    score: str = "lr"
+    """A name in ``SCORES``."""
+    first_token: bool = False
+    """Whether the first token of each window counts in the score."""
+    max_fraction: float = MAX_FRACTION
+    """No block loses more than this."""
+    rounding: int = 8
+    """Widths are multiples of this."""
+    embedding: Literal["auto", "shared", "untied"] = "auto"
+    """``auto`` is ``shared`` where the head is the embedding table, else ``untied``."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        self.rule().check(self.target)
+        if not 0.0 < self.max_fraction < 1.0:
+            raise PlanError(f"The largest fraction must lie between 0 and 1, but is {self.max_fraction:g}.")
+        if self.rounding < 1:
+            raise PlanError(f"The rounding must be at least 1, but is {self.rounding}.")
+        return self
+
+    def rule(self) -> Allocation:
+        """The allocation with its settings."""
+        kind = find_allocation(self.allocation)
+        try:
+            return kind(**self.settings)
+        except ValidationError:
+            fields = ", ".join(kind.model_fields) or "none"
+            raise PlanError(
+                f"The allocation '{self.allocation}' does not take the settings {self.settings}; "
+                f"its settings are: {fields}."
+            ) from None
+
+    def form(self, shape: ModelShape) -> EmbeddingForm:
+        """The embedding form for this model."""
+        if self.embedding == "auto":
+            return "shared" if shape.tied else "untied"
+        return self.embedding
+
+    def fractions(self, redundancy: Sequence[float]) -> Fractions:
+        """What each block loses, before rounding, (L,)."""
+        return self.rule()(redundancy, self.target, self.max_fraction)
+
+    def schedule(self, redundancy: Sequence[float], shape: ModelShape) -> SlicingSchedule:
+        """The planned schedule. ``redundancy`` (L,): higher means more redundant."""
+        return self._rounded(self.fractions(redundancy), shape)
+
+    def constant(self, shape: ModelShape) -> SlicingSchedule:
+        """Constant slicing at the same target, rounding and embedding form."""
+        alike = (1.0,) * shape.block_count
+        return self._rounded(Constant()(alike, self.target, self.max_fraction), shape)
+
+    def constant_at_parameters_of(self, schedule: SlicingSchedule, shape: ModelShape) -> SlicingSchedule:
+        """Constant slicing with (nearly) as many parameters as ``schedule`` leaves."""
+        return constant_at_parameters(shape, schedule.parameters(shape), self.rounding, schedule.embedding)
+
+    def _rounded(self, fractions: Fractions, shape: ModelShape) -> SlicingSchedule:
+        schedule = SlicingSchedule.from_fractions(
+            fractions.values, shape.hidden_size, self.rounding, self.form(shape)
+        )
+        schedule.check_fits(shape)
+        return schedule

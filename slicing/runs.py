@@ -1,0 +1,519 @@
+"""Recipes and runs: what was asked for, what came out, and the folder that holds both.
+
+A recipe is a value; the same recipe, from the web or the command line, has the same key and gives the
+same run. Nothing here knows who asks: progress is a callback.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import os
+import platform
+import shutil
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from analysis.anatomy import read_shape, why_not_sliceable
+from analysis.device import PeakMemory, free_memory
+from analysis.errors import PlanError, StorageError, TextError, UnsupportedError
+from analysis.evaluate import Difference, Perplexity, Sample, continue_text, difference, perplexity
+from analysis.profile import LayerProfile, profile_blocks
+from analysis.shape import ModelShape
+from analysis.source import ModelSource, OpenModel
+from analysis.storage import runs_folder, storage_errors, whole_folder
+from analysis.texts import TextSource, token_windows
+from analysis.values import Progress, Value, no_progress
+from slicing.allocation import Fractions
+from slicing.plan import Plan
+from slicing.schedule import SlicingSchedule
+from slicing.slicer import SlicedModel, slice_model
+from slicing.store import open_model, save_sliced
+
+RUN_FILE = "run.json"
+MODEL_FOLDER = "model"
+BUNDLED_RUN = Path(__file__).parents[1] / "assets" / "demo-run"
+PROMPT = "Mr. Speaker, the state of our Union is"
+
+
+class ProfileRecipe(Value):
+    """Measure how much every block changes its input."""
+
+    kind: Literal["profile"] = "profile"
+    model: ModelSource
+    text: TextSource
+    windows: int = 8
+    window_length: int = 512
+    seed: int = 0
+
+
+class SliceRecipe(Value):
+    """Profile, plan, slice and keep the sliced model."""
+
+    kind: Literal["slice"] = "slice"
+    model: ModelSource
+    plan: Plan = Plan()
+    calibration: TextSource
+    calibration_windows: int = 16
+    profile_windows: int = 8
+    """The profile is measured on this many of the calibration windows."""
+    window_length: int = 512
+    seed: int = 0
+
+
+class CompareRecipe(Value):
+    """Dense, constant and planned slicing, evaluated on the same windows."""
+
+    kind: Literal["compare"] = "compare"
+    model: ModelSource
+    plan: Plan = Plan()
+    calibration: TextSource
+    calibration_windows: int = 16
+    profile_windows: int = 8
+    evaluation: TextSource
+    evaluation_windows: int = 16
+    window_length: int = 512
+    seed: int = 0
+    prompt: str = PROMPT
+    new_tokens: int = 40
+    """Length of the generated illustration; 0 for none."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.calibration == self.evaluation:
+            raise TextError(
+                f"Calibration and evaluation are both on '{self.calibration.label()}': choose another text or "
+                "split for one of them, or the comparison flatters every sliced model."
+            )
+        return self
+
+    def slice_recipe(self) -> SliceRecipe:
+        """The recipe that makes and keeps this comparison's planned model."""
+        return SliceRecipe(
+            model=self.model,
+            plan=self.plan,
+            calibration=self.calibration,
+            calibration_windows=self.calibration_windows,
+            profile_windows=self.profile_windows,
+            window_length=self.window_length,
+            seed=self.seed,
+        )
+
+
+Recipe = Annotated[ProfileRecipe | SliceRecipe | CompareRecipe, Field(discriminator="kind")]
+
+
+class TextUsed(Value):
+    """The windows a run really saw."""
+
+    label: str
+    windows: int
+    window_length: int
+    digest: str
+    """First 16 hex digits of the SHA-256 of the token ids."""
+
+
+class Environment(Value):
+    """Where and with what a run was made."""
+
+    device: str
+    device_name: str
+    dtype: str
+    threads: int
+    platform: str
+    versions: dict[str, str]
+
+
+class ProfileResult(Value):
+    """What a profile run found."""
+
+    kind: Literal["profile"] = "profile"
+    profile: LayerProfile
+    shape: ModelShape | None
+    """``None`` when the model cannot be sliced."""
+    not_sliceable: str | None
+    text: TextUsed
+
+
+class SliceResult(Value):
+    """What a slice run made; the model lies in the run's folder, under ``model``."""
+
+    kind: Literal["slice"] = "slice"
+    profile: LayerProfile
+    shape: ModelShape
+    fractions: Fractions
+    schedule: SlicingSchedule
+    parameters: int
+    discarded: tuple[float, ...]
+    seconds: float
+    peak_memory: int
+    calibration: TextUsed
+
+
+class Contestant(Value):
+    """One model of a comparison: what it is, how large, and how well it predicts."""
+
+    name: str
+    """``dense``, ``constant``, ``dynamic`` (or the allocation's name), ``constant-matched``."""
+    title: str
+    schedule: SlicingSchedule | None
+    """``None`` for the dense model."""
+    mean_slice: float
+    parameters: int
+    bytes: int
+    flops_per_token: int
+    evaluation: Perplexity
+    slicing_seconds: float | None
+    slicing_peak_memory: int | None
+    discarded: tuple[float, ...] | None
+    sample: Sample | None
+
+    def summary(self, hidden_size: int, blocks: int) -> dict[str, Any]:
+        """The flat form that ``--json`` prints, perplexity and sizes first."""
+        widths = self.schedule.widths if self.schedule else (hidden_size,) * (blocks + 1)
+        return {
+            "name": self.name,
+            "title": self.title,
+            "perplexity": self.evaluation.perplexity,
+            "interval": self.evaluation.interval,
+            "parameters": self.parameters,
+            "bytes": self.bytes,
+            "flops_per_token": self.flops_per_token,
+            "mean_slice": self.mean_slice,
+            "widths": list(widths),
+            "embedding": self.schedule.embedding if self.schedule else None,
+            "protocol": self.evaluation.protocol,
+            "tokens_per_second": self.evaluation.tokens_per_second,
+            "evaluation_seconds": self.evaluation.seconds,
+            "evaluation_peak_memory": self.evaluation.peak_memory,
+            "slicing_seconds": self.slicing_seconds,
+            "slicing_peak_memory": self.slicing_peak_memory,
+            "nll": list(self.evaluation.nll),
+        }
+
+
+class CompareResult(Value):
+    """What a comparison found."""
+
+    kind: Literal["compare"] = "compare"
+    profile: LayerProfile
+    shape: ModelShape
+    fractions: Fractions
+    contestants: tuple[Contestant, ...]
+    differences: tuple[Difference, ...]
+    calibration: TextUsed
+    evaluation: TextUsed
+
+    def contestant(self, name: str) -> Contestant:
+        """The contestant of this name."""
+        return next(each for each in self.contestants if each.name == name)
+
+    def difference(self, baseline: str, contender: str) -> Difference:
+        """The paired difference between two contestants."""
+        return next(d for d in self.differences if (d.baseline, d.contender) == (baseline, contender))
+
+
+Result = Annotated[ProfileResult | SliceResult | CompareResult, Field(discriminator="kind")]
+
+
+class Run(Value):
+    """One recipe and its outcome. The recipe's key names the run and its folder."""
+
+    format: int = 1
+    recipe: Recipe
+    created: datetime
+    seconds: float
+    environment: Environment
+    result: Result
+
+    @property
+    def key(self) -> str:
+        """The key of the recipe: the same recipe gives the same run."""
+        return self.recipe.key
+
+
+Opener = Callable[[ModelSource], OpenModel]
+
+
+def phases(recipe: Recipe) -> tuple[tuple[str, float], ...]:
+    """The phases of a job in order, each with its share of the work, for a time left that is honest.
+
+    The unit is one token through the decoder; evaluation adds the head, slicing the bases.
+    """
+    if isinstance(recipe, ProfileRecipe):
+        return (("Opening", 0.0), ("Profiling", recipe.windows * recipe.window_length))
+    profile = ("Profiling", 1.0 * recipe.profile_windows * recipe.window_length)
+    slicing = 2.0 * recipe.calibration_windows * recipe.window_length
+    if isinstance(recipe, SliceRecipe):
+        return (("Opening", 0.0), profile, ("Slicing", slicing), ("Saving", 0.0))
+    evaluating = 1.5 * recipe.evaluation_windows * recipe.window_length
+    steps: list[tuple[str, float]] = [("Opening", 0.0), profile, ("Evaluating dense", evaluating)]
+    for name in ("constant", recipe.plan.allocation, "constant-matched"):
+        steps += [(f"Slicing {name}", slicing), (f"Evaluating {name}", evaluating)]
+    return tuple(steps)
+
+
+def perform(recipe: Recipe, progress: Progress = no_progress, opener: Opener = open_model) -> Run:
+    """Do what the recipe says and store the run, whole or not at all.
+
+    A run of the same recipe is replaced. Raises the errors of what it does, and ``StorageError`` before
+    any work when the runs folder cannot be written.
+    """
+    folder = runs_folder() / recipe.key
+    start = time.perf_counter()
+    with whole_folder(folder, replace=True) as draft:
+        progress("Opening", 0, 1)
+        opened = opener(recipe.model)
+        progress("Opening", 1, 1)
+        if isinstance(recipe, ProfileRecipe):
+            result: Any = _profile(recipe, opened, progress)
+        elif isinstance(recipe, SliceRecipe):
+            result = _slice(recipe, opened, progress, draft / MODEL_FOLDER)
+        else:
+            result = _compare(recipe, opened, progress)
+        run = Run(
+            recipe=recipe,
+            created=datetime.now(UTC).replace(microsecond=0),
+            seconds=time.perf_counter() - start,
+            environment=_environment(opened.model),
+            result=result,
+        )
+        (draft / RUN_FILE).write_text(run.to_json(), encoding="utf-8")
+    return run
+
+
+def load_run(folder: Path) -> Run:
+    """Read one run folder (``StorageError`` when it is missing or broken)."""
+    path = folder / RUN_FILE
+    with storage_errors(path):
+        content = path.read_bytes()
+    return Run.from_json(content, f"'{path}'")
+
+
+def find_run(key: str) -> Run:
+    """The stored run whose key begins with ``key`` (``StorageError`` when there is none, or several)."""
+    known = [folder.name for folder in _run_folders()]
+    matches = [name for name in known if name.startswith(key)] if key else []
+    if len(matches) != 1:
+        found = "no run" if not matches else f"{len(matches)} runs"
+        raise StorageError(f"The key '{key}' fits {found}: 'slicescope runs' lists the keys.")
+    return load_run(runs_folder() / matches[0])
+
+
+def list_runs() -> tuple[list[Run], list[str]]:
+    """All stored runs, newest first, and one sentence for each folder that cannot be read."""
+    runs: list[Run] = []
+    broken: list[str] = []
+    for folder in _run_folders():
+        try:
+            runs.append(load_run(folder))
+        except StorageError as error:
+            broken.append(str(error))
+    return sorted(runs, key=lambda run: run.created, reverse=True), broken
+
+
+def bundled_run() -> Run:
+    """The finished demo comparison that ships with slicescope, so that there is something to look at."""
+    return load_run(BUNDLED_RUN)
+
+
+def delete_run(key: str) -> None:
+    """Delete the folder of exactly this key."""
+    folder = runs_folder() / key
+    if folder not in _run_folders():
+        raise StorageError(f"There is no run '{key}': 'slicescope runs' lists the keys.")
+    with storage_errors(folder):
+        shutil.rmtree(folder)
+
+
+def _run_folders() -> list[Path]:
+    home = runs_folder()
+    if not home.is_dir():
+        return []
+    with storage_errors(home):
+        return sorted(f for f in home.iterdir() if f.is_dir() and not f.name.startswith("."))
+
+
+def _profile(recipe: ProfileRecipe, opened: OpenModel, progress: Progress) -> ProfileResult:
+    windows = token_windows(recipe.text, opened.tokenizer, recipe.window_length, recipe.windows, recipe.seed)
+    reason = why_not_sliceable(opened.model.config)
+    return ProfileResult(
+        profile=profile_blocks(
+            opened.model,
+            windows,
+            model_label=recipe.model.label,
+            text_label=recipe.text.label(),
+            progress=progress,
+        ),
+        shape=None if reason else read_shape(opened.model),
+        not_sliceable=reason,
+        text=_used(recipe.text, windows),
+    )
+
+
+class _Bench:
+    """What slicing and comparing share: the profile, the plan's schedule, the calibration windows."""
+
+    def __init__(self, recipe: SliceRecipe | CompareRecipe, opened: OpenModel, progress: Progress) -> None:
+        if recipe.profile_windows > recipe.calibration_windows or recipe.profile_windows < 1:
+            raise PlanError(
+                f"The profile is to use {recipe.profile_windows} of the {recipe.calibration_windows} "
+                "calibration windows: choose a number from 1 to all of them."
+            )
+        if reason := why_not_sliceable(opened.model.config):
+            raise UnsupportedError(reason)
+        self.recipe, self.model, self.progress = recipe, opened.model, progress
+        self.shape = read_shape(opened.model)
+        self.plan = recipe.plan
+        self.plan.constant(self.shape)  # an impossible plan is told before the work begins
+        self.windows = token_windows(
+            recipe.calibration,
+            opened.tokenizer,
+            recipe.window_length,
+            recipe.calibration_windows,
+            recipe.seed,
+        )
+
+    def measure(self) -> None:
+        """Profile the model and make the plan's schedule."""
+        self.profile = profile_blocks(
+            self.model,
+            self.windows[: self.recipe.profile_windows],
+            model_label=self.recipe.model.label,
+            text_label=self.recipe.calibration.label(),
+            progress=self.progress,
+        )
+        redundancy = self.profile.redundancy(self.plan.score, self.plan.first_token)
+        self.fractions = self.plan.fractions(redundancy)
+        self.schedule = self.plan.schedule(redundancy, self.shape)
+
+    def cut(self, schedule: SlicingSchedule, phase: str) -> tuple[SlicedModel, float, int]:
+        """The sliced model, the seconds it took and the peak memory in bytes."""
+        start = time.perf_counter()
+        with PeakMemory(self.model.device) as peak:
+            sliced = slice_model(self.model, schedule, self.windows, self.progress, phase)
+        return sliced, time.perf_counter() - start, peak.bytes
+
+
+def _slice(recipe: SliceRecipe, opened: OpenModel, progress: Progress, folder: Path) -> SliceResult:
+    bench = _Bench(recipe, opened, progress)
+    bench.measure()
+    sliced, seconds, peak = bench.cut(bench.schedule, "Slicing")
+    used = _used(recipe.calibration, bench.windows)
+    progress("Saving", 0, 1)
+    save_sliced(
+        sliced,
+        opened.tokenizer,
+        folder,
+        made_from=recipe.model.label,
+        calibration=f"{used.label}, {used.windows} windows of {used.window_length} tokens",
+    )
+    progress("Saving", 1, 1)
+    return SliceResult(
+        profile=bench.profile,
+        shape=bench.shape,
+        fractions=bench.fractions,
+        schedule=bench.schedule,
+        parameters=bench.schedule.parameters(bench.shape),
+        discarded=sliced.discarded,
+        seconds=seconds,
+        peak_memory=peak,
+        calibration=used,
+    )
+
+
+def _compare(recipe: CompareRecipe, opened: OpenModel, progress: Progress) -> CompareResult:
+    evaluation = token_windows(
+        recipe.evaluation, opened.tokenizer, recipe.window_length, recipe.evaluation_windows
+    )
+    bench = _Bench(recipe, opened, progress)
+    bench.measure()
+    itemsize = opened.model.dtype.itemsize
+
+    def contestant(
+        name: str,
+        title: str,
+        model: Any,
+        schedule: SlicingSchedule | None,
+        cost: tuple[float, int] | None,
+        discarded: tuple[float, ...] | None,
+    ) -> Contestant:
+        size = schedule.parameters(bench.shape) if schedule else bench.shape.parameters
+        flops = schedule.flops_per_token(bench.shape) if schedule else bench.shape.flops_per_token
+        sample = None
+        measured = perplexity(model, evaluation, progress, f"Evaluating {name}")
+        if recipe.new_tokens:
+            sample = continue_text(OpenModel(model, opened.tokenizer), recipe.prompt, recipe.new_tokens)
+        return Contestant(
+            name=name,
+            title=title,
+            schedule=schedule,
+            mean_slice=schedule.mean_slice if schedule else 0.0,
+            parameters=size,
+            bytes=size * itemsize,
+            flops_per_token=flops,
+            evaluation=measured,
+            slicing_seconds=cost[0] if cost else None,
+            slicing_peak_memory=cost[1] if cost else None,
+            discarded=discarded,
+            sample=sample,
+        )
+
+    def sliced_contestant(name: str, title: str, schedule: SlicingSchedule) -> Contestant:
+        sliced, *cost = bench.cut(schedule, f"Slicing {name}")
+        made = contestant(name, title, sliced.model, schedule, (cost[0], cost[1]), sliced.discarded)
+        del sliced
+        free_memory()
+        return made
+
+    planned = recipe.plan.allocation
+    equal_slice = recipe.plan.constant(bench.shape)
+    equal_size = recipe.plan.constant_at_parameters_of(bench.schedule, bench.shape)
+    dense = contestant("dense", "Dense", opened.model, None, None, None)
+    constant = sliced_contestant("constant", "Constant", equal_slice)
+    dynamic = sliced_contestant(planned, recipe.plan.rule().title, bench.schedule)
+    matched_title = "Constant, equal parameters"
+    if equal_size == equal_slice:
+        matched = constant.model_copy(update={"name": "constant-matched", "title": matched_title})
+    else:
+        matched = sliced_contestant("constant-matched", matched_title, equal_size)
+    everyone = {each.name: each for each in (dense, constant, dynamic, matched)}
+    pairs = [("dense", "constant"), ("dense", planned), ("constant", planned), ("constant-matched", planned)]
+    return CompareResult(
+        profile=bench.profile,
+        shape=bench.shape,
+        fractions=bench.fractions,
+        contestants=tuple(everyone.values()),
+        differences=tuple(difference(a, everyone[a].evaluation, b, everyone[b].evaluation) for a, b in pairs),
+        calibration=_used(recipe.calibration, bench.windows),
+        evaluation=_used(recipe.evaluation, evaluation),
+    )
+
+
+def _used(source: TextSource, windows: Tensor) -> TextUsed:
+    digest = hashlib.sha256(windows.numpy().tobytes()).hexdigest()[:16]
+    return TextUsed(
+        label=source.label(), windows=windows.shape[0], window_length=windows.shape[1], digest=digest
+    )
+
+
+def _environment(model: Any) -> Environment:
+    device: torch.device = model.device
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor()
+    packages = ("slicescope", "torch", "transformers", "datasets", "numpy")
+    return Environment(
+        device=str(device),
+        device_name=name or platform.machine(),
+        dtype=str(model.dtype).removeprefix("torch."),
+        threads=torch.get_num_threads(),
+        platform=f"Python {platform.python_version()}, {platform.system()} {platform.machine()}, "
+        f"{os.cpu_count()} cores",
+        versions={package: importlib.metadata.version(package) for package in packages},
+    )

@@ -1,0 +1,120 @@
+"""Tiny random models of every supported family, and a tokenizer without a network."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+from collections.abc import Iterator
+from pathlib import Path
+from types import MethodType
+from typing import Any
+
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+
+COMMON: dict[str, Any] = {
+    "vocab_size": 300,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 128,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+FAMILIES: dict[str, dict[str, Any]] = {
+    "llama": {"tie_word_embeddings": True},
+    "llama untied, biases, long heads": {
+        "model_type": "llama",
+        "attention_bias": True,
+        "mlp_bias": True,
+        "head_dim": 12,
+        "tie_word_embeddings": False,
+    },
+    "mistral": {"sliding_window": 8, "tie_word_embeddings": False},
+    "qwen2": {"tie_word_embeddings": True},
+    "qwen3": {"head_dim": 8, "tie_word_embeddings": True},
+    "smollm3": {"tie_word_embeddings": True, "no_rope_layer_interval": 2},
+    "phi3": {"tie_word_embeddings": False, "sliding_window": None},
+    "gemma": {"head_dim": 8, "tie_word_embeddings": True},
+}
+
+
+def tiny_model(family: str, dtype: torch.dtype = torch.float32, **changes: Any) -> PreTrainedModel:
+    """A random model of the family whose norms have gains worth folding."""
+    settings = {**COMMON, "model_type": family, **FAMILIES.get(family, {}), **changes}
+    config = AutoConfig.for_model(settings.pop("model_type"), **settings)
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config, dtype=dtype).eval().requires_grad_(False)
+    for name, parameter in model.named_parameters():
+        if "norm" in name:
+            parameter.add_(torch.randn_like(parameter) * 0.2)
+        elif name.endswith("bias"):
+            parameter.normal_(std=0.1)
+        else:
+            parameter.mul_(4.0)  # larger than initialised, so that blocks do something to the stream
+    if dtype is torch.float64:
+        for module in model.modules():
+            if type(module).__name__.endswith("RMSNorm"):
+                module.forward = MethodType(_exact_norm, module)
+    return model
+
+
+def _exact_norm(norm: Any, states: torch.Tensor) -> torch.Tensor:
+    """What the norms of transformers compute, but without their detour through fp32."""
+    offset = 1.0 if type(norm).__name__ == "GemmaRMSNorm" else 0.0
+    epsilon = getattr(norm, "variance_epsilon", None) or norm.eps
+    scaled = states * torch.rsqrt(states.square().mean(-1, keepdim=True) + epsilon)
+    return scaled * (norm.weight + offset)
+
+
+@pytest.fixture(params=list(FAMILIES))
+def family(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture
+def windows() -> torch.Tensor:
+    """(6, 16) token ids of the tiny vocabulary."""
+    return torch.randint(3, 300, (6, 16), generator=torch.Generator().manual_seed(1))
+
+
+def byte_tokenizer() -> PreTrainedTokenizerFast:
+    """One token per byte, so that every count in a test can be done by hand."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {"<pad>": 0, "<s>": 1, "</s>": 2, **{c: i + 3 for i, c in enumerate(alphabet)}}
+    core = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core, pad_token="<pad>", bos_token="<s>", eos_token="</s>", padding_side="left"
+    )
+
+
+@pytest.fixture
+def tokenizer() -> PreTrainedTokenizerFast:
+    return byte_tokenizer()
+
+
+@pytest.fixture
+def tiny_folder(tmp_path: Path) -> Path:
+    """A dense model folder as ``save_pretrained`` writes it."""
+    folder = tmp_path / "tiny"
+    tiny_model("llama").save_pretrained(folder)
+    byte_tokenizer().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[None]:
+    """Runs go to a folder of the test; the converted demo model is shared between tests."""
+    if "demo" not in request.keywords:
+        monkeypatch.setenv("SLICESCOPE_HOME", str(tmp_path / "home"))
+    yield
