@@ -1,0 +1,5 @@
+"""analysis: looks, never changes a weight.
+
+Where a model and a text come from, which parts of a block read and write the residual stream, how
+redundant each block is, and what a model's perplexity is. Imports nothing of slicing or app.
+"""

@@ -143,7 +143,7 @@ def profile_blocks(
             decoder(model)(batch.to(model.device), use_cache=False)
             progress("Profiling", rows.stop, count)
     synchronise(model.device)
-    profile = LayerProfile(
+    return LayerProfile(
         model=model_label,
         text=text_label,
         block_path=block_path(model),
@@ -153,7 +153,6 @@ def profile_blocks(
         measurements=_finite({name: each.done() for name, each in sums.items()}),
         seconds=time.perf_counter() - start,
     )
-    return profile
 
 
 def _distinct(scores: Iterable[Score]) -> list[Score]:

@@ -26,6 +26,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers.utils import logging as transformers_logging
 
 from analysis.anatomy import read_shape, why_not_sliceable
 from analysis.device import out_of_memory_told, pick_device, pick_dtype
@@ -308,7 +309,9 @@ def _refusal(skeleton: PreTrainedModel) -> str | None:
 
 @contextmanager
 def _reading(source: ModelSource) -> Iterator[None]:
-    """Translate what transformers and the Hub client raise while reading a model."""
+    """Keep transformers' own progress bars quiet, and translate what it and the Hub client raise."""
+    bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
     try:
         yield
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
@@ -320,3 +323,6 @@ def _reading(source: ModelSource) -> Iterator[None]:
                 "name, its access and the connection, or give a local folder, a GGUF file or 'demo'."
             ) from error
         raise ModelError(f"The model '{source.label}' cannot be read: {one_line(error)}.") from error
+    finally:
+        if bars:
+            transformers_logging.enable_progress_bar()

@@ -119,7 +119,8 @@ class TextSource(Value):
             return f"State of the Union {first}-{last} ({self.split} split){limit}"
         if self.kind == "file":
             return Path(self.location).name + limit
-        name = self.location + (f" ({self.config})" if self.config else "")
+        name = self.location + (f"@{self.revision}" if self.revision else "")
+        name += f" ({self.config})" if self.config else ""
         for preset in PRESETS.values():
             if (preset.repo, preset.config) == (self.location, self.config):
                 name = preset.title
@@ -399,8 +400,13 @@ def _file_documents(source: TextSource) -> Iterator[str]:
     except (ValueError, OSError, pa.ArrowException) as error:
         raise TextError(
             f"The file '{path.name}' cannot be read as {file_format.name} "
-            f"({one_line(error).rpartition('Invalid: ')[2]}): correct it, or give another file."
+            f"({_reason(error)}): correct it, or give another file."
         ) from error
+
+
+def _reason(error: BaseException) -> str:
+    """The first sentence of another library's error, without the prefixes that Arrow puts before it."""
+    return one_line(error).rpartition("Invalid: ")[2].partition(". ")[0]
 
 
 def _plain_text(path: Path) -> str:
@@ -447,7 +453,7 @@ def _check_hub(source: TextSource) -> None:
         )
     if not source.split:
         raise TextError(f"No split of '{source.location}' was named: give one, such as 'train' or 'test'.")
-    # The library would read an absolute path or an address from outside the repository.
+    # The library refuses these too, but only after it has looked there.
     files = PurePosixPath(source.data_files or "")
     if files.is_absolute() or ".." in files.parts or "://" in str(source.data_files):
         raise TextError(
@@ -483,8 +489,6 @@ def _hub_rows(source: TextSource) -> Any:
                 split=source.split,
                 revision=source.revision,
                 data_files=files,
-                # The sizes that a repository states are those of all its files.
-                verification_mode="no_checks" if files else None,
             )
     except Exception as error:  # from the network, the file system, and any reader of any format
         raise TextError(_why_not(source, error, config.HF_ENDPOINT, online)) from error
@@ -551,7 +555,7 @@ _REFUSALS: tuple[tuple[str, str], ...] = (
     ),
     (
         r"Unknown split .* one of \[(?P<known>.*)\]",
-        "it has no split '{split}': use {known}, as in '{location}:NAME'",
+        "it has no split '{split}': use {known}, or a part of one such as 'train[90%:]'",
     ),
     (r"Unrecognized instruction", "'{split}' is not a split: write for example 'train' or 'train[:10%]'"),
     (
@@ -578,6 +582,6 @@ def _why_not(source: TextSource, error: Exception, endpoint: str, online: bool) 
             "answer: check the connection, or give 'demo' or a file."
         )
     return (
-        f"The data set '{source.location}' cannot be read ({one_line(error.__cause__ or error)}): "
+        f"The data set '{source.location}' cannot be read ({_reason(error.__cause__ or error)}): "
         f"see {page}, or give 'demo' or a file."
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal, Self
 
-from pydantic import ConfigDict, ValidationError, model_validator
+from pydantic import ConfigDict, Field, ValidationError, model_validator
 
 from analysis.errors import PlanError
 from analysis.shape import ModelShape
@@ -27,7 +27,7 @@ class Plan(Value):
     """SP: the mean slice fraction over blocks."""
     allocation: str = "dynamic"
     """A name in ``ALLOCATIONS``."""
-    settings: dict[str, float] = {"base": 0.1}
+    settings: dict[str, float] = Field(default_factory=lambda: {"base": 0.1})
     """The allocation's own fields; for ``dynamic`` the base SB."""
     score: str = "lr"
     """A name in ``SCORES``."""

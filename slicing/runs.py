@@ -15,15 +15,15 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor
 
 from analysis.anatomy import read_shape, why_not_sliceable
 from analysis.device import PeakMemory, free_memory
-from analysis.errors import PlanError, StorageError, TextError, UnsupportedError
+from analysis.errors import PlanError, StorageError, UnsupportedError
 from analysis.evaluate import Difference, Perplexity, Sample, continue_text, difference, perplexity
 from analysis.profile import LayerProfile, profile_blocks
 from analysis.shape import ModelShape
@@ -85,14 +85,15 @@ class CompareRecipe(Value):
     new_tokens: int = 40
     """Length of the generated illustration; 0 for none."""
 
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if self.calibration == self.evaluation:
-            raise TextError(
-                f"Calibration and evaluation are both on '{self.calibration.label()}': choose another text or "
-                "split for one of them, or the comparison flatters every sliced model."
-            )
-        return self
+    @property
+    def warning(self) -> str | None:
+        """What makes the comparison too rosy, in one sentence, or ``None``."""
+        if self.calibration != self.evaluation:
+            return None
+        return (
+            f"Calibration and evaluation are both on '{self.calibration.label()}', which flatters every "
+            "sliced model: choose another text or split for one of them."
+        )
 
     def slice_recipe(self) -> SliceRecipe:
         """The recipe that makes and keeps this comparison's planned model."""

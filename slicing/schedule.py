@@ -40,7 +40,8 @@ class SlicingSchedule(Value):
         for index, width in enumerate(self.widths):
             if not 1 <= width <= self.hidden_size:
                 raise PlanError(
-                    f"Width {index} of the schedule is {width}, but must lie between 1 and {self.hidden_size}."
+                    f"Width {index} of the schedule is {width}, but must lie between 1 and "
+                    f"{self.hidden_size}."
                 )
         if self.widths[-1] != self.hidden_size:
             raise PlanError(
@@ -86,8 +87,8 @@ class SlicingSchedule(Value):
         """Raise ``PlanError`` when the schedule was made for another model."""
         if self.hidden_size != shape.hidden_size or len(self.widths) != shape.block_count + 1:
             raise PlanError(
-                f"The schedule is for {len(self.widths) - 1} blocks of width {self.hidden_size}, but the model "
-                f"has {shape.block_count} of width {shape.hidden_size}: make a plan for this model."
+                f"The schedule is for {len(self.widths) - 1} blocks of width {self.hidden_size}, but the "
+                f"model has {shape.block_count} of width {shape.hidden_size}: make a plan for this model."
             )
         if self.embedding == "shared" and not shape.tied:
             raise PlanError(

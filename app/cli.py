@@ -1,0 +1,609 @@
+"""The command line: the same recipes as the web, one command for each verb.
+
+Results go to standard output, progress and errors to standard error; ``--json PATH`` writes a result for
+scripts (``-`` for standard output). Knows nothing about streamlit until ``app`` is asked for.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import IntEnum, StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from analysis.errors import Cancelled, SlicescopeError
+
+if TYPE_CHECKING:
+    from analysis.evaluate import Difference
+    from slicing.plan import Plan
+    from slicing.runs import CompareResult, Recipe, Run
+
+EXIT_CODES = (
+    "Exit codes: 0 done, 2 unknown flag, 3 model, 4 text, 5 plan, 6 storage, 7 out of memory, 130 cancelled."
+)
+app = typer.Typer(
+    help="See where a language model is redundant, decide how much to cut where, cut it, and read honestly "
+    f"what that cost.\n\nStart with: [bold]slicescope profile --model demo[/bold]\n\n{EXIT_CODES}",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+)
+runs_app = typer.Typer(help="List, show and delete stored runs.", invoke_without_command=True)
+app.add_typer(runs_app, name="runs")
+
+out = Console()
+err = Console(stderr=True)
+
+
+class Rounding(IntEnum):
+    """Widths are multiples of this."""
+
+    ONE = 1
+    EIGHT = 8
+    SIXTY_FOUR = 64
+
+
+class Embedding(StrEnum):
+    """How a tied model keeps its embedding table."""
+
+    AUTO = "auto"
+    SHARED = "shared"
+    UNTIED = "untied"
+
+
+ModelOption = Annotated[
+    str, typer.Option("--model", help="'demo', a Hub id (with @revision), a folder, or a GGUF file.")
+]
+DeviceOption = Annotated[str, typer.Option(help="auto, cuda, cuda:1, mps or cpu.")]
+DtypeOption = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
+TEXT_HELP = "'demo', a preset (wikitext2, c4, alpaca, ptb, pg19), owner/name on the Hub, or a file."
+TargetOption = Annotated[float, typer.Option(help="SP: mean share of the width to cut, from 0 to below 1.")]
+BaseOption = Annotated[float, typer.Option(help="SB: the share that every block loses; at most the target.")]
+AllocationOption = Annotated[str, typer.Option(help="How the cut is shared out: dynamic or constant.")]
+ScoreOption = Annotated[str, typer.Option(help="Which score decides: lr, block-influence or angular.")]
+FirstTokenOption = Annotated[
+    bool, typer.Option("--first-token", help="Count the first token of each window in the score.")
+]
+MaxFractionOption = Annotated[float, typer.Option(help="No block loses more than this.")]
+RoundingOption = Annotated[Rounding, typer.Option(help="Widths are multiples of this; the mean is kept.")]
+EmbeddingOption = Annotated[
+    Embedding, typer.Option(help="Tied models: share the table with the head, or untie (the published form).")
+]
+CalibrationOption = Annotated[str, typer.Option(help=f"Text the bases are found on: {TEXT_HELP}")]
+CalibrationWindowsOption = Annotated[int, typer.Option(min=1, help="Calibration windows.")]
+ProfileWindowsOption = Annotated[
+    int | None,
+    typer.Option(min=1, help="How many of them the profile is measured on.", show_default="up to 8"),
+]
+EvaluationOption = Annotated[str, typer.Option(help=f"Text the perplexity is measured on: {TEXT_HELP}")]
+EvaluationWindowsOption = Annotated[int, typer.Option(min=1, help="Evaluation windows, from the start.")]
+LengthOption = Annotated[int, typer.Option(min=2, help="Tokens in a window.")]
+SeedOption = Annotated[int, typer.Option(help="Draws the calibration windows.")]
+JsonOption = Annotated[
+    Path | None, typer.Option("--json", help="Write the result there as JSON; '-' prints it instead.")
+]
+
+
+@app.command()
+def profile(
+    model: ModelOption = "demo",
+    text: Annotated[str, typer.Option(help=f"Text to profile on: {TEXT_HELP}")] = "demo",
+    windows: Annotated[int, typer.Option(min=1, help="Windows to profile on.")] = 8,
+    window_length: LengthOption = 512,
+    seed: SeedOption = 0,
+    first_token: FirstTokenOption = False,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "auto",
+    json_path: JsonOption = None,
+) -> None:
+    """Measure how much every block changes its input: LR score, block influence, angular distance."""
+    from analysis.source import ModelSource
+    from analysis.texts import TextSource
+    from slicing.runs import ProfileRecipe
+
+    recipe = ProfileRecipe(
+        model=ModelSource.parse(model, device, dtype),
+        text=TextSource.parse(text, "calibration"),
+        windows=windows,
+        window_length=window_length,
+        seed=seed,
+    )
+    run = _perform(recipe)
+    frame = run.result.profile.to_frame(first_token)  # type: ignore[union-attr]
+    data = {"key": run.key, "recipe": _plain(recipe), "blocks": frame.to_dict("records")}
+    if _printed_as_json(data, json_path):
+        return
+    table = Table("block", "cosine", "LR score", "± sd", "block influence", "angular distance")
+    for row in frame.to_dict("records"):
+        numbers = ("cosine", "lr", "lr sd", "block-influence", "angular")
+        table.add_row(row["module"], *(f"{row[column]:.3f}" for column in numbers))
+    out.print(table)
+    out.print("LR score: 1 is the block that changes its input least, 0 the one that changes it most.")
+    _where(run)
+
+
+@app.command()
+def plan(
+    model: ModelOption = "demo",
+    target: TargetOption = 0.25,
+    base: BaseOption = 0.10,
+    allocation: AllocationOption = "dynamic",
+    score: ScoreOption = "lr",
+    first_token: FirstTokenOption = False,
+    max_fraction: MaxFractionOption = 0.9,
+    rounding: RoundingOption = Rounding.EIGHT,
+    embedding: EmbeddingOption = Embedding.AUTO,
+    text: Annotated[str, typer.Option(help=f"Text to profile on: {TEXT_HELP}")] = "demo",
+    windows: Annotated[int, typer.Option(min=1, help="Windows to profile on.")] = 8,
+    window_length: LengthOption = 512,
+    seed: SeedOption = 0,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "auto",
+    json_path: JsonOption = None,
+) -> None:
+    """Show what a target and a base would cut where, and what would be left; cuts nothing.
+
+    The profile of an earlier run of the same recipe is used again, so only the first call takes long.
+    """
+    from analysis.errors import StorageError, UnsupportedError
+    from analysis.source import ModelSource
+    from analysis.texts import TextSource
+    from slicing.runs import ProfileRecipe, find_run
+
+    chosen = _plan(target, base, allocation, score, first_token, max_fraction, rounding, embedding)
+    recipe = ProfileRecipe(
+        model=ModelSource.parse(model, device, dtype),
+        text=TextSource.parse(text, "calibration"),
+        windows=windows,
+        window_length=window_length,
+        seed=seed,
+    )
+    try:
+        run = find_run(recipe.key)
+    except StorageError:
+        run = _perform(recipe)
+    result: Any = run.result
+    if result.shape is None:
+        raise UnsupportedError(result.not_sliceable)
+    redundancy = result.profile.redundancy(score, first_token)
+    fractions = chosen.fractions(redundancy)
+    schedule, constant = chosen.schedule(redundancy, result.shape), chosen.constant(result.shape)
+    data = {
+        "key": run.key,
+        "plan": _plain(chosen),
+        "schedule": _plain(schedule),
+        "capped": list(fractions.capped),
+        "mean_slice": schedule.mean_slice,
+        "parameters": schedule.parameters(result.shape),
+        "flops_per_token": schedule.flops_per_token(result.shape),
+        "dense_parameters": result.shape.parameters,
+        "dense_flops_per_token": result.shape.flops_per_token,
+    }
+    if _printed_as_json(data, json_path):
+        return
+    table = Table("block", "redundancy", "slice", "width", "")
+    for block, value in enumerate(redundancy):
+        cut = schedule.block_fractions[block]
+        mark = "capped" if fractions.capped[block] else ""
+        table.add_row(str(block), f"{value:.3f}", f"{cut:.1%}", str(schedule.widths[block]), mark)
+    out.print(table)
+    dense = result.shape.parameters
+    for name, each in (("planned", schedule), ("constant", constant)):
+        size = each.parameters(result.shape)
+        out.print(
+            f"{name}: mean slice {each.mean_slice:.1%}, {size:,} parameters ({size / dense - 1:+.1%} "
+            f"against dense), {each.flops_per_token(result.shape):,} FLOPs per token"
+        )
+
+
+@app.command(name="slice")
+def slice_command(
+    output: Annotated[Path, typer.Option("--out", help="New folder for the sliced model.")],
+    model: ModelOption = "demo",
+    target: TargetOption = 0.25,
+    base: BaseOption = 0.10,
+    allocation: AllocationOption = "dynamic",
+    score: ScoreOption = "lr",
+    first_token: FirstTokenOption = False,
+    max_fraction: MaxFractionOption = 0.9,
+    rounding: RoundingOption = Rounding.EIGHT,
+    embedding: EmbeddingOption = Embedding.AUTO,
+    calibration: CalibrationOption = "demo",
+    calibration_windows: CalibrationWindowsOption = 16,
+    profile_windows: ProfileWindowsOption = None,
+    window_length: LengthOption = 512,
+    seed: SeedOption = 0,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "auto",
+    json_path: JsonOption = None,
+) -> None:
+    """Slice a model and keep it: safetensors and JSON, which any command here opens as --model."""
+    from analysis.errors import StorageError
+    from analysis.source import ModelSource
+    from analysis.storage import runs_folder, whole_folder
+    from analysis.texts import TextSource
+    from slicing.runs import MODEL_FOLDER, SliceRecipe
+
+    if output.exists():
+        raise StorageError(f"'{output}' exists already; choose another folder or delete that one first.")
+    recipe = SliceRecipe(
+        model=ModelSource.parse(model, device, dtype),
+        plan=_plan(target, base, allocation, score, first_token, max_fraction, rounding, embedding),
+        calibration=TextSource.parse(calibration, "calibration"),
+        calibration_windows=calibration_windows,
+        profile_windows=profile_windows or min(8, calibration_windows),
+        window_length=window_length,
+        seed=seed,
+    )
+    run = _perform(recipe)
+    with whole_folder(output) as draft:
+        shutil.copytree(runs_folder() / run.key / MODEL_FOLDER, draft, dirs_exist_ok=True)
+    result: Any = run.result
+    data = {
+        "key": run.key,
+        "recipe": _plain(recipe),
+        "folder": str(output),
+        "schedule": _plain(result.schedule),
+        "parameters": result.parameters,
+        "seconds": result.seconds,
+        "peak_memory": result.peak_memory,
+    }
+    if _printed_as_json(data, json_path):
+        return
+    dense = result.shape.parameters
+    out.print(
+        f"Sliced to {result.parameters:,} parameters ({result.parameters / dense - 1:+.1%} against dense), "
+        f"mean slice {result.schedule.mean_slice:.1%}, in {result.seconds:.0f} s: [bold]{output}[/bold]"
+    )
+
+
+@app.command()
+def compare(
+    model: ModelOption = "demo",
+    target: TargetOption = 0.25,
+    base: BaseOption = 0.10,
+    allocation: AllocationOption = "dynamic",
+    score: ScoreOption = "lr",
+    first_token: FirstTokenOption = False,
+    max_fraction: MaxFractionOption = 0.9,
+    rounding: RoundingOption = Rounding.EIGHT,
+    embedding: EmbeddingOption = Embedding.AUTO,
+    calibration: CalibrationOption = "demo",
+    calibration_windows: CalibrationWindowsOption = 16,
+    profile_windows: ProfileWindowsOption = None,
+    evaluation: EvaluationOption = "demo",
+    evaluation_windows: EvaluationWindowsOption = 16,
+    window_length: LengthOption = 512,
+    seed: SeedOption = 0,
+    prompt: Annotated[str | None, typer.Option(help="What the illustration continues.")] = None,
+    new_tokens: Annotated[int, typer.Option(min=0, help="Its length in tokens; 0 for none.")] = 40,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "auto",
+    json_path: JsonOption = None,
+) -> None:
+    """Evaluate dense, constant and dynamic slicing on the same windows, paired, and keep the run."""
+    from analysis.source import ModelSource
+    from analysis.texts import TextSource
+    from slicing.runs import PROMPT, CompareRecipe
+
+    recipe = CompareRecipe(
+        model=ModelSource.parse(model, device, dtype),
+        plan=_plan(target, base, allocation, score, first_token, max_fraction, rounding, embedding),
+        calibration=TextSource.parse(calibration, "calibration"),
+        calibration_windows=calibration_windows,
+        profile_windows=profile_windows or min(8, calibration_windows),
+        evaluation=TextSource.parse(evaluation, "evaluation"),
+        evaluation_windows=evaluation_windows,
+        window_length=window_length,
+        seed=seed,
+        prompt=prompt or PROMPT,
+        new_tokens=new_tokens,
+    )
+    if recipe.warning:
+        err.print(recipe.warning, style="yellow", markup=False, highlight=False)
+    run = _perform(recipe)
+    result: Any = run.result
+    if not _printed_as_json(_comparison(run, result), json_path):
+        _print_comparison(result)
+        _where(run)
+
+
+@app.command()
+def evaluate(
+    model: ModelOption = "demo",
+    evaluation: EvaluationOption = "demo",
+    evaluation_windows: EvaluationWindowsOption = 16,
+    window_length: LengthOption = 512,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "auto",
+    json_path: JsonOption = None,
+) -> None:
+    """Measure the perplexity of one model, dense or sliced."""
+    from analysis.evaluate import perplexity
+    from analysis.source import ModelSource
+    from analysis.texts import TextSource, token_windows
+    from slicing.store import open_model
+
+    source, text = ModelSource.parse(model, device, dtype), TextSource.parse(evaluation, "evaluation")
+    with _progress() as listen:
+        listen("Opening", 0, 1)
+        opened = open_model(source)
+        windows = token_windows(text, opened.tokenizer, window_length, evaluation_windows)
+        measured = perplexity(opened.model, windows, listen)
+    parameters = sum(parameter.numel() for parameter in opened.model.parameters())
+    data = {"model": source.label, "text": text.label(), "parameters": parameters, **_plain(measured)}
+    if _printed_as_json({**data, "protocol": measured.protocol}, json_path):
+        return
+    interval = measured.interval
+    between = f" (95 % interval {interval[0]:.2f} to {interval[1]:.2f})" if interval else ""
+    out.print(f"{source.label}, {parameters:,} parameters: perplexity {measured.perplexity:.2f}{between}")
+    out.print(f"{text.label()}: {measured.protocol}; {measured.tokens_per_second:.0f} tokens/s")
+
+
+@app.command()
+def generate(
+    model: ModelOption = "demo",
+    prompt: Annotated[str, typer.Option(help="What to continue.")] = "Mr. Speaker, the state of our Union is",
+    new_tokens: Annotated[int, typer.Option(min=1, help="Tokens to add at most.")] = 60,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "auto",
+    json_path: JsonOption = None,
+) -> None:
+    """Continue a prompt greedily with a model, dense or sliced."""
+    from analysis.evaluate import continue_text
+    from analysis.source import ModelSource
+    from slicing.store import open_model
+
+    source = ModelSource.parse(model, device, dtype)
+    with _progress() as listen:
+        listen("Opening", 0, 1)
+        opened = open_model(source)
+        listen("Generating", 0, 1)
+        sample = continue_text(opened, prompt, new_tokens)
+    if not _printed_as_json({"model": source.label, "prompt": prompt, **_plain(sample)}, json_path):
+        out.print(prompt + sample.text, markup=False, highlight=False)
+        err.print(f"{sample.tokens} tokens, {sample.tokens_per_second:.1f} tokens/s", style="dim")
+
+
+@runs_app.callback()
+def runs(context: typer.Context, json_path: JsonOption = None) -> None:
+    """List stored runs, newest first."""
+    if context.invoked_subcommand:
+        return
+    from slicing.runs import list_runs
+
+    stored, broken = list_runs()
+    rows = [
+        {
+            "key": run.key,
+            "kind": run.recipe.kind,
+            "model": run.recipe.model.label,
+            "created": run.created.isoformat(),
+            "seconds": run.seconds,
+        }
+        for run in stored
+    ]
+    if _printed_as_json({"runs": rows, "broken": broken}, json_path):
+        return
+    table = Table("key", "kind", "model", "created", "seconds")
+    for row in rows:
+        table.add_row(row["key"], row["kind"], row["model"], row["created"], f"{row['seconds']:.0f}")
+    out.print(table if rows else "No runs yet: 'slicescope compare' makes one.")
+    for sentence in broken:
+        err.print(sentence, style="yellow", markup=False)
+
+
+@runs_app.command()
+def show(
+    key: Annotated[str, typer.Argument(help="The key, or its first digits.")],
+    json_path: JsonOption = None,
+) -> None:
+    """Show one run; --json gives all of it."""
+    from slicing.runs import CompareResult, find_run
+
+    run = find_run(key)
+    if _printed_as_json(_plain(run), json_path):
+        return
+    if isinstance(run.result, CompareResult):
+        _print_comparison(run.result)
+    else:
+        out.print(run.result.profile.to_frame().round(3).to_string(index=False), highlight=False)
+    _where(run)
+
+
+@runs_app.command()
+def delete(key: Annotated[str, typer.Argument(help="The whole key.")]) -> None:
+    """Delete one run and, for a slice run, its model."""
+    from slicing.runs import delete_run
+
+    delete_run(key)
+    out.print(f"Deleted run {key}.")
+
+
+@app.command(name="app")
+def app_command(
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to serve on.")] = 8501,
+    address: Annotated[str, typer.Option(help="Address to bind; the default serves this machine only.")] = (
+        "127.0.0.1"
+    ),
+    open_browser: Annotated[bool, typer.Option("--open/--no-open", help="Open the browser.")] = True,
+) -> None:
+    """Serve the app in the browser."""
+    from app.serve import serve
+
+    serve(port=port, address=address, open_browser=open_browser)
+
+
+@app.command()
+def prepare(model: ModelOption = "demo") -> None:
+    """Convert the weights of a GGUF model (the demo's too) once, so that it opens in a second."""
+    from analysis.source import ModelSource, dequantise
+
+    source = ModelSource.parse(model)
+    if source.kind in ("demo", "gguf"):
+        with err.status(f"Converting {source.label}"):
+            dequantise(source)
+    out.print(f"{source.label} is ready.")
+
+
+def main() -> None:
+    """The console script: every error of ours is one sentence and its exit code."""
+    try:
+        app()
+    except SlicescopeError as error:
+        err.print(f"slicescope: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        err.print("slicescope: stopped; nothing was stored.", style="red")
+        sys.exit(Cancelled.exit_code)
+
+
+def _plan(
+    target: float,
+    base: float,
+    allocation: str,
+    score: str,
+    first_token: bool,
+    max_fraction: float,
+    rounding: Rounding,
+    embedding: Embedding,
+) -> Plan:
+    from slicing.allocation import find_allocation
+    from slicing.plan import Plan
+
+    # The base belongs to the allocations that have one; constant slicing has no settings.
+    settings = {"base": base} if "base" in find_allocation(allocation).model_fields else {}
+    return Plan(
+        target=target,
+        allocation=allocation,
+        settings=settings,
+        score=score,
+        first_token=first_token,
+        max_fraction=max_fraction,
+        rounding=int(rounding),
+        embedding=embedding.value,
+    )
+
+
+def _perform(recipe: Recipe) -> Run:
+    from slicing.runs import perform
+
+    with _progress() as listen:
+        return perform(recipe, listen)
+
+
+@contextmanager
+def _progress() -> Iterator[Any]:
+    """A progress callback that draws one bar per phase on standard error."""
+    columns = (TextColumn("{task.description:<28}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=err) as bars:
+        tasks: dict[str, Any] = {}
+
+        def listen(phase: str, done: int, total: int) -> None:
+            for earlier, task in tasks.items():
+                if earlier != phase:
+                    bars.stop_task(task)
+            if phase not in tasks:
+                tasks[phase] = bars.add_task(phase, total=total)
+            bars.update(tasks[phase], completed=done, total=total)
+
+        yield listen
+
+
+def _plain(value: Any) -> dict[str, Any]:
+    return value.model_dump(mode="json")
+
+
+def _printed_as_json(data: dict[str, Any], path: Path | None) -> bool:
+    """Write ``data`` where ``--json`` says; true when that was standard output."""
+    if path is None:
+        return False
+    text = json.dumps(data, indent=2, allow_nan=False)
+    if str(path) == "-":
+        print(text)  # noqa: T201
+        return True
+    from analysis.storage import storage_errors
+
+    draft = path.with_name(f".{path.name}.draft")
+    with storage_errors(path):
+        draft.write_text(text + "\n", encoding="utf-8")
+        draft.replace(path)
+    return False
+
+
+def _comparison(run: Run, result: CompareResult) -> dict[str, Any]:
+    shape = result.shape
+    return {
+        "key": run.key,
+        "recipe": _plain(run.recipe),
+        "warning": run.recipe.warning,  # type: ignore[union-attr]
+        "evaluations": [each.summary(shape.hidden_size, shape.block_count) for each in result.contestants],
+        "differences": [
+            {
+                **_plain(each),
+                "percent": each.percent,
+                "percent_interval": each.percent_interval,
+                "verdict": each.verdict,
+            }
+            for each in result.differences
+        ],
+        "calibration": _plain(result.calibration),
+        "evaluation": _plain(result.evaluation),
+        "environment": _plain(run.environment),
+        "seconds": run.seconds,
+    }
+
+
+def _print_comparison(result: CompareResult) -> None:
+    table = Table("model", "perplexity", "95 % interval", "slice", "parameters", "vs dense", "MFLOPs/token")
+    dense = result.contestant("dense")
+    for each in result.contestants:
+        interval = each.evaluation.interval
+        table.add_row(
+            each.title,
+            f"{each.evaluation.perplexity:.2f}",
+            f"{interval[0]:.2f} to {interval[1]:.2f}" if interval else "too few windows",
+            f"{each.mean_slice:.1%}",
+            f"{each.parameters:,}",
+            f"{each.parameters / dense.parameters - 1:+.1%}",
+            f"{each.flops_per_token / 1e6:.0f}",
+        )
+    out.print(table)
+    for each in result.differences:
+        out.print(_sentence(each), highlight=False)
+    out.print(f"{result.evaluation.label}: {dense.evaluation.protocol}.", style="dim", highlight=False)
+    for each in result.contestants:
+        if each.sample:
+            out.print(f"[bold]{each.title}[/bold] continues (an illustration, not evidence):")
+            out.print(each.sample.text.strip(), markup=False, highlight=False)
+
+
+def _sentence(each: Difference) -> str:
+    between = ""
+    if each.percent_interval:
+        low, high = each.percent_interval
+        between = f", 95 % interval {low:+.1f} to {high:+.1f} %"
+    return (
+        f"{each.contender} against {each.baseline}: {each.percent:+.1f} % perplexity "
+        f"({each.nats:+.3f} nats per token{between}): [bold]{each.verdict}[/bold]"
+    )
+
+
+def _where(run: Run) -> None:
+    from analysis.storage import runs_folder
+
+    err.print(f"Run {run.key}, {run.seconds:.0f} s, stored in {runs_folder() / run.key}", style="dim")
+
+
+if __name__ == "__main__":
+    main()
