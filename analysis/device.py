@@ -43,15 +43,15 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
-def pick_dtype(name: str, device: torch.device, stored: torch.dtype | None) -> torch.dtype:
-    """``auto`` is float32 on a CPU; on an accelerator the stored dtype if 16 bits wide, else bfloat16."""
+def pick_dtype(name: str, device: torch.device, stored: object) -> torch.dtype:
+    """``auto`` is float32 on a CPU; on an accelerator float16 if stored so, else bfloat16."""
     if name != "auto":
         if name not in DTYPES:
             raise ModelError(unknown_name("dtype", name, ("auto", *DTYPES)))
         return DTYPES[name]
     if device.type == "cpu":
         return torch.float32
-    return stored if stored in (torch.bfloat16, torch.float16) else torch.bfloat16
+    return torch.float16 if stored == torch.float16 else torch.bfloat16
 
 
 def synchronise(device: torch.device) -> None:

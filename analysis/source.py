@@ -215,7 +215,7 @@ def dequantise(source: ModelSource) -> None:
     with _reading(source):
         config = AutoConfig.from_pretrained(path.parent, **options)
         _require_causal(source, config)
-        model = AutoModelForCausalLM.from_pretrained(path.parent, dtype=torch.float32, **options)
+        model: Any = AutoModelForCausalLM.from_pretrained(path.parent, dtype=torch.float32, **options)
         tokenizer = AutoTokenizer.from_pretrained(path.parent, **options)
     # The weights are plain numbers now; without this the stored model would claim to be quantised.
     if hasattr(model.config, "quantization_config"):

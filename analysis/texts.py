@@ -119,12 +119,11 @@ class TextSource(Value):
             return f"State of the Union {first}-{last} ({self.split} split){limit}"
         if self.kind == "file":
             return Path(self.location).name + limit
+        titles = {(preset.repo, preset.config, preset.revision): preset.title for preset in PRESETS.values()}
         name = self.location + (f"@{self.revision}" if self.revision else "")
         name += f" ({self.config})" if self.config else ""
-        for preset in PRESETS.values():
-            if (preset.repo, preset.config) == (self.location, self.config):
-                name = preset.title
-        return f"{name} {self.split}{limit}"
+        title = titles.get((self.location, self.config, self.revision), name)
+        return f"{title} {self.split}{limit}"
 
     def documents(self) -> Iterator[str]:
         """The documents in their order, as they are stored: nothing stripped, empty ones kept.
@@ -294,15 +293,15 @@ def _file_state(source: TextSource) -> tuple[int, ...] | None:
 def _tokenizer_state(tokenizer: PreTrainedTokenizerBase) -> str:
     """A hash of all that decides how text becomes tokens: a name alone would not tell two edits apart."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    content = backend.to_str() if backend else repr(sorted(tokenizer.get_vocab().items()))
+    content = backend.to_str() if backend else sorted(tokenizer.get_vocab().items())
     identity = (
         type(tokenizer).__name__,
         tokenizer.name_or_path,
-        repr(tokenizer.special_tokens_map),
-        repr(tokenizer.split_special_tokens),
+        tokenizer.special_tokens_map,
+        tokenizer.split_special_tokens,
         content,
     )
-    return hashlib.sha256("\0".join(identity).encode()).hexdigest()
+    return hashlib.sha256(repr(identity).encode()).hexdigest()
 
 
 # The demo text
@@ -475,7 +474,11 @@ def _hub_documents(source: TextSource) -> Iterator[str]:
 
 
 def _hub_rows(source: TextSource) -> Any:
-    """The rows as a ``datasets.Dataset``; when the Hub does not answer, from the library's own cache."""
+    """The rows as a ``datasets.Dataset``; when the Hub does not answer, from the library's own cache.
+
+    A data set narrowed by ``data_files`` is not found there again without the Hub: the library keeps it
+    under a name made from the Hub's own description of those files.
+    """
     from datasets import config, load_dataset
 
     online = _answers(config.HF_ENDPOINT)
@@ -578,8 +581,8 @@ def _why_not(source: TextSource, error: Exception, endpoint: str, online: bool) 
             return f"The data set '{source.location}' cannot be used, because {reason}."
     if not online:
         return (
-            f"The data set '{source.location}' is not on this computer and the Hub at {endpoint} does not "
-            "answer: check the connection, or give 'demo' or a file."
+            f"The data set '{source.location}' has to be fetched, but the Hub at {endpoint} does not answer: "
+            "check the connection, or give 'demo' or a file."
         )
     return (
         f"The data set '{source.location}' cannot be read ({_reason(error.__cause__ or error)}): "

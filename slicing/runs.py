@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
 from pydantic import Field
@@ -24,7 +24,15 @@ from torch import Tensor
 from analysis.anatomy import read_shape, why_not_sliceable
 from analysis.device import PeakMemory, free_memory
 from analysis.errors import PlanError, StorageError, UnsupportedError
-from analysis.evaluate import Difference, Perplexity, Sample, continue_text, difference, perplexity
+from analysis.evaluate import (
+    Difference,
+    Perplexity,
+    Sample,
+    check_windows,
+    continue_text,
+    difference,
+    perplexity,
+)
 from analysis.profile import LayerProfile, profile_blocks
 from analysis.shape import ModelShape
 from analysis.source import ModelSource, OpenModel
@@ -395,22 +403,28 @@ class _Bench:
         self.fractions = self.plan.fractions(redundancy)
         self.schedule = self.plan.schedule(redundancy, self.shape)
 
-    def cut(self, schedule: SlicingSchedule, phase: str) -> tuple[SlicedModel, float, int]:
-        """The sliced model, the seconds it took and the peak memory in bytes."""
+    def cut(self, schedule: SlicingSchedule, phase: str) -> _Cut:
+        """Slice the model to ``schedule``, with what that took."""
         start = time.perf_counter()
         with PeakMemory(self.model.device) as peak:
             sliced = slice_model(self.model, schedule, self.windows, self.progress, phase)
-        return sliced, time.perf_counter() - start, peak.bytes
+        return _Cut(sliced, time.perf_counter() - start, peak.bytes)
+
+
+class _Cut(NamedTuple):
+    sliced: SlicedModel
+    seconds: float
+    peak_memory: int
 
 
 def _slice(recipe: SliceRecipe, opened: OpenModel, progress: Progress, folder: Path) -> SliceResult:
     bench = _Bench(recipe, opened, progress)
     bench.measure()
-    sliced, seconds, peak = bench.cut(bench.schedule, "Slicing")
+    cut = bench.cut(bench.schedule, "Slicing")
     used = _used(recipe.calibration, bench.windows)
     progress("Saving", 0, 1)
     save_sliced(
-        sliced,
+        cut.sliced,
         opened.tokenizer,
         folder,
         made_from=recipe.model.label,
@@ -423,9 +437,9 @@ def _slice(recipe: SliceRecipe, opened: OpenModel, progress: Progress, folder: P
         fractions=bench.fractions,
         schedule=bench.schedule,
         parameters=bench.schedule.parameters(bench.shape),
-        discarded=sliced.discarded,
-        seconds=seconds,
-        peak_memory=peak,
+        discarded=cut.sliced.discarded,
+        seconds=cut.seconds,
+        peak_memory=cut.peak_memory,
         calibration=used,
     )
 
@@ -434,22 +448,16 @@ def _compare(recipe: CompareRecipe, opened: OpenModel, progress: Progress) -> Co
     evaluation = token_windows(
         recipe.evaluation, opened.tokenizer, recipe.window_length, recipe.evaluation_windows
     )
+    check_windows(opened.model, evaluation)
     bench = _Bench(recipe, opened, progress)
     bench.measure()
-    itemsize = opened.model.dtype.itemsize
+    shape = bench.shape
 
-    def contestant(
-        name: str,
-        title: str,
-        model: Any,
-        schedule: SlicingSchedule | None,
-        cost: tuple[float, int] | None,
-        discarded: tuple[float, ...] | None,
-    ) -> Contestant:
-        size = schedule.parameters(bench.shape) if schedule else bench.shape.parameters
-        flops = schedule.flops_per_token(bench.shape) if schedule else bench.shape.flops_per_token
-        sample = None
+    def judge(name: str, title: str, model: Any, cut: _Cut | None) -> Contestant:
+        schedule = cut.sliced.schedule if cut else None
+        size = schedule.parameters(shape) if schedule else shape.parameters
         measured = perplexity(model, evaluation, progress, f"Evaluating {name}")
+        sample = None
         if recipe.new_tokens:
             sample = continue_text(OpenModel(model, opened.tokenizer), recipe.prompt, recipe.new_tokens)
         return Contestant(
@@ -458,38 +466,38 @@ def _compare(recipe: CompareRecipe, opened: OpenModel, progress: Progress) -> Co
             schedule=schedule,
             mean_slice=schedule.mean_slice if schedule else 0.0,
             parameters=size,
-            bytes=size * itemsize,
-            flops_per_token=flops,
+            bytes=size * opened.model.dtype.itemsize,
+            flops_per_token=(schedule.flops_per_token(shape) if schedule else shape.flops_per_token),
             evaluation=measured,
-            slicing_seconds=cost[0] if cost else None,
-            slicing_peak_memory=cost[1] if cost else None,
-            discarded=discarded,
+            slicing_seconds=cut.seconds if cut else None,
+            slicing_peak_memory=cut.peak_memory if cut else None,
+            discarded=cut.sliced.discarded if cut else None,
             sample=sample,
         )
 
-    def sliced_contestant(name: str, title: str, schedule: SlicingSchedule) -> Contestant:
-        sliced, *cost = bench.cut(schedule, f"Slicing {name}")
-        made = contestant(name, title, sliced.model, schedule, (cost[0], cost[1]), sliced.discarded)
-        del sliced
+    made: dict[SlicingSchedule, Contestant] = {}
+
+    def slice_and_judge(name: str, title: str, schedule: SlicingSchedule) -> Contestant:
+        if schedule in made:  # such as SB = SP, which is constant slicing
+            return made[schedule].model_copy(update={"name": name, "title": title})
+        cut = bench.cut(schedule, f"Slicing {name}")
+        made[schedule] = judge(name, title, cut.sliced.model, cut)
+        del cut  # before the next one is sliced
         free_memory()
-        return made
+        return made[schedule]
 
     planned = recipe.plan.allocation
-    equal_slice = recipe.plan.constant(bench.shape)
-    equal_size = recipe.plan.constant_at_parameters_of(bench.schedule, bench.shape)
-    dense = contestant("dense", "Dense", opened.model, None, None, None)
-    constant = sliced_contestant("constant", "Constant", equal_slice)
-    dynamic = sliced_contestant(planned, recipe.plan.rule().title, bench.schedule)
-    matched_title = "Constant, equal parameters"
-    if equal_size == equal_slice:
-        matched = constant.model_copy(update={"name": "constant-matched", "title": matched_title})
-    else:
-        matched = sliced_contestant("constant-matched", matched_title, equal_size)
+    equal_slice = recipe.plan.constant(shape)
+    equal_size = recipe.plan.constant_at_parameters_of(bench.schedule, shape)
+    dense = judge("dense", "Dense", opened.model, None)
+    constant = slice_and_judge("constant", "Constant", equal_slice)
+    dynamic = slice_and_judge(planned, recipe.plan.rule().title, bench.schedule)
+    matched = slice_and_judge("constant-matched", "Constant, equal parameters", equal_size)
     everyone = {each.name: each for each in (dense, constant, dynamic, matched)}
     pairs = [("dense", "constant"), ("dense", planned), ("constant", planned), ("constant-matched", planned)]
     return CompareResult(
         profile=bench.profile,
-        shape=bench.shape,
+        shape=shape,
         fractions=bench.fractions,
         contestants=tuple(everyone.values()),
         differences=tuple(difference(a, everyone[a].evaluation, b, everyone[b].evaluation) for a, b in pairs),
