@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -123,7 +124,7 @@ def profile(
     data = {"key": run.key, "recipe": _plain(recipe), "blocks": frame.to_dict("records")}
     if _printed_as_json(data, json_path):
         return
-    table = Table("block", "cosine", "LR score", "± sd", "block influence", "angular distance")
+    table = _table("block", "cosine", "LR score", "± sd", "block influence", "angular distance")
     for row in frame.to_dict("records"):
         numbers = ("cosine", "lr", "lr sd", "block-influence", "angular")
         table.add_row(row["module"], *(f"{row[column]:.3f}" for column in numbers))
@@ -191,7 +192,7 @@ def plan(
     }
     if _printed_as_json(data, json_path):
         return
-    table = Table("block", "redundancy", "slice", "width", "")
+    table = _table("block", "redundancy", "slice", "width", "")
     for block, value in enumerate(redundancy):
         cut = schedule.block_fractions[block]
         mark = "capped" if fractions.capped[block] else ""
@@ -395,9 +396,9 @@ def runs(context: typer.Context, json_path: JsonOption = None) -> None:
     ]
     if _printed_as_json({"runs": rows, "broken": broken}, json_path):
         return
-    table = Table("key", "kind", "model", "created", "seconds")
+    table = _table("key", "kind", "model", "created", "seconds")
     for row in rows:
-        table.add_row(row["key"], row["kind"], row["model"], row["created"], f"{row['seconds']:.0f}")
+        table.add_row(row["key"], row["kind"], row["model"], row["created"][:16], f"{row['seconds']:.0f}")
     out.print(table if rows else "No runs yet: 'slicescope compare' makes one.")
     for sentence in broken:
         err.print(sentence, style="yellow", markup=False)
@@ -564,23 +565,30 @@ def _comparison(run: Run, result: CompareResult) -> dict[str, Any]:
     }
 
 
+def _table(*columns: str) -> Table:
+    """A table that fits 80 columns: ruled by its head alone."""
+    return Table(*columns, box=box.SIMPLE_HEAD, pad_edge=False)
+
+
 def _print_comparison(result: CompareResult) -> None:
-    table = Table("model", "perplexity", "95 % interval", "slice", "parameters", "vs dense", "MFLOPs/token")
+    table = _table()
+    for column in ("model", "perplexity", "95 % interval", "slice", "parameters", "MFLOPs"):
+        table.add_column(column, no_wrap=True, justify="left" if column == "model" else "right")
     dense = result.contestant("dense")
     for each in result.contestants:
         interval = each.evaluation.interval
         table.add_row(
-            each.title,
+            each.name,
             f"{each.evaluation.perplexity:.2f}",
-            f"{interval[0]:.2f} to {interval[1]:.2f}" if interval else "too few windows",
+            f"{interval[0]:.1f} to {interval[1]:.1f}" if interval else "-",
             f"{each.mean_slice:.1%}",
-            f"{each.parameters:,}",
-            f"{each.parameters / dense.parameters - 1:+.1%}",
+            f"{each.parameters / 1e6:.1f}M {each.parameters / dense.parameters - 1:+.1%}",
             f"{each.flops_per_token / 1e6:.0f}",
         )
     out.print(table)
     for each in result.differences:
         out.print(_sentence(each), highlight=False)
+    out.print("MFLOPs are those of the linear maps for one token.", style="dim")
     out.print(f"{result.evaluation.label}: {dense.evaluation.protocol}.", style="dim", highlight=False)
     for each in result.contestants:
         if each.sample:
