@@ -34,6 +34,7 @@ from analysis.evaluate import (
     perplexity,
 )
 from analysis.profile import LayerProfile, profile_blocks
+from analysis.scores import find_score
 from analysis.shape import ModelShape
 from analysis.source import ModelSource, OpenModel
 from analysis.storage import runs_folder, storage_errors, whole_folder
@@ -381,7 +382,9 @@ class _Bench:
         self.recipe, self.model, self.progress = recipe, opened.model, progress
         self.shape = read_shape(opened.model)
         self.plan = recipe.plan
-        self.plan.constant(self.shape)  # an impossible plan is told before the work begins
+        # An impossible plan is told before the work begins.
+        find_score(self.plan.score)
+        self.plan.constant(self.shape)
         self.windows = token_windows(
             recipe.calibration,
             opened.tokenizer,

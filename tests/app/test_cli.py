@@ -1,0 +1,189 @@
+"""The command line on a tiny model: the contract of ``compare``, and one clear sentence for bad input."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import byte_tokenizer, tiny_model
+from safetensors.torch import load_file, save_file
+
+from app.cli import main
+
+TEXT = "It is a truth universally acknowledged, that a tensor in possession of many rows must want a basis. "
+
+
+@pytest.fixture
+def texts(tmp_path: Path) -> tuple[str, str]:
+    calibration, evaluation = tmp_path / "calibration.txt", tmp_path / "evaluation.txt"
+    calibration.write_text(TEXT * 20)
+    evaluation.write_text(TEXT[::-1] * 20)
+    return str(calibration), str(evaluation)
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
+    """The exit code of ``slicescope ARGUMENTS``."""
+    monkeypatch.setattr(sys, "argv", ["slicescope", *map(str, arguments)])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    return int(stop.value.code or 0)
+
+
+def budget(texts: tuple[str, str]) -> list[object]:
+    calibration, evaluation = texts
+    windows = ["--calibration-windows", 3, "--evaluation-windows", 8, "--window-length", 32]
+    return ["--calibration", calibration, "--evaluation", evaluation, *windows, "--new-tokens", 3]
+
+
+def test_compare_keeps_its_contract(monkeypatch, tiny_folder, texts, tmp_path, capsys):
+    path = tmp_path / "result.json"
+    flags = ["--target", 0.25, "--base", 0.1, "--seed", 3, "--rounding", 1, "--embedding", "shared"]
+    code = run(monkeypatch, "compare", "--model", tiny_folder, *budget(texts), *flags, "--json", path)
+    assert code == 0
+    result = json.loads(path.read_text())
+    by_name = {each["name"]: each for each in result["evaluations"]}
+    assert list(by_name) == ["dense", "constant", "dynamic", "constant-matched"]
+    for each in by_name.values():
+        assert each["perplexity"] > 1
+        assert len(each["widths"]) == 4
+        assert each["widths"][-1] == 32
+    assert by_name["dense"]["parameters"] == sum(p.numel() for p in tiny_model("llama").parameters())
+    assert by_name["constant"]["widths"][:3] == [24, 24, 24]
+    assert sum(by_name["dynamic"]["widths"][:3]) == 72
+    assert [d["verdict"] for d in result["differences"]]
+    assert "token-level perplexity, 8 windows of 32 tokens" in by_name["dense"]["protocol"]
+    assert "against constant" in capsys.readouterr().out
+
+
+def test_json_to_standard_output_is_nothing_but_json(monkeypatch, tiny_folder, texts, capsys):
+    text, _ = texts
+    code = run(
+        monkeypatch,
+        *("profile", "--model", tiny_folder, "--text", text, "--windows", 2, "--window-length", 16),
+        *("--json", "-"),
+    )
+    assert code == 0
+    blocks = json.loads(capsys.readouterr().out)["blocks"]
+    assert [row["module"] for row in blocks] == ["model.layers.0", "model.layers.1", "model.layers.2"]
+
+
+def test_sliced_model_opens_and_evaluates_as_compared(
+    monkeypatch, tiny_folder, texts, tmp_path, capsys
+):
+    calibration, evaluation = texts
+    folder, first, second = tmp_path / "sliced", tmp_path / "a.json", tmp_path / "b.json"
+    shared = ["--calibration", calibration, "--calibration-windows", 3, "--window-length", 32]
+    assert run(monkeypatch, "slice", "--model", tiny_folder, *shared, "--out", folder) == 0
+    assert run(monkeypatch, "compare", "--model", tiny_folder, *budget(texts), "--json", first) == 0
+    where = ["--evaluation", evaluation, "--evaluation-windows", 8, "--window-length", 32]
+    assert run(monkeypatch, "evaluate", "--model", folder, *where, "--json", second) == 0
+    dynamic = json.loads(first.read_text())["evaluations"][2]
+    alone = json.loads(second.read_text())
+    assert alone["perplexity"] == pytest.approx(dynamic["perplexity"], rel=1e-5)
+    assert alone["parameters"] == dynamic["parameters"]
+    assert run(monkeypatch, "generate", "--model", folder, "--prompt", "a tensor", "--new-tokens", 4) == 0
+    assert "a tensor" in capsys.readouterr().out
+    assert run(monkeypatch, "slice", "--model", tiny_folder, *shared, "--out", folder) == 6
+    assert run(monkeypatch, "profile", "--model", folder, "--text", calibration, "--window-length", 32) == 3
+
+
+def test_plan_reuses_the_profile_and_shows_the_widths(monkeypatch, tiny_folder, texts, capsys):
+    text, _ = texts
+    where = ["--model", tiny_folder, "--text", text, "--windows", 2, "--window-length", 16, "--rounding", 1]
+    assert run(monkeypatch, "plan", *where, "--json", "-") == 0
+    first = json.loads(capsys.readouterr().out)
+    monkeypatch.setattr("slicing.runs.perform", lambda *_: pytest.fail("the profile was measured again"))
+    assert run(monkeypatch, "plan", *where, "--base", 0.2, "--json", "-") == 0
+    second = json.loads(capsys.readouterr().out)
+    assert first["key"] == second["key"]
+    assert first["schedule"]["widths"] != second["schedule"]["widths"]
+    assert first["mean_slice"] == second["mean_slice"] == 0.25
+
+
+def test_runs_are_listed_shown_and_deleted(monkeypatch, tiny_folder, texts, capsys):
+    text, _ = texts
+    run(monkeypatch, "profile", "--model", tiny_folder, "--text", text, "--windows", 2, "--window-length", 16)
+    capsys.readouterr()
+    assert run(monkeypatch, "runs", "--json", "-") == 0
+    (row,) = json.loads(capsys.readouterr().out)["runs"]
+    assert run(monkeypatch, "runs", "show", row["key"][:5]) == 0
+    assert "block" in capsys.readouterr().out
+    assert run(monkeypatch, "runs", "delete", row["key"]) == 0
+    assert run(monkeypatch, "runs", "show", row["key"]) == 6
+
+
+def broken_sliced_folder(tiny_folder: Path) -> Path:
+    weights = load_file(tiny_folder / "model.safetensors")
+    save_file({name: torch.zeros(1) for name in weights}, tiny_folder / "model.safetensors")
+    return tiny_folder
+
+
+@pytest.mark.parametrize(
+    ("flags", "code", "sentence"),
+    [
+        (["--target", "1.0"], 5, "The target (SP) must be a fraction"),
+        (["--target", "nan"], 5, "got nan"),
+        (["--target", "0.1", "--base", "0.2"], 5, "may not exceed the target"),
+        (["--max-fraction", "0.2"], 5, "cannot be reached"),
+        (["--allocation", "dynamik"], 5, "Did you mean 'dynamic'?"),
+        (["--score", "lrr"], 1, "Did you mean 'lr'?"),
+        (["--window-length", "4096"], 4, "this model's context ends at 128"),
+        (["--evaluation-windows", "100000"], 4, "tokens"),
+        (["--evaluation", "no-such-preset"], 4, "no-such-preset"),
+        (["--model", "./missing"], 3, "does not exist"),
+        (["--model", "missing.gguf"], 3, "does not exist"),
+        (["--device", "gpu"], 3, "Unknown device 'gpu'"),
+        (["--dtype", "float8"], 3, "Unknown dtype 'float8'"),
+        (["--embedding", "tied"], 2, "tied"),
+        (["--rounding", "7"], 2, "7"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_leaves_nothing(
+    monkeypatch, tiny_folder, texts, tmp_path, capsys, flags, code, sentence
+):
+    for text in texts:
+        Path(text).write_text(TEXT * 400)
+    path = tmp_path / "result.json"
+    where = ["compare", "--model", tiny_folder, *budget(texts), "--json", path]
+    assert run(monkeypatch, *where, *flags) == code
+    said = capsys.readouterr().err
+    assert sentence in " ".join(said.split()), said
+    assert "Traceback" not in said
+    assert not path.exists()
+    assert not list((tmp_path / "home").glob("runs/*"))
+    assert not list((tmp_path / "home").glob("runs/.*"))
+
+
+def test_weights_that_do_not_fit_are_one_sentence(monkeypatch, tiny_folder, texts, capsys):
+    folder = broken_sliced_folder(tiny_folder)
+    assert run(monkeypatch, "compare", "--model", folder, *budget(texts)) == 3
+    assert "cannot be read" in capsys.readouterr().err
+
+
+def test_the_same_text_twice_is_warned_about(monkeypatch, tiny_folder, texts, capsys):
+    text, _ = texts
+    assert run(monkeypatch, "compare", "--model", tiny_folder, *budget((text, text))) == 0
+    assert "flatters every sliced model" in " ".join(capsys.readouterr().err.split())
+
+
+def test_json_into_a_missing_folder_is_one_sentence(monkeypatch, tiny_folder, texts, tmp_path, capsys):
+    path = tmp_path / "nowhere" / "result.json"
+    assert run(monkeypatch, "compare", "--model", tiny_folder, *budget(texts), "--json", path) == 6
+    assert "cannot be read or written" in capsys.readouterr().err
+
+
+def test_help_is_quick_and_needs_no_torch():
+    script = "import sys; from app.cli import app; print('torch' in sys.modules, 'streamlit' in sys.modules)"
+    answer = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, env=os.environ
+    )
+    assert answer.stdout.split() == ["False", "False"]
+
+
+def test_tokenizer_of_the_tests_is_one_token_per_byte():
+    assert len(byte_tokenizer()(TEXT).input_ids) == len(TEXT)
