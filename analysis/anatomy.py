@@ -64,25 +64,30 @@ def anatomy_of(config: Any) -> Anatomy:
 
     Raises ``UnsupportedError`` when the family has none, naming those that have.
     """
-    reason = why_not_sliceable(config)
-    if reason:
-        raise UnsupportedError(reason)
+    if config.model_type not in ANATOMIES:
+        raise UnsupportedError(_no_anatomy(config))
     return ANATOMIES[config.model_type]
 
 
 def why_not_sliceable(config: Any) -> str | None:
     """``None`` when the family can be sliced, otherwise one sentence that says why not."""
+    if getattr(config, "sliced", False):
+        return "This model is sliced already: open the dense model it was made from."
     if config.model_type not in ANATOMIES:
-        return (
-            f"The architecture '{config.model_type}' cannot be sliced yet (its redundancy can still be "
-            f"profiled); sliceable are: {', '.join(sorted(ANATOMIES))}."
-        )
+        return _no_anatomy(config)
     if getattr(config, "is_heterogeneous", False):
         return (
             "This model gives its blocks different configurations, which slicing does not handle yet; "
             "use a model whose blocks are all alike."
         )
     return None
+
+
+def _no_anatomy(config: Any) -> str:
+    return (
+        f"The architecture '{config.model_type}' cannot be sliced yet (its redundancy can still be "
+        f"profiled); sliceable are: {', '.join(sorted(ANATOMIES))}."
+    )
 
 
 def decoder(model: Any) -> nn.Module:
@@ -133,6 +138,8 @@ def embedding_scale(embedding: nn.Module) -> float:
 def read_shape(model: nn.Module) -> ModelShape:
     """The shapes of a sliceable model; works on a model without weights (meta device) too."""
     config: Any = model.config
+    if reason := why_not_sliceable(config):
+        raise UnsupportedError(reason)
     anatomy = anatomy_of(config)
     table: torch.Tensor = getattr(decoder(model), anatomy.embedding).weight
     head: nn.Linear = getattr(model, anatomy.head)

@@ -142,7 +142,6 @@ def describe(source: ModelSource) -> ModelCard:
     parameters = sum(parameter.numel() for parameter in skeleton.parameters())
     not_sliceable = why_not_sliceable(config) or _refusal(skeleton)
     if is_sliced(source):
-        not_sliceable = "This model is sliced already; open the dense model it was made from."
         parameters = json.loads((Path(source.location) / SLICED_MANIFEST).read_text())["parameters"]
     device = pick_device(source.device)
     dtype = pick_dtype(source.dtype, device, config.dtype)

@@ -88,6 +88,7 @@ def assemble(
     config = copy.deepcopy(model.config)
     # Nothing may tie the head to the table anew: in the shared form it is that table already.
     config.tie_word_embeddings = False
+    config.sliced = True  # told by `why_not_sliceable`, here and when the model is opened again
     sliced: Any = _shallow_copy(model)
     inner: Any = _shallow_copy(decoder(model))
     setattr(sliced, model.base_model_prefix, inner)

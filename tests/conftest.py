@@ -17,6 +17,8 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
+from analysis.shape import ModelShape, SublayerShape
+
 COMMON: dict[str, Any] = {
     "vocab_size": 300,
     "hidden_size": 32,
@@ -45,6 +47,22 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "phi3": {"tie_word_embeddings": False, "sliding_window": None},
     "gemma": {"head_dim": 8, "tie_word_embeddings": True},
 }
+
+
+# SmolLM2-135M: 9 query heads and 3 key-value heads of 64, inner width 1,536.
+DEMO_SHAPE = ModelShape(
+    architecture="llama",
+    hidden_size=576,
+    vocab_size=49152,
+    tied=True,
+    blocks=(
+        (
+            SublayerShape(kind="attention", reader_rows=960, writer_columns=576),
+            SublayerShape(kind="mlp", reader_rows=3072, writer_columns=1536),
+        ),
+    )
+    * 30,
+)
 
 
 def tiny_model(family: str, dtype: torch.dtype = torch.float32, **changes: Any) -> PreTrainedModel:

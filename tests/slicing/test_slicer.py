@@ -242,7 +242,7 @@ def test_fast_path_gives_what_the_published_procedure_gives(windows, widths, for
 
 def test_unsupported_family_is_refused_with_the_list_of_those_that_work(windows):
     model = tiny_model("olmo2")
-    with pytest.raises(UnsupportedError, match="'olmo2' cannot be sliced yet.*gemma, llama"):
+    with pytest.raises(UnsupportedError, match=r"'olmo2' cannot be sliced yet.*gemma, llama"):
         slice_model(model, SlicingSchedule(hidden_size=32, widths=MIXED, embedding="untied"), windows)
 
 

@@ -1,0 +1,151 @@
+"""Every registered allocation keeps the mean, the bounds and the order; the paper's rule, by its figures."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from analysis.errors import PlanError
+from slicing.allocation import ALLOCATIONS, Allocation, Constant, Dynamic, find_allocation
+
+SCORES = st.lists(st.floats(-5, 5, allow_nan=False).map(lambda x: round(x, 4)), min_size=1, max_size=40)
+TARGETS = st.floats(0.0, 0.6)
+NAMES = sorted(ALLOCATIONS)
+
+
+def reachable(rule: Allocation, scores: list[float], target: float, ceiling: float):
+    """The fractions, or ``None`` where the bound makes the target unreachable."""
+    try:
+        return rule(scores, target, ceiling)
+    except PlanError as error:
+        assert "cannot be reached" in str(error)
+        return None
+
+
+@pytest.mark.parametrize("name", NAMES)
+@given(scores=SCORES, target=TARGETS, ceiling=st.floats(0.3, 0.95))
+def test_mean_is_exact_and_bounds_hold(name, scores, target, ceiling):
+    base = {"base": target / 2} if name == "dynamic" else {}
+    fractions = reachable(ALLOCATIONS[name](**base), scores, target, ceiling)
+    if fractions is not None:
+        assert fractions.mean == pytest.approx(target, abs=1e-9)
+        assert min(fractions.values) >= base.get("base", 0.0) - 1e-12
+        assert max(fractions.values) <= ceiling + 1e-12
+        held = [value for value, capped in zip(fractions.values, fractions.capped, strict=True) if capped]
+        assert all(value == ceiling for value in held)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@given(scores=SCORES, target=TARGETS, order=st.randoms(use_true_random=False))
+def test_more_redundant_is_cut_no_less_and_order_does_not_matter(name, scores, target, order):
+    base = {"base": 0.0} if name == "dynamic" else {}
+    fractions = reachable(ALLOCATIONS[name](**base), scores, target, 0.9)
+    if fractions is None:
+        return
+    by_score = [value for _, value in sorted(zip(scores, fractions.values, strict=True))]
+    assert all(a <= b + 1e-9 for a, b in itertools.pairwise(by_score))
+    blocks = list(range(len(scores)))
+    order.shuffle(blocks)
+    shuffled = ALLOCATIONS[name](**base)([scores[b] for b in blocks], target, 0.9)
+    assert shuffled.values == pytest.approx([fractions.values[b] for b in blocks], abs=1e-9)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("count", [1, 2, 30])
+def test_equal_scores_are_constant_slicing(name, count):
+    fractions = ALLOCATIONS[name]()([0.7] * count, 0.25)
+    assert fractions.values == pytest.approx([0.25] * count)
+    assert not any(fractions.capped)
+
+
+@given(scores=SCORES, scale=st.floats(0.01, 100), shift=st.floats(-10, 10))
+def test_scores_matter_only_up_to_scale_and_shift(scores, scale, shift):
+    spread = np.ptp(scores)
+    if spread > 1e-3:  # below, the shift itself loses digits
+        moved = [scale * score + shift for score in scores]
+        before = reachable(Dynamic(base=0.05), scores, 0.2, 0.9)
+        after = reachable(Dynamic(base=0.05), moved, 0.2, 0.9)
+        if before is not None and after is not None:
+            assert after.values == pytest.approx(before.values, abs=1e-6)
+
+
+@given(scores=SCORES, target=TARGETS)
+def test_base_equal_to_target_is_constant(scores, target):
+    assert Dynamic(base=target)(scores, target).values == pytest.approx([target] * len(scores))
+
+
+@pytest.mark.parametrize(
+    ("scores", "target", "base", "expected"),
+    [
+        ((0, 0.5, 1), 0.3, 0.1, (0.1, 0.3, 0.5)),
+        ((0, 1, 1, 1), 0.4, 0.0, (0, 1.6 / 3, 1.6 / 3, 1.6 / 3)),
+    ],
+)
+def test_papers_rule_gives_the_papers_figures(scores, target, base, expected):
+    assert Dynamic(base=base)(scores, target).values == pytest.approx(expected, abs=1e-12)
+
+
+def flow_over(scores: list[float], target: float, base: float, ceiling: float) -> list[float]:
+    """Water-filling as one would do it by hand: pass on what does not fit, in proportion, until it does."""
+    r = (np.array(scores) - min(scores)) / np.ptp(scores)
+    values = base + (target - base) * r / r.mean()
+    for _ in range(10_000):
+        excess = np.clip(values - ceiling, 0, None).sum()
+        values = np.minimum(values, ceiling)
+        open_weights = np.where(values < ceiling, r, 0.0)
+        if excess < 1e-13:
+            break
+        values = values + excess * open_weights / open_weights.sum()
+    return values.tolist()
+
+
+def test_bound_passes_the_excess_on_in_proportion():
+    scores = [0.0, 0.1, 0.2, 0.4, 0.9, 1.0, 1.0]
+    fractions = Dynamic(base=0.05)(scores, 0.3, 0.45)
+    assert fractions.values == pytest.approx(flow_over(scores, 0.3, 0.05, 0.45), abs=1e-9)
+    assert fractions.capped == (False, False, False, False, True, True, True)
+
+
+def test_unreachable_target_names_the_largest_mean_that_is_reachable():
+    scores = [0.0, 1.0, 1.0, 1.0]
+    with pytest.raises(PlanError, match=r"largest reachable here: 33\.8%"):
+        Dynamic(base=0.0)(scores, 0.4, 0.45)
+    assert Dynamic(base=0.0)(scores, 0.3375, 0.45).mean == pytest.approx(0.3375)
+
+
+@pytest.mark.parametrize("target", [1.0, 1.5, -0.1, float("nan"), float("inf")])
+def test_target_that_is_no_fraction_is_one_sentence(target):
+    with pytest.raises(PlanError, match=r"The target \(SP\) must be a fraction"):
+        Constant()([1.0, 2.0], target)
+
+
+@pytest.mark.parametrize("base", [-0.1, 1.0, float("nan")])
+def test_base_that_is_no_fraction_is_one_sentence(base):
+    with pytest.raises(PlanError, match=r"The base \(SB\) must be a fraction"):
+        Dynamic(base=base)([1.0, 2.0], 0.25)
+
+
+def test_base_above_the_target_is_one_sentence():
+    with pytest.raises(PlanError, match=r"is 0\.3, but may not exceed the target \(SP\) of 0\.2"):
+        Dynamic(base=0.3)([1.0, 2.0], 0.2)
+
+
+@pytest.mark.parametrize("scores", [[], [0.1, float("nan")], [0.1, float("inf")]])
+def test_scores_that_are_no_numbers_are_refused(scores):
+    with pytest.raises(PlanError, match="redundancy"):
+        Dynamic()(scores, 0.25)
+
+
+@pytest.mark.parametrize("ceiling", [0.0, 1.0, float("nan")])
+def test_bound_that_is_no_fraction_is_refused(ceiling):
+    with pytest.raises(PlanError, match="largest fraction"):
+        Constant()([1.0], 0.1, ceiling)
+
+
+def test_unknown_allocation_suggests_the_nearest():
+    with pytest.raises(PlanError, match=r"Did you mean 'dynamic'\?"):
+        find_allocation("dinamic")

@@ -1,0 +1,64 @@
+"""A plan is checked when it is made, and every answer of it comes from the same few choices."""
+
+from __future__ import annotations
+
+import pytest
+from conftest import DEMO_SHAPE
+
+from analysis.errors import PlanError
+from slicing.plan import Plan
+
+REDUNDANCY = [0.0] + [0.9 + i / 300 for i in range(29)]
+
+
+def test_plan_keeps_its_target_in_every_schedule():
+    plan = Plan(target=0.3, settings={"base": 0.05})
+    planned, constant = plan.schedule(REDUNDANCY, DEMO_SHAPE), plan.constant(DEMO_SHAPE)
+    assert planned.mean_slice == pytest.approx(0.3, abs=0.001)
+    assert constant.mean_slice == pytest.approx(0.3, abs=0.001)
+    assert planned.widths[0] > constant.widths[0]
+
+
+def test_matched_constant_has_the_parameters_of_the_plan():
+    plan = Plan(target=0.3, settings={"base": 0.0}, rounding=1)
+    planned = plan.schedule(REDUNDANCY, DEMO_SHAPE)
+    matched = plan.constant_at_parameters_of(planned, DEMO_SHAPE)
+    assert matched.parameters(DEMO_SHAPE) == pytest.approx(planned.parameters(DEMO_SHAPE), rel=1e-4)
+    assert max(matched.widths[:-1]) - min(matched.widths[:-1]) <= 1
+
+
+@pytest.mark.parametrize(("tied", "form"), [(True, "shared"), (False, "untied")])
+def test_automatic_embedding_form_follows_the_model(tied, form):
+    shape = DEMO_SHAPE.model_copy(update={"tied": tied})
+    assert Plan().schedule(REDUNDANCY, shape).embedding == form
+
+
+def test_shared_form_of_an_untied_model_is_refused():
+    with pytest.raises(PlanError, match="choose the untied form"):
+        Plan(embedding="shared").constant(DEMO_SHAPE.model_copy(update={"tied": False}))
+
+
+@pytest.mark.parametrize(
+    ("choices", "sentence"),
+    [
+        ({"target": float("nan")}, "got nan"),
+        ({"target": 1.0}, "from 0 up to, but not including, 1"),
+        ({"target": 0.1, "settings": {"base": 0.2}}, "may not exceed the target"),
+        ({"allocation": "constnt"}, r"Did you mean 'constant'\?"),
+        ({"allocation": "constant"}, "does not take the settings"),
+        ({"settings": {"slope": 1.0}}, "its settings are: base"),
+        ({"max_fraction": 1.0}, "largest fraction"),
+        ({"rounding": 0}, "at least 1"),
+    ],
+)
+def test_choices_that_cannot_be_are_refused_when_they_are_made(choices, sentence):
+    with pytest.raises(PlanError, match=sentence):
+        Plan(**choices)
+
+
+def test_plan_goes_to_json_and_back_with_the_same_key():
+    plan = Plan(target=0.35, settings={"base": 0.2}, score="angular", rounding=64)
+    again = Plan.from_json(plan.to_json(), "test")
+    assert again == plan
+    assert again.key == plan.key
+    assert plan.key != Plan(target=0.35, settings={"base": 0.2}, score="angular", rounding=8).key

@@ -1,0 +1,254 @@
+"""A recipe becomes a run, whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from analysis.errors import Cancelled, PlanError, StorageError, TextError, UnsupportedError
+from analysis.source import ModelSource, open_dense
+from analysis.storage import runs_folder
+from analysis.texts import TextSource
+from slicing.plan import Plan
+from slicing.runs import (
+    BUNDLED_RUN,
+    CompareRecipe,
+    ProfileRecipe,
+    Run,
+    bundled_run,
+    delete_run,
+    find_run,
+    list_runs,
+    perform,
+    phases,
+)
+from slicing.store import load_sliced
+
+TEXT = "A whole is what has a beginning and middle and end; a window has at least the middle of one. "
+
+
+@pytest.fixture
+def recipe(tiny_folder: Path, tmp_path: Path) -> CompareRecipe:
+    for name, text in (("calibration", TEXT), ("evaluation", TEXT[::-1])):
+        (tmp_path / f"{name}.txt").write_text(text * 20)
+    return CompareRecipe(
+        model=ModelSource.parse(str(tiny_folder)),
+        plan=Plan(rounding=1),
+        calibration=TextSource.parse(str(tmp_path / "calibration.txt"), "calibration"),
+        evaluation=TextSource.parse(str(tmp_path / "evaluation.txt"), "evaluation"),
+        calibration_windows=4,
+        profile_windows=2,
+        evaluation_windows=9,
+        window_length=24,
+        new_tokens=2,
+    )
+
+
+def profile_of(recipe: CompareRecipe) -> ProfileRecipe:
+    return ProfileRecipe(model=recipe.model, text=recipe.calibration, windows=2, window_length=24)
+
+
+def left_over() -> list[str]:
+    folder = runs_folder()
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*")) if folder.is_dir() else []
+
+
+def test_comparison_names_everyone_and_pairs_them(recipe):
+    result = perform(recipe).result
+    by_name = {each.name: each for each in result.contestants}
+    assert list(by_name) == ["dense", "constant", "dynamic", "constant-matched"]
+    assert by_name["dense"].parameters > by_name["dynamic"].parameters
+    for each in result.differences:
+        nll = [np.array(by_name[name].evaluation.nll) for name in (each.baseline, each.contender)]
+        assert each.nats == pytest.approx(float((nll[1] - nll[0]).mean()), abs=1e-12)
+        ratio = by_name[each.contender].evaluation.perplexity / by_name[each.baseline].evaluation.perplexity
+        assert each.percent == pytest.approx(100 * (ratio - 1), rel=1e-9, abs=1e-9)
+    assert left_over() == [recipe.key, f"{recipe.key}/run.json"]
+
+
+def test_base_equal_to_target_is_constant_slicing(recipe):
+    plan = Plan(rounding=1, target=0.25, settings={"base": 0.25})
+    result = perform(recipe.model_copy(update={"plan": plan})).result
+    constant, dynamic = result.contestant("constant"), result.contestant("dynamic")
+    assert dynamic.schedule == constant.schedule
+    assert dynamic.evaluation == constant.evaluation
+    assert result.difference("constant", "dynamic").verdict == "no clear difference"
+
+
+def test_constant_plan_is_compared_with_itself(recipe):
+    plan = Plan(rounding=1, allocation="constant", settings={})
+    result = perform(recipe.model_copy(update={"plan": plan})).result
+    assert [each.name for each in result.contestants] == ["dense", "constant", "constant-matched"]
+    assert result.difference("constant", "constant").nats == 0.0
+
+
+def test_run_comes_back_from_its_folder(recipe):
+    run = perform(recipe)
+    assert find_run(run.key[:6]) == run
+    assert list_runs() == ([run], [])
+    assert Run.from_json(run.to_json(), "test") == run
+
+
+def test_same_recipe_gives_the_same_numbers_in_the_same_folder(recipe):
+    first, second = perform(recipe), perform(recipe)
+    assert first.key == second.key
+    assert len(list_runs()[0]) == 1
+    nll = [[each.evaluation.nll for each in run.result.contestants] for run in (first, second)]
+    assert nll[0] == nll[1]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"seed": 1},
+        {"window_length": 25},
+        {"evaluation_windows": 8},
+        {"plan": Plan(rounding=8)},
+        {"plan": Plan(rounding=1, settings={"base": 0.11})},
+        {"model": ModelSource(kind="demo")},
+    ],
+)
+def test_any_other_recipe_has_another_key(recipe, change):
+    assert recipe.model_copy(update=change).key != recipe.key
+
+
+def test_sliced_run_keeps_a_model_that_opens(recipe):
+    run = perform(recipe.slice_recipe())
+    folder = runs_folder() / run.key / "model"
+    sliced, _ = load_sliced(ModelSource.parse(str(folder)))
+    assert sliced.schedule == run.result.schedule
+    assert sum(p.numel() for p in sliced.model.parameters()) == run.result.parameters
+
+
+def test_progress_follows_the_announced_phases(recipe):
+    seen: list[str] = []
+    perform(recipe, lambda phase, done, total: seen.append(phase))
+    order = list(dict.fromkeys(seen))
+    announced = [name for name, _ in phases(recipe)]
+    assert order == [name for name in announced if name in order]
+    assert set(announced) - set(order) <= {"Slicing constant-matched", "Evaluating constant-matched"}
+
+
+@pytest.mark.parametrize("phase", ["Opening", "Profiling", "Evaluating dense", "Slicing dynamic"])
+@pytest.mark.parametrize("error", [Cancelled("stopped"), RuntimeError("broken")])
+def test_nothing_is_left_of_a_run_that_ends_early(recipe, phase, error):
+    def stop(at: str, done: int, total: int) -> None:
+        if at == phase and done:
+            raise error
+
+    with pytest.raises(type(error)):
+        perform(recipe, stop)
+    assert left_over() == []
+
+
+def test_earlier_run_survives_a_later_one_that_fails(recipe):
+    run = perform(recipe)
+
+    def stop(phase: str, done: int, total: int) -> None:
+        raise Cancelled("stopped")
+
+    with pytest.raises(Cancelled):
+        perform(recipe, stop)
+    assert find_run(run.key) == run
+
+
+def test_full_disk_is_one_sentence_and_leaves_nothing(recipe, monkeypatch):
+    real = Path.write_text
+
+    def full(path: Path, *args: object, **kwargs: object) -> int:
+        if path.name == "run.json":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(path, *args, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(StorageError, match="the disk is full; free some space and try again"):
+        perform(profile_of(recipe))
+    assert left_over() == []
+
+
+def test_runs_folder_that_cannot_be_written_is_told_before_any_work(recipe, monkeypatch):
+    runs_folder().parent.mkdir(parents=True)
+    runs_folder().write_text("a file in the way")
+
+    def opener(source: ModelSource) -> Iterator[None]:
+        pytest.fail("the model was opened")
+
+    with pytest.raises(StorageError, match="choose another folder"):
+        perform(recipe, opener=opener)  # type: ignore[arg-type]
+
+
+def test_broken_run_is_one_sentence_and_hides_no_other(recipe):
+    run = perform(profile_of(recipe))
+    for name, content in (("aaaa", "{"), ("bbbb", '{"format": 1}'), ("cccc", None)):
+        folder = runs_folder() / name
+        folder.mkdir()
+        if content:
+            (folder / "run.json").write_text(content)
+    stored, broken = list_runs()
+    assert stored == [run]
+    assert len(broken) == 3
+    assert all("run.json" in sentence and "\n" not in sentence for sentence in broken)
+    delete_run("aaaa")
+    assert len(list_runs()[1]) == 2
+
+
+@pytest.mark.parametrize("key", ["", "..", "../runs", ".", "zzzz", "/"])
+def test_keys_that_name_no_run_delete_nothing(recipe, key):
+    run = perform(profile_of(recipe))
+    with pytest.raises(StorageError, match="lists the keys"):
+        delete_run(key)
+    with pytest.raises(StorageError, match="lists the keys"):
+        find_run(key)
+    assert list_runs()[0] == [run]
+
+
+def test_profile_of_more_windows_than_there_are_is_refused(recipe):
+    with pytest.raises(PlanError, match="choose a number from 1 to all of them"):
+        perform(recipe.model_copy(update={"profile_windows": 5}))
+
+
+def test_impossible_plan_is_told_before_the_profile(recipe):
+    seen: list[str] = []
+    plan = Plan(rounding=1, target=0.5, settings={"base": 0.1}, max_fraction=0.4)
+    with pytest.raises(PlanError, match="cannot be reached"):
+        perform(recipe.model_copy(update={"plan": plan}), lambda phase, done, total: seen.append(phase))
+    assert set(seen) == {"Opening"}
+
+
+def test_too_little_evaluation_text_is_told_before_the_profile(recipe):
+    with pytest.raises(TextError, match="tokens, but 9,000 windows"):
+        perform(recipe.model_copy(update={"evaluation_windows": 9000}))
+
+
+def test_same_text_twice_is_warned_about(recipe):
+    assert recipe.warning is None
+    twice = recipe.model_copy(update={"evaluation": recipe.calibration})
+    assert "flatters every sliced model" in str(twice.warning)
+
+
+def test_sliced_model_is_not_sliced_again(recipe):
+    perform(recipe.slice_recipe())
+    folder = runs_folder() / recipe.slice_recipe().key / "model"
+    with pytest.raises(UnsupportedError, match="sliced already"):
+        perform(recipe.model_copy(update={"model": ModelSource.parse(str(folder))}))
+
+
+def test_open_model_is_left_as_it_was(recipe):
+    opened = open_dense(recipe.model)
+    before = {name: tensor.clone() for name, tensor in opened.model.state_dict().items()}
+    perform(recipe, opener=lambda source: opened)
+    assert all(tensor.equal(before[name]) for name, tensor in opened.model.state_dict().items())
+
+
+def test_bundled_run_is_the_default_comparison_of_the_demo():
+    run = bundled_run()
+    assert BUNDLED_RUN.name == "demo-run"
+    assert run.recipe == CompareRecipe(
+        model=ModelSource.parse("demo"),
+        calibration=TextSource.parse("demo", "calibration"),
+        evaluation=TextSource.parse("demo", "evaluation"),
+    )
