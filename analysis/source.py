@@ -31,6 +31,7 @@ from transformers.utils import logging as transformers_logging
 from analysis.anatomy import read_shape, why_not_sliceable
 from analysis.device import out_of_memory_told, pick_device, pick_dtype
 from analysis.errors import ModelError, UnsupportedError, one_line
+from analysis.hub import hub_answers
 from analysis.storage import cache_folder, whole_folder
 from analysis.values import Value
 
@@ -283,7 +284,8 @@ def _where(source: ModelSource) -> tuple[str, dict[str, Any]]:
                 "give the folder that 'save_pretrained' wrote."
             )
         return source.location, {"local_files_only": True}
-    return source.location, {"revision": source.revision or "main"}
+    # Without an answer what was fetched before is looked up at once, instead of after half a minute.
+    return source.location, {"revision": source.revision or "main", "local_files_only": not hub_answers()}
 
 
 def _require_causal(source: ModelSource, config: Any) -> None:

@@ -24,6 +24,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from analysis.errors import TextError, one_line, unknown_name
+from analysis.hub import hub_answers
 from analysis.values import Value
 
 if TYPE_CHECKING:
@@ -481,7 +482,7 @@ def _hub_rows(source: TextSource) -> Any:
     """
     from datasets import config, load_dataset
 
-    online = _answers(config.HF_ENDPOINT)
+    online = hub_answers()
     files = {_whole_split(source.split): source.data_files} if source.data_files else None
     try:
         with _quiet(), _offline(not online):
@@ -495,17 +496,6 @@ def _hub_rows(source: TextSource) -> Any:
             )
     except Exception as error:  # from the network, the file system, and any reader of any format
         raise TextError(_why_not(source, error, config.HF_ENDPOINT, online)) from error
-
-
-def _answers(endpoint: str) -> bool:
-    """Whether anything answers there; asked once, because the library itself would ask for 20 seconds."""
-    from huggingface_hub import get_session
-
-    try:
-        get_session().head(endpoint, timeout=10)
-    except Exception:  # whatever the transport, a proxy or the offline mode raises means the same here
-        return False
-    return True
 
 
 @contextmanager
