@@ -102,6 +102,12 @@ class _Sums:
         self.first[rows, block] = per_token[:, 0].cpu().numpy()
 
     def done(self) -> Measurement:
+        broken = ~np.isfinite(self.rest).all(axis=0)
+        if broken.any():
+            raise ModelError(
+                f"The stream is not finite from block {int(broken.argmax())} on: open the model in bfloat16 "
+                "or float32."
+            )
         first = self.first if self.score.tokens == "all" else None
         return Measurement(rest=_rows(self.rest), first=None if first is None else _rows(first))
 
@@ -150,7 +156,7 @@ def profile_blocks(
         blocks=len(blocks(model)),
         windows=count,
         window_length=length,
-        measurements=_finite({name: each.done() for name, each in sums.items()}),
+        measurements={name: each.done() for name, each in sums.items()},
         seconds=time.perf_counter() - start,
     )
 
@@ -159,13 +165,3 @@ def _distinct(scores: Iterable[Score]) -> list[Score]:
     """One score per measurement: LR and block influence share theirs."""
     return list({score.measure.__name__: score for score in scores}.values())
 
-
-def _finite(measurements: dict[str, Measurement]) -> dict[str, Measurement]:
-    for measurement in measurements.values():
-        broken = ~np.isfinite(np.asarray(measurement.rest)).all(axis=0)
-        if broken.any():
-            raise ModelError(
-                f"The stream is not finite from block {int(broken.argmax())} on: open the model in bfloat16 "
-                "or float32."
-            )
-    return measurements

@@ -1,0 +1,139 @@
+"""Perplexity by hand, and what a paired difference may claim."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from conftest import byte_tokenizer, tiny_model
+
+from analysis.errors import ModelError, OutOfMemoryError, TextError
+from analysis.evaluate import Perplexity, continue_text, difference, perplexity
+from analysis.source import OpenModel
+from analysis.statistics import bootstrap_interval
+
+
+def measured(nll: list[float]) -> Perplexity:
+    return Perplexity(
+        perplexity=math.exp(np.mean(nll)),
+        interval=None,
+        nll=tuple(nll),
+        window_length=16,
+        tokens_per_second=1.0,
+        seconds=1.0,
+        peak_memory=1,
+    )
+
+
+def test_perplexity_is_that_of_a_hand_computation(family, windows):
+    model = tiny_model(family)
+    found = perplexity(model, windows)
+    log = model(windows).logits.double().log_softmax(-1)
+    by_hand = [
+        -np.mean([float(log[n, t, windows[n, t + 1]]) for t in range(15)]) for n in range(len(windows))
+    ]
+    np.testing.assert_allclose(found.nll, by_hand, rtol=1e-5)
+    assert found.perplexity == pytest.approx(math.exp(np.mean(by_hand)), rel=1e-5)
+    assert found.perplexity == pytest.approx(math.exp(model(windows, labels=windows).loss), rel=1e-5)
+    assert found.protocol.startswith("token-level perplexity, 6 windows of 16 tokens, no overlap")
+
+
+def test_batches_do_not_matter(windows, monkeypatch):
+    model = tiny_model("llama")
+    together = perplexity(model, windows).nll
+    monkeypatch.setattr("analysis.evaluate.batches_of", lambda tokens, device: iter(tokens.split(4)))
+    np.testing.assert_allclose(perplexity(model, windows).nll, together, rtol=1e-6)
+
+
+def test_interval_is_there_from_eight_windows_on(windows):
+    model = tiny_model("llama")
+    assert perplexity(model, windows).interval is None
+    more = perplexity(model, torch.cat([windows, windows + 1]))
+    assert more.interval is not None
+    assert more.interval[0] < more.perplexity < more.interval[1]
+
+
+def test_windows_beyond_the_context_or_too_short_are_refused():
+    model = tiny_model("llama")
+    with pytest.raises(TextError, match="context ends at 128: choose shorter windows"):
+        perplexity(model, torch.ones(1, 129, dtype=torch.long))
+    with pytest.raises(TextError, match="at least 2 tokens"):
+        perplexity(model, torch.ones(3, 1, dtype=torch.long))
+
+
+def test_loss_that_is_not_finite_is_refused(windows):
+    model = tiny_model("llama")
+    model.model.norm.weight[0] = float("inf")
+    with pytest.raises(ModelError, match="not finite"):
+        perplexity(model, windows)
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError()])
+def test_memory_that_runs_out_is_one_sentence_with_the_levers(windows, monkeypatch, error):
+    model = tiny_model("llama")
+
+    def fail(*args: object, **kwargs: object) -> None:
+        raise error
+
+    monkeypatch.setattr(model, "forward", fail)
+    with pytest.raises(OutOfMemoryError, match="while evaluating: use shorter or fewer windows"):
+        perplexity(model, windows)
+
+
+@pytest.mark.parametrize(
+    ("shift", "noise", "count", "verdict"),
+    [
+        (-0.1, 0.01, 16, "better"),
+        (0.1, 0.01, 16, "worse"),
+        (0.0, 0.1, 16, "no clear difference"),
+        (-0.1, 0.01, 7, "too few windows to tell"),
+    ],
+)
+def test_verdict_says_what_the_interval_allows(shift, noise, count, verdict):
+    generator = np.random.default_rng(0)
+    base = generator.normal(3, 0.5, count)
+    steps = generator.normal(0, noise, count)
+    other = base + shift + steps - steps.mean()
+    found = difference("a", measured(base.tolist()), "b", measured(other.tolist()))
+    assert found.verdict == verdict
+    assert found.nats == pytest.approx(shift)
+    assert found.percent == pytest.approx(100 * math.expm1(shift), abs=1e-9)
+
+
+def test_pairing_sees_what_two_intervals_do_not():
+    generator = np.random.default_rng(1)
+    base = generator.normal(3, 0.5, 32)
+    found = difference("a", measured(base.tolist()), "b", measured((base + 0.02).tolist()))
+    low, high = bootstrap_interval(base) or (0, 0)
+    assert high - low > 0.1  # alone, each is known to a tenth of a nat
+    assert found.verdict == "worse"
+
+
+def test_only_the_same_windows_are_paired():
+    with pytest.raises(ValueError, match="same windows"):
+        difference("a", measured([1.0] * 8), "b", measured([1.0] * 9))
+
+
+def test_bootstrap_is_repeatable_and_near_the_normal_interval():
+    values = np.random.default_rng(2).normal(1.0, 2.0, 400)
+    interval = bootstrap_interval(values)
+    assert interval == bootstrap_interval(values)
+    half = 1.96 * values.std(ddof=1) / 20
+    np.testing.assert_allclose(interval, (values.mean() - half, values.mean() + half), atol=0.03)
+
+
+def test_continuation_is_the_greedy_one():
+    model, tokenizer = tiny_model("llama"), byte_tokenizer()
+    sample = continue_text(OpenModel(model, tokenizer), "ab", 5)
+    tokens = tokenizer("ab", return_tensors="pt").input_ids
+    for _ in range(5):
+        tokens = torch.cat([tokens, model(tokens).logits[:, -1].argmax(-1, keepdim=True)], dim=1)
+    assert sample.text == tokenizer.decode(tokens[0, 2:], skip_special_tokens=True)
+    assert sample.tokens <= 5
+
+
+def test_empty_prompt_is_refused():
+    with pytest.raises(TextError, match="prompt is empty"):
+        continue_text(OpenModel(tiny_model("llama"), byte_tokenizer()), "", 5)

@@ -1,0 +1,189 @@
+"""The profile against brute force, and the traps that published code falls into."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import tiny_model
+from torch import Tensor
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from analysis.anatomy import blocks, decoder, read_shape
+from analysis.errors import ModelError, TextError
+from analysis.hooks import entering_states, watch_blocks
+from analysis.profile import LayerProfile, profile_blocks
+from slicing.schedule import SlicingSchedule
+from slicing.slicer import slice_model
+
+
+def profile(model: Any, windows: Tensor, **options: Any) -> LayerProfile:
+    return profile_blocks(model, windows, model_label="tiny", text_label="random", **options)
+
+
+def all_states(model: Any, windows: Tensor) -> list[Tensor]:
+    """Every residual state, kept in fp64: the blocks are called one by one, without any hook."""
+    states, contexts = entering_states(model, windows)
+    kept = [states.double()]
+    with torch.no_grad():
+        for block, context in zip(blocks(model), contexts, strict=True):
+            states = block(states, **context)
+            kept.append(states.double())
+    return kept
+
+
+def brute_force_cosine(model: Any, windows: Tensor) -> np.ndarray:
+    """(blocks, windows, tokens), each a dot product over two norms."""
+    states = all_states(model, windows)
+    result = np.zeros((len(states) - 1, *windows.shape))
+    for block in range(len(states) - 1):
+        for n in range(windows.shape[0]):
+            for t in range(windows.shape[1]):
+                a, b = states[block][n, t], states[block + 1][n, t]
+                result[block, n, t] = float(a @ b / (a @ a).sqrt() / (b @ b).sqrt())
+    return result
+
+
+def test_scores_are_those_of_brute_force(family, windows):
+    model = tiny_model(family)
+    found = profile(model, windows)
+    cosine = brute_force_cosine(model, windows)
+    for first_token, tokens in ((False, cosine[:, :, 1:]), (True, cosine)):
+        mean = tokens.mean(axis=(1, 2))
+        np.testing.assert_allclose(found.values("block-influence", first_token), 1 - mean, atol=1e-6)
+        expected = (mean - mean.min()) / np.ptp(mean)
+        np.testing.assert_allclose(found.values("lr", first_token), expected, atol=1e-6 / np.ptp(mean))
+    angular = np.arccos(cosine[:, :, -1]).mean(axis=1) / np.pi
+    np.testing.assert_allclose(found.values("angular"), angular, atol=1e-6)
+    spread = (1 - cosine[:, :, 1:].mean(axis=2)).std(axis=1, ddof=1)
+    np.testing.assert_allclose(found.spread("block-influence"), spread, atol=1e-6)
+
+
+def test_last_block_is_measured_before_the_final_norm(windows):
+    model = tiny_model("llama")
+    before = profile(model, windows).values("block-influence")
+    model.model.norm.weight.copy_(torch.randn(32) * 10)
+    np.testing.assert_array_equal(profile(model, windows).values("block-influence"), before)
+
+
+def test_identity_block_has_cosine_one_and_the_highest_score(family, windows):
+    model = tiny_model(family)
+    block = blocks(model)[1]
+    for writer in (block.self_attn.o_proj, block.mlp.down_proj):
+        for parameter in writer.parameters():
+            parameter.zero_()
+    found = profile(model, windows)
+    assert found.measured("lr").mean(axis=0)[1] == pytest.approx(1.0, abs=1e-6)
+    assert found.values("lr")[1] == 1.0
+    assert found.values("angular")[1] == pytest.approx(0.0, abs=1e-3)  # arccos is steep there
+    assert np.argmax(found.redundancy("block-influence")) == 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_norms_beyond_sixteen_bits_do_no_harm(dtype, windows):
+    model = tiny_model("llama", dtype)
+    model.model.embed_tokens.weight.mul_(2000 / model.model.embed_tokens.weight.float().norm(dim=1).mean())
+    states = all_states(model, windows)
+    assert states[1].norm(dim=-1).min() > 256
+    if dtype is torch.float16:  # the published code multiplies before it divides, and overflows
+        assert (states[0].half() @ states[1].half().transpose(1, 2)).isinf().any()
+    exact = torch.stack([torch.cosine_similarity(a, b, dim=-1) for a, b in zip(states, states[1:])])  # noqa: B905, RUF007
+    found = profile(model, windows).measured("lr", first_token=True)
+    np.testing.assert_allclose(found.T, exact.mean(dim=-1), atol=1e-6)
+
+
+def test_batches_do_not_matter(windows, monkeypatch):
+    model = tiny_model("llama")
+    together = profile(model, windows)
+    monkeypatch.setattr("analysis.profile.batches_of", lambda tokens, device: iter(tokens.split(1)))
+    apart = profile(model, windows)
+    np.testing.assert_allclose(apart.values("block-influence"), together.values("block-influence"), atol=1e-6)
+    turned = profile(model, windows.flip(0))
+    np.testing.assert_allclose(turned.values("lr"), together.values("lr"), atol=1e-5)
+
+
+def test_one_block_and_equal_scores_are_no_division_by_zero(windows):
+    found = profile(tiny_model("llama", num_hidden_layers=1), windows)
+    assert found.values("lr").tolist() == [1.0]
+    assert profile(tiny_model("llama"), windows[:1]).spread("lr").tolist() == [0.0, 0.0, 0.0]
+
+
+def test_weights_that_are_not_finite_are_refused(windows):
+    model = tiny_model("llama")
+    model.model.layers[1].mlp.down_proj.weight[0, 0] = float("nan")
+    with pytest.raises(ModelError, match="not finite from block 1 on"):
+        profile(model, windows)
+
+
+def test_windows_beyond_the_context_are_refused():
+    with pytest.raises(TextError, match="context ends at 128"):
+        profile(tiny_model("llama"), torch.ones(1, 129, dtype=torch.long))
+
+
+def test_no_hook_stays_behind(windows):
+    model = tiny_model("llama")
+
+    def stop(phase: str, done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    profile(model, windows)
+    with pytest.raises(KeyboardInterrupt):
+        profile(model, windows, progress=stop)
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+def test_stand_in_blocks_are_taken_out_again_after_an_error(windows):
+    model = tiny_model("llama")
+    real = blocks(model)
+    with pytest.raises(TypeError):
+        entering_states(model, "no tokens")  # type: ignore[arg-type]
+    assert decoder(model).layers is real
+
+
+def test_watching_sees_every_block_once_in_order(windows):
+    model, seen = tiny_model("llama"), []
+    with watch_blocks(model, lambda index, entering, leaving: seen.append(index)):
+        model(windows)
+    assert seen == [0, 1, 2]
+
+
+@pytest.mark.parametrize("model_type", ["gpt2", "olmo2", "gemma2", "gpt_neox", "opt", "mixtral"])
+def test_families_that_cannot_be_sliced_can_be_profiled(model_type, windows):
+    sizes = {
+        "hidden_size": 32,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 4,
+        "head_dim": 8,
+        "intermediate_size": 48,
+        "ffn_dim": 48,
+        "word_embed_proj_dim": 32,
+    }
+    config = AutoConfig.for_model(model_type)
+    known = {name: value for name, value in sizes.items() if hasattr(config, name)}
+    config = AutoConfig.for_model(model_type, vocab_size=300, **known)
+    for name, token in (("pad_token_id", 0), ("bos_token_id", 1), ("eos_token_id", 2)):
+        setattr(config, name, token)
+    found = profile(AutoModelForCausalLM.from_config(config).eval(), windows)
+    assert found.blocks == 3
+    assert np.isfinite(found.values("lr")).all()
+
+
+def test_sliced_model_is_refused(windows):
+    model = tiny_model("llama")
+    read_shape(model)
+    schedule = SlicingSchedule(hidden_size=32, widths=(24, 16, 24, 32), embedding="shared")
+    with pytest.raises(ModelError, match="profile the dense model"):
+        profile(slice_model(model, schedule, windows).model, windows)
+
+
+def test_profile_goes_to_json_and_to_a_table(windows):
+    found = profile(tiny_model("llama"), windows)
+    assert LayerProfile.from_json(found.to_json(), "test") == found
+    frame = found.to_frame()
+    assert frame["module"].tolist() == ["model.layers.0", "model.layers.1", "model.layers.2"]
+    np.testing.assert_allclose(frame["block-influence"], 1 - frame["cosine"])
+    assert frame["lr"].min() == 0.0
+    assert frame["lr"].max() == 1.0

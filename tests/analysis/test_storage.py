@@ -1,0 +1,66 @@
+"""Folders are written whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+
+import pytest
+
+from analysis.errors import StorageError
+from analysis.storage import cache_folder, runs_folder, whole_folder
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_folder_appears_when_the_block_ends(tmp_path):
+    with whole_folder(tmp_path / "a" / "b") as draft:
+        (draft / "file").write_text("new")
+        assert not (tmp_path / "a" / "b").exists()
+    assert (tmp_path / "a" / "b" / "file").read_text() == "new"
+    assert names(tmp_path / "a") == ["b"]
+
+
+def test_folder_is_replaced_only_when_asked(tmp_path):
+    for content in ("old", "new"):
+        with whole_folder(tmp_path / "b", replace=True) as draft:
+            (draft / content).touch()
+    assert names(tmp_path / "b") == ["new"]
+    with pytest.raises(StorageError, match="exists already"), whole_folder(tmp_path / "b"):
+        pass
+    assert names(tmp_path) == ["b"]
+
+
+@pytest.mark.parametrize(
+    ("error", "raised", "sentence"),
+    [
+        (OSError(errno.ENOSPC, "full"), StorageError, "the disk is full; free some space and try again"),
+        (OSError(errno.EACCES, "no"), StorageError, "there is no permission"),
+        (OSError(errno.EROFS, "no"), StorageError, "the disk is read-only"),
+        (ValueError("mine"), ValueError, "mine"),
+        (KeyboardInterrupt(), KeyboardInterrupt, None),
+    ],
+)
+def test_nothing_is_left_and_the_old_folder_stays_when_the_block_fails(tmp_path, error, raised, sentence):
+    with whole_folder(tmp_path / "b") as draft:
+        (draft / "old").touch()
+    with pytest.raises(raised, match=sentence), whole_folder(tmp_path / "b", replace=True) as draft:
+        (draft / "new").touch()
+        raise error
+    assert names(tmp_path) == ["b"]
+    assert names(tmp_path / "b") == ["old"]
+
+
+def test_file_in_the_way_is_one_sentence(tmp_path):
+    (tmp_path / "a").write_text("a file")
+    with pytest.raises(StorageError, match="choose another folder"), whole_folder(tmp_path / "a" / "b"):
+        pass
+
+
+def test_home_moves_both_folders(monkeypatch, tmp_path):
+    monkeypatch.setenv("SLICESCOPE_HOME", str(tmp_path / "x"))
+    assert (cache_folder(), runs_folder()) == (tmp_path / "x" / "cache", tmp_path / "x" / "runs")
+    monkeypatch.delenv("SLICESCOPE_HOME")
+    assert "slicescope" in str(cache_folder())
