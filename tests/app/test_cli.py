@@ -72,9 +72,7 @@ def test_json_to_standard_output_is_nothing_but_json(monkeypatch, tiny_folder, t
     assert [row["module"] for row in blocks] == ["model.layers.0", "model.layers.1", "model.layers.2"]
 
 
-def test_sliced_model_opens_and_evaluates_as_compared(
-    monkeypatch, tiny_folder, texts, tmp_path, capsys
-):
+def test_sliced_model_opens_and_evaluates_as_compared(monkeypatch, tiny_folder, texts, tmp_path, capsys):
     calibration, evaluation = texts
     folder, first, second = tmp_path / "sliced", tmp_path / "a.json", tmp_path / "b.json"
     shared = ["--calibration", calibration, "--calibration-windows", 3, "--window-length", 32]

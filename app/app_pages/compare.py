@@ -1,0 +1,141 @@
+"""Page: what slicing cost, read in one glance; below it the evidence, and how to repeat it."""
+
+import json
+from typing import Any
+
+import streamlit as st
+
+from analysis.errors import SlicescopeError
+from analysis.storage import runs_folder
+from app import controls, parts, state, wording
+from app.figures import draw_differences, draw_perplexities, draw_schedule
+from app.tables import difference_table, perplexity_table, schedule_table, size_table
+from slicing.runs import MODEL_FOLDER, CompareRecipe, CompareResult, Run
+
+VERDICTS: dict[str, Any] = {
+    "better": "green",
+    "worse": "orange",
+    "no clear difference": "gray",
+    "too few windows to tell": "gray",
+}
+
+
+def set_up() -> None:
+    """The form of a new comparison; the plan is the one from the Tune page."""
+    profiled = state.shown("profile")
+    if profiled is None:
+        return
+    usual = state.proposal(profiled.run)
+    with st.expander("Set up a comparison", icon=":material/balance:"):
+        st.markdown(
+            f"**{usual.model.label}**: {wording.plan_line(usual.plan)}. The plan is made on the Tune page."
+        )
+        with st.form("compare-form", border=False):
+            try:
+                recipe = controls.comparison(usual)
+                problem = recipe.warning
+            except SlicescopeError as error:
+                recipe, problem = None, str(error)
+            pressed = st.form_submit_button("Run", type="primary", icon=":material/play_arrow:")
+        if problem:
+            st.warning(problem, icon=":material/warning:")
+        if pressed and recipe:
+            parts.queue(lambda: recipe)
+
+
+def headline(result: CompareResult, planned: str) -> None:
+    """The verdict, then the perplexities beside it."""
+    with st.container(border=True):
+        st.header(wording.verdict(result, planned))
+        for how, each in wording.paired(result, planned):
+            with st.container(horizontal=True, vertical_alignment="center"):
+                st.badge(each.verdict, color=VERDICTS[each.verdict])
+                st.markdown(f"{how.capitalize()}: {wording.evidence(each)}")
+    dense = result.contestant("dense").evaluation
+    grid = st.grid(4, min_column_width=180, gap="medium")
+    for each in result.contestants:
+        change = None if each.name == "dense" else each.evaluation.perplexity / dense.perplexity - 1.0
+        note = f"95 % interval {wording.interval(each.evaluation.interval)}"
+        parts.card(grid, f"{each.title}, perplexity", f"{each.evaluation.perplexity:.2f}", change, note)
+    st.caption(f"{result.evaluation.label}: {dense.protocol}.")
+
+
+def evidence(result: CompareResult, recipe: CompareRecipe) -> None:
+    """Charts and tables."""
+    planned = recipe.plan.allocation
+    pairs = wording.paired(result, planned)
+    left, right = st.columns(2, gap="large")
+    with left:
+        st.subheader("Perplexity")
+        table = perplexity_table(result.contestants)
+        parts.chart(draw_perplexities(result.contestants, parts.theme()), "perplexity", table)
+    with right:
+        st.subheader("Paired difference")
+        parts.chart(draw_differences(pairs, parts.theme()), "difference", difference_table(pairs))
+    st.subheader("Four sizes, and what they took")
+    st.dataframe(size_table(result), hide_index=True, key="sizes")
+    st.subheader("What was cut where")
+    schedule, constant = (result.contestant(name).schedule for name in (planned, "constant"))
+    if schedule and constant:
+        path, redundancy = result.profile.block_path, result.profile.redundancy(recipe.plan.score)
+        drawing = draw_schedule(schedule, constant, result.fractions, planned, path, parts.theme())
+        parts.chart(drawing, "widths", schedule_table(schedule, constant, result.fractions, redundancy, path))
+
+
+def illustration(result: CompareResult, prompt: str) -> None:
+    """What each model makes of the prompt."""
+    if not any(each.sample for each in result.contestants):
+        return
+    st.subheader("An illustration, not evidence")
+    st.caption(f"Each model continues the prompt greedily: “{prompt}”")
+    grid = st.grid(4, min_column_width=220, gap="medium")
+    for each in result.contestants:
+        if each.sample:
+            with grid.container(border=True, height="stretch"):
+                st.markdown(f"**{each.title}**")
+                st.text(each.sample.text.strip())
+                st.caption(f"{each.sample.tokens} tokens, {each.sample.tokens_per_second:.1f} tokens/s")
+
+
+def reproduce(run: Run, result: CompareResult, recipe: CompareRecipe) -> None:
+    """The command, the texts' digests, the versions; and the sliced model itself."""
+    st.subheader("Repeat it, keep it")
+    st.code(wording.command(recipe), language="bash", wrap_lines=True)
+    with st.expander("Recipe, versions, digests", icon=":material/fingerprint:"):
+        where = run.environment
+        st.markdown(
+            f"Run `{run.key}`, {run.created:%d %b %Y %H:%M} UTC, took {wording.duration(run.seconds)} on "
+            f"{where.device} ({where.device_name}) in {where.dtype} with {where.threads} threads. "
+            f"{where.platform}; " + ", ".join(f"{name} {version}" for name, version in where.versions.items())
+        )
+        for role, used in (("Calibration", result.calibration), ("Evaluation", result.evaluation)):
+            st.markdown(
+                f"{role}: {used.label}, {used.windows} windows of {used.window_length:,} tokens, "
+                f"digest `{used.digest}`"
+            )
+        st.code(json.dumps(recipe.model_dump(mode="json"), indent=2), language="json")
+    slicing = recipe.slice_recipe()
+    folder = runs_folder() / slicing.key / MODEL_FOLDER
+    if folder.is_dir():
+        st.markdown("The sliced model of this plan is kept here; the Model page opens it as a folder.")
+        st.code(str(folder), language=None, wrap_lines=True)
+    elif st.button("Make and keep the sliced model", icon=":material/content_cut:"):
+        parts.queue(lambda: slicing)
+
+
+st.title("What did it cost?")
+st.markdown("Dense, constant and planned slicing, evaluated on the same windows in the same run.")
+set_up()
+if shown := parts.provenance("compare"):
+    run, result, recipe = shown.run, shown.run.result, shown.run.recipe
+    if isinstance(result, CompareResult) and isinstance(recipe, CompareRecipe):
+        if recipe.warning:
+            st.warning(recipe.warning, icon=":material/warning:")
+        if recipe.plan != state.plan():
+            st.caption(
+                "The plan on the Tune page has changed since: set up a comparison to see what that costs."
+            )
+        headline(result, recipe.plan.allocation)
+        evidence(result, recipe)
+        illustration(result, recipe.prompt)
+        reproduce(run, result, recipe)

@@ -1,0 +1,110 @@
+"""Page: which model, what it is, whether it can be sliced, and whether it fits; opens and closes it."""
+
+from functools import partial
+from pathlib import Path
+
+import streamlit as st
+
+from analysis.device import DTYPES, memory, pick_device
+from analysis.errors import SlicescopeError
+from analysis.source import ModelCard, ModelSource
+from app import parts, state, wording
+from app.jobs import Load, Unload
+
+KINDS = {"demo": "Demo", "hub": "Hub id", "folder": "Folder", "gguf": "GGUF file"}
+LOCATIONS = {
+    "hub": ("Hub id, with @revision where wanted", "HuggingFaceTB/SmolLM2-135M"),
+    "folder": ("Folder that save_pretrained, or slicescope, wrote", "/models/SmolLM2-135M"),
+    "gguf": ("GGUF file; its weights are dequantised once", "/models/model.gguf"),
+}
+
+
+def chosen_source(kind: str, location: str, device: str, dtype: str) -> ModelSource:
+    """The source that the controls describe (``ModelError`` when it is none)."""
+    if kind == "demo":
+        return ModelSource(kind="demo", device=device, dtype=dtype)
+    if kind == "hub":
+        name, _, revision = location.strip().partition("@")
+        return ModelSource(kind="hub", location=name, revision=revision or None, device=device, dtype=dtype)
+    return ModelSource.parse(str(Path(location.strip()).expanduser().absolute()), device, dtype)
+
+
+def draw_card(card: ModelCard) -> None:
+    """What the model is, before a weight is read."""
+    with st.container(border=True):
+        st.subheader(card.label)
+        if card.not_sliceable:
+            st.badge("Cannot be sliced", icon=":material/block:", color="orange")
+            st.markdown(card.not_sliceable)
+        else:
+            st.badge("Can be sliced", icon=":material/check:", color="green")
+        grid = st.grid(min_column_width=140, gap="medium")
+        facts = {
+            "Architecture": card.architecture,
+            "Blocks": f"{card.blocks}",
+            "Width D": f"{card.hidden_size:,}",
+            "Heads / KV heads": f"{card.heads} / {card.key_value_heads}",
+            "Vocabulary": f"{card.vocab_size:,}",
+            "Context, tokens": f"{card.context:,}" if card.context else "not stated",
+            "Parameters": wording.millions(card.parameters),
+            "Head": "tied" if card.tied else "its own",
+        }
+        for label, value in facts.items():
+            grid.metric(label, value)
+        free, total = memory(pick_device(card.device))
+        st.progress(
+            min(card.bytes / total, 1.0),
+            text=f"The weights need **{wording.memory(card.bytes)}** as {card.dtype} on {card.device}; "
+            f"{wording.memory(free)} of {wording.memory(total)} are free.",
+        )
+        if 2 * card.bytes > free:
+            st.warning("Slicing holds the dense and the sliced model at once, which may not fit here.")
+        else:
+            st.caption(
+                f"Slicing holds the dense and the sliced model at once: {wording.memory(2 * card.bytes)} "
+                "or less, and the text's states on top."
+            )
+
+
+st.title("Which model?")
+st.markdown("Choose where the weights come from. Nothing is loaded before the card says that it fits.")
+choice, view = st.columns([3, 7], gap="large")
+with choice:
+    kind = st.segmented_control(
+        "Source",
+        list(KINDS),
+        format_func=KINDS.__getitem__,
+        default="demo",
+        required=True,
+        key="model-kind",
+        persist_state="session",
+    )
+    location = ""
+    if kind in LOCATIONS:
+        label, example = LOCATIONS[kind]
+        location = st.text_input(label, placeholder=example, key=f"location-{kind}", persist_state="session")
+    device = st.selectbox("Device", ["auto", "cuda", "mps", "cpu"], key="device", persist_state="session")
+    dtype = st.selectbox("Dtype", ["auto", *DTYPES], key="dtype", persist_state="session")
+    st.caption("auto: CUDA, then MPS, then the CPU; float32 on a CPU, 16 bits on an accelerator.")
+
+source, card = None, None
+with view:
+    if kind != "demo" and not location.strip():
+        st.info(f"Name a model to see its card, for example {LOCATIONS[str(kind)][1]}.")
+    else:
+        try:
+            source = chosen_source(str(kind), location, device, dtype)
+            card = state.card(source)
+            draw_card(card)
+        except SlicescopeError as error:
+            st.error(str(error), icon=":material/error:")
+
+opened = state.worker().open_model
+with choice, st.container(horizontal=True):
+    is_open = bool(opened and opened[0] == source)
+    can_load = card is not None and not is_open
+    if st.button("Load", type="primary", icon=":material/upload:", disabled=not can_load) and source:
+        state.choose(source)
+        parts.queue(partial(Load, source))
+    if st.button("Unload", icon=":material/eject:", disabled=opened is None):
+        parts.queue(Unload)

@@ -1,0 +1,106 @@
+"""Page: how much to cut where. Every slider answers at once, since nothing here needs the weights."""
+
+import json
+
+import streamlit as st
+
+from analysis.device import DTYPES
+from analysis.errors import PlanError
+from analysis.profile import LayerProfile
+from analysis.shape import ModelShape
+from app import controls, parts, state, wording
+from app.figures import draw_schedule
+from app.tables import schedule_table
+from slicing.plan import Plan
+from slicing.runs import Run
+from slicing.schedule import SlicingSchedule
+
+
+def draw(plan: Plan, profile: LayerProfile, shape: ModelShape, itemsize: int) -> SlicingSchedule:
+    """What the plan would leave, beside constant slicing (``PlanError`` when it cannot be met)."""
+    redundancy = profile.redundancy(plan.score, plan.first_token)
+    fractions = plan.fractions(redundancy)
+    planned, constant = plan.schedule(redundancy, shape), plan.constant(shape)
+    sizes(planned, constant, shape, itemsize)
+    st.markdown(wording.reduction(planned, shape))
+    table = schedule_table(planned, constant, fractions, redundancy, profile.block_path)
+    drawing = draw_schedule(planned, constant, fractions, plan.allocation, profile.block_path, parts.theme())
+    parts.chart(drawing, "plan", table)
+    return planned
+
+
+def sizes(planned: SlicingSchedule, constant: SlicingSchedule, shape: ModelShape, itemsize: int) -> None:
+    """The four sizes, each against dense and beside constant slicing's."""
+    grid = st.grid(4, min_column_width=150, gap="medium")
+    mean = f"constant: {wording.percent(constant.mean_slice)}"
+    parts.card(grid, "Mean slice", wording.percent(planned.mean_slice), None, mean)
+    for label, words, dense, size_of in (
+        ("Parameters", wording.millions, shape.parameters, lambda s: s.parameters(shape)),
+        (
+            "Weight memory",
+            wording.memory,
+            shape.parameters * itemsize,
+            lambda s: s.parameters(shape) * itemsize,
+        ),
+        ("FLOPs per token", wording.flops, shape.flops_per_token, lambda s: s.flops_per_token(shape)),
+    ):
+        ours, theirs = size_of(planned), size_of(constant)
+        note = f"constant: {words(theirs)}, {wording.percent(theirs / dense - 1, signed=True)}"
+        parts.card(grid, label, words(ours), ours / dense - 1, note)
+
+
+def actions(run: Run, plan: Plan, planned: SlicingSchedule) -> None:
+    """What to do with the plan: compare it, keep it, pass it on."""
+    proposal = state.proposal(run)
+    if st.button("Compare with constant", type="primary", icon=":material/balance:", width="stretch"):
+        parts.queue(lambda: proposal)
+    with st.container(horizontal=True):
+        content = {"model": run.recipe.model.label, "plan": plan, "schedule": planned}
+        st.download_button(
+            "plan.json",
+            json.dumps(content, indent=2, default=lambda value: value.model_dump(mode="json")),
+            file_name="plan.json",
+            mime="application/json",
+            icon=":material/download:",
+            on_click="ignore",
+        )
+        with st.popover("Share", icon=":material/share:"):
+            st.caption("This page with these settings")
+            st.code(state.link(), language=None, wrap_lines=True)
+            st.caption("The same comparison from the command line")
+            st.code(wording.command(proposal), language="bash", wrap_lines=True)
+    st.caption(
+        f"The comparison slices on {proposal.calibration.label()} and evaluates on "
+        f"{proposal.evaluation.label()}, {proposal.calibration_windows} and {proposal.evaluation_windows} "
+        f"windows of {proposal.window_length:,} tokens. It profiles anew on its own calibration windows, so "
+        "widths may differ a little from this preview."
+    )
+
+
+@st.fragment
+def tuning(run: Run, shape: ModelShape) -> None:
+    """Controls and preview together, so that a slider redraws nothing else."""
+    itemsize = DTYPES[run.environment.dtype].itemsize
+    choice, view = st.columns([3, 7], gap="large")
+    try:
+        with choice:
+            plan = controls.plan()
+        with view:
+            planned = draw(plan, run.result.profile, shape, itemsize)
+        state.keep_plan(plan)
+        with choice:
+            actions(run, plan, planned)
+    except PlanError as error:
+        with view:
+            st.error(str(error), icon=":material/error:")
+
+
+st.title("How much to cut where?")
+st.markdown(
+    "Every block loses at least the base; the redundant ones lose more, until the mean is the target."
+)
+if shown := parts.provenance("profile"):
+    if shown.run.result.shape is None:
+        st.warning(f"This model cannot be sliced. {getattr(shown.run.result, 'not_sliceable', '')}")
+    else:
+        tuning(shown.run, shown.run.result.shape)

@@ -1,0 +1,77 @@
+"""Pieces of page that several pages share: charts with tables, cards, where results come from, the queue.
+
+Knows nothing about any one page.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+
+from analysis.errors import SlicescopeError
+from app import state, wording
+from app.figures import DARK, LIGHT, Drawing, Theme
+from app.jobs import Task
+
+CHART = {
+    "displaylogo": False,
+    "modeBarButtonsToRemove": ["select2d", "lasso2d", "zoomIn2d", "zoomOut2d", "autoScale2d"],
+    "toImageButtonOptions": {"format": "svg", "filename": "slicescope"},
+}
+
+
+def theme() -> Theme:
+    """The chart colours that go with the page's background."""
+    return DARK if st.context.theme.type == "dark" else LIGHT
+
+
+def chart(drawing: Drawing, key: str, table: pd.DataFrame) -> None:
+    """A figure with its takeaway, and the same numbers as a table that can be downloaded."""
+    st.plotly_chart(drawing.figure, key=key, config=CHART, alt=drawing.takeaway)
+    st.caption(drawing.takeaway)
+    with st.expander("The same as a table", icon=":material/table:"):
+        st.dataframe(table, hide_index=True, alt=drawing.takeaway, key=f"{key}-table")
+        st.download_button(
+            "Download CSV",
+            table.to_csv(index=False),
+            file_name=f"slicescope-{key}.csv",
+            mime="text/csv",
+            icon=":material/download:",
+            on_click="ignore",
+            key=f"{key}-csv",
+        )
+
+
+def card(grid: Any, label: str, value: str, change: float | None, note: str) -> None:
+    """One number, its change against the dense model where it has one, and a line below."""
+    with grid.container(border=True, height="stretch"):
+        delta = None if change is None else f"{100 * change:+.1f} %"
+        described = None if change is None else "vs dense"
+        st.metric(label, value, delta, delta_color="inverse", delta_description=described)
+        st.caption(note)
+
+
+def queue(make: Callable[[], Task]) -> None:
+    """Make a task, queue it and redraw; what is wrong with it is told in place."""
+    try:
+        state.submit(make())
+    except SlicescopeError as error:
+        st.error(str(error), icon=":material/error:")
+        return
+    st.rerun()
+
+
+def provenance(view: state.View) -> state.Shown | None:
+    """Say which run a view shows; ``None``, with a sentence and an action, when there is none."""
+    shown = state.shown(view)
+    if shown is None:
+        st.info("There is nothing to show yet: measure a profile, or compare, and it appears here.")
+        return None
+    if shown.problem:
+        st.warning(shown.problem, icon=":material/info:")
+    origin = "The demo run that ships with slicescope" if shown.bundled else f"Run {shown.run.key}"
+    st.caption(f":material/history: {origin} · {wording.run_line(shown.run)}")
+    return shown

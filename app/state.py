@@ -1,0 +1,163 @@
+"""What a session remembers, and the worker that all sessions share.
+
+The only reader and writer of ``st.session_state`` and ``st.query_params``; the values of widgets bound to
+the URL are the widgets' own. Knows nothing about pages or figures.
+"""
+
+from __future__ import annotations
+
+import uuid
+from typing import Literal, NamedTuple
+
+import streamlit as st
+
+from analysis.errors import StorageError
+from analysis.source import ModelCard, ModelSource, describe
+from analysis.texts import TextSource
+from app.jobs import Job, Task, Worker
+from slicing.plan import Plan
+from slicing.runs import CompareRecipe, CompareResult, ProfileRecipe, Run, bundled_run, find_run
+
+View = Literal["profile", "compare"]
+"""What can be looked at: a run's profile, a run's comparison. Also the names in the URL."""
+VIEWS: tuple[View, ...] = ("profile", "compare")
+
+
+class Shown(NamedTuple):
+    """The run a view shows."""
+
+    run: Run
+    bundled: bool
+    """Whether it is the run that ships with slicescope."""
+    problem: str | None
+    """Why it is not the run that was asked for, in one sentence."""
+
+
+@st.cache_resource(show_spinner=False, on_release=Worker.stop)
+def worker() -> Worker:
+    """The one worker of this process."""
+    return Worker()
+
+
+def restore() -> None:
+    """Begin with the runs that the URL names; from then on name the session's there, for links."""
+    if "owner" not in st.session_state:
+        st.session_state["owner"] = uuid.uuid4().hex
+        for view in VIEWS:
+            if named := st.query_params.get(view):
+                st.session_state[view] = named
+    for view in VIEWS:
+        key = st.session_state.get(view)
+        if key and st.query_params.get(view) != key:
+            st.query_params[view] = key
+
+
+def show(view: View, key: str) -> None:
+    """Let a view show the run of this key from the next full run of the page on."""
+    st.session_state[view] = key
+
+
+def shown(view: View) -> Shown | None:
+    """The run that a view shows: the one asked for, else the bundled one, else ``None``."""
+    key, problem = st.session_state.get(view), None
+    if key:
+        try:
+            run = find_run(key)
+            if view == "profile" or isinstance(run.result, CompareResult):
+                return Shown(run, bundled=False, problem=None)
+            problem = f"The run {run.key} is no comparison, so the demo's is shown."
+        except StorageError:
+            problem = f"The run '{key}' is no longer stored, so the demo's is shown."
+    try:
+        return Shown(bundled_run(), bundled=True, problem=problem)
+    except StorageError:
+        return None
+
+
+def source() -> ModelSource:
+    """The model that the next measurement is made on."""
+    return st.session_state.get("source", ModelSource(kind="demo"))
+
+
+def choose(source: ModelSource) -> None:
+    """Make this the model of the next measurement."""
+    st.session_state["source"] = source
+
+
+def plan() -> Plan:
+    """The plan as it was last seen on the Tune page."""
+    return st.session_state.get("plan", Plan())
+
+
+def keep_plan(plan: Plan) -> None:
+    """Remember the plan for the Compare page."""
+    st.session_state["plan"] = plan
+
+
+def proposal(run: Run) -> CompareRecipe:
+    """The comparison to propose: the tuned plan, on the model and text whose profile is shown."""
+    recipe = run.recipe
+    if isinstance(recipe, CompareRecipe):
+        return recipe.model_copy(update={"plan": plan()})
+    text = recipe.text if isinstance(recipe, ProfileRecipe) else recipe.calibration
+    return CompareRecipe(
+        model=recipe.model,
+        plan=plan(),
+        calibration=text,
+        evaluation=TextSource.parse("demo", "evaluation"),
+        window_length=recipe.window_length,
+        seed=recipe.seed,
+    )
+
+
+def card(source: ModelSource) -> ModelCard:
+    """The model card, read once in a while rather than at every click."""
+    return _card(source.to_json())
+
+
+@st.cache_data(ttl="10m", max_entries=32, show_spinner="Reading the configuration")
+def _card(source: str) -> ModelCard:
+    return describe(ModelSource.from_json(source, "The model source"))
+
+
+def submit(task: Task) -> Job:
+    """Queue a task for this session (``SlicescopeError`` when the queue is full)."""
+    job = worker().submit(task, st.session_state["owner"])
+    st.session_state["notice"] = None
+    st.session_state.setdefault("watched", []).append(job)
+    return job
+
+
+def settle() -> bool:
+    """Whether jobs of this session have ended since the last call; the views follow those that are done."""
+    watched: list[Job] = st.session_state.get("watched", [])
+    ended = [job for job in watched if not job.active]
+    for job in ended:
+        kind = job.task.kind
+        if job.state == "done" and job.key and kind in VIEWS:
+            show(kind, job.key)
+        st.session_state["notice" if job.state != "done" else "news"] = job
+    st.session_state["watched"] = [job for job in watched if job.active]
+    return bool(ended)
+
+
+def news() -> Job | None:
+    """The job that was done since the last call, to be announced once."""
+    return st.session_state.pop("news", None)
+
+
+def notice() -> Job | None:
+    """The last job of this session that failed or was cancelled, until it is dismissed."""
+    return st.session_state.get("notice")
+
+
+def dismiss() -> None:
+    """Forget the notice."""
+    st.session_state["notice"] = None
+
+
+def link(page: str = "") -> str:
+    """The address of what this session shows."""
+    address = (st.context.url or "").split("?")[0]
+    query = "&".join(f"{name}={value}" for name, value in st.query_params.items())
+    return f"{address}{page}" + (f"?{query}" if query else "")

@@ -1,0 +1,249 @@
+"""What the pages say: numbers with their units, results in sentences, recipes as commands.
+
+Knows nothing about streamlit or plotly.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from typing import Any
+
+from analysis.evaluate import Difference
+from analysis.shape import ModelShape
+from analysis.source import ModelSource
+from analysis.texts import DEMO_SPLITS, PRESETS, Role, TextSource
+from app.jobs import Job, Load, Unload
+from slicing.plan import Plan
+from slicing.runs import CompareRecipe, CompareResult, ProfileRecipe, Recipe, Run, SliceRecipe
+from slicing.schedule import SlicingSchedule
+
+
+def percent(fraction: float, signed: bool = False) -> str:
+    """``0.25`` as ``25.0 %``, which no line break parts."""
+    return _minus(
+        f"{100 * fraction:+.1f}\N{NO-BREAK SPACE}%" if signed else f"{100 * fraction:.1f}\N{NO-BREAK SPACE}%"
+    )
+
+
+def memory(size: int) -> str:
+    """Bytes in MiB or GiB."""
+    gap = "\N{NO-BREAK SPACE}"
+    return f"{size / 2**30:.2f}{gap}GiB" if size >= 2**30 else f"{size / 2**20:.0f}{gap}MiB"
+
+
+def millions(count: int) -> str:
+    """A count of parameters or FLOPs in millions or billions."""
+    return f"{count / 1e9:.2f} B" if count >= 1e9 else f"{count / 1e6:.1f} M"
+
+
+def flops(count: int) -> str:
+    """FLOPs for one token."""
+    return f"{count / 1e9:.2f} GFLOPs" if count >= 1e9 else f"{count / 1e6:.0f} MFLOPs"
+
+
+def duration(seconds: float) -> str:
+    """Seconds, minutes or hours, as coarse as one would say it."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def interval(pair: tuple[float, float] | None, digits: int = 2) -> str:
+    """A 95 % interval, or why there is none."""
+    if pair is None:
+        return "no interval below 8 windows"
+    return _minus(f"{pair[0]:.{digits}f} to {pair[1]:.{digits}f}")
+
+
+def title(task: Recipe | Load | Unload) -> str:
+    """What a job does, as a heading."""
+    if isinstance(task, Unload):
+        return "Unload the model"
+    if isinstance(task, Load):
+        return f"Load {task.source.label}"
+    if isinstance(task, ProfileRecipe):
+        return f"Profile {task.model.label}"
+    verb = "Slice" if isinstance(task, SliceRecipe) else "Compare"
+    return f"{verb} {task.model.label}, {plan_line(task.plan)}"
+
+
+def progress(job: Job, ahead: int) -> str:
+    """Where a waiting or running job is."""
+    if job.state == "queued":
+        return f"Queued, {ahead} ahead"
+    count = f", {job.done} of {job.total}" if job.total > 1 else ""
+    left = f" · about {duration(job.seconds_left)} left" if job.seconds_left is not None else ""
+    if job.cancelling:
+        return f"Cancelling after this step ({job.phase})"
+    return f"{job.phase}{count}{left}"
+
+
+def plan_line(plan: Plan) -> str:
+    """A plan in one line."""
+    rule = plan.rule()
+    settings = [f"{_short(type(rule), name)} {percent(value)}" for name, value in plan.settings.items()]
+    return ", ".join([plan.allocation, f"SP {percent(plan.target)}", *settings])
+
+
+def outliers(blocks: Sequence[int], left_off: bool) -> str:
+    """What an outlier does to a chart, and whether it is left off."""
+    listed = ", ".join(map(str, blocks))
+    what = "left off" if left_off else "far out"
+    if len(blocks) == 1:
+        return f"Block {listed} is {what}: it compresses the rest"
+    return f"Blocks {listed} are {what}: they compress the rest"
+
+
+def run_line(run: Run) -> str:
+    """A run in one line, for headings and pickers."""
+    return f"{title(run.recipe)} · {run.created:%d %b %Y %H:%M} UTC"
+
+
+def reduction(schedule: SlicingSchedule, shape: ModelShape) -> str:
+    """What the mean slice means in parameters, which is not the same number."""
+    change = schedule.parameters(shape) / shape.parameters - 1.0
+    parameters = f"{percent(abs(change))} {'fewer' if change <= 0 else 'more'} parameters"
+    return (
+        f"A {percent(schedule.mean_slice)} mean slice means **{parameters}** here: every cut adds shortcut "
+        "matrices, and the embedding is counted too."
+    )
+
+
+def paired(result: CompareResult, planned: str) -> list[tuple[str, Difference]]:
+    """The differences that decide, each with the condition it holds at."""
+    if planned == "constant":
+        return [("against dense", result.difference("dense", planned))]
+    return [
+        ("at equal mean slice", result.difference("constant", planned)),
+        ("at equal parameters", result.difference("constant-matched", planned)),
+    ]
+
+
+def verdict(result: CompareResult, planned: str) -> str:
+    """The one sentence of a comparison, in Markdown: at equal mean slice and at equal parameters."""
+    if planned == "constant":
+        return (
+            f"Constant slicing costs {_change(result.difference('dense', planned))} perplexity against dense."
+        )
+    slices, parameters = (each for _, each in paired(result, planned))
+    name = planned.capitalize()
+    if "too few windows to tell" in (slices.verdict, parameters.verdict):
+        return (
+            f"Too few windows to tell: {name} measured {_change(slices)} perplexity against constant, "
+            "but a verdict needs 8 evaluation windows or more."
+        )
+    words = {
+        "better": "predicts :green[better] than constant slicing",
+        "worse": "predicts :orange[worse] than constant slicing",
+        "no clear difference": "shows no clear difference to constant slicing",
+    }
+    if slices.verdict == parameters.verdict:
+        return (
+            f"{name} slicing {words[slices.verdict]}: {_change(slices)} perplexity at equal mean slice, "
+            f"{_change(parameters)} at equal parameters."
+        )
+    return (
+        f"{name} slicing {words[slices.verdict]} at equal mean slice ({_change(slices)} perplexity), and "
+        f"{words[parameters.verdict]} at equal parameters ({_change(parameters)})."
+    )
+
+
+def evidence(each: Difference) -> str:
+    """One paired difference with its interval, in percent and in nats."""
+    between = "no interval below 8 windows"
+    if each.percent_interval:
+        low, high = each.percent_interval
+        between = _minus(f"95 % interval {low:+.1f} to {high:+.1f} %")
+    nats = _minus(f"{each.nats:+.3f} nats per token")
+    return f"{_change(each)} perplexity · {between} · {nats} · {each.windows} windows, paired"
+
+
+def text_argument(source: TextSource, role: Role) -> str:
+    """What ``TextSource.parse`` reads as this source."""
+    if source.kind == "demo":
+        return "demo" if source.split == role else f"demo:{source.split}"
+    if source.kind == "file":
+        return source.location
+    for name, preset in PRESETS.items():
+        if (preset.repo, preset.config) == (source.location, source.config):
+            return name if preset.splits[role] == source.split else f"{name}:{source.split}"
+    config = f"/{source.config}" if source.config else ""
+    revision = f"@{source.revision}" if source.revision else ""
+    return f"{source.location}{config}{revision}:{source.split}"
+
+
+def text_title(argument: str) -> str:
+    """A text, as written for ``TextSource.parse``, for people."""
+    name, _, split = argument.partition(":")
+    if name == "demo":
+        years = DEMO_SPLITS.get(split)
+        return f"State of the Union {years.first}-{years.last}" if years else "State of the Union (demo)"
+    if name in PRESETS:
+        return PRESETS[name].title + (f" ({split})" if split else "")
+    return argument
+
+
+def command(recipe: Recipe) -> str:
+    """The command that repeats the recipe: model and plan, and whatever else differs from the default."""
+    words = ["slicescope", recipe.kind]
+    if isinstance(recipe, SliceRecipe):
+        words += ["--out", "sliced-model"]
+    words += _model_flags(recipe.model)
+    default: Any = type(recipe).model_fields
+    flags: dict[str, tuple[Any, Any]] = {}
+    if isinstance(recipe, ProfileRecipe):
+        flags["text"] = (text_argument(recipe.text, "calibration"), "demo")
+        flags["windows"] = (recipe.windows, default["windows"].default)
+    else:
+        words += _plan_flags(recipe.plan)
+        flags["calibration"] = (text_argument(recipe.calibration, "calibration"), "demo")
+        flags["calibration-windows"] = (recipe.calibration_windows, default["calibration_windows"].default)
+        flags["profile-windows"] = (recipe.profile_windows, min(8, recipe.calibration_windows))
+    if isinstance(recipe, CompareRecipe):
+        flags["evaluation"] = (text_argument(recipe.evaluation, "evaluation"), "demo")
+        flags["evaluation-windows"] = (recipe.evaluation_windows, default["evaluation_windows"].default)
+        flags["prompt"] = (recipe.prompt, default["prompt"].default)
+        flags["new-tokens"] = (recipe.new_tokens, default["new_tokens"].default)
+    flags["window-length"] = (recipe.window_length, default["window_length"].default)
+    flags["seed"] = (recipe.seed, default["seed"].default)
+    return shlex.join(words + _changed(flags))
+
+
+def _model_flags(model: ModelSource) -> list[str]:
+    location = model.location + (f"@{model.revision}" if model.revision else "")
+    where = "demo" if model.kind == "demo" else location
+    return ["--model", where, *_changed({"device": (model.device, "auto"), "dtype": (model.dtype, "auto")})]
+
+
+def _plan_flags(plan: Plan) -> list[str]:
+    usual = Plan()
+    flags: dict[str, tuple[Any, Any]] = {
+        name: (value, None)
+        for name, value in (("allocation", plan.allocation), ("target", plan.target), *plan.settings.items())
+    }
+    for name in ("score", "max_fraction", "rounding", "embedding"):
+        flags[name.replace("_", "-")] = (getattr(plan, name), getattr(usual, name))
+    return _changed(flags) + (["--first-token"] if plan.first_token else [])
+
+
+def _changed(flags: dict[str, tuple[Any, Any]]) -> list[str]:
+    words: list[str] = []
+    for name, (value, usual) in flags.items():
+        if value != usual:
+            words += [f"--{name}", f"{value:g}" if isinstance(value, float) else str(value)]
+    return words
+
+
+def _short(rule: Any, name: str) -> str:
+    """``SB`` of ``Slice base (SB)``; a field without an abbreviation keeps its title."""
+    full = rule.model_fields[name].title or name
+    return full.rpartition("(")[2].rstrip(")")
+
+
+def _change(each: Difference) -> str:
+    return _minus(f"{each.percent:+.1f} %")
+
+
+def _minus(text: str) -> str:
+    return text.replace("-", "−")

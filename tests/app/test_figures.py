@@ -1,0 +1,204 @@
+"""The figures show the numbers they were given, in the colours of their roles, and say so in a sentence."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+
+from analysis.evaluate import Difference, Perplexity
+from analysis.profile import LayerProfile, Measurement
+from analysis.scores import SCORES
+from app import figures
+from app.figures import (
+    CONSTANT,
+    DARK,
+    DYNAMIC,
+    HIGHLIGHT,
+    LIGHT,
+    draw_differences,
+    draw_perplexities,
+    draw_profile,
+    draw_schedule,
+    outliers,
+)
+from slicing.allocation import Fractions
+from slicing.runs import Contestant
+from slicing.schedule import SlicingSchedule
+
+COSINES = (0.1, 0.80, 0.90, 0.95, 0.90, 0.95, 0.90, 0.95, 0.90, 0.85)
+
+
+def profile() -> LayerProfile:
+    rows = tuple(tuple(value + shift for value in COSINES) for shift in (-0.01, 0.01))
+    measurement = Measurement(rest=rows, first=tuple((0.5,) * 10 for _ in range(2)))
+    return LayerProfile(
+        model="tiny",
+        text="text",
+        block_path="model.layers",
+        blocks=10,
+        windows=2,
+        window_length=16,
+        measurements={"cosine": measurement, "angular_distance": Measurement(rest=rows, first=None)},
+        seconds=1.0,
+    )
+
+
+def evaluation(perplexity: float, interval: tuple[float, float] | None) -> Perplexity:
+    return Perplexity(
+        perplexity=perplexity,
+        interval=interval,
+        nll=(1.0, 2.0),
+        window_length=8,
+        tokens_per_second=1.0,
+        seconds=1.0,
+        peak_memory=1,
+    )
+
+
+def contestant(name: str, perplexity: float, interval: tuple[float, float] | None = None) -> Contestant:
+    return Contestant(
+        name=name,
+        title=name.capitalize(),
+        schedule=None,
+        mean_slice=0.0,
+        parameters=1,
+        bytes=4,
+        flops_per_token=2,
+        evaluation=evaluation(perplexity, interval),
+        slicing_seconds=None,
+        slicing_peak_memory=None,
+        discarded=None,
+        sample=None,
+    )
+
+
+def schedule(*widths: int) -> SlicingSchedule:
+    return SlicingSchedule(hidden_size=100, widths=(*widths, 100), embedding="shared")
+
+
+@pytest.mark.parametrize("score", SCORES)
+def test_a_profile_shows_every_block_with_its_spread(score: str) -> None:
+    drawing = draw_profile(profile(), score)
+    bars: Any = drawing.figure.data[0]
+    assert bars.type == "bar"
+    assert list(bars.x) == list(range(10))
+    assert np.allclose(bars.y, profile().values(score))
+    assert np.allclose(bars.error_y.array, profile().spread(score))
+    assert bars.customdata[3] == "model.layers.3"
+    assert bars.marker.color[0] == HIGHLIGHT
+    assert set(bars.marker.color[1:]) == {LIGHT.measured}
+    assert "Block 3 changes its input least" in drawing.takeaway or score == "angular"
+
+
+def test_the_first_token_can_be_counted() -> None:
+    without, counted = (draw_profile(profile(), "block-influence", first).figure for first in (False, True))
+    assert not np.allclose(without.data[0].y, counted.data[0].y)  # type: ignore[union-attr]
+
+
+def test_zooming_leaves_the_outlier_off_and_says_so() -> None:
+    drawing = draw_profile(profile(), "lr", without=outliers(profile().values("lr")))
+    dots: Any = drawing.figure.data[0]
+    assert dots.type == "scatter" and dots.mode == "markers"  # a bar on a fitted axis would deceive
+    assert list(dots.x) == list(range(1, 10))
+    assert "axis fitted" in drawing.figure.layout.yaxis.title.text
+
+
+@pytest.mark.parametrize(
+    ("values", "far"),
+    [
+        (COSINES, [0]),
+        ((0.0, 0.0, *([1.0] * 10)), [0, 1]),
+        (tuple(range(10)), []),
+        ((1.0,) * 10, []),
+        ((0.0, 1.0, 1.0), []),
+        ((*([0.0] * 5), *([1.0] * 5)), []),
+    ],
+)
+def test_outliers_are_few_and_far_from_the_rest(values: tuple[float, ...], far: list[int]) -> None:
+    assert outliers(np.array(values)) == far
+
+
+def test_a_schedule_shows_planned_constant_and_mean_and_hatches_capped_blocks() -> None:
+    planned, constant = schedule(90, 60, 60), schedule(70, 70, 70)
+    fractions = Fractions(values=(0.1, 0.4, 0.4), capped=(False, True, True))
+    drawing = draw_schedule(planned, constant, fractions, "dynamic", "model.layers")
+    bars, line, mean, legend = (trace for trace in drawing.figure.data)
+    assert np.allclose(bars.y, [10, 40, 40]) and bars.marker.color == DYNAMIC
+    assert list(bars.marker.pattern.shape) == ["", "/", "/"]
+    assert bars.customdata[1][1:] == (60, 100) or list(bars.customdata[1][1:]) == [60, 100]
+    assert np.allclose(line.y, [30, 30, 30]) and line.line.color == CONSTANT
+    assert np.allclose(mean.y, 30.0) and mean.line.dash == "dash"
+    assert legend.name == "held back by the largest fraction"
+    assert "2 held back" in drawing.takeaway and "10.0 % (block 0)" in drawing.takeaway
+
+
+def test_without_a_cap_there_is_no_hatch() -> None:
+    fractions = Fractions(values=(0.3, 0.3), capped=(False, False))
+    drawing = draw_schedule(schedule(70, 70), schedule(70, 70), fractions, "constant", "h")
+    assert len(drawing.figure.data) == 3
+    assert drawing.figure.data[0].marker.color == CONSTANT  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("theme", [LIGHT, DARK])
+def test_perplexities_have_the_colours_of_their_roles(theme: figures.Theme) -> None:
+    everyone = [
+        contestant("dense", 20.0, (18.0, 23.0)),
+        contestant("constant", 40.0),
+        contestant("dynamic", 30.0),
+    ]
+    drawing = draw_perplexities(everyone, theme)
+    bars: Any = drawing.figure.data
+    assert [bar.x[0] for bar in bars] == [20.0, 40.0, 30.0]
+    assert [bar.marker.color for bar in bars] == [theme.dense, CONSTANT, DYNAMIC]
+    assert (bars[0].error_x.array[0], bars[0].error_x.arrayminus[0]) == (3.0, 2.0)
+    assert [bar.error_x.visible for bar in bars] == [True, False, False]
+    assert drawing.takeaway.startswith("Perplexity is lowest for Dense")
+
+
+def test_differences_stand_around_zero_with_their_verdict() -> None:
+    each = Difference(
+        baseline="constant", contender="dynamic", nats=-0.1, nats_interval=(-0.2, -0.05), windows=9
+    )
+    alone = each.model_copy(update={"nats_interval": None})
+    drawing = draw_differences([("at equal mean slice", each), ("at equal parameters", alone)])
+    first, second = drawing.figure.data
+    assert first.x[0] == pytest.approx(each.percent) and first.text[0] == "better"  # type: ignore[union-attr]
+    assert second.error_x.visible is False  # type: ignore[union-attr]
+    low, high = drawing.figure.layout.xaxis.range
+    assert low == -high and low < each.percent_interval[0]  # type: ignore[index]
+    assert "at equal parameters: -9.5 % perplexity, too few windows to tell." in drawing.takeaway
+
+
+def contrast(colour: str, background: str) -> float:
+    def luminance(hexadecimal: str) -> float:
+        parts = [int(hexadecimal[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        linear = [part / 12.92 if part <= 0.03928 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    dark, light = sorted((luminance(colour), luminance(background)))
+    return (light + 0.05) / (dark + 0.05)
+
+
+@pytest.mark.parametrize(("theme", "background"), [(LIGHT, "#FFFFFF"), (DARK, "#060709")])
+def test_text_and_marks_stand_out_from_the_page(theme: figures.Theme, background: str) -> None:
+    assert min(contrast(colour, background) for colour in (theme.ink, theme.label)) >= 4.5
+    marks = (theme.dense, theme.measured, CONSTANT, DYNAMIC)
+    assert min(contrast(colour, background) for colour in marks) >= 3.0
+
+
+def test_figures_are_explicit_about_their_template_and_need_no_streamlit() -> None:
+    assert all(theme.template.startswith("plotly_") for theme in (LIGHT, DARK))
+    code = "import sys, app.figures; assert 'streamlit' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_block_labels_stay_few() -> None:
+    for count in (3, 16, 30, 80, 126):
+        widths = tuple([50] * count)
+        fractions = Fractions(values=(0.5,) * count, capped=(False,) * count)
+        figure = draw_schedule(schedule(*widths), schedule(*widths), fractions, "dynamic", "h").figure
+        assert count / figure.layout.xaxis.dtick <= 16

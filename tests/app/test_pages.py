@@ -1,0 +1,323 @@
+"""Every page, opened on the bundled run without a browser: what it says, and that it never breaks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from analysis.errors import ModelError
+from analysis.source import ModelCard, ModelSource, describe
+from analysis.storage import runs_folder
+from analysis.texts import TextSource
+from app import state
+from app.jobs import Job, Load
+from slicing import runs
+from slicing.runs import CompareRecipe, ProfileRecipe, SliceRecipe, bundled_run
+
+MAIN = Path(__file__).parents[2] / "app" / "main.py"
+
+
+class Desk:
+    """Stands in for the worker: takes tasks and does nothing."""
+
+    def __init__(self) -> None:
+        self.tasks: list[Any] = []
+        self.active: tuple[Job, ...] = ()
+        self.open_model = None
+        self.refusal: str | None = None
+
+    def submit(self, task: Any, owner: str) -> Job:
+        if self.refusal:
+            raise ModelError(self.refusal)
+        self.tasks.append(task)
+        job = Job(len(self.tasks), task, owner)
+        self.active += (job,)
+        return job
+
+    def cancel(self, job: Job) -> None:
+        job.state = "cancelled"
+        self.active = tuple(each for each in self.active if each is not job)
+
+    def position(self, job: Job) -> int:
+        return self.active.index(job)
+
+
+def describe_unless_demo(source: ModelSource) -> ModelCard:
+    """The demo model may not be installed, and reading its GGUF file takes seconds."""
+    if source.kind == "demo":
+        raise ModelError("The demo model is not installed.")
+    return describe(source)
+
+
+@pytest.fixture
+def desk(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[Desk]:
+    desk = Desk()
+    monkeypatch.setattr(state, "worker", lambda: desk)
+    if "demo" not in request.keywords:
+        monkeypatch.setattr(state, "describe", describe_unless_demo)
+    state._card.clear()
+    yield desk
+
+
+def page(name: str, **parameters: str) -> AppTest:
+    app = AppTest.from_file(str(MAIN), default_timeout=30)
+    for key, value in parameters.items():
+        app.query_params[key] = value
+    app.run()
+    app.switch_page(f"app_pages/{name}.py").run()
+    assert not app.exception
+    return app
+
+
+def said(app: AppTest) -> str:
+    kinds = ("title", "header", "subheader", "markdown", "caption", "error", "warning", "info", "text")
+    return "\n".join(str(element.value) for kind in kinds for element in getattr(app, kind))
+
+
+def type_into(app: AppTest, key: str, text: str) -> None:
+    """Type what is not among the options, which AppTest does not know how to do."""
+    box = app.selectbox(key=key)
+    box.options.append(text)
+    box.set_value(text)
+
+
+def press(app: AppTest, label: str) -> AppTest:
+    next(button for button in app.button if button.label == label).click().run()
+    assert not app.exception
+    return app
+
+
+def test_the_bare_address_opens_the_profile(desk: Desk) -> None:
+    app = AppTest.from_file(str(MAIN), default_timeout=30).run()
+    assert not app.exception
+    assert app.title[0].value == "Where is it redundant?"
+
+
+@pytest.mark.parametrize(
+    ("name", "title"),
+    [
+        ("profile", "Where is it redundant?"),
+        ("tune", "How much to cut where?"),
+        ("compare", "What did it cost?"),
+        ("runs", "What has been run?"),
+    ],
+)
+def test_every_page_opens(desk: Desk, name: str, title: str) -> None:
+    app = page(name)
+    assert app.title[0].value == title
+    assert not app.error
+
+
+@pytest.mark.demo
+def test_the_model_page_shows_the_card_before_anything_is_loaded(desk: Desk) -> None:
+    app = page("model")
+    facts = {metric.label: metric.value for metric in app.metric}
+    assert facts["Blocks"] == "30" and facts["Width D"] == "576" and facts["Heads / KV heads"] == "9 / 3"
+    assert facts["Parameters"] == "134.5 M"
+    press(app, "Load")
+    assert [type(task) for task in desk.tasks] == [Load]
+
+
+def test_a_model_that_is_not_there_is_a_sentence(desk: Desk) -> None:
+    app = page("model")
+    app.segmented_control(key="model-kind").set_value("folder").run()
+    assert "Name a model to see its card" in said(app)
+    app.text_input(key="location-folder").set_value("/nowhere/at/all").run()
+    assert "'/nowhere/at/all' does not exist" in app.error[0].value
+    assert next(button for button in app.button if button.label == "Load").disabled
+
+
+def test_a_model_folder_has_a_card(desk: Desk, tiny_folder: Path) -> None:
+    app = page("model")
+    app.segmented_control(key="model-kind").set_value("folder").run()
+    app.text_input(key="location-folder").set_value(str(tiny_folder)).run()
+    assert "Can be sliced" in said(app)
+    press(app, "Load")
+    app.switch_page("app_pages/profile.py").run()
+    assert f"press Measure for {tiny_folder.name}" in said(app)
+
+
+def test_the_profile_switches_scores_and_zooms(desk: Desk) -> None:
+    app = page("profile")
+    assert "Mean cosine" in said(app)
+    assert len(app.get("plotly_chart")) == 1
+    app.segmented_control(key="shown").set_value("angular").run()
+    assert "Angle between" in said(app)
+    app.toggle(key="shown-first").set_value(True).run()
+    assert not app.exception
+
+
+def test_measuring_queues_a_recipe(desk: Desk) -> None:
+    app = page("profile")
+    app.number_input(key="profile-windows").set_value(2)
+    app.number_input(key="profile-length").set_value(64)
+    press(app, "Measure")
+    assert desk.tasks == [
+        ProfileRecipe(
+            model=ModelSource(kind="demo"),
+            text=TextSource(kind="demo", split="calibration"),
+            windows=2,
+            window_length=64,
+        )
+    ]
+    assert "Profile SmolLM2" in said(app)  # in the strip
+    press(app, "Cancel")
+    assert "was cancelled; nothing was stored" in said(app)
+    press(app, "Dismiss")
+    assert "was cancelled" not in said(app)
+
+
+def test_an_unknown_text_and_a_full_queue_are_sentences(desk: Desk) -> None:
+    app = page("profile")
+    type_into(app, "profile-text", "wikitex")
+    press(app, "Measure")
+    assert "wikitext2" in app.error[0].value
+    assert not desk.tasks
+    desk.refusal = "8 jobs are waiting already."
+    type_into(app, "profile-text", "demo")
+    press(app, "Measure")
+    assert app.error[0].value == "8 jobs are waiting already."
+
+
+def test_a_failed_job_is_told_until_dismissed(desk: Desk) -> None:
+    app = press(page("profile"), "Measure")
+    (job,) = desk.active
+    job.state, job.error, desk.active = "failed", "Memory ran out while profiling.", ()
+    app.run()
+    assert "Memory ran out while profiling." in app.error[0].value
+    press(app, "Dismiss")
+    assert not app.error
+
+
+def test_sliders_change_the_plan_that_is_compared(desk: Desk) -> None:
+    app = page("tune")
+    before = [metric.value for metric in app.metric]
+    app.slider(key="sp").set_value(40).run()
+    assert not app.exception
+    after = [metric.value for metric in app.metric]
+    assert before[0] == "25.0\N{NO-BREAK SPACE}%" and after[0] == "40.0\N{NO-BREAK SPACE}%"
+    assert all(old != new for old, new in zip(before, after, strict=True))
+    assert "fewer parameters" in said(app)
+    press(app, "Compare with constant")
+    (task,) = desk.tasks
+    assert isinstance(task, CompareRecipe) and task.plan.target == 0.4
+
+
+def test_an_address_sets_the_plan(desk: Desk) -> None:
+    app = page("tune", sp="30", base="0", score="Angular distance", rounding="1")
+    assert app.slider(key="sp").value == 30 and app.slider(key="base").value == 0
+    assert app.selectbox(key="score").value == "angular"
+    assert app.metric[0].value == "30.0\N{NO-BREAK SPACE}%"
+
+
+@pytest.mark.parametrize(
+    ("parameters", "sentence"),
+    [
+        ({"base": "40"}, "may not exceed the target"),
+        ({"sp": "60", "max": "50"}, "cannot be reached"),
+        ({"sp": "60", "max": "0"}, "largest fraction must lie between"),
+    ],
+)
+def test_a_bad_combination_is_a_sentence_beside_the_sliders(
+    desk: Desk, parameters: dict[str, str], sentence: str
+) -> None:
+    app = page("tune", **parameters)
+    assert sentence in app.error[0].value
+    assert app.slider(key="sp")
+    assert not app.metric
+
+
+def test_an_allocation_without_settings_has_no_sliders_for_them(desk: Desk) -> None:
+    app = page("tune", allocation="Constant (SliceGPT)")
+    assert [slider.key for slider in app.slider] == ["sp", "max"]
+    assert app.metric[0].value == "25.0\N{NO-BREAK SPACE}%"
+
+
+def test_a_comparison_reads_in_one_glance(desk: Desk) -> None:
+    app, run = page("compare"), bundled_run()
+    result: Any = run.result
+    dynamic = result.contestant("dynamic").evaluation.perplexity
+    assert app.header[0].value.startswith("Dynamic slicing")
+    assert f"{dynamic:.2f}" in [metric.value for metric in app.metric]
+    assert "At equal mean slice: " in said(app) and "At equal parameters: " in said(app)
+    assert result.contestant("dense").evaluation.protocol in said(app)
+    assert "not evidence" in said(app)
+    assert any(code.value.startswith("slicescope compare") for code in app.code)
+    press(app, "Make and keep the sliced model")
+    assert [type(task) for task in desk.tasks] == [SliceRecipe]
+
+
+def test_a_comparison_is_set_up_with_the_tuned_plan(desk: Desk) -> None:
+    app = page("tune", sp="35")
+    app.switch_page("app_pages/compare.py").run()
+    app.number_input(key="calibration-windows").set_value(2)
+    app.number_input(key="evaluation-windows").set_value(3)
+    press(app, "Run")
+    (task,) = desk.tasks
+    assert (task.plan.target, task.calibration_windows, task.profile_windows) == (0.35, 2, 2)
+    assert task.evaluation_windows == 3
+
+
+def test_the_same_text_twice_is_warned_of(desk: Desk, tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text("The state of the Union is strong.")
+    app = page("compare")
+    for role in ("calibration", "evaluation"):
+        type_into(app, role, str(tmp_path / "text.txt"))
+    press(app, "Run")
+    assert any("flatters" in warning.value for warning in app.warning)
+
+
+def stored() -> str:
+    """The bundled run, stored as a run of one's own."""
+    run = bundled_run()
+    folder = runs_folder() / run.key
+    folder.mkdir(parents=True)
+    (folder / runs.RUN_FILE).write_text(run.to_json())
+    return run.key
+
+
+def test_runs_are_listed_opened_and_deleted(desk: Desk) -> None:
+    key = stored()
+    broken = runs_folder() / "broken"
+    broken.mkdir()
+    (broken / runs.RUN_FILE).write_text("{")
+    app = page("runs")
+    (table,) = app.dataframe
+    assert list(table.value["key"]) == [key]
+    assert "is not a readable Run" in app.warning[0].value
+    press(app, "Open the comparison")
+    assert app.title[0].value == "What did it cost?"
+    assert f"Run {key}" in said(app)
+    assert app.query_params["compare"] == key
+
+
+def test_a_link_to_a_run_that_is_gone_shows_the_demo_and_says_so(desk: Desk) -> None:
+    app = page("compare", compare="abcdef123456")
+    assert "The run 'abcdef123456' is no longer stored" in app.warning[0].value
+    assert app.header[0].value.startswith("Dynamic slicing")
+
+
+def test_without_any_run_there_is_one_sentence(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(runs, "BUNDLED_RUN", tmp_path / "nothing")
+    for name in ("profile", "tune", "compare"):
+        assert "There is nothing to show yet" in said(page(name))
+
+
+def test_a_model_that_cannot_be_sliced_is_told_on_the_tune_page(desk: Desk) -> None:
+    run = bundled_run()
+    result: Any = run.result
+    unsliceable = runs.ProfileResult(
+        profile=result.profile, shape=None, not_sliceable="Its norms come after.", text=result.calibration
+    )
+    recipe = ProfileRecipe(model=run.recipe.model, text=TextSource(kind="demo", split="calibration"))
+    changed = run.model_copy(update={"recipe": recipe, "result": unsliceable})
+    folder = runs_folder() / changed.key
+    folder.mkdir(parents=True)
+    (folder / runs.RUN_FILE).write_text(changed.to_json())
+    assert "Its norms come after." in said(page("tune", profile=changed.key))
