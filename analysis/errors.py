@@ -66,9 +66,15 @@ class Cancelled(SlicescopeError):
 
 
 def one_line(error: BaseException) -> str:
-    """The first line of another library's error, without the ending full stop."""
-    lines = str(error).strip().splitlines()
-    return (lines[0].strip() if lines else type(error).__name__).rstrip(".")
+    """The first line of another library's error, without the ending full stop.
+
+    A line that ends in a colon announces the next one, which then belongs to it.
+    """
+    if isinstance(error, KeyError):
+        return f"there is no entry {error}"
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = " ".join(lines[:2] if lines and lines[0].endswith(":") else lines[:1])
+    return text.rstrip(".,:!") or type(error).__name__
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:

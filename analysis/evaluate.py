@@ -97,12 +97,23 @@ def batches_of(windows: Tensor, device: torch.device) -> Iterator[Tensor]:
 
 
 def check_windows(model: Any, windows: Tensor) -> None:
-    """Raise ``TextError`` when the windows are longer than the model's context."""
+    """Raise ``TextError`` for windows longer than the model's context, ``ModelError`` for unknown tokens."""
+    _check_vocabulary(model, windows)
     context = context_length(model.config)
     if context is not None and windows.shape[1] > context:
         raise TextError(
             f"Windows of {windows.shape[1]:,} tokens were asked for, but this model's context ends at "
             f"{context:,}: choose shorter windows."
+        )
+
+
+def _check_vocabulary(model: Any, tokens: Tensor) -> None:
+    """Raise ``ModelError`` for tokens the model does not know, which on CUDA would end the whole process."""
+    rows = model.get_input_embeddings().weight.shape[0]
+    if tokens.numel() and int(tokens.max()) >= rows:
+        raise ModelError(
+            f"The tokenizer makes token {int(tokens.max()):,}, but the model knows {rows:,} tokens: "
+            "open the model with its own tokenizer."
         )
 
 
@@ -166,6 +177,18 @@ def continue_text(opened: OpenModel, prompt: str, new_tokens: int) -> Sample:
     encoded = tokenizer(prompt, return_tensors="pt")
     if not encoded.input_ids.shape[1]:
         raise TextError("The prompt is empty: give at least one word.")
+    if new_tokens < 1:
+        raise TextError(f"{new_tokens} new tokens were asked for: ask for 1 or more.")
+    _check_vocabulary(model, encoded.input_ids)
+    context = context_length(model.config)
+    if context is not None:
+        room = context - encoded.input_ids.shape[1]
+        if room < 1:
+            raise TextError(
+                f"The prompt has {encoded.input_ids.shape[1]:,} tokens, but this model's context ends at "
+                f"{context:,}: choose a shorter prompt."
+            )
+        new_tokens = min(new_tokens, room)
     encoded = encoded.to(model.device)
     start = time.perf_counter()
     with out_of_memory_told("generating"):

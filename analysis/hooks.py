@@ -39,7 +39,7 @@ def watch_blocks(model: nn.Module, look: Look) -> Iterator[None]:
 def _hook(index: int, look: Look) -> Callable[..., None]:
     def hook(block: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
         entering = args[0] if args else kwargs["hidden_states"]
-        leaving = output[0] if isinstance(output, tuple) else output
+        leaving = output[0] if isinstance(output, tuple | list) else output
         look(index, entering, leaving)
 
     return hook

@@ -102,7 +102,7 @@ class _Sums:
         self.first[rows, block] = per_token[:, 0].cpu().numpy()
 
     def done(self) -> Measurement:
-        broken = ~np.isfinite(self.rest).all(axis=0)
+        broken = ~(np.isfinite(self.rest) & np.isfinite(self.first)).all(axis=0)
         if broken.any():
             raise ModelError(
                 f"The stream is not finite from block {int(broken.argmax())} on: open the model in bfloat16 "
@@ -164,4 +164,3 @@ def profile_blocks(
 def _distinct(scores: Iterable[Score]) -> list[Score]:
     """One score per measurement: LR and block influence share theirs."""
     return list({score.measure.__name__: score for score in scores}.values())
-

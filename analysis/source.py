@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,14 +30,17 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from transformers.utils import logging as transformers_logging
 
 from analysis.anatomy import read_shape, why_not_sliceable
-from analysis.device import out_of_memory_told, pick_device, pick_dtype
-from analysis.errors import ModelError, UnsupportedError, one_line
+from analysis.device import is_out_of_memory, out_of_memory_told, pick_device, pick_dtype
+from analysis.errors import ModelError, SlicescopeError, UnsupportedError, one_line
 from analysis.hub import hub_answers
-from analysis.storage import cache_folder, whole_folder
+from analysis.storage import cache_folder, storage_errors, whole_folder
 from analysis.values import Value
 
 SLICED_MANIFEST = "slicescope.json"
 """The file that marks a folder as a sliced model; written and read by ``slicing.store``."""
+
+# Otherwise transformers has a robot open a pull request on every repository without safetensors, and waits.
+os.environ["DISABLE_SAFETENSORS_CONVERSION"] = "1"
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
@@ -68,19 +72,26 @@ class ModelSource(Value):
         Raises ``ModelError`` when a path does not exist.
         """
         text = text.strip()
-        path = Path(text).expanduser()
+        try:
+            path = Path(text).expanduser()
+            location, folder, exists = str(path.resolve()), path.is_dir(), path.exists()
+        except (OSError, RuntimeError, ValueError) as error:  # too long, a home of nobody, a zero byte
+            reason = getattr(error, "strerror", None) or one_line(error)
+            raise ModelError(
+                f"'{text}' cannot be looked up ({reason}): give a folder, a GGUF file, a Hub id or 'demo'."
+            ) from None
         if text == "demo":
             return cls(kind="demo", device=device, dtype=dtype)
         if not text:
             raise ModelError("No model was named: give 'demo', a Hub id, a folder or a GGUF file.")
         if path.suffix.lower() == ".gguf":
-            return cls(kind="gguf", location=str(path.resolve()), device=device, dtype=dtype)
-        if path.is_dir():
-            return cls(kind="folder", location=str(path.resolve()), device=device, dtype=dtype)
-        if path.exists() or text[0] in "./~" or text.count("/") > 1:
-            found = "is a file, but not a GGUF file" if path.exists() else "does not exist"
-            raise ModelError(f"'{text}' {found}: give a folder, a GGUF file, a Hub id or 'demo'.")
+            return cls(kind="gguf", location=location, device=device, dtype=dtype)
+        if folder:
+            return cls(kind="folder", location=location, device=device, dtype=dtype)
         name, _, revision = text.partition("@")
+        if exists or text[0] in "./~" or name.count("/") > 1:
+            found = "is a file, but not a GGUF file" if exists else "does not exist"
+            raise ModelError(f"'{text}' {found}: give a folder, a GGUF file, a Hub id or 'demo'.")
         return cls(kind="hub", location=name, revision=revision or None, device=device, dtype=dtype)
 
     @property
@@ -101,6 +112,7 @@ class ModelCard(Value):
     blocks: int
     hidden_size: int
     heads: int
+    """Query heads; 0 where the blocks have no attention."""
     key_value_heads: int
     vocab_size: int
     context: int | None
@@ -140,10 +152,12 @@ def describe(source: ModelSource) -> ModelCard:
     with _reading(source), torch.device("meta"):
         skeleton = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     text = config.get_text_config(decoder=True)
+    heads = getattr(text, "num_attention_heads", 0)
     parameters = sum(parameter.numel() for parameter in skeleton.parameters())
     not_sliceable = why_not_sliceable(config) or _refusal(skeleton)
     if is_sliced(source):
-        parameters = json.loads((Path(source.location) / SLICED_MANIFEST).read_text())["parameters"]
+        with _reading(source):
+            parameters = int(json.loads((Path(source.location) / SLICED_MANIFEST).read_text())["parameters"])
     device = pick_device(source.device)
     dtype = pick_dtype(source.dtype, device, config.dtype)
     return ModelCard(
@@ -151,8 +165,8 @@ def describe(source: ModelSource) -> ModelCard:
         architecture=config.model_type,
         blocks=text.num_hidden_layers,
         hidden_size=text.hidden_size,
-        heads=text.num_attention_heads,
-        key_value_heads=getattr(text, "num_key_value_heads", None) or text.num_attention_heads,
+        heads=heads,
+        key_value_heads=getattr(text, "num_key_value_heads", None) or heads,
         vocab_size=text.vocab_size,
         context=context_length(config),
         parameters=parameters,
@@ -176,19 +190,34 @@ def open_dense(source: ModelSource) -> OpenModel:
         dequantise(source)
     config = read_config(source)
     where, options = _where(source)
+    _require_safetensors(source)
     device = pick_device(source.device)
     dtype = pick_dtype(source.dtype, device, config.dtype)
     with out_of_memory_told(f"loading {source.label} onto {device}"), _reading(source):
         tokenizer = AutoTokenizer.from_pretrained(where, trust_remote_code=False, **options)
-        model = AutoModelForCausalLM.from_pretrained(
+        model = _read_weights(
+            source,
             where,
             dtype=dtype,
             device_map=None if device.type == "cpu" else device,
-            trust_remote_code=False,
             use_safetensors=True,
             **options,
         )
     return OpenModel(model.eval().requires_grad_(False), tokenizer)
+
+
+def _read_weights(source: ModelSource, where: str | Path, **options: Any) -> Any:
+    """The model, all of it from the file: transformers would fill what is missing with random numbers."""
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
+        where, trust_remote_code=False, output_loading_info=True, **options
+    )
+    model, report = loaded
+    if missing := sorted(report["missing_keys"]):
+        raise ModelError(
+            f"The model '{source.label}' lacks {len(missing)} of the weights that its configuration asks for "
+            f"(the first is '{missing[0]}'): fetch or save it again."
+        )
+    return model
 
 
 def is_sliced(source: ModelSource) -> bool:
@@ -213,10 +242,10 @@ def dequantise(source: ModelSource) -> None:
     _check_gguf(path)
     options: dict[str, Any] = {"gguf_file": path.name, "local_files_only": True}
     with _reading(source):
-        config = AutoConfig.from_pretrained(path.parent, **options)
+        config = AutoConfig.from_pretrained(path.parent, trust_remote_code=False, **options)
         _require_causal(source, config)
-        model: Any = AutoModelForCausalLM.from_pretrained(path.parent, dtype=torch.float32, **options)
-        tokenizer = AutoTokenizer.from_pretrained(path.parent, **options)
+        model = _read_weights(source, path.parent, dtype=torch.float32, **options)
+        tokenizer = AutoTokenizer.from_pretrained(path.parent, trust_remote_code=False, **options)
     # The weights are plain numbers now; without this the stored model would claim to be quantised.
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
@@ -252,7 +281,7 @@ def _gguf_path(source: ModelSource) -> Path:
 
 
 def _check_gguf(path: Path) -> None:
-    with path.open("rb") as file:
+    with storage_errors(path), path.open("rb") as file:
         magic = file.read(4)
     if magic != b"GGUF":
         raise ModelError(f"'{path.name}' is not a GGUF file (it does not begin with 'GGUF'): fetch it again.")
@@ -262,9 +291,7 @@ def _check_gguf(path: Path) -> None:
         tensors = GGUFReader(path).tensors
         complete = all(tensor.data.size for tensor in tensors) and bool(tensors)
     except Exception as error:  # the reader meets damage anywhere, with whatever numpy then raises
-        raise ModelError(
-            f"The GGUF file '{path.name}' is damaged or cut short ({one_line(error)}): fetch it again."
-        ) from error
+        raise ModelError(f"The GGUF file '{path.name}' is damaged or cut short: fetch it again.") from error
     if not complete:
         raise ModelError(f"The GGUF file '{path.name}' holds no weights: fetch it again.")
 
@@ -286,6 +313,14 @@ def _where(source: ModelSource) -> tuple[str, dict[str, Any]]:
         return source.location, {"local_files_only": True}
     # Without an answer what was fetched before is looked up at once, instead of after half a minute.
     return source.location, {"revision": source.revision or "main", "local_files_only": not hub_answers()}
+
+
+def _require_safetensors(source: ModelSource) -> None:
+    if source.kind == "folder" and not any(Path(source.location).glob("*.safetensors")):
+        raise ModelError(
+            f"The folder '{source.location}' holds no safetensors weights, and pickled ones (.bin, .pt) "
+            "are never opened: save the model again with 'save_pretrained'."
+        )
 
 
 def _require_causal(source: ModelSource, config: Any) -> None:
@@ -315,8 +350,8 @@ def _reading(source: ModelSource) -> Iterator[None]:
     transformers_logging.disable_progress_bar()
     try:
         yield
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
-        if isinstance(error, torch.OutOfMemoryError):
+    except Exception as error:  # safetensors, tokenizers and the Hub's checks raise classes of their own
+        if isinstance(error, SlicescopeError) or is_out_of_memory(error):
             raise
         if source.kind == "hub":
             raise ModelError(

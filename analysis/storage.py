@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from pathlib import Path
 
 import platformdirs
 
-from analysis.errors import StorageError, one_line
+from analysis.errors import SlicescopeError, StorageError, one_line
 
 
 def _home(default: str) -> Path:
@@ -38,7 +39,12 @@ def storage_errors(path: Path) -> Iterator[None]:
     """Turn what the operating system says about ``path`` into one sentence (``StorageError``)."""
     try:
         yield
-    except OSError as error:
+    except SlicescopeError:
+        raise
+    except Exception as error:
+        number = _error_number(error)
+        if number is None:
+            raise
         reasons = {
             errno.ENOSPC: "the disk is full; free some space",
             errno.EACCES: "there is no permission; choose another folder or change its rights",
@@ -48,17 +54,27 @@ def storage_errors(path: Path) -> Iterator[None]:
             errno.EEXIST: "a file of that name is in the way; choose another folder",
             errno.ENOENT: "it does not exist; check the path",
         }
-        reason = reasons.get(error.errno or 0, one_line(error))
+        told = os.strerror(number).lower() if number else one_line(error)
+        reason = reasons.get(number, f"{told}; choose another folder")
         raise StorageError(f"'{path}' cannot be read or written: {reason} and try again.") from error
+
+
+def _error_number(error: Exception) -> int | None:
+    """The operating system's number for it, or ``None`` when that has nothing to do with it."""
+    if isinstance(error, OSError):
+        return error.errno or 0
+    words = re.search(r"\(os error (\d+)\)", str(error))  # safetensors and tokenizers have it in words only
+    return int(words[1]) if words else None
 
 
 @contextmanager
 def whole_folder(path: Path, replace: bool = False) -> Iterator[Path]:
     """Yield an empty folder that becomes ``path`` when the block ends well, and vanishes otherwise.
 
-    Raises ``StorageError`` when ``path`` exists and ``replace`` is false, or when it cannot be written.
+    Raises ``StorageError`` when ``path`` exists and ``replace`` is false or it is a file, or when it cannot
+    be written.
     """
-    if path.exists() and not replace:
+    if path.exists() and not (replace and path.is_dir()):
         raise StorageError(f"'{path}' exists already; choose another folder or delete that one first.")
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -12,7 +12,7 @@ from typing import Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from analysis.errors import StorageError
+from analysis.errors import SlicescopeError, StorageError, one_line
 
 Progress = Callable[[str, int, int], None]
 """``progress(phase, done, total)``: called after every batch or block; may raise ``Cancelled``."""
@@ -33,16 +33,18 @@ class Value(BaseModel):
 
     @classmethod
     def from_json(cls, text: str | bytes, origin: str) -> Self:
-        """Read ``text``; a ``StorageError`` names ``origin`` and the first field that does not fit."""
+        """Read ``text``; a ``StorageError`` names ``origin`` and the first thing that does not fit."""
         try:
             return cls.model_validate_json(text)
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"]) or "the whole file"
-            raise StorageError(
-                f"{origin} is not a readable {cls.__name__} ({where}: {first['msg']}); "
-                "restore it from a copy or delete it."
-            ) from None
+            problem = f"{where}: {first['msg']}"
+        except SlicescopeError as error:  # what the value itself, or one inside it, checks
+            problem = one_line(error)
+        raise StorageError(
+            f"{origin} is not a readable {cls.__name__} ({problem}); restore it from a copy or delete it."
+        )
 
     @property
     def key(self) -> str:

@@ -275,7 +275,8 @@ def draw_differences(differences: Sequence[tuple[str, Difference]], theme: Theme
     return Drawing(
         figure,
         " ".join(
-            f"{label}: {each.percent:+.1f} % perplexity, {each.verdict}." for label, each in differences
+            f"{label.capitalize()}: {each.percent:+.1f} % perplexity, {each.verdict}.".replace("-", "−")
+            for label, each in differences
         ),
     )
 

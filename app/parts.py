@@ -15,6 +15,8 @@ from analysis.errors import SlicescopeError
 from app import state, wording
 from app.figures import DARK, LIGHT, Drawing, Theme
 from app.jobs import Task
+from app.tables import text_table
+from slicing.runs import Run
 
 CHART = {
     "displaylogo": False,
@@ -68,10 +70,25 @@ def provenance(view: state.View) -> state.Shown | None:
     """Say which run a view shows; ``None``, with a sentence and an action, when there is none."""
     shown = state.shown(view)
     if shown is None:
-        st.info("There is nothing to show yet: measure a profile, or compare, and it appears here.")
+        st.info("There is nothing to show yet: measure a profile, and it appears here.")
+        st.page_link("app_pages/profile.py", label="Go to Profile", icon=":material/bar_chart:")
         return None
     if shown.problem:
         st.warning(shown.problem, icon=":material/info:")
     origin = "The demo run that ships with slicescope" if shown.bundled else f"Run {shown.run.key}"
     st.caption(f":material/history: {origin} · {wording.run_line(shown.run)}")
     return shown
+
+
+def reproduction(run: Run) -> None:
+    """The command that repeats a run, and everything it depended on."""
+    st.code(wording.command(run.recipe), language="bash", wrap_lines=True)
+    with st.expander("Recipe, versions, digests", icon=":material/fingerprint:"):
+        where = run.environment
+        st.markdown(
+            f"Run `{run.key}`, {run.created:%d %b %Y %H:%M} UTC, took {wording.duration(run.seconds)} on "
+            f"{where.device} ({where.device_name}) in {where.dtype} with {where.threads} threads. "
+            f"{where.platform}; " + ", ".join(f"{name} {version}" for name, version in where.versions.items())
+        )
+        st.dataframe(text_table(run), hide_index=True, key=f"texts-{run.key}")
+        st.code(run.recipe.to_json(), language="json")

@@ -5,6 +5,7 @@ Knows nothing about pages.
 
 from __future__ import annotations
 
+import logging
 import tomllib
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -13,15 +14,22 @@ from typing import Any
 
 import streamlit as st
 
+log = logging.getLogger(__name__)
 CONFIG = Path(__file__).parents[1] / ".streamlit" / "config.toml"
 
 
 def serve(port: int = 8501, address: str = "127.0.0.1", open_browser: bool = True) -> None:
-    """Serve the app until it is interrupted. Only this machine can reach the default address."""
+    """Serve the app until it is interrupted. Only this machine can reach the default address.
+
+    Whoever reaches another one can read files and fill the disk with this user's rights.
+    """
     settings = dict(_flat(tomllib.loads(CONFIG.read_text(encoding="utf-8"))))
     settings |= {"server.port": port, "server.address": address, "server.headless": not open_browser}
     if address not in settings["server.allowedHosts"]:
-        settings["server.allowedHosts"] = [*settings["server.allowedHosts"], address]
+        log.warning(
+            "Whoever can reach %s can use this app with your rights; it asks for no password.", address
+        )
+        settings["server.allowedHosts"] = []  # the names under which others reach it are not known here
     st.App(Path(__file__).with_name("main.py"), lifespan=_with_worker).run(config=settings)
 
 

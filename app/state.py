@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import uuid
 from typing import Literal, NamedTuple
+from urllib.parse import urlencode
 
 import streamlit as st
 
-from analysis.errors import StorageError
+from analysis.errors import ModelError, SlicescopeError, StorageError
 from analysis.source import ModelCard, ModelSource, describe
 from analysis.texts import TextSource
 from app.jobs import Job, Task, Worker
@@ -111,13 +112,20 @@ def proposal(run: Run) -> CompareRecipe:
 
 
 def card(source: ModelSource) -> ModelCard:
-    """The model card, read once in a while rather than at every click."""
-    return _card(source.to_json())
+    """The model card (``ModelError`` when there is none), read once a minute rather than at every click."""
+    found = _card(source.to_json())
+    if isinstance(found, str):
+        raise ModelError(found)
+    return found
 
 
-@st.cache_data(ttl="10m", max_entries=32, show_spinner="Reading the configuration")
-def _card(source: str) -> ModelCard:
-    return describe(ModelSource.from_json(source, "The model source"))
+@st.cache_data(ttl="1m", max_entries=32, show_spinner="Reading the configuration")
+def _card(source: str) -> ModelCard | str:
+    """The card, or why there is none: an answer that took the Hub half a minute is kept as well."""
+    try:
+        return describe(ModelSource.from_json(source, "The model source"))
+    except SlicescopeError as error:
+        return str(error)
 
 
 def submit(task: Task) -> Job:
@@ -156,8 +164,8 @@ def dismiss() -> None:
     st.session_state["notice"] = None
 
 
-def link(page: str = "") -> str:
+def link() -> str:
     """The address of what this session shows."""
-    address = (st.context.url or "").split("?")[0]
-    query = "&".join(f"{name}={value}" for name, value in st.query_params.items())
-    return f"{address}{page}" + (f"?{query}" if query else "")
+    address = (st.context.url or "").partition("?")[0]
+    query = urlencode(st.query_params.to_dict())
+    return f"{address}?{query}" if query else address

@@ -73,6 +73,13 @@ def difference_table(differences: Sequence[tuple[str, Difference]]) -> pd.DataFr
     )
 
 
+def text_table(run: Run) -> pd.DataFrame:
+    """The windows a run really saw, with the digest of their tokens."""
+    roles = ("text", "calibration", "evaluation")
+    used = {role: getattr(run.result, role) for role in roles if hasattr(run.result, role)}
+    return pd.DataFrame({"role": role, **text.model_dump()} for role, text in used.items())
+
+
 def run_table(runs: Sequence[Run]) -> pd.DataFrame:
     """One row per stored run."""
     return pd.DataFrame([_run_row(run) for run in runs])

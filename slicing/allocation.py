@@ -6,6 +6,7 @@ block. Its fields draw the controls in the app and go into the run. Knows nothin
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -164,9 +165,10 @@ def _share_out(floor: float, weights: np.ndarray, target: float, ceiling: float)
     else:
         values = np.full(weights.size, ceiling)
     if abs(values.mean() - target) > 1e-9:
+        largest = math.floor(values.mean() * 1000 + 1e-6) / 1000  # rounded down, so that it can be asked for
         raise PlanError(
-            f"A mean slice of {target:.1%} cannot be reached when no block may lose more than {ceiling:.1%} "
-            f"(largest reachable here: {values.mean():.1%}): raise the largest fraction or the base, "
-            "or lower the target."
+            f"A mean slice of {100 * target:g}% cannot be reached when no block may lose more than "
+            f"{100 * ceiling:g}% (largest reachable here: {largest:.1%}): raise the largest fraction or the "
+            "base, or lower the target."
         )
     return Fractions(values=tuple(values.tolist()), capped=tuple(capped.tolist()))

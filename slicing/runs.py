@@ -236,7 +236,7 @@ Result = Annotated[ProfileResult | SliceResult | CompareResult, Field(discrimina
 class Run(Value):
     """One recipe and its outcome. The recipe's key names the run and its folder."""
 
-    format: int = 1
+    format: Literal[1] = 1
     recipe: Recipe
     created: datetime
     seconds: float

@@ -6,10 +6,10 @@ A sliced folder opens as a ``ModelSource`` like any other model. Knows nothing a
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Self
 
 import torch
-from safetensors import SafetensorError
+from pydantic import model_validator
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import (
@@ -21,11 +21,11 @@ from transformers import (
 )
 
 from analysis.anatomy import anatomy_of, decoder
-from analysis.device import out_of_memory_told, pick_device, pick_dtype
+from analysis.device import is_out_of_memory, out_of_memory_told, pick_device, pick_dtype
 from analysis.errors import ModelError, one_line
 from analysis.shape import ModelShape
 from analysis.source import SLICED_MANIFEST, ModelSource, OpenModel, is_sliced, open_dense
-from analysis.storage import whole_folder
+from analysis.storage import storage_errors, whole_folder
 from analysis.values import Value
 from slicing.assembly import assemble, dense_sublayers, reading_sublayer, sliced_embedding, write_into
 from slicing.schedule import SlicingSchedule
@@ -37,7 +37,7 @@ WEIGHTS = "model.safetensors"
 class Manifest(Value):
     """What the folder of a sliced model says about itself, in ``slicescope.json``."""
 
-    format: int = 1
+    format: Literal[1] = 1
     made_from: str
     """Label of the dense model."""
     calibration: str
@@ -46,6 +46,11 @@ class Manifest(Value):
     schedule: SlicingSchedule
     shape: ModelShape
     discarded: tuple[float, ...]
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        self.schedule.check_fits(self.shape)
+        return self
 
 
 def save_sliced(
@@ -91,22 +96,30 @@ def load_sliced(source: ModelSource) -> tuple[SlicedModel, PreTrainedTokenizerBa
     Raises ``StorageError`` for an unreadable manifest, ``ModelError`` for weights that do not fit it.
     """
     folder = Path(source.location)
-    manifest = Manifest.from_json((folder / SLICED_MANIFEST).read_bytes(), f"'{folder / SLICED_MANIFEST}'")
+    with storage_errors(folder / SLICED_MANIFEST):
+        content = (folder / SLICED_MANIFEST).read_bytes()
+    manifest = Manifest.from_json(content, f"'{folder / SLICED_MANIFEST}'")
     device = pick_device(source.device)
     try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True)
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
         tensors = load_file(folder / WEIGHTS, device=str(device))
-    except (OSError, ValueError, SafetensorError) as error:
+    except Exception as error:  # safetensors and tokenizers raise classes of their own
+        if is_out_of_memory(error):
+            raise
         raise ModelError(f"The sliced model '{folder}' cannot be read: {one_line(error)}.") from error
     dtype = pick_dtype(source.dtype, device, config.dtype)
-    with torch.device("meta"):
-        model = _skeleton(AutoModelForCausalLM.from_config(config, dtype=dtype), manifest)
     weights = {name: tensor.to(dtype) for name, tensor in tensors.items()}
-    fit = model.load_state_dict(weights, strict=False, assign=True)
     shared = manifest.schedule.embedding == "shared"
+    misfit = ModelError(f"The weights in '{folder}' do not fit its {SLICED_MANIFEST}: save the model again.")
+    try:
+        with torch.device("meta"):
+            model = _skeleton(AutoModelForCausalLM.from_config(config, dtype=dtype), manifest)
+        fit = model.load_state_dict(weights, strict=False, assign=True)
+    except (RuntimeError, ValueError, ArithmeticError):
+        raise misfit from None
     if fit.unexpected_keys or fit.missing_keys != ([_head_name(model)] if shared else []):
-        raise ModelError(f"The weights in '{folder}' do not fit its {SLICED_MANIFEST}: save the model again.")
+        raise misfit
     if shared:
         _head(model).weight = getattr(decoder(model), anatomy_of(config).embedding).weight
     _revive_buffers(decoder(model), config, device)

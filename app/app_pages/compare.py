@@ -1,6 +1,5 @@
 """Page: what slicing cost, read in one glance; below it the evidence, and how to repeat it."""
 
-import json
 from typing import Any
 
 import streamlit as st
@@ -10,7 +9,7 @@ from analysis.storage import runs_folder
 from app import controls, parts, state, wording
 from app.figures import draw_differences, draw_perplexities, draw_schedule
 from app.tables import difference_table, perplexity_table, schedule_table, size_table
-from slicing.runs import MODEL_FOLDER, CompareRecipe, CompareResult, Run
+from slicing.runs import MODEL_FOLDER, CompareRecipe, CompareResult
 
 VERDICTS: dict[str, Any] = {
     "better": "green",
@@ -55,8 +54,8 @@ def headline(result: CompareResult, planned: str) -> None:
     grid = st.grid(4, min_column_width=180, gap="medium")
     for each in result.contestants:
         change = None if each.name == "dense" else each.evaluation.perplexity / dense.perplexity - 1.0
-        note = f"95 % interval {wording.interval(each.evaluation.interval)}"
-        parts.card(grid, f"{each.title}, perplexity", f"{each.evaluation.perplexity:.2f}", change, note)
+        note = f"perplexity, 95 % interval {wording.interval(each.evaluation.interval)}"
+        parts.card(grid, each.title, f"{each.evaluation.perplexity:.2f}", change, note)
     st.caption(f"{result.evaluation.label}: {dense.protocol}.")
 
 
@@ -97,27 +96,12 @@ def illustration(result: CompareResult, prompt: str) -> None:
                 st.caption(f"{each.sample.tokens} tokens, {each.sample.tokens_per_second:.1f} tokens/s")
 
 
-def reproduce(run: Run, result: CompareResult, recipe: CompareRecipe) -> None:
-    """The command, the texts' digests, the versions; and the sliced model itself."""
-    st.subheader("Repeat it, keep it")
-    st.code(wording.command(recipe), language="bash", wrap_lines=True)
-    with st.expander("Recipe, versions, digests", icon=":material/fingerprint:"):
-        where = run.environment
-        st.markdown(
-            f"Run `{run.key}`, {run.created:%d %b %Y %H:%M} UTC, took {wording.duration(run.seconds)} on "
-            f"{where.device} ({where.device_name}) in {where.dtype} with {where.threads} threads. "
-            f"{where.platform}; " + ", ".join(f"{name} {version}" for name, version in where.versions.items())
-        )
-        for role, used in (("Calibration", result.calibration), ("Evaluation", result.evaluation)):
-            st.markdown(
-                f"{role}: {used.label}, {used.windows} windows of {used.window_length:,} tokens, "
-                f"digest `{used.digest}`"
-            )
-        st.code(json.dumps(recipe.model_dump(mode="json"), indent=2), language="json")
+def keep(recipe: CompareRecipe) -> None:
+    """The sliced model itself: make it, or say where it is."""
     slicing = recipe.slice_recipe()
     folder = runs_folder() / slicing.key / MODEL_FOLDER
     if folder.is_dir():
-        st.markdown("The sliced model of this plan is kept here; the Model page opens it as a folder.")
+        st.markdown("The sliced model of this plan is kept in this folder; the Model page opens it.")
         st.code(str(folder), language=None, wrap_lines=True)
     elif st.button("Make and keep the sliced model", icon=":material/content_cut:"):
         parts.queue(lambda: slicing)
@@ -138,4 +122,6 @@ if shown := parts.provenance("compare"):
         headline(result, recipe.plan.allocation)
         evidence(result, recipe)
         illustration(result, recipe.prompt)
-        reproduce(run, result, recipe)
+        st.subheader("Repeat it, keep it")
+        parts.reproduction(run)
+        keep(recipe)

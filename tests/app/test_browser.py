@@ -105,19 +105,19 @@ def test_from_the_model_to_the_verdict(address: str, page: Any) -> None:
 
     page.goto(address)  # the bare address opens the profile of the run that ships with slicescope
     page.get_by_role("heading", name="Where is it redundant?").wait_for()
-    page.locator(".js-plotly-plot .bars .point").first.wait_for()
+    page.locator(".js-plotly-plot .bars .point").nth(5).wait_for()
 
     go(page, "Model", "Which model?")
     page.get_by_text("Can be sliced").wait_for()
     assert metric(page, "Parameters") == "134.5 M"
     page.get_by_role("button", name="Load").first.click()
-    page.get_by_text("Done: Load").wait_for(timeout=120_000)
+    page.get_by_text("Done: Load").wait_for(timeout=240_000)
 
     go(page, "Profile", "Where is it redundant?")
     fill(page, "Windows", 2)
     fill(page, "Window length, tokens", 64)
     page.get_by_role("button", name="Measure").click()
-    page.get_by_text("2 windows of 64 tokens, measured in").wait_for(timeout=120_000)
+    page.get_by_text("2 windows of 64 tokens, measured in").wait_for(timeout=240_000)
     assert page.locator(".js-plotly-plot .bars .point").count() == 30
     assert "profile=" in page.url
 
@@ -147,7 +147,7 @@ def test_from_the_model_to_the_verdict(address: str, page: Any) -> None:
     page.get_by_text("Done: Compare").wait_for(timeout=400_000)
     page.get_by_text("Too few windows to tell").first.wait_for()
     page.get_by_text("2 windows of 64 tokens, no overlap").first.wait_for()
-    dense, dynamic = (float(metric(page, f"{name}, perplexity")) for name in ("Dense", "Dynamic"))
+    dense, dynamic = (float(metric(page, name)) for name in ("Dense", "Dynamic (LR rule)"))
     assert 1.0 < dense < dynamic
     assert "compare=" in page.url
 
@@ -159,7 +159,7 @@ def test_from_the_model_to_the_verdict(address: str, page: Any) -> None:
     assert outside == []
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_another_tab_sees_the_job_and_can_cancel_it(address: str, page: Any) -> None:
     page.goto(f"{address}/tune")
     page.get_by_role("button", name="Compare with constant").click()
@@ -167,7 +167,7 @@ def test_another_tab_sees_the_job_and_can_cancel_it(address: str, page: Any) -> 
     other = page.context.new_page()
     other.goto(f"{address}/runs")
     other.get_by_role("button", name="Cancel").click(timeout=60_000)
-    page.get_by_text("was cancelled; nothing was stored").wait_for(timeout=120_000)
+    page.get_by_text("was cancelled; nothing was stored").wait_for(timeout=240_000)
 
 
 def is_local(address: str) -> bool:

@@ -170,7 +170,7 @@ def test_differences_stand_around_zero_with_their_verdict() -> None:
     assert second.error_x.visible is False  # type: ignore[union-attr]
     low, high = drawing.figure.layout.xaxis.range
     assert low == -high and low < each.percent_interval[0]  # type: ignore[index]
-    assert "at equal parameters: -9.5 % perplexity, too few windows to tell." in drawing.takeaway
+    assert "At equal parameters: −9.5 % perplexity, too few windows to tell." in drawing.takeaway
 
 
 def contrast(colour: str, background: str) -> float:

@@ -170,7 +170,7 @@ def test_a_waiting_job_is_cancelled_at_once(bench: Bench, gate: threading.Event)
     ("error", "sentence"),
     [
         (PlanError("The target is too high: lower it."), "The target is too high: lower it."),
-        (KeyError("weight\nand more"), "It stopped at an unexpected KeyError: 'weight\\nand more'."),
+        (TypeError("no such argument"), "It stopped at an unexpected TypeError: no such argument."),
         (RuntimeError("first line\nsecond"), "It stopped at an unexpected RuntimeError: first line."),
     ],
 )

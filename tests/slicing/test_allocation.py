@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 
 import numpy as np
 import pytest
@@ -112,9 +113,28 @@ def test_bound_passes_the_excess_on_in_proportion():
 
 def test_unreachable_target_names_the_largest_mean_that_is_reachable():
     scores = [0.0, 1.0, 1.0, 1.0]
-    with pytest.raises(PlanError, match=r"largest reachable here: 33\.8%"):
+    with pytest.raises(PlanError, match=r"largest reachable here: 33\.7%"):  # 33.75 %, rounded down
         Dynamic(base=0.0)(scores, 0.4, 0.45)
     assert Dynamic(base=0.0)(scores, 0.3375, 0.45).mean == pytest.approx(0.3375)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@given(scores=SCORES, target=TARGETS, ceiling=st.floats(0.05, 0.95))
+def test_largest_mean_that_is_named_can_be_asked_for(name, scores, target, ceiling):
+    rule = ALLOCATIONS[name](**{"base": 0.0} if name == "dynamic" else {})
+    try:
+        rule(scores, target, ceiling)
+    except PlanError as error:
+        named = re.search(r"largest reachable here: ([\d.]+)%", str(error))
+        assert named
+        largest = float(named[1]) / 100
+        assert rule(scores, largest, ceiling).mean == pytest.approx(largest, abs=1e-9)
+        assert reachable(rule, scores, min(largest + 0.0011, 0.99), ceiling) is None
+
+
+def test_target_a_hair_above_the_bound_is_told_apart_from_it():
+    with pytest.raises(PlanError, match=r"slice of 45\.004% cannot .* more than 45% .* here: 45\.0%"):
+        Constant()([1.0, 1.0], 0.45004, 0.45)
 
 
 @pytest.mark.parametrize("target", [1.0, 1.5, -0.1, float("nan"), float("inf")])
