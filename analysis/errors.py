@@ -74,7 +74,7 @@ def one_line(error: BaseException) -> str:
         return f"there is no entry {error}"
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = " ".join(lines[:2] if lines and lines[0].endswith(":") else lines[:1])
-    return text.rstrip(".,:!") or type(error).__name__
+    return text.rstrip(" .,:!") or type(error).__name__
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
-import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -39,8 +38,8 @@ from analysis.values import Value
 SLICED_MANIFEST = "slicescope.json"
 """The file that marks a folder as a sliced model; written and read by ``slicing.store``."""
 
-# Otherwise transformers has a robot open a pull request on every repository without safetensors, and waits.
-os.environ["DISABLE_SAFETENSORS_CONVERSION"] = "1"
+_ENDS = 1 << 20
+"""Bytes at each end of a GGUF file that tell it from another: the names and shapes, and the last weights."""
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
@@ -256,10 +255,14 @@ def dequantise(source: ModelSource) -> None:
 
 
 def _dequantised_folder(gguf: Path) -> Path:
-    """Named after the file's path, size and date, so that a changed file is converted anew."""
-    status = gguf.stat()
-    identity = f"{gguf.resolve()}|{status.st_size}|{status.st_mtime_ns}"
-    return cache_folder() / f"{gguf.stem}-{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
+    """Named after the file's name, size, beginning and end, wherever the file lies."""
+    size = gguf.stat().st_size
+    with gguf.open("rb") as file:
+        digest = hashlib.sha256(file.read(_ENDS))
+        file.seek(max(size - _ENDS, 0))
+        digest.update(file.read(_ENDS))
+    digest.update(str(size).encode())
+    return cache_folder() / f"{gguf.stem}-{digest.hexdigest()[:12]}"
 
 
 def _gguf_path(source: ModelSource) -> Path:

@@ -50,7 +50,7 @@ def take() -> None:
             page = context.new_page()
             for name, path in PAGES.items():
                 page.goto(f"http://127.0.0.1:{PORT}/{path}")
-                page.locator(".js-plotly-plot .bars .point").first.wait_for(timeout=60_000)
+                page.locator(".js-plotly-plot .bars .point").nth(1).wait_for(timeout=60_000)
                 page.wait_for_timeout(2000)  # fonts and transitions
                 page.screenshot(path=FOLDER / f"{name}-{scheme}.png")
         browser.close()
