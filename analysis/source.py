@@ -257,7 +257,7 @@ def dequantise(source: ModelSource) -> None:
 def _dequantised_folder(gguf: Path) -> Path:
     """Named after the file's name, size, beginning and end, wherever the file lies."""
     size = gguf.stat().st_size
-    with gguf.open("rb") as file:
+    with storage_errors(gguf), gguf.open("rb") as file:
         digest = hashlib.sha256(file.read(_ENDS))
         file.seek(max(size - _ENDS, 0))
         digest.update(file.read(_ENDS))

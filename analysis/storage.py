@@ -74,9 +74,9 @@ def whole_folder(path: Path, replace: bool = False) -> Iterator[Path]:
     Raises ``StorageError`` when ``path`` exists and ``replace`` is false or it is a file, or when it cannot
     be written.
     """
-    if path.exists() and not (replace and path.is_dir()):
-        raise StorageError(f"'{path}' exists already; choose another folder or delete that one first.")
     with storage_errors(path):
+        if path.exists() and not (replace and path.is_dir()):
+            raise StorageError(f"'{path}' exists already; choose another folder or delete that one first.")
         path.parent.mkdir(parents=True, exist_ok=True)
         draft = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
     try:

@@ -345,9 +345,9 @@ def delete_run(key: str) -> None:
 
 def _run_folders() -> list[Path]:
     home = runs_folder()
-    if not home.is_dir():
-        return []
     with storage_errors(home):
+        if not home.is_dir():
+            return []
         return sorted(f for f in home.iterdir() if f.is_dir() and not f.name.startswith("."))
 
 

@@ -47,6 +47,52 @@ def test_batches_do_not_matter(windows, monkeypatch):
     np.testing.assert_allclose(perplexity(model, windows).nll, together, rtol=1e-6)
 
 
+def test_logits_are_looked_at_in_parts_that_need_not_divide_them(windows, monkeypatch):
+    model = tiny_model("llama")
+    whole = perplexity(model, windows).nll
+    monkeypatch.setattr("analysis.evaluate._ROWS", 7)
+    np.testing.assert_allclose(perplexity(model, windows).nll, whole, rtol=1e-6)
+
+
+def test_every_window_has_its_own_place_whatever_the_others_are(windows):
+    model = tiny_model("llama")
+    alone = [perplexity(model, window[None]).nll[0] for window in windows]
+    np.testing.assert_allclose(perplexity(model, windows).nll, alone, rtol=1e-5)
+    np.testing.assert_allclose(perplexity(model, windows.flip(0)).nll, alone[::-1], rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_sixteen_bits_come_near_thirty_two(windows, dtype):
+    exact = perplexity(tiny_model("llama"), windows).nll
+    np.testing.assert_allclose(perplexity(tiny_model("llama", dtype), windows).nll, exact, rtol=0.02)
+
+
+def test_hopeless_model_has_a_number_all_the_same(windows):
+    model = tiny_model("llama", tie_word_embeddings=False)
+    model.lm_head.weight.mul_(1e5)
+    found = perplexity(model, torch.cat([windows, windows]))
+    assert math.isfinite(found.perplexity)
+    assert found.perplexity > 1e300
+    assert Perplexity.from_json(found.to_json(), "test") == found
+
+
+def test_progress_counts_windows_to_the_end(windows, monkeypatch):
+    seen: list[tuple[str, int, int]] = []
+    monkeypatch.setattr("analysis.evaluate.batches_of", lambda tokens, device: iter(tokens.split(4)))
+    perplexity(tiny_model("llama"), windows, lambda *step: seen.append(step), "Judging")
+    assert seen == [("Judging", 4, 6), ("Judging", 6, 6)]
+
+
+def test_tokens_that_the_model_does_not_know_are_refused(windows):
+    model = tiny_model("llama")
+    windows[3, 5] = 300
+    with pytest.raises(ModelError, match="makes token 300, but the model knows 300 tokens"):
+        perplexity(model, windows)
+    small = tiny_model("llama", vocab_size=20)
+    with pytest.raises(ModelError, match="the model knows 20 tokens"):
+        continue_text(OpenModel(small, byte_tokenizer()), "ab", 5)
+
+
 def test_interval_is_there_from_eight_windows_on(windows):
     model = tiny_model("llama")
     assert perplexity(model, windows).interval is None
@@ -139,6 +185,28 @@ def test_continuation_ends_where_the_context_does():
     assert continue_text(opened, "a" * 125, 50).tokens <= 3
     with pytest.raises(TextError, match="context ends at 128: choose a shorter prompt"):
         continue_text(opened, "a" * 128, 1)
+
+
+def test_continuation_ends_at_the_end_token():
+    model, tokenizer = tiny_model("llama"), byte_tokenizer()
+    free = continue_text(OpenModel(model, tokenizer), "ab", 8)
+    assert free.tokens == 8
+    tokens = tokenizer("ab", return_tensors="pt").input_ids
+    model.generation_config.eos_token_id = int(model(tokens).logits[0, -1].argmax())
+    assert continue_text(OpenModel(model, tokenizer), "ab", 8).tokens == 1
+
+
+def test_learned_positions_end_where_the_context_does():
+    opened = OpenModel(tiny_model("gpt2"), byte_tokenizer())
+    assert continue_text(opened, "a" * 126, 50).tokens <= 2
+    with pytest.raises(TextError, match="choose a shorter prompt"):
+        continue_text(opened, "a" * 200, 5)
+
+
+@pytest.mark.parametrize("count", [0, -3])
+def test_no_new_tokens_are_refused(count):
+    with pytest.raises(TextError, match=f"^{count} new tokens were asked for: ask for 1 or more"):
+        continue_text(OpenModel(tiny_model("llama"), byte_tokenizer()), "ab", count)
 
 
 def test_empty_prompt_is_refused():

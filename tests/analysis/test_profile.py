@@ -117,6 +117,17 @@ def test_weights_that_are_not_finite_are_refused(windows):
         profile(model, windows)
 
 
+def test_first_token_alone_that_is_not_finite_is_refused(windows):
+    model = tiny_model("llama")
+    model.model.embed_tokens.weight[1] = float("inf")
+    windows[:, 0] = 1
+    model.model.layers[0].self_attn.register_forward_hook(
+        lambda module, args, output: (output[0].nan_to_num(), *output[1:])
+    )
+    with pytest.raises(ModelError, match="not finite from block 0 on"):
+        profile(model, windows)
+
+
 def test_windows_beyond_the_context_are_refused():
     with pytest.raises(TextError, match="context ends at 128"):
         profile(tiny_model("llama"), torch.ones(1, 129, dtype=torch.long))

@@ -118,7 +118,7 @@ def test_from_the_model_to_the_verdict(address: str, page: Any) -> None:
     fill(page, "Window length, tokens", 64)
     page.get_by_role("button", name="Measure").click()
     page.get_by_text("2 windows of 64 tokens, measured in").wait_for(timeout=240_000)
-    assert page.locator(".js-plotly-plot .bars .point").count() == 30
+    page.wait_for_function("() => document.querySelectorAll('.js-plotly-plot .bars .point').length === 30")
     assert "profile=" in page.url
 
     go(page, "Tune", "How much to cut where?")

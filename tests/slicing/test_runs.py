@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import errno
+import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from conftest import byte_tokenizer, tiny_model
+from safetensors import SafetensorError
 
 from analysis.errors import Cancelled, PlanError, StorageError, TextError, UnsupportedError
+from analysis.evaluate import perplexity
 from analysis.source import ModelSource, open_dense
 from analysis.storage import runs_folder
-from analysis.texts import TextSource
+from analysis.texts import TextSource, token_windows
 from slicing.plan import Plan
 from slicing.runs import (
     BUNDLED_RUN,
@@ -194,6 +199,88 @@ def test_broken_run_is_one_sentence_and_hides_no_other(recipe):
     assert all("run.json" in sentence and "\n" not in sentence for sentence in broken)
     delete_run("aaaa")
     assert len(list_runs()[1]) == 2
+
+
+def edited(content: Any, path: str, value: object) -> str:
+    """The JSON of a run in which the field at ``path`` has another value."""
+    place, (*outer, last) = content, path.split("/")
+    for name in outer:
+        place = place[int(name) if name.isdigit() else name]
+    place[last] = value
+    return json.dumps(content)
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("format", 2),
+        ("recipe/kind", "of another version"),
+        ("recipe/plan/allocation", "of another version"),
+        ("recipe/calibration/split", "renamed"),
+        ("recipe/model/kind", "hub"),
+        ("result/contestants/1/schedule/widths", [0, 576]),
+    ],
+)
+def test_run_of_another_version_is_one_sentence_and_hides_no_other(recipe, path, value):
+    run = perform(profile_of(recipe))
+    foreign = runs_folder() / "foreign"
+    foreign.mkdir()
+    (foreign / "run.json").write_text(edited(json.loads(bundled_run().to_json()), path, value))
+    stored, (sentence,) = list_runs()
+    assert stored == [run]
+    assert "foreign/run.json' is not a readable Run (" in sentence
+    assert "\n" not in sentence
+
+
+def test_runs_folder_that_cannot_be_looked_into_is_one_sentence(monkeypatch):
+    def refuse(path: Path) -> bool:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "is_dir", refuse)  # root may look everywhere
+    with pytest.raises(StorageError, match="there is no permission"):
+        list_runs()
+
+
+@pytest.mark.parametrize("phase", ["Slicing", "Saving"])
+def test_nothing_is_left_of_a_sliced_run_that_is_stopped(recipe, phase):
+    def stop(at: str, done: int, total: int) -> None:
+        if at == phase and done == total:
+            raise Cancelled("stopped")
+
+    with pytest.raises(Cancelled):
+        perform(recipe.slice_recipe(), stop)
+    assert left_over() == []
+
+
+def test_model_that_does_not_fit_on_the_disk_is_one_sentence_and_leaves_nothing(recipe, monkeypatch):
+    def full(*args: object) -> None:
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr("slicing.store.save_file", full)
+    with pytest.raises(StorageError, match="the disk is full"):
+        perform(recipe.slice_recipe())
+    assert left_over() == []
+
+
+def test_dense_model_is_judged_on_the_first_windows_of_the_evaluation_text(recipe):
+    result = perform(recipe).result
+    opened = open_dense(recipe.model)
+    windows = token_windows(recipe.evaluation, opened.tokenizer, 24, 9)
+    assert result.contestant("dense").evaluation.nll == perplexity(opened.model, windows).nll
+    assert result.calibration.digest != result.evaluation.digest
+    assert (result.calibration.windows, result.evaluation.windows) == (4, 9)
+
+
+def test_family_that_cannot_be_sliced_is_profiled_and_the_reason_is_kept(recipe, tmp_path):
+    tiny_model("gpt2").save_pretrained(tmp_path / "gpt2")
+    byte_tokenizer().save_pretrained(tmp_path / "gpt2")
+    other = recipe.model_copy(update={"model": ModelSource.parse(str(tmp_path / "gpt2"))})
+    result = perform(profile_of(other)).result
+    assert result.shape is None
+    assert "'gpt2' cannot be sliced yet" in result.not_sliceable
+    with pytest.raises(UnsupportedError, match="'gpt2' cannot be sliced yet"):
+        perform(other)
+    assert len(list_runs()[0]) == 1
 
 
 @pytest.mark.parametrize("key", ["", "..", "../runs", ".", "zzzz", "/"])

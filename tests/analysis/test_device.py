@@ -1,0 +1,62 @@
+"""Memory that runs out, wherever it runs out, is told in one way; nothing else is mistaken for it."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+import torch
+
+from analysis.device import PeakMemory, is_out_of_memory, memory, out_of_memory_told
+from analysis.errors import OutOfMemoryError
+
+
+def test_host_that_cannot_give_the_memory_is_told():
+    with pytest.raises(OutOfMemoryError, match="ran out while slicing"), out_of_memory_told("slicing"):
+        torch.empty(1 << 50)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+        RuntimeError("MPS backend out of memory (MPS allocated: 9 GB)"),
+        RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes."),
+        MemoryError(),
+    ],
+)
+def test_every_backend_says_it_in_its_own_words(error):
+    assert is_out_of_memory(error)
+    with pytest.raises(OutOfMemoryError, match="a 16-bit dtype, or a smaller model"), out_of_memory_told("x"):
+        raise error
+
+
+@pytest.mark.parametrize("error", [RuntimeError("size mismatch"), ValueError("out of memory"), KeyError("x")])
+def test_other_errors_pass_as_they_are(error):
+    assert not is_out_of_memory(error)
+    with pytest.raises(type(error)) as raised, out_of_memory_told("x"):
+        raise error
+    assert raised.value is error
+
+
+def test_peak_sees_memory_that_is_given_back_before_the_end():
+    with PeakMemory(torch.device("cpu")) as quiet:
+        time.sleep(0.1)
+    with PeakMemory(torch.device("cpu")) as busy:
+        block = torch.ones(64, 1 << 20)  # 256 MB
+        time.sleep(0.2)
+        del block
+    assert quiet.bytes > 0
+    assert busy.bytes - quiet.bytes > 200e6
+
+
+def test_peak_stops_looking_when_the_block_fails():
+    peak = PeakMemory(torch.device("cpu"))
+    with pytest.raises(ValueError, match="stop"), peak:
+        raise ValueError("stop")
+    assert not peak._watch.is_alive()
+
+
+def test_host_tells_its_memory():
+    free, total = memory(torch.device("cpu"))
+    assert 0 < free <= total

@@ -1,0 +1,156 @@
+"""GGUF files, written here by hand: what is read is what was written, and what is damaged is refused."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import pytest
+import torch
+from conftest import tiny_model
+from tokenizers import pre_tokenizers
+from torch import Tensor
+
+from analysis.errors import ModelError, StorageError
+from analysis.source import ModelSource, describe, open_dense
+
+TOKENS = ["<pad>", "<s>", "</s>", *sorted(pre_tokenizers.ByteLevel.alphabet()), "ab"]
+TOKENS += [f"<{number}>" for number in range(300 - len(TOKENS))]
+
+
+def write_gguf(
+    path: Path,
+    model: Any,
+    *,
+    architecture: str = "llama",
+    quantisation: gguf.GGMLQuantizationType | None = None,
+    without: str = "",
+    merge: str = "a b",
+) -> ModelSource:
+    """The tiny llama as llama.cpp stores it, with one token per byte and a single merge."""
+    config = model.config
+    writer = gguf.GGUFWriter(path, architecture)
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_rope_dimension_count(config.hidden_size // config.num_attention_heads)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_vocab_size(config.vocab_size)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_token_list(TOKENS)
+    writer.add_token_merges([merge])
+    writer.add_eos_token_id(2)
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config.num_hidden_layers)
+    for name, tensor in model.state_dict().items():
+        stem, _, kind = name.rpartition(".")
+        if stem in {"lm_head", without}:
+            continue
+        values = np.ascontiguousarray(as_llama_cpp_has_it(stem, tensor, config))
+        if quantisation and values.ndim == 2:
+            values = gguf.quants.quantize(values, quantisation)
+        writer.add_tensor(
+            f"{names.get_name(stem)}.{kind}", values, raw_dtype=quantisation if values.ndim == 2 else None
+        )
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return ModelSource.parse(str(path))
+
+
+def as_llama_cpp_has_it(stem: str, tensor: Tensor, config: Any) -> np.ndarray:
+    """Its rotary pairs lie side by side, those of transformers half a head apart."""
+    heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}.get(
+        stem.rpartition(".")[2]
+    )
+    if heads is None:
+        return tensor.numpy()
+    rows = tensor.reshape(heads, 2, -1, tensor.shape[1]).transpose(1, 2)
+    return rows.reshape(tensor.shape).numpy()
+
+
+def cached(tmp_path: Path) -> list[Path]:
+    return list((tmp_path / "home" / "cache").glob("*"))
+
+
+def test_what_is_read_is_what_was_written(tmp_path, windows):
+    model = tiny_model("llama")
+    source = write_gguf(tmp_path / "tiny.gguf", model)
+    before = describe(source)
+    opened = open_dense(source)
+    assert torch.equal(opened.model(windows).logits, model(windows).logits)
+    assert opened.tokenizer("ab c")["input_ids"] == [TOKENS.index(token) for token in ("ab", "Ġ", "c")]
+    assert before == describe(source)
+    assert before.parameters == sum(parameter.numel() for parameter in model.parameters())
+    assert (before.label, before.blocks, before.tied, before.context) == ("tiny.gguf", 3, True, 128)
+    assert before.not_sliceable is None
+
+
+def test_quantised_weights_come_near_what_they_stand_for(tmp_path, windows):
+    model = tiny_model("llama", intermediate_size=64)
+    source = write_gguf(tmp_path / "q8.gguf", model, quantisation=gguf.GGMLQuantizationType.Q8_0)
+    found, expected = open_dense(source).model(windows).logits, model(windows).logits
+    assert 0 < float((found - expected).norm() / expected.norm()) < 0.05
+
+
+def test_file_is_converted_once_and_again_when_it_changes(tmp_path, monkeypatch, windows):
+    path = tmp_path / "tiny.gguf"
+    source = write_gguf(path, tiny_model("llama"))
+    open_dense(source)
+    assert len(cached(tmp_path)) == 1
+    with monkeypatch.context() as patch:
+        patch.setattr(gguf, "GGUFReader", lambda *_: pytest.fail("read again"))
+        open_dense(source)
+    other = tiny_model("llama")
+    other.model.norm.weight.mul_(2.0)
+    write_gguf(path, other)
+    os.utime(path, (1, 1))
+    assert torch.equal(open_dense(source).model(windows).logits, other(windows).logits)
+
+
+@pytest.mark.parametrize("part", ["model.embed_tokens", "model.layers.1.mlp.up_proj"])
+def test_weight_that_is_missing_is_not_made_up(tmp_path, part):
+    source = write_gguf(tmp_path / "tiny.gguf", tiny_model("llama"), without=part)
+    with pytest.raises(ModelError, match=r"lacks \d+ of the weights"):
+        open_dense(source)
+    assert cached(tmp_path) == []
+
+
+@pytest.mark.parametrize("kept", [4, 10, 500, 0.5, 0.9999])
+def test_file_cut_short_anywhere_is_refused(tmp_path, kept):
+    path = tmp_path / "tiny.gguf"
+    source = write_gguf(path, tiny_model("llama"))
+    whole = path.read_bytes()
+    path.write_bytes(whole[: kept if isinstance(kept, int) else int(kept * len(whole))])
+    for reading in (describe, open_dense):
+        with pytest.raises(ModelError, match=r"'tiny\.gguf' is damaged or cut short.*fetch it again"):
+            reading(source)
+    assert cached(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("choice", "sentence"),
+    [({"architecture": "nonsense"}, "architecture nonsense is not supported"), ({"merge": "c d"}, "`cd`")],
+)
+def test_what_transformers_cannot_read_is_one_sentence(tmp_path, choice, sentence):
+    source = write_gguf(tmp_path / "tiny.gguf", tiny_model("llama"), **choice)
+    with pytest.raises(ModelError, match=rf"'tiny\.gguf' cannot be read: .*{sentence}.*\.$"):
+        open_dense(source)
+    assert cached(tmp_path) == []
+
+
+def test_file_that_may_not_be_read_is_one_sentence(tmp_path, monkeypatch):
+    source = write_gguf(tmp_path / "tiny.gguf", tiny_model("llama"))
+
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", refuse)  # root may read everything
+    with pytest.raises(StorageError, match=r"tiny\.gguf' cannot be read or written: there is no permission"):
+        describe(source)
