@@ -12,6 +12,7 @@ import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self
 
@@ -37,9 +38,6 @@ from analysis.values import Value
 
 SLICED_MANIFEST = "slicescope.json"
 """The file that marks a folder as a sliced model; written and read by ``slicing.store``."""
-
-_ENDS = 1 << 20
-"""Bytes at each end of a GGUF file that tell it from another: the names and shapes, and the last weights."""
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
@@ -255,14 +253,16 @@ def dequantise(source: ModelSource) -> None:
 
 
 def _dequantised_folder(gguf: Path) -> Path:
-    """Named after the file's name, size, beginning and end, wherever the file lies."""
-    size = gguf.stat().st_size
-    with storage_errors(gguf), gguf.open("rb") as file:
-        digest = hashlib.sha256(file.read(_ENDS))
-        file.seek(max(size - _ENDS, 0))
-        digest.update(file.read(_ENDS))
-    digest.update(str(size).encode())
-    return cache_folder() / f"{gguf.stem}-{digest.hexdigest()[:12]}"
+    """Named after the file's name and content, wherever the file lies."""
+    status = gguf.stat()
+    return cache_folder() / f"{gguf.stem}-{_digest(gguf, status.st_size, status.st_mtime_ns)}"
+
+
+@lru_cache(maxsize=16)
+def _digest(path: Path, size: int, changed: int) -> str:
+    """Of the whole file, for a tuned model may differ anywhere; read again when size or date have changed."""
+    with storage_errors(path), path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:12]
 
 
 def _gguf_path(source: ModelSource) -> Path:

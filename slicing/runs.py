@@ -252,19 +252,22 @@ class Run(Value):
 Opener = Callable[[ModelSource], OpenModel]
 
 
+_START = (("Opening", 0.0), ("Reading text", 0.0))
+
+
 def phases(recipe: Recipe) -> tuple[tuple[str, float], ...]:
     """The phases of a job in order, each with its share of the work, for a time left that is honest.
 
     The unit is one token through the decoder; evaluation adds the head, slicing the bases.
     """
     if isinstance(recipe, ProfileRecipe):
-        return (("Opening", 0.0), ("Profiling", recipe.windows * recipe.window_length))
+        return (*_START, ("Profiling", recipe.windows * recipe.window_length))
     profile = ("Profiling", 1.0 * recipe.profile_windows * recipe.window_length)
     slicing = 2.0 * recipe.calibration_windows * recipe.window_length
     if isinstance(recipe, SliceRecipe):
-        return (("Opening", 0.0), profile, ("Slicing", slicing), ("Saving", 0.0))
+        return (*_START, profile, ("Slicing", slicing), ("Saving", 0.0))
     evaluating = 1.5 * recipe.evaluation_windows * recipe.window_length
-    steps: list[tuple[str, float]] = [("Opening", 0.0), profile, ("Evaluating dense", evaluating)]
+    steps: list[tuple[str, float]] = [*_START, profile, ("Evaluating dense", evaluating)]
     for name in ("constant", recipe.plan.allocation, "constant-matched"):
         steps += [(f"Slicing {name}", slicing), (f"Evaluating {name}", evaluating)]
     return tuple(steps)
@@ -352,6 +355,7 @@ def _run_folders() -> list[Path]:
 
 
 def _profile(recipe: ProfileRecipe, opened: OpenModel, progress: Progress) -> ProfileResult:
+    progress("Reading text", 0, 1)
     windows = token_windows(recipe.text, opened.tokenizer, recipe.window_length, recipe.windows, recipe.seed)
     reason = why_not_sliceable(opened.model.config)
     return ProfileResult(
@@ -385,6 +389,7 @@ class _Bench:
         # An impossible plan is told before the work begins.
         find_score(self.plan.score)
         self.plan.constant(self.shape)
+        progress("Reading text", 0, 1)
         self.windows = token_windows(
             recipe.calibration,
             opened.tokenizer,
@@ -448,11 +453,12 @@ def _slice(recipe: SliceRecipe, opened: OpenModel, progress: Progress, folder: P
 
 
 def _compare(recipe: CompareRecipe, opened: OpenModel, progress: Progress) -> CompareResult:
+    bench = _Bench(recipe, opened, progress)
     evaluation = token_windows(
         recipe.evaluation, opened.tokenizer, recipe.window_length, recipe.evaluation_windows
     )
+    progress("Reading text", 1, 1)
     check_windows(opened.model, evaluation)
-    bench = _Bench(recipe, opened, progress)
     bench.measure()
     shape = bench.shape
 

@@ -19,6 +19,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreT
 
 from analysis.shape import ModelShape, SublayerShape
 
+torch.set_num_threads(1)  # tiny models gain nothing from more threads, and lose much on a busy machine
+
 COMMON: dict[str, Any] = {
     "vocab_size": 300,
     "hidden_size": 32,

@@ -114,6 +114,15 @@ def test_file_is_converted_once_and_again_when_it_changes(tmp_path, monkeypatch,
     assert torch.equal(open_dense(source).model(windows).logits, other(windows).logits)
 
 
+def test_files_that_differ_in_the_middle_only_are_two_models(tmp_path, windows):
+    model = tiny_model("llama", hidden_size=256, intermediate_size=1024)  # 10 MB
+    for name in ("base", "tuned"):
+        (tmp_path / name).mkdir()
+        source = write_gguf(tmp_path / name / "model.gguf", model)
+        assert torch.equal(open_dense(source).model(windows).logits, model(windows).logits)
+        model.model.layers[1].self_attn.q_proj.weight.mul_(2.0)
+
+
 @pytest.mark.parametrize("part", ["model.embed_tokens", "model.layers.1.mlp.up_proj"])
 def test_weight_that_is_missing_is_not_made_up(tmp_path, part):
     source = write_gguf(tmp_path / "tiny.gguf", tiny_model("llama"), without=part)
