@@ -357,6 +357,7 @@ def _run_folders() -> list[Path]:
 def _profile(recipe: ProfileRecipe, opened: OpenModel, progress: Progress) -> ProfileResult:
     progress("Reading text", 0, 1)
     windows = token_windows(recipe.text, opened.tokenizer, recipe.window_length, recipe.windows, recipe.seed)
+    progress("Reading text", 1, 1)
     reason = why_not_sliceable(opened.model.config)
     return ProfileResult(
         profile=profile_blocks(
@@ -397,6 +398,7 @@ class _Bench:
             recipe.calibration_windows,
             recipe.seed,
         )
+        progress("Reading text", 1, 1)
 
     def measure(self) -> None:
         """Profile the model and make the plan's schedule."""
@@ -457,7 +459,6 @@ def _compare(recipe: CompareRecipe, opened: OpenModel, progress: Progress) -> Co
     evaluation = token_windows(
         recipe.evaluation, opened.tokenizer, recipe.window_length, recipe.evaluation_windows
     )
-    progress("Reading text", 1, 1)
     check_windows(opened.model, evaluation)
     bench.measure()
     shape = bench.shape
