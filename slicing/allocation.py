@@ -7,6 +7,7 @@ block. Its fields draw the controls in the app and go into the run. Knows nothin
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -44,9 +45,9 @@ class Allocation(Value):
         """Raise ``PlanError`` when the settings make no sense at this target, whatever the scores."""
         check_fraction("target (SP)", target)
 
+    @abstractmethod
     def raw(self, redundancy: np.ndarray) -> tuple[float, np.ndarray]:
         """The floor every block gets and the weights (L,) by which the rest is shared out."""
-        raise NotImplementedError
 
     def __call__(
         self, redundancy: Sequence[float], target: float, max_fraction: float = MAX_FRACTION
