@@ -10,7 +10,8 @@ import torch
 from conftest import byte_tokenizer, tiny_model
 
 from analysis.anatomy import read_shape
-from analysis.device import free_memory, memory, pick_device, synchronise
+from analysis.device import free_memory, memory, out_of_memory_told, pick_device, synchronise
+from analysis.errors import OutOfMemoryError
 from analysis.evaluate import continue_text, perplexity
 from analysis.profile import profile_blocks
 from analysis.source import ModelSource, OpenModel, open_dense
@@ -43,6 +44,19 @@ def test_sliced_model_has_the_perplexity_of_the_cpu(windows):
         )
         found.append(perplexity(sliced.model, windows))
     assert found[1].perplexity == pytest.approx(found[0].perplexity, rel=1e-3)
+
+
+def test_continuation_is_that_of_the_cpu(windows):
+    found = []
+    for device in ("cpu", DEVICE):
+        sliced = slice_model(tiny_model("llama").to(device), SCHEDULE, windows).model
+        found.append(continue_text(OpenModel(sliced, byte_tokenizer()), "ab", 8).text)
+    assert found[0] == found[1]
+
+
+def test_memory_the_device_does_not_have_is_one_sentence():
+    with pytest.raises(OutOfMemoryError, match="ran out while testing"), out_of_memory_told("testing"):
+        torch.empty(1 << 46, dtype=torch.uint8, device=DEVICE)
 
 
 def test_sixteen_bits_slice_and_evaluate(windows):

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import torch
 from conftest import byte_tokenizer, tiny_model
-from transformers import AutoConfig
+from transformers import AutoConfig, AutoModelForCausalLM
 
-from analysis.errors import ModelError, SlicescopeError, StorageError
+from analysis.errors import ModelError, OutOfMemoryError, SlicescopeError, StorageError
 from analysis.evaluate import continue_text
 from analysis.source import ModelSource, describe, open_dense
 from slicing.schedule import SlicingSchedule
@@ -142,6 +142,24 @@ def test_card_of_a_sliced_model_without_a_manifest_is_one_sentence(sliced_folder
 def test_missing_manifest_is_one_sentence(tiny_folder):
     with pytest.raises(StorageError, match=r"slicescope\.json' cannot be read .* does not exist"):
         load_sliced(ModelSource.parse(str(tiny_folder)))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+    ],
+)
+def test_memory_that_runs_out_is_not_taken_for_damage(tiny_folder, sliced_folder, monkeypatch, error):
+    def fail(*args: object, **kwargs: object) -> None:
+        raise error
+
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", fail)
+    monkeypatch.setattr("slicing.store.load_file", fail)
+    for folder in (tiny_folder, sliced_folder):
+        with pytest.raises(OutOfMemoryError, match=f"ran out while loading {folder.name}"):
+            open_model(ModelSource.parse(str(folder)))
 
 
 @pytest.fixture

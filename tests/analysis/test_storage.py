@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from analysis.errors import StorageError
+from analysis.errors import ModelError, StorageError
 from analysis.storage import cache_folder, runs_folder, whole_folder
 
 
@@ -51,6 +51,40 @@ def test_nothing_is_left_and_the_old_folder_stays_when_the_block_fails(tmp_path,
         raise error
     assert names(tmp_path) == ["b"]
     assert names(tmp_path / "b") == ["old"]
+
+
+def test_old_folder_steps_back_in_when_the_new_one_cannot_take_its_place(tmp_path, monkeypatch):
+    with whole_folder(tmp_path / "b") as draft:
+        (draft / "old").touch()
+    rename = Path.rename
+
+    def refuse_drafts(path: Path, target: Path) -> Path:
+        if path.name.startswith(".b-") and not path.name.endswith("-old"):
+            raise OSError(errno.EACCES, "no")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", refuse_drafts)
+    with pytest.raises(StorageError, match="no permission"), whole_folder(tmp_path / "b", replace=True):
+        pass
+    assert names(tmp_path) == ["b"]
+    assert names(tmp_path / "b") == ["old"]
+
+
+def test_error_of_ours_is_not_taken_for_one_of_the_disk(tmp_path):
+    error = ModelError("The model cannot be read: No such file or directory (os error 2).")
+    with pytest.raises(ModelError) as raised, whole_folder(tmp_path / "b"):
+        raise error
+    assert raised.value is error
+
+
+def test_rare_error_is_told_in_the_words_of_the_system(tmp_path):
+    with (
+        pytest.raises(
+            StorageError, match=r"b' cannot be read or written: .*quota.*; choose another folder and"
+        ),
+        whole_folder(tmp_path / "b"),
+    ):
+        raise OSError(errno.EDQUOT, "Disk quota exceeded")
 
 
 def test_file_in_the_way_is_one_sentence(tmp_path):

@@ -63,13 +63,14 @@ def test_equal_scores_are_constant_slicing(name, count):
     assert not any(fractions.capped)
 
 
+@pytest.mark.parametrize("name", NAMES)
 @given(scores=SCORES, scale=st.floats(0.01, 100), shift=st.floats(-10, 10))
-def test_scores_matter_only_up_to_scale_and_shift(scores, scale, shift):
+def test_scores_matter_only_up_to_scale_and_shift(name, scores, scale, shift):
     spread = np.ptp(scores)
     if spread > 1e-3:  # below, the shift itself loses digits
         moved = [scale * score + shift for score in scores]
-        before = reachable(Dynamic(base=0.05), scores, 0.2, 0.9)
-        after = reachable(Dynamic(base=0.05), moved, 0.2, 0.9)
+        before = reachable(ALLOCATIONS[name](), scores, 0.2, 0.9)
+        after = reachable(ALLOCATIONS[name](), moved, 0.2, 0.9)
         if before is not None and after is not None:
             assert after.values == pytest.approx(before.values, abs=1e-6)
 
@@ -98,7 +99,7 @@ def flow_over(scores: list[float], target: float, base: float, ceiling: float) -
         excess = np.clip(values - ceiling, 0, None).sum()
         values = np.minimum(values, ceiling)
         open_weights = np.where(values < ceiling, r, 0.0)
-        if excess < 1e-13:
+        if excess < 1e-13 or not open_weights.any():
             break
         values = values + excess * open_weights / open_weights.sum()
     return values.tolist()
@@ -109,6 +110,14 @@ def test_bound_passes_the_excess_on_in_proportion():
     fractions = Dynamic(base=0.05)(scores, 0.3, 0.45)
     assert fractions.values == pytest.approx(flow_over(scores, 0.3, 0.05, 0.45), abs=1e-9)
     assert fractions.capped == (False, False, False, False, True, True, True)
+
+
+@given(scores=SCORES, target=st.floats(0.1, 0.6), ceiling=st.floats(0.3, 0.9))
+def test_water_filling_is_that_of_a_patient_hand(scores, target, ceiling):
+    base = target / 2
+    fractions = reachable(Dynamic(base=base), scores, target, ceiling)
+    if fractions is not None and np.ptp(scores) > 0:
+        assert fractions.values == pytest.approx(flow_over(scores, target, base, ceiling), abs=1e-7)
 
 
 def test_unreachable_target_names_the_largest_mean_that_is_reachable():

@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 
 from analysis.errors import Cancelled, PlanError, StorageError, TextError, UnsupportedError
 from analysis.evaluate import perplexity
+from analysis.profile import profile_blocks
 from analysis.source import ModelSource, open_dense
 from analysis.storage import runs_folder
 from analysis.texts import TextSource, token_windows
@@ -269,6 +270,38 @@ def test_dense_model_is_judged_on_the_first_windows_of_the_evaluation_text(recip
     assert result.contestant("dense").evaluation.nll == perplexity(opened.model, windows).nll
     assert result.calibration.digest != result.evaluation.digest
     assert (result.calibration.windows, result.evaluation.windows) == (4, 9)
+
+
+@pytest.mark.parametrize(("score", "first_token"), [("lr", False), ("lr", True), ("angular", False)])
+def test_plan_is_made_from_the_score_it_names(recipe, score, first_token):
+    plan = Plan(rounding=1, score=score, first_token=first_token)
+    result = perform(recipe.slice_recipe().model_copy(update={"plan": plan})).result
+    assert result.fractions == plan.fractions(result.profile.redundancy(score, first_token))
+    every = [
+        result.profile.redundancy(*choice) for choice in (("lr", False), ("lr", True), ("angular", False))
+    ]
+    assert len({plan.fractions(redundancy) for redundancy in every}) == 3
+
+
+def test_seed_draws_the_calibration_windows_and_the_profile_uses_the_first_of_them(recipe):
+    sliced = recipe.slice_recipe()
+    first, second = (perform(sliced.model_copy(update={"seed": seed})).result for seed in (0, 1))
+    assert first.calibration.digest != second.calibration.digest
+    assert first.profile.windows == second.profile.windows == 2
+    opened = open_dense(recipe.model)
+    windows = token_windows(recipe.calibration, opened.tokenizer, 24, 4, seed=1)
+    expected = profile_blocks(opened.model, windows[:2], model_label="", text_label="")
+    assert second.profile.measurements == expected.measurements
+
+
+def test_runs_are_listed_newest_first(recipe):
+    keys = []
+    for day, seed in enumerate((3, 1, 2), start=1):
+        run = perform(profile_of(recipe).model_copy(update={"seed": seed}))
+        path = runs_folder() / run.key / "run.json"
+        path.write_text(edited(json.loads(path.read_text()), "created", f"2026-01-0{day}T00:00:00Z"))
+        keys.insert(0, run.key)
+    assert [run.key for run in list_runs()[0]] == keys
 
 
 def test_family_that_cannot_be_sliced_is_profiled_and_the_reason_is_kept(recipe, tmp_path):

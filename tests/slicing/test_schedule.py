@@ -67,6 +67,15 @@ def test_smaller_fraction_is_at_most_one_step_narrower(fractions, rounding):
         assert wide >= narrow - rounding
 
 
+@given(
+    multiples=st.lists(st.integers(1, 72), min_size=1, max_size=40), rounding=st.sampled_from([1, 2, 4, 8])
+)
+def test_widths_that_are_multiples_already_stay(multiples, rounding):
+    widths = [8 * multiple for multiple in multiples]
+    fractions = [1 - width / 576 for width in widths]
+    assert list(SlicingSchedule.from_fractions(fractions, 576, rounding, "shared").widths[:-1]) == widths
+
+
 def test_blocks_that_are_not_cut_keep_the_whole_width_whatever_the_rounding():
     schedule = SlicingSchedule.from_fractions([0.0, 0.5], 100, 64, "untied")
     assert schedule.widths == (100, 64, 100)
@@ -79,6 +88,7 @@ def test_equal_remainders_are_spread_over_the_depth():
     gaps = [b - a for a, b in itertools.pairwise(wide)]
     assert len(wide) == 12  # 30 x 403.2 = 12,096 = 18 x 400 + 12 x 408
     assert max(gaps) <= 3
+    assert (wide[0] <= 2, wide[-1] >= 27) == (True, True)
 
 
 def test_published_parameter_counts_of_the_demo_model():
