@@ -197,6 +197,10 @@ def continue_text(opened: OpenModel, prompt: str, new_tokens: int) -> Sample:
             attention_mask=encoded.attention_mask,
             max_new_tokens=new_tokens,
             do_sample=False,
+            # Plain greedy, whatever the model's own generation settings say.
+            num_beams=1,
+            repetition_penalty=1.0,
+            no_repeat_ngram_size=0,
             pad_token_id=tokenizer.pad_token_id
             if tokenizer.pad_token_id is not None
             else tokenizer.eos_token_id,

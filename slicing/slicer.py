@@ -62,8 +62,8 @@ def slice_model(
     shape = read_shape(model)
     schedule.check_fits(shape)
     check_windows(model, windows)
-    refuse_unless_invariant(model)
     with out_of_memory_told("slicing"):
+        refuse_unless_invariant(model)
         stream = _Stream(model, windows)
         discarded: list[float] = []
 

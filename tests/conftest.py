@@ -14,12 +14,15 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from analysis.shape import ModelShape, SublayerShape
 
 torch.set_num_threads(1)  # tiny models gain nothing from more threads, and lose much on a busy machine
+settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy")  # a slow moment of the machine is no failure of a property
 
 COMMON: dict[str, Any] = {
     "vocab_size": 300,

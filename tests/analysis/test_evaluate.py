@@ -191,6 +191,17 @@ def test_continuation_ends_where_the_context_does():
         continue_text(opened, "a" * 128, 1)
 
 
+@pytest.mark.parametrize(
+    "own", [{"repetition_penalty": 3.0}, {"num_beams": 4}, {"no_repeat_ngram_size": 1}, {"do_sample": True}]
+)
+def test_continuation_is_greedy_whatever_the_models_own_settings_are(own):
+    opened = OpenModel(tiny_model("llama"), byte_tokenizer())
+    expected = continue_text(opened, "ab", 8).text
+    for name, value in own.items():
+        setattr(opened.model.generation_config, name, value)
+    assert continue_text(opened, "ab", 8).text == expected
+
+
 def test_continuation_ends_at_the_end_token():
     model, tokenizer = tiny_model("llama"), byte_tokenizer()
     free = continue_text(OpenModel(model, tokenizer), "ab", 8)

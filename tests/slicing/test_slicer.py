@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from analysis.anatomy import anatomy_of, decoder, norm_gain, read_shape
-from analysis.errors import ModelError, PlanError, StorageError, UnsupportedError
+from analysis.errors import ModelError, OutOfMemoryError, PlanError, StorageError, UnsupportedError
 from analysis.shape import ModelShape
 from analysis.source import ModelSource
 from slicing.assembly import assemble, dense_sublayers, reading_sublayer, sliced_embedding, write_into
@@ -275,6 +275,17 @@ def test_not_finite_weights_are_refused(windows):
     model.model.layers[0].mlp.down_proj.weight[0, 0] = float("nan")
     with pytest.raises(ModelError, match="not finite"):
         slice_model(model, schedule, windows)
+
+
+@pytest.mark.parametrize("place", ["refuse_unless_invariant", "assemble", "entering_states"])
+def test_memory_that_runs_out_anywhere_is_one_sentence(windows, monkeypatch, place):
+    def fail(*args: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    model = tiny_model("llama")
+    monkeypatch.setattr(f"slicing.slicer.{place}", fail)
+    with pytest.raises(OutOfMemoryError, match="ran out while slicing"):
+        slice_model(model, schedule_for(read_shape(model)), windows)
 
 
 def test_saving_over_a_folder_or_loading_a_broken_one_is_refused(windows, tmp_path):
