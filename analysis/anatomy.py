@@ -1,93 +1,249 @@
 """Where the residual stream runs in each model family: who reads it, who writes it.
 
-A block is a row of *sub-layers*; each is ``x + writer(inner(readers(norm(x))))``. To slice a model one
-needs no more than the names of these four parts, so a family is one entry in ``ANATOMIES``, holding
-only what differs. Knows nothing about rotations or slicing.
+A block is a row of *sub-layers*; each adds to the stream what its *branches* make of it: ``x + sum of
+writers(inner(readers(norm(x))))``. One branch is the rule; in a parallel block attention and MLP are two
+branches of one sub-layer. To slice a model one needs no more than the names of these parts, so a family is
+one entry in ``ANATOMIES``, holding only what differs. Knows nothing about rotations or slicing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from typing import Any, Literal
 
 import torch
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
 from analysis.errors import ModelError, UnsupportedError
 from analysis.shape import ModelShape, SublayerShape
+from analysis.values import Value
 
 
-@dataclass(frozen=True)
-class Sublayer:
-    """Attribute names of one half of a block, relative to the block (norm, core) or to the core."""
+class Branch(Value):
+    """Attribute names of one way through a sub-layer."""
 
-    kind: str
+    kind: Literal["attention", "mlp"]
     norm: str
+    """Relative to the block, as is the core."""
     core: str
+    """The module that is called; several names are modules that follow one another."""
     readers: tuple[str, ...]
-    writer: str
+    """Linear maps or parameters of the core that read the stream; those a block lacks are passed over."""
+    writers: tuple[str, ...]
+    """Those that write it."""
+
+    def but(self, **changes: Any) -> Branch:
+        """The same with other names."""
+        return self.model_copy(update=changes)
 
 
-@dataclass(frozen=True)
-class Anatomy:
-    """Attribute names of one model family, relative to the decoder (``model.base_model``)."""
+class Anatomy(Value):
+    """Attribute names of one model family, relative to the decoder."""
 
-    sublayers: tuple[Sublayer, ...]
+    sublayers: tuple[tuple[Branch, ...], ...]
+    decoder: str = "model"
+    """The model without its head, and the head: relative to the model."""
+    head: str = "lm_head"
     embedding: str = "embed_tokens"
+    positions: str | None = None
+    """The table of learned positions, which writes the stream too."""
     blocks: str = "layers"
     final_norm: str = "norm"
-    head: str = "lm_head"
-    """Relative to the model, not to the decoder."""
+    centred: bool = False
+    """Whether the norms take off the mean (layer norm), as the writers then must do in their place."""
     gain_offset: float = 0.0
-    """What the norm adds to its weight: 1 for Gemma, which stores gain - 1."""
+    """What the norm adds to its weight: 1 where the weight is stored as gain - 1."""
+    epsilon: float | None = None
+    """The norms' epsilon, where they do not say it."""
+    branch_scale: float = 1.0
+    """What a block multiplies every branch by before adding it."""
+    returns_tuple: bool = False
+    """Whether a block returns a tuple, with the states first."""
+
+    def but(self, **changes: Any) -> Anatomy:
+        """The same with other names."""
+        return self.model_copy(update=changes)
 
 
-_ATTENTION = Sublayer("attention", "input_layernorm", "self_attn", ("q_proj", "k_proj", "v_proj"), "o_proj")
-_MLP = Sublayer("mlp", "post_attention_layernorm", "mlp", ("gate_proj", "up_proj"), "down_proj")
-_LLAMA = Anatomy((_ATTENTION, _MLP))
+_ATTENTION = Branch(
+    kind="attention",
+    norm="input_layernorm",
+    core="self_attn",
+    readers=("q_proj", "k_proj", "v_proj"),
+    writers=("o_proj",),
+)
+_MLP = Branch(
+    kind="mlp",
+    norm="post_attention_layernorm",
+    core="mlp",
+    readers=("gate_proj", "up_proj"),
+    writers=("down_proj",),
+)
+# Some blocks of a mixture of experts are plain MLPs. The router chooses by what it reads.
+_MIXTURE = _MLP.but(
+    readers=(
+        *_MLP.readers,
+        "gate",
+        "experts.gate_up_proj",
+        "shared_expert_gate",
+        "shared_expert.gate_proj",
+        "shared_expert.up_proj",
+    ),
+    writers=(*_MLP.writers, "experts.down_proj", "shared_expert.down_proj"),
+)
+_LLAMA = Anatomy(sublayers=((_ATTENTION,), (_MLP,)))
+_MOE = _LLAMA.but(sublayers=((_ATTENTION,), (_MIXTURE,)))
+_COHERE = _LLAMA.but(sublayers=((_ATTENTION, _MLP.but(norm="input_layernorm")),), centred=True)
 
-ANATOMIES: dict[str, Anatomy] = {
+
+def _phi(config: Any) -> Anatomy:
+    attention = _ATTENTION.but(writers=("dense",))
+    mlp = _MLP.but(norm="input_layernorm", readers=("fc1",), writers=("fc2",))
+    return _LLAMA.but(sublayers=((attention, mlp),), final_norm="final_layernorm", centred=True)
+
+
+def _stablelm(config: Any) -> Anatomy:
+    if config.use_parallel_residual:
+        return _COHERE
+    return _LLAMA.but(centred=True)
+
+
+def _neox(config: Any) -> Anatomy:
+    attention = _ATTENTION.but(core="attention", readers=("query_key_value",), writers=("dense",))
+    mlp = _MLP.but(readers=("dense_h_to_4h",), writers=("dense_4h_to_h",))
+    parallel = config.use_parallel_residual
+    return Anatomy(
+        sublayers=((attention, mlp),) if parallel else ((attention,), (mlp,)),
+        decoder="gpt_neox",
+        embedding="embed_in",
+        final_norm="final_layer_norm",
+        centred=True,
+    )
+
+
+def _falcon(config: Any) -> Anatomy:
+    attention = _ATTENTION.but(core="self_attention", readers=("query_key_value",), writers=("dense",))
+    mlp = _MLP.but(readers=("dense_h_to_4h",), writers=("dense_4h_to_h",))
+    if config.new_decoder_architecture and config.num_ln_in_parallel_attn in (None, 2):
+        sublayers: Any = ((attention.but(norm="ln_attn"), mlp.but(norm="ln_mlp")),)
+    elif config.new_decoder_architecture or config.parallel_attn:
+        sublayers = ((attention, mlp.but(norm="input_layernorm")),)
+    else:
+        sublayers = ((attention,), (mlp,))
+    return Anatomy(
+        sublayers=sublayers,
+        decoder="transformer",
+        embedding="word_embeddings",
+        blocks="h",
+        final_norm="ln_f",
+        centred=True,
+        returns_tuple=True,
+    )
+
+
+def _gptj(config: Any) -> Anatomy:
+    attention = _ATTENTION.but(norm="ln_1", core="attn", writers=("out_proj",))
+    mlp = _MLP.but(norm="ln_1", readers=("fc_in",), writers=("fc_out",))
+    return _GPT.but(sublayers=((attention, mlp),), positions=None, returns_tuple=True)
+
+
+def _opt(config: Any) -> Anatomy:
+    if not config.do_layer_norm_before or config._remove_final_layer_norm:
+        raise UnsupportedError(
+            "This OPT model norms the stream after each sub-layer, where a rotation does not pass through; "
+            "its redundancy can still be profiled."
+        )
+    if config.word_embed_proj_dim != config.hidden_size:
+        raise UnsupportedError(
+            "This OPT model projects its embeddings to another width, which slicing does not handle yet; "
+            "its redundancy can still be profiled."
+        )
+    attention = _ATTENTION.but(norm="self_attn_layer_norm", writers=("out_proj",))
+    mlp = _MLP.but(norm="final_layer_norm", core="fc1 activation_fn fc2", readers=("fc1",), writers=("fc2",))
+    return _LLAMA.but(
+        sublayers=((attention,), (mlp,)),
+        decoder="model.decoder",
+        positions="embed_positions",
+        final_norm="final_layer_norm",
+        centred=True,
+    )
+
+
+_GPT = Anatomy(
+    sublayers=(
+        (_ATTENTION.but(norm="ln_1", core="attn", readers=("c_attn",), writers=("c_proj",)),),
+        (_MLP.but(norm="ln_2", readers=("c_fc",), writers=("c_proj",)),),
+    ),
+    decoder="transformer",
+    embedding="wte",
+    positions="wpe",
+    blocks="h",
+    final_norm="ln_f",
+    centred=True,
+)
+_PHI3 = _LLAMA.but(
+    sublayers=((_ATTENTION.but(readers=("qkv_proj",)),), (_MLP.but(readers=("gate_up_proj",)),))
+)
+_STARCODER2 = _LLAMA.but(
+    sublayers=((_ATTENTION,), (_MLP.but(readers=("c_fc",), writers=("c_proj",)),)), centred=True
+)
+
+ANATOMIES: dict[str, Anatomy | Callable[[Any], Anatomy]] = {
+    "cohere": _COHERE,
+    "falcon": _falcon,
+    "gemma": _LLAMA.but(gain_offset=1.0),
+    "gpt2": _GPT,
+    "gpt_neox": _neox,
+    "gptj": _gptj,
+    "granite": lambda config: _LLAMA.but(branch_scale=config.residual_multiplier),
     "llama": _LLAMA,
     "mistral": _LLAMA,
+    "mixtral": _MOE,
+    "olmo": _LLAMA.but(centred=True, epsilon=1e-5),
+    "olmoe": _MOE,
+    "opt": _opt,
+    "phi": _phi,
+    "phi3": _PHI3,
     "qwen2": _LLAMA,
+    "qwen2_moe": _MOE,
     "qwen3": _LLAMA,
+    "qwen3_moe": _MOE,
     "smollm3": _LLAMA,
-    "phi3": Anatomy((replace(_ATTENTION, readers=("qkv_proj",)), replace(_MLP, readers=("gate_up_proj",)))),
-    "gemma": replace(_LLAMA, gain_offset=1.0),
+    "stablelm": _stablelm,
+    "starcoder2": _STARCODER2,
 }
-"""The families that can be sliced, by ``config.model_type``."""
-
+"""The families that can be sliced, by ``config.model_type``; a function where the configuration decides."""
 
 def anatomy_of(config: Any) -> Anatomy:
     """The entry for this configuration.
 
-    Raises ``UnsupportedError`` when the family has none, naming those that have.
+    Raises ``UnsupportedError`` when the family has none, or this member of it cannot be sliced.
     """
     if config.model_type not in ANATOMIES:
-        raise UnsupportedError(_no_anatomy(config))
-    return ANATOMIES[config.model_type]
+        raise UnsupportedError(
+            f"The architecture '{config.model_type}' cannot be sliced yet (its redundancy can still be "
+            f"profiled); sliceable are: {', '.join(sorted(ANATOMIES))}."
+        )
+    entry = ANATOMIES[config.model_type]
+    return entry if isinstance(entry, Anatomy) else entry(config)
 
 
 def why_not_sliceable(config: Any) -> str | None:
     """``None`` when the family can be sliced, otherwise one sentence that says why not."""
-    if getattr(config, "sliced", False):
+    if config.model_type == "sliced":
         return "This model is sliced already: open the dense model it was made from."
-    if config.model_type not in ANATOMIES:
-        return _no_anatomy(config)
+    try:
+        anatomy_of(config)
+    except UnsupportedError as error:
+        return str(error)
     if getattr(config, "is_heterogeneous", False):
         return (
             "This model gives its blocks different configurations, which slicing does not handle yet; "
             "use a model whose blocks are all alike."
         )
     return None
-
-
-def _no_anatomy(config: Any) -> str:
-    return (
-        f"The architecture '{config.model_type}' cannot be sliced yet (its redundancy can still be "
-        f"profiled); sliceable are: {', '.join(sorted(ANATOMIES))}."
-    )
 
 
 def decoder(model: Any) -> nn.Module:
@@ -116,18 +272,62 @@ def block_path(model: nn.Module) -> str:
     return next(name for name, module in model.named_modules() if module is wanted)
 
 
-def norm_gain(norm: nn.Module, anatomy: Anatomy) -> torch.Tensor:
-    """The gain a norm multiplies by, shape (D,), in fp32 or better."""
-    weight: torch.Tensor = norm.weight  # type: ignore[assignment]
-    return weight.detach().to(torch.promote_types(weight.dtype, torch.float32)) + anatomy.gain_offset
+def core_of(block: nn.Module, branch: Branch) -> nn.Module:
+    """The attention or MLP module of a dense block."""
+    names = branch.core.split()
+    if len(names) == 1:
+        return getattr(block, names[0])
+    return nn.Sequential(OrderedDict((name, getattr(block, name)) for name in names))
 
 
-def norm_epsilon(norm: nn.Module) -> float:
-    """The epsilon of an RMS norm, under whichever name the family stores it."""
+def weights_named(core: nn.Module, names: tuple[str, ...]) -> Iterator[tuple[str, torch.Tensor]]:
+    """(full name, weight) of the linear maps and parameters among ``names`` that the core has.
+
+    Weights are (..., out, in) whatever the module stores. Raises ``UnsupportedError`` for quantised ones.
+    """
+    for name in names:
+        path, _, last = name.rpartition(".")
+        holder: Any = core
+        for step in path.split(".") if path else ():
+            holder = getattr(holder, step, None)
+        found: Any = getattr(holder, last, None)
+        if found is None:
+            continue
+        weight = found if isinstance(found, nn.Parameter) else found.weight
+        plain = weight.is_floating_point() and weight.ndim in (2, 3)
+        if isinstance(found, nn.Linear):
+            plain = plain and tuple(weight.shape) == (found.out_features, found.in_features)
+        if not plain:
+            raise UnsupportedError(
+                f"'{name}' is a {type(found).__name__}, not a plain linear layer; "
+                "open the model unquantised to slice it."
+            )
+        full = name if isinstance(found, nn.Parameter) else f"{name}.weight"
+        yield full, weight.mT if isinstance(found, Conv1D) else weight
+
+
+def norm_gain(norm: Any, anatomy: Anatomy, like: torch.Tensor) -> torch.Tensor:
+    """The gain a norm multiplies by, shape (D,), in fp32 or better; ones where it has none (OLMo)."""
+    weight = getattr(norm, "weight", None)
+    precise = torch.promote_types(like.dtype, torch.float32)
+    if weight is None:
+        return torch.ones(like.shape[-1], dtype=precise, device=like.device)
+    return weight.detach().to(like.device, precise) + anatomy.gain_offset
+
+
+def norm_shift(norm: Any) -> torch.Tensor | None:
+    """What a layer norm adds at its end, shape (D,), or ``None``."""
+    return getattr(norm, "bias", None)
+
+
+def norm_epsilon(norm: nn.Module, anatomy: Anatomy) -> float:
+    """The epsilon of a norm, under whichever name the family stores it."""
     for name in ("variance_epsilon", "eps"):
         if hasattr(norm, name):
             return float(getattr(norm, name))
-    raise UnsupportedError(f"The norm {type(norm).__name__} has no epsilon that slicescope knows.")
+    if anatomy.epsilon is None:
+        raise UnsupportedError(f"The norm {type(norm).__name__} has no epsilon that slicescope knows.")
+    return anatomy.epsilon
 
 
 def embedding_scale(embedding: nn.Module) -> float:
@@ -141,40 +341,69 @@ def read_shape(model: nn.Module) -> ModelShape:
     if reason := why_not_sliceable(config):
         raise UnsupportedError(reason)
     anatomy = anatomy_of(config)
-    table: torch.Tensor = getattr(decoder(model), anatomy.embedding).weight
+    inner = model.get_submodule(anatomy.decoder)
+    table: torch.Tensor = getattr(inner, anatomy.embedding).weight
     head: nn.Linear = getattr(model, anatomy.head)
+    positions = None if anatomy.positions is None else getattr(inner, anatomy.positions).weight
     return ModelShape(
         architecture=config.model_type,
         hidden_size=table.shape[1],
         vocab_size=table.shape[0],
         tied=bool(config.tie_word_embeddings),
         blocks=tuple(
-            tuple(_sublayer_shape(block, sublayer) for sublayer in anatomy.sublayers)
+            tuple(_sublayer_shape(block, branches, config) for branches in anatomy.sublayers)
             for block in blocks(model)
         ),
         head_bias=head.bias is not None,
+        positions=0 if positions is None else len(positions),
+        final_norm=len(list(getattr(inner, anatomy.final_norm).parameters())),
+        final_shift=norm_shift(getattr(inner, anatomy.final_norm)) is not None,
     )
 
 
-def _sublayer_shape(block: nn.Module, sublayer: Sublayer) -> SublayerShape:
-    core = getattr(block, sublayer.core)
-    linears: Mapping[str, nn.Linear] = {
-        name: core.get_submodule(name) for name in (*sublayer.readers, sublayer.writer)
-    }
-    for name, linear in linears.items():
-        if type(linear) is not nn.Linear:
+def _sublayer_shape(block: nn.Module, branches: tuple[Branch, ...], config: Any) -> SublayerShape:
+    rows = columns = reader_bias = new_bias = writer_biases = inner = idle_rows = idle_columns = 0
+    norms: dict[str, nn.Module] = {branch.norm: getattr(block, branch.norm) for branch in branches}
+    for branch in branches:
+        core = core_of(block, branch)
+        parameters = dict(core.named_parameters())
+        shifted = norm_shift(norms[branch.norm]) is not None
+        readers, writers = (dict(weights_named(core, n)) for n in (branch.readers, branch.writers))
+        if not readers or not writers:
             raise UnsupportedError(
-                f"'{sublayer.core}.{name}' is a {type(linear).__name__}, not a plain linear layer; "
-                "open the model unquantised to slice it."
+                f"A '{config.model_type}' block without the expected parts in '{branch.core}' was found, so "
+                "it cannot be sliced; its redundancy can still be profiled."
             )
-    readers = [linears[name] for name in sublayer.readers]
-    writer = linears[sublayer.writer]
-    outer = sum(parameter.numel() for linear in linears.values() for parameter in linear.parameters())
+        for name, weight in readers.items():
+            rows += weight.numel() // weight.shape[-1]
+            idle_rows += _idle(weight, config) * weight.shape[-2]
+            bias = parameters.get(_bias_name(name))
+            reader_bias += 0 if bias is None else bias.numel()
+            new_bias += weight.shape[-2] if shifted and bias is None else 0
+        for name, weight in writers.items():
+            columns += weight.numel() // weight.shape[-2]
+            idle_columns += _idle(weight, config) * weight.shape[-1]
+            writer_biases += _bias_name(name) in parameters
+        outer = {*readers, *writers, *(_bias_name(name) for name in (*readers, *writers))}
+        inner += sum(p.numel() for name, p in parameters.items() if name not in outer)
     return SublayerShape(
-        kind=sublayer.kind,
-        reader_rows=sum(reader.out_features for reader in readers),
-        writer_columns=writer.in_features,
-        reader_bias=sum(reader.bias.numel() for reader in readers if reader.bias is not None),
-        writer_bias=writer.bias is not None,
-        inner=sum(parameter.numel() for parameter in core.parameters()) - outer,
+        kind=branches[0].kind if len(branches) == 1 else "parallel",
+        reader_rows=rows,
+        writer_columns=columns,
+        reader_bias=reader_bias,
+        new_bias=new_bias,
+        writer_bias=writer_biases,
+        inner=inner,
+        norm=sum(len(list(norm.parameters())) for norm in norms.values()),
+        idle_reader_rows=idle_rows,
+        idle_writer_columns=idle_columns,
     )
+
+
+def _bias_name(weight_name: str) -> str:
+    return weight_name.removesuffix("weight") + "bias" if weight_name.endswith("weight") else ""
+
+
+def _idle(weight: torch.Tensor, config: Any) -> int:
+    """How many experts of a stack (E, out, in) one token leaves alone."""
+    return weight.shape[0] - config.num_experts_per_tok if weight.ndim == 3 else 0

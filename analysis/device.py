@@ -8,7 +8,8 @@ from __future__ import annotations
 import gc
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Literal
 
 import psutil
 import torch
@@ -52,6 +53,31 @@ def pick_dtype(name: str, device: torch.device, stored: object) -> torch.dtype:
     if device.type == "cpu":
         return torch.float32
     return torch.float16 if stored == torch.float16 else torch.bfloat16
+
+
+Precision = Literal["exact", "fast"]
+
+
+def multiplies_bf16(device: torch.device) -> bool:
+    """Whether products in bfloat16 are faster here than in float32 (a CPU with instructions for them)."""
+    if device.type != "cpu":
+        return False
+    known = torch.cpu.get_capabilities()
+    return bool(known.get("avx512_bf16") or known.get("amx_bf16") or known.get("bf16"))
+
+
+def matmuls(
+    precision: Precision, device: torch.device, dtype: torch.dtype
+) -> AbstractContextManager[object]:
+    """The precision of matrix products inside the ``with``.
+
+    ``exact`` leaves them in the model's dtype. ``fast`` does those of a float32 model in bfloat16 where the
+    CPU has instructions for it; norms, softmax and the dense stream stay in float32. Elsewhere the two are
+    the same.
+    """
+    if precision == "fast" and dtype is torch.float32 and multiplies_bf16(device):
+        return torch.autocast("cpu", torch.bfloat16)
+    return nullcontext()
 
 
 def synchronise(device: torch.device) -> None:

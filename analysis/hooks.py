@@ -6,6 +6,7 @@ form, and counts layers by class. Nothing is kept here; what is seen is handed o
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -48,9 +49,10 @@ def _hook(index: int, look: Look) -> Callable[..., None]:
 class _Recorder(nn.Module):
     """Stands in for a block: keeps what the decoder hands it and passes the stream through."""
 
-    def __init__(self, block: nn.Module) -> None:
+    def __init__(self, block: nn.Module, returns_tuple: bool) -> None:
         super().__init__()
         self.__dict__["block"] = block  # not registered, so that nothing walks into it
+        self.returns_tuple = returns_tuple
         self.entering: Tensor | None = None
         self.context: dict[str, Any] = {}
 
@@ -58,20 +60,30 @@ class _Recorder(nn.Module):
         # Some decoders read attributes off their blocks, such as the kind of attention.
         return getattr(self.__dict__["block"], name)
 
-    def forward(self, hidden_states: Tensor, **context: Any) -> Tensor:
+    def forward(self, hidden_states: Tensor, *args: Any, **context: Any) -> Any:
+        context.update(zip(argument_names(self.__dict__["block"]), args, strict=False))
         self.__dict__.update(entering=hidden_states, context=context)
-        return hidden_states
+        return (hidden_states, None) if self.returns_tuple else hidden_states
+
+
+def argument_names(block: Any) -> list[str]:
+    """The names of what a decoder may hand its blocks by position, after the states."""
+    if hasattr(block, "arguments"):  # a sliced block, which stands for a dense one
+        return block.arguments
+    return list(inspect.signature(type(block).forward).parameters)[2:]
 
 
 @torch.inference_mode()
-def entering_states(model: nn.Module, tokens: Tensor) -> tuple[Tensor, list[dict[str, Any]]]:
+def entering_states(
+    model: nn.Module, tokens: Tensor, returns_tuple: bool = False
+) -> tuple[Tensor, list[dict[str, Any]]]:
     """The stream that enters block 0, (B, T, D), and the context every block is called with.
 
     The decoder itself makes the context (positions, masks), with its blocks stood in for, so every
-    family's own rules for it hold and no block is computed.
+    family's own rules for it hold and no block is computed. ``returns_tuple`` says what it expects of them.
     """
     real = blocks(model)
-    recorders = [_Recorder(block) for block in real]
+    recorders = [_Recorder(block, returns_tuple) for block in real]
     parent, name = _holder(model, real)
     setattr(parent, name, nn.ModuleList(recorders))
     try:

@@ -13,21 +13,39 @@ class SublayerShape(Value):
     """One sub-layer (attention or MLP): what reads the residual stream, what writes it."""
 
     kind: str
-    """``attention`` or ``mlp``."""
+    """``attention``, ``mlp``, or ``parallel`` for both in one."""
     reader_rows: int
     """Output features of all readers together; each row is as long as the stream is wide."""
     writer_columns: int
     """Input features of the writer; each column is as long as the stream is wide."""
     reader_bias: int = 0
     """Parameters in reader biases (not touched by slicing)."""
-    writer_bias: bool = False
-    """Whether the writer has a bias, which is as long as the stream is wide."""
+    new_bias: int = 0
+    """Parameters in the biases that readers get when a layer norm's shift is folded into them."""
+    writer_bias: int = 0
+    """Biases of writers, each as long as the stream is wide."""
     inner: int = 0
     """Parameters that see no residual stream, such as query and key norms."""
+    norm: int = 1
+    """Vectors, as long as the stream is wide, that the norms hold: a gain, and a shift with layer norms."""
+    idle_reader_rows: int = 0
+    """Of the reader rows, those of experts that one token leaves alone."""
+    idle_writer_columns: int = 0
+    """The same of the writer columns."""
+
+    @property
+    def busy_reader_rows(self) -> int:
+        """Reader rows that one token uses."""
+        return self.reader_rows - self.idle_reader_rows
+
+    @property
+    def busy_writer_columns(self) -> int:
+        """Writer columns that one token uses."""
+        return self.writer_columns - self.idle_writer_columns
 
 
 class ModelShape(Value):
-    """A causal language model with RMS norms in front of its sub-layers."""
+    """A causal language model with a norm in front of every sub-layer."""
 
     architecture: str
     """``config.model_type``."""
@@ -39,6 +57,12 @@ class ModelShape(Value):
     """Whether the head is the embedding table."""
     blocks: tuple[tuple[SublayerShape, ...], ...]
     head_bias: bool = False
+    positions: int = 0
+    """Rows of the table of learned positions."""
+    final_norm: int = 1
+    """Vectors, as long as the stream is wide, that the final norm holds."""
+    final_shift: bool = False
+    """Whether one of them is a shift, which slicing in the untied form turns into a bias of the head."""
 
     @property
     def block_count(self) -> int:
@@ -49,10 +73,11 @@ class ModelShape(Value):
     def parameters(self) -> int:
         """Parameters of the dense model; a shared table counts once."""
         width, vocab = self.hidden_size, self.vocab_size
-        total = vocab * width * (1 if self.tied else 2) + width + (vocab if self.head_bias else 0)
+        total = (vocab * (1 if self.tied else 2) + self.positions + self.final_norm) * width
+        total += vocab if self.head_bias else 0
         for sublayer in self.sublayers:
-            total += (sublayer.reader_rows + sublayer.writer_columns + 1) * width  # + 1: the norm's gain
-            total += sublayer.reader_bias + sublayer.inner + (width if sublayer.writer_bias else 0)
+            long = sublayer.reader_rows + sublayer.writer_columns + sublayer.norm + sublayer.writer_bias
+            total += long * width + sublayer.reader_bias + sublayer.inner
         return total
 
     @property
@@ -62,7 +87,7 @@ class ModelShape(Value):
         Attention scores and values are left out: they grow with the context, and slicing the residual
         stream does not change them.
         """
-        rows = sum(s.reader_rows + s.writer_columns for s in self.sublayers)
+        rows = sum(s.busy_reader_rows + s.busy_writer_columns for s in self.sublayers)
         return 2 * self.hidden_size * (rows + self.vocab_size)
 
     @property

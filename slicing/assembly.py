@@ -1,117 +1,187 @@
-"""From a dense model and bases of its stream to the parts of a sliced one, and from parts to a model.
+"""From a dense model and bases of its stream to a sliced model: shapes from a schedule, numbers from bases.
 
-The dense model is only read. Everything works on the meta device too, which is how a stored model gets
-its skeleton. Knows nothing about calibration: bases come from outside.
+The dense model is only read; the sliced one shares with it what slicing leaves alone. Knows nothing about
+calibration: bases come from outside.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from analysis.anatomy import (
-    Sublayer,
+    Branch,
     anatomy_of,
     blocks,
-    decoder,
+    core_of,
     embedding_scale,
     norm_epsilon,
     norm_gain,
+    norm_shift,
+    weights_named,
 )
-from slicing.block import SlicedBlock, SlicedEmbedding, SlicedSublayer, UnitRMSNorm
-from slicing.rotation import fold_gain, rotate_reader, rotate_writer
-from slicing.schedule import EmbeddingForm
+from slicing.modeling_sliced import SlicedConfig, SlicedForCausalLM, SlicedSublayer
+from slicing.rotation import centred, read_in, shifted_bias, write_in
+from slicing.schedule import SlicingSchedule
 
 
-def dense_sublayers(model: PreTrainedModel) -> Iterator[tuple[int, nn.Module, Sublayer]]:
-    """Every sub-layer in the order of application: (block index, dense block, names)."""
-    names = anatomy_of(model.config).sublayers
-    for index, block in enumerate(blocks(model)):
-        for sublayer in names:
-            yield index, block, sublayer
+class Site(NamedTuple):
+    """One sub-layer, in the dense model and in the sliced one."""
+
+    index: int
+    """Of the block."""
+    dense: nn.Module
+    """The dense block."""
+    branches: tuple[Branch, ...]
+    sliced: SlicedSublayer
+    leaving: int
+    """The width it writes."""
 
 
-def reading_sublayer(
-    model: PreTrainedModel, block: nn.Module, names: Sublayer, basis: Tensor
-) -> SlicedSublayer:
-    """A copy of a dense sub-layer that reads the stream in ``basis`` (D, W) and still writes all of D.
-
-    The norm's gain goes into the readers; the shortcut leads back to the full basis, (W, D).
-    """
-    norm = getattr(block, names.norm)
-    gain = norm_gain(norm, anatomy_of(model.config))
-    dense: Any = getattr(block, names.core)
-    # The configuration stays the one object all modules share.
-    core = copy.deepcopy(dense, {id(model.config): model.config})
-    for reader in names.readers:
-        rotate_reader(core.get_submodule(reader), basis, gain)
-    unit = UnitRMSNorm(gain.numel(), norm_epsilon(norm))
-    return SlicedSublayer(names.kind, unit, core, basis.T)
-
-
-def write_into(sublayer: SlicedSublayer, names: Sublayer, basis: Tensor) -> None:
-    """Make a sub-layer that writes all of D write in ``basis`` (D, W); changes it in place."""
-    writer: nn.Linear = sublayer.core.get_submodule(names.writer)  # type: ignore[assignment]
-    rotate_writer(writer, basis)
-    shortcut = sublayer.shortcut @ basis.to(sublayer.shortcut)
-    sublayer.shortcut = nn.Parameter(shortcut.to(writer.weight.dtype), requires_grad=False)
+def blank(model: PreTrainedModel, schedule: SlicingSchedule) -> SlicedForCausalLM:
+    """The sliced model in its shapes, without numbers (on the meta device)."""
+    anatomy = anatomy_of(model.config)
+    text_config = copy.deepcopy(model.config)
+    text_config.tie_word_embeddings = False
+    config = SlicedConfig(
+        text_config=text_config,
+        anatomy=anatomy.model_dump(mode="json"),
+        widths=list(schedule.widths),
+        embedding=schedule.embedding,
+        norm_epsilon=norm_epsilon(getattr(blocks(model)[0], anatomy.sublayers[0][0].norm), anatomy),
+        tie_word_embeddings=schedule.embedding == "shared",
+        dtype=model.dtype,
+    )
+    config._attn_implementation = model.config._attn_implementation
+    with torch.device("meta"):
+        sliced = SlicedForCausalLM(config)
+    if model.generation_config is not None:
+        sliced.generation_config = copy.deepcopy(model.generation_config)
+    return sliced.eval()
 
 
-def sliced_embedding(model: PreTrainedModel, basis: Tensor, form: EmbeddingForm) -> SlicedEmbedding:
-    """The embedding in ``basis`` (D, W): the dense table with a rotation, or a table of its own."""
-    dense: Any = getattr(decoder(model), anatomy_of(model.config).embedding)
-    table, scale = dense.weight, embedding_scale(dense)
-    if form == "shared":
-        return SlicedEmbedding(table, basis.to(table.dtype), scale)
-    precise = torch.promote_types(table.dtype, torch.float32)
-    own = table.detach().to(precise) * scale @ basis.to(precise)
-    return SlicedEmbedding(nn.Parameter(own.to(table.dtype), requires_grad=False))
+def sites(model: PreTrainedModel, sliced: SlicedForCausalLM, schedule: SlicingSchedule) -> Iterator[Site]:
+    """Every sub-layer in the order of application."""
+    rows = anatomy_of(model.config).sublayers
+    for index, (dense, block) in enumerate(zip(blocks(model), blocks(sliced), strict=True)):
+        for branches, sublayer in zip(rows, block.sublayers, strict=True):  # type: ignore[arg-type]
+            yield Site(index, dense, branches, sublayer, schedule.widths[index + (branches is rows[-1])])
 
 
-def assemble(
-    model: PreTrainedModel,
-    embedding: SlicedEmbedding,
-    sublayers: Sequence[SlicedSublayer],
-    form: EmbeddingForm,
-) -> PreTrainedModel:
-    """A model of the dense one's class with sliced parts; the rest is shared with the dense model.
+@torch.no_grad()
+def fill_readers(model: PreTrainedModel, site: Site, basis: Tensor) -> None:
+    """Make a sub-layer read the stream in ``basis`` (D, W); what neither reads nor writes is shared.
 
-    Shared form: final norm and head stay those of the dense model. Untied form: the final norm's gain
-    goes into a head of its own.
+    The gain of the norm goes into the readers, its shift into their biases.
     """
     anatomy = anatomy_of(model.config)
-    config = copy.deepcopy(model.config)
-    # Nothing may tie the head to the table anew: in the shared form it is that table already.
-    config.tie_word_embeddings = False
-    config.sliced = True  # told by `why_not_sliceable`, here and when the model is opened again
-    sliced: Any = _shallow_copy(model)
-    inner: Any = _shallow_copy(decoder(model))
-    setattr(sliced, model.base_model_prefix, inner)
-    sliced.config = inner.config = config
-    sliced.generation_config = copy.deepcopy(model.generation_config)
-
-    per_block = len(anatomy.sublayers)
-    setattr(inner, anatomy.embedding, embedding)
-    grouped = [list(sublayers[i : i + per_block]) for i in range(0, len(sublayers), per_block)]
-    setattr(inner, anatomy.blocks, nn.ModuleList(SlicedBlock(group) for group in grouped))
-    if form == "untied":
-        norm = getattr(inner, anatomy.final_norm)
-        gain = norm_gain(norm, anatomy)
-        head: Any = _shallow_copy(getattr(model, anatomy.head))
-        fold_gain(head, gain)
-        setattr(inner, anatomy.final_norm, UnitRMSNorm(gain.numel(), norm_epsilon(norm)))
-        setattr(sliced, anatomy.head, head)
-    return sliced
+    for branch, core in zip(site.branches, site.sliced.cores, strict=True):
+        dense, norm = core_of(site.dense, branch), getattr(site.dense, branch.norm)
+        readers = dict(weights_named(dense, branch.readers))
+        writers = dict(weights_named(dense, branch.writers))
+        _share(core, dense, but={*readers, *writers})
+        gain, shift = norm_gain(norm, anatomy, basis.T), norm_shift(norm)
+        for name, weight in readers.items():
+            _set(core, name, read_in(weight, basis, gain))
+            if shift is not None:
+                bias = dense.get_parameter(_bias(name)) if _has(dense, _bias(name)) else None
+                _set(core, _bias(name), shifted_bias(weight.to(basis.device), bias, shift))
 
 
-def _shallow_copy(module: nn.Module) -> nn.Module:
-    """The same modules and tensors in a new container, so that replacing one leaves the original alone."""
-    clone = copy.copy(module)
-    for registry in ("_modules", "_parameters", "_buffers"):
-        clone.__dict__[registry] = dict(module.__dict__[registry])
-    return clone
+@torch.no_grad()
+def fill_writers(model: PreTrainedModel, site: Site, basis: Tensor) -> None:
+    """Make a sub-layer write the stream in ``basis`` (D, W)."""
+    anatomy = anatomy_of(model.config)
+    into = (centred(basis) if anatomy.centred else basis) * anatomy.branch_scale
+    for branch, core in zip(site.branches, site.sliced.cores, strict=True):
+        dense = core_of(site.dense, branch)
+        for name, weight in weights_named(dense, branch.writers):
+            _set(core, name, write_in(weight, into))
+            if _has(dense, _bias(name)):
+                _set(core, _bias(name), write_in(dense.get_parameter(_bias(name)), into))
+
+
+@torch.no_grad()
+def fill_ends(model: PreTrainedModel, sliced: SlicedForCausalLM, basis: Tensor) -> None:
+    """Give a sliced model all that is not in its blocks; the embedding writes in ``basis`` (D, W).
+
+    Shared form: final norm and head stay those of the dense model. Untied form: the final norm's gain and
+    shift go into a head of its own.
+    """
+    anatomy = anatomy_of(model.config)
+    dense, inner = model.get_submodule(anatomy.decoder), sliced.inner.get_submodule(anatomy.decoder)
+    made = {anatomy.embedding, anatomy.blocks}
+    into = centred(basis) if anatomy.centred else basis
+
+    table, embedding = getattr(dense, anatomy.embedding), getattr(inner, anatomy.embedding)
+    shared = embedding.rotation is not None
+    if shared:
+        embedding.weight = table.weight
+        _set(embedding, "rotation", into.to(table.weight))
+    else:
+        own = table.weight.to(into) * embedding_scale(table) @ into
+        _set(embedding, "weight", own.to(table.weight.dtype))
+    if anatomy.positions is not None:
+        made.add(anatomy.positions)
+        positions = getattr(dense, anatomy.positions).weight
+        _set(getattr(inner, anatomy.positions), "weight", (positions.to(into) @ into).to(positions.dtype))
+
+    norm, head = getattr(dense, anatomy.final_norm), getattr(model, anatomy.head)
+    new_head = getattr(sliced.inner, anatomy.head)
+    if shared:
+        new_head.weight, new_head.bias = head.weight, head.bias
+    else:
+        made.add(anatomy.final_norm)
+        like, shift = head.weight, norm_shift(norm)
+        gain = norm_gain(norm, anatomy, like)
+        _set(new_head, "weight", (like.to(gain) * gain).to(like.dtype))
+        if shift is not None:
+            _set(new_head, "bias", shifted_bias(like, head.bias, shift))
+        else:
+            new_head.bias = head.bias
+    for name, child in dense.named_children():
+        if name not in made:
+            setattr(inner, name, child)
+    inner._buffers = dense._buffers
+
+
+def _share(core: nn.Module, dense: nn.Module, but: set[str]) -> None:
+    """Let ``core`` use the tensors of ``dense`` that slicing leaves alone."""
+    for path, module in dense.named_modules():
+        if not _has_module(core, path):
+            continue
+        target = core.get_submodule(path)
+        prefix = f"{path}." if path else ""
+        for name, parameter in module._parameters.items():
+            if prefix + name not in but and parameter is not None:
+                target._parameters[name] = parameter
+        target._buffers.update(module._buffers)
+
+
+def _has_module(core: nn.Module, path: str) -> bool:
+    try:
+        core.get_submodule(path)
+    except AttributeError:
+        return False
+    return True
+
+
+def _bias(weight_name: str) -> str:
+    # An expert's weight is a parameter without a module, and has no bias.
+    return weight_name.removesuffix("weight") + "bias" if weight_name.endswith("weight") else "no bias"
+
+
+def _has(core: nn.Module, name: str) -> bool:
+    path, _, attribute = name.rpartition(".")
+    return _has_module(core, path) and getattr(core.get_submodule(path), attribute, None) is not None
+
+
+def _set(core: nn.Module, name: str, tensor: Tensor) -> None:
+    path, _, attribute = name.rpartition(".")
+    holder: Any = core.get_submodule(path)
+    setattr(holder, attribute, nn.Parameter(tensor.contiguous(), requires_grad=False))

@@ -105,13 +105,15 @@ class SlicingSchedule(Value):
     def parameters(self, shape: ModelShape) -> int:
         """Parameters of the sliced model, shortcut matrices included; exact."""
         self.check_fits(shape)
-        total = self._embedding_and_head(shape) + (shape.vocab_size if shape.head_bias else 0)
+        total = self._embedding_and_head(shape) + shape.positions * self.widths[0]
         if self.embedding == "shared":
-            total += shape.hidden_size  # the final norm keeps its gain, since the shared table cannot take it
+            total += shape.hidden_size * shape.final_norm  # kept, since the shared table cannot take it
+        if shape.head_bias or (shape.final_shift and self.embedding == "untied"):
+            total += shape.vocab_size
         for sublayer, (entering, leaving) in zip(shape.sublayers, self.sites(shape), strict=True):
             total += sublayer.reader_rows * entering + sublayer.writer_columns * leaving
-            total += entering * leaving
-            total += sublayer.reader_bias + sublayer.inner + (leaving if sublayer.writer_bias else 0)
+            total += entering * leaving + leaving * sublayer.writer_bias
+            total += sublayer.reader_bias + sublayer.new_bias + sublayer.inner
         return total
 
     def flops_per_token(self, shape: ModelShape) -> int:
@@ -121,7 +123,7 @@ class SlicingSchedule(Value):
         if self.embedding == "shared":
             products += shape.hidden_size * self.widths[0]
         for sublayer, (entering, leaving) in zip(shape.sublayers, self.sites(shape), strict=True):
-            products += sublayer.reader_rows * entering + sublayer.writer_columns * leaving
+            products += sublayer.busy_reader_rows * entering + sublayer.busy_writer_columns * leaving
             products += entering * leaving
         return 2 * products
 

@@ -7,7 +7,7 @@ slicing leaves alone. Knows nothing about how the widths were chosen, or about f
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,15 +16,16 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from analysis.anatomy import anatomy_of, decoder, read_shape
-from analysis.device import out_of_memory_told
-from analysis.errors import ModelError, UnsupportedError
+from analysis.bases import Bases, Covariance
+from analysis.device import Precision, matmuls, out_of_memory_told
+from analysis.errors import PlanError, UnsupportedError
 from analysis.evaluate import batches_of, check_windows
 from analysis.hooks import entering_states
 from analysis.shape import ModelShape
 from analysis.values import Progress, no_progress
-from slicing.assembly import assemble, dense_sublayers, reading_sublayer, sliced_embedding, write_into
-from slicing.block import SlicedSublayer
-from slicing.rotation import Covariance, random_basis
+from slicing.assembly import blank, fill_ends, fill_readers, fill_writers, sites
+from slicing.modeling_sliced import SlicedForCausalLM, SlicedSublayer
+from slicing.rotation import random_bases
 from slicing.schedule import SlicingSchedule
 
 GUARD_TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-2, torch.bfloat16: 0.2, torch.float16: 0.2}
@@ -35,12 +36,12 @@ GUARD_TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-2, torch.bfloat16: 0.2
 class SlicedModel:
     """A sliced causal language model: it runs, generates and evaluates like a dense one of transformers."""
 
-    model: PreTrainedModel
+    model: SlicedForCausalLM
     schedule: SlicingSchedule
     shape: ModelShape
     """Shapes of the dense model it was made from."""
     discarded: tuple[float, ...]
-    """Share of the stream's energy cut away after the embedding and after each sub-layer, (2L + 1,)."""
+    """Share of the stream's energy cut away after the embedding and after each sub-layer, (sites + 1,)."""
 
 
 @torch.no_grad()
@@ -50,102 +51,142 @@ def slice_model(
     windows: Tensor,
     progress: Progress = no_progress,
     phase: str = "Slicing",
+    precision: Precision = "exact",
 ) -> SlicedModel:
     """Slice ``model`` to the widths of ``schedule``, calibrated on ``windows`` (N, T) of token ids.
 
-    Each basis is found on the stream of the part that is sliced already, so it sees the error of all cuts
-    before it (SliceGPT, 2401.15024, section 3; a width per block: 2411.03513). Raises
-    ``UnsupportedError`` for a family whose stream cannot be rotated, ``PlanError`` for the schedule of
-    another model, ``TextError`` for windows longer than the context, ``ModelError`` when a state is not
-    finite, ``OutOfMemoryError``.
+    Faithful: each basis is found on the stream of the part that is sliced already, so it sees the error of
+    all cuts before it (SliceGPT, 2401.15024, section 3; a width per block: 2411.03513). ``precision`` is
+    that of the calibration's forward pass; see ``analysis.device.matmuls``. Raises ``UnsupportedError`` for
+    a family whose stream cannot be rotated, ``PlanError`` for the schedule of another model, ``TextError``
+    for windows longer than the context, ``ModelError`` when a state is not finite, ``OutOfMemoryError``.
     """
-    shape = read_shape(model)
-    schedule.check_fits(shape)
+    shape = _checked(model, schedule)
     check_windows(model, windows)
     with out_of_memory_told("slicing"):
         refuse_unless_invariant(model)
-        stream = _Stream(model, windows)
-        discarded: list[float] = []
-
-        def principal_basis(width: int) -> Tensor:
-            basis, lost = stream.principal_basis(width)
-            discarded.append(lost)
-            return basis
-
-        parts = _rotate_and_slice(model, stream, schedule, shape, principal_basis)
-        embedding, sublayers = next(parts), []
-        for done, sublayer in enumerate(parts, start=1):
-            sublayers.append(sublayer)
+        sliced = blank(model, schedule)
+        stream = _Stream(model, windows, precision)
+        stream.turn(schedule.widths[0], stream.principal)
+        fill_ends(model, sliced, stream.basis)
+        for done, site in enumerate(sites(model, sliced, schedule), start=1):
+            fill_readers(model, site, stream.basis)  # (rows, D) -> (rows, W)
+            fill_writers(model, site, stream.rotation)  # still all of the stream, (D, columns)
+            stream.advance(site.index, site.sliced)  # (B, T, W) -> (B, T, D)
+            shortcut = stream.turn(site.leaving, stream.principal)  # (B, T, D) -> (B, T, W')
+            fill_writers(model, site, stream.basis)  # (W', columns)
+            site.sliced.shortcut = torch.nn.Parameter(shortcut.to(model.dtype), requires_grad=False)
             progress(phase, done, len(shape.sublayers))
-        sliced = assemble(model, embedding, sublayers, schedule.embedding)
+    return SlicedModel(sliced, schedule, shape, tuple(stream.discarded))
+
+
+@torch.no_grad()
+def recut(model: PreTrainedModel, schedule: SlicingSchedule, bases: Bases) -> SlicedModel:
+    """Slice ``model`` in the bases of its dense stream: a preview, without calibration, in seconds.
+
+    No basis sees the error of the cuts before it, which costs some perplexity against ``slice_model``.
+    Raises what that does, and ``PlanError`` for the bases of another model.
+    """
+    shape = _checked(model, schedule)
+    if len(bases.vectors) != len(shape.sublayers) or len(bases.vectors[0]) != shape.hidden_size:
+        raise PlanError("The bases are those of another model: profile this one again.")
+    with out_of_memory_told("slicing"):
+        refuse_unless_invariant(model)
+        sliced = blank(model, schedule)
+        precise = torch.promote_types(model.dtype, torch.float32)
+        plain = torch.eye(shape.hidden_size, dtype=precise, device=model.device)
+
+        def basis_at(site: int, width: int) -> Tensor:
+            if width == shape.hidden_size:  # nothing is cut: every basis gives the same function
+                return plain
+            return bases.vectors[site][:, :width].to(model.device, precise)
+
+        entering = basis_at(0, schedule.widths[0])
+        discarded = [bases.discarded(0, schedule.widths[0])]
+        fill_ends(model, sliced, entering)
+        for following, site in enumerate(sites(model, sliced, schedule), start=1):
+            leaving = basis_at(following, site.leaving)  # the head's width is never cut
+            fill_readers(model, site, entering)
+            fill_writers(model, site, leaving)
+            shortcut = (entering.T @ leaving).to(model.dtype)
+            site.sliced.shortcut = torch.nn.Parameter(shortcut, requires_grad=False)
+            whole = following == len(bases.vectors)
+            discarded.append(0.0 if whole else bases.discarded(following, site.leaving))
+            entering = leaving
     return SlicedModel(sliced, schedule, shape, tuple(discarded))
 
 
-def _rotate_and_slice(
-    model: PreTrainedModel,
-    stream: _Stream,
-    schedule: SlicingSchedule,
-    shape: ModelShape,
-    find_basis: Callable[[int], Tensor],
-) -> Iterator[Any]:
-    """The main loop: yields the sliced embedding, then every sliced sub-layer."""
-    basis = find_basis(schedule.widths[0])  # (D, W): of the embedded tokens
-    yield sliced_embedding(model, basis, schedule.embedding)
-    stream.project(basis)  # (B, T, D) -> (B, T, W)
-    sites = zip(dense_sublayers(model), schedule.sites(shape), strict=True)
-    for (block, dense, names), (_, leaving) in sites:
-        sublayer = reading_sublayer(model, dense, names, basis)
-        stream.advance(block, sublayer)  # (B, T, W) -> (B, T, D)
-        basis = find_basis(leaving)  # (D, W'): of what the sub-layer leaves behind
-        write_into(sublayer, names, basis)
-        stream.project(basis)  # (B, T, D) -> (B, T, W')
-        yield sublayer
+def _checked(model: PreTrainedModel, schedule: SlicingSchedule) -> ModelShape:
+    shape = read_shape(model)
+    schedule.check_fits(shape)
+    return shape
 
 
 class _Stream:
-    """The residual stream over the calibration windows, carried through the model as it is being sliced."""
+    """The residual stream over the calibration windows, carried through the model as it is being sliced.
 
-    def __init__(self, model: PreTrainedModel, windows: Tensor) -> None:
+    It lives in the coordinates of ``rotation`` (D, D), whose leading columns are the sliced basis. So what
+    a sub-layer adds, written in all of ``rotation``, is simply added to the leading coordinates; nothing is
+    ever led back to the dense basis, and a shortcut is a corner of the turn from one rotation to the next.
+    """
+
+    def __init__(self, model: PreTrainedModel, windows: Tensor, precision: Precision = "exact") -> None:
         self.device = model.device
         self.dtype = model.dtype
+        self.precision = precision
         # The stream is summed up over many sub-layers: 16 bits would add their rounding to every basis.
         self.precise = torch.promote_types(model.dtype, torch.float32)
         self.states: list[Tensor] = []
         self.contexts: list[list[dict[str, Any]]] = []
+        self.discarded: list[float] = []
+        anatomy = anatomy_of(model.config)
         contexts: dict[torch.Size, list[dict[str, Any]]] = {}
         for batch in batches_of(windows, self.device):
-            entering, context = entering_states(model, batch.to(self.device))
-            self.states.append(entering.to(self.precise))
+            entering, context = entering_states(model, batch.to(self.device), anatomy.returns_tuple)
+            entering = entering.to(self.precise)
+            self.states.append(entering - entering.mean(-1, keepdim=True) if anatomy.centred else entering)
             # Positions and masks depend on the batch's shape alone: windows have no padding.
             self.contexts.append(contexts.setdefault(batch.shape, context))
+        self.width = self.states[0].shape[-1]
+        self.rotation = torch.eye(self.width, dtype=self.precise, device=self.device)
 
-    def principal_basis(self, width: int) -> tuple[Tensor, float]:
-        """The leading ``width`` eigenvectors (D, W) of the stream's second moment, and the energy cut."""
-        full = self.states[0].shape[-1]
-        if width == full:  # nothing is cut, so every basis gives the same function: take the plain one
-            return torch.eye(full, dtype=self.precise, device=self.device), 0.0
-        covariance = Covariance(full, self.device)
-        for states in self.states:
-            covariance.add(states)
-        if not covariance.sum.isfinite().all():
-            raise ModelError("The stream is not finite: open the model in bfloat16 or float32.")
-        vectors, energies = covariance.principal_basis()
-        lost = float(energies[width:].sum() / energies.sum())
-        return vectors[:, :width].to(self.device, self.precise), lost
+    @property
+    def basis(self) -> Tensor:
+        """The sliced basis of the stream, (D, W)."""
+        return self.rotation[:, : self.width]
 
     def advance(self, block: int, sublayer: SlicedSublayer) -> None:
-        """Pass the stream through a sub-layer that reads the sliced basis and writes the full one."""
+        """Pass the stream (B, T, W) through a sub-layer that reads ``basis`` and writes ``rotation``."""
         for index, states in enumerate(self.states):
-            added = sublayer.branch(states.to(self.dtype), **self.contexts[index][block])
-            self.states[index] = torch.addmm(
-                added.reshape(-1, added.shape[-1]).to(self.precise),
-                states.reshape(-1, states.shape[-1]),
-                sublayer.shortcut.to(self.precise),
-            ).view(added.shape)
+            with matmuls(self.precision, self.device, self.dtype):
+                added = sublayer.added(states.to(self.dtype), self.contexts[index][block])
+            added = added.to(self.precise)
+            added[..., : self.width] += states
+            self.states[index] = added
 
-    def project(self, basis: Tensor) -> None:
-        """Express the stream in ``basis`` (D, W)."""
-        self.states = [states @ basis for states in self.states]
+    def turn(self, width: int, find_turn: Callable[[int], Tensor]) -> Tensor:
+        """Turn the rotation by what ``find_turn(width)`` gives, (D, D), and cut the stream (B, T, D) to
+        ``width`` leading coordinates. Returns the shortcut from the old basis to the new, (W, W')."""
+        turn = find_turn(width)
+        shortcut = turn[: self.width, :width].to(self.device, self.precise)
+        self.rotation = (self.rotation.to(turn) @ turn).to(self.device, self.precise)
+        leading = turn[:, :width].to(self.device, self.precise)
+        for index, states in enumerate(self.states):
+            self.states[index] = states @ leading
+        self.width = width
+        return shortcut
+
+    def principal(self, width: int) -> Tensor:
+        """The turn to the principal basis of the stream, (D, D) in fp64."""
+        if width == self.rotation.shape[0]:  # nothing is cut, so every basis gives the same function:
+            self.discarded.append(0.0)
+            return self.rotation.T.double() if self.device.type != "mps" else self.rotation.T  # the plain one
+        covariance = Covariance(self.rotation.shape[0], self.device)
+        for states in self.states:
+            covariance.add(states)
+        turn, energies = covariance.principal_basis()
+        self.discarded.append(float(energies[width:].sum() / energies.sum()))
+        return turn
 
 
 _INVARIANT: weakref.WeakSet[PreTrainedModel] = weakref.WeakSet()
@@ -161,25 +202,35 @@ def refuse_unless_invariant(model: PreTrainedModel) -> None:
     """
     if model in _INVARIANT:
         return
-    anatomy, shape = anatomy_of(model.config), read_shape(model)
+    shape, anatomy = read_shape(model), anatomy_of(model.config)
     probe = torch.arange(32, device=model.device).remainder(shape.vocab_size).unsqueeze(0)
-    expected = model(probe, use_cache=False).logits.to(torch.promote_types(model.dtype, torch.float32))
+    expected = _head(model, decoder(model)(probe, use_cache=False).last_hidden_state)
 
-    stream = _Stream(model, probe)
-    rotations = _random_rotations(len(shape.sublayers), shape.hidden_size, stream)
     full = (shape.hidden_size,) * (shape.block_count + 1)
     schedule = SlicingSchedule(
         hidden_size=shape.hidden_size, widths=full, embedding="shared" if shape.tied else "untied"
     )
-    parts = _rotate_and_slice(model, stream, schedule, shape, lambda _: next(rotations))
-    states = next(parts)(probe)
-    # The finished parts are run, not the loop's own stream, which has every writer write the full basis.
-    for context, sublayer in zip(_per_sublayer(stream.contexts[0], shape), parts, strict=True):
-        states = sublayer(states, **context)
-    normed = getattr(decoder(model), anatomy.final_norm)(states)
-    logits = getattr(model, anatomy.head)(normed).to(expected.dtype)
+    sliced, stream = blank(model, schedule), _Stream(model, probe)
+    rotations = random_bases(shape.hidden_size, torch.Generator().manual_seed(0))
+    last = len(shape.sublayers)
 
-    error = float((logits - expected).norm() / expected.norm())
+    def random_turn(_: int) -> Tensor:
+        return stream.rotation.T.to("cpu", torch.float64) @ next(rotations)
+
+    stream.turn(shape.hidden_size, random_turn)
+    fill_ends(model, sliced, stream.basis)
+    states, contexts = entering_states(sliced, probe, anatomy.returns_tuple)
+    for done, site in enumerate(sites(model, sliced, schedule), start=1):
+        fill_readers(model, site, stream.basis)
+        shortcut = stream.turn(site.leaving, random_turn if done < last else stream.principal)
+        fill_writers(model, site, stream.basis)
+        site.sliced.shortcut = torch.nn.Parameter(shortcut.to(model.dtype), requires_grad=False)
+        states = site.sliced(states, contexts[site.index])
+        site.sliced.to_empty(device="meta")
+    normed = getattr(sliced.inner.get_submodule(anatomy.decoder), anatomy.final_norm)(states)
+    found = _head(sliced.inner, normed)
+
+    error = float((found - expected).norm() / expected.norm())
     if not error <= GUARD_TOLERANCE[model.dtype]:
         raise UnsupportedError(
             f"Rotating the stream of this {model.config.model_type} model changes its logits by "
@@ -189,12 +240,6 @@ def refuse_unless_invariant(model: PreTrainedModel) -> None:
     _INVARIANT.add(model)
 
 
-def _per_sublayer(contexts: list[dict[str, Any]], shape: ModelShape) -> list[dict[str, Any]]:
-    return [context for context, block in zip(contexts, shape.blocks, strict=True) for _ in block]
-
-
-def _random_rotations(count: int, width: int, stream: _Stream) -> Iterator[Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    for _ in range(count):
-        yield random_basis(width, generator).to(stream.device, stream.precise)
-    yield torch.eye(width, dtype=stream.precise, device=stream.device)
+def _head(model: Any, states: Tensor) -> Tensor:
+    head = getattr(model, anatomy_of(model.config).head)
+    return head(states).to(torch.promote_types(states.dtype, torch.float32))

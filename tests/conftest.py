@@ -9,7 +9,6 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 from collections.abc import Iterator
 from pathlib import Path
-from types import MethodType
 from typing import Any
 
 import pytest
@@ -51,6 +50,66 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "smollm3": {"tie_word_embeddings": True, "no_rope_layer_interval": 2},
     "phi3": {"tie_word_embeddings": False, "sliding_window": None},
     "gemma": {"head_dim": 8, "tie_word_embeddings": True},
+    "granite": {
+        "tie_word_embeddings": True,
+        "embedding_multiplier": 3.0,
+        "residual_multiplier": 0.4,
+        "attention_multiplier": 0.2,
+        "logits_scaling": 2.0,
+    },
+    "starcoder2": {"tie_word_embeddings": True, "sliding_window": None},
+    "opt": {"tie_word_embeddings": True, "ffn_dim": 48, "word_embed_proj_dim": 32},
+    "gpt2": {"tie_word_embeddings": True, "n_inner": 48},
+    "phi": {"tie_word_embeddings": False},
+    "gpt_neox": {"tie_word_embeddings": False},
+    "gpt_neox, sequential": {
+        "model_type": "gpt_neox",
+        "use_parallel_residual": False,
+        "tie_word_embeddings": False,
+    },
+    "falcon": {"tie_word_embeddings": True, "alibi": False},
+    "falcon, two norms": {
+        "model_type": "falcon",
+        "new_decoder_architecture": True,
+        "num_kv_heads": 2,
+        "bias": True,
+        "tie_word_embeddings": True,
+    },
+    "falcon, sequential": {
+        "model_type": "falcon",
+        "parallel_attn": False,
+        "multi_query": False,
+        "bias": True,
+        "alibi": True,
+        "tie_word_embeddings": False,
+    },
+    "gptj": {"tie_word_embeddings": False, "rotary_dim": 4, "n_inner": 48},
+    "cohere": {"tie_word_embeddings": True},
+    "olmo": {"tie_word_embeddings": False},
+    "stablelm": {"tie_word_embeddings": False},
+    "stablelm, parallel": {
+        "model_type": "stablelm",
+        "use_parallel_residual": True,
+        "qk_layernorm": True,
+        "tie_word_embeddings": False,
+    },
+    "mixtral": {"tie_word_embeddings": False, "num_local_experts": 4, "num_experts_per_tok": 2},
+    "qwen2_moe": {
+        "tie_word_embeddings": False,
+        "num_experts": 4,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 24,
+        "shared_expert_intermediate_size": 40,
+        "mlp_only_layers": [1],
+    },
+    "qwen3_moe": {
+        "tie_word_embeddings": False,
+        "num_experts": 4,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 24,
+        "head_dim": 8,
+    },
+    "olmoe": {"tie_word_embeddings": False, "num_experts": 4, "num_experts_per_tok": 2},
 }
 
 
@@ -75,27 +134,44 @@ def tiny_model(family: str, dtype: torch.dtype = torch.float32, **changes: Any) 
     settings = {**COMMON, "model_type": family, **FAMILIES.get(family, {}), **changes}
     config = AutoConfig.for_model(settings.pop("model_type"), **settings)
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(config, dtype=dtype).eval().requires_grad_(False)
+    # Batched products of experts know no fp64.
+    experts = {"experts_implementation": "eager"} if hasattr(config, "num_experts_per_tok") else {}
+    model = AutoModelForCausalLM.from_config(config, dtype=dtype, **experts).eval().requires_grad_(False)
     for name, parameter in model.named_parameters():
-        if "norm" in name:
+        if "norm" in name or ".ln_" in name:
             parameter.add_(torch.randn_like(parameter) * 0.2)
         elif name.endswith("bias"):
             parameter.normal_(std=0.1)
         else:
             parameter.mul_(4.0)  # larger than initialised, so that blocks do something to the stream
-    if dtype is torch.float64:
-        for module in model.modules():
-            if type(module).__name__.endswith("RMSNorm"):
-                module.forward = MethodType(_exact_norm, module)
+    for module in model.modules():
+        if type(module).__name__.endswith(("RMSNorm", "CohereLayerNorm", "OlmoLayerNorm")):
+            _make_exact(type(module))
     return model
 
 
-def _exact_norm(norm: Any, states: torch.Tensor) -> torch.Tensor:
-    """What the norms of transformers compute, but without their detour through fp32."""
-    offset = 1.0 if type(norm).__name__ == "GemmaRMSNorm" else 0.0
-    epsilon = getattr(norm, "variance_epsilon", None) or norm.eps
-    scaled = states * torch.rsqrt(states.square().mean(-1, keepdim=True) + epsilon)
-    return scaled * (norm.weight + offset)
+_INEXACT: dict[type, Any] = {}
+
+
+def _make_exact(kind: Any) -> None:
+    """Keep a norm of transformers from its detour through fp32 where the model is in fp64."""
+    if kind in _INEXACT:
+        return
+    original = _INEXACT[kind] = kind.forward
+
+    def forward(norm: Any, states: torch.Tensor) -> torch.Tensor:
+        if states.dtype is not torch.float64:
+            return original(norm, states)
+        if kind.__name__ == "OlmoLayerNorm":
+            return torch.nn.functional.layer_norm(states, norm.normalized_shape, eps=1e-5)
+        if kind.__name__ == "CohereLayerNorm":
+            states = states - states.mean(-1, keepdim=True)
+        offset = 1.0 if kind.__name__ == "GemmaRMSNorm" else 0.0
+        epsilon = getattr(norm, "variance_epsilon", None) or norm.eps
+        scaled = states * torch.rsqrt(states.square().mean(-1, keepdim=True) + epsilon)
+        return scaled * (norm.weight + offset)
+
+    kind.forward = forward
 
 
 @pytest.fixture(params=list(FAMILIES))

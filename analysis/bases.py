@@ -1,0 +1,148 @@
+"""Principal bases of the residual stream: the directions its tokens live in, by energy.
+
+Knows the sites of the stream (before every sub-layer) but nothing about what is done with a basis.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from analysis.anatomy import anatomy_of, blocks
+from analysis.errors import ModelError, StorageError
+
+_ROWS = 2048
+"""Tokens whose products are summed in fp32 before they join the fp64 sum."""
+_PANELS = 3
+"""Column panels of a Gram product: below the diagonal nothing is computed, so 2/3 of the work is left."""
+_MASSIVE = 64.0
+"""Rows with this many times the median energy are summed in fp64."""
+
+
+class Covariance:
+    """The uncentred second moment of a stream, accumulated batch by batch: fp32 products, fp64 sums.
+
+    A massive token (the first of a window, often) can carry almost all of the energy; added up in fp32, the
+    directions the other tokens live in drown (SliceGPT, 2401.15024, Tables 4 and 5: 8.5 against 7.6
+    perplexity). So massive rows go through fp64, the rest through fp32 blocks, whose rounding is then
+    small beside what the rest itself contributes.
+    """
+
+    def __init__(self, width: int, device: torch.device) -> None:
+        # MPS has no fp64; there the sums are kept on the host.
+        self.device = torch.device("cpu") if device.type == "mps" else device
+        self.upper = torch.zeros(width, width, dtype=torch.float64, device=self.device)
+        """The upper triangle of the sum; what lies below the panels is not kept."""
+
+    def add(self, states: Tensor) -> None:
+        """Add the tokens of ``states``, shape (..., D)."""
+        flat = states.reshape(-1, states.shape[-1])
+        with torch.autocast(flat.device.type, enabled=False):
+            if flat.dtype is torch.float64:
+                self.upper.addmm_(flat.T, flat)
+                return
+            flat = flat.float()
+            energy = flat.square().sum(dim=1)
+            massive = energy > _MASSIVE * energy.median()
+            if massive.any():
+                rows = flat[massive].to(self.device, torch.float64)
+                self.upper.addmm_(rows.T, rows)
+                flat = flat[~massive]
+            panel = -(-flat.shape[1] // _PANELS)
+            for rows in flat.split(_ROWS):
+                for start in range(0, flat.shape[1], panel):
+                    product = rows[:, start : start + panel].T @ rows[:, start:]
+                    self.upper[start : start + panel, start:] += product.to(self.device)
+
+    def principal_basis(self) -> tuple[Tensor, Tensor]:
+        """Eigenvectors as columns (D, D) and eigenvalues (D,), both fp64, by decreasing eigenvalue.
+
+        Raises ``ModelError`` when a state was not finite.
+        """
+        if not self.upper.isfinite().all():
+            raise ModelError("The stream is not finite: open the model in bfloat16 or float32.")
+        values, vectors = torch.linalg.eigh(self.upper, UPLO="U")
+        return vectors.flip(-1), values.flip(-1).clamp_min(0.0)
+
+
+class Bases(NamedTuple):
+    """The principal basis of the dense stream before every sub-layer."""
+
+    vectors: tuple[Tensor, ...]
+    """(D, D) each, columns by decreasing energy, fp32."""
+    energies: tuple[Tensor, ...]
+    """(D,) each, fp64: the energy along every column."""
+
+    def discarded(self, site: int, width: int) -> float:
+        """Share of the energy at ``site`` outside the leading ``width`` directions."""
+        energies = self.energies[site]
+        return float(energies[width:].sum() / energies.sum())
+
+    def save(self, path: Path) -> None:
+        """Write a safetensors file."""
+        tensors = {f"vectors.{i}": v.contiguous() for i, v in enumerate(self.vectors)}
+        tensors |= {f"energies.{i}": e.contiguous() for i, e in enumerate(self.energies)}
+        save_file(tensors, path)
+
+    @classmethod
+    def load(cls, path: Path, device: torch.device) -> Bases:
+        """Read what ``save`` wrote (``StorageError`` when it is missing or damaged)."""
+        try:
+            tensors = load_file(path, device=str(device))
+            sites = range(len(tensors) // 2)
+            return cls(
+                tuple(tensors[f"vectors.{i}"] for i in sites), tuple(tensors[f"energies.{i}"] for i in sites)
+            )
+        except (OSError, SafetensorError, KeyError):
+            raise StorageError(f"The bases '{path}' cannot be read: profile the model again.") from None
+
+
+class BasesCollector:
+    """Sums up the stream at every site during forward passes of the dense model."""
+
+    def __init__(self, model: nn.Module) -> None:
+        anatomy = anatomy_of(model.config)
+        self.centred = anatomy.centred
+        self.norms = [
+            getattr(block, branches[0].norm) for block in blocks(model) for branches in anatomy.sublayers
+        ]
+        self.sums: list[Covariance | None] = [None] * len(self.norms)
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Add what passes inside the ``with``."""
+        handles = [
+            norm.register_forward_pre_hook(lambda _, args, site=site: self._add(site, args[0]))
+            for site, norm in enumerate(self.norms)
+        ]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _add(self, site: int, states: Tensor) -> None:
+        total = self.sums[site]
+        if total is None:
+            total = self.sums[site] = Covariance(states.shape[-1], states.device)
+        states = states.to(torch.promote_types(states.dtype, torch.float32))
+        # The mean is what a layer norm takes off; in a sliced model the writers do, so it is no direction.
+        total.add(states - states.mean(dim=-1, keepdim=True) if self.centred else states)
+
+    def bases(self) -> Bases:
+        """The bases, found one after the other; the sums are given up."""
+        vectors, energies = [], []
+        for site, total in enumerate(self.sums):
+            assert total is not None
+            found, energy = total.principal_basis()
+            vectors.append(found.float())
+            energies.append(energy)
+            self.sums[site] = None
+        return Bases(tuple(vectors), tuple(energies))
