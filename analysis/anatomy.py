@@ -49,6 +49,8 @@ class Anatomy(Value):
     embedding: str = "embed_tokens"
     positions: str | None = None
     """The table of learned positions, which writes the stream too."""
+    widened: str | None = None
+    """The module in front of the blocks, in decoders that take their output's width from there."""
     blocks: str = "layers"
     final_norm: str = "norm"
     centred: bool = False
@@ -179,6 +181,7 @@ _GPT = Anatomy(
     decoder="transformer",
     embedding="wte",
     positions="wpe",
+    widened="drop",
     blocks="h",
     final_norm="ln_f",
     centred=True,
@@ -215,6 +218,7 @@ ANATOMIES: dict[str, Anatomy | Callable[[Any], Anatomy]] = {
     "starcoder2": _STARCODER2,
 }
 """The families that can be sliced, by ``config.model_type``; a function where the configuration decides."""
+
 
 def anatomy_of(config: Any) -> Anatomy:
     """The entry for this configuration.

@@ -66,9 +66,7 @@ def multiplies_bf16(device: torch.device) -> bool:
     return bool(known.get("avx512_bf16") or known.get("amx_bf16") or known.get("bf16"))
 
 
-def matmuls(
-    precision: Precision, device: torch.device, dtype: torch.dtype
-) -> AbstractContextManager[object]:
+def matmuls(precision: Precision, device: torch.device, dtype: torch.dtype) -> AbstractContextManager[object]:
     """The precision of matrix products inside the ``with``.
 
     ``exact`` leaves them in the model's dtype. ``fast`` does those of a float32 model in bfloat16 where the

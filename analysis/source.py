@@ -247,7 +247,7 @@ def dequantise(source: ModelSource) -> None:
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
     model.hf_quantizer = None
-    with whole_folder(folder, replace=True) as draft:
+    with whole_folder(folder, replace=True) as draft, quiet_transformers():
         model.save_pretrained(draft)
         tokenizer.save_pretrained(draft)
 
@@ -347,12 +347,23 @@ def _refusal(skeleton: PreTrainedModel) -> str | None:
 
 
 @contextmanager
-def _reading(source: ModelSource) -> Iterator[None]:
-    """Keep transformers' own progress bars quiet, and translate what it and the Hub client raise."""
+def quiet_transformers() -> Iterator[None]:
+    """Keep transformers' own progress bars off the terminal."""
     bars = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
     try:
         yield
+    finally:
+        if bars:
+            transformers_logging.enable_progress_bar()
+
+
+@contextmanager
+def _reading(source: ModelSource) -> Iterator[None]:
+    """Read quietly, and translate what transformers and the Hub client raise."""
+    try:
+        with quiet_transformers():
+            yield
     except Exception as error:  # safetensors, tokenizers and the Hub's checks raise classes of their own
         if isinstance(error, SlicescopeError) or is_out_of_memory(error):
             raise
@@ -362,6 +373,3 @@ def _reading(source: ModelSource) -> Iterator[None]:
                 "name, its access and the connection, or give a local folder, a GGUF file or 'demo'."
             ) from error
         raise ModelError(f"The model '{source.label}' cannot be read: {one_line(error)}.") from error
-    finally:
-        if bars:
-            transformers_logging.enable_progress_bar()

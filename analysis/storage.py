@@ -59,6 +59,18 @@ def storage_errors(path: Path) -> Iterator[None]:
         raise StorageError(f"'{path}' cannot be read or written: {reason} and try again.") from error
 
 
+def require_space(path: Path, needed: int) -> None:
+    """Raise ``StorageError`` when the disk of ``path`` has less than ``needed`` bytes left."""
+    place = next((p for p in (path, *path.parents) if p.exists()), Path("/"))
+    with storage_errors(path):
+        free = shutil.disk_usage(place).free
+    if free < needed:
+        raise StorageError(
+            f"'{path}' needs {needed / 1e9:.2f} GB, but its disk has {free / 1e9:.2f} GB left: free some space, "
+            "or set SLICESCOPE_HOME to a folder on another disk."
+        )
+
+
 def _error_number(error: Exception) -> int | None:
     """The operating system's number for it, or ``None`` when that has nothing to do with it."""
     if isinstance(error, OSError):

@@ -1,5 +1,43 @@
 """slicing: changes the model.
 
 How much to cut where (allocation, plan, schedule), the cut itself (rotation, assembly, slicer), sliced
-models on disk (store), and recipes with their outcomes (runs). Imports analysis, never app.
+models on disk (store) and for transformers (modeling_sliced), and recipes with their outcomes (runs).
+Imports analysis, never app.
+
+After ``import slicing``, ``AutoModelForCausalLM.from_pretrained`` opens sliced folders too.
 """
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from slicing.modeling_sliced import SlicedConfig, SlicedForCausalLM
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+__all__ = ["load"]
+
+AutoConfig.register("sliced", SlicedConfig)
+AutoModelForCausalLM.register(SlicedConfig, SlicedForCausalLM)
+# What is saved carries the modelling file, for those who have transformers only.
+SlicedConfig.register_for_auto_class()
+SlicedForCausalLM.register_for_auto_class("AutoModelForCausalLM")
+
+
+def load(
+    folder: str | Path, device: str = "auto", dtype: str = "auto"
+) -> tuple[SlicedForCausalLM, PreTrainedTokenizerBase]:
+    """Open a sliced folder: the model, ready for inference, and its tokenizer.
+
+    ``device`` and ``dtype`` as in ``ModelSource``. Raises ``ModelError`` or ``StorageError`` when it is no
+    sliced folder or a damaged one.
+    """
+    from analysis.source import ModelSource
+    from slicing.store import load_sliced
+
+    sliced, tokenizer = load_sliced(ModelSource.parse(str(folder), device, dtype))
+    return sliced.model, tokenizer

@@ -106,6 +106,11 @@ def fill_writers(model: PreTrainedModel, site: Site, basis: Tensor) -> None:
                 _set(core, _bias(name), write_in(dense.get_parameter(_bias(name)), into))
 
 
+def fill_shortcut(site: Site, shortcut: Tensor, dtype: torch.dtype) -> None:
+    """Give a sub-layer its way from the old basis to the new, (W, W')."""
+    site.sliced.shortcut = nn.Parameter(shortcut.to(dtype).contiguous(), requires_grad=False)
+
+
 @torch.no_grad()
 def fill_ends(model: PreTrainedModel, sliced: SlicedForCausalLM, basis: Tensor) -> None:
     """Give a sliced model all that is not in its blocks; the embedding writes in ``basis`` (D, W).
@@ -115,7 +120,7 @@ def fill_ends(model: PreTrainedModel, sliced: SlicedForCausalLM, basis: Tensor) 
     """
     anatomy = anatomy_of(model.config)
     dense, inner = model.get_submodule(anatomy.decoder), sliced.inner.get_submodule(anatomy.decoder)
-    made = {anatomy.embedding, anatomy.blocks}
+    made = {anatomy.embedding, anatomy.blocks, anatomy.widened}
     into = centred(basis) if anatomy.centred else basis
 
     table, embedding = getattr(dense, anatomy.embedding), getattr(inner, anatomy.embedding)

@@ -95,6 +95,21 @@ class SlicedEmbedding(nn.Module):
         return rows if self.rotation is None else rows @ self.rotation
 
 
+class Widen(nn.Module):
+    """Pads the stream with zeros to the dense width; the first block cuts them off again.
+
+    For decoders that take the shape of their output from what enters the blocks.
+    """
+
+    def __init__(self, hidden_size: int) -> None:
+        super().__init__()
+        self.hidden_size = hidden_size
+
+    def forward(self, states: Tensor) -> Tensor:
+        """(B, T, W) -> (B, T, D)."""
+        return functional.pad(states, (0, self.hidden_size - states.shape[-1]))
+
+
 class SlicedMixture(nn.Module):
     """A mixture of experts that may write another width than it reads: its router, experts, shared expert."""
 
@@ -171,12 +186,14 @@ class SlicedBlock(nn.Module):
             SlicedSublayer(block, branches, config, entering, leaving if index == last else entering)
             for index, branches in enumerate(anatomy.sublayers)
         )
+        self.entering = entering
         self.arguments = argument_names(block)
         self.returns_tuple = anatomy.returns_tuple
 
     def forward(self, hidden_states: Tensor, *args: Any, **context: Any) -> Any:
         """(B, T, W_in) -> (B, T, W_out), called by the transformers decoder like its own blocks."""
         context.update(zip(self.arguments, args, strict=False))
+        hidden_states = hidden_states[..., : self.entering]  # all of it, unless ``Widen`` came before
         for sublayer in self.sublayers:
             hidden_states = sublayer(hidden_states, context)
         return (hidden_states, None) if self.returns_tuple else hidden_states
@@ -259,6 +276,8 @@ def _slice(dense: Any, config: Any) -> Any:
         positions = getattr(inner, anatomy.positions)
         positions.weight = empty(positions.weight, len(positions.weight), widths[0])
         positions.embedding_dim = widths[0]
+    if anatomy.widened is not None:
+        setattr(inner, anatomy.widened, Widen(widths[-1]))
     blocks = getattr(inner, anatomy.blocks)
     for index, block in enumerate(blocks):
         blocks[index] = SlicedBlock(block, config, widths[index], widths[index + 1])
@@ -288,7 +307,9 @@ def argument_names(block: nn.Module) -> list[str]:
     return list(inspect.signature(type(block).forward).parameters)[2:]
 
 
-def parameters_named(core: nn.Module, names: list[str] | tuple[str, ...]) -> Iterator[tuple[str, nn.Module, str]]:
+def parameters_named(
+    core: nn.Module, names: list[str] | tuple[str, ...]
+) -> Iterator[tuple[str, nn.Module, str]]:
     """(full name, module, attribute) of those parameters that exist; a module's name means its weight."""
     for name in names:
         path, _, last = name.rpartition(".")

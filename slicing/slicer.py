@@ -7,9 +7,9 @@ slicing leaves alone. Knows nothing about how the widths were chosen, or about f
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -17,13 +17,21 @@ from transformers import PreTrainedModel
 
 from analysis.anatomy import anatomy_of, decoder, read_shape
 from analysis.bases import Bases, Covariance
-from analysis.device import Precision, matmuls, out_of_memory_told
+from analysis.device import out_of_memory_told
 from analysis.errors import PlanError, UnsupportedError
 from analysis.evaluate import batches_of, check_windows
 from analysis.hooks import entering_states
 from analysis.shape import ModelShape
 from analysis.values import Progress, no_progress
-from slicing.assembly import blank, fill_ends, fill_readers, fill_writers, sites
+from slicing.assembly import (
+    Site,
+    blank,
+    fill_ends,
+    fill_readers,
+    fill_shortcut,
+    fill_writers,
+    sites,
+)
 from slicing.modeling_sliced import SlicedForCausalLM, SlicedSublayer
 from slicing.rotation import random_bases
 from slicing.schedule import SlicingSchedule
@@ -42,6 +50,8 @@ class SlicedModel:
     """Shapes of the dense model it was made from."""
     discarded: tuple[float, ...]
     """Share of the stream's energy cut away after the embedding and after each sub-layer, (sites + 1,)."""
+    method: Literal["faithful", "preview"]
+    """``faithful`` (``slice_model``) or ``preview`` (``recut``)."""
 
 
 @torch.no_grad()
@@ -51,33 +61,32 @@ def slice_model(
     windows: Tensor,
     progress: Progress = no_progress,
     phase: str = "Slicing",
-    precision: Precision = "exact",
 ) -> SlicedModel:
     """Slice ``model`` to the widths of ``schedule``, calibrated on ``windows`` (N, T) of token ids.
 
     Faithful: each basis is found on the stream of the part that is sliced already, so it sees the error of
-    all cuts before it (SliceGPT, 2401.15024, section 3; a width per block: 2411.03513). ``precision`` is
-    that of the calibration's forward pass; see ``analysis.device.matmuls``. Raises ``UnsupportedError`` for
-    a family whose stream cannot be rotated, ``PlanError`` for the schedule of another model, ``TextError``
-    for windows longer than the context, ``ModelError`` when a state is not finite, ``OutOfMemoryError``.
+    all cuts before it (SliceGPT, 2401.15024, section 3; a width per block: 2411.03513). Raises
+    ``UnsupportedError`` for a family whose stream cannot be rotated, ``PlanError`` for the schedule of
+    another model, ``TextError`` for windows longer than the context, ``ModelError`` when a state is not
+    finite, ``OutOfMemoryError``.
     """
     shape = _checked(model, schedule)
     check_windows(model, windows)
     with out_of_memory_told("slicing"):
         refuse_unless_invariant(model)
         sliced = blank(model, schedule)
-        stream = _Stream(model, windows, precision)
-        stream.turn(schedule.widths[0], stream.principal)
+        stream = _Stream(model, windows)
+        stream.turn(stream.principal(schedule.widths[0]), schedule.widths[0])
         fill_ends(model, sliced, stream.basis)
         for done, site in enumerate(sites(model, sliced, schedule), start=1):
             fill_readers(model, site, stream.basis)  # (rows, D) -> (rows, W)
             fill_writers(model, site, stream.rotation)  # still all of the stream, (D, columns)
             stream.advance(site.index, site.sliced)  # (B, T, W) -> (B, T, D)
-            shortcut = stream.turn(site.leaving, stream.principal)  # (B, T, D) -> (B, T, W')
+            shortcut = stream.turn(stream.principal(site.leaving), site.leaving)  # (B, T, D) -> (B, T, W')
             fill_writers(model, site, stream.basis)  # (W', columns)
-            site.sliced.shortcut = torch.nn.Parameter(shortcut.to(model.dtype), requires_grad=False)
+            fill_shortcut(site, shortcut, model.dtype)
             progress(phase, done, len(shape.sublayers))
-    return SlicedModel(sliced, schedule, shape, tuple(stream.discarded))
+    return SlicedModel(sliced, schedule, shape, tuple(stream.discarded), "faithful")
 
 
 @torch.no_grad()
@@ -101,19 +110,32 @@ def recut(model: PreTrainedModel, schedule: SlicingSchedule, bases: Bases) -> Sl
                 return plain
             return bases.vectors[site][:, :width].to(model.device, precise)
 
-        entering = basis_at(0, schedule.widths[0])
         discarded = [bases.discarded(0, schedule.widths[0])]
-        fill_ends(model, sliced, entering)
-        for following, site in enumerate(sites(model, sliced, schedule), start=1):
-            leaving = basis_at(following, site.leaving)  # the head's width is never cut
-            fill_readers(model, site, entering)
-            fill_writers(model, site, leaving)
-            shortcut = (entering.T @ leaving).to(model.dtype)
-            site.sliced.shortcut = torch.nn.Parameter(shortcut, requires_grad=False)
-            whole = following == len(bases.vectors)
-            discarded.append(0.0 if whole else bases.discarded(following, site.leaving))
-            entering = leaving
-    return SlicedModel(sliced, schedule, shape, tuple(discarded))
+        for following, site in enumerate(_fill(model, sliced, schedule, basis_at), start=1):
+            cut = site.leaving < shape.hidden_size
+            discarded.append(bases.discarded(following, site.leaving) if cut else 0.0)
+    return SlicedModel(sliced, schedule, shape, tuple(discarded), "preview")
+
+
+def _fill(
+    model: PreTrainedModel,
+    sliced: SlicedForCausalLM,
+    schedule: SlicingSchedule,
+    basis_at: Callable[[int, int], Tensor],
+) -> Iterator[Site]:
+    """Give a blank model its numbers, in bases that are known: ``basis_at(site, width)`` is (D, width).
+
+    Yields every sub-layer as soon as it is done.
+    """
+    entering = basis_at(0, schedule.widths[0])
+    fill_ends(model, sliced, entering)
+    for following, site in enumerate(sites(model, sliced, schedule), start=1):
+        leaving = basis_at(following, site.leaving)
+        fill_readers(model, site, entering)
+        fill_writers(model, site, leaving)
+        fill_shortcut(site, entering.T @ leaving, model.dtype)
+        yield site
+        entering = leaving
 
 
 def _checked(model: PreTrainedModel, schedule: SlicingSchedule) -> ModelShape:
@@ -130,10 +152,9 @@ class _Stream:
     ever led back to the dense basis, and a shortcut is a corner of the turn from one rotation to the next.
     """
 
-    def __init__(self, model: PreTrainedModel, windows: Tensor, precision: Precision = "exact") -> None:
+    def __init__(self, model: PreTrainedModel, windows: Tensor) -> None:
         self.device = model.device
         self.dtype = model.dtype
-        self.precision = precision
         # The stream is summed up over many sub-layers: 16 bits would add their rounding to every basis.
         self.precise = torch.promote_types(model.dtype, torch.float32)
         self.states: list[Tensor] = []
@@ -158,16 +179,15 @@ class _Stream:
     def advance(self, block: int, sublayer: SlicedSublayer) -> None:
         """Pass the stream (B, T, W) through a sub-layer that reads ``basis`` and writes ``rotation``."""
         for index, states in enumerate(self.states):
-            with matmuls(self.precision, self.device, self.dtype):
-                added = sublayer.added(states.to(self.dtype), self.contexts[index][block])
-            added = added.to(self.precise)
+            added = sublayer.added(states.to(self.dtype), self.contexts[index][block]).to(self.precise)
             added[..., : self.width] += states
             self.states[index] = added
 
-    def turn(self, width: int, find_turn: Callable[[int], Tensor]) -> Tensor:
-        """Turn the rotation by what ``find_turn(width)`` gives, (D, D), and cut the stream (B, T, D) to
-        ``width`` leading coordinates. Returns the shortcut from the old basis to the new, (W, W')."""
-        turn = find_turn(width)
+    def turn(self, turn: Tensor, width: int) -> Tensor:
+        """Turn the rotation by ``turn`` (D, D) and cut the stream (B, T, D) to its leading coordinates.
+
+        Returns the shortcut (W, W') from the old basis to the new.
+        """
         shortcut = turn[: self.width, :width].to(self.device, self.precise)
         self.rotation = (self.rotation.to(turn) @ turn).to(self.device, self.precise)
         leading = turn[:, :width].to(self.device, self.precise)
@@ -177,10 +197,10 @@ class _Stream:
         return shortcut
 
     def principal(self, width: int) -> Tensor:
-        """The turn to the principal basis of the stream, (D, D) in fp64."""
+        """The turn to the principal basis of the stream, (D, D)."""
         if width == self.rotation.shape[0]:  # nothing is cut, so every basis gives the same function:
             self.discarded.append(0.0)
-            return self.rotation.T.double() if self.device.type != "mps" else self.rotation.T  # the plain one
+            return self.rotation.T  # the plain one
         covariance = Covariance(self.rotation.shape[0], self.device)
         for states in self.states:
             covariance.add(states)
@@ -210,21 +230,18 @@ def refuse_unless_invariant(model: PreTrainedModel) -> None:
     schedule = SlicingSchedule(
         hidden_size=shape.hidden_size, widths=full, embedding="shared" if shape.tied else "untied"
     )
-    sliced, stream = blank(model, schedule), _Stream(model, probe)
+    precise = torch.promote_types(model.dtype, torch.float32)
     rotations = random_bases(shape.hidden_size, torch.Generator().manual_seed(0))
-    last = len(shape.sublayers)
 
-    def random_turn(_: int) -> Tensor:
-        return stream.rotation.T.to("cpu", torch.float64) @ next(rotations)
+    def basis_at(site: int, width: int) -> Tensor:
+        rotation = torch.eye(width) if site == len(shape.sublayers) else next(rotations)
+        return rotation.to(model.device, precise)
 
-    stream.turn(shape.hidden_size, random_turn)
-    fill_ends(model, sliced, stream.basis)
-    states, contexts = entering_states(sliced, probe, anatomy.returns_tuple)
-    for done, site in enumerate(sites(model, sliced, schedule), start=1):
-        fill_readers(model, site, stream.basis)
-        shortcut = stream.turn(site.leaving, random_turn if done < last else stream.principal)
-        fill_writers(model, site, stream.basis)
-        site.sliced.shortcut = torch.nn.Parameter(shortcut.to(model.dtype), requires_grad=False)
+    sliced = blank(model, schedule)
+    states: Any = None
+    for site in _fill(model, sliced, schedule, basis_at):
+        if states is None:
+            states, contexts = entering_states(sliced, probe, anatomy.returns_tuple)
         states = site.sliced(states, contexts[site.index])
         site.sliced.to_empty(device="meta")
     normed = getattr(sliced.inner.get_submodule(anatomy.decoder), anatomy.final_norm)(states)

@@ -1,4 +1,5 @@
-"""Sliced models on disk: safetensors for the weights, JSON for the rest. Strict both ways.
+"""Sliced models on disk, as a folder that transformers opens too: weights, configuration, tokenizer,
+the modelling file that runs them, a model card, and a manifest of our own.
 
 A sliced folder opens as a ``ModelSource`` like any other model. Knows nothing about calibration.
 """
@@ -8,40 +9,32 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal, Self
 
-import torch
 from pydantic import model_validator
-from safetensors.torch import load_file, save_file
-from torch import nn
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from analysis.anatomy import anatomy_of, decoder
 from analysis.device import is_out_of_memory, out_of_memory_told, pick_device, pick_dtype
 from analysis.errors import ModelError, one_line
 from analysis.shape import ModelShape
-from analysis.source import SLICED_MANIFEST, ModelSource, OpenModel, is_sliced, open_dense
-from analysis.storage import storage_errors, whole_folder
+from analysis.source import SLICED_MANIFEST, ModelSource, OpenModel, is_sliced, open_dense, quiet_transformers
+from analysis.storage import require_space, storage_errors, whole_folder
 from analysis.values import Value
-from slicing.assembly import assemble, dense_sublayers, reading_sublayer, sliced_embedding, write_into
+from slicing.modeling_sliced import SlicedConfig, SlicedForCausalLM
 from slicing.schedule import SlicingSchedule
 from slicing.slicer import SlicedModel
 
-WEIGHTS = "model.safetensors"
+CARD = "README.md"
 
 
 class Manifest(Value):
     """What the folder of a sliced model says about itself, in ``slicescope.json``."""
 
-    format: Literal[1] = 1
+    format: Literal[2] = 2
     made_from: str
     """Label of the dense model."""
     calibration: str
     """The text and windows the bases were found on, in words."""
+    method: Literal["faithful", "preview"] = "faithful"
+    """``faithful``: each basis sees the cuts before it. ``preview``: all come from the dense stream."""
     parameters: int
     schedule: SlicingSchedule
     shape: ModelShape
@@ -60,24 +53,27 @@ def save_sliced(
     *,
     made_from: str,
     calibration: str,
+    numbers: tuple[str, ...] = (),
 ) -> None:
-    """Write the model as a new folder, whole or not at all (``StorageError``)."""
+    """Write the model as a new folder, whole or not at all (``StorageError``).
+
+    ``numbers`` are lines of the model card: what was measured, each with its protocol.
+    """
     manifest = Manifest(
         made_from=made_from,
         calibration=calibration,
+        method=sliced.method,
         parameters=sliced.schedule.parameters(sliced.shape),
         schedule=sliced.schedule,
         shape=sliced.shape,
         discarded=sliced.discarded,
     )
-    tensors = sliced.model.state_dict()
-    if sliced.schedule.embedding == "shared":
-        del tensors[_head_name(sliced.model)]  # it is the embedding table, which is there already
-    with whole_folder(folder) as draft:
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, draft / WEIGHTS)
-        sliced.model.config.save_pretrained(draft)
+    require_space(folder, manifest.parameters * sliced.model.dtype.itemsize)
+    with whole_folder(folder) as draft, quiet_transformers():
+        sliced.model.save_pretrained(draft)
         tokenizer.save_pretrained(draft)
-        (draft / SLICED_MANIFEST).write_text(manifest.to_json())
+        (draft / CARD).write_text(_card(manifest, numbers), encoding="utf-8")
+        (draft / SLICED_MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
 
 
 def open_model(source: ModelSource) -> OpenModel:
@@ -89,67 +85,85 @@ def open_model(source: ModelSource) -> OpenModel:
     return OpenModel(sliced.model, tokenizer)
 
 
-@torch.no_grad()
 def load_sliced(source: ModelSource) -> tuple[SlicedModel, PreTrainedTokenizerBase]:
     """Read a folder that ``save_sliced`` wrote; the logits are those of the model that was saved.
 
-    Raises ``StorageError`` for an unreadable manifest, ``ModelError`` for weights that do not fit it.
+    Our own classes are used, whatever code lies in the folder. Raises ``StorageError`` for an unreadable
+    manifest, ``ModelError`` for weights that do not fit it.
     """
     folder = Path(source.location)
     with storage_errors(folder / SLICED_MANIFEST):
         content = (folder / SLICED_MANIFEST).read_bytes()
     manifest = Manifest.from_json(content, f"'{folder / SLICED_MANIFEST}'")
     device = pick_device(source.device)
+    options: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
     try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-        tensors = load_file(folder / WEIGHTS, device=str(device))
+        with quiet_transformers():
+            tokenizer = AutoTokenizer.from_pretrained(folder, **options)
+            config = SlicedConfig.from_pretrained(folder, local_files_only=True)
+            model, report = SlicedForCausalLM.from_pretrained(
+                folder,
+                config=config,
+                dtype=pick_dtype(source.dtype, device, config.dtype),
+                device_map=None if device.type == "cpu" else device,
+                use_safetensors=True,
+                output_loading_info=True,
+                local_files_only=True,
+            )
     except Exception as error:  # safetensors and tokenizers raise classes of their own
         if is_out_of_memory(error):
             raise
         raise ModelError(f"The sliced model '{folder}' cannot be read: {one_line(error)}.") from error
-    dtype = pick_dtype(source.dtype, device, config.dtype)
-    weights = {name: tensor.to(dtype) for name, tensor in tensors.items()}
-    shared = manifest.schedule.embedding == "shared"
-    misfit = ModelError(f"The weights in '{folder}' do not fit its {SLICED_MANIFEST}: save the model again.")
-    try:
-        with torch.device("meta"):
-            model = _skeleton(AutoModelForCausalLM.from_config(config, dtype=dtype), manifest)
-        fit = model.load_state_dict(weights, strict=False, assign=True)
-    except (RuntimeError, ValueError, ArithmeticError):
-        raise misfit from None
-    if fit.unexpected_keys or fit.missing_keys != ([_head_name(model)] if shared else []):
-        raise misfit
-    if shared:
-        _head(model).weight = getattr(decoder(model), anatomy_of(config).embedding).weight
-    _revive_buffers(decoder(model), config, device)
+    schedule = manifest.schedule
+    fits = (tuple(config.widths), config.embedding) == (schedule.widths, schedule.embedding)
+    if not fits or any(report[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")):
+        raise ModelError(f"The weights in '{folder}' do not fit its {SLICED_MANIFEST}: save the model again.")
     model = model.eval().requires_grad_(False)
-    return SlicedModel(model, manifest.schedule, manifest.shape, manifest.discarded), tokenizer
+    sliced = SlicedModel(model, schedule, manifest.shape, manifest.discarded, manifest.method)
+    return sliced, tokenizer
 
 
-def _skeleton(dense: PreTrainedModel, manifest: Manifest) -> Any:
-    """A sliced model without weights: the parts are made like those of a real one, on the meta device."""
-    schedule, width = manifest.schedule, manifest.shape.hidden_size
-    embedding = sliced_embedding(dense, torch.empty(width, schedule.widths[0]), schedule.embedding)
-    sublayers = []
-    sites = zip(dense_sublayers(dense), schedule.sites(manifest.shape), strict=True)
-    for (_, block, names), (entering, leaving) in sites:
-        sublayer = reading_sublayer(dense, block, names, torch.empty(width, entering))
-        write_into(sublayer, names, torch.empty(width, leaving))
-        sublayers.append(sublayer)
-    return assemble(dense, embedding, sublayers, schedule.embedding)
+def _card(manifest: Manifest, numbers: tuple[str, ...]) -> str:
+    """The model card: recipe, numbers, protocol, and how to open the model."""
+    schedule, shape = manifest.schedule, manifest.shape
+    share = 1.0 - manifest.parameters / shape.parameters
+    found = {
+        "faithful": "each found on the part of the model that was sliced already",
+        "preview": "all found on the dense model (a preview: the faithful method costs less perplexity)",
+    }
+    measured = "\n".join(f"- {line}" for line in numbers) or "- No perplexity was measured for this folder."
+    return f"""---
+library_name: transformers
+tags: [slicescope, slicegpt, pruned]
+---
 
+# {manifest.made_from}, sliced
 
-def _revive_buffers(inner: nn.Module, config: Any, device: torch.device) -> None:
-    """Make what is computed rather than stored (rotary frequencies) anew, off the meta device."""
-    for name, module in list(inner.named_children()):
-        if any(buffer.is_meta for buffer in module.buffers()):
-            setattr(inner, name, type(module)(config=config).to(device))
+The residual stream of {manifest.made_from} cut to a width of its own for every block: SliceGPT
+(arXiv 2401.15024) with the widths chosen per block (Dumitru et al., arXiv 2411.03513), made with slicescope.
 
+## Recipe
 
-def _head(model: PreTrainedModel) -> nn.Linear:
-    return getattr(model, anatomy_of(model.config).head)
+- Mean slice {schedule.mean_slice:.1%} of {shape.hidden_size:,}; widths of the stream entering blocks 0 to {shape.block_count - 1}, then the head: {", ".join(map(str, schedule.widths))}.
+- Bases: {found[manifest.method]}, by principal component analysis, on {manifest.calibration}.
+- Embedding: {schedule.embedding}.
 
+## Numbers
 
-def _head_name(model: PreTrainedModel) -> str:
-    return f"{anatomy_of(model.config).head}.weight"
+- {manifest.parameters:,} parameters, {abs(share):.1%} {"fewer" if share >= 0 else "more"} than the dense {shape.parameters:,}; rotations that slicing adds are counted.
+- Energy of the stream cut away: {max(manifest.discarded):.2%} at the worst place.
+{measured}
+
+## Use
+
+With transformers alone (the file `modeling_sliced.py` in this folder is run, so read it first):
+
+```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+model = AutoModelForCausalLM.from_pretrained("PATH", trust_remote_code=True)
+tokenizer = AutoTokenizer.from_pretrained("PATH")
+```
+
+With slicescope, which brings the same file: `import slicing` and leave `trust_remote_code` out, or
+`model, tokenizer = slicing.load("PATH")`.
+"""
