@@ -8,15 +8,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from analysis.anatomy import anatomy_of, blocks
+from analysis.anatomy import anatomy_of, blocks, decoder
+from analysis.device import out_of_memory_told
 from analysis.errors import ModelError, StorageError
+from analysis.evaluate import batches_of, check_windows
+from analysis.values import Progress, no_progress
 
 _ROWS = 2048
 """Tokens whose products are summed in fp32 before they join the fp64 sum."""
@@ -85,6 +88,11 @@ class Bases(NamedTuple):
         energies = self.energies[site]
         return float(energies[width:].sum() / energies.sum())
 
+    @property
+    def bytes(self) -> int:
+        """What they take, in memory and on disk."""
+        return sum(tensor.nbytes for tensor in (*self.vectors, *self.energies))
+
     def save(self, path: Path) -> None:
         """Write a safetensors file."""
         tensors = {f"vectors.{i}": v.contiguous() for i, v in enumerate(self.vectors)}
@@ -146,3 +154,16 @@ class BasesCollector:
             energies.append(energy)
             self.sums[site] = None
         return Bases(tuple(vectors), tuple(energies))
+
+
+@torch.inference_mode()
+def find_bases(model: Any, windows: Tensor, progress: Progress = no_progress) -> Bases:
+    """The bases of the dense stream over ``windows`` (N, T) of token ids, in one pass without the head."""
+    check_windows(model, windows)
+    collector, done = BasesCollector(model), 0
+    with collector.watching(), out_of_memory_told("finding bases"):
+        for batch in batches_of(windows, model.device):
+            decoder(model)(batch.to(model.device), use_cache=False)
+            done += len(batch)
+            progress("Finding bases", done, len(windows))
+        return collector.bases()

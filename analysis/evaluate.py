@@ -17,7 +17,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from analysis.device import PeakMemory, out_of_memory_told, synchronise
+from analysis.device import (
+    PeakMemory,
+    Precision,
+    matmuls,
+    multiplies_bf16,
+    out_of_memory_told,
+    synchronise,
+)
 from analysis.errors import ModelError, TextError
 from analysis.source import OpenModel, context_length
 from analysis.statistics import bootstrap_interval
@@ -41,13 +48,16 @@ class Perplexity(Value):
     seconds: float
     peak_memory: int
     """Bytes; see ``PeakMemory``."""
+    precision: Precision = "exact"
+    """Of the matrix products; see ``analysis.device.matmuls``."""
 
     @property
     def protocol(self) -> str:
         """How the number was measured, for the line beside it."""
+        products = ", matrix products in bfloat16" if self.precision == "fast" else ""
         return (
             f"token-level perplexity, {len(self.nll)} windows of {self.window_length:,} tokens, no overlap, "
-            "exp of the mean negative log-likelihood"
+            f"exp of the mean negative log-likelihood{products}"
         )
 
 
@@ -119,7 +129,11 @@ def _check_vocabulary(model: Any, tokens: Tensor) -> None:
 
 @torch.inference_mode()
 def perplexity(
-    model: Any, windows: Tensor, progress: Progress = no_progress, phase: str = "Evaluating"
+    model: Any,
+    windows: Tensor,
+    progress: Progress = no_progress,
+    phase: str = "Evaluating",
+    precision: Precision = "exact",
 ) -> Perplexity:
     """Evaluate ``model`` on ``windows`` (N, T) of token ids by the protocol above.
 
@@ -134,7 +148,8 @@ def perplexity(
     with PeakMemory(model.device) as peak, out_of_memory_told("evaluating"):
         for batch in batches_of(windows, model.device):
             start = time.perf_counter()
-            nll.extend(_window_nll(model, batch.to(model.device)))
+            with matmuls(precision, model.device, model.dtype):
+                nll.extend(_window_nll(model, batch.to(model.device)))
             synchronise(model.device)
             seconds.append(time.perf_counter() - start)
             tokens.append(batch.numel())
@@ -152,7 +167,28 @@ def perplexity(
         tokens_per_second=sum(tokens[timed]) / sum(seconds[timed]),
         seconds=sum(seconds),
         peak_memory=peak.bytes,
+        precision=precision,
     )
+
+
+SAFE_NATS = 0.005
+"""A window's loss may move by this much, half a percent of perplexity, before fast products are refused."""
+
+
+@torch.inference_mode()
+def safe_precision(model: Any, windows: Tensor) -> Precision:
+    """``fast`` where it is faster and moves the loss of the first window by less than ``SAFE_NATS``.
+
+    Measured rather than assumed: models differ in how large their activations grow.
+    """
+    check_windows(model, windows)
+    if model.dtype is not torch.float32 or not multiplies_bf16(model.device):
+        return "exact"
+    first = windows[:1].to(model.device)
+    (exact,) = _window_nll(model, first)
+    with matmuls("fast", model.device, model.dtype):
+        (fast,) = _window_nll(model, first)
+    return "fast" if abs(fast - exact) < SAFE_NATS else "exact"
 
 
 def difference(baseline: str, base: Perplexity, contender: str, other: Perplexity) -> Difference:

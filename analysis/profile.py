@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 
 from analysis.anatomy import block_path, blocks, decoder
+from analysis.bases import BasesCollector
 from analysis.device import out_of_memory_told, synchronise
 from analysis.errors import ModelError, TextError
 from analysis.evaluate import batches_of, check_windows
@@ -124,10 +126,11 @@ def profile_blocks(
     model_label: str,
     text_label: str,
     progress: Progress = no_progress,
+    bases: BasesCollector | None = None,
 ) -> LayerProfile:
     """Measure every block in one forward pass without the head over ``windows`` (N, T) of token ids.
 
-    Raises ``ModelError`` when a state is not finite, ``TextError`` for windows longer than the context.
+    ``bases`` sums up the stream at every site during the same pass. Raises ``ModelError`` when a state is not finite, ``TextError`` for windows longer than the context.
     """
     check_windows(model, windows)
     if windows.shape[1] < 2:
@@ -143,7 +146,8 @@ def profile_blocks(
             each.look(rows, block, entering, leaving)
 
     start = time.perf_counter()
-    with watch_blocks(model, look), out_of_memory_told("profiling"):
+    collecting = nullcontext() if bases is None else bases.watching()
+    with watch_blocks(model, look), collecting, out_of_memory_told("profiling"):
         for batch in batches_of(windows, model.device):
             rows = slice(rows.stop, rows.stop + len(batch))
             decoder(model)(batch.to(model.device), use_cache=False)

@@ -62,6 +62,13 @@ class Embedding(StrEnum):
     UNTIED = "untied"
 
 
+class Method(StrEnum):
+    """How bases are found."""
+
+    FAITHFUL = "faithful"
+    PREVIEW = "preview"
+
+
 ModelOption = Annotated[
     str, typer.Option("--model", help="'demo', a Hub id (with @revision), a folder, or a GGUF file.")
 ]
@@ -90,6 +97,13 @@ EvaluationOption = Annotated[str, typer.Option(help=f"Text the perplexity is mea
 EvaluationWindowsOption = Annotated[int, typer.Option(min=1, help="Evaluation windows, from the start.")]
 LengthOption = Annotated[int, typer.Option(min=2, help="Tokens in a window.")]
 SeedOption = Annotated[int, typer.Option(help="Draws the calibration windows.")]
+MethodOption = Annotated[
+    Method,
+    typer.Option(
+        help="faithful: each basis is found on the part that is sliced already. preview: all bases come from "
+        "one pass over the dense model, which is quicker and costs some perplexity."
+    ),
+]
 JsonOption = Annotated[
     Path | None, typer.Option("--json", help="Write the result there as JSON; '-' prints it instead.")
 ]
@@ -103,6 +117,9 @@ def profile(
     window_length: LengthOption = 512,
     seed: SeedOption = 0,
     first_token: FirstTokenOption = False,
+    bases: Annotated[
+        bool, typer.Option("--bases", help="Keep the bases of the stream too, for previews in the app.")
+    ] = False,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
     json_path: JsonOption = None,
@@ -118,6 +135,7 @@ def profile(
         windows=windows,
         window_length=window_length,
         seed=seed,
+        bases=bases,
     )
     run = _perform(recipe)
     frame = run.result.profile.to_frame(first_token)  # type: ignore[union-attr]
@@ -224,6 +242,7 @@ def slice_command(
     profile_windows: ProfileWindowsOption = None,
     window_length: LengthOption = 512,
     seed: SeedOption = 0,
+    method: MethodOption = Method.FAITHFUL,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
     json_path: JsonOption = None,
@@ -245,6 +264,7 @@ def slice_command(
         profile_windows=profile_windows or min(8, calibration_windows),
         window_length=window_length,
         seed=seed,
+        method=method.value,
     )
     run = _perform(recipe)
     with whole_folder(output) as draft:
@@ -288,6 +308,7 @@ def compare(
     seed: SeedOption = 0,
     prompt: Annotated[str | None, typer.Option(help="What the illustration continues.")] = None,
     new_tokens: Annotated[int, typer.Option(min=0, help="Its length in tokens; 0 for none.")] = 40,
+    method: MethodOption = Method.FAITHFUL,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
     json_path: JsonOption = None,
@@ -309,13 +330,14 @@ def compare(
         seed=seed,
         prompt=prompt or PROMPT,
         new_tokens=new_tokens,
+        method=method.value,
     )
     if recipe.warning:
         err.print(recipe.warning, style="yellow", markup=False, highlight=False)
     run = _perform(recipe)
     result: Any = run.result
     if not _printed_as_json(_comparison(run, result), json_path):
-        _print_comparison(result)
+        _print_comparison(result, recipe.method)
         _where(run)
 
 
@@ -570,7 +592,9 @@ def _table(*columns: str) -> Table:
     return Table(*columns, box=box.SIMPLE_HEAD, pad_edge=False)
 
 
-def _print_comparison(result: CompareResult) -> None:
+def _print_comparison(result: CompareResult, method: str) -> None:
+    from app.wording import METHODS
+
     table = _table()
     for column in ("model", "perplexity", "95 % interval", "slice", "parameters", "MFLOPs"):
         table.add_column(column, no_wrap=True, justify="left" if column == "model" else "right")
@@ -590,6 +614,7 @@ def _print_comparison(result: CompareResult) -> None:
         out.print(_sentence(each), highlight=False)
     out.print("MFLOPs are those of the linear maps for one token.", style="dim")
     out.print(f"{result.evaluation.label}: {dense.evaluation.protocol}.", style="dim", highlight=False)
+    out.print(METHODS[method], style="dim")
     for each in result.contestants:
         if each.sample:
             out.print(f"[bold]{each.title}[/bold] continues (an illustration, not evidence):")

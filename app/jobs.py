@@ -10,7 +10,7 @@ import itertools
 import logging
 import threading
 import time
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
@@ -19,6 +19,7 @@ from analysis.device import free_memory
 from analysis.errors import Cancelled, SlicescopeError, one_line
 from analysis.source import ModelSource, OpenModel
 from analysis.values import Progress
+from slicing.preview import Preview, Previewer, PreviewRecipe
 from slicing.runs import Opener, Recipe, Run, perform, phases
 from slicing.store import open_model
 
@@ -120,6 +121,10 @@ class Worker:
         self._running: Job | None = None
         self._ended: deque[Job] = deque(maxlen=HISTORY)
         self._held: tuple[ModelSource, OpenModel] | None = None
+        self._previewer = Previewer()
+        self._wishes: dict[str, PreviewRecipe] = {}
+        self._previewing: tuple[str, PreviewRecipe] | None = None
+        self._previewed: OrderedDict[str, Preview | str] = OrderedDict()
         self._stopping = False
         self._thread = threading.Thread(target=self._work, name="slicescope-worker", daemon=True)
         self._thread.start()
@@ -188,12 +193,58 @@ class Worker:
             self._changed.notify_all()
         self._thread.join(timeout)
 
+    def preview(self, recipe: PreviewRecipe, owner: str = "") -> Preview | str | None:
+        """What the plan would cost, or why that cannot be told; ``None`` while it is being measured.
+
+        Ask again until it is there. Jobs go first, and of an owner's previews only the last one counts.
+        """
+        with self._changed:
+            if recipe.key in self._previewed:
+                self._wishes.pop(owner, None)
+                return self._previewed[recipe.key]
+            if self._previewing is None or self._previewing[1] != recipe:
+                self._wishes[owner] = recipe
+                self._changed.notify_all()
+            return None
+
+    def _measure_preview(self) -> None:
+        assert self._previewing is not None
+        owner, recipe = self._previewing
+
+        def stop_when_overtaken(phase: str, done: int, total: int) -> None:
+            if self._queue or self._stopping or owner in self._wishes:
+                raise Cancelled("Something newer is wanted.")
+
+        try:
+            found: Preview | str = self._previewer.preview(recipe, stop_when_overtaken, self._open)
+        except Cancelled:
+            return
+        except SlicescopeError as error:
+            found = str(error)
+        except Exception as error:
+            log.exception("The preview %s failed.", recipe)
+            found = f"It stopped at an unexpected {type(error).__name__}: {one_line(error)}."
+        with self._changed:
+            self._previewed[recipe.key] = found
+            while len(self._previewed) > HISTORY:
+                self._previewed.popitem(last=False)
+
     def _work(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._queue or self._stopping)
-                if not self._queue:
+                self._changed.wait_for(lambda: self._queue or self._wishes or self._stopping)
+                if self._stopping and not self._queue:
                     return
+                if not self._queue:
+                    owner = next(iter(self._wishes))
+                    self._previewing = owner, self._wishes.pop(owner)
+            if self._previewing is not None:
+                self._measure_preview()
+                with self._changed:
+                    self._previewing = None
+                    self._changed.notify_all()
+                continue
+            with self._changed:
                 job = self._running = self._queue.popleft()
                 job.state = "running"
             state, error = self._outcome(job)
@@ -237,4 +288,5 @@ class Worker:
 
     def _close(self) -> None:
         self._held = None
+        self._previewer.forget()
         free_memory()

@@ -17,6 +17,7 @@ from analysis.source import ModelCard, ModelSource, describe
 from analysis.texts import TextSource
 from app.jobs import Job, Task, Worker
 from slicing.plan import Plan
+from slicing.preview import Preview, PreviewRecipe
 from slicing.runs import CompareRecipe, CompareResult, ProfileRecipe, Run, bundled_run, find_run
 
 View = Literal["profile", "compare"]
@@ -108,6 +109,27 @@ def proposal(run: Run) -> CompareRecipe:
         evaluation=TextSource.parse("demo", "evaluation"),
         window_length=recipe.window_length,
         seed=recipe.seed,
+    )
+
+
+def preview(run: Run, plan: Plan) -> Preview | str | None:
+    """What the plan would cost, why that cannot be told, or ``None`` while it is being measured."""
+    recipe = PreviewRecipe(run=run.key, plan=plan, evaluation=proposal(run).evaluation)
+    return worker().preview(recipe, st.session_state["owner"])
+
+
+def with_bases(run: Run) -> ProfileRecipe:
+    """The profile of a run anew, keeping the bases that previews need."""
+    recipe = run.recipe
+    if isinstance(recipe, ProfileRecipe):
+        return recipe.model_copy(update={"bases": True})
+    return ProfileRecipe(
+        model=recipe.model,
+        text=recipe.calibration,
+        windows=recipe.calibration_windows,
+        window_length=recipe.window_length,
+        seed=recipe.seed,
+        bases=True,
     )
 
 

@@ -109,6 +109,7 @@ def _run_row(run: Run) -> dict[str, object]:
         "kind": recipe.kind,
         "model": recipe.model.label,
         "text": _text(recipe).label(),
+        "method": "" if isinstance(recipe, ProfileRecipe) else recipe.method,
         "SP, %": None if plan is None else 100.0 * plan.target,
         "SB, %": None if plan is None or "base" not in plan.settings else 100.0 * plan.settings["base"],
         "dense": None,

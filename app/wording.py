@@ -15,6 +15,7 @@ from analysis.source import ModelSource
 from analysis.texts import DEMO_SPLITS, PRESETS, Role, TextSource
 from app.jobs import Job, Load, Unload
 from slicing.plan import Plan
+from slicing.preview import Preview
 from slicing.runs import CompareRecipe, CompareResult, ProfileRecipe, Recipe, Run, SliceRecipe
 from slicing.schedule import SlicingSchedule
 
@@ -65,7 +66,8 @@ def title(task: Recipe | Load | Unload) -> str:
     if isinstance(task, ProfileRecipe):
         return f"Profile {task.model.label}"
     verb = "Slice" if isinstance(task, SliceRecipe) else "Compare"
-    return f"{verb} {task.model.label}, {plan_line(task.plan)}"
+    preview = " (preview bases)" if task.method == "preview" else ""
+    return f"{verb} {task.model.label}, {plan_line(task.plan)}{preview}"
 
 
 def progress(job: Job, ahead: int) -> str:
@@ -149,6 +151,29 @@ def verdict(result: CompareResult, planned: str) -> str:
     )
 
 
+METHODS = {
+    "faithful": "Sliced faithfully: each basis found on the part that was sliced already.",
+    "preview": "A preview: all bases from one pass over the dense model; faithful slicing costs less.",
+}
+"""How bases were found, said beside every result."""
+
+
+def preview_verdict(gain: Difference) -> str:
+    """What a preview says about the plan against constant slicing."""
+    if gain.percent_interval is None:
+        return gain.verdict
+    low, high = gain.percent_interval
+    return f"{gain.verdict}; {_minus(f'95 % {low:+.1f} to {high:+.1f} %')}"
+
+
+def preview(found: Preview) -> str:
+    """How a preview was measured, and what it is not."""
+    return (
+        f"Preview in {found.seconds:.1f} s: bases of the dense stream, no calibration; "
+        f"{found.planned.protocol}. Faithful slicing, as Compare does it, costs less perplexity."
+    )
+
+
 def evidence(each: Difference) -> str:
     """One paired difference with its interval, in percent and in nats."""
     between = "no interval below 8 windows"
@@ -207,6 +232,9 @@ def command(recipe: Recipe) -> str:
         flags["new-tokens"] = (recipe.new_tokens, default["new_tokens"].default)
     flags["window-length"] = (recipe.window_length, default["window_length"].default)
     flags["seed"] = (recipe.seed, default["seed"].default)
+    if isinstance(recipe, ProfileRecipe):
+        return shlex.join(words + _changed(flags) + (["--bases"] if recipe.bases else []))
+    flags["method"] = (recipe.method, default["method"].default)
     return shlex.join(words + _changed(flags))
 
 

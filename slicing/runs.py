@@ -22,7 +22,8 @@ from pydantic import Field
 from torch import Tensor
 
 from analysis.anatomy import read_shape, why_not_sliceable
-from analysis.device import PeakMemory, free_memory
+from analysis.bases import BasesCollector, find_bases
+from analysis.device import PeakMemory, Precision, free_memory
 from analysis.errors import PlanError, StorageError, UnsupportedError
 from analysis.evaluate import (
     Difference,
@@ -32,22 +33,24 @@ from analysis.evaluate import (
     continue_text,
     difference,
     perplexity,
+    safe_precision,
 )
 from analysis.profile import LayerProfile, profile_blocks
 from analysis.scores import find_score
 from analysis.shape import ModelShape
 from analysis.source import ModelSource, OpenModel
-from analysis.storage import runs_folder, storage_errors, whole_folder
+from analysis.storage import require_space, runs_folder, storage_errors, whole_folder
 from analysis.texts import TextSource, token_windows
 from analysis.values import Progress, Value, no_progress
 from slicing.allocation import Fractions
 from slicing.plan import Plan
 from slicing.schedule import SlicingSchedule
-from slicing.slicer import SlicedModel, slice_model
+from slicing.slicer import SlicedModel, recut, slice_model
 from slicing.store import open_model, save_sliced
 
 RUN_FILE = "run.json"
 MODEL_FOLDER = "model"
+BASES_FILE = "bases.safetensors"
 BUNDLED_RUN = Path(__file__).parents[1] / "assets" / "demo-run"
 PROMPT = "Mr. Speaker, the state of our Union is"
 
@@ -61,6 +64,12 @@ class ProfileRecipe(Value):
     windows: int = 8
     window_length: int = 512
     seed: int = 0
+    bases: bool = False
+    """Keep the bases of the stream with the run, so that any plan can be previewed in seconds."""
+
+
+Method = Literal["faithful", "preview"]
+"""How bases are found: on the part that is sliced already, or all in one pass over the dense model."""
 
 
 class SliceRecipe(Value):
@@ -75,6 +84,7 @@ class SliceRecipe(Value):
     """The profile is measured on this many of the calibration windows."""
     window_length: int = 512
     seed: int = 0
+    method: Method = "faithful"
 
 
 class CompareRecipe(Value):
@@ -93,6 +103,7 @@ class CompareRecipe(Value):
     prompt: str = PROMPT
     new_tokens: int = 40
     """Length of the generated illustration; 0 for none."""
+    method: Method = "faithful"
 
     @property
     def warning(self) -> str | None:
@@ -114,6 +125,7 @@ class CompareRecipe(Value):
             profile_windows=self.profile_windows,
             window_length=self.window_length,
             seed=self.seed,
+            method=self.method,
         )
 
 
@@ -150,6 +162,8 @@ class ProfileResult(Value):
     """``None`` when the model cannot be sliced."""
     not_sliceable: str | None
     text: TextUsed
+    bases: bool = False
+    """Whether the run's folder holds the bases of the stream."""
 
 
 class SliceResult(Value):
@@ -261,14 +275,20 @@ def phases(recipe: Recipe) -> tuple[tuple[str, float], ...]:
     The unit is one token through the decoder; evaluation adds the head, slicing the bases.
     """
     if isinstance(recipe, ProfileRecipe):
-        return (*_START, ("Profiling", recipe.windows * recipe.window_length))
+        tokens = recipe.windows * recipe.window_length
+        return (*_START, ("Profiling", tokens), *((("Finding bases", 800.0),) if recipe.bases else ()))
     profile = ("Profiling", 1.0 * recipe.profile_windows * recipe.window_length)
     slicing = 2.0 * recipe.calibration_windows * recipe.window_length
+    steps: list[tuple[str, float]] = [*_START, profile]
+    if recipe.method == "preview":
+        steps.append(("Finding bases", 1.2 * recipe.calibration_windows * recipe.window_length))
+        slicing = 500.0  # the products with the weights; no token passes
     if isinstance(recipe, SliceRecipe):
-        return (*_START, profile, ("Slicing", slicing), ("Saving", 0.0))
-    evaluating = 1.5 * recipe.evaluation_windows * recipe.window_length
-    steps: list[tuple[str, float]] = [*_START, profile, ("Evaluating dense", evaluating)]
-    for name in ("constant", recipe.plan.allocation, "constant-matched"):
+        return (*steps, ("Slicing", slicing), ("Saving", 0.0))
+    evaluating = 1.0 * recipe.evaluation_windows * recipe.window_length
+    steps += [("Slicing constant", slicing), ("Evaluating dense", evaluating)]
+    steps.append(("Evaluating constant", evaluating))
+    for name in (recipe.plan.allocation, "constant-matched"):
         steps += [(f"Slicing {name}", slicing), (f"Evaluating {name}", evaluating)]
     return tuple(steps)
 
@@ -286,7 +306,7 @@ def perform(recipe: Recipe, progress: Progress = no_progress, opener: Opener = o
         opened = opener(recipe.model)
         progress("Opening", 1, 1)
         if isinstance(recipe, ProfileRecipe):
-            result: Any = _profile(recipe, opened, progress)
+            result: Any = _profile(recipe, opened, progress, draft)
         elif isinstance(recipe, SliceRecipe):
             result = _slice(recipe, opened, progress, draft / MODEL_FOLDER)
         else:
@@ -354,22 +374,33 @@ def _run_folders() -> list[Path]:
         return sorted(f for f in home.iterdir() if f.is_dir() and not f.name.startswith("."))
 
 
-def _profile(recipe: ProfileRecipe, opened: OpenModel, progress: Progress) -> ProfileResult:
+def _profile(recipe: ProfileRecipe, opened: OpenModel, progress: Progress, folder: Path) -> ProfileResult:
+    reason = why_not_sliceable(opened.model.config)
+    if recipe.bases and reason:
+        raise UnsupportedError(reason)
     progress("Reading text", 0, 1)
     windows = token_windows(recipe.text, opened.tokenizer, recipe.window_length, recipe.windows, recipe.seed)
     progress("Reading text", 1, 1)
-    reason = why_not_sliceable(opened.model.config)
+    collector = BasesCollector(opened.model) if recipe.bases else None
+    profile = profile_blocks(
+        opened.model,
+        windows,
+        model_label=recipe.model.label,
+        text_label=recipe.text.label(),
+        progress=progress,
+        bases=collector,
+    )
+    if collector is not None:
+        progress("Finding bases", 0, 1)
+        bases = collector.bases()
+        require_space(folder, bases.bytes)
+        bases.save(folder / BASES_FILE)
     return ProfileResult(
-        profile=profile_blocks(
-            opened.model,
-            windows,
-            model_label=recipe.model.label,
-            text_label=recipe.text.label(),
-            progress=progress,
-        ),
+        profile=profile,
         shape=None if reason else read_shape(opened.model),
         not_sliceable=reason,
         text=_used(recipe.text, windows),
+        bases=recipe.bases,
     )
 
 
@@ -409,6 +440,8 @@ class _Bench:
             text_label=self.recipe.calibration.label(),
             progress=self.progress,
         )
+        if self.recipe.method == "preview":
+            self.bases = find_bases(self.model, self.windows, self.progress)
         redundancy = self.profile.redundancy(self.plan.score, self.plan.first_token)
         self.fractions = self.plan.fractions(redundancy)
         self.schedule = self.plan.schedule(redundancy, self.shape)
@@ -417,7 +450,11 @@ class _Bench:
         """Slice the model to ``schedule``, with what that took."""
         start = time.perf_counter()
         with PeakMemory(self.model.device) as peak:
-            sliced = slice_model(self.model, schedule, self.windows, self.progress, phase)
+            if self.recipe.method == "preview":
+                self.progress(phase, 0, 1)
+                sliced = recut(self.model, schedule, self.bases)
+            else:
+                sliced = slice_model(self.model, schedule, self.windows, self.progress, phase)
         return _Cut(sliced, time.perf_counter() - start, peak.bytes)
 
 
@@ -466,7 +503,7 @@ def _compare(recipe: CompareRecipe, opened: OpenModel, progress: Progress) -> Co
     def judge(name: str, title: str, model: Any, cut: _Cut | None) -> Contestant:
         schedule = cut.sliced.schedule if cut else None
         size = schedule.parameters(shape) if schedule else shape.parameters
-        measured = perplexity(model, evaluation, progress, f"Evaluating {name}")
+        measured = perplexity(model, evaluation, progress, f"Evaluating {name}", precision)
         sample = None
         if recipe.new_tokens:
             sample = continue_text(OpenModel(model, opened.tokenizer), recipe.prompt, recipe.new_tokens)
@@ -499,8 +536,14 @@ def _compare(recipe: CompareRecipe, opened: OpenModel, progress: Progress) -> Co
     planned = recipe.plan.allocation
     equal_slice = recipe.plan.constant(shape)
     equal_size = recipe.plan.constant_at_parameters_of(bench.schedule, shape)
+    first = bench.cut(equal_slice, "Slicing constant")
+    # One precision for all contestants: fast only where it is safe for the dense model and a sliced one.
+    precisions = {safe_precision(model, evaluation) for model in (opened.model, first.sliced.model)}
+    precision: Precision = "fast" if recipe.model.dtype == "auto" and precisions == {"fast"} else "exact"
     dense = judge("dense", "Dense", opened.model, None)
-    constant = slice_and_judge("constant", "Constant", equal_slice)
+    constant = made[equal_slice] = judge("constant", "Constant", first.sliced.model, first)
+    del first
+    free_memory()
     dynamic = slice_and_judge(planned, recipe.plan.rule().title, bench.schedule)
     matched = slice_and_judge("constant-matched", "Constant, equal parameters", equal_size)
     everyone = {each.name: each for each in (dense, constant, dynamic, matched)}

@@ -144,13 +144,15 @@ The residual stream of {manifest.made_from} cut to a width of its own for every 
 
 ## Recipe
 
-- Mean slice {schedule.mean_slice:.1%} of {shape.hidden_size:,}; widths of the stream entering blocks 0 to {shape.block_count - 1}, then the head: {", ".join(map(str, schedule.widths))}.
+- Mean slice {schedule.mean_slice:.1%} of {shape.hidden_size:,}; widths of the stream entering each block,
+  then the head: {", ".join(map(str, schedule.widths))}.
 - Bases: {found[manifest.method]}, by principal component analysis, on {manifest.calibration}.
 - Embedding: {schedule.embedding}.
 
 ## Numbers
 
-- {manifest.parameters:,} parameters, {abs(share):.1%} {"fewer" if share >= 0 else "more"} than the dense {shape.parameters:,}; rotations that slicing adds are counted.
+- {manifest.parameters:,} parameters, {abs(share):.1%} {"fewer" if share >= 0 else "more"} than the dense
+  {shape.parameters:,}; rotations that slicing adds are counted.
 - Energy of the stream cut away: {max(manifest.discarded):.2%} at the worst place.
 {measured}
 

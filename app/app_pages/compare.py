@@ -42,8 +42,9 @@ def set_up() -> None:
             parts.queue(lambda: recipe)
 
 
-def headline(result: CompareResult, planned: str) -> None:
+def headline(result: CompareResult, recipe: CompareRecipe) -> None:
     """The verdict, then the perplexities beside it."""
+    planned = recipe.plan.allocation
     with st.container(border=True):
         st.header(wording.verdict(result, planned))
         for how, each in wording.paired(result, planned):
@@ -56,7 +57,7 @@ def headline(result: CompareResult, planned: str) -> None:
         change = None if each.name == "dense" else each.evaluation.perplexity / dense.perplexity - 1.0
         note = f"perplexity, 95 % interval {wording.interval(each.evaluation.interval)}"
         parts.card(grid, each.title, f"{each.evaluation.perplexity:.2f}", change, note)
-    st.caption(f"{result.evaluation.label}: {dense.protocol}.")
+    st.caption(f"{result.evaluation.label}: {dense.protocol}. {wording.METHODS[recipe.method]}")
 
 
 def evidence(result: CompareResult, recipe: CompareRecipe) -> None:
@@ -119,7 +120,7 @@ if shown := parts.provenance("compare"):
             st.caption(
                 "The plan on the Tune page has changed since: set up a comparison to see what that costs."
             )
-        headline(result, recipe.plan.allocation)
+        headline(result, recipe)
         evidence(result, recipe)
         illustration(result, recipe.prompt)
         st.subheader("Repeat it, keep it")

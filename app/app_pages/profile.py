@@ -18,6 +18,14 @@ def measure_form() -> None:
         windows = controls.number("Windows", "profile-windows", 8)
         length = controls.number("Window length, tokens", "profile-length", 512, 2, 131072, 64)
         seed = controls.number("Seed", "profile-seed", 0, 0, 2**31 - 1)
+        bases = st.toggle(
+            "Keep the bases, for previews",
+            value=True,
+            key="profile-bases",
+            help="The same pass also finds the directions the stream lives in. With them the Tune page shows a "
+            "perplexity for every plan within seconds. Takes D × D × 4 bytes for every sub-layer (80 MB for "
+            "the demo model).",
+        )
         if st.form_submit_button("Measure", type="primary", icon=":material/query_stats:", width="stretch"):
             parts.queue(
                 lambda: ProfileRecipe(
@@ -26,6 +34,7 @@ def measure_form() -> None:
                     windows=windows,
                     window_length=length,
                     seed=seed,
+                    bases=bases and state.card(state.source()).not_sliceable is None,
                 )
             )
     st.caption(

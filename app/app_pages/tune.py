@@ -49,6 +49,50 @@ def sizes(planned: SlicingSchedule, constant: SlicingSchedule, shape: ModelShape
         parts.card(grid, label, words(ours), ours / dense - 1, note)
 
 
+POLL = 0.4
+"""Seconds between looks at a preview that is being measured."""
+
+
+def preview(run: Run, plan: Plan) -> None:
+    """The perplexity that the plan would leave, where the run kept its bases."""
+    if not getattr(run.result, "bases", False):
+        with st.container(border=True, horizontal=True, vertical_alignment="center"):
+            st.markdown(
+                "**Preview the perplexity** of every plan as you move the sliders: the bases of the stream are "
+                "kept from one pass over the model, and a plan is then a re-cut in seconds.",
+                width="stretch",
+            )
+            if st.button("Prepare previews", icon=":material/speed:"):
+                parts.queue(lambda: state.with_bases(run))
+        return
+    waiting = state.preview(run, plan) is None
+    st.fragment(_preview, run_every=POLL if waiting else None)(run, plan, waiting)
+
+
+def _preview(run: Run, plan: Plan, waiting: bool) -> None:
+    found = state.preview(run, plan)
+    if waiting and found is not None:
+        st.rerun(scope="fragment")
+    if isinstance(found, str):
+        st.warning(f"No preview: {found}", icon=":material/speed:")
+        return
+    grid = st.grid(3, min_column_width=150, gap="medium")
+    if found is None:
+        for label in ("Preview perplexity", "Constant", "Plan against constant"):
+            with grid.container(border=True, height="stretch"):
+                st.metric(label, "…")
+                st.caption("measuring")
+        return
+    dense = found.dense.perplexity
+    for label, value in (("Preview perplexity", found.planned), ("Constant", found.constant)):
+        change = value.perplexity / dense - 1
+        parts.card(grid, label, f"{value.perplexity:.2f}", change, f"dense: {dense:.2f}")
+    with grid.container(border=True, height="stretch"):
+        st.metric("Plan against constant", f"{found.gain.percent:+.1f} %")
+        st.caption(wording.preview_verdict(found.gain))
+    st.caption(wording.preview(found))
+
+
 def actions(run: Run, plan: Plan, planned: SlicingSchedule) -> None:
     """What to do with the plan: compare it, keep it, pass it on."""
     proposal = state.proposal(run)
@@ -86,6 +130,7 @@ def tuning(run: Run, shape: ModelShape) -> None:
         with choice:
             plan = controls.plan()
         with view:
+            preview(run, plan)
             planned = draw(plan, run.result.profile, shape, itemsize)
         state.keep_plan(plan)
         with choice:

@@ -1,0 +1,117 @@
+"""Previews: what a plan would cost, within seconds, from the bases that a profile run kept.
+
+Nothing is stored. A preview is a re-cut in the bases of the dense stream and a small evaluation, beside the
+dense model and constant slicing on the same windows.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Literal
+
+from torch import Tensor
+
+from analysis.anatomy import read_shape
+from analysis.bases import Bases
+from analysis.device import Precision, free_memory
+from analysis.errors import StorageError
+from analysis.evaluate import Difference, Perplexity, difference, perplexity, safe_precision
+from analysis.source import OpenModel
+from analysis.texts import TextSource, token_windows
+from analysis.values import Progress, Value, no_progress
+from slicing.plan import Plan
+from slicing.runs import BASES_FILE, Opener, ProfileResult, find_run, runs_folder
+from slicing.schedule import SlicingSchedule
+from slicing.slicer import recut
+from slicing.store import open_model
+
+
+class PreviewRecipe(Value):
+    """A plan on the bases of a stored profile run."""
+
+    kind: Literal["preview"] = "preview"
+    run: str
+    """The key of a profile run that kept its bases."""
+    plan: Plan
+    evaluation: TextSource
+    windows: int = 8
+    window_length: int = 256
+
+
+class Preview(Value):
+    """What a plan would cost, by a re-cut without calibration; a comparison would calibrate."""
+
+    dense: Perplexity
+    constant: Perplexity
+    planned: Perplexity
+    gain: Difference
+    """Of the plan against constant slicing."""
+    seconds: float
+    """For the re-cut and the evaluation of the plan."""
+
+
+class Previewer:
+    """Keeps what previews of one run share: its bases, the windows, what was measured already."""
+
+    def __init__(self) -> None:
+        self._about: tuple[object, ...] | None = None
+        self._bases: Bases | None = None
+        self._windows: Tensor | None = None
+        self._precision: Precision = "exact"
+        self._measured: dict[SlicingSchedule | None, tuple[Perplexity, float]] = {}
+
+    def preview(
+        self, recipe: PreviewRecipe, progress: Progress = no_progress, opener: Opener = open_model
+    ) -> Preview:
+        """Measure the plan; the first preview of a run also reads its bases and measures the dense model.
+
+        Raises ``StorageError`` when the run kept no bases, and what re-cutting and evaluating raise.
+        """
+        run = find_run(recipe.run)
+        if not isinstance(run.result, ProfileResult) or not run.result.bases:
+            raise StorageError(
+                f"The run {run.key} kept no bases: profile the model again with bases to preview plans."
+            )
+        opened = opener(run.recipe.model)
+        shape, result = read_shape(opened.model), run.result
+        redundancy = result.profile.redundancy(recipe.plan.score, recipe.plan.first_token)
+        planned, constant = recipe.plan.schedule(redundancy, shape), recipe.plan.constant(shape)
+        about = (run.key, recipe.evaluation, recipe.windows, recipe.window_length)
+        if self._about != about:
+            self.forget()
+            self._bases = Bases.load(runs_folder() / run.key / BASES_FILE, opened.model.device)
+            self._windows = token_windows(
+                recipe.evaluation, opened.tokenizer, recipe.window_length, recipe.windows
+            )
+            if run.recipe.model.dtype == "auto":
+                self._precision = safe_precision(opened.model, self._windows)
+            self._about = about
+        dense, _ = self._measure(opened, None, progress)
+        ours, seconds = self._measure(opened, planned, progress)
+        theirs, _ = self._measure(opened, constant, progress)
+        return Preview(
+            dense=dense,
+            constant=theirs,
+            planned=ours,
+            gain=difference("constant", theirs, recipe.plan.allocation, ours),
+            seconds=seconds,
+        )
+
+    def forget(self) -> None:
+        """Give the memory back."""
+        self.__init__()
+        free_memory()
+
+    def _measure(
+        self, opened: OpenModel, schedule: SlicingSchedule | None, progress: Progress
+    ) -> tuple[Perplexity, float]:
+        if schedule not in self._measured:
+            assert self._bases is not None
+            assert self._windows is not None
+            start = time.perf_counter()
+            model = opened.model if schedule is None else recut(opened.model, schedule, self._bases).model
+            found = perplexity(model, self._windows, progress, "Previewing", self._precision)
+            self._measured[schedule] = found, time.perf_counter() - start
+            while len(self._measured) > 200:  # never the dense model, which came first
+                del self._measured[list(self._measured)[1]]
+        return self._measured[schedule]
