@@ -220,6 +220,9 @@ ANATOMIES: dict[str, Anatomy | Callable[[Any], Anatomy]] = {
 """The families that can be sliced, by ``config.model_type``; a function where the configuration decides."""
 
 
+SLICED_ALREADY = "This model is sliced already: open the dense model it was made from."
+
+
 def anatomy_of(config: Any) -> Anatomy:
     """The entry for this configuration.
 
@@ -237,7 +240,7 @@ def anatomy_of(config: Any) -> Anatomy:
 def why_not_sliceable(config: Any) -> str | None:
     """``None`` when the family can be sliced, otherwise one sentence that says why not."""
     if config.model_type == "sliced":
-        return "This model is sliced already: open the dense model it was made from."
+        return SLICED_ALREADY
     try:
         anatomy_of(config)
     except UnsupportedError as error:

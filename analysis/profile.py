@@ -130,7 +130,8 @@ def profile_blocks(
 ) -> LayerProfile:
     """Measure every block in one forward pass without the head over ``windows`` (N, T) of token ids.
 
-    ``bases`` sums up the stream at every site during the same pass. Raises ``ModelError`` when a state is not finite, ``TextError`` for windows longer than the context.
+    ``bases`` sums up the stream at every site during the same pass. Raises ``ModelError`` when a state is
+    not finite, ``TextError`` for windows longer than the context.
     """
     check_windows(model, windows)
     if windows.shape[1] < 2:

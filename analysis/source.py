@@ -29,7 +29,7 @@ from transformers import (
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import logging as transformers_logging
 
-from analysis.anatomy import read_shape, why_not_sliceable
+from analysis.anatomy import SLICED_ALREADY, read_shape, why_not_sliceable
 from analysis.device import is_out_of_memory, out_of_memory_told, pick_device, pick_dtype
 from analysis.errors import ModelError, SlicescopeError, UnsupportedError, one_line
 from analysis.hub import hub_answers
@@ -138,7 +138,11 @@ def read_config(source: ModelSource) -> PreTrainedConfig:
     """
     where, options = _where(source)
     with _reading(source):
-        config = AutoConfig.from_pretrained(where, trust_remote_code=False, **options)
+        if is_sliced(source):  # the dense model's configuration is the part of it that says what it is
+            content = json.loads((Path(where) / "config.json").read_text(encoding="utf-8"))
+            config = AutoConfig.for_model(**content["text_config"])
+        else:
+            config = AutoConfig.from_pretrained(where, trust_remote_code=False, **options)
     _require_causal(source, config)
     return config
 
@@ -153,6 +157,7 @@ def describe(source: ModelSource) -> ModelCard:
     parameters = sum(parameter.numel() for parameter in skeleton.parameters())
     not_sliceable = why_not_sliceable(config) or _refusal(skeleton)
     if is_sliced(source):
+        not_sliceable = SLICED_ALREADY
         with _reading(source):
             parameters = int(json.loads((Path(source.location) / SLICED_MANIFEST).read_text())["parameters"])
     device = pick_device(source.device)

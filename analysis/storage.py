@@ -61,12 +61,12 @@ def storage_errors(path: Path) -> Iterator[None]:
 
 def require_space(path: Path, needed: int) -> None:
     """Raise ``StorageError`` when the disk of ``path`` has less than ``needed`` bytes left."""
-    place = next((p for p in (path, *path.parents) if p.exists()), Path("/"))
     with storage_errors(path):
+        place = next(place for place in (path, *path.absolute().parents) if place.exists())
         free = shutil.disk_usage(place).free
     if free < needed:
         raise StorageError(
-            f"'{path}' needs {needed / 1e9:.2f} GB, but its disk has {free / 1e9:.2f} GB left: free some space, "
+            f"'{path}' needs {needed / 1e9:.2f} GB, but its disk has {free / 1e9:.2f} GB left: free some, "
             "or set SLICESCOPE_HOME to a folder on another disk."
         )
 

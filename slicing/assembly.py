@@ -33,8 +33,8 @@ from slicing.schedule import SlicingSchedule
 class Site(NamedTuple):
     """One sub-layer, in the dense model and in the sliced one."""
 
-    index: int
-    """Of the block."""
+    block: int
+    """Its place in the model."""
     dense: nn.Module
     """The dense block."""
     branches: tuple[Branch, ...]

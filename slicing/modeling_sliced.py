@@ -131,7 +131,7 @@ class SlicedMixture(nn.Module):
             gate, up = functional.linear(tokens[rows], experts.gate_up_proj[expert]).chunk(2, dim=-1)
             output = functional.linear(experts.act_fn(gate) * up, experts.down_proj[expert])
             written.index_add_(0, rows, (output * weights[rows, places, None]).to(written.dtype))
-        if self.shared_expert is not None:
+        if self.shared_expert is not None and self.shared_expert_gate is not None:
             written = written + self.shared_expert_gate(tokens).sigmoid() * self.shared_expert(tokens)
         return written.view(*states.shape[:-1], -1)
 
@@ -204,7 +204,7 @@ class SlicedForCausalLM(PreTrainedModel, GenerationMixin):
 
     config_class = SlicedConfig
     base_model_prefix = "inner"
-    _no_split_modules: ClassVar = ["SlicedBlock"]
+    _no_split_modules = ["SlicedBlock"]  # noqa: RUF012 (as transformers declares it)
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flex_attn = True

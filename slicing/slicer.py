@@ -81,7 +81,7 @@ def slice_model(
         for done, site in enumerate(sites(model, sliced, schedule), start=1):
             fill_readers(model, site, stream.basis)  # (rows, D) -> (rows, W)
             fill_writers(model, site, stream.rotation)  # still all of the stream, (D, columns)
-            stream.advance(site.index, site.sliced)  # (B, T, W) -> (B, T, D)
+            stream.advance(site.block, site.sliced)  # (B, T, W) -> (B, T, D)
             shortcut = stream.turn(stream.principal(site.leaving), site.leaving)  # (B, T, D) -> (B, T, W')
             fill_writers(model, site, stream.basis)  # (W', columns)
             fill_shortcut(site, shortcut, model.dtype)
@@ -111,13 +111,13 @@ def recut(model: PreTrainedModel, schedule: SlicingSchedule, bases: Bases) -> Sl
             return bases.vectors[site][:, :width].to(model.device, precise)
 
         discarded = [bases.discarded(0, schedule.widths[0])]
-        for following, site in enumerate(_fill(model, sliced, schedule, basis_at), start=1):
+        for following, site in enumerate(fill_in_bases(model, sliced, schedule, basis_at), start=1):
             cut = site.leaving < shape.hidden_size
             discarded.append(bases.discarded(following, site.leaving) if cut else 0.0)
     return SlicedModel(sliced, schedule, shape, tuple(discarded), "preview")
 
 
-def _fill(
+def fill_in_bases(
     model: PreTrainedModel,
     sliced: SlicedForCausalLM,
     schedule: SlicingSchedule,
@@ -239,10 +239,11 @@ def refuse_unless_invariant(model: PreTrainedModel) -> None:
 
     sliced = blank(model, schedule)
     states: Any = None
-    for site in _fill(model, sliced, schedule, basis_at):
+    contexts: list[dict[str, Any]] = []
+    for site in fill_in_bases(model, sliced, schedule, basis_at):
         if states is None:
             states, contexts = entering_states(sliced, probe, anatomy.returns_tuple)
-        states = site.sliced(states, contexts[site.index])
+        states = site.sliced(states, contexts[site.block])
         site.sliced.to_empty(device="meta")
     normed = getattr(sliced.inner.get_submodule(anatomy.decoder), anatomy.final_norm)(states)
     found = _head(sliced.inner, normed)

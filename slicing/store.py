@@ -95,29 +95,32 @@ def load_sliced(source: ModelSource) -> tuple[SlicedModel, PreTrainedTokenizerBa
     with storage_errors(folder / SLICED_MANIFEST):
         content = (folder / SLICED_MANIFEST).read_bytes()
     manifest = Manifest.from_json(content, f"'{folder / SLICED_MANIFEST}'")
-    device = pick_device(source.device)
-    options: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
+    device, schedule = pick_device(source.device), manifest.schedule
+    misfit = ModelError(f"The weights in '{folder}' do not fit its {SLICED_MANIFEST}: save the model again.")
     try:
         with quiet_transformers():
-            tokenizer = AutoTokenizer.from_pretrained(folder, **options)
-            config = SlicedConfig.from_pretrained(folder, local_files_only=True)
-            model, report = SlicedForCausalLM.from_pretrained(
+            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+            config: Any = SlicedConfig.from_pretrained(folder, local_files_only=True)
+            said = tuple(config.widths), config.embedding, config.text_config.num_hidden_layers
+            if said != (schedule.widths, schedule.embedding, manifest.shape.block_count):
+                raise misfit
+            loaded: Any = SlicedForCausalLM.from_pretrained(
                 folder,
                 config=config,
                 dtype=pick_dtype(source.dtype, device, config.dtype),
                 device_map=None if device.type == "cpu" else device,
                 use_safetensors=True,
                 output_loading_info=True,
+                ignore_mismatched_sizes=True,  # reported instead, and refused below
                 local_files_only=True,
             )
+            model, report = loaded
     except Exception as error:  # safetensors and tokenizers raise classes of their own
-        if is_out_of_memory(error):
+        if error is misfit or is_out_of_memory(error):
             raise
         raise ModelError(f"The sliced model '{folder}' cannot be read: {one_line(error)}.") from error
-    schedule = manifest.schedule
-    fits = (tuple(config.widths), config.embedding) == (schedule.widths, schedule.embedding)
-    if not fits or any(report[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")):
-        raise ModelError(f"The weights in '{folder}' do not fit its {SLICED_MANIFEST}: save the model again.")
+    if any(report[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")):
+        raise misfit
     model = model.eval().requires_grad_(False)
     sliced = SlicedModel(model, schedule, manifest.shape, manifest.discarded, manifest.method)
     return sliced, tokenizer

@@ -64,6 +64,11 @@ def test_every_file_says_what_it_is_for(name):
     assert Path(name).stem not in {"utils", "common", "helpers", "misc"}
 
 
+@pytest.mark.parametrize("name", ["analysis/shape.py", "slicing/plan.py", "slicing/schedule.py"])
+def test_planning_knows_no_torch(name):
+    assert not {"torch", "transformers"} & set(imports(ROOT / name))
+
+
 def test_core_runs_without_the_web():
     script = "import sys, slicing.runs; print({'streamlit', 'plotly'} & set(sys.modules))"
     answer = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

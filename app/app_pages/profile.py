@@ -22,8 +22,8 @@ def measure_form() -> None:
             "Keep the bases, for previews",
             value=True,
             key="profile-bases",
-            help="The same pass also finds the directions the stream lives in. With them the Tune page shows a "
-            "perplexity for every plan within seconds. Takes D × D × 4 bytes for every sub-layer (80 MB for "
+            help="The same pass also finds the directions the stream lives in. With them the Tune page shows "
+            "a perplexity for every plan within seconds. Takes D × D × 4 bytes for every sub-layer (80 MB for "
             "the demo model).",
         )
         if st.form_submit_button("Measure", type="primary", icon=":material/query_stats:", width="stretch"):

@@ -58,8 +58,8 @@ def preview(run: Run, plan: Plan) -> None:
     if not getattr(run.result, "bases", False):
         with st.container(border=True, horizontal=True, vertical_alignment="center"):
             st.markdown(
-                "**Preview the perplexity** of every plan as you move the sliders: the bases of the stream are "
-                "kept from one pass over the model, and a plan is then a re-cut in seconds.",
+                "**Preview the perplexity** of every plan as you move the sliders: the bases of the stream "
+                "are kept from one pass over the model, and a plan is then a re-cut in seconds.",
                 width="stretch",
             )
             if st.button("Prepare previews", icon=":material/speed:"):

@@ -15,6 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from analysis.errors import ModelError, OutOfMemoryError, SlicescopeError, StorageError
 from analysis.evaluate import continue_text
 from analysis.source import ModelSource, describe, open_dense
+from slicing.modeling_sliced import SlicedForCausalLM
 from slicing.schedule import SlicingSchedule
 from slicing.slicer import slice_model
 from slicing.store import load_sliced, open_model, save_sliced
@@ -97,16 +98,16 @@ def test_weights_that_are_missing_are_not_made_up(tiny_folder):
 
 SLICED: dict[str, tuple[Change, str]] = {
     "empty manifest": (write("slicescope.json", ""), "is not a readable Manifest"),
-    "manifest of a later version": (edit("slicescope.json", format=2), "format: Input should be 1"),
+    "manifest of a later version": (edit("slicescope.json", format=3), "format: Input should be 2"),
     "no width": (edit("slicescope.json", schedule__widths=[0, 16, 29, 32]), "must lie between 1 and 32"),
     "too few widths": (edit("slicescope.json", schedule__widths=[24, 16, 32]), "is for 2 blocks"),
     "too many widths": (edit("slicescope.json", schedule__widths=[24, 16, 29, 32, 32]), "is for 4 blocks"),
     "other widths": (edit("slicescope.json", schedule__widths=[24, 16, 30, 32]), "do not fit its"),
     "other embedding": (edit("slicescope.json", schedule__embedding="untied"), "do not fit its"),
-    "more blocks": (edit("config.json", num_hidden_layers=4), "do not fit its"),
-    "other inner width": (edit("config.json", intermediate_size=50), "do not fit its"),
-    "family of other parts": (edit("config.json", model_type="qwen3"), "do not fit its"),
-    "no heads": (edit("config.json", num_attention_heads=0), "cannot be read"),
+    "more blocks": (edit("config.json", text_config__num_hidden_layers=4), "do not fit its"),
+    "other inner width": (edit("config.json", text_config__intermediate_size=50), "do not fit its"),
+    "family of other parts": (edit("config.json", text_config__model_type="qwen3"), "do not fit its"),
+    "no heads": (edit("config.json", text_config__num_attention_heads=0), "cannot be read"),
     "no configuration": (remove("config.json"), "cannot be read"),
     "no weights": (remove("model.safetensors"), "cannot be read"),
     "weights cut short": (cut("model.safetensors", 5000), "file not fully covered"),
@@ -156,7 +157,7 @@ def test_memory_that_runs_out_is_not_taken_for_damage(tiny_folder, sliced_folder
         raise error
 
     monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", fail)
-    monkeypatch.setattr("slicing.store.load_file", fail)
+    monkeypatch.setattr(SlicedForCausalLM, "from_pretrained", fail)
     for folder in (tiny_folder, sliced_folder):
         with pytest.raises(OutOfMemoryError, match=f"ran out while loading {folder.name}"):
             open_model(ModelSource.parse(str(folder)))
@@ -192,13 +193,10 @@ def test_code_beside_a_sliced_model_is_not_even_asked_about(sliced_folder, trap,
     code, trace = trap
     set_trap(sliced_folder, code)
     monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("transformers asks whether to trust it"))
-    source = ModelSource.parse(str(sliced_folder))
-    if known:
-        open_model(source)
-    else:
+    if not known:
         edit("config.json", model_type="own")(sliced_folder)
-        with pytest.raises(ModelError):
-            open_model(source)
+    model = open_model(ModelSource.parse(str(sliced_folder))).model
+    assert type(model) is SlicedForCausalLM
     assert not trace.exists()
 
 

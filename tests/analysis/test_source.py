@@ -91,10 +91,11 @@ def test_card_says_before_loading_what_the_model_is(family, tmp_path):
 
 
 def test_card_of_a_family_that_cannot_be_sliced_says_why(tmp_path):
-    config = AutoConfig.for_model("gpt2", n_embd=32, n_layer=2, n_head=2, vocab_size=300)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "vocab_size": 300}
+    config = AutoConfig.for_model("olmo2", **sizes)
     card = describe(save(tmp_path, config))
     assert card.blocks == 2
-    assert "'gpt2' cannot be sliced yet" in str(card.not_sliceable)
+    assert "'olmo2' cannot be sliced" in str(card.not_sliceable)
 
 
 @pytest.mark.parametrize(

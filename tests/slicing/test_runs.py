@@ -254,10 +254,10 @@ def test_nothing_is_left_of_a_sliced_run_that_is_stopped(recipe, phase):
 
 
 def test_model_that_does_not_fit_on_the_disk_is_one_sentence_and_leaves_nothing(recipe, monkeypatch):
-    def full(*args: object) -> None:
+    def full(*args: object, **kwargs: object) -> None:
         raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
 
-    monkeypatch.setattr("slicing.store.save_file", full)
+    monkeypatch.setattr("slicing.modeling_sliced.SlicedForCausalLM.save_pretrained", full)
     with pytest.raises(StorageError, match="the disk is full"):
         perform(recipe.slice_recipe())
     assert left_over() == []
@@ -267,7 +267,8 @@ def test_dense_model_is_judged_on_the_first_windows_of_the_evaluation_text(recip
     result = perform(recipe).result
     opened = open_dense(recipe.model)
     windows = token_windows(recipe.evaluation, opened.tokenizer, 24, 9)
-    assert result.contestant("dense").evaluation.nll == perplexity(opened.model, windows).nll
+    found = result.contestant("dense").evaluation
+    assert found.nll == perplexity(opened.model, windows, precision=found.precision).nll
     assert result.calibration.digest != result.evaluation.digest
     assert (result.calibration.windows, result.evaluation.windows) == (4, 9)
 
@@ -305,13 +306,13 @@ def test_runs_are_listed_newest_first(recipe):
 
 
 def test_family_that_cannot_be_sliced_is_profiled_and_the_reason_is_kept(recipe, tmp_path):
-    tiny_model("gpt2").save_pretrained(tmp_path / "gpt2")
-    byte_tokenizer().save_pretrained(tmp_path / "gpt2")
-    other = recipe.model_copy(update={"model": ModelSource.parse(str(tmp_path / "gpt2"))})
+    tiny_model("olmo2").save_pretrained(tmp_path / "olmo2")
+    byte_tokenizer().save_pretrained(tmp_path / "olmo2")
+    other = recipe.model_copy(update={"model": ModelSource.parse(str(tmp_path / "olmo2"))})
     result = perform(profile_of(other)).result
     assert result.shape is None
-    assert "'gpt2' cannot be sliced yet" in result.not_sliceable
-    with pytest.raises(UnsupportedError, match="'gpt2' cannot be sliced yet"):
+    assert "'olmo2' cannot be sliced" in result.not_sliceable
+    with pytest.raises(UnsupportedError, match="'olmo2' cannot be sliced"):
         perform(other)
     assert len(list_runs()[0]) == 1
 

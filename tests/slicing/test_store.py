@@ -17,6 +17,7 @@ from slicing.slicer import SlicedModel, slice_model
 from slicing.store import load_sliced, save_sliced
 
 SCHEDULE = SlicingSchedule(hidden_size=32, widths=(24, 16, 29, 32), embedding="shared")
+WRITES = "slicing.modeling_sliced.SlicedForCausalLM.save_pretrained"
 FULL = "No space left on device (os error 28)"
 
 
@@ -39,7 +40,7 @@ def failing(error: Exception) -> Any:
 @pytest.mark.parametrize(
     ("place", "error"),
     [
-        ("slicing.store.save_file", SafetensorError(f"Error while serializing: I/O error: {FULL}")),
+        (WRITES, SafetensorError(f"Error while serializing: I/O error: {FULL}")),
         ("transformers.PreTrainedTokenizerFast.save_pretrained", Exception(FULL)),  # as tokenizers says it
         ("pathlib.Path.write_text", OSError(28, "No space left on device")),
     ],
@@ -57,7 +58,7 @@ def test_full_disk_is_one_sentence_and_leaves_nothing(sliced, tmp_path, monkeypa
 
 def test_error_that_is_not_of_the_disk_passes_as_it_is(sliced, tmp_path, monkeypatch):
     error = SafetensorError("Some tensors share memory")
-    monkeypatch.setattr("slicing.store.save_file", failing(error))
+    monkeypatch.setattr(WRITES, failing(error))
     with pytest.raises(SafetensorError) as raised:
         save(sliced, tmp_path / "sliced")
     assert raised.value is error
@@ -87,4 +88,4 @@ def test_stored_model_opens_in_the_dtype_asked_for(sliced, tmp_path, windows, dt
 def test_folder_holds_plain_formats_only(sliced, tmp_path):
     save(sliced, tmp_path / "sliced")
     suffixes = {path.suffix for path in (tmp_path / "sliced").rglob("*") if path.is_file()}
-    assert suffixes == {".json", ".safetensors"}
+    assert suffixes == {".json", ".safetensors", ".py", ".md"}
