@@ -18,6 +18,7 @@ from transformers.pytorch_utils import Conv1D
 
 from analysis.errors import ModelError, UnsupportedError
 from analysis.shape import ModelShape, SublayerShape
+from analysis.support import refusal
 from analysis.values import Value
 
 
@@ -95,9 +96,14 @@ _MIXTURE = _MLP.but(
     ),
     writers=(*_MLP.writers, "experts.down_proj", "shared_expert.down_proj"),
 )
+_FUSED_MLP = _MLP.but(readers=("gate_up_proj",))
 _LLAMA = Anatomy(sublayers=((_ATTENTION,), (_MLP,)))
 _MOE = _LLAMA.but(sublayers=((_ATTENTION,), (_MIXTURE,)))
 _COHERE = _LLAMA.but(sublayers=((_ATTENTION, _MLP.but(norm="input_layernorm")),), centred=True)
+
+
+def _granite(config: Any) -> Anatomy:
+    return _LLAMA.but(branch_scale=config.residual_multiplier)
 
 
 def _phi(config: Any) -> Anatomy:
@@ -145,12 +151,6 @@ def _falcon(config: Any) -> Anatomy:
     )
 
 
-def _gptj(config: Any) -> Anatomy:
-    attention = _ATTENTION.but(norm="ln_1", core="attn", writers=("out_proj",))
-    mlp = _MLP.but(norm="ln_1", readers=("fc_in",), writers=("fc_out",))
-    return _GPT.but(sublayers=((attention, mlp),), positions=None, returns_tuple=True)
-
-
 def _opt(config: Any) -> Anatomy:
     if not config.do_layer_norm_before or config._remove_final_layer_norm:
         raise UnsupportedError(
@@ -186,36 +186,103 @@ _GPT = Anatomy(
     final_norm="ln_f",
     centred=True,
 )
-_PHI3 = _LLAMA.but(
-    sublayers=((_ATTENTION.but(readers=("qkv_proj",)),), (_MLP.but(readers=("gate_up_proj",)),))
+_APERTUS = _LLAMA.but(
+    sublayers=(
+        (_ATTENTION.but(norm="attention_layernorm"),),
+        (_MLP.but(norm="feedforward_layernorm"),),
+    )
 )
+_GPT_NEO = _GPT.but(
+    sublayers=(
+        (
+            _ATTENTION.but(
+                norm="ln_1",
+                core="attn",
+                readers=("attention.q_proj", "attention.k_proj", "attention.v_proj"),
+                writers=("attention.out_proj",),
+            ),
+        ),
+        _GPT.sublayers[1],
+    ),
+    returns_tuple=True,
+)
+_GPTJ = _GPT.but(
+    sublayers=(
+        (
+            # CodeGen has the three readers in one.
+            _ATTENTION.but(
+                norm="ln_1", core="attn", readers=(*_ATTENTION.readers, "qkv_proj"), writers=("out_proj",)
+            ),
+            _MLP.but(norm="ln_1", readers=("fc_in",), writers=("fc_out",)),
+        ),
+    ),
+    positions=None,
+    returns_tuple=True,
+)
+_PERSIMMON = _LLAMA.but(
+    sublayers=(
+        (_ATTENTION.but(readers=("query_key_value",), writers=("dense",)),),
+        (_MLP.but(readers=("dense_h_to_4h",), writers=("dense_4h_to_h",)),),
+    ),
+    final_norm="final_layernorm",
+    centred=True,
+)
+_PHI3 = _LLAMA.but(sublayers=((_ATTENTION.but(readers=("qkv_proj",)),), (_FUSED_MLP,)))
 _STARCODER2 = _LLAMA.but(
     sublayers=((_ATTENTION,), (_MLP.but(readers=("c_fc",), writers=("c_proj",)),)), centred=True
 )
+_VAULTGEMMA = _LLAMA.but(
+    sublayers=((_ATTENTION,), (_MLP.but(norm="pre_feedforward_layernorm"),)), gain_offset=1.0
+)
 
 ANATOMIES: dict[str, Anatomy | Callable[[Any], Anatomy]] = {
+    "apertus": _APERTUS,
+    "arcee": _LLAMA,
+    "codegen": _GPTJ,
     "cohere": _COHERE,
+    "cohere2": _COHERE,
+    "cohere_compass_text": _COHERE,
+    "cwm": _LLAMA,
+    "diffllama": _LLAMA,
+    "ernie4_5": _LLAMA,
     "falcon": _falcon,
     "gemma": _LLAMA.but(gain_offset=1.0),
+    "glm": _LLAMA.but(sublayers=((_ATTENTION,), (_FUSED_MLP,))),
     "gpt2": _GPT,
+    "gpt_bigcode": _GPT,
+    "gpt_neo": _GPT_NEO,
     "gpt_neox": _neox,
-    "gptj": _gptj,
-    "granite": lambda config: _LLAMA.but(branch_scale=config.residual_multiplier),
+    "gptj": _GPTJ,
+    "granite": _granite,
+    "granite_swa": _granite,
+    "helium": _LLAMA,
+    "hunyuan_v1_dense": _LLAMA,
+    "internlm3": _LLAMA,
+    "iquestcoder": _LLAMA,
+    "jais2": _LLAMA.but(centred=True),
     "llama": _LLAMA,
+    "mellum": _MOE,
+    "mimo_v2_flash": _MOE,
+    "ministral": _LLAMA,
+    "ministral3": _LLAMA,
     "mistral": _LLAMA,
     "mixtral": _MOE,
+    "nemotron": _LLAMA.but(centred=True, gain_offset=1.0),
     "olmo": _LLAMA.but(centred=True, epsilon=1e-5),
     "olmoe": _MOE,
     "opt": _opt,
+    "persimmon": _PERSIMMON,
     "phi": _phi,
     "phi3": _PHI3,
     "qwen2": _LLAMA,
     "qwen2_moe": _MOE,
     "qwen3": _LLAMA,
     "qwen3_moe": _MOE,
+    "seed_oss": _LLAMA,
     "smollm3": _LLAMA,
     "stablelm": _stablelm,
     "starcoder2": _STARCODER2,
+    "vaultgemma": _VAULTGEMMA,
 }
 """The families that can be sliced, by ``config.model_type``; a function where the configuration decides."""
 
@@ -229,10 +296,7 @@ def anatomy_of(config: Any) -> Anatomy:
     Raises ``UnsupportedError`` when the family has none, or this member of it cannot be sliced.
     """
     if config.model_type not in ANATOMIES:
-        raise UnsupportedError(
-            f"The architecture '{config.model_type}' cannot be sliced yet (its redundancy can still be "
-            f"profiled); sliceable are: {', '.join(sorted(ANATOMIES))}."
-        )
+        raise UnsupportedError(refusal(config.model_type))
     entry = ANATOMIES[config.model_type]
     return entry if isinstance(entry, Anatomy) else entry(config)
 
@@ -255,7 +319,9 @@ def why_not_sliceable(config: Any) -> str | None:
 
 def decoder(model: Any) -> nn.Module:
     """The model without its head."""
-    return model.get_decoder()
+    found = model.get_decoder()
+    # Where transformers finds none it gives the whole model, or ModernBERT's last linear layer of that name.
+    return model.model if found is model or isinstance(found, nn.Linear) else found
 
 
 def blocks(model: Any) -> nn.ModuleList:

@@ -8,11 +8,13 @@ from __future__ import annotations
 import gc
 import threading
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Literal
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from typing import Any, Literal
 
 import psutil
 import torch
+from accelerate.utils import align_module_device, has_offloaded_params
+from torch import nn
 
 from analysis.errors import ModelError, OutOfMemoryError, unknown_name
 
@@ -76,6 +78,34 @@ def matmuls(precision: Precision, device: torch.device, dtype: torch.dtype) -> A
     if precision == "fast" and dtype is torch.float32 and multiplies_bf16(device):
         return torch.autocast("cpu", torch.bfloat16)
     return nullcontext()
+
+
+@contextmanager
+def present(module: nn.Module) -> Iterator[torch.device]:
+    """Have the weights of ``module`` here, also where accelerate keeps them on the host or on disk.
+
+    Yields the device they are on meanwhile. Nothing moves when they are here already.
+    """
+    with ExitStack() as stack:
+        for each in module.modules():
+            stack.enter_context(align_module_device(each))
+        yield next((parameter.device for parameter in module.parameters()), torch.device("cpu"))
+
+
+def comes_and_goes(module: nn.Module) -> bool:
+    """Whether accelerate keeps the module's own weights elsewhere, so that they must not be shared."""
+    return has_offloaded_params(module)
+
+
+def on_device(value: Any, device: torch.device) -> Any:
+    """``value`` with every tensor in it, in dicts, lists and tuples, on ``device``."""
+    if isinstance(value, torch.Tensor):
+        return value.to(device)
+    if isinstance(value, dict):
+        return {key: on_device(each, device) for key, each in value.items()}
+    if isinstance(value, tuple | list):
+        return type(value)(on_device(each, device) for each in value)
+    return value
 
 
 def synchronise(device: torch.device) -> None:

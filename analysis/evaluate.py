@@ -26,7 +26,7 @@ from analysis.device import (
     synchronise,
 )
 from analysis.errors import ModelError, TextError
-from analysis.source import OpenModel, context_length
+from analysis.source import ModelSource, OpenModel, context_length
 from analysis.statistics import bootstrap_interval
 from analysis.values import Progress, Value, no_progress
 
@@ -176,19 +176,25 @@ SAFE_NATS = 0.005
 
 
 @torch.inference_mode()
-def safe_precision(model: Any, windows: Tensor) -> Precision:
-    """``fast`` where it is faster and moves the loss of the first window by less than ``SAFE_NATS``.
+def safe_precision(source: ModelSource, windows: Tensor, *models: Any) -> Precision:
+    """``fast`` where that is faster and moves the first window's loss by less than ``SAFE_NATS``.
 
+    One answer for all ``models``, which are to be compared, and ``exact`` where a dtype was asked for.
     Measured rather than assumed: models differ in how large their activations grow.
     """
-    check_windows(model, windows)
-    if model.dtype is not torch.float32 or not multiplies_bf16(model.device):
+    if source.dtype != "auto":
         return "exact"
-    first = windows[:1].to(model.device)
-    (exact,) = _window_nll(model, first)
-    with matmuls("fast", model.device, model.dtype):
-        (fast,) = _window_nll(model, first)
-    return "fast" if abs(fast - exact) < SAFE_NATS else "exact"
+    for model in models:
+        check_windows(model, windows)
+        if model.dtype is not torch.float32 or not multiplies_bf16(model.device):
+            return "exact"
+        first = windows[:1].to(model.device)
+        (exact,) = _window_nll(model, first)
+        with matmuls("fast", model.device, model.dtype):
+            (fast,) = _window_nll(model, first)
+        if not abs(fast - exact) < SAFE_NATS:
+            return "exact"
+    return "fast"
 
 
 def difference(baseline: str, base: Perplexity, contender: str, other: Perplexity) -> Difference:
@@ -255,7 +261,7 @@ def _window_nll(model: Any, tokens: Tensor) -> list[float]:
     rows = model(tokens, use_cache=False).logits.flatten(0, 1)  # (B T, V)
     # The last token of a window has no successor: its row is computed with any target and dropped, since
     # leaving it out beforehand would copy all the others.
-    targets = tokens.roll(-1, dims=1).flatten()
+    targets = tokens.roll(-1, dims=1).flatten().to(rows.device)
     losses = [
         functional.cross_entropy(part.float(), target, reduction="none")
         for part, target in zip(rows.split(_ROWS), targets.split(_ROWS), strict=True)

@@ -41,7 +41,7 @@ def _hook(index: int, look: Look) -> Callable[..., None]:
     def hook(block: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
         entering = args[0] if args else kwargs["hidden_states"]
         leaving = output[0] if isinstance(output, tuple | list) else output
-        look(index, entering, leaving)
+        look(index, entering.to(leaving.device), leaving)  # a model may be spread over devices
 
     return hook
 

@@ -352,7 +352,7 @@ def evaluate(
     json_path: JsonOption = None,
 ) -> None:
     """Measure the perplexity of one model, dense or sliced."""
-    from analysis.evaluate import perplexity
+    from analysis.evaluate import perplexity, safe_precision
     from analysis.source import ModelSource
     from analysis.texts import TextSource, token_windows
     from slicing.store import open_model
@@ -362,7 +362,8 @@ def evaluate(
         listen("Opening", 0, 1)
         opened = open_model(source)
         windows = token_windows(text, opened.tokenizer, window_length, evaluation_windows)
-        measured = perplexity(opened.model, windows, listen)
+        precision = safe_precision(source, windows, opened.model)
+        measured = perplexity(opened.model, windows, listen, precision=precision)
     parameters = sum(parameter.numel() for parameter in opened.model.parameters())
     data = {"model": source.label, "text": text.label(), "parameters": parameters, **_plain(measured)}
     if _printed_as_json({**data, "protocol": measured.protocol}, json_path):
@@ -438,7 +439,7 @@ def show(
     if _printed_as_json(_plain(run), json_path):
         return
     if isinstance(run.result, CompareResult):
-        _print_comparison(run.result)
+        _print_comparison(run.result, run.recipe.method)  # type: ignore[union-attr]
     else:
         out.print(run.result.profile.to_frame().round(3).to_string(index=False), highlight=False)
     _where(run)

@@ -7,10 +7,12 @@ calibration: bases come from outside.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 
 import torch
+from accelerate import dispatch_model, infer_auto_device_map
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -25,6 +27,7 @@ from analysis.anatomy import (
     norm_shift,
     weights_named,
 )
+from analysis.device import comes_and_goes, present
 from slicing.modeling_sliced import SlicedConfig, SlicedForCausalLM, SlicedSublayer
 from slicing.rotation import centred, read_in, shifted_bias, write_in
 from slicing.schedule import SlicingSchedule
@@ -111,6 +114,19 @@ def fill_shortcut(site: Site, shortcut: Tensor, dtype: torch.dtype) -> None:
     site.sliced.shortcut = nn.Parameter(shortcut.to(dtype).contiguous(), requires_grad=False)
 
 
+@contextmanager
+def present_ends(model: PreTrainedModel) -> Iterator[None]:
+    """Have the weights that are not in blocks here, where accelerate keeps them elsewhere."""
+    anatomy = anatomy_of(model.config)
+    dense = model.get_submodule(anatomy.decoder)
+    ends = [child for name, child in dense.named_children() if name != anatomy.blocks]
+    with ExitStack() as stack:
+        for module in (*ends, getattr(model, anatomy.head)):
+            for each in module.modules():
+                stack.enter_context(present(each))
+        yield
+
+
 @torch.no_grad()
 def fill_ends(model: PreTrainedModel, sliced: SlicedForCausalLM, basis: Tensor) -> None:
     """Give a sliced model all that is not in its blocks; the embedding writes in ``basis`` (D, W).
@@ -124,9 +140,10 @@ def fill_ends(model: PreTrainedModel, sliced: SlicedForCausalLM, basis: Tensor) 
     into = centred(basis) if anatomy.centred else basis
 
     table, embedding = getattr(dense, anatomy.embedding), getattr(inner, anatomy.embedding)
+    head, new_head = getattr(model, anatomy.head), getattr(sliced.inner, anatomy.head)
     shared = embedding.rotation is not None
     if shared:
-        embedding.weight = table.weight
+        _share(embedding, table)
         _set(embedding, "rotation", into.to(table.weight))
     else:
         own = table.weight.to(into) * embedding_scale(table) @ into
@@ -136,36 +153,56 @@ def fill_ends(model: PreTrainedModel, sliced: SlicedForCausalLM, basis: Tensor) 
         positions = getattr(dense, anatomy.positions).weight
         _set(getattr(inner, anatomy.positions), "weight", (positions.to(into) @ into).to(positions.dtype))
 
-    norm, head = getattr(dense, anatomy.final_norm), getattr(model, anatomy.head)
-    new_head = getattr(sliced.inner, anatomy.head)
-    if shared:
-        new_head.weight, new_head.bias = head.weight, head.bias
-    else:
+    _share(new_head, head)
+    if not shared:
         made.add(anatomy.final_norm)
-        like, shift = head.weight, norm_shift(norm)
+        norm, like = getattr(dense, anatomy.final_norm), head.weight
+        shift = norm_shift(norm)
         gain = norm_gain(norm, anatomy, like)
         _set(new_head, "weight", (like.to(gain) * gain).to(like.dtype))
         if shift is not None:
             _set(new_head, "bias", shifted_bias(like, head.bias, shift))
-        else:
-            new_head.bias = head.bias
     for name, child in dense.named_children():
         if name not in made:
-            setattr(inner, name, child)
-    inner._buffers = dense._buffers
+            _share(getattr(inner, name), child)
+    inner._buffers.update(dense._buffers)
 
 
-def _share(core: nn.Module, dense: nn.Module, but: set[str]) -> None:
+def _share(core: nn.Module, dense: nn.Module, but: Collection[str] = ()) -> None:
     """Let ``core`` use the tensors of ``dense`` that slicing leaves alone."""
     for path, module in dense.named_modules():
         if not _has_module(core, path):
             continue
         target = core.get_submodule(path)
+        keep = _copied if comes_and_goes(module) else _as_it_is
         prefix = f"{path}." if path else ""
         for name, parameter in module._parameters.items():
             if prefix + name not in but and parameter is not None:
-                target._parameters[name] = parameter
+                target._parameters[name] = keep(parameter)
         target._buffers.update(module._buffers)
+
+
+def _as_it_is(parameter: nn.Parameter) -> nn.Parameter:
+    return parameter
+
+
+def _copied(parameter: nn.Parameter) -> nn.Parameter:
+    return nn.Parameter(parameter.detach().clone(), requires_grad=False)
+
+
+def put_away(site: Site) -> None:
+    """Move a finished sub-layer to the host when its dense block rests there too."""
+    given_up = site.sliced.shortcut.is_meta  # as the guard does with what it has tried
+    if not given_up and any(comes_and_goes(module) for module in site.dense.modules()):
+        site.sliced.to("cpu")
+
+
+def spread_like(model: PreTrainedModel, sliced: SlicedForCausalLM) -> None:
+    """Spread a sliced model over the devices by accelerate's rules when the dense one is."""
+    if len(set(getattr(model, "hf_device_map", {}).values())) > 1:
+        kinds = list(sliced._no_split_modules or [])
+        device_map = infer_auto_device_map(sliced, no_split_module_classes=kinds)
+        dispatch_model(sliced, device_map, force_hooks=True)
 
 
 def _has_module(core: nn.Module, path: str) -> bool:

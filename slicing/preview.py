@@ -83,8 +83,7 @@ class Previewer:
             self._windows = token_windows(
                 recipe.evaluation, opened.tokenizer, recipe.window_length, recipe.windows
             )
-            if run.recipe.model.dtype == "auto":
-                self._precision = safe_precision(opened.model, self._windows)
+            self._precision = safe_precision(run.recipe.model, self._windows, opened.model)
             self._about = about
         dense, _ = self._measure(opened, None, progress)
         ours, seconds = self._measure(opened, planned, progress)

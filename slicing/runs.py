@@ -65,7 +65,7 @@ class ProfileRecipe(Value):
     window_length: int = 512
     seed: int = 0
     bases: bool = False
-    """Keep the bases of the stream with the run, so that any plan can be previewed in seconds."""
+    """Keep the bases of the stream with the run (of a sliceable model), so that plans can be previewed."""
 
 
 Method = Literal["faithful", "preview"]
@@ -376,12 +376,10 @@ def _run_folders() -> list[Path]:
 
 def _profile(recipe: ProfileRecipe, opened: OpenModel, progress: Progress, folder: Path) -> ProfileResult:
     reason = why_not_sliceable(opened.model.config)
-    if recipe.bases and reason:
-        raise UnsupportedError(reason)
     progress("Reading text", 0, 1)
     windows = token_windows(recipe.text, opened.tokenizer, recipe.window_length, recipe.windows, recipe.seed)
     progress("Reading text", 1, 1)
-    collector = BasesCollector(opened.model) if recipe.bases else None
+    collector = BasesCollector(opened.model) if recipe.bases and not reason else None
     profile = profile_blocks(
         opened.model,
         windows,
@@ -400,7 +398,7 @@ def _profile(recipe: ProfileRecipe, opened: OpenModel, progress: Progress, folde
         shape=None if reason else read_shape(opened.model),
         not_sliceable=reason,
         text=_used(recipe.text, windows),
-        bases=recipe.bases,
+        bases=collector is not None,
     )
 
 
@@ -538,8 +536,7 @@ def _compare(recipe: CompareRecipe, opened: OpenModel, progress: Progress) -> Co
     equal_size = recipe.plan.constant_at_parameters_of(bench.schedule, shape)
     first = bench.cut(equal_slice, "Slicing constant")
     # One precision for all contestants: fast only where it is safe for the dense model and a sliced one.
-    precisions = {safe_precision(model, evaluation) for model in (opened.model, first.sliced.model)}
-    precision: Precision = "fast" if recipe.model.dtype == "auto" and precisions == {"fast"} else "exact"
+    precision: Precision = safe_precision(recipe.model, evaluation, opened.model, first.sliced.model)
     dense = judge("dense", "Dense", opened.model, None)
     constant = made[equal_slice] = judge("constant", "Constant", first.sliced.model, first)
     del first

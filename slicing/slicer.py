@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 
 from analysis.anatomy import anatomy_of, decoder, read_shape
 from analysis.bases import Bases, Covariance
-from analysis.device import out_of_memory_told
+from analysis.device import on_device, out_of_memory_told, present
 from analysis.errors import PlanError, UnsupportedError
 from analysis.evaluate import batches_of, check_windows
 from analysis.hooks import entering_states
@@ -30,9 +30,13 @@ from slicing.assembly import (
     fill_readers,
     fill_shortcut,
     fill_writers,
+    present_ends,
+    put_away,
     sites,
+    spread_like,
 )
-from slicing.modeling_sliced import SlicedForCausalLM, SlicedSublayer
+from slicing.kept import Kept, budgets
+from slicing.modeling_sliced import SlicedForCausalLM
 from slicing.rotation import random_bases
 from slicing.schedule import SlicingSchedule
 
@@ -61,11 +65,13 @@ def slice_model(
     windows: Tensor,
     progress: Progress = no_progress,
     phase: str = "Slicing",
+    budget: tuple[int, int] | None = None,
 ) -> SlicedModel:
     """Slice ``model`` to the widths of ``schedule``, calibrated on ``windows`` (N, T) of token ids.
 
     Faithful: each basis is found on the stream of the part that is sliced already, so it sees the error of
-    all cuts before it (SliceGPT, 2401.15024, section 3; a width per block: 2411.03513). Raises
+    all cuts before it (SliceGPT, 2401.15024, section 3; a width per block: 2411.03513). Activations take
+    up to ``budget`` bytes of (device, host), by default a third of what is free; more goes to disk. Raises
     ``UnsupportedError`` for a family whose stream cannot be rotated, ``PlanError`` for the schedule of
     another model, ``TextError`` for windows longer than the context, ``ModelError`` when a state is not
     finite, ``OutOfMemoryError``.
@@ -75,17 +81,22 @@ def slice_model(
     with out_of_memory_told("slicing"):
         refuse_unless_invariant(model)
         sliced = blank(model, schedule)
-        stream = _Stream(model, windows)
-        stream.turn(stream.principal(schedule.widths[0]), schedule.widths[0])
-        fill_ends(model, sliced, stream.basis)
+        stream = _Stream(model, windows, budget)
+        stream.turn(schedule.widths[0])
+        with present_ends(model):
+            fill_ends(model, sliced, stream.basis)
         for done, site in enumerate(sites(model, sliced, schedule), start=1):
-            fill_readers(model, site, stream.basis)  # (rows, D) -> (rows, W)
-            fill_writers(model, site, stream.rotation)  # still all of the stream, (D, columns)
-            stream.advance(site.block, site.sliced)  # (B, T, W) -> (B, T, D)
-            shortcut = stream.turn(stream.principal(site.leaving), site.leaving)  # (B, T, D) -> (B, T, W')
-            fill_writers(model, site, stream.basis)  # (W', columns)
-            fill_shortcut(site, shortcut, model.dtype)
+            with present(site.dense) as device:
+                stream.move(device)
+                fill_readers(model, site, stream.basis)  # (rows, D) -> (rows, W)
+                fill_writers(model, site, stream.rotation)  # still all of the stream, (D, columns)
+                stream.advance(site)  # (B, T, W) -> (B, T, D)
+                shortcut = stream.turn(site.leaving)  # (B, T, D) -> (B, T, W')
+                fill_writers(model, site, stream.basis)  # (W', columns)
+                fill_shortcut(site, shortcut, model.dtype)
+                put_away(site)
             progress(phase, done, len(shape.sublayers))
+        spread_like(model, sliced)
     return SlicedModel(sliced, schedule, shape, tuple(stream.discarded), "faithful")
 
 
@@ -114,6 +125,7 @@ def recut(model: PreTrainedModel, schedule: SlicingSchedule, bases: Bases) -> Sl
         for following, site in enumerate(fill_in_bases(model, sliced, schedule, basis_at), start=1):
             cut = site.leaving < shape.hidden_size
             discarded.append(bases.discarded(following, site.leaving) if cut else 0.0)
+        spread_like(model, sliced)
     return SlicedModel(sliced, schedule, shape, tuple(discarded), "preview")
 
 
@@ -128,13 +140,17 @@ def fill_in_bases(
     Yields every sub-layer as soon as it is done.
     """
     entering = basis_at(0, schedule.widths[0])
-    fill_ends(model, sliced, entering)
+    with present_ends(model):
+        fill_ends(model, sliced, entering)
     for following, site in enumerate(sites(model, sliced, schedule), start=1):
         leaving = basis_at(following, site.leaving)
-        fill_readers(model, site, entering)
-        fill_writers(model, site, leaving)
-        fill_shortcut(site, entering.T @ leaving, model.dtype)
-        yield site
+        with present(site.dense) as device:
+            entering, leaving = entering.to(device), leaving.to(device)
+            fill_readers(model, site, entering)
+            fill_writers(model, site, leaving)
+            fill_shortcut(site, entering.T @ leaving, model.dtype)
+            yield site
+            put_away(site)
         entering = leaving
 
 
@@ -152,61 +168,70 @@ class _Stream:
     ever led back to the dense basis, and a shortcut is a corner of the turn from one rotation to the next.
     """
 
-    def __init__(self, model: PreTrainedModel, windows: Tensor) -> None:
+    def __init__(self, model: PreTrainedModel, windows: Tensor, budget: tuple[int, int] | None) -> None:
+        anatomy = anatomy_of(model.config)
         self.device = model.device
         self.dtype = model.dtype
         # The stream is summed up over many sub-layers: 16 bits would add their rounding to every basis.
         self.precise = torch.promote_types(model.dtype, torch.float32)
-        self.states: list[Tensor] = []
-        self.contexts: list[list[dict[str, Any]]] = []
         self.discarded: list[float] = []
-        anatomy = anatomy_of(model.config)
+        self.contexts: list[list[dict[str, Any]]] = []
+        self.states = Kept(self.device, *(budgets(self.device) if budget is None else budget))
         contexts: dict[torch.Size, list[dict[str, Any]]] = {}
         for batch in batches_of(windows, self.device):
-            entering, context = entering_states(model, batch.to(self.device), anatomy.returns_tuple)
-            entering = entering.to(self.precise)
-            self.states.append(entering - entering.mean(-1, keepdim=True) if anatomy.centred else entering)
+            states, context = entering_states(model, batch.to(self.device), anatomy.returns_tuple)
+            states = states.to(self.precise)
+            if not len(self.states):
+                self.width = states.shape[-1]
+                self.covariance = Covariance(self.width, self.device)
+                self.rotation = torch.eye(self.width, dtype=self.precise, device=self.device)
+            if anatomy.centred:  # as a layer norm would, and as the sliced writers do
+                states = states - states.mean(-1, keepdim=True)
+            self.covariance.add(states)
+            self.states.append(states)
             # Positions and masks depend on the batch's shape alone: windows have no padding.
             self.contexts.append(contexts.setdefault(batch.shape, context))
-        self.width = self.states[0].shape[-1]
-        self.rotation = torch.eye(self.width, dtype=self.precise, device=self.device)
 
     @property
     def basis(self) -> Tensor:
         """The sliced basis of the stream, (D, W)."""
         return self.rotation[:, : self.width]
 
-    def advance(self, block: int, sublayer: SlicedSublayer) -> None:
+    def move(self, device: torch.device) -> None:
+        """Go on on ``device``, where the next block is."""
+        if device != self.device:
+            self.device, self.rotation = device, self.rotation.to(device)
+
+    def advance(self, site: Site) -> None:
         """Pass the stream (B, T, W) through a sub-layer that reads ``basis`` and writes ``rotation``."""
-        for index, states in enumerate(self.states):
-            added = sublayer.added(states.to(self.dtype), self.contexts[index][block]).to(self.precise)
+        self.covariance = Covariance(len(self.rotation), self.device)
+        for index in range(len(self.states)):
+            states = self.states.take(index, self.device)
+            context = on_device(self.contexts[index][site.block], self.device)
+            added = site.sliced.added(states.to(self.dtype), context).to(self.precise)
             added[..., : self.width] += states
+            if site.leaving < len(self.rotation):
+                self.covariance.add(added)
             self.states[index] = added
 
-    def turn(self, turn: Tensor, width: int) -> Tensor:
-        """Turn the rotation by ``turn`` (D, D) and cut the stream (B, T, D) to its leading coordinates.
+    def turn(self, width: int) -> Tensor:
+        """Turn the rotation to the principal basis of the stream and cut the stream to ``width``.
 
-        Returns the shortcut (W, W') from the old basis to the new.
+        (B, T, D) -> (B, T, width). Returns the shortcut from the old basis to the new, (W, width).
         """
+        if width == len(self.rotation):  # nothing is cut, so every basis gives the same function:
+            turn, lost = self.rotation.T, 0.0  # the plain one
+        else:
+            turn, energies = self.covariance.principal_basis()
+            lost = float(energies[width:].sum() / energies.sum())
+        self.discarded.append(lost)
         shortcut = turn[: self.width, :width].to(self.device, self.precise)
         self.rotation = (self.rotation.to(turn) @ turn).to(self.device, self.precise)
         leading = turn[:, :width].to(self.device, self.precise)
-        for index, states in enumerate(self.states):
-            self.states[index] = states @ leading
+        for index in range(len(self.states)):
+            self.states[index] = self.states.take(index, self.device) @ leading
         self.width = width
         return shortcut
-
-    def principal(self, width: int) -> Tensor:
-        """The turn to the principal basis of the stream, (D, D)."""
-        if width == self.rotation.shape[0]:  # nothing is cut, so every basis gives the same function:
-            self.discarded.append(0.0)
-            return self.rotation.T  # the plain one
-        covariance = Covariance(self.rotation.shape[0], self.device)
-        for states in self.states:
-            covariance.add(states)
-        turn, energies = covariance.principal_basis()
-        self.discarded.append(float(energies[width:].sum() / energies.sum()))
-        return turn
 
 
 _INVARIANT: weakref.WeakSet[PreTrainedModel] = weakref.WeakSet()
@@ -243,10 +268,12 @@ def refuse_unless_invariant(model: PreTrainedModel) -> None:
     for site in fill_in_bases(model, sliced, schedule, basis_at):
         if states is None:
             states, contexts = entering_states(sliced, probe, anatomy.returns_tuple)
-        states = site.sliced(states, contexts[site.block])
+        device = site.sliced.shortcut.device
+        states = site.sliced(states.to(device), on_device(contexts[site.block], device))
         site.sliced.to_empty(device="meta")
-    normed = getattr(sliced.inner.get_submodule(anatomy.decoder), anatomy.final_norm)(states)
-    found = _head(sliced.inner, normed)
+    norm = getattr(sliced.inner.get_submodule(anatomy.decoder), anatomy.final_norm)
+    normed = norm(states.to(expected.device))
+    found = _head(sliced.inner, normed).to(expected.device)
 
     error = float((found - expected).norm() / expected.norm())
     if not error <= GUARD_TOLERANCE[model.dtype]:

@@ -23,8 +23,8 @@ def measure_form() -> None:
             value=True,
             key="profile-bases",
             help="The same pass also finds the directions the stream lives in. With them the Tune page shows "
-            "a perplexity for every plan within seconds. Takes D × D × 4 bytes for every sub-layer (80 MB for "
-            "the demo model).",
+            "a perplexity for every plan within seconds. Takes D × D × 4 bytes for every sub-layer (80 MB "
+            "for the demo model).",
         )
         if st.form_submit_button("Measure", type="primary", icon=":material/query_stats:", width="stretch"):
             parts.queue(
@@ -34,7 +34,7 @@ def measure_form() -> None:
                     windows=windows,
                     window_length=length,
                     seed=seed,
-                    bases=bases and state.card(state.source()).not_sliceable is None,
+                    bases=bases,
                 )
             )
     st.caption(

@@ -1,0 +1,87 @@
+"""Activations kept between two looks at them: on the device, beyond a budget in host memory, beyond that on
+disk.
+
+Knows nothing about models.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from analysis.device import memory
+from analysis.storage import cache_folder, require_space, storage_errors
+
+
+class Kept:
+    """A list of tensors, each in the best place that has room when it is first put there."""
+
+    def __init__(self, device: torch.device, device_bytes: int, host_bytes: int) -> None:
+        """``device_bytes`` and ``host_bytes`` are the budgets; on a CPU the two are one memory."""
+        self.device = device
+        self.room = {"device": device_bytes if device.type != "cpu" else 0, "host": host_bytes}
+        self.homes: list[str] = []
+        self.tensors: list[Tensor | None] = []
+        self._shapes: list[torch.Size] = []
+        self._folder: tempfile.TemporaryDirectory | None = None
+
+    def __len__(self) -> int:
+        return len(self.homes)
+
+    def append(self, tensor: Tensor) -> None:
+        """Keep one more; its size now is what it is reckoned with later, when it may be narrower."""
+        home = next((place for place, room in self.room.items() if tensor.nbytes <= room), "disk")
+        if home == "disk":
+            require_space(cache_folder(), tensor.nbytes)
+        else:
+            self.room[home] -= tensor.nbytes
+        self.homes.append(home)
+        self.tensors.append(None)
+        self._shapes.append(tensor.shape)
+        self[len(self) - 1] = tensor
+
+    def __setitem__(self, index: int, tensor: Tensor) -> None:
+        home = self.homes[index]
+        if home == "disk":
+            self._shapes[index] = tensor.shape
+            path = self._path(index)
+            with storage_errors(path):
+                tensor.contiguous().cpu().numpy().tofile(path)
+            self._dtype = tensor.dtype
+        else:
+            self.tensors[index] = tensor if home == "device" else tensor.cpu()
+
+    def take(self, index: int, device: torch.device) -> Tensor:
+        """The tensor, on ``device``; a kept one gives up its place until it is set again."""
+        if self.homes[index] != "disk":
+            tensor, self.tensors[index] = self.tensors[index], None
+            assert tensor is not None
+            return tensor.to(device)
+        path = self._path(index)
+        with storage_errors(path):
+            numbers = np.fromfile(path, dtype=str(self._dtype).removeprefix("torch."))
+        return torch.from_numpy(numbers).view(self._shapes[index]).to(device)
+
+    @property
+    def spilled(self) -> int:
+        """How many lie on disk."""
+        return self.homes.count("disk")
+
+    def _path(self, index: int) -> Path:
+        if self._folder is None:
+            home = cache_folder()
+            with storage_errors(home):
+                home.mkdir(parents=True, exist_ok=True)
+                # Removed when this object goes, also at the end of the process.
+                self._folder = tempfile.TemporaryDirectory(prefix="states-", dir=home)
+        return Path(self._folder.name) / f"{index}.bin"
+
+
+def budgets(device: torch.device) -> tuple[int, int]:
+    """What activations may take on the device and on the host: a third of what is free there now."""
+    host = memory(torch.device("cpu"))[0] // 3
+    return (memory(device)[0] // 3 if device.type == "cuda" else 0), host
