@@ -21,6 +21,9 @@ from analysis.shape import ModelShape, SublayerShape
 from analysis.support import refusal
 from analysis.values import Value
 
+_PLAIN = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+"""Weights of other dtypes are codes, which stand for numbers together with a scale."""
+
 
 class Branch(Value):
     """Attribute names of one way through a sub-layer."""
@@ -366,17 +369,20 @@ def weights_named(core: nn.Module, names: tuple[str, ...]) -> Iterator[tuple[str
         found: Any = getattr(holder, last, None)
         if found is None:
             continue
-        weight = found if isinstance(found, nn.Parameter) else found.weight
-        plain = weight.is_floating_point() and weight.ndim in (2, 3)
-        if isinstance(found, nn.Linear):
-            plain = plain and tuple(weight.shape) == (found.out_features, found.in_features)
-        if not plain:
+        weight = found if isinstance(found, nn.Parameter) else getattr(found, "weight", None)
+        if not isinstance(weight, torch.Tensor) or not _is_plain(found, weight):
             raise UnsupportedError(
                 f"'{name}' is a {type(found).__name__}, not a plain linear layer; "
                 "open the model unquantised to slice it."
             )
         full = name if isinstance(found, nn.Parameter) else f"{name}.weight"
         yield full, weight.mT if isinstance(found, Conv1D) else weight
+
+
+def _is_plain(holder: Any, weight: torch.Tensor) -> bool:
+    if isinstance(holder, nn.Linear) and weight.shape != (holder.out_features, holder.in_features):
+        return False
+    return weight.dtype in _PLAIN and weight.ndim in (2, 3)
 
 
 def norm_gain(norm: Any, anatomy: Anatomy, like: torch.Tensor) -> torch.Tensor:

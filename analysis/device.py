@@ -142,8 +142,15 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 @contextmanager
-def out_of_memory_told(doing: str) -> Iterator[None]:
-    """Turn the device's or the host's out-of-memory error into a sentence with the levers."""
+def out_of_memory_told(doing: str, device: torch.device | None = None, need: str = "") -> Iterator[None]:
+    """Turn the device's or the host's out-of-memory error into a sentence with the levers.
+
+    Given a ``device`` it also says what was free there at the start, given a ``need`` what it would take.
+    """
+    there_was = ""
+    if device is not None:
+        free, total = memory(device)
+        there_was = f" ({need + '; ' if need else ''}{free / 1e9:.2f} of {total / 1e9:.2f} GB were free)"
     try:
         yield
     except (RuntimeError, MemoryError) as error:
@@ -151,7 +158,8 @@ def out_of_memory_told(doing: str) -> Iterator[None]:
             raise
         free_memory()
         raise OutOfMemoryError(
-            f"Memory ran out while {doing}: use shorter or fewer windows, a 16-bit dtype, or a smaller model."
+            f"Memory ran out while {doing}{there_was}: use shorter or fewer windows, a 16-bit dtype, or a "
+            "smaller model."
         ) from None
 
 

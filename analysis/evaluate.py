@@ -21,6 +21,7 @@ from analysis.device import (
     PeakMemory,
     Precision,
     matmuls,
+    memory,
     multiplies_bf16,
     out_of_memory_told,
     synchronise,
@@ -100,10 +101,19 @@ class Sample(Value):
     tokens_per_second: float
 
 
+def batch_tokens(device: torch.device) -> int:
+    """Tokens in a batch: 2,048 on a CPU, where more gains nothing; on an accelerator by its free memory.
+
+    Half a megabyte per token is room for the logits of 128,000 tokens in 16 bits and the widest layers.
+    """
+    if device.type == "cpu":
+        return 2048
+    return int(min(16384, max(1024, memory(device)[0] // 4 // 500_000)))
+
+
 def batches_of(windows: Tensor, device: torch.device) -> Iterator[Tensor]:
-    """Split (N, T) into batches of about 2,048 tokens on a CPU, where more gains nothing, else 16,384."""
-    tokens = 2048 if device.type == "cpu" else 16384
-    return iter(windows.split(max(1, tokens // windows.shape[1])))
+    """Split (N, T) into batches of about ``batch_tokens``, of one window at least."""
+    return iter(windows.split(max(1, batch_tokens(device) // windows.shape[1])))
 
 
 def check_windows(model: Any, windows: Tensor) -> None:

@@ -33,6 +33,7 @@ from analysis.anatomy import SLICED_ALREADY, read_shape, why_not_sliceable
 from analysis.device import is_out_of_memory, out_of_memory_told, pick_device, pick_dtype
 from analysis.errors import ModelError, SlicescopeError, UnsupportedError, one_line
 from analysis.hub import hub_answers
+from analysis.shape import ModelShape
 from analysis.storage import cache_folder, storage_errors, whole_folder
 from analysis.values import Value
 
@@ -145,6 +146,13 @@ def read_config(source: ModelSource) -> PreTrainedConfig:
             config = AutoConfig.from_pretrained(where, trust_remote_code=False, **options)
     _require_causal(source, config)
     return config
+
+
+def shape_of(source: ModelSource) -> ModelShape:
+    """The shapes of a sliceable model, from its configuration alone (``UnsupportedError`` for others)."""
+    config = read_config(source)
+    with _reading(source), torch.device("meta"):
+        return read_shape(AutoModelForCausalLM.from_config(config, trust_remote_code=False))
 
 
 def describe(source: ModelSource) -> ModelCard:

@@ -520,8 +520,12 @@ def _plan(
 
 
 def _perform(recipe: Recipe) -> Run:
-    from slicing.runs import perform
+    from analysis.source import shape_of
+    from slicing.runs import ProfileRecipe, memory_need, perform
 
+    if not isinstance(recipe, ProfileRecipe):
+        need = memory_need(recipe, shape_of(recipe.model))
+        err.print(f"Slicing takes {need} at its peak.", style="dim", highlight=False)
     with _progress() as listen:
         return perform(recipe, listen)
 

@@ -23,12 +23,13 @@ from torch import Tensor
 
 from analysis.anatomy import read_shape, why_not_sliceable
 from analysis.bases import BasesCollector, find_bases
-from analysis.device import PeakMemory, Precision, free_memory
+from analysis.device import PeakMemory, Precision, free_memory, pick_device, pick_dtype
 from analysis.errors import PlanError, StorageError, UnsupportedError
 from analysis.evaluate import (
     Difference,
     Perplexity,
     Sample,
+    batch_tokens,
     check_windows,
     continue_text,
     difference,
@@ -43,6 +44,7 @@ from analysis.storage import require_space, runs_folder, storage_errors, whole_f
 from analysis.texts import TextSource, token_windows
 from analysis.values import Progress, Value, no_progress
 from slicing.allocation import Fractions
+from slicing.memory import MemoryNeed, slicing_need
 from slicing.plan import Plan
 from slicing.schedule import SlicingSchedule
 from slicing.slicer import SlicedModel, recut, slice_model
@@ -261,6 +263,16 @@ class Run(Value):
     def key(self) -> str:
         """The key of the recipe: the same recipe gives the same run."""
         return self.recipe.key
+
+
+def memory_need(recipe: SliceRecipe | CompareRecipe, shape: ModelShape) -> MemoryNeed:
+    """What slicing will take at its peak, told before the job; constant slicing stands for the plan."""
+    # On the host dtype auto is float32; on an accelerator it is a 16-bit one.
+    device = pick_device(recipe.model.device)
+    itemsize = pick_dtype(recipe.model.dtype, device, None).itemsize
+    tokens = recipe.calibration_windows * recipe.window_length
+    batch = max(batch_tokens(device), recipe.window_length)
+    return slicing_need(shape, recipe.plan.constant(shape), tokens, min(batch, tokens), itemsize)
 
 
 Opener = Callable[[ModelSource], OpenModel]

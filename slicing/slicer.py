@@ -36,6 +36,7 @@ from slicing.assembly import (
     spread_like,
 )
 from slicing.kept import Kept, budgets
+from slicing.memory import slicing_need
 from slicing.modeling_sliced import SlicedForCausalLM
 from slicing.rotation import random_bases
 from slicing.schedule import SlicingSchedule
@@ -78,7 +79,9 @@ def slice_model(
     """
     shape = _checked(model, schedule)
     check_windows(model, windows)
-    with out_of_memory_told("slicing"):
+    batch = len(next(batches_of(windows, model.device))) * windows.shape[1]
+    need = slicing_need(shape, schedule, windows.numel(), batch, model.dtype.itemsize)
+    with out_of_memory_told("slicing", model.device, f"it takes {need}"):
         refuse_unless_invariant(model)
         sliced = blank(model, schedule)
         stream = _Stream(model, windows, budget)

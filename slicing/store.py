@@ -166,7 +166,7 @@ With transformers alone (the file `modeling_sliced.py` in this folder is run, so
 ```python
 from transformers import AutoModelForCausalLM, AutoTokenizer
 model = AutoModelForCausalLM.from_pretrained("PATH", trust_remote_code=True)
-tokenizer = AutoTokenizer.from_pretrained("PATH")
+tokenizer = AutoTokenizer.from_pretrained("PATH", trust_remote_code=True)
 ```
 
 With slicescope, which brings the same file: `import slicing` and leave `trust_remote_code` out, or

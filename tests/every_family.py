@@ -1,7 +1,7 @@
-"""A tiny random model of every causal language model type of the installed transformers, and what works on it.
+"""A tiny random model of every causal language model type of the installed transformers; what works on it.
 
-``python tests/every_family.py`` says of each type whether it runs; with ``--write`` it tries what can be sliced
-and profiled, and writes the outcome into README.
+``python tests/every_family.py`` says of each type whether it runs; with ``--write`` it tries which can be
+sliced and profiled, and writes the outcome into README.
 """
 
 from __future__ import annotations
@@ -429,9 +429,9 @@ def support_table(verdicts: list[Verdict]) -> str:
     }
     known = {each.model_type for each in verdicts}
     lines = [
-        f"Of the {len(verdicts)} types of causal language models in transformers {_version()}, {len(sliced)} can be",
-        f"sliced and {len(profiled)} more can be profiled. `python tests/every_family.py --write` tries a tiny random",
-        "model of each and writes this section.",
+        f"Of the {len(verdicts)} types of causal language models in transformers {_version()}, "
+        f"{len(sliced)} can be sliced and {len(profiled)} more can be profiled.",
+        "`python tests/every_family.py --write` tries a tiny random model of each and writes this section.",
         "",
         f"Sliceable: {_listed(sliced)}.",
         "",

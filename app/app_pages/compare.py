@@ -9,7 +9,7 @@ from analysis.storage import runs_folder
 from app import controls, parts, state, wording
 from app.figures import draw_differences, draw_perplexities, draw_schedule
 from app.tables import difference_table, perplexity_table, schedule_table, size_table
-from slicing.runs import MODEL_FOLDER, CompareRecipe, CompareResult
+from slicing.runs import MODEL_FOLDER, CompareRecipe, CompareResult, memory_need
 
 VERDICTS: dict[str, Any] = {
     "better": "green",
@@ -38,6 +38,11 @@ def set_up() -> None:
             pressed = st.form_submit_button("Run", type="primary", icon=":material/play_arrow:")
         if problem:
             st.warning(problem, icon=":material/warning:")
+        if recipe and (shape := profiled.run.result.shape):
+            try:
+                st.caption(f"Slicing takes {memory_need(recipe, shape)} at its peak.")
+            except SlicescopeError as error:
+                st.warning(str(error), icon=":material/warning:")
         if pressed and recipe:
             parts.queue(lambda: recipe)
 

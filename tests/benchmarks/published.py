@@ -22,30 +22,30 @@ DAMPING = 0.01
 def slice_published(model: Any, windows: Tensor, widths: Sequence[int]) -> Any:
     """Slice a Llama model in place to ``widths`` (L + 1,), calibrated on ``windows`` (N, T); returns it."""
     fuse_norms(model)
-    layers = model.model.layers
+    dtype, decoder = model.dtype, model.model
     inputs, arguments = first_layer_inputs(model, windows)
 
     q = principal_basis(inputs)
-    write_into(model.model.embed_tokens, "weight", model.model.embed_tokens.weight.double() @ q[:, : widths[0]])
-    for index, layer in enumerate(layers):
+    set_weight(decoder.embed_tokens, decoder.embed_tokens.weight.double() @ q[:, : widths[0]], dtype)
+    for index, layer in enumerate(decoder.layers):
         width, following = widths[index], widths[index + 1]
         attention, mlp = layer.attention, layer.mlp
 
         rotate_inputs((attention.q_proj, attention.k_proj, attention.v_proj), q[:, :width])
-        leading = q[:, :width].float()
+        leading = q[:, :width].to(dtype)
         inputs = [states @ leading for states in inputs]
-        layer.attention_shortcut = q[:, :width].T.float()  # back to the full basis, for the time being
+        layer.attention_shortcut = q[:, :width].T.to(dtype)  # back to the full basis, for the time being
         middles, _ = run_layer(layer, inputs, arguments)
 
         p = principal_basis(middles)
-        layer.attention_shortcut = (q[:, :width].T @ p[:, :width]).float()
+        layer.attention_shortcut = (q[:, :width].T @ p[:, :width]).to(dtype)
         rotate_output(attention.o_proj, p[:, :width])
         rotate_inputs((mlp.gate_proj, mlp.up_proj), p[:, :width])
-        layer.mlp_shortcut = p[:, :width].T.float()
+        layer.mlp_shortcut = p[:, :width].T.to(dtype)
         _, outputs = run_layer(layer, inputs, arguments)
 
         q = principal_basis(outputs)
-        layer.mlp_shortcut = (p[:, :width].T @ q[:, :following]).float()
+        layer.mlp_shortcut = (p[:, :width].T @ q[:, :following]).to(dtype)
         rotate_output(mlp.down_proj, q[:, :following])
         inputs = outputs
     rotate_inputs((model.lm_head,), q)
@@ -90,17 +90,22 @@ def along(states: Tensor, shortcut: Tensor | None) -> Tensor:
 def fuse_norms(model: Any) -> None:
     """Move the gain of every norm into the matrices that read it; the head becomes a matrix of its own."""
     width, epsilon = model.config.hidden_size, model.config.rms_norm_eps
-    head, final = model.lm_head, model.model.norm
-    model.lm_head = nn.Linear(width, head.out_features, bias=False, device="meta")
-    write_into(model.lm_head, "weight", head.weight.double() * final.weight.double())
+    table = model.lm_head.weight  # that of the embedding, too, where the two are tied
+    model.lm_head = nn.Linear(width, len(table), bias=False, device="meta")
+    scale_inputs(model.model.norm, model.lm_head, table)
     model.model.norm = UnitNorm(width, epsilon)
     for index, layer in enumerate(model.model.layers):
         attention, mlp = layer.self_attn, layer.mlp
         for reader in (attention.q_proj, attention.k_proj, attention.v_proj):
-            write_into(reader, "weight", reader.weight.double() * layer.input_layernorm.weight.double())
+            scale_inputs(layer.input_layernorm, reader, reader.weight)
         for reader in (mlp.gate_proj, mlp.up_proj):
-            write_into(reader, "weight", reader.weight.double() * layer.post_attention_layernorm.weight.double())
+            scale_inputs(layer.post_attention_layernorm, reader, reader.weight)
         model.model.layers[index] = ShortcutLayer(layer, width, epsilon)
+
+
+def scale_inputs(norm: Any, reader: nn.Linear, weight: Tensor) -> None:
+    """Give ``reader`` its ``weight`` (rows, D) with the gain of ``norm`` (D,) in it."""
+    set_weight(reader, weight.double() * norm.weight.double(), weight.dtype)
 
 
 class Caught(Exception):
@@ -153,14 +158,14 @@ def principal_basis(activations: list[Tensor]) -> Tensor:
 def rotate_inputs(readers: Sequence[nn.Linear], basis: Tensor) -> None:
     """Make linear maps read the stream in ``basis`` (D, W)."""
     for reader in readers:
-        write_into(reader, "weight", reader.weight.double() @ basis)
+        set_weight(reader, reader.weight.double() @ basis, reader.weight.dtype)
 
 
 def rotate_output(writer: nn.Linear, basis: Tensor) -> None:
     """Make a linear map write the stream in ``basis`` (D, W)."""
-    write_into(writer, "weight", basis.T @ writer.weight.double())
+    set_weight(writer, basis.T @ writer.weight.double(), writer.weight.dtype)
 
 
-def write_into(module: nn.Module, name: str, values: Tensor) -> None:
-    """Give a module a parameter of its own, in fp32."""
-    setattr(module, name, nn.Parameter(values.float(), requires_grad=False))
+def set_weight(module: Any, values: Tensor, dtype: torch.dtype) -> None:
+    """Give a module a weight of its own."""
+    module.weight = nn.Parameter(values.to(dtype), requires_grad=False)

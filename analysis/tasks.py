@@ -1,0 +1,178 @@
+"""What a model scores on the tasks of EleutherAI's lm-evaluation-harness, run in memory.
+
+This is the one place that calls the harness, which is an optional dependency. No code is fetched, and none
+that a model wrote is run. Knows nothing about how a model was made.
+"""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import logging
+import math
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
+from numbers import Real
+from pathlib import Path
+from typing import Any
+
+from analysis.device import is_out_of_memory, out_of_memory_told
+from analysis.errors import ModelError, TextError, one_line
+from analysis.source import OpenModel, context_length
+from analysis.values import Value
+
+_UNSAFE = ("longproc", "scrolls")
+"""Names of tasks that evaluate what the model wrote, or fetch code, without the harness marking them so."""
+_RESAMPLES = 1000
+"""For the standard errors that have no formula; the harness's 100,000 take minutes and change no digit."""
+
+
+class TaskScore(Value):
+    """One metric of one task, or of one group of tasks."""
+
+    task: str
+    metric: str
+    """As the task calls it: ``acc``; with the answer filter where there is one: ``exact_match,strict``."""
+    value: float
+    """In the metric's own unit: ``acc`` is a share of 1, ``word_perplexity`` is per word."""
+    standard_error: float | None
+    """In the same unit; ``None`` where the harness knows none, and for a single example."""
+    examples: int
+    few_shot: int
+    """Worked examples before each question."""
+
+
+def evaluate_tasks(
+    opened: OpenModel,
+    tasks: Sequence[str],
+    *,
+    limit: int | None = None,
+    num_fewshot: int | None = None,
+    include: Path | None = None,
+    batch_size: int = 1,
+) -> tuple[TaskScore, ...]:
+    """Run tasks, groups or tags of the harness, with their own prompts and no chat template.
+
+    ``limit``: examples per task at most. ``num_fewshot``: worked examples, for the tasks that do not fix
+    their number at 0. ``include``: a folder of further tasks in YAML; functions they name there are run.
+    ``batch_size``: rows per forward pass; a batch takes twice rows × longest row × vocabulary × 4 bytes.
+    The harness seeds the generators of Python, NumPy and torch, and draws its bars on standard error.
+    Raises ``TextError`` when the harness is not installed, a task is unknown, refused or cannot be run,
+    ``ModelError`` when a score is not finite, ``OutOfMemoryError``.
+    """
+    _check(tasks, limit, num_fewshot, include, batch_size)
+    # Read when the harness is imported: no metrics in code from the Hub, no processes of its own.
+    os.environ.update(HF_EVALUATE_OFFLINE="1", DISABLE_MULTIPROC="1")
+    try:
+        from lm_eval import simple_evaluate  # pyright: ignore[reportMissingImports]
+        from lm_eval.models.huggingface import HFLM  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        raise TextError(
+            f"Tasks need EleutherAI's harness ({one_line(error)}): run \"pip install 'slicescope[tasks]'\"."
+        ) from None
+    model: Any = opened.model
+    with _quiet(), out_of_memory_told("running the tasks"):
+        manager = _manager(tasks, include)
+        try:
+            wrapped = HFLM(
+                pretrained=model,
+                tokenizer=copy.deepcopy(opened.tokenizer),  # it is given a padding token
+                backend="causal",
+                max_length=context_length(model.config),
+                batch_size=batch_size,
+                trust_remote_code=False,
+            )
+            results: Any = simple_evaluate(
+                wrapped,
+                tasks=list(tasks),
+                num_fewshot=num_fewshot,
+                limit=limit,
+                bootstrap_iters=_RESAMPLES,
+                log_samples=False,
+                task_manager=manager,
+                confirm_run_unsafe_code=False,
+            )
+        except Exception as error:  # from the network, any reader of data, and the code of any task
+            if is_out_of_memory(error):
+                raise
+            raise TextError(
+                f"The tasks {', '.join(tasks)} cannot be run ({one_line(error)}): check that their data can "
+                "be fetched, and run them one at a time to see which it is."
+            ) from error
+    return tuple(_scores(results))
+
+
+def _check(
+    tasks: Sequence[str], limit: int | None, num_fewshot: int | None, include: Path | None, batch_size: int
+) -> None:
+    if not tasks:
+        raise TextError("No task was named: give at least one, such as 'hellaswag'.")
+    for name in tasks:
+        if name.startswith(_UNSAFE):
+            raise TextError(
+                f"The task '{name}' runs code that a model wrote or the Hub holds, which is never done here: "
+                "choose another task."
+            )
+    for what, number, least in (
+        ("examples per task", limit, 1),
+        ("few-shot examples", num_fewshot, 0),
+        ("rows per batch", batch_size, 1),
+    ):
+        if number is not None and number < least:
+            raise TextError(f"{number} {what} were asked for: ask for {least} or more.")
+    if include is not None and not include.is_dir():
+        raise TextError(f"The folder of tasks '{include}' does not exist: give one that holds YAML files.")
+
+
+def _manager(tasks: Sequence[str], include: Path | None) -> Any:
+    """The harness's index of tasks; its own 14,000, which take seconds to read, only where needed."""
+    from lm_eval.tasks import TaskManager  # pyright: ignore[reportMissingImports]
+
+    if include is not None:
+        own = TaskManager(include_path=include, include_defaults=False)
+        if set(tasks) <= set(own.all_subtasks):
+            return own
+    manager = TaskManager(include_path=include)
+    for name in tasks:
+        if name not in manager.all_tasks:
+            near = difflib.get_close_matches(name, manager.all_tasks, n=3)
+            hint = f"did you mean {' or '.join(near)}?" if near else "'lm_eval ls tasks' lists all."
+            raise TextError(f"Unknown task '{name}' among {len(manager.all_tasks):,}: {hint}")
+    return manager
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the harness's log below errors off the terminal, and what it prints off standard output."""
+    log = logging.getLogger("lm_eval")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        log.setLevel(level)
+
+
+def _scores(results: Any) -> Iterator[TaskScore]:
+    """From the harness's table: ``{task: {"acc,none": 0.5, "acc_stderr,none": 0.1, "sample_len": 20}}``."""
+    for task, row in results["results"].items():
+        for key, value in row.items():
+            metric, comma, chosen = key.partition(",")
+            if not comma or metric.endswith("_stderr") or not isinstance(value, Real):
+                continue
+            if not math.isfinite(value):
+                raise ModelError(
+                    f"The {metric} of task '{task}' is not finite: open the model in bfloat16 or float32."
+                )
+            error = row.get(f"{metric}_stderr,{chosen}")
+            yield TaskScore(
+                task=task,
+                metric=metric if chosen == "none" else key,
+                value=float(value),
+                standard_error=float(error) if isinstance(error, Real) and math.isfinite(error) else None,
+                examples=row["sample_len"],
+                few_shot=results["n-shot"].get(task, 0),
+            )
