@@ -109,12 +109,6 @@ def _granite(config: Any) -> Anatomy:
     return _LLAMA.but(branch_scale=config.residual_multiplier)
 
 
-def _phi(config: Any) -> Anatomy:
-    attention = _ATTENTION.but(writers=("dense",))
-    mlp = _MLP.but(norm="input_layernorm", readers=("fc1",), writers=("fc2",))
-    return _LLAMA.but(sublayers=((attention, mlp),), final_norm="final_layernorm", centred=True)
-
-
 def _stablelm(config: Any) -> Anatomy:
     if config.use_parallel_residual:
         return _COHERE
@@ -230,6 +224,16 @@ _PERSIMMON = _LLAMA.but(
     final_norm="final_layernorm",
     centred=True,
 )
+_PHI = _LLAMA.but(
+    sublayers=(
+        (
+            _ATTENTION.but(writers=("dense",)),
+            _MLP.but(norm="input_layernorm", readers=("fc1",), writers=("fc2",)),
+        ),
+    ),
+    final_norm="final_layernorm",
+    centred=True,
+)
 _PHI3 = _LLAMA.but(sublayers=((_ATTENTION.but(readers=("qkv_proj",)),), (_FUSED_MLP,)))
 _STARCODER2 = _LLAMA.but(
     sublayers=((_ATTENTION,), (_MLP.but(readers=("c_fc",), writers=("c_proj",)),)), centred=True
@@ -275,7 +279,7 @@ ANATOMIES: dict[str, Anatomy | Callable[[Any], Anatomy]] = {
     "olmoe": _MOE,
     "opt": _opt,
     "persimmon": _PERSIMMON,
-    "phi": _phi,
+    "phi": _PHI,
     "phi3": _PHI3,
     "qwen2": _LLAMA,
     "qwen2_moe": _MOE,

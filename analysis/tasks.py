@@ -26,7 +26,7 @@ from analysis.values import Value
 _UNSAFE = ("longproc", "scrolls")
 """Names of tasks that evaluate what the model wrote, or fetch code, without the harness marking them so."""
 _RESAMPLES = 1000
-"""For the standard errors that have no formula; the harness's 100,000 take minutes and change no digit."""
+"""For standard errors without a formula: good to some 2 %, where the harness's 100,000 take minutes."""
 
 
 class TaskScore(Value):

@@ -318,6 +318,9 @@ def tiny(model_type: str, dtype: torch.dtype = torch.float32) -> PreTrainedModel
             parameter.add_(torch.randn_like(parameter) * 0.2)  # gates and scales that start at zero or one
         else:
             parameter.mul_(4.0)  # larger than initialised, so that blocks do something to the stream
+    for name, buffer in model.named_buffers():
+        if name.endswith("e_score_correction_bias"):  # of routers; it starts at zero, too
+            buffer.normal_(std=0.1)
     return model
 
 

@@ -49,8 +49,7 @@ def sizes(planned: SlicingSchedule, constant: SlicingSchedule, shape: ModelShape
         parts.card(grid, label, words(ours), ours / dense - 1, note)
 
 
-POLL = 0.4
-"""Seconds between looks at a preview that is being measured."""
+POLL = 0.4  # seconds between looks at a preview that is being measured
 
 
 def preview(run: Run, plan: Plan) -> None:
