@@ -87,26 +87,39 @@ _MLP = Branch(
     readers=("gate_proj", "up_proj"),
     writers=("down_proj",),
 )
+# The latent of multi-head latent attention is read once, for all heads.
+_LATENT = _ATTENTION.but(readers=("q_proj", "q_a_proj", "kv_a_proj_with_mqa"))
 # Some blocks of a mixture of experts are plain MLPs. The router chooses by what it reads.
 _MIXTURE = _MLP.but(
     readers=(
         *_MLP.readers,
         "gate",
+        "router",
         "experts.gate_up_proj",
         "shared_expert_gate",
-        "shared_expert.gate_proj",
-        "shared_expert.up_proj",
+        *(f"{name}.{part}" for name in ("shared_expert", "shared_experts") for part in _MLP.readers),
     ),
-    writers=(*_MLP.writers, "experts.down_proj", "shared_expert.down_proj"),
+    writers=(*_MLP.writers, "experts.down_proj", "shared_expert.down_proj", "shared_experts.down_proj"),
 )
 _FUSED_MLP = _MLP.but(readers=("gate_up_proj",))
 _LLAMA = Anatomy(sublayers=((_ATTENTION,), (_MLP,)))
 _MOE = _LLAMA.but(sublayers=((_ATTENTION,), (_MIXTURE,)))
+_DEEPSEEK = _LLAMA.but(sublayers=((_LATENT,), (_MIXTURE,)))
 _COHERE = _LLAMA.but(sublayers=((_ATTENTION, _MLP.but(norm="input_layernorm")),), centred=True)
 
 
 def _granite(config: Any) -> Anatomy:
     return _LLAMA.but(branch_scale=config.residual_multiplier)
+
+
+def _granitemoe(config: Any) -> Anatomy:
+    mixture = _MIXTURE.but(core="block_sparse_moe")
+    return _LLAMA.but(sublayers=((_ATTENTION,), (mixture,)), branch_scale=config.residual_multiplier)
+
+
+def _minicpm3(config: Any) -> Anatomy:
+    scale = config.scale_depth / config.num_hidden_layers**0.5
+    return _LLAMA.but(sublayers=((_LATENT,), (_MLP,)), branch_scale=scale)
 
 
 def _stablelm(config: Any) -> Anatomy:
@@ -250,11 +263,19 @@ ANATOMIES: dict[str, Anatomy | Callable[[Any], Anatomy]] = {
     "cohere2": _COHERE,
     "cohere_compass_text": _COHERE,
     "cwm": _LLAMA,
+    "deepseek_v2": _DEEPSEEK,
+    "deepseek_v3": _DEEPSEEK,
     "diffllama": _LLAMA,
+    "dots1": _MOE,
     "ernie4_5": _LLAMA,
+    "ernie4_5_moe": _MOE,
+    "exaone_moe": _MOE,
     "falcon": _falcon,
+    "flint": _MOE,
     "gemma": _LLAMA.but(gain_offset=1.0),
     "glm": _LLAMA.but(sublayers=((_ATTENTION,), (_FUSED_MLP,))),
+    "glm4_moe": _MOE,
+    "glm4_moe_lite": _DEEPSEEK,
     "gpt2": _GPT,
     "gpt_bigcode": _GPT,
     "gpt_neo": _GPT_NEO,
@@ -262,6 +283,8 @@ ANATOMIES: dict[str, Anatomy | Callable[[Any], Anatomy]] = {
     "gptj": _GPTJ,
     "granite": _granite,
     "granite_swa": _granite,
+    "granitemoe": _granitemoe,
+    "granitemoe_swa": _granitemoe,
     "helium": _LLAMA,
     "hunyuan_v1_dense": _LLAMA,
     "internlm3": _LLAMA,
@@ -270,6 +293,7 @@ ANATOMIES: dict[str, Anatomy | Callable[[Any], Anatomy]] = {
     "llama": _LLAMA,
     "mellum": _MOE,
     "mimo_v2_flash": _MOE,
+    "minicpm3": _minicpm3,
     "ministral": _LLAMA,
     "ministral3": _LLAMA,
     "mistral": _LLAMA,
@@ -287,9 +311,11 @@ ANATOMIES: dict[str, Anatomy | Callable[[Any], Anatomy]] = {
     "qwen3_moe": _MOE,
     "seed_oss": _LLAMA,
     "smollm3": _LLAMA,
+    "solar_open": _MOE,
     "stablelm": _stablelm,
     "starcoder2": _STARCODER2,
     "vaultgemma": _VAULTGEMMA,
+    "youtu": _DEEPSEEK,
 }
 """The families that can be sliced, by ``config.model_type``; a function where the configuration decides."""
 
@@ -445,7 +471,8 @@ def read_shape(model: nn.Module) -> ModelShape:
 
 
 def _sublayer_shape(block: nn.Module, branches: tuple[Branch, ...], config: Any) -> SublayerShape:
-    rows = columns = reader_bias = new_bias = writer_biases = inner = idle_rows = idle_columns = 0
+    rows = columns = reader_bias = new_bias = writer_biases = inner = inner_products = 0
+    idle_rows = idle_columns = 0
     norms: dict[str, nn.Module] = {branch.norm: getattr(block, branch.norm) for branch in branches}
     for branch in branches:
         core = core_of(block, branch)
@@ -469,6 +496,11 @@ def _sublayer_shape(block: nn.Module, branches: tuple[Branch, ...], config: Any)
             writer_biases += _bias_name(name) in parameters
         outer = {*readers, *writers, *(_bias_name(name) for name in (*readers, *writers))}
         inner += sum(p.numel() for name, p in parameters.items() if name not in outer)
+        inner_products += sum(
+            module.weight.numel()
+            for name, module in core.named_modules()
+            if isinstance(module, nn.Linear) and f"{name}.weight" not in outer
+        )
     return SublayerShape(
         kind=branches[0].kind if len(branches) == 1 else "parallel",
         reader_rows=rows,
@@ -477,6 +509,7 @@ def _sublayer_shape(block: nn.Module, branches: tuple[Branch, ...], config: Any)
         new_bias=new_bias,
         writer_bias=writer_biases,
         inner=inner,
+        inner_products=inner_products,
         norm=sum(len(list(norm.parameters())) for norm in norms.values()),
         idle_reader_rows=idle_rows,
         idle_writer_columns=idle_columns,

@@ -26,6 +26,8 @@ class SublayerShape(Value):
     """Biases of writers, each as long as the stream is wide."""
     inner: int = 0
     """Parameters that see no residual stream, such as query and key norms."""
+    inner_products: int = 0
+    """Of these, the weights of linear maps, such as those from a latent to the heads."""
     norm: int = 1
     """Vectors, as long as the stream is wide, that the norms hold: a gain, and a shift with layer norms."""
     idle_reader_rows: int = 0
@@ -88,7 +90,8 @@ class ModelShape(Value):
         stream does not change them.
         """
         rows = sum(s.busy_reader_rows + s.busy_writer_columns for s in self.sublayers)
-        return 2 * self.hidden_size * (rows + self.vocab_size)
+        inner = sum(s.inner_products for s in self.sublayers)
+        return 2 * (self.hidden_size * (rows + self.vocab_size) + inner)
 
     @property
     def sublayers(self) -> tuple[SublayerShape, ...]:

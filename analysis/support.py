@@ -27,9 +27,8 @@ NEVER_SLICED: dict[str, str] = {
 
 NOT_YET_SLICED: dict[str, str] = {
     "its mixture of experts is built in a way that slicing does not handle": """
-        aria_text cohere2_moe dbrx deepseek_v2 deepseek_v3 deepseek_v32 dots1 ernie4_5_moe exaone_moe flint
-        glm4_moe glm4_moe_lite glm_moe_dsa gpt_oss granitemoe granitemoe_swa granitemoeshared hunyuan_v1_moe
-        hy_v3 jetmoe laguna llama4 llama4_text minimax_m2 minimax_m3_vl_text phimoe solar_open
+        aria_text cohere2_moe dbrx deepseek_v32 glm_moe_dsa gpt_oss granitemoeshared hunyuan_v1_moe hy_v3
+        jetmoe laguna llama4 llama4_text minimax_m2 minimax_m3_vl_text phimoe
     """,
     "some of its blocks carry a state along the tokens (state space, linear attention, convolution)": """
         bailing_hybrid bamba falcon_h1 falcon_mamba granitemoehybrid jamba kimi_linear lfm2 lfm2_moe mamba
@@ -52,9 +51,6 @@ NOT_YET_SLICED: dict[str, str] = {
     """,
     "it carries several streams": """
         inkling2_text qwen4_exp qwen4_exp_text reformer
-    """,
-    "its attention reads the stream through a latent of lower rank, whose cost cannot be predicted": """
-        minicpm3 youtu
     """,
     "its blocks have different configurations": """
         dots3_note dots3_note_text

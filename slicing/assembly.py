@@ -179,7 +179,7 @@ def _share(core: nn.Module, dense: nn.Module, but: Collection[str] = ()) -> None
         for name, parameter in module._parameters.items():
             if prefix + name not in but and parameter is not None:
                 target._parameters[name] = keep(parameter)
-        target._buffers.update(module._buffers)
+        target._buffers.update({n: b for n, b in module._buffers.items() if n in target._buffers})
 
 
 def _as_it_is(parameter: nn.Parameter) -> nn.Parameter:

@@ -111,28 +111,30 @@ class Widen(nn.Module):
 
 
 class SlicedMixture(nn.Module):
-    """A mixture of experts that may write another width than it reads: its router, experts, shared expert."""
+    """A mixture of experts that may write another width than it reads: its router, experts, shared ones."""
 
     def __init__(self, dense: Any) -> None:
         super().__init__()
-        self.gate = dense.gate
-        self.experts = dense.experts
-        self.shared_expert = getattr(dense, "shared_expert", None)
-        self.shared_expert_gate = getattr(dense, "shared_expert_gate", None)
+        for name in ("gate", "router", "experts", "shared_expert", "shared_experts", "shared_expert_gate"):
+            setattr(self, name, getattr(dense, name, None))
 
     def forward(self, states: Tensor) -> Tensor:
         """(..., W_in) -> (..., W_out)."""
         tokens = states.flatten(0, -2)
-        _, weights, chosen = self.gate(tokens)
+        router: Any = self.gate or self.router
         experts: Any = self.experts
+        shared: Any = self.shared_expert or self.shared_experts
+        _, weights, chosen = router(tokens)
         written = tokens.new_zeros(len(tokens), experts.down_proj.shape[1])
         for expert in chosen.unique().tolist():
             rows, places = torch.where(chosen == expert)
             gate, up = functional.linear(tokens[rows], experts.gate_up_proj[expert]).chunk(2, dim=-1)
             output = functional.linear(experts.act_fn(gate) * up, experts.down_proj[expert])
             written.index_add_(0, rows, (output * weights[rows, places, None]).to(written.dtype))
-        if self.shared_expert is not None and self.shared_expert_gate is not None:
-            written = written + self.shared_expert_gate(tokens).sigmoid() * self.shared_expert(tokens)
+        if shared is not None:
+            gate: Any = self.shared_expert_gate
+            share = 1.0 if gate is None else gate(tokens).sigmoid()
+            written = written + share * shared(tokens)
         return written.view(*states.shape[:-1], -1)
 
 
@@ -150,7 +152,7 @@ class SlicedSublayer(nn.Module):
         self.accepts: list[set[str] | None] = []
         for branch in branches:
             core = dense_core(block, branch)
-            if hasattr(core, "experts") and hasattr(core, "gate"):
+            if hasattr(core, "experts") and (hasattr(core, "gate") or hasattr(core, "router")):
                 core = SlicedMixture(core)
             has_shift = getattr(getattr(block, branch.norm), "bias", None) is not None
             _resize(core, branch, entering, leaving, has_shift)

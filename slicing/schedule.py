@@ -124,7 +124,7 @@ class SlicingSchedule(Value):
             products += shape.hidden_size * self.widths[0]
         for sublayer, (entering, leaving) in zip(shape.sublayers, self.sites(shape), strict=True):
             products += sublayer.busy_reader_rows * entering + sublayer.busy_writer_columns * leaving
-            products += entering * leaving
+            products += entering * leaving + sublayer.inner_products
         return 2 * products
 
     def _embedding_and_head(self, shape: ModelShape) -> int:

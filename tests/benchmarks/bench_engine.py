@@ -102,19 +102,33 @@ class Watch:
     def __init__(self, work: Callable[..., Any], prepare: Callable[[], tuple[Any, ...]] = tuple) -> None:
         self.work, self.prepare = work, prepare
         self.seconds: list[float] = []
+        self.others: list[float] = []
         self.result: Any = None
 
     def __call__(self) -> None:
         self.result = None  # the one before is given up first: memory holds one sliced model less
         arguments = self.prepare()
-        start = time.perf_counter()
+        busy, start = _busy_elsewhere(), time.perf_counter()
         self.result = self.work(*arguments)
-        self.seconds.append(time.perf_counter() - start)
+        seconds = time.perf_counter() - start
+        self.seconds.append(seconds)
+        self.others.append((_busy_elsewhere() - busy) / seconds)
 
     @property
     def best(self) -> float:
         """Seconds."""
         return min(self.seconds)
+
+    @property
+    def disturbance(self) -> float:
+        """How many cores other processes kept busy during the best repetition."""
+        return self.others[self.seconds.index(self.best)]
+
+
+def _busy_elsewhere() -> float:
+    """Core seconds that other processes have used."""
+    everyone, own = psutil.cpu_times(), psutil.Process().cpu_times()
+    return everyone.user + everyone.system + getattr(everyone, "nice", 0.0) - own.user - own.system
 
 
 class Judge:
@@ -123,6 +137,13 @@ class Judge:
     def __init__(self, table: Table, setup: Setup, benchmark: Any) -> None:
         self.table, self.setup, self.benchmark = table, setup, benchmark
         self.missed: list[str] = []
+
+    def watched(self, *watches: Watch) -> None:
+        """Note how quiet the machine was."""
+        disturbance = max(watch.disturbance for watch in watches)
+        self.benchmark.extra_info["cores busy elsewhere"] = disturbance
+        if self.setup.name == "demo":  # the tiny model's times are too short for the clock of the system
+            self.table.disturbances.append(disturbance)
 
     def __call__(
         self,
@@ -193,6 +214,7 @@ def test_profile_against_forward(setup, benchmark, judge):
     forward, profile = Watch(setup.forward), Watch(setup.profile)
     setup.forward()  # the first pass of a process is slower
     in_turn(benchmark, forward, profile, rounds=3)
+    judge.watched(forward, profile)
     ratio = profile.best / forward.best
     judge("forward without head, the yardstick", forward.best, f"{forward.best:.2f} s")
     judge("profile / forward", ratio, f"{ratio:.3f}x", "<= 1.10x", ratio <= 1.10)
@@ -206,6 +228,7 @@ def test_profile_with_bases_against_forward(setup, benchmark, judge):
 
     forward, both = Watch(setup.forward), Watch(profile)
     in_turn(benchmark, forward, both, rounds=2)
+    judge.watched(forward, both)
     ratio = both.best / forward.best
     judge("profile with bases / forward", ratio, f"{ratio:.2f}x")
 
@@ -216,6 +239,7 @@ def test_guard(setup, benchmark, judge, monkeypatch):
 
     guard = Watch(lambda: refuse_unless_invariant(setup.model))
     benchmark.pedantic(guard, setup=forget, rounds=2)
+    judge.watched(guard)
     judge("guard, once for every opened model", guard.best, f"{guard.best:.2f} s")
 
 
@@ -223,6 +247,7 @@ def test_faithful_slicing_against_forward(setup, benchmark, judge):
     refuse_unless_invariant(setup.model)  # has a line of its own
     forward, faithful = Watch(setup.forward), Watch(lambda: setup.slice(0.25))
     in_turn(benchmark, forward, faithful, rounds=3)
+    judge.watched(forward, faithful)
     ratio = faithful.best / forward.best
     judge("faithful slicing at 25 %", faithful.best, f"{faithful.best:.1f} s")
     judge("faithful slicing at 25 % / forward", ratio, f"{ratio:.2f}x", "<= 1.40x", ratio <= 1.40)
@@ -238,6 +263,7 @@ def test_faithful_slicing_against_published_procedure(setup, benchmark, judge, c
     )
     faithful = Watch(lambda: setup.slice(cut))
     in_turn(benchmark, published, faithful, rounds=2)
+    judge.watched(published, faithful)
     ratio = published.best / faithful.best
     ours = setup.faithful_perplexities[cut] = setup.evaluate(faithful.result)
     theirs = setup.evaluate(published.result)
@@ -272,6 +298,7 @@ def test_recut(setup, benchmark, judge):
     bases, schedule = setup.bases, setup.schedule(0.25)
     cutting = Watch(lambda: recut(setup.model, schedule, bases))
     benchmark.pedantic(cutting, rounds=3)
+    judge.watched(cutting)
     judge("recut at 25 %", cutting.best, f"{cutting.best:.2f} s", "<= 3 s", cutting.best <= 3.0)
 
 
@@ -283,6 +310,7 @@ def test_fast_evaluation_against_exact(setup, benchmark, judge, kind):
     exact = Watch(lambda: perplexity(model, setup.evaluation, precision="exact"))
     fast = Watch(lambda: perplexity(model, setup.evaluation, precision="fast"))
     in_turn(benchmark, exact, fast, rounds=3)
+    judge.watched(exact, fast)
     ratio = exact.best / fast.best
     shift = difference("exact", exact.result, "fast", fast.result).percent
     if kind == "dense":

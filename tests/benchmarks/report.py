@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import statistics
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,6 +28,8 @@ class Table:
     def __init__(self) -> None:
         self.rows: list[Row] = []
         self.budgets: list[str] = []
+        self.disturbances: list[float] = []
+        """Cores that other processes kept busy during the repetitions that count."""
         self.threads = 0
         self.load_before = _load()
 
@@ -42,8 +45,16 @@ class Table:
                 f"Repeat with `{command}`. Ratios are of the best of interleaved repetitions in one process.",
                 *self.budgets,
                 f"{_processor()}, {self.threads} threads, torch {torch.__version__}; "
-                f"load average {self.load_before} before and {_load()} after.",
+                f"load average {self.load_before} before and {_load()} after. During the repetitions that count, "
+                f"other processes kept {self._disturbance()} busy.",
             ]
+        )
+
+    def _disturbance(self) -> str:
+        if not self.disturbances:
+            return "nothing that was measured"
+        return (
+            f"{statistics.median(self.disturbances):.2f} cores (median; {max(self.disturbances):.2f} at most)"
         )
 
 
