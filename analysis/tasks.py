@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import difflib
+import importlib
 import logging
 import math
 import os
@@ -66,8 +67,8 @@ def evaluate_tasks(
     # Read when the harness is imported: no metrics in code from the Hub, no processes of its own.
     os.environ.update(HF_EVALUATE_OFFLINE="1", DISABLE_MULTIPROC="1")
     try:
-        from lm_eval import simple_evaluate  # pyright: ignore[reportMissingImports]
-        from lm_eval.models.huggingface import HFLM  # pyright: ignore[reportMissingImports]
+        harness: Any = importlib.import_module("lm_eval")
+        models: Any = importlib.import_module("lm_eval.models.huggingface")
     except ImportError as error:
         raise TextError(
             f"Tasks need EleutherAI's harness ({one_line(error)}): run \"pip install 'slicescope[tasks]'\"."
@@ -76,7 +77,7 @@ def evaluate_tasks(
     with _quiet(), out_of_memory_told("running the tasks"):
         manager = _manager(tasks, include)
         try:
-            wrapped = HFLM(
+            wrapped = models.HFLM(
                 pretrained=model,
                 tokenizer=copy.deepcopy(opened.tokenizer),  # it is given a padding token
                 backend="causal",
@@ -84,7 +85,7 @@ def evaluate_tasks(
                 batch_size=batch_size,
                 trust_remote_code=False,
             )
-            results: Any = simple_evaluate(
+            results: Any = harness.simple_evaluate(
                 wrapped,
                 tasks=list(tasks),
                 num_fewshot=num_fewshot,
@@ -128,13 +129,12 @@ def _check(
 
 def _manager(tasks: Sequence[str], include: Path | None) -> Any:
     """The harness's index of tasks; its own 14,000, which take seconds to read, only where needed."""
-    from lm_eval.tasks import TaskManager  # pyright: ignore[reportMissingImports]
-
+    index: Any = importlib.import_module("lm_eval.tasks")
     if include is not None:
-        own = TaskManager(include_path=include, include_defaults=False)
+        own = index.TaskManager(include_path=include, include_defaults=False)
         if set(tasks) <= set(own.all_subtasks):
             return own
-    manager = TaskManager(include_path=include)
+    manager = index.TaskManager(include_path=include)
     for name in tasks:
         if name not in manager.all_tasks:
             near = difflib.get_close_matches(name, manager.all_tasks, n=3)

@@ -25,6 +25,7 @@ from analysis.errors import Cancelled, SlicescopeError
 
 if TYPE_CHECKING:
     from analysis.evaluate import Difference
+    from analysis.source import ModelSource
     from slicing.plan import Plan
     from slicing.runs import CompareResult, Recipe, Run
 
@@ -347,16 +348,31 @@ def evaluate(
     evaluation: EvaluationOption = "demo",
     evaluation_windows: EvaluationWindowsOption = 16,
     window_length: LengthOption = 512,
+    tasks: Annotated[
+        str, typer.Option(help="Tasks of the lm-evaluation-harness instead, such as 'arc_easy,hellaswag'.")
+    ] = "",
+    include: Annotated[
+        Path | None, typer.Option(help="A folder of further tasks in YAML; functions it names are run.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Examples per task at most.")] = None,
+    num_fewshot: Annotated[int | None, typer.Option(min=0, help="Worked examples per question.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Rows per forward pass of the tasks.")] = 1,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
     json_path: JsonOption = None,
 ) -> None:
-    """Measure the perplexity of one model, dense or sliced."""
+    """Measure the perplexity of one model, dense or sliced, or what it scores on tasks."""
     from analysis.evaluate import perplexity, safe_precision
     from analysis.source import ModelSource
     from analysis.texts import TextSource, token_windows
     from slicing.store import open_model
 
+    if tasks:
+        names = [name.strip() for name in tasks.split(",") if name.strip()]
+        _evaluate_tasks(
+            ModelSource.parse(model, device, dtype), names, limit, num_fewshot, include, batch_size, json_path
+        )
+        return
     source, text = ModelSource.parse(model, device, dtype), TextSource.parse(evaluation, "evaluation")
     with _progress() as listen:
         listen("Opening", 0, 1)
@@ -372,6 +388,38 @@ def evaluate(
     between = f" (95 % interval {interval[0]:.2f} to {interval[1]:.2f})" if interval else ""
     out.print(f"{source.label}, {parameters:,} parameters: perplexity {measured.perplexity:.2f}{between}")
     out.print(f"{text.label()}: {measured.protocol}; {measured.tokens_per_second:.0f} tokens/s")
+
+
+def _evaluate_tasks(
+    source: ModelSource,
+    names: list[str],
+    limit: int | None,
+    num_fewshot: int | None,
+    include: Path | None,
+    batch_size: int,
+    json_path: Path | None,
+) -> None:
+    from analysis.tasks import evaluate_tasks
+    from slicing.store import open_model
+
+    with _progress() as listen:
+        listen("Opening", 0, 1)
+        opened = open_model(source)
+        listen("Opening", 1, 1)
+    # The harness draws bars of its own.
+    scores = evaluate_tasks(
+        opened, names, limit=limit, num_fewshot=num_fewshot, include=include, batch_size=batch_size
+    )
+    if _printed_as_json({"model": source.label, "scores": [_plain(score) for score in scores]}, json_path):
+        return
+    table = _table("task", "metric", "value", "± standard error", "examples", "few-shot")
+    for each in scores:
+        error = "-" if each.standard_error is None else f"{each.standard_error:.4f}"
+        table.add_row(
+            each.task, each.metric, f"{each.value:.4f}", error, f"{each.examples:,}", str(each.few_shot)
+        )
+    out.print(f"[bold]{source.label}[/bold]")
+    out.print(table)
 
 
 @app.command()

@@ -13,6 +13,7 @@ import torch
 from conftest import byte_tokenizer, tiny_model
 from safetensors.torch import load_file, save_file
 
+from analysis.storage import runs_folder
 from app.cli import main
 
 TEXT = "It is a truth universally acknowledged, that a tensor in possession of many rows must want a basis. "
@@ -185,3 +186,54 @@ def test_help_is_quick_and_needs_no_torch():
 
 def test_tokenizer_of_the_tests_is_one_token_per_byte():
     assert len(byte_tokenizer()(TEXT).input_ids) == len(TEXT)
+
+
+def test_preview_comparison_says_that_it_is_one(monkeypatch, tiny_folder, texts, tmp_path, capsys):
+    path = tmp_path / "result.json"
+    words = ["compare", "--model", tiny_folder, *budget(texts), "--method", "preview"]
+    assert run(monkeypatch, *words, "--json", path) == 0
+    assert json.loads(path.read_text())["recipe"]["method"] == "preview"
+    assert run(monkeypatch, *words) == 0
+    captured = capsys.readouterr()
+    assert "A preview: all bases from one pass over the dense model" in captured.out
+    assert "Slicing takes about 0.00 GB" in captured.err  # told before the work
+
+
+def test_profile_keeps_its_bases_when_asked(monkeypatch, tiny_folder, texts):
+    words = ["profile", "--model", tiny_folder, "--text", texts[0], "--windows", 3, "--window-length", 32]
+    for flag, kept in (([], []), (["--bases"], ["bases.safetensors"])):
+        assert run(monkeypatch, *words, *flag) == 0
+        (run_folder,) = [
+            f for f in runs_folder().iterdir() if (f / "bases.safetensors").exists() == bool(kept)
+        ]
+        assert [f.name for f in run_folder.glob("*.safetensors")] == kept
+
+
+def test_tasks_run_on_a_sliced_folder(monkeypatch, tiny_folder, texts, tmp_path, capsys):
+    pytest.importorskip("lm_eval")
+    rows = [{"question": f"{n}+{n}=", "choices": [str(2 * n), "z"], "answer": 0} for n in range(4)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    (tmp_path / "sums.yaml").write_text(
+        f"""task: sums
+dataset_path: json
+dataset_kwargs: {{data_files: {{test: {tmp_path / "rows.jsonl"}}}}}
+test_split: test
+output_type: multiple_choice
+doc_to_text: "{{{{question}}}}"
+doc_to_choice: choices
+doc_to_target: answer
+metric_list: [{{metric: acc}}]
+"""
+    )
+    calibration = ["--calibration", texts[0], "--calibration-windows", 3, "--window-length", 32]
+    out = tmp_path / "sliced"
+    assert run(monkeypatch, "slice", "--model", tiny_folder, *calibration, "--rounding", 1, "--out", out) == 0
+    capsys.readouterr()
+    assert run(monkeypatch, "evaluate", "--model", out, "--tasks", "sums", "--include", tmp_path) == 0
+    assert "sums" in capsys.readouterr().out
+    words = ["evaluate", "--model", out, "--tasks", "sums", "--include", tmp_path, "--json", "-"]
+    assert run(monkeypatch, *words) == 0
+    (score,) = json.loads(capsys.readouterr().out)["scores"]
+    assert (score["task"], score["metric"], score["examples"]) == ("sums", "acc", 4)
+    assert 0.0 <= score["value"] <= 1.0
+    assert run(monkeypatch, "evaluate", "--model", out, "--tasks", "summs", "--include", tmp_path) == 4

@@ -216,7 +216,7 @@ def test_profile_against_forward(setup, benchmark, judge):
     in_turn(benchmark, forward, profile, rounds=3)
     judge.watched(forward, profile)
     ratio = profile.best / forward.best
-    judge("forward without head, the yardstick", forward.best, f"{forward.best:.2f} s")
+    judge("forward without head, the yardstick", forward.best, f"{forward.best:.3g} s")
     judge("profile / forward", ratio, f"{ratio:.3f}x", "<= 1.10x", ratio <= 1.10)
 
 
@@ -240,7 +240,7 @@ def test_guard(setup, benchmark, judge, monkeypatch):
     guard = Watch(lambda: refuse_unless_invariant(setup.model))
     benchmark.pedantic(guard, setup=forget, rounds=2)
     judge.watched(guard)
-    judge("guard, once for every opened model", guard.best, f"{guard.best:.2f} s")
+    judge("guard, once for every opened model", guard.best, f"{guard.best:.3g} s")
 
 
 def test_faithful_slicing_against_forward(setup, benchmark, judge):
@@ -249,7 +249,7 @@ def test_faithful_slicing_against_forward(setup, benchmark, judge):
     in_turn(benchmark, forward, faithful, rounds=3)
     judge.watched(forward, faithful)
     ratio = faithful.best / forward.best
-    judge("faithful slicing at 25 %", faithful.best, f"{faithful.best:.1f} s")
+    judge("faithful slicing at 25 %", faithful.best, f"{faithful.best:.3g} s")
     judge("faithful slicing at 25 % / forward", ratio, f"{ratio:.2f}x", "<= 1.40x", ratio <= 1.40)
 
 
@@ -270,7 +270,7 @@ def test_faithful_slicing_against_published_procedure(setup, benchmark, judge, c
     apart = abs(difference("published", theirs, "faithful", ours).percent)
     percent = f"{100 * cut:.0f} %"
 
-    judge(f"published procedure at {percent}", published.best, f"{published.best:.1f} s")
+    judge(f"published procedure at {percent}", published.best, f"{published.best:.3g} s")
     judge(f"published / faithful at {percent}", ratio, f"{ratio:.2f}x", ">= 3x", ratio >= 3.0)
     judge(
         f"perplexity at {percent}, faithful and published",
@@ -299,7 +299,7 @@ def test_recut(setup, benchmark, judge):
     cutting = Watch(lambda: recut(setup.model, schedule, bases))
     benchmark.pedantic(cutting, rounds=3)
     judge.watched(cutting)
-    judge("recut at 25 %", cutting.best, f"{cutting.best:.2f} s", "<= 3 s", cutting.best <= 3.0)
+    judge("recut at 25 %", cutting.best, f"{cutting.best:.3g} s", "<= 3 s", cutting.best <= 3.0)
 
 
 @pytest.mark.parametrize("kind", ["dense", "sliced at 25 %"])

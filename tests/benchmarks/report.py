@@ -45,14 +45,14 @@ class Table:
                 f"Repeat with `{command}`. Ratios are of the best of interleaved repetitions in one process.",
                 *self.budgets,
                 f"{_processor()}, {self.threads} threads, torch {torch.__version__}; "
-                f"load average {self.load_before} before and {_load()} after. During the repetitions that count, "
-                f"other processes kept {self._disturbance()} busy.",
+                f"load average {self.load_before} before and {_load()} after.",
+                f"During the repetitions that count, other processes kept {self._disturbance()} busy.",
             ]
         )
 
     def _disturbance(self) -> str:
         if not self.disturbances:
-            return "nothing that was measured"
+            return "an unknown number of cores"
         return (
             f"{statistics.median(self.disturbances):.2f} cores (median; {max(self.disturbances):.2f} at most)"
         )
