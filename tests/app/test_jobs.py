@@ -15,6 +15,8 @@ from analysis.errors import PlanError, SlicescopeError
 from analysis.source import ModelSource
 from analysis.texts import TextSource
 from app.jobs import Load, Unload, Worker
+from slicing.plan import Plan
+from slicing.preview import PreviewRecipe
 from slicing.runs import CompareRecipe, ProfileRecipe, find_run
 
 TEXT = TextSource(kind="demo", split="calibration")
@@ -255,3 +257,95 @@ def test_a_real_profile_of_a_tiny_model(tiny_folder: Any, tmp_path: Any) -> None
 def test_the_worker_does_not_need_streamlit() -> None:
     code = "import sys, app.jobs, app.wording, app.tables; assert 'streamlit' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def wish(target: float) -> PreviewRecipe:
+    return PreviewRecipe(run="0123456789ab", plan=Plan(target=target), evaluation=TEXT)
+
+
+class Slow:
+    """Stands in for the previewer: measures for as long as a test likes."""
+
+    def __init__(self) -> None:
+        self.begun: list[float] = []
+        self.forgotten = 0
+        self.go_on = threading.Event()
+        self.error: Exception | None = None
+
+    def preview(self, recipe: PreviewRecipe, progress: Any, opener: Any) -> Any:
+        self.begun.append(recipe.plan.target)
+        while not self.go_on.wait(0.005):
+            progress("Previewing", 0, 1)
+        if self.error:
+            raise self.error
+        return f"measured {recipe.plan.target}"
+
+    def forget(self) -> None:
+        self.forgotten += 1
+
+
+@pytest.fixture
+def slow(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Iterator[Slow]:
+    slow = Slow()
+    monkeypatch.setattr(bench.worker, "_previewer", slow)
+    yield slow
+    slow.go_on.set()
+
+
+def ask(worker: Worker, target: float, owner: str = "me") -> Any:
+    return worker.preview(wish(target), owner)
+
+
+def test_preview_is_measured_once_and_kept(bench: Bench, slow: Slow) -> None:
+    slow.go_on.set()
+    assert ask(bench.worker, 0.2) is None
+    until(lambda: ask(bench.worker, 0.2) == "measured 0.2")
+    assert slow.begun == [0.2]
+
+
+def test_newer_wish_of_the_same_owner_overtakes(bench: Bench, slow: Slow) -> None:
+    ask(bench.worker, 0.2)
+    until(lambda: slow.begun == [0.2])
+    for target in (0.3, 0.4):
+        assert ask(bench.worker, target) is None
+    until(lambda: len(slow.begun) >= 2)
+    slow.go_on.set()
+    until(lambda: ask(bench.worker, 0.4) == "measured 0.4")
+    assert wish(0.2).key not in bench.worker._previewed
+
+
+def test_wish_of_somebody_else_does_not_overtake(bench: Bench, slow: Slow) -> None:
+    ask(bench.worker, 0.2)
+    until(lambda: slow.begun == [0.2])
+    ask(bench.worker, 0.3, "you")
+    slow.go_on.set()
+    until(lambda: ask(bench.worker, 0.3, "you") == "measured 0.3")
+    assert ask(bench.worker, 0.2) == "measured 0.2"
+    assert slow.begun == [0.2, 0.3]
+
+
+def test_jobs_go_before_previews(bench: Bench, slow: Slow) -> None:
+    ask(bench.worker, 0.2)
+    until(lambda: slow.begun == [0.2])
+    job = bench.worker.submit(recipe())
+    assert bench.worker.wait(job, 10)
+    assert job.state == "done"
+    slow.go_on.set()
+    until(lambda: ask(bench.worker, 0.2) == "measured 0.2")  # asked again, measured again
+
+
+def test_preview_that_fails_is_a_sentence_and_the_worker_goes_on(bench: Bench, slow: Slow) -> None:
+    slow.go_on.set()
+    slow.error = PlanError("That cannot be met.")
+    until(lambda: ask(bench.worker, 0.2) == "That cannot be met.")
+    slow.error = ValueError("a defect\nof two lines")
+    until(lambda: "unexpected ValueError" in str(ask(bench.worker, 0.3)))
+    slow.error = None
+    until(lambda: ask(bench.worker, 0.4) == "measured 0.4")
+
+
+def test_closing_the_model_forgets_what_previews_kept(bench: Bench, slow: Slow) -> None:
+    assert bench.worker.wait(bench.worker.submit(Load(ModelSource(kind="hub", location="a/b"))), 10)
+    before = slow.forgotten
+    assert bench.worker.wait(bench.worker.submit(Unload()), 10)
+    assert slow.forgotten == before + 1

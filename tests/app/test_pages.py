@@ -16,7 +16,8 @@ from analysis.texts import TextSource
 from app import state
 from app.jobs import Job, Load
 from slicing import runs
-from slicing.runs import CompareRecipe, ProfileRecipe, SliceRecipe, bundled_run
+from slicing.preview import Preview, PreviewRecipe
+from slicing.runs import CompareRecipe, ProfileRecipe, ProfileResult, SliceRecipe, bundled_run
 
 MAIN = Path(__file__).parents[2] / "app" / "main.py"
 
@@ -29,6 +30,8 @@ class Desk:
         self.active: tuple[Job, ...] = ()
         self.open_model = None
         self.refusal: str | None = None
+        self.previewed: list[PreviewRecipe] = []
+        self.found: Preview | str | None = None
 
     def submit(self, task: Any, owner: str) -> Job:
         if self.refusal:
@@ -37,6 +40,10 @@ class Desk:
         job = Job(len(self.tasks), task, owner)
         self.active += (job,)
         return job
+
+    def preview(self, recipe: PreviewRecipe, owner: str) -> Any:
+        self.previewed.append(recipe)
+        return self.found
 
     def cancel(self, job: Job) -> None:
         job.state = "cancelled"
@@ -162,6 +169,7 @@ def test_measuring_queues_a_recipe(desk: Desk) -> None:
             text=TextSource(kind="demo", split="calibration"),
             windows=2,
             window_length=64,
+            bases=True,
         )
     ]
     assert "Profile SmolLM2" in said(app)  # in the strip
@@ -321,3 +329,56 @@ def test_a_model_that_cannot_be_sliced_is_told_on_the_tune_page(desk: Desk) -> N
     folder.mkdir(parents=True)
     (folder / runs.RUN_FILE).write_text(changed.to_json())
     assert "Its norms come after." in said(page("tune", profile=changed.key))
+
+
+def with_bases(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the bundled run be one that kept its bases."""
+    run = bundled_run()
+    result = ProfileResult(
+        profile=run.result.profile,
+        shape=run.result.shape,
+        not_sliceable=None,
+        text=run.result.calibration,
+        bases=True,
+    )
+    recipe = state.with_bases(run)
+    monkeypatch.setattr(
+        state, "bundled_run", lambda: run.model_copy(update={"recipe": recipe, "result": result})
+    )
+
+
+def test_previews_are_prepared_by_a_profile_that_keeps_its_bases(desk: Desk) -> None:
+    app = page("tune")
+    press(app, "Prepare previews")
+    (task,) = desk.tasks
+    assert isinstance(task, ProfileRecipe)
+    assert task.bases
+    assert task.model == bundled_run().recipe.model
+
+
+def test_plan_is_previewed_as_soon_as_a_slider_moves(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    with_bases(monkeypatch)
+    app = page("tune")
+    assert {metric.label: metric.value for metric in app.metric}["Preview perplexity"] == "…"
+    app.slider(key="sp").set_value(40).run()
+    assert desk.previewed[-1].plan.target == 0.4
+    result = bundled_run().result
+    desk.found = Preview(
+        dense=result.contestant("dense").evaluation,
+        constant=result.contestant("constant").evaluation,
+        planned=result.contestant("dynamic").evaluation,
+        gain=result.difference("constant", "dynamic"),
+        seconds=1.25,
+    )
+    app.slider(key="sp").set_value(41).run()
+    assert not app.exception
+    metrics = {metric.label: metric.value for metric in app.metric}
+    assert metrics["Preview perplexity"] == f"{desk.found.planned.perplexity:.2f}"
+    assert "Preview in 1.2 s: bases of the dense stream" in said(app)
+    assert "better" in said(app)
+
+
+def test_preview_that_cannot_be_made_is_a_sentence(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    with_bases(monkeypatch)
+    desk.found = "The bases cannot be read: profile the model again."
+    assert "No preview: The bases cannot be read" in said(page("tune"))
