@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import time
+import weakref
 from collections.abc import Iterator
 from typing import Any, Literal
 
@@ -17,9 +18,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from analysis.anatomy import decoder
 from analysis.device import (
     PeakMemory,
     Precision,
+    is_out_of_memory,
     matmuls,
     memory,
     multiplies_bf16,
@@ -27,6 +30,7 @@ from analysis.device import (
     synchronise,
 )
 from analysis.errors import ModelError, TextError
+from analysis.hooks import head_alone
 from analysis.source import ModelSource, OpenModel, context_length
 from analysis.statistics import bootstrap_interval
 from analysis.values import Progress, Value, no_progress
@@ -268,15 +272,45 @@ def continue_text(opened: OpenModel, prompt: str, new_tokens: int) -> Sample:
 
 def _window_nll(model: Any, tokens: Tensor) -> list[float]:
     """Mean negative log-likelihood of each window in (B, T)."""
-    rows = model(tokens, use_cache=False).logits.flatten(0, 1)  # (B T, V)
     # The last token of a window has no successor: its row is computed with any target and dropped, since
     # leaving it out beforehand would copy all the others.
-    targets = tokens.roll(-1, dims=1).flatten().to(rows.device)
+    targets = tokens.roll(-1, dims=1).flatten()
     losses = [
-        functional.cross_entropy(part.float(), target, reduction="none")
-        for part, target in zip(rows.split(_ROWS), targets.split(_ROWS), strict=True)
+        functional.cross_entropy(rows.float(), target.to(rows.device), reduction="none")
+        for rows, target in zip(_logits(model, tokens), targets.split(_ROWS), strict=True)
     ]
     return torch.cat(losses).view(tokens.shape)[:, :-1].cpu().double().mean(dim=1).tolist()
+
+
+def _logits(model: Any, tokens: Tensor) -> Iterator[Tensor]:
+    """The logits of (B, T) tokens, ``_ROWS`` rows (rows, V) at a time."""
+    if not _has_a_head_of_its_own(model):
+        yield from model(tokens, use_cache=False).logits.flatten(0, 1).split(_ROWS)
+        return
+    output = decoder(model)(tokens, use_cache=False)
+    with head_alone(model, output) as head:
+        for part in output.last_hidden_state.flatten(0, 1).split(_ROWS):
+            yield head(part.unsqueeze(0)).squeeze(0)
+
+
+_SEPARABLE: weakref.WeakKeyDictionary[Any, bool] = weakref.WeakKeyDictionary()
+
+
+def _has_a_head_of_its_own(model: Any) -> bool:
+    """Whether the logits are those of the head on the decoder's states; found out on two tokens, once."""
+    if model not in _SEPARABLE:
+        probe = torch.zeros((1, 2), dtype=torch.long, device=model.device)
+        expected = model(probe, use_cache=False).logits
+        try:
+            output = decoder(model)(probe, use_cache=False)
+            with head_alone(model, output) as head:
+                found = head(output.last_hidden_state)
+            _SEPARABLE[model] = found.shape == expected.shape and bool(torch.allclose(found, expected))
+        except (AttributeError, TypeError, ValueError, RuntimeError, AssertionError) as error:
+            if is_out_of_memory(error):
+                raise
+            _SEPARABLE[model] = False  # some models make their logits in another way
+    return _SEPARABLE[model]
 
 
 def _exp(nats: float) -> float:

@@ -6,6 +6,7 @@ form, and counts layers by class. Nothing is kept here; what is seen is handed o
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -92,6 +93,37 @@ def entering_states(
         setattr(parent, name, real)
     entering = recorders[0].__dict__["entering"]
     return entering, [recorder.__dict__["context"] for recorder in recorders]
+
+
+class _Given(nn.Module):
+    """Stands in for a decoder: answers with what it was given."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.__dict__["output"]
+
+
+@contextmanager
+def head_alone(model: Any, output: Any) -> Iterator[Callable[[Tensor], Tensor]]:
+    """The model's own head, scales and caps included, as a function of decoder states (1, n, D).
+
+    So that logits can be had for some tokens at a time. ``output`` is what the decoder gave; inside the
+    ``with`` it is all that the model has for a decoder.
+    """
+    real, given = decoder(model), _Given()
+    parent, name = _holder(model, real)
+
+    def head(states: Tensor) -> Tensor:
+        part = copy.copy(output)
+        part["last_hidden_state"] = states
+        given.__dict__["output"] = part
+        dummy = torch.zeros(states.shape[:2], dtype=torch.long, device=states.device)
+        return model(dummy, use_cache=False).logits
+
+    setattr(parent, name, given)
+    try:
+        yield head
+    finally:
+        setattr(parent, name, real)
 
 
 def _holder(model: nn.Module, child: nn.Module) -> tuple[nn.Module, str]:

@@ -22,7 +22,7 @@ from analysis.values import Progress, Value, no_progress
 from slicing.plan import Plan
 from slicing.runs import BASES_FILE, Opener, ProfileResult, find_run, runs_folder
 from slicing.schedule import SlicingSchedule
-from slicing.slicer import recut
+from slicing.slicer import recut, refuse_unless_invariant
 from slicing.store import open_model
 
 
@@ -83,6 +83,7 @@ class Previewer:
             self._windows = token_windows(
                 recipe.evaluation, opened.tokenizer, recipe.window_length, recipe.windows
             )
+            refuse_unless_invariant(opened.model)  # once per model, and not a part of what a preview takes
             self._precision = safe_precision(run.recipe.model, self._windows, opened.model)
             self._about = about
         dense, _ = self._measure(opened, None, progress)

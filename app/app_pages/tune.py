@@ -71,7 +71,7 @@ def preview(run: Run, plan: Plan) -> None:
 def _preview(run: Run, plan: Plan, waiting: bool) -> None:
     found = state.preview(run, plan)
     if waiting and found is not None:
-        st.rerun(scope="fragment")
+        st.rerun()  # all of the page, so that nothing polls any more
     if isinstance(found, str):
         st.warning(f"No preview: {found}", icon=":material/speed:")
         return

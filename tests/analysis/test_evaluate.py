@@ -227,3 +227,34 @@ def test_no_new_tokens_are_refused(count):
 def test_empty_prompt_is_refused():
     with pytest.raises(TextError, match="prompt is empty"):
         continue_text(OpenModel(tiny_model("llama"), byte_tokenizer()), "", 5)
+
+
+def test_logits_are_never_made_for_a_whole_batch(family, windows, monkeypatch):
+    monkeypatch.setattr("analysis.evaluate._ROWS", 10)
+    model = tiny_model(family)
+    logits = model(windows, use_cache=False).logits
+    expected = torch.nn.functional.cross_entropy(
+        logits[:, :-1].transpose(1, 2), windows[:, 1:], reduction="none"
+    ).mean(1)
+    perplexity(model, windows)  # learns that the head can be asked alone
+    rows: list[int] = []
+    head = model.get_output_embeddings()
+    hook = head.register_forward_hook(lambda module, args, output: rows.append(output.shape[:-1].numel()))
+    found = perplexity(model, windows)
+    hook.remove()
+    assert max(rows) == 10
+    assert found.nll == pytest.approx(expected.tolist(), rel=1e-5)
+    assert torch.equal(model(windows, use_cache=False).logits, logits)  # the decoder is back
+
+
+def test_model_whose_head_cannot_be_asked_alone_is_evaluated_whole(windows):
+    model, other = tiny_model("llama"), tiny_model("llama")
+    forward = other.forward
+
+    def curious(*args, **kwargs):
+        assert len(other.model.layers) == 3  # an attribute of the decoder, which a stand-in does not have
+        return forward(*args, **kwargs)
+
+    other.forward = curious
+    assert perplexity(other, windows).nll == pytest.approx(perplexity(model, windows).nll, rel=1e-6)
+    assert type(other.model).__name__ == "LlamaModel"
