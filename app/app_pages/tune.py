@@ -81,6 +81,7 @@ def _preview(run: Run, plan: Plan, waiting: bool) -> None:
             with grid.container(border=True, height="stretch"):
                 st.metric(label, "…")
                 st.caption("measuring")
+        st.caption("Cutting in the bases of the dense stream, then evaluating: some seconds.")
         return
     dense = found.dense.perplexity
     for label, value in (("Preview perplexity", found.planned), ("Constant", found.constant)):
