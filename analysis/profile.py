@@ -140,7 +140,16 @@ def profile_blocks(
     sums = {s.measure.__name__: _Sums(s, count, len(blocks(model))) for s in _distinct(SCORES.values())}
     rows = slice(0, 0)
 
+    ran: set[int] = set()
+
     def look(block: int, entering: Tensor, leaving: Tensor) -> None:
+        if entering.ndim != 3:
+            raise ModelError(
+                f"The stream of this {model.config.model_type} model has the shape {tuple(entering.shape)} "
+                "rather than one vector per token and window, which slicescope does not measure: choose a "
+                "model with a single stream."
+            )
+        ran.add(block)
         if entering.shape != leaving.shape:
             raise ModelError("This model is sliced: its blocks change the width; profile the dense model.")
         for each in sums.values():
@@ -153,6 +162,11 @@ def profile_blocks(
             rows = slice(rows.stop, rows.stop + len(batch))
             decoder(model)(batch.to(model.device), use_cache=False)
             progress("Profiling", rows.stop, count)
+    if idle := sorted(set(range(len(blocks(model)))) - ran):
+        raise ModelError(
+            f"Block {idle[0]} of this {model.config.model_type} model does not run on text alone, so it cannot "
+            "be measured: choose a text-only model."
+        )
     synchronise(model.device)
     return LayerProfile(
         model=model_label,

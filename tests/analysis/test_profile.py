@@ -11,7 +11,7 @@ from conftest import tiny_model
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from analysis.anatomy import blocks, decoder, read_shape
+from analysis.anatomy import anatomy_of, blocks, core_of, decoder, read_shape, weights_named
 from analysis.errors import ModelError, TextError
 from analysis.hooks import entering_states, watch_blocks
 from analysis.profile import LayerProfile, profile_blocks
@@ -25,11 +25,13 @@ def profile(model: Any, windows: Tensor, **options: Any) -> LayerProfile:
 
 def all_states(model: Any, windows: Tensor) -> list[Tensor]:
     """Every residual state, kept in fp64: the blocks are called one by one, without any hook."""
-    states, contexts = entering_states(model, windows)
+    returns_tuple = anatomy_of(model.config).returns_tuple
+    states, contexts = entering_states(model, windows, returns_tuple)
     kept = [states.double()]
     with torch.no_grad():
         for block, context in zip(blocks(model), contexts, strict=True):
             states = block(states, **context)
+            states = states[0] if returns_tuple else states
             kept.append(states.double())
     return kept
 
@@ -71,9 +73,14 @@ def test_last_block_is_measured_before_the_final_norm(windows):
 def test_identity_block_has_cosine_one_and_the_highest_score(family, windows):
     model = tiny_model(family)
     block = blocks(model)[1]
-    for writer in (block.self_attn.o_proj, block.mlp.down_proj):
-        for parameter in writer.parameters():
-            parameter.zero_()
+    for branches in anatomy_of(model.config).sublayers:
+        for branch in branches:
+            core = core_of(block, branch)
+            for name, weight in weights_named(core, branch.writers):
+                weight.zero_()
+                bias = dict(core.named_parameters()).get(name.removesuffix("weight") + "bias")
+                if bias is not None:
+                    bias.zero_()
     found = profile(model, windows)
     assert found.measured("lr").mean(axis=0)[1] == pytest.approx(1.0, abs=1e-6)
     assert found.values("lr")[1] == 1.0
@@ -198,3 +205,29 @@ def test_profile_goes_to_json_and_to_a_table(windows):
     np.testing.assert_allclose(frame["block-influence"], 1 - frame["cosine"])
     assert frame["lr"].min() == 0.0
     assert frame["lr"].max() == 1.0
+
+
+def test_streams_that_are_not_one_vector_per_token_are_refused(windows):
+    model = tiny_model("llama")
+    embed = model.model.embed_tokens
+    forward = embed.forward
+    embed.forward = lambda tokens: forward(tokens).unsqueeze(0)
+    with pytest.raises(ModelError, match=r"has the shape \(1, 6, 16, 32\) rather than one vector per token"):
+        profile(model, windows)
+
+
+def test_block_that_does_not_run_is_told(windows):
+    model = tiny_model("llama")
+    layers = model.model.layers
+    real = type(layers).__getitem__
+    idle = layers[1]
+    model.model.layers = torch.nn.ModuleList([layers[0], idle, layers[2]])
+
+    class Skipping(torch.nn.ModuleList):
+        def __getitem__(self, index):
+            found = real(self, index)
+            return [found[0], found[2]] if isinstance(index, slice) else found
+
+    model.model.layers.__class__ = Skipping
+    with pytest.raises(ModelError, match="Block 1 of this llama model does not run on text alone"):
+        profile(model, windows)
