@@ -164,8 +164,8 @@ def profile_blocks(
             progress("Profiling", rows.stop, count)
     if idle := sorted(set(range(len(blocks(model)))) - ran):
         raise ModelError(
-            f"Block {idle[0]} of this {model.config.model_type} model does not run on text alone, so it cannot "
-            "be measured: choose a text-only model."
+            f"Block {idle[0]} of this {model.config.model_type} model does not run on text alone, so it "
+            "cannot be measured: choose a text-only model."
         )
     synchronise(model.device)
     return LayerProfile(
