@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import platform
 import re
 import shutil
 import tempfile
@@ -15,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import platformdirs
+import psutil
 
 from analysis.errors import SlicescopeError, StorageError, one_line
 
@@ -83,14 +85,15 @@ def _error_number(error: Exception) -> int | None:
 def whole_folder(path: Path, replace: bool = False) -> Iterator[Path]:
     """Yield an empty folder that becomes ``path`` when the block ends well, and vanishes otherwise.
 
-    Raises ``StorageError`` when ``path`` exists and ``replace`` is false or it is a file, or when it cannot
-    be written.
+    What a process that was killed left of the same folder is cleared away first. Raises ``StorageError``
+    when ``path`` exists and ``replace`` is false or it is a file, or when it cannot be written.
     """
     with storage_errors(path):
+        _clear_abandoned(path)
         if path.exists() and not (replace and path.is_dir()):
             raise StorageError(f"'{path}' exists already; choose another folder or delete that one first.")
         path.parent.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+        draft = Path(tempfile.mkdtemp(prefix=owned(f".{path.name}"), dir=path.parent))
     try:
         with storage_errors(path):
             yield draft
@@ -100,12 +103,38 @@ def whole_folder(path: Path, replace: bool = False) -> Iterator[Path]:
         shutil.rmtree(draft, ignore_errors=True)
 
 
+def owned(name: str) -> str:
+    """The beginning of a temporary folder's name: whose it is, and so whether that process still lives."""
+    return f"{name}-{platform.node()}-{os.getpid()}-"
+
+
+def abandoned(folder: Path, name: str) -> list[Path]:
+    """What processes of this machine that are gone left of such folders."""
+    begin = f"{name}-{platform.node()}-"
+    if not folder.is_dir():
+        return []
+    found = [each for each in folder.iterdir() if each.name.startswith(begin)]
+    pids = {each: each.name.removeprefix(begin).partition("-")[0] for each in found}
+    return [each for each, pid in pids.items() if pid.isdigit() and not psutil.pid_exists(int(pid))]
+
+
+def _clear_abandoned(path: Path) -> None:
+    for folder in abandoned(path.parent, f".{path.name}"):
+        if folder.name.endswith(_OLD) and not path.exists():
+            folder.rename(path)  # killed in the moment between the old folder and the new
+        else:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+_OLD = "-old"
+
+
 def _put_in_place(draft: Path, path: Path) -> None:
     if not path.exists():
         draft.rename(path)
         return
     # A folder cannot be renamed over a full one, so the old one steps aside for a moment.
-    old = path.with_name(f"{draft.name}-old")
+    old = path.with_name(draft.name + _OLD)
     path.rename(old)
     try:
         draft.rename(path)

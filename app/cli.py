@@ -241,6 +241,10 @@ def slice_command(
     calibration: CalibrationOption = "demo",
     calibration_windows: CalibrationWindowsOption = 16,
     profile_windows: ProfileWindowsOption = None,
+    evaluation: EvaluationOption = "demo",
+    evaluation_windows: Annotated[
+        int, typer.Option(min=0, help="Evaluation windows, for the model card; 0 for none.")
+    ] = 8,
     window_length: LengthOption = 512,
     seed: SeedOption = 0,
     method: MethodOption = Method.FAITHFUL,
@@ -248,7 +252,7 @@ def slice_command(
     dtype: DtypeOption = "auto",
     json_path: JsonOption = None,
 ) -> None:
-    """Slice a model and keep it: safetensors and JSON, which any command here opens as --model."""
+    """Slice a model and keep it, with its model card, for any command here and for transformers."""
     from analysis.errors import StorageError
     from analysis.source import ModelSource
     from analysis.storage import runs_folder, whole_folder
@@ -266,6 +270,8 @@ def slice_command(
         window_length=window_length,
         seed=seed,
         method=method.value,
+        evaluation=TextSource.parse(evaluation, "evaluation") if evaluation_windows else None,
+        evaluation_windows=evaluation_windows or 8,
     )
     run = _perform(recipe)
     with whole_folder(output) as draft:
@@ -279,6 +285,8 @@ def slice_command(
         "parameters": result.parameters,
         "seconds": result.seconds,
         "peak_memory": result.peak_memory,
+        "perplexity": result.sliced and result.sliced.perplexity,
+        "dense_perplexity": result.dense and result.dense.perplexity,
     }
     if _printed_as_json(data, json_path):
         return
@@ -287,6 +295,11 @@ def slice_command(
         f"Sliced to {result.parameters:,} parameters ({result.parameters / dense - 1:+.1%} against dense), "
         f"mean slice {result.schedule.mean_slice:.1%}, in {result.seconds:.0f} s: [bold]{output}[/bold]"
     )
+    if result.sliced:
+        out.print(
+            f"Perplexity {result.sliced.perplexity:.2f}, dense {result.dense.perplexity:.2f}: "
+            f"{result.sliced.protocol}."
+        )
 
 
 @app.command()

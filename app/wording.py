@@ -225,9 +225,11 @@ def command(recipe: Recipe) -> str:
         flags["calibration"] = (text_argument(recipe.calibration, "calibration"), "demo")
         flags["calibration-windows"] = (recipe.calibration_windows, default["calibration_windows"].default)
         flags["profile-windows"] = (recipe.profile_windows, min(8, recipe.calibration_windows))
+        text = recipe.evaluation
+        flags["evaluation"] = ("demo" if text is None else text_argument(text, "evaluation"), "demo")
+        windows = 0 if text is None else recipe.evaluation_windows
+        flags["evaluation-windows"] = (windows, default["evaluation_windows"].default)
     if isinstance(recipe, CompareRecipe):
-        flags["evaluation"] = (text_argument(recipe.evaluation, "evaluation"), "demo")
-        flags["evaluation-windows"] = (recipe.evaluation_windows, default["evaluation_windows"].default)
         flags["prompt"] = (recipe.prompt, default["prompt"].default)
         flags["new-tokens"] = (recipe.new_tokens, default["new_tokens"].default)
     flags["window-length"] = (recipe.window_length, default["window_length"].default)

@@ -6,6 +6,7 @@ Knows nothing about models.
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 from analysis.device import memory
-from analysis.storage import cache_folder, require_space, storage_errors
+from analysis.storage import abandoned, cache_folder, owned, require_space, storage_errors
 
 
 class Kept:
@@ -77,7 +78,9 @@ class Kept:
             with storage_errors(home):
                 home.mkdir(parents=True, exist_ok=True)
                 # Removed when this object goes, also at the end of the process.
-                self._folder = tempfile.TemporaryDirectory(prefix="states-", dir=home)
+                for folder in abandoned(home, "states"):
+                    shutil.rmtree(folder, ignore_errors=True)
+                self._folder = tempfile.TemporaryDirectory(prefix=owned("states"), dir=home)
         return Path(self._folder.name) / f"{index}.bin"
 
 

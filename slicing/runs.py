@@ -87,6 +87,9 @@ class SliceRecipe(Value):
     window_length: int = 512
     seed: int = 0
     method: Method = "faithful"
+    evaluation: TextSource | None = None
+    """Text for the perplexities on the model card; ``None`` for a card without."""
+    evaluation_windows: int = 8
 
 
 class CompareRecipe(Value):
@@ -128,6 +131,7 @@ class CompareRecipe(Value):
             window_length=self.window_length,
             seed=self.seed,
             method=self.method,
+            evaluation=self.evaluation,
         )
 
 
@@ -181,6 +185,9 @@ class SliceResult(Value):
     seconds: float
     peak_memory: int
     calibration: TextUsed
+    dense: Perplexity | None = None
+    """Of the dense model, where an evaluation was asked for; the same windows as ``sliced``."""
+    sliced: Perplexity | None = None
 
 
 class Contestant(Value):
@@ -296,7 +303,11 @@ def phases(recipe: Recipe) -> tuple[tuple[str, float], ...]:
         steps.append(("Finding bases", 1.2 * recipe.calibration_windows * recipe.window_length))
         slicing = 500.0  # the products with the weights; no token passes
     if isinstance(recipe, SliceRecipe):
-        return (*steps, ("Slicing", slicing), ("Saving", 0.0))
+        steps.append(("Slicing", slicing))
+        if recipe.evaluation is not None:
+            evaluating = 1.0 * recipe.evaluation_windows * recipe.window_length
+            steps += [("Evaluating dense", evaluating), ("Evaluating sliced", evaluating)]
+        return (*steps, ("Saving", 0.0))
     evaluating = 1.0 * recipe.evaluation_windows * recipe.window_length
     steps += [("Slicing constant", slicing), ("Evaluating dense", evaluating)]
     steps.append(("Evaluating constant", evaluating))
@@ -479,6 +490,19 @@ def _slice(recipe: SliceRecipe, opened: OpenModel, progress: Progress, folder: P
     bench.measure()
     cut = bench.cut(bench.schedule, "Slicing")
     used = _used(recipe.calibration, bench.windows)
+    dense = sliced = None
+    numbers: tuple[str, ...] = ()
+    if recipe.evaluation is not None:
+        evaluation = token_windows(
+            recipe.evaluation, opened.tokenizer, recipe.window_length, recipe.evaluation_windows
+        )
+        precision = safe_precision(recipe.model, evaluation, opened.model, cut.sliced.model)
+        dense = perplexity(opened.model, evaluation, progress, "Evaluating dense", precision)
+        sliced = perplexity(cut.sliced.model, evaluation, progress, "Evaluating sliced", precision)
+        numbers = (
+            f"Perplexity {sliced.perplexity:.2f}, dense {dense.perplexity:.2f}, on "
+            f"{recipe.evaluation.label()}: {sliced.protocol}.",
+        )
     progress("Saving", 0, 1)
     save_sliced(
         cut.sliced,
@@ -486,6 +510,7 @@ def _slice(recipe: SliceRecipe, opened: OpenModel, progress: Progress, folder: P
         folder,
         made_from=recipe.model.label,
         calibration=f"{used.label}, {used.windows} windows of {used.window_length} tokens",
+        numbers=numbers,
     )
     progress("Saving", 1, 1)
     return SliceResult(
@@ -498,6 +523,8 @@ def _slice(recipe: SliceRecipe, opened: OpenModel, progress: Progress, folder: P
         seconds=cut.seconds,
         peak_memory=cut.peak_memory,
         calibration=used,
+        dense=dense,
+        sliced=sliced,
     )
 
 

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import errno
+import os
+import platform
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -98,3 +102,32 @@ def test_home_moves_both_folders(monkeypatch, tmp_path):
     assert (cache_folder(), runs_folder()) == (tmp_path / "x" / "cache", tmp_path / "x" / "runs")
     monkeypatch.delenv("SLICESCOPE_HOME")
     assert "slicescope" in str(cache_folder())
+
+
+def dead_pid() -> int:
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    return gone.pid
+
+
+def test_what_a_killed_process_left_is_cleared_and_what_a_living_one_writes_is_not(tmp_path):
+    here = platform.node()
+    left = tmp_path / f".b-{here}-{dead_pid()}-abcd"
+    living = tmp_path / f".b-{here}-{os.getppid()}-abcd"
+    elsewhere = tmp_path / f".b-another-machine-{dead_pid()}-abcd"
+    other = tmp_path / f".bb-{here}-{dead_pid()}-abcd"
+    for folder in (left, living, elsewhere, other):
+        folder.mkdir()
+    with whole_folder(tmp_path / "b"):
+        pass
+    assert set(names(tmp_path)) == {"b", living.name, elsewhere.name, other.name}
+
+
+def test_folder_that_had_stepped_aside_when_its_process_was_killed_comes_back(tmp_path):
+    old = tmp_path / f".b-{platform.node()}-{dead_pid()}-abcd-old"
+    old.mkdir()
+    (old / "precious").touch()
+    with pytest.raises(ValueError, match="mine"), whole_folder(tmp_path / "b", replace=True):
+        raise ValueError("mine")
+    assert names(tmp_path) == ["b"]
+    assert names(tmp_path / "b") == ["precious"]

@@ -77,7 +77,10 @@ def test_sliced_model_opens_and_evaluates_as_compared(monkeypatch, tiny_folder, 
     calibration, evaluation = texts
     folder, first, second = tmp_path / "sliced", tmp_path / "a.json", tmp_path / "b.json"
     shared = ["--calibration", calibration, "--calibration-windows", 3, "--window-length", 32]
+    shared += ["--evaluation", evaluation]
     assert run(monkeypatch, "slice", "--model", tiny_folder, *shared, "--out", folder) == 0
+    assert "Perplexity" in (card := (folder / "README.md").read_text())
+    assert "8 windows of 32 tokens" in card
     assert run(monkeypatch, "compare", "--model", tiny_folder, *budget(texts), "--json", first) == 0
     where = ["--evaluation", evaluation, "--evaluation-windows", 8, "--window-length", 32]
     assert run(monkeypatch, "evaluate", "--model", folder, *where, "--json", second) == 0
@@ -226,8 +229,9 @@ metric_list: [{{metric: acc}}]
 """
     )
     calibration = ["--calibration", texts[0], "--calibration-windows", 3, "--window-length", 32]
+    calibration += ["--rounding", 1, "--evaluation-windows", 0]
     out = tmp_path / "sliced"
-    assert run(monkeypatch, "slice", "--model", tiny_folder, *calibration, "--rounding", 1, "--out", out) == 0
+    assert run(monkeypatch, "slice", "--model", tiny_folder, *calibration, "--out", out) == 0
     capsys.readouterr()
     assert run(monkeypatch, "evaluate", "--model", out, "--tasks", "sums", "--include", tmp_path) == 0
     assert "sums" in capsys.readouterr().out
