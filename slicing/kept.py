@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +29,7 @@ class Kept:
         self.homes: list[str] = []
         self.tensors: list[Tensor | None] = []
         self._shapes: list[torch.Size] = []
-        self._folder: tempfile.TemporaryDirectory | None = None
+        self._folder: Path | None = None
 
     def __len__(self) -> int:
         return len(self.homes)
@@ -51,7 +52,7 @@ class Kept:
             self._shapes[index] = tensor.shape
             path = self._path(index)
             with storage_errors(path):
-                tensor.contiguous().cpu().numpy().tofile(path)
+                write_numbers(tensor, path)
             self._dtype = tensor.dtype
         else:
             self.tensors[index] = tensor if home == "device" else tensor.cpu()
@@ -77,11 +78,17 @@ class Kept:
             home = cache_folder()
             with storage_errors(home):
                 home.mkdir(parents=True, exist_ok=True)
-                # Removed when this object goes, also at the end of the process.
                 for folder in abandoned(home, "states"):
                     shutil.rmtree(folder, ignore_errors=True)
-                self._folder = tempfile.TemporaryDirectory(prefix=owned("states"), dir=home)
-        return Path(self._folder.name) / f"{index}.bin"
+                self._folder = Path(tempfile.mkdtemp(prefix=owned("states"), dir=home))
+            # Also when the process ends in order; after a kill the next one clears it away.
+            weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
+        return self._folder / f"{index}.bin"
+
+
+def write_numbers(tensor: Tensor, path: Path) -> None:
+    """The bare numbers of a tensor as a file."""
+    tensor.contiguous().cpu().numpy().tofile(path)
 
 
 def budgets(device: torch.device) -> tuple[int, int]:

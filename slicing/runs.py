@@ -416,6 +416,7 @@ def _profile(recipe: ProfileRecipe, opened: OpenModel, progress: Progress, folde
         bases = collector.bases()
         require_space(folder, bases.bytes)
         bases.save(folder / BASES_FILE)
+        progress("Finding bases", 1, 1)
     return ProfileResult(
         profile=profile,
         shape=None if reason else read_shape(opened.model),
