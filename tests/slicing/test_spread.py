@@ -1,0 +1,54 @@
+"""Models that accelerate spreads or keeps on disk profile, slice and evaluate like those in one place."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from accelerate import dispatch_model
+from conftest import tiny_model
+
+from analysis.anatomy import anatomy_of, block_path, read_shape
+from analysis.bases import find_bases
+from analysis.evaluate import perplexity
+from analysis.profile import profile_blocks
+from slicing.schedule import SlicingSchedule
+from slicing.slicer import recut, slice_model
+
+
+def on_disk(model: Any, folder: Path, rest: str = "cpu") -> Any:
+    """The model with all blocks but the first on disk; accelerate brings them when they are needed."""
+    anatomy, path = anatomy_of(model.config), block_path(model)
+    device_map: dict[str, str] = {anatomy.head: rest}
+    for name, _ in model.get_submodule(anatomy.decoder).named_children():
+        if f"{anatomy.decoder}.{name}" == path:
+            device_map |= {f"{path}.{index}": "disk" if index else rest for index in range(3)}
+        else:
+            device_map[f"{anatomy.decoder}.{name}"] = rest
+    return dispatch_model(model, device_map, main_device=rest, offload_dir=str(folder), force_hooks=True)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "mixtral", "falcon"])
+@pytest.mark.parametrize("budget", [None, (0, 3000)])
+def test_blocks_on_disk_change_nothing(family, budget, windows, tmp_path):
+    together, apart = tiny_model(family), on_disk(tiny_model(family), tmp_path / "weights")
+    assert any(parameter.is_meta for parameter in apart.parameters())
+    labels = {"model_label": "", "text_label": ""}
+    scores = (profile_blocks(model, windows, **labels).values("lr") for model in (together, apart))
+    assert np.array_equal(next(scores), next(scores))
+    assert perplexity(apart, windows).nll == perplexity(together, windows).nll
+    schedule = SlicingSchedule(
+        hidden_size=32,
+        widths=(24, 16, 29, 32),
+        embedding="shared" if read_shape(together).tied else "untied",
+    )
+    expected = slice_model(together, schedule, windows).model(windows).logits
+    sliced = slice_model(apart, schedule, windows, budget=budget).model
+    assert torch.equal(sliced(windows).logits, expected)
+    preview = recut(together, schedule, find_bases(together, windows)).model(windows).logits
+    again = recut(apart, schedule, find_bases(apart, windows)).model
+    assert torch.equal(again(windows).logits, preview)
+    assert any(parameter.is_meta for parameter in apart.parameters())  # they went back
