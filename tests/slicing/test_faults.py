@@ -37,7 +37,6 @@ from slicing.runs import (
 from slicing.store import load_sliced
 
 TEXT = "It is a truth universally acknowledged, that a tensor in possession of many rows must want a basis. "
-FULL = OSError(errno.ENOSPC, "No space left on device")
 
 
 @pytest.fixture
@@ -226,7 +225,7 @@ def test_memory_is_used_before_the_disk():
 
 def test_full_disk_under_spilled_activations_is_one_sentence(monkeypatch):
     def fail(*args: object) -> None:
-        raise FULL
+        raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
         little_space(patch, 10)
