@@ -88,7 +88,9 @@ class Kept:
 
 def write_numbers(tensor: Tensor, path: Path) -> None:
     """The bare numbers of a tensor as a file."""
-    tensor.contiguous().cpu().numpy().tofile(path)
+    # Not with numpy's own writer, which does not notice a full disk in its last buffer.
+    with path.open("wb") as file:
+        file.write(tensor.contiguous().cpu().numpy().data)
 
 
 def budgets(device: torch.device) -> tuple[int, int]:
