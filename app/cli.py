@@ -582,7 +582,8 @@ def _plan(
 
 def _perform(recipe: Recipe) -> Run:
     from analysis.source import shape_of
-    from slicing.runs import ProfileRecipe, memory_need, perform
+    from slicing.bench import memory_need, perform
+    from slicing.runs import ProfileRecipe
 
     if not isinstance(recipe, ProfileRecipe):
         need = memory_need(recipe, shape_of(recipe.model))

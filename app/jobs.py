@@ -19,8 +19,9 @@ from analysis.device import free_memory
 from analysis.errors import Cancelled, SlicescopeError, one_line
 from analysis.source import ModelSource, OpenModel
 from analysis.values import Progress
+from slicing.bench import Opener, perform, phases
 from slicing.preview import Preview, Previewer, PreviewRecipe
-from slicing.runs import Opener, Recipe, Run, perform, phases
+from slicing.runs import Recipe, Run
 from slicing.store import open_model
 
 QUEUE_LIMIT = 8

@@ -17,10 +17,12 @@ from analysis.device import Precision, free_memory
 from analysis.errors import StorageError
 from analysis.evaluate import Difference, Perplexity, difference, perplexity, safe_precision
 from analysis.source import OpenModel
+from analysis.storage import runs_folder
 from analysis.texts import TextSource, token_windows
 from analysis.values import Progress, Value, no_progress
+from slicing.bench import Opener
 from slicing.plan import Plan
-from slicing.runs import BASES_FILE, Opener, ProfileResult, find_run, runs_folder
+from slicing.runs import BASES_FILE, ProfileResult, find_run
 from slicing.schedule import SlicingSchedule
 from slicing.slicer import recut, refuse_unless_invariant
 from slicing.store import open_model

@@ -6,53 +6,31 @@ same run. Nothing here knows who asks: progress is a callback.
 
 from __future__ import annotations
 
-import hashlib
-import importlib.metadata
-import os
-import platform
 import shutil
-import time
-from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, Self
 
-import torch
-from pydantic import Field
-from torch import Tensor
+from pydantic import Field, model_validator
 
-from analysis.anatomy import read_shape, why_not_sliceable
-from analysis.bases import BasesCollector, find_bases
-from analysis.device import PeakMemory, Precision, free_memory, pick_device, pick_dtype
-from analysis.errors import PlanError, StorageError, UnsupportedError
-from analysis.evaluate import (
-    Difference,
-    Perplexity,
-    Sample,
-    batch_tokens,
-    check_windows,
-    continue_text,
-    difference,
-    perplexity,
-    safe_precision,
-)
-from analysis.profile import LayerProfile, profile_blocks
-from analysis.scores import find_score
+from analysis.details import Details
+from analysis.errors import PlanError, StorageError
+from analysis.evaluate import Difference, Perplexity, Sample
+from analysis.profile import LayerProfile
 from analysis.shape import ModelShape
-from analysis.source import ModelSource, OpenModel
-from analysis.storage import require_space, runs_folder, storage_errors, whole_folder
-from analysis.texts import TextSource, token_windows
-from analysis.values import Progress, Value, no_progress
+from analysis.source import ModelSource
+from analysis.speed import Speed
+from analysis.storage import runs_folder, storage_errors
+from analysis.texts import Passage, TextSource
+from analysis.values import Value
 from slicing.allocation import Fractions
-from slicing.memory import MemoryNeed, slicing_need
 from slicing.plan import Plan
 from slicing.schedule import SlicingSchedule
-from slicing.slicer import SlicedModel, recut, slice_model
-from slicing.store import open_model, save_sliced
 
 RUN_FILE = "run.json"
 MODEL_FOLDER = "model"
 BASES_FILE = "bases.safetensors"
+DETAILS_FILE = "profile.safetensors"
 BUNDLED_RUN = Path(__file__).parents[1] / "assets" / "demo-run"
 PROMPT = "Mr. Speaker, the state of our Union is"
 
@@ -109,6 +87,8 @@ class CompareRecipe(Value):
     new_tokens: int = 40
     """Length of the generated illustration; 0 for none."""
     method: Method = "faithful"
+    speed_rounds: int = 5
+    """Rounds in which each sliced model is timed in turn with the dense one; 0 for none."""
 
     @property
     def warning(self) -> str | None:
@@ -135,7 +115,107 @@ class CompareRecipe(Value):
         )
 
 
-Recipe = Annotated[ProfileRecipe | SliceRecipe | CompareRecipe, Field(discriminator="kind")]
+class TrialRecipe(Value):
+    """One model on one evaluation: sliced by a plan, or dense. What sweeps are made of."""
+
+    kind: Literal["trial"] = "trial"
+    model: ModelSource
+    plan: Plan | None
+    """``None`` for the dense model."""
+    calibration: TextSource
+    calibration_windows: int = 16
+    profile_windows: int = 8
+    evaluation: TextSource
+    evaluation_windows: int = 16
+    window_length: int = 512
+    seed: int = 0
+    method: Method = "preview"
+
+
+class SweepRecipe(Value):
+    """A grid of bases (SB) and targets (SP), each cell a trial, beside constant slicing at every target."""
+
+    kind: Literal["sweep"] = "sweep"
+    model: ModelSource
+    plan: Plan = Plan()
+    """The settings that all cells share; its target and base are passed over."""
+    bases: tuple[float, ...] = (0.0, 0.1, 0.2)
+    targets: tuple[float, ...] = (0.15, 0.25, 0.35)
+    calibration: TextSource
+    calibration_windows: int = 16
+    profile_windows: int = 8
+    evaluation: TextSource
+    evaluation_windows: int = 16
+    window_length: int = 512
+    seed: int = 0
+    method: Method = "preview"
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for what, values in (("bases (SB)", self.bases), ("targets (SP)", self.targets)):
+            if not values or len(set(values)) < len(values):
+                raise PlanError(f"A sweep needs distinct {what}, but got {list(values)}: name each once.")
+        if "base" not in self.plan.rule().model_fields:
+            raise PlanError(
+                f"The allocation '{self.plan.allocation}' has no base to sweep over: choose 'dynamic'."
+            )
+        self.trials()  # each plan is checked as it is made
+        return self
+
+    def cell(self, base: float, target: float) -> TrialRecipe | None:
+        """The trial of one cell, or ``None`` where the base reaches the target: that is constant slicing."""
+        if base >= target:
+            return None
+        settings = {**self.plan.settings, "base": base}
+        return self._trial(self._plan(target=target, settings=settings))
+
+    def constant(self, target: float) -> TrialRecipe:
+        """The trial of constant slicing at a target."""
+        usual = Plan()
+        return self._trial(
+            self._plan(
+                target=target,
+                allocation="constant",
+                settings={},
+                # What does not matter to it is what it usually is, so that sweeps share these trials.
+                score=usual.score,
+                first_token=usual.first_token,
+            )
+        )
+
+    def dense(self) -> TrialRecipe:
+        """The trial of the dense model."""
+        return self._trial(None)
+
+    def trials(self) -> tuple[TrialRecipe, ...]:
+        """All trials in the order they are run: dense, then constant and the cells target by target."""
+        found: list[TrialRecipe] = [self.dense()]
+        for target in self.targets:
+            found.append(self.constant(target))
+            found += [cell for base in self.bases if (cell := self.cell(base, target))]
+        return tuple(found)
+
+    def _plan(self, **changes: Any) -> Plan:
+        return Plan(**{**dict(self.plan), **changes})
+
+    def _trial(self, plan: Plan | None) -> TrialRecipe:
+        return TrialRecipe(
+            model=self.model,
+            plan=plan,
+            calibration=self.calibration,
+            calibration_windows=self.calibration_windows,
+            profile_windows=self.profile_windows,
+            evaluation=self.evaluation,
+            evaluation_windows=self.evaluation_windows,
+            window_length=self.window_length,
+            seed=self.seed,
+            method=self.method,
+        )
+
+
+Recipe = Annotated[
+    ProfileRecipe | SliceRecipe | CompareRecipe | TrialRecipe | SweepRecipe, Field(discriminator="kind")
+]
 
 
 class TextUsed(Value):
@@ -146,6 +226,8 @@ class TextUsed(Value):
     window_length: int
     digest: str
     """First 16 hex digits of the SHA-256 of the token ids."""
+    passages: tuple[Passage, ...] = ()
+    """Of an evaluation: where each window lies."""
 
 
 class Environment(Value):
@@ -207,6 +289,8 @@ class Contestant(Value):
     slicing_peak_memory: int | None
     discarded: tuple[float, ...] | None
     sample: Sample | None
+    speed: Speed | None = None
+    """Beside the dense model; ``None`` for the dense model, and where it was not measured."""
 
     def summary(self, hidden_size: int, blocks: int) -> dict[str, Any]:
         """The flat form that ``--json`` prints, perplexity and sizes first."""
@@ -226,6 +310,7 @@ class Contestant(Value):
             "tokens_per_second": self.evaluation.tokens_per_second,
             "evaluation_seconds": self.evaluation.seconds,
             "evaluation_peak_memory": self.evaluation.peak_memory,
+            "speed": self.speed and self.speed.model_dump(mode="json"),
             "slicing_seconds": self.slicing_seconds,
             "slicing_peak_memory": self.slicing_peak_memory,
             "nll": list(self.evaluation.nll),
@@ -253,7 +338,31 @@ class CompareResult(Value):
         return next(d for d in self.differences if (d.baseline, d.contender) == (baseline, contender))
 
 
-Result = Annotated[ProfileResult | SliceResult | CompareResult, Field(discriminator="kind")]
+class TrialResult(Value):
+    """What a trial found."""
+
+    kind: Literal["trial"] = "trial"
+    profile: LayerProfile
+    shape: ModelShape
+    contestant: Contestant
+    calibration: TextUsed
+    evaluation: TextUsed
+
+
+class SweepResult(Value):
+    """What a sweep found: the contestants of its trials, in their order."""
+
+    kind: Literal["sweep"] = "sweep"
+    profile: LayerProfile
+    shape: ModelShape
+    contestants: tuple[Contestant, ...]
+    calibration: TextUsed
+    evaluation: TextUsed
+
+
+Result = Annotated[
+    ProfileResult | SliceResult | CompareResult | TrialResult | SweepResult, Field(discriminator="kind")
+]
 
 
 class Run(Value):
@@ -270,79 +379,6 @@ class Run(Value):
     def key(self) -> str:
         """The key of the recipe: the same recipe gives the same run."""
         return self.recipe.key
-
-
-def memory_need(recipe: SliceRecipe | CompareRecipe, shape: ModelShape) -> MemoryNeed:
-    """What slicing will take at its peak, told before the job; constant slicing stands for the plan."""
-    # On the host dtype auto is float32; on an accelerator it is a 16-bit one.
-    device = pick_device(recipe.model.device)
-    itemsize = pick_dtype(recipe.model.dtype, device, None).itemsize
-    tokens = recipe.calibration_windows * recipe.window_length
-    batch = max(batch_tokens(device), recipe.window_length)
-    return slicing_need(shape, recipe.plan.constant(shape), tokens, min(batch, tokens), itemsize)
-
-
-Opener = Callable[[ModelSource], OpenModel]
-
-
-_START = (("Opening", 0.0), ("Reading text", 0.0))
-
-
-def phases(recipe: Recipe) -> tuple[tuple[str, float], ...]:
-    """The phases of a job in order, each with its share of the work, for a time left that is honest.
-
-    The unit is one token through the decoder; evaluation adds the head, slicing the bases.
-    """
-    if isinstance(recipe, ProfileRecipe):
-        tokens = recipe.windows * recipe.window_length
-        return (*_START, ("Profiling", tokens), *((("Finding bases", 800.0),) if recipe.bases else ()))
-    profile = ("Profiling", 1.0 * recipe.profile_windows * recipe.window_length)
-    slicing = 2.0 * recipe.calibration_windows * recipe.window_length
-    steps: list[tuple[str, float]] = [*_START, profile]
-    if recipe.method == "preview":
-        steps.append(("Finding bases", 1.2 * recipe.calibration_windows * recipe.window_length))
-        slicing = 500.0  # the products with the weights; no token passes
-    if isinstance(recipe, SliceRecipe):
-        steps.append(("Slicing", slicing))
-        if recipe.evaluation is not None:
-            evaluating = 1.0 * recipe.evaluation_windows * recipe.window_length
-            steps += [("Evaluating dense", evaluating), ("Evaluating sliced", evaluating)]
-        return (*steps, ("Saving", 0.0))
-    evaluating = 1.0 * recipe.evaluation_windows * recipe.window_length
-    steps += [("Slicing constant", slicing), ("Evaluating dense", evaluating)]
-    steps.append(("Evaluating constant", evaluating))
-    for name in (recipe.plan.allocation, "constant-matched"):
-        steps += [(f"Slicing {name}", slicing), (f"Evaluating {name}", evaluating)]
-    return tuple(steps)
-
-
-def perform(recipe: Recipe, progress: Progress = no_progress, opener: Opener = open_model) -> Run:
-    """Do what the recipe says and store the run, whole or not at all.
-
-    A run of the same recipe is replaced. Raises the errors of what it does, and ``StorageError`` before
-    any work when the runs folder cannot be written.
-    """
-    folder = runs_folder() / recipe.key
-    start = time.perf_counter()
-    with whole_folder(folder, replace=True) as draft:
-        progress("Opening", 0, 1)
-        opened = opener(recipe.model)
-        progress("Opening", 1, 1)
-        if isinstance(recipe, ProfileRecipe):
-            result: Any = _profile(recipe, opened, progress, draft)
-        elif isinstance(recipe, SliceRecipe):
-            result = _slice(recipe, opened, progress, draft / MODEL_FOLDER)
-        else:
-            result = _compare(recipe, opened, progress)
-        run = Run(
-            recipe=recipe,
-            created=datetime.now(UTC).replace(microsecond=0),
-            seconds=time.perf_counter() - start,
-            environment=_environment(opened.model),
-            result=result,
-        )
-        (draft / RUN_FILE).write_text(run.to_json(), encoding="utf-8")
-    return run
 
 
 def load_run(folder: Path) -> Run:
@@ -380,6 +416,16 @@ def bundled_run() -> Run:
     return load_run(BUNDLED_RUN)
 
 
+def find_details(run: Run) -> Details | None:
+    """What the run's profile looks like from near, or ``None`` for a run that did not keep it."""
+    stored = runs_folder() / run.key / DETAILS_FILE
+    bundled = BUNDLED_RUN / DETAILS_FILE
+    for path in (stored, *([bundled] if run.key == bundled_run().key else [])):
+        if path.is_file():
+            return Details.load(path)
+    return None
+
+
 def delete_run(key: str) -> None:
     """Delete the folder of exactly this key."""
     folder = runs_folder() / key
@@ -395,224 +441,3 @@ def _run_folders() -> list[Path]:
         if not home.is_dir():
             return []
         return sorted(f for f in home.iterdir() if f.is_dir() and not f.name.startswith("."))
-
-
-def _profile(recipe: ProfileRecipe, opened: OpenModel, progress: Progress, folder: Path) -> ProfileResult:
-    reason = why_not_sliceable(opened.model.config)
-    progress("Reading text", 0, 1)
-    windows = token_windows(recipe.text, opened.tokenizer, recipe.window_length, recipe.windows, recipe.seed)
-    progress("Reading text", 1, 1)
-    collector = BasesCollector(opened.model) if recipe.bases and not reason else None
-    profile = profile_blocks(
-        opened.model,
-        windows,
-        model_label=recipe.model.label,
-        text_label=recipe.text.label(),
-        progress=progress,
-        bases=collector,
-    )
-    if collector is not None:
-        progress("Finding bases", 0, 1)
-        bases = collector.bases()
-        require_space(folder, bases.bytes)
-        bases.save(folder / BASES_FILE)
-        progress("Finding bases", 1, 1)
-    return ProfileResult(
-        profile=profile,
-        shape=None if reason else read_shape(opened.model),
-        not_sliceable=reason,
-        text=_used(recipe.text, windows),
-        bases=collector is not None,
-    )
-
-
-class _Bench:
-    """What slicing and comparing share: the profile, the plan's schedule, the calibration windows."""
-
-    def __init__(self, recipe: SliceRecipe | CompareRecipe, opened: OpenModel, progress: Progress) -> None:
-        if recipe.profile_windows > recipe.calibration_windows or recipe.profile_windows < 1:
-            raise PlanError(
-                f"The profile is to use {recipe.profile_windows} of the {recipe.calibration_windows} "
-                "calibration windows: choose a number from 1 to all of them."
-            )
-        if reason := why_not_sliceable(opened.model.config):
-            raise UnsupportedError(reason)
-        self.recipe, self.model, self.progress = recipe, opened.model, progress
-        self.shape = read_shape(opened.model)
-        self.plan = recipe.plan
-        # An impossible plan is told before the work begins.
-        find_score(self.plan.score)
-        self.plan.constant(self.shape)
-        progress("Reading text", 0, 1)
-        self.windows = token_windows(
-            recipe.calibration,
-            opened.tokenizer,
-            recipe.window_length,
-            recipe.calibration_windows,
-            recipe.seed,
-        )
-        progress("Reading text", 1, 1)
-
-    def measure(self) -> None:
-        """Profile the model and make the plan's schedule."""
-        self.profile = profile_blocks(
-            self.model,
-            self.windows[: self.recipe.profile_windows],
-            model_label=self.recipe.model.label,
-            text_label=self.recipe.calibration.label(),
-            progress=self.progress,
-        )
-        if self.recipe.method == "preview":
-            self.bases = find_bases(self.model, self.windows, self.progress)
-        redundancy = self.profile.redundancy(self.plan.score, self.plan.first_token)
-        self.fractions = self.plan.fractions(redundancy)
-        self.schedule = self.plan.schedule(redundancy, self.shape)
-
-    def cut(self, schedule: SlicingSchedule, phase: str) -> _Cut:
-        """Slice the model to ``schedule``, with what that took."""
-        start = time.perf_counter()
-        with PeakMemory(self.model.device) as peak:
-            if self.recipe.method == "preview":
-                self.progress(phase, 0, 1)
-                sliced = recut(self.model, schedule, self.bases)
-            else:
-                sliced = slice_model(self.model, schedule, self.windows, self.progress, phase)
-        return _Cut(sliced, time.perf_counter() - start, peak.bytes)
-
-
-class _Cut(NamedTuple):
-    sliced: SlicedModel
-    seconds: float
-    peak_memory: int
-
-
-def _slice(recipe: SliceRecipe, opened: OpenModel, progress: Progress, folder: Path) -> SliceResult:
-    bench = _Bench(recipe, opened, progress)
-    bench.measure()
-    cut = bench.cut(bench.schedule, "Slicing")
-    used = _used(recipe.calibration, bench.windows)
-    dense = sliced = None
-    numbers: tuple[str, ...] = ()
-    if recipe.evaluation is not None:
-        evaluation = token_windows(
-            recipe.evaluation, opened.tokenizer, recipe.window_length, recipe.evaluation_windows
-        )
-        precision = safe_precision(recipe.model, evaluation, opened.model, cut.sliced.model)
-        dense = perplexity(opened.model, evaluation, progress, "Evaluating dense", precision)
-        sliced = perplexity(cut.sliced.model, evaluation, progress, "Evaluating sliced", precision)
-        numbers = (
-            f"Perplexity {sliced.perplexity:.2f}, dense {dense.perplexity:.2f}, on "
-            f"{recipe.evaluation.label()}: {sliced.protocol}.",
-        )
-    progress("Saving", 0, 1)
-    save_sliced(
-        cut.sliced,
-        opened.tokenizer,
-        folder,
-        made_from=recipe.model.label,
-        calibration=f"{used.label}, {used.windows} windows of {used.window_length} tokens",
-        numbers=numbers,
-    )
-    progress("Saving", 1, 1)
-    return SliceResult(
-        profile=bench.profile,
-        shape=bench.shape,
-        fractions=bench.fractions,
-        schedule=bench.schedule,
-        parameters=bench.schedule.parameters(bench.shape),
-        discarded=cut.sliced.discarded,
-        seconds=cut.seconds,
-        peak_memory=cut.peak_memory,
-        calibration=used,
-        dense=dense,
-        sliced=sliced,
-    )
-
-
-def _compare(recipe: CompareRecipe, opened: OpenModel, progress: Progress) -> CompareResult:
-    bench = _Bench(recipe, opened, progress)
-    evaluation = token_windows(
-        recipe.evaluation, opened.tokenizer, recipe.window_length, recipe.evaluation_windows
-    )
-    check_windows(opened.model, evaluation)
-    bench.measure()
-    shape = bench.shape
-
-    def judge(name: str, title: str, model: Any, cut: _Cut | None) -> Contestant:
-        schedule = cut.sliced.schedule if cut else None
-        size = schedule.parameters(shape) if schedule else shape.parameters
-        measured = perplexity(model, evaluation, progress, f"Evaluating {name}", precision)
-        sample = None
-        if recipe.new_tokens:
-            sample = continue_text(OpenModel(model, opened.tokenizer), recipe.prompt, recipe.new_tokens)
-        return Contestant(
-            name=name,
-            title=title,
-            schedule=schedule,
-            mean_slice=schedule.mean_slice if schedule else 0.0,
-            parameters=size,
-            bytes=size * opened.model.dtype.itemsize,
-            flops_per_token=(schedule.flops_per_token(shape) if schedule else shape.flops_per_token),
-            evaluation=measured,
-            slicing_seconds=cut.seconds if cut else None,
-            slicing_peak_memory=cut.peak_memory if cut else None,
-            discarded=cut.sliced.discarded if cut else None,
-            sample=sample,
-        )
-
-    made: dict[SlicingSchedule, Contestant] = {}
-
-    def slice_and_judge(name: str, title: str, schedule: SlicingSchedule) -> Contestant:
-        if schedule in made:  # such as SB = SP, which is constant slicing
-            return made[schedule].model_copy(update={"name": name, "title": title})
-        cut = bench.cut(schedule, f"Slicing {name}")
-        made[schedule] = judge(name, title, cut.sliced.model, cut)
-        del cut  # before the next one is sliced
-        free_memory()
-        return made[schedule]
-
-    planned = recipe.plan.allocation
-    equal_slice = recipe.plan.constant(shape)
-    equal_size = recipe.plan.constant_at_parameters_of(bench.schedule, shape)
-    first = bench.cut(equal_slice, "Slicing constant")
-    # One precision for all contestants: fast only where it is safe for the dense model and a sliced one.
-    precision: Precision = safe_precision(recipe.model, evaluation, opened.model, first.sliced.model)
-    dense = judge("dense", "Dense", opened.model, None)
-    constant = made[equal_slice] = judge("constant", "Constant", first.sliced.model, first)
-    del first
-    free_memory()
-    dynamic = slice_and_judge(planned, recipe.plan.rule().title, bench.schedule)
-    matched = slice_and_judge("constant-matched", "Constant, equal parameters", equal_size)
-    everyone = {each.name: each for each in (dense, constant, dynamic, matched)}
-    pairs = [("dense", "constant"), ("dense", planned), ("constant", planned), ("constant-matched", planned)]
-    return CompareResult(
-        profile=bench.profile,
-        shape=shape,
-        fractions=bench.fractions,
-        contestants=tuple(everyone.values()),
-        differences=tuple(difference(a, everyone[a].evaluation, b, everyone[b].evaluation) for a, b in pairs),
-        calibration=_used(recipe.calibration, bench.windows),
-        evaluation=_used(recipe.evaluation, evaluation),
-    )
-
-
-def _used(source: TextSource, windows: Tensor) -> TextUsed:
-    digest = hashlib.sha256(windows.numpy().tobytes()).hexdigest()[:16]
-    return TextUsed(
-        label=source.label(), windows=windows.shape[0], window_length=windows.shape[1], digest=digest
-    )
-
-
-def _environment(model: Any) -> Environment:
-    device: torch.device = model.device
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor()
-    packages = ("slicescope", "torch", "transformers", "datasets", "numpy")
-    return Environment(
-        device=str(device),
-        device_name=name or platform.machine(),
-        dtype=str(model.dtype).removeprefix("torch."),
-        threads=torch.get_num_threads(),
-        platform=f"Python {platform.python_version()}, {platform.system()} {platform.machine()}, "
-        f"{os.cpu_count()} cores",
-        versions={package: importlib.metadata.version(package) for package in packages},
-    )

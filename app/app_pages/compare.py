@@ -9,7 +9,8 @@ from analysis.storage import runs_folder
 from app import controls, parts, state, wording
 from app.figures import draw_differences, draw_perplexities, draw_schedule
 from app.tables import difference_table, perplexity_table, schedule_table, size_table
-from slicing.runs import MODEL_FOLDER, CompareRecipe, CompareResult, memory_need
+from slicing.bench import memory_need
+from slicing.runs import MODEL_FOLDER, CompareRecipe, CompareResult
 
 VERDICTS: dict[str, Any] = {
     "better": "green",

@@ -99,7 +99,7 @@ def test_plan_reuses_the_profile_and_shows_the_widths(monkeypatch, tiny_folder, 
     where = ["--model", tiny_folder, "--text", text, "--windows", 2, "--window-length", 16, "--rounding", 1]
     assert run(monkeypatch, "plan", *where, "--json", "-") == 0
     first = json.loads(capsys.readouterr().out)
-    monkeypatch.setattr("slicing.runs.perform", lambda *_: pytest.fail("the profile was measured again"))
+    monkeypatch.setattr("slicing.bench.perform", lambda *_: pytest.fail("the profile was measured again"))
     assert run(monkeypatch, "plan", *where, "--base", 0.2, "--json", "-") == 0
     second = json.loads(capsys.readouterr().out)
     assert first["key"] == second["key"]

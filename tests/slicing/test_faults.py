@@ -20,6 +20,7 @@ from analysis.errors import Cancelled, OutOfMemoryError, StorageError
 from analysis.source import ModelSource
 from analysis.storage import cache_folder, runs_folder
 from analysis.texts import TextSource
+from slicing.bench import perform, phases
 from slicing.kept import Kept
 from slicing.plan import Plan
 from slicing.runs import (
@@ -31,8 +32,6 @@ from slicing.runs import (
     SliceRecipe,
     list_runs,
     load_run,
-    perform,
-    phases,
 )
 from slicing.store import load_sliced
 

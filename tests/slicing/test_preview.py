@@ -12,10 +12,12 @@ from analysis.anatomy import read_shape
 from analysis.bases import find_bases
 from analysis.errors import Cancelled, PlanError, StorageError
 from analysis.source import ModelSource
+from analysis.storage import runs_folder
 from analysis.texts import TextSource
+from slicing.bench import perform
 from slicing.plan import Plan
 from slicing.preview import Previewer, PreviewRecipe
-from slicing.runs import BASES_FILE, CompareRecipe, ProfileRecipe, perform, runs_folder
+from slicing.runs import BASES_FILE, CompareRecipe, ProfileRecipe
 from slicing.schedule import SlicingSchedule
 from slicing.slicer import recut, slice_model
 from slicing.store import open_model

@@ -19,6 +19,7 @@ from analysis.profile import profile_blocks
 from analysis.source import ModelSource, open_dense
 from analysis.storage import runs_folder
 from analysis.texts import TextSource, token_windows
+from slicing.bench import perform, phases
 from slicing.plan import Plan
 from slicing.runs import (
     BUNDLED_RUN,
@@ -29,8 +30,6 @@ from slicing.runs import (
     delete_run,
     find_run,
     list_runs,
-    perform,
-    phases,
 )
 from slicing.store import load_sliced
 
@@ -73,7 +72,7 @@ def test_comparison_names_everyone_and_pairs_them(recipe):
         assert each.nats == pytest.approx(float((nll[1] - nll[0]).mean()), abs=1e-12)
         ratio = by_name[each.contender].evaluation.perplexity / by_name[each.baseline].evaluation.perplexity
         assert each.percent == pytest.approx(100 * (ratio - 1), rel=1e-9, abs=1e-9)
-    assert left_over() == [recipe.key, f"{recipe.key}/run.json"]
+    assert left_over() == [recipe.key, f"{recipe.key}/profile.safetensors", f"{recipe.key}/run.json"]
 
 
 def test_base_equal_to_target_is_constant_slicing(recipe):

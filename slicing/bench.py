@@ -1,0 +1,485 @@
+"""The bench: where recipes are carried out and their runs stored.
+
+Nothing here knows who asks: progress is a callback.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import os
+import platform
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from analysis.anatomy import read_shape, why_not_sliceable
+from analysis.bases import BasesCollector, find_bases
+from analysis.details import DetailsCollector
+from analysis.device import PeakMemory, Precision, free_memory, pick_device, pick_dtype
+from analysis.errors import PlanError, StorageError, UnsupportedError
+from analysis.evaluate import (
+    batch_tokens,
+    check_windows,
+    continue_text,
+    difference,
+    perplexity,
+    safe_precision,
+)
+from analysis.profile import profile_blocks
+from analysis.scores import find_score
+from analysis.shape import ModelShape
+from analysis.source import ModelSource, OpenModel
+from analysis.speed import NEW_TOKENS, PROMPT_TOKENS, compare_speed
+from analysis.storage import require_space, runs_folder, whole_folder
+from analysis.texts import Passage, TextSource, passages, token_windows
+from analysis.values import Progress, no_progress
+from slicing.allocation import Fractions
+from slicing.memory import MemoryNeed, slicing_need
+from slicing.plan import Plan
+from slicing.runs import (
+    BASES_FILE,
+    DETAILS_FILE,
+    MODEL_FOLDER,
+    RUN_FILE,
+    CompareRecipe,
+    CompareResult,
+    Contestant,
+    Environment,
+    ProfileRecipe,
+    ProfileResult,
+    Recipe,
+    Run,
+    SliceRecipe,
+    SliceResult,
+    SweepRecipe,
+    SweepResult,
+    TextUsed,
+    TrialRecipe,
+    TrialResult,
+    load_run,
+)
+from slicing.schedule import SlicingSchedule
+from slicing.slicer import SlicedModel, recut, slice_model
+from slicing.store import open_model, save_sliced
+
+
+def memory_need(recipe: SliceRecipe | CompareRecipe, shape: ModelShape) -> MemoryNeed:
+    """What slicing will take at its peak, told before the job; constant slicing stands for the plan."""
+    # On the host dtype auto is float32; on an accelerator it is a 16-bit one.
+    device = pick_device(recipe.model.device)
+    itemsize = pick_dtype(recipe.model.dtype, device, None).itemsize
+    tokens = recipe.calibration_windows * recipe.window_length
+    batch = max(batch_tokens(device), recipe.window_length)
+    return slicing_need(shape, recipe.plan.constant(shape), tokens, min(batch, tokens), itemsize)
+
+
+Opener = Callable[[ModelSource], OpenModel]
+
+
+_START = (("Opening", 0.0), ("Reading text", 0.0))
+
+
+def phases(recipe: Recipe) -> tuple[tuple[str, float], ...]:
+    """The phases of a job in order, each with its share of the work, for a time left that is honest.
+
+    The unit is one token through the decoder; evaluation adds the head, slicing the bases.
+    """
+    if isinstance(recipe, ProfileRecipe):
+        tokens = recipe.windows * recipe.window_length
+        return (*_START, ("Profiling", tokens), *((("Finding bases", 800.0),) if recipe.bases else ()))
+    profile = ("Profiling", 1.0 * recipe.profile_windows * recipe.window_length)
+    slicing = 2.0 * recipe.calibration_windows * recipe.window_length
+    steps: list[tuple[str, float]] = [*_START, profile]
+    if recipe.method == "preview":
+        steps.append(("Finding bases", 1.2 * recipe.calibration_windows * recipe.window_length))
+        slicing = 500.0  # the products with the weights; no token passes
+    evaluating = 1.0 * recipe.evaluation_windows * recipe.window_length
+    if isinstance(recipe, SliceRecipe):
+        steps.append(("Slicing", slicing))
+        if recipe.evaluation is not None:
+            steps += [("Evaluating dense", evaluating), ("Evaluating sliced", evaluating)]
+        return (*steps, ("Saving", 0.0))
+    if isinstance(recipe, TrialRecipe):
+        return (*steps, *((("Slicing", slicing),) if recipe.plan else ()), ("Evaluating", evaluating))
+    if isinstance(recipe, SweepRecipe):
+        trials = len(recipe.trials())
+        return (*steps, ("Trials", trials * evaluating + (trials - 1) * slicing))
+    # Of the time for timing: a prompt and some tokens, by two models.
+    timing = 2.0 * recipe.speed_rounds * (PROMPT_TOKENS + 20 * NEW_TOKENS)
+    steps += [("Slicing constant", slicing), ("Evaluating dense", evaluating)]
+    for name in ("constant", recipe.plan.allocation, "constant-matched"):
+        steps += [] if name == "constant" else [(f"Slicing {name}", slicing)]
+        steps += [(f"Evaluating {name}", evaluating)]
+        steps += [(f"Timing {name}", timing)] if recipe.speed_rounds else []
+    return tuple(steps)
+
+
+def perform(recipe: Recipe, progress: Progress = no_progress, opener: Opener = open_model) -> Run:
+    """Do what the recipe says and store the run, whole or not at all.
+
+    A run of the same recipe is replaced; the trials of a sweep that are stored already are not made again.
+    Raises the errors of what it does, and ``StorageError`` before any work when the runs folder cannot be
+    written.
+    """
+
+    def work(folder: Path) -> tuple[OpenModel, Any]:
+        progress("Opening", 0, 1)
+        opened = opener(recipe.model)
+        progress("Opening", 1, 1)
+        return opened, makers[type(recipe)](recipe, opened, progress, folder)
+
+    makers: dict[type, Callable[..., Any]] = {
+        ProfileRecipe: _profile,
+        SliceRecipe: _slice,
+        CompareRecipe: _compare,
+        TrialRecipe: _trial,
+        SweepRecipe: _sweep,
+    }
+    return _stored(recipe, work)
+
+
+def _stored(recipe: Recipe, work: Callable[[Path], tuple[OpenModel, Any]]) -> Run:
+    """Do ``work`` in the run's folder, which it gets to write into, and store the run with its outcome."""
+    start = time.perf_counter()
+    with whole_folder(runs_folder() / recipe.key, replace=True) as draft:
+        opened, result = work(draft)
+        run = Run(
+            recipe=recipe,
+            created=datetime.now(UTC).replace(microsecond=0),
+            seconds=time.perf_counter() - start,
+            environment=_environment(opened.model),
+            result=result,
+        )
+        (draft / RUN_FILE).write_text(run.to_json(), encoding="utf-8")
+    return run
+
+
+def _profile(recipe: ProfileRecipe, opened: OpenModel, progress: Progress, folder: Path) -> ProfileResult:
+    reason = why_not_sliceable(opened.model.config)
+    progress("Reading text", 0, 1)
+    windows = token_windows(recipe.text, opened.tokenizer, recipe.window_length, recipe.windows, recipe.seed)
+    progress("Reading text", 1, 1)
+    collector = BasesCollector(opened.model) if recipe.bases and not reason else None
+    details = DetailsCollector(opened.model, windows)
+    profile = profile_blocks(
+        opened.model,
+        windows,
+        model_label=recipe.model.label,
+        text_label=recipe.text.label(),
+        progress=progress,
+        bases=collector,
+        details=details,
+    )
+    details.details(opened.tokenizer).save(folder / DETAILS_FILE)
+    if collector is not None:
+        progress("Finding bases", 0, 1)
+        bases = collector.bases()
+        require_space(folder, bases.bytes)
+        bases.save(folder / BASES_FILE)
+        progress("Finding bases", 1, 1)
+    return ProfileResult(
+        profile=profile,
+        shape=None if reason else read_shape(opened.model),
+        not_sliceable=reason,
+        text=_used(recipe.text, windows),
+        bases=collector is not None,
+    )
+
+
+class _Bench:
+    """What slicing, comparing and trials share: windows, profile, bases, and how a model is judged."""
+
+    def __init__(
+        self,
+        recipe: SliceRecipe | CompareRecipe | TrialRecipe | SweepRecipe,
+        opened: OpenModel,
+        progress: Progress,
+        *plans: Plan,
+    ) -> None:
+        if recipe.profile_windows > recipe.calibration_windows or recipe.profile_windows < 1:
+            raise PlanError(
+                f"The profile is to use {recipe.profile_windows} of the {recipe.calibration_windows} "
+                "calibration windows: choose a number from 1 to all of them."
+            )
+        if reason := why_not_sliceable(opened.model.config):
+            raise UnsupportedError(reason)
+        self.recipe, self.opened, self.model, self.progress = recipe, opened, opened.model, progress
+        self.shape = read_shape(opened.model)
+        # An impossible plan is told before the work begins.
+        for plan in plans:
+            find_score(plan.score)
+            plan.constant(self.shape)
+        progress("Reading text", 0, 1)
+        self.windows = token_windows(
+            recipe.calibration,
+            opened.tokenizer,
+            recipe.window_length,
+            recipe.calibration_windows,
+            recipe.seed,
+        )
+        self.evaluation = None
+        if recipe.evaluation is not None:
+            self.evaluation = token_windows(
+                recipe.evaluation, opened.tokenizer, recipe.window_length, recipe.evaluation_windows
+            )
+            check_windows(opened.model, self.evaluation)
+        progress("Reading text", 1, 1)
+
+    def measure(self, folder: Path) -> None:
+        """Profile the model, its details into ``folder``; for previews find the bases as well."""
+        windows = self.windows[: self.recipe.profile_windows]
+        details = DetailsCollector(self.model, windows)
+        self.profile = profile_blocks(
+            self.model,
+            windows,
+            model_label=self.recipe.model.label,
+            text_label=self.recipe.calibration.label(),
+            progress=self.progress,
+            details=details,
+        )
+        details.details(self.opened.tokenizer).save(folder / DETAILS_FILE)
+        if self.recipe.method == "preview":
+            self.bases = find_bases(self.model, self.windows, self.progress)
+
+    def fractions(self, plan: Plan) -> Fractions:
+        """What each block is to lose."""
+        return plan.fractions(self._redundancy(plan))
+
+    def schedule(self, plan: Plan) -> SlicingSchedule:
+        """The plan's schedule on this profile."""
+        return plan.schedule(self._redundancy(plan), self.shape)
+
+    def _redundancy(self, plan: Plan) -> tuple[float, ...]:
+        return self.profile.redundancy(plan.score, plan.first_token)
+
+    def cut(self, schedule: SlicingSchedule, phase: str) -> _Cut:
+        """Slice the model to ``schedule``, with what that took."""
+        start = time.perf_counter()
+        with PeakMemory(self.model.device) as peak:
+            if self.recipe.method == "preview":
+                self.progress(phase, 0, 1)
+                sliced = recut(self.model, schedule, self.bases)
+            else:
+                sliced = slice_model(self.model, schedule, self.windows, self.progress, phase)
+        return _Cut(sliced, time.perf_counter() - start, peak.bytes)
+
+    def judge(
+        self, name: str, title: str, cut: _Cut | None, precision: Precision, phase: str, **extra: Any
+    ) -> Contestant:
+        """Evaluate the model that was cut, or the dense one."""
+        assert self.evaluation is not None
+        model: Any = cut.sliced.model if cut else self.model
+        schedule = cut.sliced.schedule if cut else None
+        size = schedule.parameters(self.shape) if schedule else self.shape.parameters
+        return Contestant(
+            name=name,
+            title=title,
+            schedule=schedule,
+            mean_slice=schedule.mean_slice if schedule else 0.0,
+            parameters=size,
+            bytes=size * self.model.dtype.itemsize,
+            flops_per_token=schedule.flops_per_token(self.shape) if schedule else self.shape.flops_per_token,
+            evaluation=perplexity(model, self.evaluation, self.progress, phase, precision),
+            slicing_seconds=cut.seconds if cut else None,
+            slicing_peak_memory=cut.peak_memory if cut else None,
+            discarded=cut.sliced.discarded if cut else None,
+            **extra,
+        )
+
+    def texts(self) -> dict[str, Any]:
+        """The windows that calibration and evaluation saw."""
+        assert self.evaluation is not None
+        assert self.recipe.evaluation is not None
+        where = passages(self.recipe.evaluation, self.opened.tokenizer, self.evaluation)
+        return {
+            "calibration": _used(self.recipe.calibration, self.windows),
+            "evaluation": _used(self.recipe.evaluation, self.evaluation, where),
+        }
+
+
+class _Cut(NamedTuple):
+    sliced: SlicedModel
+    seconds: float
+    peak_memory: int
+
+
+def _slice(recipe: SliceRecipe, opened: OpenModel, progress: Progress, folder: Path) -> SliceResult:
+    bench = _Bench(recipe, opened, progress, recipe.plan)
+    bench.measure(folder)
+    schedule = bench.schedule(recipe.plan)
+    cut = bench.cut(schedule, "Slicing")
+    used = _used(recipe.calibration, bench.windows)
+    dense = sliced = None
+    numbers: tuple[str, ...] = ()
+    if bench.evaluation is not None and recipe.evaluation is not None:
+        precision = safe_precision(recipe.model, bench.evaluation, opened.model, cut.sliced.model)
+        dense = perplexity(opened.model, bench.evaluation, progress, "Evaluating dense", precision)
+        sliced = perplexity(cut.sliced.model, bench.evaluation, progress, "Evaluating sliced", precision)
+        numbers = (
+            f"Perplexity {sliced.perplexity:.2f}, dense {dense.perplexity:.2f}, on "
+            f"{recipe.evaluation.label()}: {sliced.protocol}.",
+        )
+    progress("Saving", 0, 1)
+    save_sliced(
+        cut.sliced,
+        opened.tokenizer,
+        folder / MODEL_FOLDER,
+        made_from=recipe.model.label,
+        calibration=f"{used.label}, {used.windows} windows of {used.window_length} tokens",
+        numbers=numbers,
+    )
+    progress("Saving", 1, 1)
+    return SliceResult(
+        profile=bench.profile,
+        shape=bench.shape,
+        fractions=bench.fractions(recipe.plan),
+        schedule=schedule,
+        parameters=schedule.parameters(bench.shape),
+        discarded=cut.sliced.discarded,
+        seconds=cut.seconds,
+        peak_memory=cut.peak_memory,
+        calibration=used,
+        dense=dense,
+        sliced=sliced,
+    )
+
+
+def _compare(recipe: CompareRecipe, opened: OpenModel, progress: Progress, folder: Path) -> CompareResult:
+    bench = _Bench(recipe, opened, progress, recipe.plan)
+    bench.measure(folder)
+    assert bench.evaluation is not None
+    plan, shape, evaluation = recipe.plan, bench.shape, bench.evaluation
+
+    def judge(name: str, title: str, cut: _Cut | None) -> Contestant:
+        model: Any = cut.sliced.model if cut else opened.model
+        sample = speed = None
+        if recipe.new_tokens:
+            sample = continue_text(OpenModel(model, opened.tokenizer), recipe.prompt, recipe.new_tokens)
+        judged = bench.judge(name, title, cut, precision, f"Evaluating {name}", sample=sample)
+        if cut and recipe.speed_rounds:
+            speed = compare_speed(
+                "dense", opened.model, model, evaluation, recipe.speed_rounds, progress, f"Timing {name}"
+            )
+        return judged.model_copy(update={"speed": speed})
+
+    made: dict[SlicingSchedule, Contestant] = {}
+
+    def slice_and_judge(name: str, title: str, schedule: SlicingSchedule) -> Contestant:
+        if schedule in made:  # such as SB = SP, which is constant slicing
+            return made[schedule].model_copy(update={"name": name, "title": title})
+        cut = bench.cut(schedule, f"Slicing {name}")
+        made[schedule] = judge(name, title, cut)
+        del cut  # before the next one is sliced
+        free_memory()
+        return made[schedule]
+
+    planned, schedule = plan.allocation, bench.schedule(plan)
+    equal_slice = plan.constant(shape)
+    equal_size = plan.constant_at_parameters_of(schedule, shape)
+    first = bench.cut(equal_slice, "Slicing constant")
+    # One precision for all contestants: fast only where it is safe for the dense model and a sliced one.
+    precision: Precision = safe_precision(recipe.model, evaluation, opened.model, first.sliced.model)
+    dense = judge("dense", "Dense", None)
+    constant = made[equal_slice] = judge("constant", "Constant", first)
+    del first
+    free_memory()
+    dynamic = slice_and_judge(planned, plan.rule().title, schedule)
+    matched = slice_and_judge("constant-matched", "Constant, equal parameters", equal_size)
+    everyone = {each.name: each for each in (dense, constant, dynamic, matched)}
+    pairs = [("dense", "constant"), ("dense", planned), ("constant", planned), ("constant-matched", planned)]
+    return CompareResult(
+        profile=bench.profile,
+        shape=shape,
+        fractions=bench.fractions(plan),
+        contestants=tuple(everyone.values()),
+        differences=tuple(difference(a, everyone[a].evaluation, b, everyone[b].evaluation) for a, b in pairs),
+        **bench.texts(),
+    )
+
+
+def _trial(recipe: TrialRecipe, opened: OpenModel, progress: Progress, folder: Path) -> TrialResult:
+    bench = _Bench(recipe, opened, progress, *([recipe.plan] if recipe.plan else []))
+    bench.measure(folder)
+    return _tried(recipe, bench)
+
+
+def _tried(recipe: TrialRecipe, bench: _Bench) -> TrialResult:
+    """The outcome of a trial on a bench that has measured."""
+    assert bench.evaluation is not None
+    # By the dense model alone, so that the answer is the same for all trials that are to be compared.
+    precision = safe_precision(recipe.model, bench.evaluation, bench.model)
+    if recipe.plan is None:
+        contestant = bench.judge("dense", "Dense", None, precision, "Evaluating")
+    else:
+        name, title = recipe.plan.allocation, recipe.plan.rule().title
+        cut = bench.cut(bench.schedule(recipe.plan), "Slicing")
+        contestant = bench.judge(name, title, cut, precision, "Evaluating")
+        del cut
+        free_memory()
+    return TrialResult(profile=bench.profile, shape=bench.shape, contestant=contestant, **bench.texts())
+
+
+def _sweep(recipe: SweepRecipe, opened: OpenModel, progress: Progress, folder: Path) -> SweepResult:
+    trials = recipe.trials()
+    bench = _Bench(recipe, opened, progress, *(trial.plan for trial in trials if trial.plan))
+    bench.measure(folder)
+    found: list[TrialResult] = []
+    for trial in trials:
+        begun = len(found)
+        progress("Trials", begun, len(trials))
+        stored = finished_trial(trial)
+        if stored is None:
+            # Its own steps are too many to name; they are where the job can be cancelled.
+            bench.progress = lambda *_, begun=begun: progress("Trials", begun, len(trials))
+            made = _stored(trial, lambda _, trial=trial: (opened, _tried(trial, bench)))
+            stored = made.result
+            assert isinstance(stored, TrialResult)
+        found.append(stored)
+    progress("Trials", len(trials), len(trials))
+    return SweepResult(
+        profile=bench.profile,
+        shape=bench.shape,
+        contestants=tuple(each.contestant for each in found),
+        calibration=found[0].calibration,
+        evaluation=found[0].evaluation,
+    )
+
+
+def finished_trial(recipe: TrialRecipe) -> TrialResult | None:
+    """The outcome of a trial that is stored, or ``None``."""
+    try:
+        result = load_run(runs_folder() / recipe.key).result
+    except StorageError:
+        return None
+    return result if isinstance(result, TrialResult) else None
+
+
+def _used(source: TextSource, windows: Tensor, where: tuple[Passage, ...] = ()) -> TextUsed:
+    return TextUsed(
+        label=source.label(),
+        windows=windows.shape[0],
+        window_length=windows.shape[1],
+        digest=hashlib.sha256(windows.numpy().tobytes()).hexdigest()[:16],
+        passages=where,
+    )
+
+
+def _environment(model: Any) -> Environment:
+    device: torch.device = model.device
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor()
+    packages = ("slicescope", "torch", "transformers", "datasets", "numpy")
+    return Environment(
+        device=str(device),
+        device_name=name or platform.machine(),
+        dtype=str(model.dtype).removeprefix("torch."),
+        threads=torch.get_num_threads(),
+        platform=f"Python {platform.python_version()}, {platform.system()} {platform.machine()}, "
+        f"{os.cpu_count()} cores",
+        versions={package: importlib.metadata.version(package) for package in packages},
+    )
