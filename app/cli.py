@@ -11,7 +11,6 @@ import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from enum import IntEnum, StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -22,11 +21,19 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from analysis.errors import Cancelled, SlicescopeError
+from app.options import (
+    TEXT_HELP,
+    CalibrationOptions,
+    ModelOptions,
+    PlanOptions,
+    ProfileOptions,
+    grouped,
+    numbers,
+)
 
 if TYPE_CHECKING:
     from analysis.evaluate import Difference
     from analysis.source import ModelSource
-    from slicing.plan import Plan
     from slicing.runs import CompareResult, Recipe, Run
 
 EXIT_CODES = (
@@ -47,97 +54,31 @@ out = Console()
 err = Console(stderr=True)
 
 
-class Rounding(IntEnum):
-    """Widths are multiples of this."""
-
-    ONE = 1
-    EIGHT = 8
-    SIXTY_FOUR = 64
-
-
-class Embedding(StrEnum):
-    """How a tied model keeps its embedding table."""
-
-    AUTO = "auto"
-    SHARED = "shared"
-    UNTIED = "untied"
-
-
-class Method(StrEnum):
-    """How bases are found."""
-
-    FAITHFUL = "faithful"
-    PREVIEW = "preview"
-
-
-ModelOption = Annotated[
-    str, typer.Option("--model", help="'demo', a Hub id (with @revision), a folder, or a GGUF file.")
-]
-DeviceOption = Annotated[str, typer.Option(help="auto, cuda, cuda:1, mps or cpu.")]
-DtypeOption = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
-TEXT_HELP = "'demo', a preset (wikitext2, c4, alpaca, ptb, pg19), owner/name on the Hub, or a file."
-TargetOption = Annotated[float, typer.Option(help="SP: mean share of the width to cut, from 0 to below 1.")]
-BaseOption = Annotated[float, typer.Option(help="SB: the share that every block loses; at most the target.")]
-AllocationOption = Annotated[str, typer.Option(help="How the cut is shared out: dynamic or constant.")]
-ScoreOption = Annotated[str, typer.Option(help="Which score decides: lr, block-influence or angular.")]
-FirstTokenOption = Annotated[
-    bool, typer.Option("--first-token", help="Count the first token of each window in the score.")
-]
-MaxFractionOption = Annotated[float, typer.Option(help="No block loses more than this.")]
-RoundingOption = Annotated[Rounding, typer.Option(help="Widths are multiples of this; the mean is kept.")]
-EmbeddingOption = Annotated[
-    Embedding, typer.Option(help="Tied models: share the table with the head, or untie (the published form).")
-]
-CalibrationOption = Annotated[str, typer.Option(help=f"Text the bases are found on: {TEXT_HELP}")]
-CalibrationWindowsOption = Annotated[int, typer.Option(min=1, help="Calibration windows.")]
-ProfileWindowsOption = Annotated[
-    int | None,
-    typer.Option(min=1, help="How many of them the profile is measured on.", show_default="up to 8"),
-]
 EvaluationOption = Annotated[str, typer.Option(help=f"Text the perplexity is measured on: {TEXT_HELP}")]
 EvaluationWindowsOption = Annotated[int, typer.Option(min=1, help="Evaluation windows, from the start.")]
 LengthOption = Annotated[int, typer.Option(min=2, help="Tokens in a window.")]
-SeedOption = Annotated[int, typer.Option(help="Draws the calibration windows.")]
-MethodOption = Annotated[
-    Method,
-    typer.Option(
-        help="faithful: each basis is found on the part that is sliced already. preview: all bases come from "
-        "one pass over the dense model, which is quicker and costs some perplexity."
-    ),
-]
 JsonOption = Annotated[
     Path | None, typer.Option("--json", help="Write the result there as JSON; '-' prints it instead.")
 ]
 
 
 @app.command()
+@grouped
 def profile(
-    model: ModelOption = "demo",
-    text: Annotated[str, typer.Option(help=f"Text to profile on: {TEXT_HELP}")] = "demo",
-    windows: Annotated[int, typer.Option(min=1, help="Windows to profile on.")] = 8,
-    window_length: LengthOption = 512,
-    seed: SeedOption = 0,
-    first_token: FirstTokenOption = False,
+    which: ModelOptions,
+    measure: ProfileOptions,
+    first_token: Annotated[
+        bool, typer.Option("--first-token", help="Count the first token of each window in the score.")
+    ] = False,
     bases: Annotated[
         bool, typer.Option("--bases", help="Keep the bases of the stream too, for previews in the app.")
     ] = False,
-    device: DeviceOption = "auto",
-    dtype: DtypeOption = "auto",
     json_path: JsonOption = None,
 ) -> None:
     """Measure how much every block changes its input: LR score, block influence, angular distance."""
-    from analysis.source import ModelSource
-    from analysis.texts import TextSource
     from slicing.runs import ProfileRecipe
 
-    recipe = ProfileRecipe(
-        model=ModelSource.parse(model, device, dtype),
-        text=TextSource.parse(text, "calibration"),
-        windows=windows,
-        window_length=window_length,
-        seed=seed,
-        bases=bases,
-    )
+    recipe = ProfileRecipe(model=which.source(), **measure.fields(), bases=bases)
     run = _perform(recipe)
     frame = run.result.profile.to_frame(first_token)  # type: ignore[union-attr]
     data = {"key": run.key, "recipe": _plain(recipe), "blocks": frame.to_dict("records")}
@@ -153,22 +94,11 @@ def profile(
 
 
 @app.command()
+@grouped
 def plan(
-    model: ModelOption = "demo",
-    target: TargetOption = 0.25,
-    base: BaseOption = 0.10,
-    allocation: AllocationOption = "dynamic",
-    score: ScoreOption = "lr",
-    first_token: FirstTokenOption = False,
-    max_fraction: MaxFractionOption = 0.9,
-    rounding: RoundingOption = Rounding.EIGHT,
-    embedding: EmbeddingOption = Embedding.AUTO,
-    text: Annotated[str, typer.Option(help=f"Text to profile on: {TEXT_HELP}")] = "demo",
-    windows: Annotated[int, typer.Option(min=1, help="Windows to profile on.")] = 8,
-    window_length: LengthOption = 512,
-    seed: SeedOption = 0,
-    device: DeviceOption = "auto",
-    dtype: DtypeOption = "auto",
+    which: ModelOptions,
+    cut: PlanOptions,
+    measure: ProfileOptions,
     json_path: JsonOption = None,
 ) -> None:
     """Show what a target and a base would cut where, and what would be left; cuts nothing.
@@ -176,18 +106,10 @@ def plan(
     The profile of an earlier run of the same recipe is used again, so only the first call takes long.
     """
     from analysis.errors import StorageError, UnsupportedError
-    from analysis.source import ModelSource
-    from analysis.texts import TextSource
     from slicing.runs import ProfileRecipe, find_run
 
-    chosen = _plan(target, base, allocation, score, first_token, max_fraction, rounding, embedding)
-    recipe = ProfileRecipe(
-        model=ModelSource.parse(model, device, dtype),
-        text=TextSource.parse(text, "calibration"),
-        windows=windows,
-        window_length=window_length,
-        seed=seed,
-    )
+    chosen = cut.plan()
+    recipe = ProfileRecipe(model=which.source(), **measure.fields())
     try:
         run = find_run(recipe.key)
     except StorageError:
@@ -195,7 +117,7 @@ def plan(
     result: Any = run.result
     if result.shape is None:
         raise UnsupportedError(result.not_sliceable)
-    redundancy = result.profile.redundancy(score, first_token)
+    redundancy = result.profile.redundancy(chosen.score, chosen.first_token)
     fractions = chosen.fractions(redundancy)
     schedule, constant = chosen.schedule(redundancy, result.shape), chosen.constant(result.shape)
     data = {
@@ -213,9 +135,9 @@ def plan(
         return
     table = _table("block", "redundancy", "slice", "width", "")
     for block, value in enumerate(redundancy):
-        cut = schedule.block_fractions[block]
+        share = schedule.block_fractions[block]
         mark = "capped" if fractions.capped[block] else ""
-        table.add_row(str(block), f"{value:.3f}", f"{cut:.1%}", str(schedule.widths[block]), mark)
+        table.add_row(str(block), f"{value:.3f}", f"{share:.1%}", str(schedule.widths[block]), mark)
     out.print(table)
     dense = result.shape.parameters
     for name, each in (("planned", schedule), ("constant", constant)):
@@ -227,34 +149,20 @@ def plan(
 
 
 @app.command(name="slice")
+@grouped
 def slice_command(
     output: Annotated[Path, typer.Option("--out", help="New folder for the sliced model.")],
-    model: ModelOption = "demo",
-    target: TargetOption = 0.25,
-    base: BaseOption = 0.10,
-    allocation: AllocationOption = "dynamic",
-    score: ScoreOption = "lr",
-    first_token: FirstTokenOption = False,
-    max_fraction: MaxFractionOption = 0.9,
-    rounding: RoundingOption = Rounding.EIGHT,
-    embedding: EmbeddingOption = Embedding.AUTO,
-    calibration: CalibrationOption = "demo",
-    calibration_windows: CalibrationWindowsOption = 16,
-    profile_windows: ProfileWindowsOption = None,
+    which: ModelOptions,
+    cut: PlanOptions,
+    calibrate: CalibrationOptions,
     evaluation: EvaluationOption = "demo",
     evaluation_windows: Annotated[
         int, typer.Option(min=0, help="Evaluation windows, for the model card; 0 for none.")
     ] = 8,
-    window_length: LengthOption = 512,
-    seed: SeedOption = 0,
-    method: MethodOption = Method.FAITHFUL,
-    device: DeviceOption = "auto",
-    dtype: DtypeOption = "auto",
     json_path: JsonOption = None,
 ) -> None:
     """Slice a model and keep it, with its model card, for any command here and for transformers."""
     from analysis.errors import StorageError
-    from analysis.source import ModelSource
     from analysis.storage import runs_folder, whole_folder
     from analysis.texts import TextSource
     from slicing.runs import MODEL_FOLDER, SliceRecipe
@@ -262,14 +170,9 @@ def slice_command(
     if output.exists():
         raise StorageError(f"'{output}' exists already; choose another folder or delete that one first.")
     recipe = SliceRecipe(
-        model=ModelSource.parse(model, device, dtype),
-        plan=_plan(target, base, allocation, score, first_token, max_fraction, rounding, embedding),
-        calibration=TextSource.parse(calibration, "calibration"),
-        calibration_windows=calibration_windows,
-        profile_windows=profile_windows or min(8, calibration_windows),
-        window_length=window_length,
-        seed=seed,
-        method=method.value,
+        model=which.source(),
+        plan=cut.plan(),
+        **calibrate.fields(),
         evaluation=TextSource.parse(evaluation, "evaluation") if evaluation_windows else None,
         evaluation_windows=evaluation_windows or 8,
     )
@@ -303,48 +206,33 @@ def slice_command(
 
 
 @app.command()
+@grouped
 def compare(
-    model: ModelOption = "demo",
-    target: TargetOption = 0.25,
-    base: BaseOption = 0.10,
-    allocation: AllocationOption = "dynamic",
-    score: ScoreOption = "lr",
-    first_token: FirstTokenOption = False,
-    max_fraction: MaxFractionOption = 0.9,
-    rounding: RoundingOption = Rounding.EIGHT,
-    embedding: EmbeddingOption = Embedding.AUTO,
-    calibration: CalibrationOption = "demo",
-    calibration_windows: CalibrationWindowsOption = 16,
-    profile_windows: ProfileWindowsOption = None,
+    which: ModelOptions,
+    cut: PlanOptions,
+    calibrate: CalibrationOptions,
     evaluation: EvaluationOption = "demo",
     evaluation_windows: EvaluationWindowsOption = 16,
-    window_length: LengthOption = 512,
-    seed: SeedOption = 0,
     prompt: Annotated[str | None, typer.Option(help="What the illustration continues.")] = None,
     new_tokens: Annotated[int, typer.Option(min=0, help="Its length in tokens; 0 for none.")] = 40,
-    method: MethodOption = Method.FAITHFUL,
-    device: DeviceOption = "auto",
-    dtype: DtypeOption = "auto",
+    speed_rounds: Annotated[
+        int, typer.Option(min=0, help="Rounds of timing each sliced model in turn with the dense one.")
+    ] = 5,
     json_path: JsonOption = None,
 ) -> None:
     """Evaluate dense, constant and dynamic slicing on the same windows, paired, and keep the run."""
-    from analysis.source import ModelSource
     from analysis.texts import TextSource
     from slicing.runs import PROMPT, CompareRecipe
 
     recipe = CompareRecipe(
-        model=ModelSource.parse(model, device, dtype),
-        plan=_plan(target, base, allocation, score, first_token, max_fraction, rounding, embedding),
-        calibration=TextSource.parse(calibration, "calibration"),
-        calibration_windows=calibration_windows,
-        profile_windows=profile_windows or min(8, calibration_windows),
+        model=which.source(),
+        plan=cut.plan(),
+        **calibrate.fields(),
         evaluation=TextSource.parse(evaluation, "evaluation"),
         evaluation_windows=evaluation_windows,
-        window_length=window_length,
-        seed=seed,
         prompt=prompt or PROMPT,
         new_tokens=new_tokens,
-        method=method.value,
+        speed_rounds=speed_rounds,
     )
     if recipe.warning:
         err.print(recipe.warning, style="yellow", markup=False, highlight=False)
@@ -356,8 +244,45 @@ def compare(
 
 
 @app.command()
+@grouped
+def sweep(
+    which: ModelOptions,
+    cut: PlanOptions,
+    calibrate: CalibrationOptions,
+    bases: Annotated[str, typer.Option(help="SB of the columns, with commas.")] = "0,.1,.2",
+    targets: Annotated[str, typer.Option(help="SP of the rows, with commas.")] = (".15,.25,.35"),
+    evaluation: EvaluationOption = "demo",
+    evaluation_windows: EvaluationWindowsOption = 16,
+    json_path: JsonOption = None,
+) -> None:
+    """Try a grid of bases and targets beside constant slicing; what is stored already is not tried again."""
+    from analysis.texts import TextSource
+    from app import wording
+    from app.tables import grid_table
+    from slicing.grid import read_grid
+    from slicing.runs import SweepRecipe
+
+    recipe = SweepRecipe(
+        model=which.source(),
+        plan=cut.plan(),
+        bases=numbers("bases", bases),
+        targets=numbers("targets", targets),
+        **calibrate.fields(),
+        evaluation=TextSource.parse(evaluation, "evaluation"),
+        evaluation_windows=evaluation_windows,
+    )
+    run = _perform(recipe)
+    if _printed_as_json(_plain(run), json_path):
+        return
+    out.print(grid_table(read_grid(recipe)).to_string(index=False), highlight=False)
+    out.print(wording.GRID_READING)
+    _where(run)
+
+
+@app.command()
+@grouped
 def evaluate(
-    model: ModelOption = "demo",
+    which: ModelOptions,
     evaluation: EvaluationOption = "demo",
     evaluation_windows: EvaluationWindowsOption = 16,
     window_length: LengthOption = 512,
@@ -370,23 +295,18 @@ def evaluate(
     limit: Annotated[int | None, typer.Option(min=1, help="Examples per task at most.")] = None,
     num_fewshot: Annotated[int | None, typer.Option(min=0, help="Worked examples per question.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Rows per forward pass of the tasks.")] = 1,
-    device: DeviceOption = "auto",
-    dtype: DtypeOption = "auto",
     json_path: JsonOption = None,
 ) -> None:
     """Measure the perplexity of one model, dense or sliced, or what it scores on tasks."""
     from analysis.evaluate import perplexity, safe_precision
-    from analysis.source import ModelSource
     from analysis.texts import TextSource, token_windows
     from slicing.store import open_model
 
     if tasks:
         names = [name.strip() for name in tasks.split(",") if name.strip()]
-        _evaluate_tasks(
-            ModelSource.parse(model, device, dtype), names, limit, num_fewshot, include, batch_size, json_path
-        )
+        _evaluate_tasks(which.source(), names, limit, num_fewshot, include, batch_size, json_path)
         return
-    source, text = ModelSource.parse(model, device, dtype), TextSource.parse(evaluation, "evaluation")
+    source, text = which.source(), TextSource.parse(evaluation, "evaluation")
     with _progress() as listen:
         listen("Opening", 0, 1)
         opened = open_model(source)
@@ -436,20 +356,18 @@ def _evaluate_tasks(
 
 
 @app.command()
+@grouped
 def generate(
-    model: ModelOption = "demo",
+    which: ModelOptions,
     prompt: Annotated[str, typer.Option(help="What to continue.")] = "Mr. Speaker, the state of our Union is",
     new_tokens: Annotated[int, typer.Option(min=1, help="Tokens to add at most.")] = 60,
-    device: DeviceOption = "auto",
-    dtype: DtypeOption = "auto",
     json_path: JsonOption = None,
 ) -> None:
     """Continue a prompt greedily with a model, dense or sliced."""
     from analysis.evaluate import continue_text
-    from analysis.source import ModelSource
     from slicing.store import open_model
 
-    source = ModelSource.parse(model, device, dtype)
+    source = which.source()
     with _progress() as listen:
         listen("Opening", 0, 1)
         opened = open_model(source)
@@ -530,11 +448,12 @@ def app_command(
 
 
 @app.command()
-def prepare(model: ModelOption = "demo") -> None:
+@grouped
+def prepare(which: ModelOptions) -> None:
     """Convert the weights of a GGUF model (the demo's too) once, so that it opens in a second."""
-    from analysis.source import ModelSource, dequantise
+    from analysis.source import dequantise
 
-    source = ModelSource.parse(model)
+    source = which.source()
     if source.kind in ("demo", "gguf"):
         with err.status(f"Converting {source.label}"):
             dequantise(source)
@@ -553,39 +472,12 @@ def main() -> None:
         sys.exit(Cancelled.exit_code)
 
 
-def _plan(
-    target: float,
-    base: float,
-    allocation: str,
-    score: str,
-    first_token: bool,
-    max_fraction: float,
-    rounding: Rounding,
-    embedding: Embedding,
-) -> Plan:
-    from slicing.allocation import find_allocation
-    from slicing.plan import Plan
-
-    # The base belongs to the allocations that have one; constant slicing has no settings.
-    settings = {"base": base} if "base" in find_allocation(allocation).model_fields else {}
-    return Plan(
-        target=target,
-        allocation=allocation,
-        settings=settings,
-        score=score,
-        first_token=first_token,
-        max_fraction=max_fraction,
-        rounding=int(rounding),
-        embedding=embedding.value,
-    )
-
-
 def _perform(recipe: Recipe) -> Run:
     from analysis.source import shape_of
     from slicing.bench import memory_need, perform
-    from slicing.runs import ProfileRecipe
+    from slicing.runs import CompareRecipe, SliceRecipe
 
-    if not isinstance(recipe, ProfileRecipe):
+    if isinstance(recipe, SliceRecipe | CompareRecipe):
         need = memory_need(recipe, shape_of(recipe.model))
         err.print(f"Slicing takes {need} at its peak.", style="dim", highlight=False)
     with _progress() as listen:

@@ -13,6 +13,7 @@ from analysis.evaluate import Difference
 from analysis.texts import TextSource
 from app import wording
 from slicing.allocation import Fractions
+from slicing.grid import Cell, Grid, pareto
 from slicing.runs import CompareRecipe, CompareResult, Contestant, ProfileRecipe, Recipe, Run
 from slicing.schedule import SlicingSchedule
 
@@ -80,6 +81,44 @@ def text_table(run: Run) -> pd.DataFrame:
     return pd.DataFrame({"role": role, **text.model_dump()} for role, text in used.items())
 
 
+def grid_table(grid: Grid) -> pd.DataFrame:
+    """One row per target, one column per base: the change of perplexity against constant slicing."""
+
+    def told(cell: Cell) -> str:
+        if cell.trial is None:
+            return "constant"
+        if cell.gain is None:
+            return ""
+        clear = cell.gain.verdict in ("better", "worse")
+        return wording.change(cell.gain) + ("*" if clear else "")
+
+    return pd.DataFrame(
+        {
+            "target (SP)": wording.percent(target),
+            "constant": _perplexity(grid.constant[target]),
+            **{f"SB {100 * base:g} %": told(grid.cell(base, target)) for base in grid.recipe.bases},
+        }
+        for target in grid.recipe.targets
+    )
+
+
+def trial_table(grid: Grid) -> pd.DataFrame:
+    """One row per model that ran: size and perplexity, and whether anything beats it in both."""
+    found = grid.contestants()
+    front = pareto(found)
+    return pd.DataFrame(
+        {
+            "model": name,
+            "parameters": each.parameters,
+            "perplexity": round(each.evaluation.perplexity, 3),
+            "95 % interval": wording.interval(each.evaluation.interval),
+            "mean slice, %": round(100 * each.mean_slice, 2),
+            "unbeaten": name in front,
+        }
+        for name, each in found
+    )
+
+
 def run_table(runs: Sequence[Run]) -> pd.DataFrame:
     """One row per stored run."""
     return pd.DataFrame([_run_row(run) for run in runs])
@@ -101,9 +140,14 @@ def _size_row(each: Contestant, dense: Contestant) -> dict[str, object]:
     }
 
 
+def _perplexity(each: Contestant | None) -> str:
+    return "" if each is None else f"{each.evaluation.perplexity:.2f}"
+
+
 def _run_row(run: Run) -> dict[str, object]:
     recipe, result = run.recipe, run.result
     plan = None if isinstance(recipe, ProfileRecipe) else recipe.plan
+    base = plan.settings.get("base") if plan else None
     row: dict[str, object] = {
         "key": run.key,
         "kind": recipe.kind,
@@ -111,7 +155,7 @@ def _run_row(run: Run) -> dict[str, object]:
         "text": _text(recipe).label(),
         "method": "" if isinstance(recipe, ProfileRecipe) else recipe.method,
         "SP, %": None if plan is None else 100.0 * plan.target,
-        "SB, %": None if plan is None or "base" not in plan.settings else 100.0 * plan.settings["base"],
+        "SB, %": 100.0 * base if isinstance(base, float) else None,
         "dense": None,
         "constant": None,
         "planned": None,

@@ -16,7 +16,16 @@ from analysis.texts import DEMO_SPLITS, PRESETS, Role, TextSource
 from app.jobs import Job, Load, Unload
 from slicing.plan import Plan
 from slicing.preview import Preview
-from slicing.runs import CompareRecipe, CompareResult, ProfileRecipe, Recipe, Run, SliceRecipe
+from slicing.runs import (
+    CompareRecipe,
+    CompareResult,
+    ProfileRecipe,
+    Recipe,
+    Run,
+    SliceRecipe,
+    SweepRecipe,
+    TrialRecipe,
+)
 from slicing.schedule import SlicingSchedule
 
 
@@ -65,9 +74,13 @@ def title(task: Recipe | Load | Unload) -> str:
         return f"Load {task.source.label}"
     if isinstance(task, ProfileRecipe):
         return f"Profile {task.model.label}"
-    verb = "Slice" if isinstance(task, SliceRecipe) else "Compare"
     preview = " (preview bases)" if task.method == "preview" else ""
-    return f"{verb} {task.model.label}, {plan_line(task.plan)}{preview}"
+    if isinstance(task, SweepRecipe):
+        bases, targets = ("/".join(f"{100 * each:g}" for each in row) for row in (task.bases, task.targets))
+        return f"Sweep {task.model.label}, SB {bases} % by SP {targets} %{preview}"
+    verb = {"slice": "Slice", "compare": "Compare", "trial": "Try"}[task.kind]
+    plan = "dense" if task.plan is None else plan_line(task.plan)
+    return f"{verb} {task.model.label}, {plan}{preview}"
 
 
 def progress(job: Job, ahead: int) -> str:
@@ -84,7 +97,11 @@ def progress(job: Job, ahead: int) -> str:
 def plan_line(plan: Plan) -> str:
     """A plan in one line."""
     rule = plan.rule()
-    settings = [f"{_short(type(rule), name)} {percent(value)}" for name, value in plan.settings.items()]
+    settings = [
+        f"{_short(type(rule), name)} {percent(value)}"
+        for name, value in plan.settings.items()
+        if isinstance(value, float)
+    ]
     return ", ".join([plan.allocation, f"SP {percent(plan.target)}", *settings])
 
 
@@ -126,13 +143,13 @@ def verdict(result: CompareResult, planned: str) -> str:
     """The one sentence of a comparison, in Markdown: at equal mean slice and at equal parameters."""
     if planned == "constant":
         return (
-            f"Constant slicing costs {_change(result.difference('dense', planned))} perplexity against dense."
+            f"Constant slicing costs {change(result.difference('dense', planned))} perplexity against dense."
         )
     slices, parameters = (each for _, each in paired(result, planned))
     name = planned.capitalize()
     if "too few windows to tell" in (slices.verdict, parameters.verdict):
         return (
-            f"Too few windows to tell: {name} measured {_change(slices)} perplexity against constant, "
+            f"Too few windows to tell: {name} measured {change(slices)} perplexity against constant, "
             "but a verdict needs 8 evaluation windows or more."
         )
     words = {
@@ -142,15 +159,18 @@ def verdict(result: CompareResult, planned: str) -> str:
     }
     if slices.verdict == parameters.verdict:
         return (
-            f"{name} slicing {words[slices.verdict]}: {_change(slices)} perplexity at equal mean slice, "
-            f"{_change(parameters)} at equal parameters."
+            f"{name} slicing {words[slices.verdict]}: {change(slices)} perplexity at equal mean slice, "
+            f"{change(parameters)} at equal parameters."
         )
     return (
-        f"{name} slicing {words[slices.verdict]} at equal mean slice ({_change(slices)} perplexity), and "
-        f"{words[parameters.verdict]} at equal parameters ({_change(parameters)})."
+        f"{name} slicing {words[slices.verdict]} at equal mean slice ({change(slices)} perplexity), and "
+        f"{words[parameters.verdict]} at equal parameters ({change(parameters)})."
     )
 
 
+GRID_READING = (
+    "Change of perplexity against constant slicing at the same target; * where the interval leaves no doubt."
+)
 METHODS = {
     "faithful": "Sliced faithfully: each basis found on the part that was sliced already.",
     "preview": "A preview: all bases from one pass over the dense model; faithful slicing costs less.",
@@ -181,7 +201,7 @@ def evidence(each: Difference) -> str:
         low, high = each.percent_interval
         between = _minus(f"95 % interval {low:+.1f} to {high:+.1f} %")
     nats = _minus(f"{each.nats:+.3f} nats per token")
-    return f"{_change(each)} perplexity · {between} · {nats} · {each.windows} windows, paired"
+    return f"{change(each)} perplexity · {between} · {nats} · {each.windows} windows, paired"
 
 
 def text_argument(source: TextSource, role: Role) -> str:
@@ -210,7 +230,12 @@ def text_title(argument: str) -> str:
 
 
 def command(recipe: Recipe) -> str:
-    """The command that repeats the recipe: model and plan, and whatever else differs from the default."""
+    """The command that repeats the recipe: model and plan, and whatever else differs from the default.
+
+    A trial is repeated as the sweep of its one cell.
+    """
+    if isinstance(recipe, TrialRecipe):
+        return command(_sweep_of(recipe))
     words = ["slicescope", recipe.kind]
     if isinstance(recipe, SliceRecipe):
         words += ["--out", "sliced-model"]
@@ -221,7 +246,7 @@ def command(recipe: Recipe) -> str:
         flags["text"] = (text_argument(recipe.text, "calibration"), "demo")
         flags["windows"] = (recipe.windows, default["windows"].default)
     else:
-        words += _plan_flags(recipe.plan)
+        words += _plan_flags(recipe.plan, swept=isinstance(recipe, SweepRecipe))
         flags["calibration"] = (text_argument(recipe.calibration, "calibration"), "demo")
         flags["calibration-windows"] = (recipe.calibration_windows, default["calibration_windows"].default)
         flags["profile-windows"] = (recipe.profile_windows, min(8, recipe.calibration_windows))
@@ -232,6 +257,9 @@ def command(recipe: Recipe) -> str:
     if isinstance(recipe, CompareRecipe):
         flags["prompt"] = (recipe.prompt, default["prompt"].default)
         flags["new-tokens"] = (recipe.new_tokens, default["new_tokens"].default)
+        flags["speed-rounds"] = (recipe.speed_rounds, default["speed_rounds"].default)
+    if isinstance(recipe, SweepRecipe):
+        flags["bases"], flags["targets"] = (_listed(recipe.bases), None), (_listed(recipe.targets), None)
     flags["window-length"] = (recipe.window_length, default["window_length"].default)
     flags["seed"] = (recipe.seed, default["seed"].default)
     if isinstance(recipe, ProfileRecipe):
@@ -240,17 +268,34 @@ def command(recipe: Recipe) -> str:
     return shlex.join(words + _changed(flags))
 
 
+def _sweep_of(trial: TrialRecipe) -> SweepRecipe:
+    plan = trial.plan or Plan()
+    base = plan.settings.get("base", 0.0)
+    shared = trial.model_dump(exclude={"kind", "plan"})
+    swept = plan if "base" in plan.settings else Plan()
+    return SweepRecipe(
+        **shared, plan=swept, bases=(base if isinstance(base, float) else 0.0,), targets=(plan.target,)
+    )
+
+
+def _listed(values: Sequence[float]) -> str:
+    return ",".join(f"{value:g}" for value in values)
+
+
 def _model_flags(model: ModelSource) -> list[str]:
     location = model.location + (f"@{model.revision}" if model.revision else "")
     where = "demo" if model.kind == "demo" else location
     return ["--model", where, *_changed({"device": (model.device, "auto"), "dtype": (model.dtype, "auto")})]
 
 
-def _plan_flags(plan: Plan) -> list[str]:
+def _plan_flags(plan: Plan, swept: bool) -> list[str]:
+    """A plan's flags; a sweep names its bases and targets elsewhere."""
     usual = Plan()
+    own = {"allocation": plan.allocation, "target": plan.target, **plan.settings}
     flags: dict[str, tuple[Any, Any]] = {
-        name: (value, None)
-        for name, value in (("allocation", plan.allocation), ("target", plan.target), *plan.settings.items())
+        name: (_listed(value) if isinstance(value, tuple) else value, None)
+        for name, value in own.items()
+        if not (swept and name in ("target", "base"))
     }
     for name in ("score", "max_fraction", "rounding", "embedding"):
         flags[name.replace("_", "-")] = (getattr(plan, name), getattr(usual, name))
@@ -271,7 +316,8 @@ def _short(rule: Any, name: str) -> str:
     return full.rpartition("(")[2].rstrip(")")
 
 
-def _change(each: Difference) -> str:
+def change(each: Difference) -> str:
+    """A paired difference as a signed change of perplexity."""
     return _minus(f"{each.percent:+.1f} %")
 
 

@@ -146,6 +146,39 @@ class Dynamic(Allocation):
         return self.base, (redundancy - redundancy.min()) / spread
 
 
+@allocation
+class Manual(Allocation):
+    """What a person asks for, block by block, scaled so that the mean is the target."""
+
+    name = "manual"
+    title = "Manual"
+    source = "your own"
+
+    shares: tuple[float, ...] = Field(default=(), title="Share of every block")
+    """One per block; only their proportions count. None at all are alike."""
+
+    def check(self, target: float) -> None:
+        """Every share is a fraction, and a target above zero needs one."""
+        super().check(target)
+        for block, share in enumerate(self.shares):
+            check_fraction(f"share of block {block}", share)
+        if target > 0 and self.shares and not any(self.shares):
+            raise PlanError(
+                f"All shares are 0, which no scaling brings to a target of {target:g}: give a block a share."
+            )
+
+    def raw(self, redundancy: np.ndarray) -> tuple[float, np.ndarray]:
+        """No floor; the shares are the weights, whatever the scores."""
+        if not self.shares:
+            return 0.0, np.ones_like(redundancy)
+        if len(self.shares) != redundancy.size:
+            raise PlanError(
+                f"{len(self.shares)} shares were given, but the model has {redundancy.size} blocks: give one "
+                "for each."
+            )
+        return 0.0, np.asarray(self.shares)
+
+
 def _share_out(floor: float, weights: np.ndarray, target: float, ceiling: float) -> Fractions:
     """``min(floor + c * weights, ceiling)`` with the c that makes the mean the target.
 

@@ -27,8 +27,8 @@ class Plan(Value):
     """SP: the mean slice fraction over blocks."""
     allocation: str = "dynamic"
     """A name in ``ALLOCATIONS``."""
-    settings: dict[str, float] = Field(default_factory=lambda: {"base": 0.1})
-    """The allocation's own fields; for ``dynamic`` the base SB."""
+    settings: dict[str, float | tuple[float, ...]] = Field(default_factory=lambda: {"base": 0.1})
+    """The allocation's own fields; for ``dynamic`` the base SB, for ``manual`` a share for every block."""
     score: str = "lr"
     """A name in ``SCORES``."""
     first_token: bool = False
@@ -53,7 +53,7 @@ class Plan(Value):
         """The allocation with its settings."""
         kind = find_allocation(self.allocation)
         try:
-            return kind(**self.settings)
+            return kind.model_validate(self.settings)
         except ValidationError:
             fields = ", ".join(kind.model_fields) or "none"
             raise PlanError(

@@ -129,7 +129,7 @@ class TrialRecipe(Value):
     evaluation_windows: int = 16
     window_length: int = 512
     seed: int = 0
-    method: Method = "preview"
+    method: Method = "faithful"
 
 
 class SweepRecipe(Value):
@@ -148,7 +148,7 @@ class SweepRecipe(Value):
     evaluation_windows: int = 16
     window_length: int = 512
     seed: int = 0
-    method: Method = "preview"
+    method: Method = "faithful"
 
     @model_validator(mode="after")
     def _check(self) -> Self:

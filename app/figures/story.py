@@ -1,0 +1,368 @@
+"""The charts of the story: few marks and large type, to be read from the last row.
+
+Charts of other pages are reused where they say the same. Knows nothing about streamlit or about the
+sentences around a chart.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import plotly.graph_objects as go
+
+from analysis.profile import LayerProfile
+from app.figures import (
+    CONSTANT,
+    DYNAMIC,
+    HIGHLIGHT,
+    Drawing,
+    Theme,
+    draw_perplexities,
+    draw_profile,
+    draw_schedule,
+    role_colour,
+)
+from slicing.allocation import Fractions
+from slicing.runs import Contestant
+from slicing.schedule import SlicingSchedule
+
+SIZE = 22
+"""Of all type in a chart, px."""
+LABELS = 8
+"""At most so many blocks are numbered: as many numbers as fit beside each other on a phone."""
+
+
+class Turn(NamedTuple):
+    """What a block does to the state of a token, on average."""
+
+    block: int
+    cosine: float
+    growth: float | None
+    """Ratio of the norms leaving and entering; ``None`` where it was not kept."""
+
+    @property
+    def degrees(self) -> float:
+        """The angle between the states entering and leaving."""
+        return math.degrees(math.acos(self.cosine))
+
+
+class Spread(NamedTuple):
+    """How far the cosine of every block varies, each (L,)."""
+
+    low: np.ndarray
+    middle: np.ndarray
+    high: np.ndarray
+    first: np.ndarray | None
+    """The mean over the first tokens of the windows, where they were kept apart."""
+
+
+def draw_turns(turns: Sequence[Turn], theme: Theme, concealed: bool = False) -> Drawing:
+    """The state entering a block and the one leaving it, in the plane of the two, pair beside pair.
+
+    Angles and ratios of lengths are exact; each pair has a scale of its own. Concealed, only what enters
+    is there.
+    """
+    figure = go.Figure()
+    edge = 0.0
+    for turn in turns:
+        growth, angle = turn.growth or 1.0, math.radians(turn.degrees)
+        scale = 1.0 / max(1.0, growth)
+        tip = (scale * growth * math.cos(angle), scale * growth * math.sin(angle))
+        foot = edge - min(0.0, tip[0])
+        _arrow(figure, foot, (scale, 0.0), theme.dense)
+        _label(figure, foot + scale, 0.0, "in", theme.dense, xshift=SIZE)
+        words = ["?"]
+        if not concealed:
+            _arrow(figure, foot, tip, theme.measured)
+            _arc(figure, foot, min(0.3, 0.6 * scale * min(1.0, growth)), angle, theme.ink)
+            _label(figure, foot + tip[0], tip[1], "out", theme.measured, xshift=1.4 * SIZE)
+            words = [f"block {turn.block}", f"{turn.degrees:.0f}°"]
+            words += [f"{turn.growth:.1f} × as long"] if turn.growth else []
+        _label(figure, edge + 0.5, 0.0, "<br>".join(words), theme.ink, yshift=-SIZE, yanchor="top")
+        edge = foot + max(1.0, scale, tip[0]) + _GAP
+    on_stage(figure, theme, bottom=5 * SIZE)
+    figure.update_xaxes(visible=False, range=[-0.1, edge - _GAP + 0.25])
+    figure.update_yaxes(visible=False, range=[-0.02, 1.12], scaleanchor="x")
+    told = "; ".join(
+        f"block {turn.block} turns a state by {turn.degrees:.0f} degrees"
+        + (f" and makes it {turn.growth:.1f} times as long" if turn.growth else "")
+        for turn in turns
+    )
+    return Drawing(figure, f"{told.capitalize()}.")
+
+
+def draw_cosines(spread: Spread, theme: Theme, concealed: bool = False) -> Drawing:
+    """The cosine of every block: a bar for where most of it lies, a line for its middle, a mark for the
+    first token.
+    """
+    blocks = np.arange(spread.middle.size)
+    figure = go.Figure()
+    if not concealed:
+        figure.add_trace(
+            go.Bar(
+                x=blocks,
+                base=spread.low.astype(np.float32),
+                y=(spread.high - spread.low).astype(np.float32),
+                name="5 to 95 %",
+                marker={"color": theme.measured, "opacity": 0.55, "line": {"width": 0}},
+                hoverinfo="skip",
+            )
+        )
+        figure.add_trace(
+            go.Scatter(
+                x=blocks,
+                y=spread.middle.astype(np.float32),
+                name="median",
+                mode="markers",
+                marker={"symbol": "line-ew", "size": 14, "line": {"color": theme.ink, "width": 3}},
+                hovertemplate="block %{x}: median cosine %{y:.3f}<extra></extra>",
+            )
+        )
+        if spread.first is not None:
+            figure.add_trace(
+                go.Scatter(
+                    x=blocks,
+                    y=spread.first.astype(np.float32),
+                    name="first token",
+                    mode="markers",
+                    marker={"symbol": "diamond", "size": 12, "color": HIGHLIGHT},
+                    hovertemplate="block %{x}: first token %{y:.3f}<extra></extra>",
+                )
+            )
+    ends = [spread.low, spread.high] + ([] if spread.first is None else [spread.first])
+    on_stage(figure, theme)
+    _few_blocks(figure, blocks.size)
+    figure.update_yaxes(title_text="cosine", range=[min(0.0, *map(np.min, ends)) - 0.05, 1.05])
+    low, high = int(spread.middle.argmin()), int(spread.middle.argmax())
+    return Drawing(
+        figure,
+        f"The median cosine lies between {spread.middle[low]:.3f} (block {low}) and "
+        f"{spread.middle[high]:.3f} (block {high}).",
+    )
+
+
+def draw_scores(
+    profile: LayerProfile, score: str, first_token: bool, theme: Theme, concealed: bool = False
+) -> Drawing:
+    """The profile, as the Profile page draws it."""
+    drawing = draw_profile(profile, score, first_token, theme=theme)
+    values = profile.values(score, first_token) + profile.spread(score, first_token)
+    on_stage(drawing.figure, theme)
+    _few_blocks(drawing.figure, profile.blocks)
+    drawing.figure.update_yaxes(range=[0.0, 1.05 * float(values.max())])
+    if concealed:
+        drawing.figure.data = ()
+    return drawing
+
+
+def draw_floor(fractions: Fractions, base: float, theme: Theme, concealed: bool = False) -> Drawing:
+    """The slice base as the floor of every bar; what the scores add to it is hatched."""
+    values = 100.0 * np.asarray(fractions.values, dtype=np.float32)
+    floor = np.minimum(values, 100.0 * base)
+    figure = go.Figure()
+    if not concealed:
+        for name, height, pattern in (
+            (f"slice base, {100 * base:.0f} %", floor, {}),
+            ("by redundancy", values - floor, {"shape": "/", "fgcolor": DYNAMIC, "bgcolor": "rgba(0,0,0,0)"}),
+        ):
+            figure.add_trace(
+                go.Bar(
+                    x=np.arange(values.size),
+                    y=height,
+                    name=name,
+                    marker={"color": DYNAMIC, "pattern": pattern, "line": {"width": 0}},
+                    hovertemplate="block %{x}: %{y:.1f} %<extra></extra>",
+                )
+            )
+    on_stage(figure, theme)
+    _few_blocks(figure, values.size)
+    figure.update_layout(barmode="stack")
+    figure.update_yaxes(title_text="slice", ticksuffix=" %", range=[0.0, 1.1 * max(10.0, values.max())])
+    return Drawing(
+        figure,
+        f"Every block loses {100 * base:.0f} %; the scores add up to {(values - floor).max():.1f} % to that.",
+    )
+
+
+def draw_plan(
+    schedule: SlicingSchedule,
+    constant: SlicingSchedule,
+    fractions: Fractions,
+    name: str,
+    block_path: str,
+    theme: Theme,
+    concealed: bool = False,
+) -> Drawing:
+    """The plan against constant slicing, as the Tune page draws it. Concealed, only constant is there."""
+    drawing = draw_schedule(schedule, constant, fractions, name, block_path, theme)
+    figure = drawing.figure
+    on_stage(figure, theme)
+    _few_blocks(figure, len(schedule.block_fractions))
+    top = 100.0 * max(*schedule.block_fractions, *constant.block_fractions)
+    figure.update_yaxes(title_text="slice", range=[0.0, 1.1 * top])
+    if concealed:
+        figure.data = figure.data[1:2]
+    return drawing
+
+
+def draw_pipe(
+    planned: SlicingSchedule, constant: SlicingSchedule, name: str, theme: Theme, concealed: bool = False
+) -> Drawing:
+    """The width of the stream along the depth, as a pipe. Concealed, only the dense one is there."""
+    width, depth = planned.hidden_size, len(planned.widths)
+    figure = go.Figure()
+    pipes = [("dense", (width,) * depth, theme.dense, "rgba(0,0,0,0)")]
+    if not concealed:
+        colour = role_colour(name, theme)
+        pipes += [
+            (f"{name}, planned", planned.widths, colour, _faint(colour)),
+            ("constant", constant.widths, CONSTANT, "rgba(0,0,0,0)"),
+        ]
+    for title, widths, colour, fill in pipes:
+        across, up = _outline(widths)
+        figure.add_trace(
+            go.Scatter(
+                x=across,
+                y=up,
+                name=title,
+                mode="lines",
+                line={"color": colour, "width": 4, "dash": "dot" if title == "constant" else "solid"},
+                fill="toself",
+                fillcolor=fill,
+                hoverinfo="skip",
+            )
+        )
+    on_stage(figure, theme)
+    _few_blocks(figure, depth)
+    figure.update_xaxes(title_text="block, then the head")
+    figure.update_yaxes(
+        title_text="width",
+        range=[-0.55 * width, 0.55 * width],
+        tickvals=[-width / 2, 0, width / 2],
+        ticktext=["", f"{width:,}", ""],
+        showgrid=False,
+        zeroline=False,
+    )
+    low, high = min(planned.widths[:-1]), max(planned.widths[:-1])
+    return Drawing(
+        figure,
+        f"The stream of {width:,} dimensions keeps {low:,} to {high:,} of them by the plan, "
+        f"{min(constant.widths[:-1]):,} to {max(constant.widths[:-1]):,} by constant slicing.",
+    )
+
+
+def draw_costs(contestants: Sequence[Contestant], theme: Theme, concealed: bool = False) -> Drawing:
+    """The perplexities, as the Compare page draws them. Concealed, only the dense model's is there."""
+    drawing = draw_perplexities(contestants, theme)
+    figure = drawing.figure
+    bars: Any = figure.data
+    for bar, each in zip(bars, contestants, strict=True):
+        value = each.evaluation.perplexity
+        bar.update(
+            y=[each.name.capitalize()],
+            text=[f"{value:.2f}"],
+            textposition="inside",
+            insidetextanchor="start",
+            textfont={"size": SIZE, "color": "#FFFFFF"},
+        )
+    ends = [max(each.evaluation.interval or (each.evaluation.perplexity,)) for each in contestants]
+    on_stage(figure, theme)
+    figure.update_xaxes(range=[0.0, 1.05 * max(ends)], nticks=6)
+    figure.update_yaxes(categoryarray=[each.name.capitalize() for each in contestants])
+    figure.update_yaxes(range=[len(contestants) - 0.5, -0.5], autorange=False)
+    if concealed:
+        figure.data = figure.data[:1]
+    return drawing
+
+
+def on_stage(figure: go.Figure, theme: Theme, bottom: int = 10) -> None:
+    """Large type, nothing that can be dragged, and as high as the page lets it be."""
+    font = {"size": SIZE, "color": theme.ink}
+    figure.update_layout(
+        template=theme.template,
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
+        font=font,
+        hoverlabel_font_size=SIZE,
+        legend={"font": font, "orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
+        margin={"l": 10, "r": 10, "t": 10, "b": bottom},
+        bargap=0.25,
+        dragmode=False,
+        height=None,
+    )
+    figure.update_xaxes(tickfont=font, title_font=font, automargin=True)
+    figure.update_yaxes(tickfont=font, title_font=font, automargin=True)
+
+
+_GAP = 0.6
+"""Between two pairs of arrows, the longest arrow of each being 1."""
+
+
+def _arrow(figure: go.Figure, foot: float, tip: tuple[float, float], colour: str) -> None:
+    figure.add_annotation(
+        x=foot + tip[0],
+        y=tip[1],
+        ax=foot,
+        ay=0.0,
+        xref="x",
+        yref="y",
+        axref="x",
+        ayref="y",
+        text="",
+        showarrow=True,
+        arrowhead=2,
+        arrowwidth=5,
+        arrowsize=0.8,
+        arrowcolor=colour,
+    )
+
+
+def _label(figure: go.Figure, x: float, y: float, text: str, colour: str, **place: float | str) -> None:
+    figure.add_annotation(
+        x=x, y=y, text=text, showarrow=False, font={"size": SIZE, "color": colour}, align="center", **place
+    )
+
+
+def _arc(figure: go.Figure, foot: float, radius: float, angle: float, colour: str) -> None:
+    angles = np.linspace(0.0, angle, 40)
+    figure.add_trace(
+        go.Scatter(
+            x=foot + radius * np.cos(angles),
+            y=radius * np.sin(angles),
+            mode="lines",
+            line={"color": colour, "width": 2},
+            hoverinfo="skip",
+            showlegend=False,
+        )
+    )
+
+
+def _outline(widths: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    """The outline of a pipe with these widths: along its upper edge, and back along the lower."""
+    edges = np.repeat(np.arange(len(widths) + 1) - 0.5, 2)[1:-1]
+    half = np.repeat(np.asarray(widths, dtype=np.float32), 2) / 2
+    return (
+        np.concatenate([edges, edges[::-1], edges[:1]]),
+        np.concatenate([half, -half[::-1], half[:1]]),
+    )
+
+
+def _faint(colour: str) -> str:
+    red, green, blue = (int(colour[at : at + 2], 16) for at in (1, 3, 5))
+    return f"rgba({red},{green},{blue},0.25)"
+
+
+def _few_blocks(figure: go.Figure, blocks: int) -> None:
+    step = next(step for step in (1, 2, 5, 10, 20, 50) if blocks / step <= LABELS)
+    figure.update_xaxes(
+        title_text="block",
+        tickmode="linear",
+        tick0=0,
+        dtick=step,
+        tickangle=0,
+        range=[-0.7, blocks - 0.3],
+        showgrid=False,
+    )

@@ -1,0 +1,212 @@
+"""Flags that several commands share, as groups: each is written once, and a command takes the group.
+
+Knows nothing about what commands do, nor, until a group is used, about torch.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import MISSING, dataclass, fields, is_dataclass
+from enum import IntEnum, StrEnum
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
+
+import typer
+
+if TYPE_CHECKING:
+    from analysis.source import ModelSource
+    from slicing.plan import Plan
+
+TEXT_HELP = "'demo', a preset (wikitext2, c4, alpaca, ptb, pg19), owner/name on the Hub, or a file."
+
+
+class Rounding(IntEnum):
+    """Widths are multiples of this."""
+
+    ONE = 1
+    EIGHT = 8
+    SIXTY_FOUR = 64
+
+
+class Embedding(StrEnum):
+    """How a tied model keeps its embedding table."""
+
+    AUTO = "auto"
+    SHARED = "shared"
+    UNTIED = "untied"
+
+
+class Method(StrEnum):
+    """How bases are found."""
+
+    FAITHFUL = "faithful"
+    PREVIEW = "preview"
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """Which model, and where it is opened."""
+
+    model: Annotated[
+        str, typer.Option(help="'demo', a Hub id with @revision where wanted, a folder, or a GGUF file.")
+    ] = "demo"
+    device: Annotated[str, typer.Option(help="auto, cuda, cuda:1, mps or cpu.")] = "auto"
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto"
+
+    def source(self) -> ModelSource:
+        """The model source they name (``ModelError``)."""
+        from analysis.source import ModelSource
+
+        return ModelSource.parse(self.model, self.device, self.dtype)
+
+
+@dataclass(frozen=True)
+class PlanOptions:
+    """How much to cut where."""
+
+    target: Annotated[float, typer.Option(help="SP: mean share of the width to cut, from 0 to below 1.")] = (
+        0.25
+    )
+    base: Annotated[float, typer.Option(help="SB: the share that every block loses; at most the target.")] = (
+        0.10
+    )
+    allocation: Annotated[
+        str, typer.Option(help="How the cut is shared out: dynamic, constant or manual.")
+    ] = "dynamic"
+    shares: Annotated[
+        str,
+        typer.Option(help="manual: one share per block, with commas, scaled so that the mean is the target."),
+    ] = ""
+    score: Annotated[str, typer.Option(help="Which score decides: lr, block-influence or angular.")] = "lr"
+    first_token: Annotated[
+        bool, typer.Option("--first-token", help="Count the first token of each window in the score.")
+    ] = False
+    max_fraction: Annotated[float, typer.Option(help="No block loses more than this.")] = 0.9
+    rounding: Annotated[Rounding, typer.Option(help="Widths are multiples of this; the mean is kept.")] = (
+        Rounding.EIGHT
+    )
+    embedding: Annotated[
+        Embedding,
+        typer.Option(help="Tied models: share the table with the head, or untie (the published form)."),
+    ] = Embedding.AUTO
+
+    def plan(self) -> Plan:
+        """The plan they describe (``PlanError``)."""
+        from slicing.allocation import find_allocation
+        from slicing.plan import Plan
+
+        shares = numbers("shares", self.shares)
+        # A setting belongs to the allocations that have it; constant slicing has none.
+        known = find_allocation(self.allocation).model_fields
+        given = {"base": self.base, "shares": shares}
+        return Plan(
+            target=self.target,
+            allocation=self.allocation,
+            settings={name: value for name, value in given.items() if name in known},
+            score=self.score,
+            first_token=self.first_token,
+            max_fraction=self.max_fraction,
+            rounding=int(self.rounding),
+            embedding=self.embedding.value,
+        )
+
+
+@dataclass(frozen=True)
+class ProfileOptions:
+    """What a profile is measured on."""
+
+    text: Annotated[str, typer.Option(help=f"Text to profile on: {TEXT_HELP}")] = "demo"
+    windows: Annotated[int, typer.Option(min=1, help="Windows to profile on.")] = 8
+    window_length: Annotated[int, typer.Option(min=2, help="Tokens in a window.")] = 512
+    seed: Annotated[int, typer.Option(help="Draws the windows.")] = 0
+
+    def fields(self) -> dict[str, Any]:
+        """The fields of a recipe that they fill (``TextError``)."""
+        from analysis.texts import TextSource
+
+        text = TextSource.parse(self.text, "calibration")
+        return {"text": text, **{name: getattr(self, name) for name in ("windows", "window_length", "seed")}}
+
+
+@dataclass(frozen=True)
+class CalibrationOptions:
+    """The text that profile and bases are found on, and how."""
+
+    calibration: Annotated[str, typer.Option(help=f"Text the bases are found on: {TEXT_HELP}")] = "demo"
+    calibration_windows: Annotated[int, typer.Option(min=1, help="Calibration windows.")] = 16
+    profile_windows: Annotated[
+        int | None,
+        typer.Option(min=1, help="How many of them the profile is measured on.", show_default="up to 8"),
+    ] = None
+    window_length: Annotated[int, typer.Option(min=2, help="Tokens in a window.")] = 512
+    seed: Annotated[int, typer.Option(help="Draws the windows.")] = 0
+    method: Annotated[
+        Method,
+        typer.Option(
+            help="faithful: each basis is found on the part that is sliced already. preview: all bases come "
+            "from one pass over the dense model, which is quicker and costs some perplexity."
+        ),
+    ] = Method.FAITHFUL
+
+    def fields(self) -> dict[str, Any]:
+        """The fields of a recipe that they fill (``TextError``)."""
+        from analysis.texts import TextSource
+
+        method: Literal["faithful", "preview"] = self.method.value
+        return {
+            "calibration": TextSource.parse(self.calibration, "calibration"),
+            "calibration_windows": self.calibration_windows,
+            "profile_windows": self.profile_windows or min(8, self.calibration_windows),
+            "window_length": self.window_length,
+            "seed": self.seed,
+            "method": method,
+        }
+
+
+def numbers(what: str, text: str) -> tuple[float, ...]:
+    """Numbers with commas between them (``PlanError`` for anything else)."""
+    from analysis.errors import PlanError
+
+    try:
+        return tuple(float(each) for each in text.split(",") if each.strip())
+    except ValueError:
+        raise PlanError(
+            f"The {what} must be numbers with commas between them, such as '.1,.2,.3', but are '{text}'."
+        ) from None
+
+
+def grouped(command: Callable[..., None]) -> Callable[..., None]:
+    """A command whose parameters may be groups: every field of a group becomes an option of its own."""
+    hints = get_type_hints(command, include_extras=True)
+    parameters: list[inspect.Parameter] = []
+    groups: dict[str, Any] = {}
+    for name, parameter in inspect.signature(command).parameters.items():
+        if not is_dataclass(hints[name]):
+            changed = parameter.replace(annotation=hints[name], kind=inspect.Parameter.KEYWORD_ONLY)
+            parameters.append(changed)
+            continue
+        groups[name] = hints[name]
+        within = get_type_hints(hints[name], include_extras=True)
+        for field in fields(hints[name]):
+            default = inspect.Parameter.empty if field.default is MISSING else field.default
+            parameters.append(
+                inspect.Parameter(
+                    field.name,
+                    inspect.Parameter.KEYWORD_ONLY,
+                    default=default,
+                    annotation=within[field.name],
+                )
+            )
+
+    @functools.wraps(command)
+    def run(**flags: Any) -> None:
+        made = {
+            name: group(**{field.name: flags.pop(field.name) for field in fields(group)})
+            for name, group in groups.items()
+        }
+        command(**made, **flags)
+
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return run
