@@ -10,9 +10,10 @@ from typing import Any
 
 import streamlit as st
 
+from analysis.profile import LayerProfile
 from analysis.scores import SCORES
 from analysis.texts import PRESETS, Role, TextSource
-from app import wording
+from app import state, wording
 from slicing.allocation import ALLOCATIONS
 from slicing.plan import Plan
 from slicing.runs import CompareRecipe
@@ -109,6 +110,22 @@ def comparison(usual: CompareRecipe) -> CompareRecipe:
 def score(key: str) -> str:
     """Which score to look at."""
     return _choice("Score", key, _titles(SCORES), Plan().score)
+
+
+def shown_score() -> tuple[str, bool]:
+    """The score that the profile shows, and whether the first token counts, as ``score`` last gave them."""
+    return state.widget("shown", Plan().score), bool(state.widget("shown-first", False))
+
+
+def block(profile: LayerProfile) -> int:
+    """The block to look at from near; a click on a chart chooses it too."""
+    return st.selectbox(
+        "Block",
+        range(profile.blocks),
+        format_func=lambda index: f"{index} · {profile.block_path}.{index}",
+        key="block",
+        bind="query-params",
+    )
 
 
 def text(label: str, role: Role, key: str, usual: str = "demo") -> str:

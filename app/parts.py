@@ -6,6 +6,7 @@ Knows nothing about any one page.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -21,7 +22,6 @@ from slicing.runs import Run
 CHART = {
     "displaylogo": False,
     "modeBarButtonsToRemove": ["select2d", "lasso2d", "zoomIn2d", "zoomOut2d", "autoScale2d"],
-    "toImageButtonOptions": {"format": "svg", "filename": "slicescope"},
 }
 
 
@@ -30,21 +30,41 @@ def theme() -> Theme:
     return DARK if st.context.theme.type == "dark" else LIGHT
 
 
-def chart(drawing: Drawing, key: str, table: pd.DataFrame) -> None:
-    """A figure with its takeaway, and the same numbers as a table that can be downloaded."""
-    st.plotly_chart(drawing.figure, key=key, config=CHART, alt=drawing.takeaway)
+Pick = Callable[[dict[str, Any]], None]
+"""What to do with the mark of a chart that was clicked on; called before the page is drawn again."""
+
+
+def chart(drawing: Drawing, key: str, table: pd.DataFrame, pick: Pick | None = None) -> None:
+    """A figure with its takeaway, and the same numbers as a table; both can be taken away."""
+
+    def picked() -> None:
+        if pick and (point := state.clicked(key)):
+            pick(point)
+
+    pictures = CHART | {"toImageButtonOptions": {"format": state.picture(), "filename": f"slicescope-{key}"}}
+    answers: dict[str, Any] = {"on_select": picked, "selection_mode": "points"} if pick else {}
+    st.plotly_chart(drawing.figure, key=key, config=pictures, alt=drawing.takeaway, **answers)
     st.caption(drawing.takeaway)
     with st.expander("The same as a table", icon=":material/table:"):
         st.dataframe(table, hide_index=True, alt=drawing.takeaway, key=f"{key}-table")
-        st.download_button(
-            "Download CSV",
-            table.to_csv(index=False),
-            file_name=f"slicescope-{key}.csv",
-            mime="text/csv",
-            icon=":material/download:",
-            on_click="ignore",
-            key=f"{key}-csv",
-        )
+        with st.container(horizontal=True):
+            for kind, mime, write in TABLE_FILES:
+                st.download_button(
+                    kind,
+                    partial(write, table),
+                    file_name=f"slicescope-{key}.{kind.lower()}",
+                    mime=mime,
+                    icon=":material/download:",
+                    on_click="ignore",
+                    key=f"{key}-{kind}",
+                )
+
+
+TABLE_FILES: tuple[tuple[str, str, Callable[[pd.DataFrame], bytes]], ...] = (
+    ("CSV", "text/csv", lambda table: table.to_csv(index=False).encode()),
+    ("Parquet", "application/vnd.apache.parquet", lambda table: table.to_parquet(index=False)),
+)
+"""How a table leaves: kind, media type, and what writes it."""
 
 
 def card(grid: Any, label: str, value: str, change: float | None, note: str) -> None:

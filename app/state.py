@@ -7,7 +7,7 @@ the URL are the widgets' own. Knows nothing about pages or figures.
 from __future__ import annotations
 
 import uuid
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 from urllib.parse import urlencode
 
 import streamlit as st
@@ -18,7 +18,15 @@ from analysis.texts import TextSource
 from app.jobs import Job, Task, Worker
 from slicing.plan import Plan
 from slicing.preview import Preview, PreviewRecipe
-from slicing.runs import CompareRecipe, CompareResult, ProfileRecipe, Run, bundled_run, find_run
+from slicing.runs import (
+    CompareRecipe,
+    CompareResult,
+    ProfileRecipe,
+    Run,
+    bundled_run,
+    find_run,
+    list_runs,
+)
 
 View = Literal["profile", "compare"]
 """What can be looked at: a run's profile, a run's comparison. Also the names in the URL."""
@@ -33,6 +41,27 @@ class Shown(NamedTuple):
     """Whether it is the run that ships with slicescope."""
     problem: str | None
     """Why it is not the run that was asked for, in one sentence."""
+
+
+class Talk(NamedTuple):
+    """Where a talk stands. All of it is in the URL, so that a reload or a link leads there."""
+
+    step: int
+    """From 1."""
+    predict: bool = False
+    """Whether each step asks before it answers."""
+    revealed: bool = True
+    """Whether the answer is shown."""
+
+    def parameters(self) -> dict[str, str]:
+        """As they stand in the URL."""
+        shown = {"reveal": "1"} if self.predict and self.revealed else {}
+        return {
+            "present": "1",
+            "step": str(self.step),
+            **({"predict": "1"} if self.predict else {}),
+            **shown,
+        }
 
 
 @st.cache_resource(show_spinner=False, on_release=Worker.stop)
@@ -110,6 +139,60 @@ def proposal(run: Run) -> CompareRecipe:
         window_length=recipe.window_length,
         seed=recipe.seed,
     )
+
+
+def picture() -> str:
+    """The format in which charts are saved as pictures: ``svg`` or ``png``."""
+    return st.session_state.get("picture") or "svg"
+
+
+def put(values: dict[str, Any]) -> None:
+    """Set widgets by their keys; only in a callback, before they are drawn."""
+    for key, value in values.items():
+        st.session_state[key] = value
+
+
+def widget(key: str, usual: Any) -> Any:
+    """The value of a widget that another part of the page drew."""
+    found = st.session_state.get(key)
+    return usual if found is None else found
+
+
+def stored() -> list[Run]:
+    """The stored runs but trials, newest first, and the bundled one; the Runs page tells of broken ones."""
+    try:
+        found, _ = list_runs()
+        return [*(run for run in found if run.recipe.kind != "trial"), bundled_run()]
+    except StorageError:
+        return []
+
+
+def clicked(key: str) -> dict[str, Any] | None:
+    """The mark of a chart that was clicked on, with its x and y, or ``None``."""
+    selection = st.session_state.get(key) or {}
+    points = selection.get("selection", {}).get("points", [])
+    return dict(points[0]) if points else None
+
+
+def choose_block(block: int) -> None:
+    """Make this the block that is looked at from near; only in a callback."""
+    put({"block": block})
+
+
+def choose_pair(pair: tuple[int, int]) -> None:
+    """Make these the two depths that are compared; only in a callback."""
+    put({"pair-from": min(pair), "pair-to": max(pair)})
+
+
+def pair(depths: int) -> tuple[int, int]:
+    """The two depths that are compared, of so many; to begin with, those around the middle block."""
+    middle = (depths - 1) // 2
+    first, second = (
+        min(st.session_state.setdefault(key, value), depths - 1)
+        for key, value in (("pair-from", middle), ("pair-to", middle + 1))
+    )
+    put({"pair-from": first, "pair-to": second})
+    return first, second
 
 
 def preview(run: Run, plan: Plan) -> Preview | str | None:
@@ -191,3 +274,32 @@ def link() -> str:
     address = (st.context.url or "").partition("?")[0]
     query = urlencode(st.query_params.to_dict())
     return f"{address}?{query}" if query else address
+
+
+TALK = ("present", "step", "predict", "reveal")
+
+
+def presenting() -> bool:
+    """Whether the URL asks for the talk."""
+    return st.query_params.get("present") == "1"
+
+
+def talk(steps: int) -> Talk:
+    """Where the talk of so many steps stands."""
+    parameters = st.query_params
+    step, predict = parameters.get("step", ""), parameters.get("predict") == "1"
+    return Talk(
+        step=min(max(int(step), 1), steps) if step.isdecimal() else 1,
+        predict=predict,
+        revealed=not predict or parameters.get("reveal") == "1",
+    )
+
+
+def tell(talk: Talk) -> None:
+    """Take the talk there."""
+    st.query_params.from_dict({**without_talk(), **talk.parameters()})
+
+
+def without_talk() -> dict[str, str]:
+    """What the URL says besides the talk."""
+    return {name: value for name, value in st.query_params.to_dict().items() if name not in TALK}

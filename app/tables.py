@@ -7,9 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import pandas as pd
 
+from analysis.details import Details
 from analysis.evaluate import Difference
+from analysis.profile import LayerProfile
+from analysis.speed import Ratio
 from analysis.texts import TextSource
 from app import wording
 from slicing.allocation import Fractions
@@ -39,6 +43,75 @@ def schedule_table(
             "held back": fractions.capped,
         }
     ).round(3)
+
+
+def token_table(details: Details, window: int, block: int) -> pd.DataFrame:
+    """One row per token of a window: how strongly a block changed it."""
+    tokens = details.tokens[window]
+    return pd.DataFrame(
+        {
+            "place": range(len(tokens)),
+            "token": [details.pieces[int(token)] for token in tokens],
+            "token id": tokens,
+            "change (1 − cosine)": details.change[window, :, block].astype(np.float32).round(4),
+        }
+    )
+
+
+def similarity_table(details: Details) -> pd.DataFrame:
+    """The mean cosine of the stream at every two depths, one row and one column for each."""
+    frame = pd.DataFrame(
+        details.similarity.round(4), columns=[str(i) for i in range(len(details.similarity))]
+    )
+    frame.insert(0, "depth", range(len(frame)))
+    return frame
+
+
+def split_table(details: Details) -> pd.DataFrame:
+    """One row per block: what its heads and its MLP add to the change, of the norm entering."""
+    assert details.split is not None
+    heads, mlp = details.split.T
+    return pd.DataFrame(
+        {
+            "block": range(len(heads)),
+            "heads, of the norm": heads.round(4),
+            "MLP, of the norm": mlp.round(4),
+            "heads, % of the change": (100 * heads / (heads + mlp)).round(1),
+        }
+    )
+
+
+def overlay_table(
+    profiles: Sequence[tuple[str, LayerProfile]], score: str, first_token: bool = False
+) -> pd.DataFrame:
+    """One row per block of every profile: its relative depth and its score."""
+    return pd.concat(
+        pd.DataFrame(
+            {
+                "run": name,
+                "block": range(profile.blocks),
+                "relative depth, %": (100 * (np.arange(profile.blocks) + 0.5) / profile.blocks).round(1),
+                score: profile.values(score, first_token).round(4),
+            }
+        )
+        for name, profile in profiles
+    )
+
+
+def passage_table(result: CompareResult, baseline: str, contender: str) -> pd.DataFrame:
+    """One row per evaluation window: where it lies, and how much more one model loses on it than another."""
+    base, other = (result.contestant(name).evaluation.nll for name in (baseline, contender))
+    where = result.evaluation.passages
+    return pd.DataFrame(
+        {
+            "window": range(len(base)),
+            "document": [each.document for each in where] or "",
+            "begins": [each.begins for each in where] or "",
+            f"{baseline}, nats per token": base,
+            f"{contender}, nats per token": other,
+            "difference": np.subtract(other, base),
+        }
+    ).round(4)
 
 
 def size_table(result: CompareResult) -> pd.DataFrame:
@@ -134,6 +207,8 @@ def _size_row(each: Contestant, dense: Contestant) -> dict[str, object]:
         "weights": wording.memory(each.bytes),
         "FLOPs per token": wording.flops(each.flops_per_token),
         "tokens/s": f"{each.evaluation.tokens_per_second:,.0f}",
+        "prompt": _times(each.speed and each.speed.prompt),
+        "generation": _times(each.speed and each.speed.generation),
         "slicing": "" if seconds is None else wording.duration(seconds),
         "peak while slicing": "" if peak is None else wording.memory(peak),
         "peak while evaluating": wording.memory(each.evaluation.peak_memory),
@@ -142,6 +217,11 @@ def _size_row(each: Contestant, dense: Contestant) -> dict[str, object]:
 
 def _perplexity(each: Contestant | None) -> str:
     return "" if each is None else f"{each.evaluation.perplexity:.2f}"
+
+
+def _times(ratio: Ratio | None) -> str:
+    """How many times as fast as dense, with the range over rounds."""
+    return "" if ratio is None else f"{ratio.median:.2f}× ({ratio.low:.2f} to {ratio.high:.2f})"
 
 
 def _run_row(run: Run) -> dict[str, object]:

@@ -5,10 +5,12 @@ Knows nothing about streamlit or plotly.
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections.abc import Sequence
 from typing import Any
 
+from analysis.details import Details
 from analysis.evaluate import Difference
 from analysis.shape import ModelShape
 from analysis.source import ModelSource
@@ -112,6 +114,28 @@ def outliers(blocks: Sequence[int], left_off: bool) -> str:
     if len(blocks) == 1:
         return f"Block {listed} is {what}: it compresses the rest"
     return f"Blocks {listed} are {what}: they compress the rest"
+
+
+def pair(details: Details, first: int, second: int) -> str:
+    """What the similarity of two depths says."""
+    if first == second:
+        return "These are the same depth: choose two."
+    first, second = min(first, second), max(first, second)
+    cosine = float(details.similarity[first, second])
+    angle = math.degrees(math.acos(max(-1.0, min(1.0, cosine))))
+    between = second - first
+    blocks = f"block {first}" if between == 1 else f"the {between} blocks {first} to {second - 1}"
+    turn = "turns" if between == 1 else "together turn"
+    return (
+        f"Mean cosine **{cosine:.3f}** between the stream entering block {first} and after block "
+        f"{second - 1}: {blocks} {turn} it by about {angle:.0f}°."
+    )
+
+
+def profile_name(run: Run) -> str:
+    """A run's profile in a legend: model and text."""
+    profile = run.result.profile
+    return f"{profile.model} on {profile.text}"
 
 
 def run_line(run: Run) -> str:

@@ -288,7 +288,7 @@ class Contestant(Value):
     slicing_seconds: float | None
     slicing_peak_memory: int | None
     discarded: tuple[float, ...] | None
-    sample: Sample | None
+    sample: Sample | None = None
     speed: Speed | None = None
     """Beside the dense model; ``None`` for the dense model, and where it was not measured."""
 

@@ -2,12 +2,25 @@
 
 import streamlit as st
 
+from analysis.details import Details
 from analysis.profile import LayerProfile
 from analysis.scores import SCORES
 from analysis.texts import TextSource
 from app import controls, parts, state, wording
-from app.figures import draw_profile, outliers
-from slicing.runs import ProfileRecipe
+from app.coloured import coloured_text, legend
+from app.figures.profile import (
+    draw_overlay,
+    draw_profile,
+    draw_similarity,
+    draw_split,
+    draw_tokens,
+    outliers,
+)
+from app.tables import overlay_table, similarity_table, split_table, token_table
+from slicing.runs import ProfileRecipe, Run, find_details
+
+OVERLAID = 3
+"""Runs that can be laid over the one shown; more lines than four cannot be told apart."""
 
 
 def measure_form() -> None:
@@ -65,12 +78,109 @@ def draw(profile: LayerProfile) -> None:
     if far:
         st.badge(wording.outliers(far, left_off=zoomed), icon=":material/error:", color="violet")
     drawing = draw_profile(profile, name, first_token, far if zoomed else (), parts.theme())
-    parts.chart(drawing, "profile", profile.to_frame(first_token).round(4))
+    table = profile.to_frame(first_token).round(4)
+    parts.chart(drawing, "profile", table, pick=lambda point: state.choose_block(int(point["x"])))
     st.caption(
         f"{profile.text}, {profile.windows} windows of {profile.window_length:,} tokens, measured in "
         f"{wording.duration(profile.seconds)}. Whiskers: standard deviation over windows. "
-        f"Score: {score.source}."
+        f"Score: {score.source}. Click a block to see its tokens below."
     )
+
+
+def tokens(details: Details, profile: LayerProfile) -> None:
+    """The distribution over tokens in one block, and the tokens themselves."""
+    with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
+        block = controls.block(profile)
+        window = controls.number("Window", "token-window", 0, 0, len(details.tokens) - 1)
+    window = min(window, len(details.tokens) - 1)
+    drawing = draw_tokens(details, block, parts.theme())
+    parts.chart(drawing, "tokens", token_table(details, window, block))
+    st.markdown(f"**Window {window}, as block {block} changes it**")
+    st.html(coloured_text(details, window, block, parts.theme()))
+    st.caption(legend(details, block))
+
+
+def similarity(details: Details) -> None:
+    """How alike the stream is at every two depths."""
+    depths = len(details.similarity)
+    pair = state.pair(depths)
+    drawing = draw_similarity(details, pair, parts.theme())
+    map_, answer = st.columns([3, 2], gap="large")
+    with map_:
+        parts.chart(
+            drawing,
+            "similarity",
+            similarity_table(details),
+            pick=lambda point: state.choose_pair((int(point["y"]), int(point["x"]))),
+        )
+    with answer:
+        st.markdown("**Two depths**, by a click on a cell or by number")
+        with st.container(horizontal=True):
+            first = st.number_input("From depth", 0, depths - 1, key="pair-from")
+            second = st.number_input("To depth", 0, depths - 1, key="pair-to")
+        st.markdown(wording.pair(details, int(first), int(second)))
+        st.caption(
+            "Depth 0 is the stream that enters block 0; depth d has passed d blocks. A bright square far "
+            "from the diagonal is a stretch of blocks that hardly turns the stream."
+        )
+
+
+def split(details: Details) -> None:
+    """What heads and MLP add to the change."""
+    if details.split is None:
+        st.info("Heads and MLP of this model family cannot be told apart from outside.")
+        return
+    parts.chart(draw_split(details, parts.theme()), "split", split_table(details))
+    st.caption(
+        "Every block adds to the stream what its heads make, and what its MLP makes. Each is projected on "
+        "the whole change, so that the two add up to 100 %; a part below 0 works against the other."
+    )
+
+
+def overlay(run: Run) -> None:
+    """This profile beside others, over relative depth."""
+    others = {
+        each.key: each for each in state.stored() if each.key != run.key and each.recipe.kind != "trial"
+    }
+    if not others:
+        st.info("There is no other run to compare with yet: profile another model, or another text.")
+        return
+    chosen = st.multiselect(
+        "Compare with",
+        list(others),
+        default=next(iter(others)),
+        format_func=lambda key: wording.run_line(others[key]),
+        max_selections=OVERLAID,
+        key="overlay",
+    )
+    if not chosen:
+        return
+    name, first_token = controls.shown_score()
+    runs = [run, *(others[key] for key in chosen)]
+    named = [(wording.profile_name(each), each.result.profile) for each in runs]
+    drawing = draw_overlay(named, name, first_token, parts.theme())
+    parts.chart(drawing, "overlay", overlay_table(named, name, first_token))
+
+
+def near(run: Run) -> None:
+    """What the profile looks like from near, one view at a time."""
+    details = find_details(run)
+    names = ["Tokens", "Depth by depth", "Heads and MLP", "Beside other runs"]
+    tabs = st.tabs(names, bind="query-params", key="near")
+    for tab, name in zip(tabs, names, strict=True):
+        if not tab.open:
+            continue
+        with tab:
+            if name == names[3]:
+                overlay(run)
+            elif details is None:
+                st.info("This run was stored without its tokens: measure it again, and they appear here.")
+            elif name == names[0]:
+                tokens(details, run.result.profile)
+            elif name == names[1]:
+                similarity(details)
+            else:
+                split(details)
 
 
 st.title("Where is it redundant?")
@@ -79,7 +189,8 @@ choice, view = st.columns([3, 7], gap="large")
 with choice:
     measure_form()
 with view:
-    if shown := parts.provenance("profile"):
+    shown = parts.provenance("profile")
+    if shown:
         if shown.run.recipe.model != state.source():
             st.warning(
                 f"This is the profile of {shown.run.recipe.model.label}: press Measure for "
@@ -87,4 +198,7 @@ with view:
                 icon=":material/sync_problem:",
             )
         draw(shown.run.result.profile)
-        parts.reproduction(shown.run)
+if shown:
+    st.subheader("From near")
+    near(shown.run)
+    parts.reproduction(shown.run)

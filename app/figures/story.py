@@ -31,6 +31,8 @@ from slicing.schedule import SlicingSchedule
 
 SIZE = 22
 """Of all type in a chart, px."""
+LEAST_HEIGHT = 240
+"""A chart is as high as the screen has room for, but not lower, px."""
 LABELS = 8
 """At most so many blocks are numbered: as many numbers as fit beside each other on a phone."""
 
@@ -81,7 +83,8 @@ def draw_turns(turns: Sequence[Turn], theme: Theme, concealed: bool = False) -> 
             _label(figure, foot + tip[0], tip[1], "out", theme.measured, xshift=1.4 * SIZE)
             words = [f"block {turn.block}", f"{turn.degrees:.0f}°"]
             words += [f"{turn.growth:.1f} × as long"] if turn.growth else []
-        _label(figure, edge + 0.5, 0.0, "<br>".join(words), theme.ink, yshift=-SIZE, yanchor="top")
+        words = "<br>".join(words)
+        _label(figure, edge, 0.0, words, theme.ink, yshift=-SIZE, yanchor="top", xanchor="left")
         edge = foot + max(1.0, scale, tip[0]) + _GAP
     on_stage(figure, theme, bottom=5 * SIZE)
     figure.update_xaxes(visible=False, range=[-0.1, edge - _GAP + 0.25])
@@ -287,11 +290,18 @@ def on_stage(figure: go.Figure, theme: Theme, bottom: int = 10) -> None:
         plot_bgcolor="rgba(0,0,0,0)",
         font=font,
         hoverlabel_font_size=SIZE,
-        legend={"font": font, "orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
+        legend={
+            "font": font,
+            "orientation": "h",
+            "x": 0,
+            "y": 1.02,
+            "yanchor": "bottom",
+            "traceorder": "normal",
+        },
         margin={"l": 10, "r": 10, "t": 10, "b": bottom},
         bargap=0.25,
         dragmode=False,
-        height=None,
+        height=LEAST_HEIGHT,
     )
     figure.update_xaxes(tickfont=font, title_font=font, automargin=True)
     figure.update_yaxes(tickfont=font, title_font=font, automargin=True)
@@ -322,7 +332,7 @@ def _arrow(figure: go.Figure, foot: float, tip: tuple[float, float], colour: str
 
 def _label(figure: go.Figure, x: float, y: float, text: str, colour: str, **place: float | str) -> None:
     figure.add_annotation(
-        x=x, y=y, text=text, showarrow=False, font={"size": SIZE, "color": colour}, align="center", **place
+        x=x, y=y, text=text, showarrow=False, font={"size": SIZE, "color": colour}, align="left", **place
     )
 
 

@@ -1,0 +1,55 @@
+"""Text as HTML, every token coloured by how strongly a block changed it.
+
+Knows nothing about streamlit or plotly.
+"""
+
+from __future__ import annotations
+
+import html
+
+import numpy as np
+
+from analysis.details import Details
+from app.figures.base import DYNAMIC, Theme
+
+STRONGEST = 0.55
+"""Opacity of the colour on the most changed token: text on it keeps a contrast above 4.5 on both themes."""
+
+
+def coloured_text(details: Details, window: int, block: int, theme: Theme) -> str:
+    """The tokens of a window; the strongest twentieth is underlined too, so that colour is not alone.
+
+    The scale runs from the median to the 99th percentile of the block's changes, first tokens left out.
+    """
+    change = details.change[window, :, block].astype(np.float32)
+    rest = details.change[:, 1:, block].astype(np.float32)
+    low, strong, high = np.percentile(rest, (50, 95, 99))
+    weight = np.clip((change - low) / max(float(high - low), 1e-6), 0.0, 1.0)
+    spans = [
+        _span(details.pieces[int(token)], float(change[place]), float(weight[place]), change[place] >= strong)
+        for place, token in enumerate(details.tokens[window])
+    ]
+    style = (
+        f"color:{theme.ink};line-height:1.75;font-size:0.95rem;max-height:24rem;overflow-y:auto;"
+        "white-space:pre-wrap;overflow-wrap:anywhere"
+    )
+    label = f"Window {window}, coloured by how much block {block} changed each token"
+    return f'<div role="region" tabindex="0" aria-label="{label}" style="{style}">{"".join(spans)}</div>'
+
+
+def legend(details: Details, block: int) -> str:
+    """What the colours mean, in a line of Markdown."""
+    low, strong, high = np.percentile(details.change[:, 1:, block].astype(np.float32), (50, 95, 99))
+    return (
+        f"No colour: changed less than the median ({low:.3f}). Full colour: {high:.3f} (99 %) or more. "
+        f"Underlined: the strongest twentieth, from {strong:.3f}. Point at a token for its number."
+    )
+
+
+def _span(piece: str, change: float, weight: float, strong: bool) -> str:
+    red, green, blue = (int(DYNAMIC[i : i + 2], 16) for i in (1, 3, 5))
+    style = f"background:rgba({red},{green},{blue},{STRONGEST * weight:.2f});border-radius:2px"
+    if strong:
+        style += ";text-decoration:underline;text-underline-offset:3px"
+    shown = html.escape(piece).replace("\n", "↵\n")
+    return f'<span title="{change:.3f}" style="{style}">{shown}</span>'

@@ -1,0 +1,121 @@
+"""What all charts share: colours by role, themes, axes, and the drawing that a chart is handed on as.
+
+Only ``app/figures`` knows plotly. It knows nothing about streamlit, so a figure looks the same when exported.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import plotly.graph_objects as go
+
+ROWS_HEIGHT = 320
+"""Height of the charts whose rows are models or differences: they stand side by side."""
+CONSTANT, DYNAMIC, MANUAL, HIGHLIGHT = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
+
+
+class Theme(NamedTuple):
+    """The colours that depend on the background; roles keep theirs on both."""
+
+    dense: str
+    measured: str
+    ink: str
+    label: str
+    middle: str
+    """The colour of no difference, between the two of a diverging scale."""
+    on_middle: str
+    """Text on it."""
+    template: str
+
+
+LIGHT = Theme(
+    dense="#595959",
+    measured="#4F6D94",
+    ink="#10151B",
+    label="#4A5058",
+    middle="#F1F1EE",
+    on_middle="#10151B",
+    template="plotly_white",
+)
+DARK = Theme(
+    dense="#9AA0A6",
+    measured="#6F93C4",
+    ink="#E8EAED",
+    label="#B9BFC7",
+    middle="#D9DBDD",
+    on_middle="#10151B",
+    template="plotly_dark",
+)
+
+
+class Drawing(NamedTuple):
+    """A figure and its takeaway, which is also what a screen reader says."""
+
+    figure: go.Figure
+    takeaway: str
+
+
+def role_colour(name: str, theme: Theme) -> str:
+    """The colour of a contestant or an allocation, by what it is."""
+    if name == "dense":
+        return theme.dense
+    return CONSTANT if name.startswith("constant") else DYNAMIC
+
+
+def empty_figure(theme: Theme, height: int) -> go.Figure:
+    """A figure without traces, in the theme's colours, transparent."""
+    return go.Figure(
+        layout={
+            "template": theme.template,
+            "height": height,
+            "margin": {"l": 10, "r": 10, "t": 30, "b": 10},
+            "paper_bgcolor": "rgba(0,0,0,0)",
+            "plot_bgcolor": "rgba(0,0,0,0)",
+            "font": {"size": 14, "color": theme.label},
+            "xaxis": {
+                "tickfont": {"size": 13, "color": theme.label},
+                "title": {"font": {"color": theme.label}},
+            },
+            "yaxis": {
+                "tickfont": {"size": 13, "color": theme.label},
+                "title": {"font": {"color": theme.label}},
+            },
+            "bargap": 0.25,
+            "hoverlabel": {"font": {"size": 14}},
+            "legend": {
+                "orientation": "h",
+                "x": 0,
+                "y": 1.02,
+                "yanchor": "bottom",
+                "font": {"size": 14, "color": theme.ink},
+            },
+            "uirevision": "kept",
+        }
+    )
+
+
+def block_axis(figure: go.Figure, blocks: int) -> None:
+    """Blocks from 0 along the horizontal axis, every tick a whole number."""
+    figure.update_xaxes(
+        title={"text": "block (0-based)"},
+        tickmode="linear",
+        tickangle=0,
+        tick0=0,
+        dtick=block_step(blocks),
+        range=[-0.7, blocks - 0.3],
+        showgrid=False,
+    )
+
+
+def block_step(blocks: int) -> int:
+    """Blocks from one tick to the next, so that the ticks have room."""
+    return next(step for step in (1, 2, 5, 10, 20, 50, blocks) if blocks / step <= 16)
+
+
+OVERLAY = (("solid", "circle"), ("dash", "square"), ("dot", "diamond"), ("dashdot", "triangle-up"))
+"""Dash and marker of the runs in an overlay, which colour alone must not tell apart."""
+
+
+def overlay_colour(index: int, theme: Theme) -> str:
+    """The colour of a run in an overlay: which of them is no role."""
+    return (theme.measured, DYNAMIC, MANUAL, HIGHLIGHT)[index % 4]

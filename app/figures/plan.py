@@ -1,0 +1,84 @@
+"""Charts of a plan: how much of its width every block loses."""
+
+from __future__ import annotations
+
+import numpy as np
+import plotly.graph_objects as go
+
+from app.figures.base import CONSTANT, LIGHT, Drawing, Theme, block_axis, empty_figure, role_colour
+from slicing.allocation import Fractions
+from slicing.schedule import SlicingSchedule
+
+
+def draw_schedule(
+    schedule: SlicingSchedule,
+    constant: SlicingSchedule,
+    fractions: Fractions,
+    name: str,
+    block_path: str,
+    theme: Theme = LIGHT,
+) -> Drawing:
+    """How much of its width every block loses: planned as bars, constant as a line, the mean dashed."""
+    cut = 100.0 * np.asarray(schedule.block_fractions, dtype=np.float32)
+    blocks = np.arange(cut.size)
+    capped = np.asarray(fractions.capped)
+    figure = empty_figure(theme, height=430)
+    figure.add_trace(
+        go.Bar(
+            x=blocks,
+            y=cut,
+            name=f"{name}, planned",
+            marker={
+                "color": role_colour(name, theme),
+                "line": {"width": 0},
+                "pattern": {"shape": ["/" if each else "" for each in capped], "fgcolor": "#FFFFFF"},
+            },
+            customdata=[
+                (f"{block_path}.{block}", schedule.widths[block], schedule.hidden_size) for block in blocks
+            ],
+            hovertemplate="block %{x} · %{customdata[0]}<br>slice %{y:.1f} %, width %{customdata[1]} of "
+            "%{customdata[2]}<extra></extra>",
+        )
+    )
+    figure.add_trace(
+        go.Scatter(
+            x=blocks,
+            y=100.0 * np.asarray(constant.block_fractions, dtype=np.float32),
+            name="constant",
+            mode="lines",
+            line={"color": CONSTANT, "width": 3, "shape": "hvh"},
+            hovertemplate="constant: block %{x}, slice %{y:.1f} %<extra></extra>",
+        )
+    )
+    mean = 100.0 * schedule.mean_slice
+    figure.add_trace(
+        go.Scatter(
+            x=[-0.5, cut.size - 0.5],
+            y=[mean, mean],
+            name=f"mean of the plan, {mean:.1f} %",
+            mode="lines",
+            line={"color": theme.ink, "width": 1.5, "dash": "dash"},
+            hoverinfo="skip",
+        )
+    )
+    if capped.any():
+        figure.add_trace(
+            go.Bar(
+                x=[None],
+                y=[None],
+                name="held back by the largest fraction",
+                marker={"color": role_colour(name, theme), "pattern": {"shape": "/", "fgcolor": "#FFFFFF"}},
+            )
+        )
+    figure.update_layout(
+        barmode="overlay",
+        yaxis={"title": {"text": "slice, % of the width"}, "rangemode": "tozero", "ticksuffix": " %"},
+    )
+    block_axis(figure, cut.size)
+    low, high = int(cut.argmin()), int(cut.argmax())
+    held = f"; {int(capped.sum())} held back by the largest fraction" if capped.any() else ""
+    return Drawing(
+        figure,
+        f"Blocks lose between {cut[low]:.1f} % (block {low}) and {cut[high]:.1f} % (block {high}) of their "
+        f"width, {mean:.1f} % on average{held}.",
+    )

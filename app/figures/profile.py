@@ -1,0 +1,280 @@
+"""Charts of a profile: scores of every block, from near and beside another model's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+
+from analysis.details import Details
+from analysis.profile import LayerProfile
+from analysis.scores import find_score
+from app.figures.base import (
+    CONSTANT,
+    HIGHLIGHT,
+    LIGHT,
+    MANUAL,
+    OVERLAY,
+    Drawing,
+    Theme,
+    block_axis,
+    block_step,
+    empty_figure,
+    overlay_colour,
+)
+
+
+def outliers(values: np.ndarray) -> list[int]:
+    """The few blocks so far from the others that the gap between takes more than half of the axis."""
+    order = np.argsort(values)
+    gaps = np.diff(values[order])
+    if values.size < 8 or gaps.max() <= 0.5 * np.ptp(values):
+        return []
+    cut = int(gaps.argmax()) + 1
+    few = min(order[:cut], order[cut:], key=len)
+    return sorted(few.tolist()) if few.size <= values.size / 4 else []
+
+
+def draw_profile(
+    profile: LayerProfile,
+    score: str,
+    first_token: bool = False,
+    without: Sequence[int] = (),
+    theme: Theme = LIGHT,
+) -> Drawing:
+    """A score of every block with its spread over windows.
+
+    Blocks in ``without`` are left off and the axis is fitted to the others; then dots are drawn instead of
+    bars, since a bar whose axis does not begin at zero deceives.
+    """
+    entry = find_score(score)
+    values, spread = profile.values(score, first_token), profile.spread(score, first_token)
+    shown = np.setdiff1d(np.arange(profile.blocks), np.asarray(without, dtype=int))
+    marked = outliers(values)
+    colours = [HIGHLIGHT if block in marked else theme.measured for block in shown]
+    common: dict[str, Any] = {
+        "x": shown,
+        "y": values[shown].astype(np.float32),
+        "error_y": {
+            "array": spread[shown].astype(np.float32),
+            "color": theme.ink,
+            "thickness": 1.2,
+            "width": 3,
+        },
+        "customdata": [f"{profile.block_path}.{block}" for block in shown],
+        "hovertemplate": f"block %{{x}} · %{{customdata}}<br>{entry.title} %{{y:.3f}} "
+        "± %{error_y.array:.3f}<extra></extra>",
+        "name": entry.title,
+    }
+    figure = empty_figure(theme, height=400)
+    if without:
+        figure.add_trace(go.Scatter(**common, mode="markers", marker={"size": 10, "color": colours}))
+    else:
+        figure.add_trace(go.Bar(**common, marker={"color": colours, "line": {"width": 0}}))
+    ending = " (axis fitted)" if without else ""
+    figure.update_layout(showlegend=False, yaxis_title_text=entry.title + ending, margin_t=10)
+    block_axis(figure, profile.blocks)
+    order = values if entry.higher_is_redundant else -values
+    most, least = int(order.argmax()), int(order.argmin())
+    return Drawing(
+        figure,
+        f"Block {most} changes its input least ({entry.title} {values[most]:.3f}), "
+        f"block {least} changes it most ({values[least]:.3f}).",
+    )
+
+
+def draw_similarity(details: Details, chosen: tuple[int, int] | None = None, theme: Theme = LIGHT) -> Drawing:
+    """Mean cosine of a token's states at every two depths, with an invisible marker over every cell.
+
+    The markers answer to a click, which a heat map's cells do not.
+    """
+    values = details.similarity
+    depths = np.arange(len(values))
+    names = [depth_name(int(depth)) for depth in depths]
+    figure = empty_figure(theme, height=520)
+    low = float(values.min())
+    figure.add_trace(
+        go.Heatmap(
+            z=values,
+            x=depths,
+            y=depths,
+            colorscale="Cividis",
+            zmin=min(0.0, low),
+            zmax=1.0,
+            colorbar={"title": {"text": "cosine"}, "thickness": 14, "outlinewidth": 0},
+            hoverinfo="skip",
+        )
+    )
+    rows, columns = np.divmod(np.arange(values.size), len(values))
+    figure.add_trace(
+        go.Scatter(
+            x=columns,
+            y=rows,
+            mode="markers",
+            marker={"symbol": "square", "size": 14, "opacity": 0},
+            customdata=[
+                (names[row], names[column], float(values[row, column]))
+                for row, column in zip(rows, columns, strict=True)
+            ],
+            hovertemplate="%{customdata[0]} and %{customdata[1]}<br>"
+            "cosine %{customdata[2]:.3f}<extra></extra>",
+            showlegend=False,
+        )
+    )
+    if chosen:
+        row, column = chosen
+        figure.add_shape(
+            type="rect",
+            x0=column - 0.5,
+            x1=column + 0.5,
+            y0=row - 0.5,
+            y1=row + 0.5,
+            line={"color": HIGHLIGHT, "width": 3},
+        )
+    step = block_step(len(values))
+    for axes in (figure.update_xaxes, figure.update_yaxes):
+        axes(title={"text": "depth (blocks passed)"}, dtick=step, tick0=0, showgrid=False, constrain="domain")
+    figure.update_yaxes(autorange="reversed", scaleanchor="x")
+    span, first, value = most_alike(values)
+    return Drawing(
+        figure,
+        f"Of all stretches of {span} blocks, blocks {first} to {first + span - 1} change the stream least: "
+        f"its states before and after them have a mean cosine of {value:.3f}.",
+    )
+
+
+def depth_name(depth: int) -> str:
+    """What the stream at a depth is called."""
+    return "entering block 0" if depth == 0 else f"after block {depth - 1}"
+
+
+def most_alike(similarity: np.ndarray) -> tuple[int, int, float]:
+    """The quarter of the blocks whose two ends are most alike: its length, first block and cosine."""
+    span = max(1, (len(similarity) - 1) // 4)
+    along = np.diagonal(similarity, offset=span)
+    first = int(along.argmax())
+    return span, first, float(along[first])
+
+
+def draw_tokens(details: Details, block: int, theme: Theme = LIGHT) -> Drawing:
+    """How strongly a block changes single tokens: their distribution, first tokens marked apart."""
+    change = details.change[:, :, block].astype(np.float32)
+    rest, first = change[:, 1:].ravel(), change[:, 0]
+    low, middle, high = np.percentile(rest, (5, 50, 95))
+    figure = empty_figure(theme, height=320)
+    counts, edges = np.histogram(rest, bins=60, range=(0.0, float(max(change.max(), 1e-3))))
+    figure.add_trace(
+        go.Bar(
+            x=(edges[:-1] + edges[1:]) / 2,
+            y=100.0 * counts / rest.size,
+            width=np.diff(edges),
+            marker={"color": theme.measured, "line": {"width": 0}},
+            name="tokens",
+            hovertemplate="change %{x:.3f}: %{y:.1f} % of tokens<extra></extra>",
+        )
+    )
+    for value, name in ((low, "5 %"), (middle, "median"), (high, "95 %")):
+        figure.add_vline(
+            x=float(value),
+            line={"color": theme.ink, "width": 1.5, "dash": "solid" if name == "median" else "dot"},
+            annotation={"text": name, "font": {"color": theme.ink, "size": 13}, "yanchor": "bottom"},
+            annotation_position="top",
+        )
+    figure.add_trace(
+        go.Scatter(
+            x=first,
+            y=np.zeros(first.size),
+            mode="markers",
+            name="first tokens of the windows",
+            marker={
+                "symbol": "triangle-up",
+                "size": 13,
+                "color": HIGHLIGHT,
+                "line": {"color": theme.ink, "width": 1},
+            },
+            hovertemplate="first token: change %{x:.3f}<extra></extra>",
+        )
+    )
+    figure.update_layout(
+        bargap=0,
+        margin_t=50,
+        legend={"y": 1.15},
+        xaxis={"title": {"text": "change of a token: 1 − cosine"}, "rangemode": "tozero"},
+        yaxis={"title": {"text": "tokens, %"}, "ticksuffix": " %"},
+    )
+    return Drawing(
+        figure,
+        f"Block {block} changes half of the tokens by less than {middle:.3f} (1 − cosine), one in twenty by "
+        f"more than {high:.3f}, and the first token of a window by {float(np.median(first)):.3f}.",
+    )
+
+
+def draw_split(details: Details, theme: Theme = LIGHT) -> Drawing:
+    """How much of every block's change its heads make and how much its MLP, in percent of the change."""
+    assert details.split is not None
+    whole = details.split.sum(axis=1)
+    shares = 100.0 * details.split / whole[:, None]
+    figure = empty_figure(theme, height=340)
+    blocks = np.arange(len(whole))
+    for column, (name, colour, pattern) in enumerate((("heads", CONSTANT, ""), ("MLP", MANUAL, "/"))):
+        figure.add_trace(
+            go.Bar(
+                x=blocks,
+                y=shares[:, column],
+                name=name,
+                marker={
+                    "color": colour,
+                    "line": {"width": 0},
+                    "pattern": {"shape": pattern, "fgcolor": "#FFFFFF", "solidity": 0.2},
+                },
+                customdata=details.split[:, column],
+                hovertemplate=f"block %{{x}}: {name} %{{y:.0f}} % of the change<br>"
+                "%{customdata:.3f} of the norm entering<extra></extra>",
+            )
+        )
+    figure.update_layout(
+        barmode="relative", yaxis={"title": {"text": "share of the change"}, "ticksuffix": " %"}
+    )
+    block_axis(figure, len(whole))
+    most = [int(block) for block in np.flatnonzero(shares[:, 0] > 50)]
+    mainly = f"in block{'s' if len(most) > 1 else ''} {', '.join(map(str, most))}" if most else "nowhere"
+    return Drawing(
+        figure,
+        f"The MLP makes {np.median(shares[:, 1]):.0f} % of a block's change in the median; the heads make "
+        f"the larger part {mainly}.",
+    )
+
+
+def draw_overlay(
+    profiles: Sequence[tuple[str, LayerProfile]], score: str, first_token: bool = False, theme: Theme = LIGHT
+) -> Drawing:
+    """A score of several profiles over relative depth, so that models of different depth can be compared."""
+    entry = find_score(score)
+    figure = empty_figure(theme, height=400)
+    peaks: list[str] = []
+    for index, (name, profile) in enumerate(profiles):
+        values = profile.values(score, first_token)
+        depth = 100.0 * (np.arange(profile.blocks) + 0.5) / profile.blocks
+        dash, symbol = OVERLAY[index % len(OVERLAY)]
+        figure.add_trace(
+            go.Scatter(
+                x=depth,
+                y=values.astype(np.float32),
+                name=name,
+                mode="lines+markers",
+                line={"color": overlay_colour(index, theme), "width": 2, "dash": dash},
+                marker={"size": 8, "symbol": symbol},
+                customdata=np.arange(profile.blocks),
+                hovertemplate=f"block %{{customdata}} at %{{x:.0f}} % of the depth<br>{entry.title} "
+                "%{y:.3f}<extra>%{fullData.name}</extra>",
+            )
+        )
+        order = values if entry.higher_is_redundant else -values
+        peaks.append(f"{name} at {depth[int(order.argmax())]:.0f} %")
+    figure.update_layout(
+        xaxis={"title": {"text": "relative depth"}, "range": [0, 100], "ticksuffix": " %"},
+        yaxis={"title": {"text": entry.title}},
+    )
+    return Drawing(figure, f"The most redundant block lies at this share of the depth: {'; '.join(peaks)}.")
