@@ -440,11 +440,33 @@ def app_command(
         "127.0.0.1"
     ),
     open_browser: Annotated[bool, typer.Option("--open/--no-open", help="Open the browser.")] = True,
+    demo_mode: Annotated[
+        bool, typer.Option("--demo-mode", help="For strangers: fixed models and texts, small budgets.")
+    ] = False,
+    allow_model: Annotated[
+        list[str] | None, typer.Option(help="Offer this model and no other; repeat it for several.")
+    ] = None,
+    root: Annotated[
+        list[Path] | None,
+        typer.Option(help="A folder that paths may reach, in place of your home and the working folder."),
+    ] = None,
+    host: Annotated[
+        list[str] | None, typer.Option(help="A name under which others reach it, such as that of a proxy.")
+    ] = None,
+    allow_embedding: Annotated[
+        list[str] | None, typer.Option(help="An origin whose pages may show it in a frame.")
+    ] = None,
 ) -> None:
     """Serve the app in the browser."""
+    from analysis.source import ModelSource
+    from app.policy import Policy
     from app.serve import serve
 
-    serve(port=port, address=address, open_browser=open_browser)
+    models = tuple(ModelSource.parse(model) for model in allow_model or ())
+    policy = Policy(models=models or None, roots=tuple(root) if root else None)
+    if demo_mode:
+        policy = Policy.demo(models)
+    serve(port, address, open_browser, policy, hosts=host or (), frames=allow_embedding or ())
 
 
 @app.command()

@@ -10,7 +10,7 @@ import html
 import numpy as np
 
 from analysis.details import Details
-from app.figures.base import DYNAMIC, Theme
+from app.figures.base import DYNAMIC, Theme, rgb
 
 STRONGEST = 0.55
 """Opacity of the colour on the most changed token: text on it keeps a contrast above 4.5 on both themes."""
@@ -47,7 +47,7 @@ def legend(details: Details, block: int) -> str:
 
 
 def _span(piece: str, change: float, weight: float, strong: bool) -> str:
-    red, green, blue = (int(DYNAMIC[i : i + 2], 16) for i in (1, 3, 5))
+    red, green, blue = rgb(DYNAMIC)
     style = f"background:rgba({red},{green},{blue},{STRONGEST * weight:.2f});border-radius:2px"
     if strong:
         style += ";text-decoration:underline;text-underline-offset:3px"

@@ -8,40 +8,103 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import streamlit as st
 
 from analysis.profile import LayerProfile
 from analysis.scores import SCORES
 from analysis.texts import PRESETS, Role, TextSource
 from app import state, wording
+from app.figures.profile import outliers
 from slicing.allocation import ALLOCATIONS
 from slicing.plan import Plan
-from slicing.runs import CompareRecipe
+from slicing.runs import CompareRecipe, SweepRecipe
 from slicing.schedule import ROUNDINGS
 
 EMBEDDINGS = {"auto": "Automatic", "shared": "Shared", "untied": "Untied"}
 
 
-def plan() -> Plan:
+PRESETS_OF_PLANS = {
+    "The usual: SP 25 %, SB 10 %": Plan(),
+    "Mild: SP 10 %, SB 5 %": Plan(target=0.1, settings={"base": 0.05}),
+    "Strong: SP 40 %, SB 20 %": Plan(target=0.4, settings={"base": 0.2}),
+    "Spare what changes most: SP 25 %, SB 0": Plan(settings={"base": 0.0}),
+    "Constant: SP 25 %": Plan(allocation="constant", settings={}),
+}
+"""Where to start from."""
+
+
+def values_of(plan: Plan) -> dict[str, Any]:
+    """The widgets' values that make this plan, by their keys."""
+    settings = {name: _percent(value) for name, value in plan.settings.items() if isinstance(value, float)}
+    return {
+        "sp": _percent(plan.target),
+        "allocation": plan.allocation,
+        **settings,
+        "score": plan.score,
+        "rounding": plan.rounding,
+        "max": _percent(plan.max_fraction),
+        "embedding": plan.embedding,
+        "first": plan.first_token,
+    }
+
+
+def take(plan: Plan) -> None:
+    """Make the widgets show this plan; only in a callback."""
+    state.put(values_of(plan))
+    if isinstance(shares := plan.settings.get("shares"), tuple):
+        state.start_shares(shares)
+
+
+def undo() -> None:
+    """Go back to the plan before this one; only in a callback."""
+    take(state.plan_before())
+
+
+def starts() -> None:
+    """Presets, and the way back."""
+    with st.container(horizontal=True):
+        with st.popover("Presets", icon=":material/bookmark:"):
+            for title, preset in PRESETS_OF_PLANS.items():
+                st.button(title, on_click=take, args=(preset,), width="stretch", key=f"preset-{title}")
+        st.button("Undo", icon=":material/undo:", on_click=undo, disabled=not state.can_undo())
+
+
+def plan(blocks: int) -> Plan:
     """Sliders and choices, all of them in the URL (``PlanError`` when they do not go together).
 
     The fields of an allocation become sliders, so a new allocation needs no edit here.
     """
     usual = Plan()
     target = _share("Target (SP)", "sp", usual.target, "Mean share of the width to cut, over all blocks.")
-    allocation = _choice("Allocation", "allocation", _titles(ALLOCATIONS), usual.allocation)
-    settings = {
-        name: _share(field.title or name, name, field.default)
-        for name, field in ALLOCATIONS[allocation].model_fields.items()
-    }
-    score = st.selectbox(
-        "Score that decides",
-        list(SCORES),
-        index=list(SCORES).index(usual.score),
-        format_func=lambda name: SCORES[name].title if name in SCORES else name,
-        key="score",
+    allocation = st.selectbox(
+        "Allocation",
+        list(ALLOCATIONS),
+        index=list(ALLOCATIONS).index(usual.allocation),
+        format_func=lambda name: ALLOCATIONS[name].title if name in ALLOCATIONS else name,
+        key="allocation",
         bind="query-params",
+        help="How the cut is shared out over the blocks.",
     )
+    rule = ALLOCATIONS[allocation]
+    settings: dict[str, float | tuple[float, ...]] = {}
+    for name, field in rule.model_fields.items():
+        if name == "shares":
+            settings[name], normalise = _shares(blocks, target)
+            target = target if normalise else float(np.mean(settings[name]))
+        else:
+            settings[name] = _share(field.title or name, name, field.default)
+    score = usual.score
+    if rule.uses_scores:
+        score = st.selectbox(
+            "Score that decides",
+            list(SCORES),
+            index=list(SCORES).index(usual.score),
+            format_func=lambda name: SCORES[name].title if name in SCORES else name,
+            key="score",
+            bind="query-params",
+        )
     rounding = _choice(
         "Widths are multiples of",
         "rounding",
@@ -70,6 +133,39 @@ def plan() -> Plan:
         rounding=rounding,
         embedding=embedding,
     )
+
+
+def _shares(blocks: int, target: float) -> tuple[tuple[float, ...], bool]:
+    """A share for every block, typed into a table, and whether they are scaled to the target."""
+    key, begun = state.shares((target,) * blocks)
+    normalise = st.toggle(
+        "Normalise to the target",
+        value=True,
+        key="normalise",
+        bind="query-params",
+        help="Scale the shares so that their mean is the target. Off: the mean of the shares is the target.",
+    )
+    table = pd.DataFrame({"block": range(blocks), "share": [100.0 * share for share in begun]})
+    edited = st.data_editor(
+        table,
+        key=key,
+        hide_index=True,
+        num_rows="fixed",
+        disabled=["block"],
+        height=280,
+        column_config={
+            "share": st.column_config.NumberColumn(
+                "share of the width", min_value=0.0, max_value=95.0, step=0.1, format="%.1f %%", required=True
+            )
+        },
+    )
+    shares = tuple((edited["share"].fillna(0.0) / 100.0).round(6).tolist())
+    state.keep_shares(shares)
+    return shares, normalise
+
+
+def _percent(share: float) -> int:
+    return round(100 * share)
 
 
 def comparison(usual: CompareRecipe) -> CompareRecipe:
@@ -112,6 +208,53 @@ def score(key: str) -> str:
     return _choice("Score", key, _titles(SCORES), Plan().score)
 
 
+def sweep(usual: CompareRecipe) -> SweepRecipe:
+    """The grid, texts and budgets of a sweep."""
+    bases = _grid("Bases (SB), %", "sweep-bases", (0, 10, 20))
+    targets = _grid("Targets (SP), %", "sweep-targets", (15, 25, 35))
+    method = _choice(
+        "Bases are found",
+        "sweep-method",
+        {"preview": "Once (preview)", "faithful": "For each (faithful)"},
+        "preview",
+        "Preview: one pass over the dense model serves all cells, which is quicker. Faithful: each cell is "
+        "calibrated as Compare does it.",
+    )
+    said = wording.text_argument(usual.calibration, "calibration")
+    calibration = text("Calibration text", "calibration", "sweep-calibration", said)
+    calibration_windows = number(
+        "Calibration windows", "sweep-calibration-windows", usual.calibration_windows
+    )
+    said = wording.text_argument(usual.evaluation, "evaluation")
+    evaluation = text("Evaluation text", "evaluation", "sweep-evaluation", said)
+    evaluation_windows = number("Evaluation windows", "sweep-evaluation-windows", usual.evaluation_windows)
+    length = number("Window length, tokens", "sweep-length", usual.window_length, 2, 131072, 64)
+    plan = usual.plan if "base" in usual.plan.settings else Plan()
+    return SweepRecipe(
+        model=usual.model,
+        plan=plan.model_copy(update={"target": Plan().target, "settings": dict(Plan().settings)}),
+        bases=tuple(base / 100 for base in sorted(bases)),
+        targets=tuple(target / 100 for target in sorted(targets)),
+        calibration=TextSource.parse(calibration, "calibration"),
+        calibration_windows=calibration_windows,
+        profile_windows=min(usual.profile_windows, calibration_windows),
+        evaluation=TextSource.parse(evaluation, "evaluation"),
+        evaluation_windows=evaluation_windows,
+        window_length=length,
+        seed=usual.seed,
+        method=method,
+    )
+
+
+def _grid(label: str, key: str, usual: tuple[int, ...]) -> list[int]:
+    return st.multiselect(label, range(0, 96, 5), default=usual, key=key, persist_state="session")
+
+
+def link_of(plan: Plan) -> dict[str, str]:
+    """The parameters of the address that make the widgets show this plan."""
+    return {key: str(value) for key, value in values_of(plan).items()}
+
+
 def shown_score() -> tuple[str, bool]:
     """The score that the profile shows, and whether the first token counts, as ``score`` last gave them."""
     return state.widget("shown", Plan().score), bool(state.widget("shown-first", False))
@@ -122,15 +265,27 @@ def block(profile: LayerProfile) -> int:
     return st.selectbox(
         "Block",
         range(profile.blocks),
+        index=_telling(profile),
         format_func=lambda index: f"{index} · {profile.block_path}.{index}",
         key="block",
         bind="query-params",
     )
 
 
+def _telling(profile: LayerProfile) -> int:
+    """The block to begin with: of those that are not far out, the one that changes its input most."""
+    redundancy = np.asarray(profile.redundancy(Plan().score))
+    redundancy[outliers(redundancy)] = np.inf
+    return int(redundancy.argmin())
+
+
 def text(label: str, role: Role, key: str, usual: str = "demo") -> str:
-    """A text: the demo's, a preset, or whatever path or Hub id is typed."""
+    """A text: the demo's, a preset, or whatever path or Hub id is typed; or else one of those offered."""
     options = ["demo", *(["demo:out-of-style"] if role == "evaluation" else []), *PRESETS]
+    offered = state.policy().texts
+    if offered is not None:
+        options = [option for option in options if TextSource.parse(option, role) in offered]
+        usual = usual if usual in options else options[0]
     if usual not in options:
         options.append(usual)
     chosen = st.selectbox(
@@ -139,15 +294,19 @@ def text(label: str, role: Role, key: str, usual: str = "demo") -> str:
         index=options.index(usual),
         key=key,
         format_func=lambda option: wording.text_title(f"demo:{role}" if option == "demo" else option),
-        accept_new_options=True,
+        accept_new_options=offered is None,
         persist_state="session",
-        help="Choose one, or type the path of a file or the id of a data set on the Hub.",
+        help="Choose one, or type the path of a file or the id of a data set on the Hub."
+        if offered is None
+        else None,
     )
-    return chosen or usual
+    return chosen if chosen in options or (chosen and offered is None) else usual
 
 
 def number(label: str, key: str, usual: int, low: int = 1, high: int = 4096, step: int = 1) -> int:
-    """A whole number, such as how many windows."""
+    """A whole number, such as how many windows, within what the server allows."""
+    high = min(high, state.policy().cap(key) or high)
+    usual = min(usual, high)
     chosen = st.number_input(
         label, min_value=low, max_value=high, value=usual, step=step, key=key, persist_state="session"
     )

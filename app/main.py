@@ -10,6 +10,7 @@ from app.header import header
 
 ICONS = Path(__file__).parent / "icons"
 PROFILE = "app_pages/profile.py"
+TALK = "app_pages/talk.py"
 
 
 def begin() -> None:
@@ -17,7 +18,18 @@ def begin() -> None:
     st.switch_page(PROFILE, query_params=st.query_params.to_dict())
 
 
+def log_in() -> None:
+    """Ask who it is, where the server wants to know; nothing else is shown before."""
+    st.title("slicescope")
+    for provider in state.login_providers():
+        label = f"Log in with {provider}" if provider else "Log in"
+        st.button(label, key=f"login-{provider}", type="primary", on_click=st.login, args=(provider,))
+
+
 st.set_page_config(page_title="slicescope", page_icon=ICONS / "favicon.svg", layout="wide")
+if state.must_log_in():
+    log_in()
+    st.stop()
 state.restore()
 st.logo(str(ICONS / ("logo-dark.svg" if parts.theme() is DARK else "logo-light.svg")), size="large")
 page = st.navigation(
@@ -48,13 +60,25 @@ page = st.navigation(
             help="What slicing cost: dense, constant and planned slicing on the same text.",
         ),
         st.Page(
+            "app_pages/sweep.py",
+            title="Sweep",
+            icon=":material/grid_on:",
+            help="A grid of bases and targets: which one pays, and what it costs.",
+        ),
+        st.Page(
             "app_pages/runs.py",
             title="Runs",
             icon=":material/folder_open:",
             help="Every stored run: open, download, delete.",
         ),
+        *([st.Page(st.logout, title="Log out", icon=":material/logout:")] if state.logged_in() else []),
+        st.Page(TALK, title="The story in seven steps", url_path="talk", visibility="hidden"),
+        st.Page("app_pages/notes.py", title="Notes for teachers", url_path="notes", visibility="hidden"),
     ],
-    position="top",
+    position="hidden" if state.presenting() else "top",
 )
-header()
+if state.presenting() != (page.url_path == "talk"):
+    st.switch_page(TALK, query_params={**st.query_params.to_dict(), "present": "1"})
+if not state.presenting():
+    header()
 page.run()

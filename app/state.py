@@ -7,6 +7,7 @@ the URL are the widgets' own. Knows nothing about pages or figures.
 from __future__ import annotations
 
 import uuid
+from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 from urllib.parse import urlencode
 
@@ -15,22 +16,30 @@ import streamlit as st
 from analysis.errors import ModelError, SlicescopeError, StorageError
 from analysis.source import ModelCard, ModelSource, describe
 from analysis.texts import TextSource
+from analysis.values import Value
 from app.jobs import Job, Task, Worker
+from app.policy import Policy, enforced
 from slicing.plan import Plan
 from slicing.preview import Preview, PreviewRecipe
 from slicing.runs import (
     CompareRecipe,
-    CompareResult,
     ProfileRecipe,
     Run,
+    SweepRecipe,
     bundled_run,
+    bundled_sweep,
     find_run,
     list_runs,
 )
 
-View = Literal["profile", "compare"]
-"""What can be looked at: a run's profile, a run's comparison. Also the names in the URL."""
-VIEWS: tuple[View, ...] = ("profile", "compare")
+View = Literal["profile", "compare", "sweep"]
+"""What can be looked at: a run's profile, a comparison, a sweep. Also the names in the URL."""
+VIEWS: tuple[View, ...] = ("profile", "compare", "sweep")
+WORDS = {"compare": "comparison", "sweep": "sweep"}
+
+
+UNDOABLE = 50
+"""Plans that can be gone back to."""
 
 
 class Shown(NamedTuple):
@@ -72,42 +81,92 @@ def worker() -> Worker:
 
 def restore() -> None:
     """Begin with the runs that the URL names; from then on name the session's there, for links."""
-    if "owner" not in st.session_state:
-        st.session_state["owner"] = uuid.uuid4().hex
+    new = "owner" not in st.session_state
+    st.session_state["owner"] = account() or st.session_state.get("owner") or uuid.uuid4().hex
+    if new:
         for view in VIEWS:
             if named := st.query_params.get(view):
-                st.session_state[view] = named
+                st.session_state[f"{view}-run"] = named
     for view in VIEWS:
-        key = st.session_state.get(view)
+        key = st.session_state.get(f"{view}-run")
         if key and st.query_params.get(view) != key:
             st.query_params[view] = key
 
 
+def account() -> str | None:
+    """The stable id of whoever is logged in, or named by a trusted proxy; ``None`` without a login."""
+    user = st.user.to_dict()
+    name = user.get("sub") or user.get("email")
+    return f"{user.get('iss', '')} {name}" if name else None  # another provider may give the same name
+
+
+def must_log_in() -> bool:
+    """Whether the server asks for a login, and this session has none."""
+    return st.user.to_dict().get("is_logged_in") is False
+
+
+def logged_in() -> bool:
+    """Whether this session could log out."""
+    return st.user.to_dict().get("is_logged_in") is True
+
+
+def login_providers() -> list[str | None]:
+    """The providers that the secrets name, or ``None`` for the one that needs no name."""
+    named = [name for name, section in st.secrets["auth"].items() if isinstance(section, Mapping)]
+    return named or [None]
+
+
 def show(view: View, key: str) -> None:
     """Let a view show the run of this key from the next full run of the page on."""
-    st.session_state[view] = key
+    st.session_state[f"{view}-run"] = key
+    if view == "sweep":
+        st.session_state.pop("sweeping", None)
 
 
 def shown(view: View) -> Shown | None:
     """The run that a view shows: the one asked for, else the bundled one, else ``None``."""
-    key, problem = st.session_state.get(view), None
+    key, problem = st.session_state.get(f"{view}-run"), None
     if key:
         try:
             run = find_run(key)
-            if view == "profile" or isinstance(run.result, CompareResult):
+            if policy().demo_mode and run.key != key:  # the first digits would be quickly guessed
+                raise StorageError(f"There is no run '{key}'.")
+            if view in ("profile", run.recipe.kind):
                 return Shown(run, bundled=False, problem=None)
-            problem = f"The run {run.key} is no comparison, so the demo's is shown."
+            problem = f"The run {run.key} is no {WORDS[view]}, so the demo's is shown."
         except StorageError:
             problem = f"The run '{key}' is no longer stored, so the demo's is shown."
     try:
-        return Shown(bundled_run(), bundled=True, problem=problem)
+        return Shown(bundled_sweep() if view == "sweep" else bundled_run(), bundled=True, problem=problem)
     except StorageError:
         return None
 
 
+def sweeping() -> SweepRecipe | None:
+    """The sweep that this session asked for last, or else one that runs while no other is asked for.
+
+    ``None`` once it is done: then it is a run like others.
+    """
+    asked: SweepRecipe | None = st.session_state.get("sweeping")
+    if asked is None and not st.session_state.get("sweep"):
+        tasks = (job.task for job in worker().active if may_cancel(job))
+        asked = next((task for task in tasks if isinstance(task, SweepRecipe)), None)
+    return asked
+
+
+def chosen_cell() -> tuple[float, float] | None:
+    """The base and target of the cell of a sweep that was clicked on last."""
+    return st.session_state.get("cell")
+
+
+def choose_cell(base: float, target: float) -> None:
+    """Make this the cell of a sweep that is looked at; only in a callback."""
+    st.session_state["cell"] = base, target
+
+
 def source() -> ModelSource:
     """The model that the next measurement is made on."""
-    return st.session_state.get("source", ModelSource(kind="demo"))
+    return st.session_state.get("source") or (policy().models or (ModelSource(kind="demo"),))[0]
 
 
 def choose(source: ModelSource) -> None:
@@ -121,8 +180,54 @@ def plan() -> Plan:
 
 
 def keep_plan(plan: Plan) -> None:
-    """Remember the plan for the Compare page."""
+    """Remember the plan for the other pages, and the one before it for undo."""
+    before: Plan | None = st.session_state.get("plan")
+    if before is not None and before != plan:
+        past = st.session_state.setdefault("past", [])
+        past.append(before)
+        del past[:-UNDOABLE]
     st.session_state["plan"] = plan
+    if plan.allocation != "manual":
+        st.query_params.pop("shares", None)
+
+
+def can_undo() -> bool:
+    """Whether there is a plan before this one."""
+    return bool(st.session_state.get("past"))
+
+
+def plan_before() -> Plan:
+    """The plan before this one, which becomes the plan; only where there is one."""
+    st.session_state["plan"] = st.session_state["past"].pop()
+    return st.session_state["plan"]
+
+
+def shares(usual: tuple[float, ...]) -> tuple[str, tuple[float, ...]]:
+    """The key of the table of shares, and what it began with: the session's, the link's, or the usual."""
+    key = f"shares-{st.session_state.setdefault('shares-version', 0)}"
+    if key not in st.session_state:  # the table is drawn for the first time, or was left and is come back to
+        now = st.session_state.get("shares-now") or _shares_of_link()
+        st.session_state["shares-begun"] = now if now and len(now) == len(usual) else usual
+    return key, st.session_state["shares-begun"]
+
+
+def start_shares(shares: tuple[float, ...]) -> None:
+    """Begin the table of shares anew with these; only in a callback."""
+    st.session_state["shares-now"] = shares
+    st.session_state["shares-version"] = st.session_state.get("shares-version", 0) + 1
+
+
+def keep_shares(shares: tuple[float, ...]) -> None:
+    """Remember the shares as they were edited, and put them into the link."""
+    st.session_state["shares-now"] = shares
+    st.query_params["shares"] = ",".join(f"{100 * share:g}" for share in shares)
+
+
+def _shares_of_link() -> tuple[float, ...] | None:
+    try:
+        return tuple(float(part) / 100 for part in st.query_params.get("shares", "").split(","))
+    except ValueError:
+        return None
 
 
 def proposal(run: Run) -> CompareRecipe:
@@ -162,7 +267,8 @@ def stored() -> list[Run]:
     """The stored runs but trials, newest first, and the bundled one; the Runs page tells of broken ones."""
     try:
         found, _ = list_runs()
-        return [*(run for run in found if run.recipe.kind != "trial"), bundled_run()]
+        listed = (run for run in found if run.recipe.kind != "trial" and may_list(run.key))
+        return [*listed, bundled_run()]
     except StorageError:
         return []
 
@@ -198,6 +304,11 @@ def pair(depths: int) -> tuple[int, int]:
 def preview(run: Run, plan: Plan) -> Preview | str | None:
     """What the plan would cost, why that cannot be told, or ``None`` while it is being measured."""
     recipe = PreviewRecipe(run=run.key, plan=plan, evaluation=proposal(run).evaluation)
+    try:
+        policy().check(run.recipe.model)
+        policy().check(recipe)
+    except SlicescopeError as error:
+        return str(error)
     return worker().preview(recipe, st.session_state["owner"])
 
 
@@ -218,6 +329,7 @@ def with_bases(run: Run) -> ProfileRecipe:
 
 def card(source: ModelSource) -> ModelCard:
     """The model card (``ModelError`` when there is none), read once a minute rather than at every click."""
+    policy().check(source)
     found = _card(source.to_json())
     if isinstance(found, str):
         raise ModelError(found)
@@ -233,12 +345,39 @@ def _card(source: str) -> ModelCard | str:
         return str(error)
 
 
+def policy() -> Policy:
+    """What this server lets people ask for."""
+    return enforced()
+
+
+def told(error: object) -> str:
+    """An error, or anything else that may name paths of the server, as this server's people may read it."""
+    return policy().tell(str(error))
+
+
 def submit(task: Task) -> Job:
-    """Queue a task for this session (``SlicescopeError`` when the queue is full)."""
-    job = worker().submit(task, st.session_state["owner"])
+    """Queue a task for this session (``SlicescopeError`` when it is refused, or the queue is full)."""
+    owner = st.session_state["owner"]
+    policy().check(task)
+    policy().check_queue(sum(job.owner == owner for job in worker().active))
+    job = worker().submit(task, owner)
+    if isinstance(task, Value):
+        st.session_state.setdefault("made", set()).add(task.key)
+    if isinstance(task, SweepRecipe):
+        st.session_state["sweeping"] = task
     st.session_state["notice"] = None
     st.session_state.setdefault("watched", []).append(job)
     return job
+
+
+def may_cancel(job: Job) -> bool:
+    """Whether this session may stop the job, and be told what it is."""
+    return not policy().demo_mode or job.owner == st.session_state["owner"]
+
+
+def may_list(key: str) -> bool:
+    """Whether lists show this stored run: strangers see what they made, and open others by their keys."""
+    return not policy().demo_mode or key in st.session_state.get("made", ())
 
 
 def settle() -> bool:

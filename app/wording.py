@@ -16,6 +16,7 @@ from analysis.shape import ModelShape
 from analysis.source import ModelSource
 from analysis.texts import DEMO_SPLITS, PRESETS, Role, TextSource
 from app.jobs import Job, Load, Unload
+from slicing.bench import phases
 from slicing.plan import Plan
 from slicing.preview import Preview
 from slicing.runs import (
@@ -141,6 +142,17 @@ def profile_name(run: Run) -> str:
 def run_line(run: Run) -> str:
     """A run in one line, for headings and pickers."""
     return f"{title(run.recipe)} · {run.created:%d %b %Y %H:%M} UTC"
+
+
+def sweep_size(recipe: SweepRecipe, like: Run) -> str:
+    """How many trials a sweep has, and how long they take at the pace of another run of the same model."""
+    trials = len(recipe.trials())
+    told = f"{trials} trials: the dense model, constant slicing at every target, and the cells."
+    if isinstance(like.result, CompareResult) and like.recipe.model == recipe.model:
+        pace = like.result.contestant("dense").evaluation.tokens_per_second
+        work = sum(weight for _, weight in phases(recipe))
+        told += f" About {duration(work / pace)} at the pace of the run shown on Profile."
+    return told + " Trials that are stored are not run again."
 
 
 def reduction(schedule: SlicingSchedule, shape: ModelShape) -> str:

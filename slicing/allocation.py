@@ -40,6 +40,8 @@ class Allocation(Value):
     name: ClassVar[str]
     title: ClassVar[str]
     source: ClassVar[str]
+    uses_scores: ClassVar[bool] = True
+    """Whether the redundancy vector decides, or only how long it is."""
 
     def check(self, target: float) -> None:
         """Raise ``PlanError`` when the settings make no sense at this target, whatever the scores."""
@@ -105,6 +107,7 @@ class Constant(Allocation):
     name = "constant"
     title = "Constant (SliceGPT)"
     source = "Ashkboos et al., SliceGPT, ICLR 2024"
+    uses_scores = False
 
     def raw(self, redundancy: np.ndarray) -> tuple[float, np.ndarray]:
         """No floor, equal weights."""
@@ -153,6 +156,7 @@ class Manual(Allocation):
     name = "manual"
     title = "Manual"
     source = "your own"
+    uses_scores = False
 
     shares: tuple[float, ...] = Field(default=(), title="Share of every block")
     """One per block; only their proportions count. None at all are alike."""

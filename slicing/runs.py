@@ -32,6 +32,7 @@ MODEL_FOLDER = "model"
 BASES_FILE = "bases.safetensors"
 DETAILS_FILE = "profile.safetensors"
 BUNDLED_RUN = Path(__file__).parents[1] / "assets" / "demo-run"
+BUNDLED_SWEEP = BUNDLED_RUN.with_name("demo-sweep")
 PROMPT = "Mr. Speaker, the state of our Union is"
 
 
@@ -414,6 +415,11 @@ def list_runs() -> tuple[list[Run], list[str]]:
 def bundled_run() -> Run:
     """The finished demo comparison that ships with slicescope, so that there is something to look at."""
     return load_run(BUNDLED_RUN)
+
+
+def bundled_sweep() -> Run:
+    """The finished demo sweep that ships with slicescope."""
+    return load_run(BUNDLED_SWEEP)
 
 
 def find_details(run: Run) -> Details | None:

@@ -7,8 +7,9 @@ import streamlit as st
 from analysis.errors import SlicescopeError
 from analysis.storage import runs_folder
 from app import controls, parts, state, wording
-from app.figures import draw_differences, draw_perplexities, draw_schedule
-from app.tables import difference_table, perplexity_table, schedule_table, size_table
+from app.figures.compare import draw_differences, draw_perplexities, draw_windows
+from app.figures.plan import draw_schedule
+from app.tables import difference_table, passage_table, perplexity_table, schedule_table, size_table
 from slicing.bench import memory_need
 from slicing.runs import MODEL_FOLDER, CompareRecipe, CompareResult
 
@@ -78,8 +79,14 @@ def evidence(result: CompareResult, recipe: CompareRecipe) -> None:
     with right:
         st.subheader("Paired difference")
         parts.chart(draw_differences(pairs, parts.theme()), "difference", difference_table(pairs))
+    st.subheader("Where the difference comes from")
+    baseline = "dense" if planned == "constant" else "constant"
+    drawing = draw_windows(result, baseline, planned, parts.theme())
+    parts.chart(drawing, "windows", passage_table(result, baseline, planned))
     st.subheader("Four sizes, and what they took")
     st.dataframe(size_table(result), hide_index=True, key="sizes")
+    if timed := next((each.speed for each in result.contestants if each.speed), None):
+        st.caption(f"Prompt and generation: times as fast as dense. {timed.protocol.capitalize()}.")
     st.subheader("What was cut where")
     schedule, constant = (result.contestant(name).schedule for name in (planned, "constant"))
     if schedule and constant:

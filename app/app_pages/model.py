@@ -1,5 +1,6 @@
 """Page: which model, what it is, whether it can be sliced, and whether it fits; opens and closes it."""
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -23,6 +24,8 @@ def chosen_source(kind: str, location: str, device: str, dtype: str) -> ModelSou
     """The source that the controls describe (``ModelError`` when it is none)."""
     if kind == "demo":
         return ModelSource(kind="demo", device=device, dtype=dtype)
+    if kind != "hub":
+        state.policy().check_path(location.strip())  # before anything is said about what lies there
     if kind == "hub":
         name, _, revision = location.strip().partition("@")
         return ModelSource(kind="hub", location=name, revision=revision or None, device=device, dtype=dtype)
@@ -66,10 +69,8 @@ def draw_card(card: ModelCard) -> None:
             )
 
 
-st.title("Which model?")
-st.markdown("Choose where the weights come from. Nothing is loaded before the card says that it fits.")
-choice, view = st.columns([3, 7], gap="large")
-with choice:
+def any_model() -> Callable[[], ModelSource] | str:
+    """What makes a source of what the controls say, or what is still missing."""
     kind = st.segmented_control(
         "Source",
         list(KINDS),
@@ -86,18 +87,36 @@ with choice:
     device = st.selectbox("Device", ["auto", "cuda", "mps", "cpu"], key="device", persist_state="session")
     dtype = st.selectbox("Dtype", ["auto", *DTYPES], key="dtype", persist_state="session")
     st.caption("auto: CUDA, then MPS, then the CPU; float32 on a CPU, 16 bits on an accelerator.")
+    if kind != "demo" and not location.strip():
+        return f"Name a model to see its card, for example {LOCATIONS[str(kind)][1]}."
+    return partial(chosen_source, str(kind), location, device, dtype)
+
+
+def offered_model(offered: tuple[ModelSource, ...]) -> Callable[[], ModelSource]:
+    """One of the models that the server offers."""
+    labels = [source.label for source in offered]
+    chosen = st.selectbox("Model", labels, key="offered", persist_state="session")
+    return lambda: offered[labels.index(chosen)]
+
+
+st.title("Which model?")
+st.markdown("Choose where the weights come from. Nothing is loaded before the card says that it fits.")
+choice, view = st.columns([3, 7], gap="large")
+policy = state.policy()
+with choice:
+    asked = any_model() if policy.models is None else offered_model(policy.models)
 
 source, card = None, None
 with view:
-    if kind != "demo" and not location.strip():
-        st.info(f"Name a model to see its card, for example {LOCATIONS[str(kind)][1]}.")
+    if isinstance(asked, str):
+        st.info(asked)
     else:
         try:
-            source = chosen_source(str(kind), location, device, dtype)
+            source = asked()
             card = state.card(source)
             draw_card(card)
         except SlicescopeError as error:
-            st.error(str(error), icon=":material/error:")
+            st.error(state.told(error), icon=":material/error:")
 
 opened = state.worker().open_model
 with choice, st.container(horizontal=True):
@@ -106,5 +125,5 @@ with choice, st.container(horizontal=True):
     if st.button("Load", type="primary", icon=":material/upload:", disabled=not can_load) and source:
         state.choose(source)
         parts.queue(partial(Load, source))
-    if st.button("Unload", icon=":material/eject:", disabled=opened is None):
+    if policy.may_delete and st.button("Unload", icon=":material/eject:", disabled=opened is None):
         parts.queue(Unload)

@@ -19,8 +19,7 @@ from app.figures.profile import (
 from app.tables import overlay_table, similarity_table, split_table, token_table
 from slicing.runs import ProfileRecipe, Run, find_details
 
-OVERLAID = 3
-"""Runs that can be laid over the one shown; more lines than four cannot be told apart."""
+OVERLAID = 3  # more lines than these and the one shown cannot be told apart
 
 
 def measure_form() -> None:

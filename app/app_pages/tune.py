@@ -1,6 +1,7 @@
 """Page: how much to cut where. Every slider answers at once, since nothing here needs the weights."""
 
 import json
+from collections.abc import Sequence
 
 import streamlit as st
 
@@ -9,7 +10,7 @@ from analysis.errors import PlanError
 from analysis.profile import LayerProfile
 from analysis.shape import ModelShape
 from app import controls, parts, state, wording
-from app.figures import draw_schedule
+from app.figures.plan import draw_schedule
 from app.tables import schedule_table
 from slicing.plan import Plan
 from slicing.runs import Run
@@ -20,6 +21,7 @@ def draw(plan: Plan, profile: LayerProfile, shape: ModelShape, itemsize: int) ->
     """What the plan would leave, beside constant slicing (``PlanError`` when it cannot be met)."""
     redundancy = profile.redundancy(plan.score, plan.first_token)
     fractions = plan.fractions(redundancy)
+    state.keep_plan(plan)
     planned, constant = plan.schedule(redundancy, shape), plan.constant(shape)
     sizes(planned, constant, shape, itemsize)
     st.markdown(wording.reduction(planned, shape))
@@ -93,9 +95,26 @@ def _preview(run: Run, plan: Plan, waiting: bool) -> None:
     st.caption(wording.preview(found))
 
 
+def rounded(fractions: Sequence[float]) -> tuple[float, ...]:
+    """Shares in tenths of a percent, as the table shows them."""
+    return tuple(round(each, 3) for each in fractions)
+
+
 def actions(run: Run, plan: Plan, planned: SlicingSchedule) -> None:
     """What to do with the plan: compare it, keep it, pass it on."""
     proposal = state.proposal(run)
+    if plan.allocation != "manual":
+        by_hand = plan.model_copy(
+            update={"allocation": "manual", "settings": {"shares": rounded(planned.block_fractions)}}
+        )
+        st.button(
+            "Edit by hand",
+            icon=":material/edit:",
+            on_click=controls.take,
+            args=(by_hand,),
+            width="stretch",
+            help="Start from these bars and change single blocks.",
+        )
     if st.button("Compare with constant", type="primary", icon=":material/balance:", width="stretch"):
         parts.queue(lambda: proposal)
     with st.container(horizontal=True):
@@ -128,11 +147,13 @@ def tuning(run: Run, shape: ModelShape) -> None:
     choice, view = st.columns([3, 7], gap="large")
     try:
         with choice:
-            plan = controls.plan()
+            top = st.container()
+            plan = controls.plan(shape.block_count)
         with view:
             preview(run, plan)
             planned = draw(plan, run.result.profile, shape, itemsize)
-        state.keep_plan(plan)
+        with top:  # now that the plan before this one is known
+            controls.starts()
         with choice:
             actions(run, plan, planned)
     except PlanError as error:

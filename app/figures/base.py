@@ -5,8 +5,10 @@ Only ``app/figures`` knows plotly. It knows nothing about streamlit, so a figure
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import plotly.graph_objects as go
 
 ROWS_HEIGHT = 320
@@ -23,8 +25,6 @@ class Theme(NamedTuple):
     label: str
     middle: str
     """The colour of no difference, between the two of a diverging scale."""
-    on_middle: str
-    """Text on it."""
     template: str
 
 
@@ -34,7 +34,6 @@ LIGHT = Theme(
     ink="#10151B",
     label="#4A5058",
     middle="#F1F1EE",
-    on_middle="#10151B",
     template="plotly_white",
 )
 DARK = Theme(
@@ -43,7 +42,6 @@ DARK = Theme(
     ink="#E8EAED",
     label="#B9BFC7",
     middle="#D9DBDD",
-    on_middle="#10151B",
     template="plotly_dark",
 )
 
@@ -119,3 +117,16 @@ OVERLAY = (("solid", "circle"), ("dash", "square"), ("dot", "diamond"), ("dashdo
 def overlay_colour(index: int, theme: Theme) -> str:
     """The colour of a run in an overlay: which of them is no role."""
     return (theme.measured, DYNAMIC, MANUAL, HIGHLIGHT)[index % 4]
+
+
+def rgb(colour: str) -> list[int]:
+    """Red, green and blue of ``#RRGGBB``, from 0 to 255."""
+    return [int(colour[start : start + 2], 16) for start in (1, 3, 5)]
+
+
+def luminance(channels: Sequence[float]) -> float:
+    """Relative luminance of red, green and blue from 0 to 255, as WCAG 2 defines it."""
+    linear = [
+        c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in (c / 255 for c in channels)
+    ]
+    return float(np.dot(linear, (0.2126, 0.7152, 0.0722)))

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import plotly.graph_objects as go
 
 from analysis.evaluate import Difference
-from app.figures.base import LIGHT, ROWS_HEIGHT, Drawing, Theme, empty_figure, role_colour
-from slicing.runs import Contestant
+from app.figures.base import CONSTANT, DYNAMIC, LIGHT, ROWS_HEIGHT, Drawing, Theme, empty_figure, role_colour
+from slicing.runs import CompareResult, Contestant
 
 
 def draw_perplexities(contestants: Sequence[Contestant], theme: Theme = LIGHT) -> Drawing:
@@ -106,3 +107,68 @@ def draw_differences(differences: Sequence[tuple[str, Difference]], theme: Theme
             for label, each in differences
         ),
     )
+
+
+def draw_windows(result: CompareResult, baseline: str, contender: str, theme: Theme = LIGHT) -> Drawing:
+    """How much more one model loses on every evaluation window than another, document by document.
+
+    The change is that of the window's perplexity, in percent; windows are in the order of the text.
+    """
+    base, other = (np.asarray(result.contestant(name).evaluation.nll) for name in (baseline, contender))
+    percent = 100.0 * np.expm1(other - base)
+    worse = percent > 0
+    where = result.evaluation.passages
+    told = [f"{each.document}<br>{each.begins}" for each in where] or [""] * percent.size
+    figure = empty_figure(theme, height=340)
+    for name, chosen, colour, pattern in (
+        ("worse", worse, DYNAMIC, "/"),
+        ("better", ~worse, CONSTANT, ""),
+    ):
+        windows = np.flatnonzero(chosen)
+        figure.add_trace(
+            go.Bar(
+                x=windows,
+                y=percent[chosen],
+                name=name,
+                marker={
+                    "color": colour,
+                    "line": {"width": 0},
+                    "pattern": {"shape": pattern, "fgcolor": "#FFFFFF", "solidity": 0.2},
+                },
+                customdata=[told[window] for window in windows],
+                hovertemplate="window %{x}: %{y:+.1f} %<br>%{customdata}<extra></extra>",
+            )
+        )
+    figure.add_hline(y=0, line={"color": theme.ink, "width": 1.5})
+    for start, name in _documents(result):
+        figure.add_vline(x=start - 0.5, line={"color": theme.label, "width": 1, "dash": "dot"})
+        figure.add_annotation(
+            x=start - 0.4,
+            y=1,
+            yref="paper",
+            yanchor="bottom",
+            xanchor="left",
+            text=name,
+            showarrow=False,
+            font={"size": 13, "color": theme.label},
+        )
+    figure.update_layout(
+        margin_t=60,
+        legend={"y": 1.12},
+        xaxis={"title": {"text": "evaluation window"}, "range": [-0.6, len(base) - 0.4]},
+        yaxis={"title": {"text": f"{contender} against {baseline}"}, "ticksuffix": " %"},
+    )
+    hardest = int(percent.argmax())
+    place = f" ({where[hardest].document})" if where else ""
+    return Drawing(
+        figure,
+        f"Better on {int((~worse).sum())} of {percent.size} windows; worst on window {hardest}{place}, at "
+        f"{percent[hardest]:+.1f} % perplexity, best at {percent.min():+.1f} %.".replace("-", "−"),
+    )
+
+
+def _documents(result: CompareResult) -> list[tuple[int, str]]:
+    """The first window of each document and its name, where they are few enough to be read."""
+    names = [each.document for each in result.evaluation.passages]
+    starts = [place for place, name in enumerate(names) if place == 0 or name != names[place - 1]]
+    return [(place, names[place]) for place in starts] if len(starts) <= 8 else []

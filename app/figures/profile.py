@@ -135,8 +135,9 @@ def draw_similarity(details: Details, chosen: tuple[int, int] | None = None, the
         )
     step = block_step(len(values))
     for axes in (figure.update_xaxes, figure.update_yaxes):
-        axes(title={"text": "depth (blocks passed)"}, dtick=step, tick0=0, showgrid=False, constrain="domain")
-    figure.update_yaxes(autorange="reversed", scaleanchor="x")
+        axes(title={"text": "depth (blocks passed)"}, dtick=step, tick0=0, showgrid=False, zeroline=False)
+    figure.update_xaxes(range=[-0.5, len(values) - 0.5])
+    figure.update_yaxes(range=[len(values) - 0.5, -0.5])
     span, first, value = most_alike(values)
     return Drawing(
         figure,

@@ -82,7 +82,7 @@ def draw_turns(turns: Sequence[Turn], theme: Theme, concealed: bool = False) -> 
             _arc(figure, foot, min(0.3, 0.6 * scale * min(1.0, growth)), angle, theme.ink)
             _label(figure, foot + tip[0], tip[1], "out", theme.measured, xshift=1.4 * SIZE)
             words = [f"block {turn.block}", f"{turn.degrees:.0f}°"]
-            words += [f"{turn.growth:.1f} × as long"] if turn.growth else []
+            words += [f"{turn.growth:.3g} × as long"] if turn.growth else []
         words = "<br>".join(words)
         _label(figure, edge, 0.0, words, theme.ink, yshift=-SIZE, yanchor="top", xanchor="left")
         edge = foot + max(1.0, scale, tip[0]) + _GAP
@@ -91,7 +91,7 @@ def draw_turns(turns: Sequence[Turn], theme: Theme, concealed: bool = False) -> 
     figure.update_yaxes(visible=False, range=[-0.02, 1.12], scaleanchor="x")
     told = "; ".join(
         f"block {turn.block} turns a state by {turn.degrees:.0f} degrees"
-        + (f" and makes it {turn.growth:.1f} times as long" if turn.growth else "")
+        + (f" and makes it {turn.growth:.3g} times as long" if turn.growth else "")
         for turn in turns
     )
     return Drawing(figure, f"{told.capitalize()}.")
@@ -161,8 +161,13 @@ def draw_scores(
     return drawing
 
 
-def draw_floor(fractions: Fractions, base: float, theme: Theme, concealed: bool = False) -> Drawing:
-    """The slice base as the floor of every bar; what the scores add to it is hatched."""
+def draw_floor(
+    fractions: Fractions, base: float, top: float, theme: Theme, concealed: bool = False
+) -> Drawing:
+    """The slice base as the floor of every bar; what the scores add to it is hatched.
+
+    The axis ends above ``top`` wherever the base stands, so that a moving bar is a changing one.
+    """
     values = 100.0 * np.asarray(fractions.values, dtype=np.float32)
     floor = np.minimum(values, 100.0 * base)
     figure = go.Figure()
@@ -183,7 +188,7 @@ def draw_floor(fractions: Fractions, base: float, theme: Theme, concealed: bool 
     on_stage(figure, theme)
     _few_blocks(figure, values.size)
     figure.update_layout(barmode="stack")
-    figure.update_yaxes(title_text="slice", ticksuffix=" %", range=[0.0, 1.1 * max(10.0, values.max())])
+    figure.update_yaxes(title_text="slice", ticksuffix=" %", range=[0.0, 110.0 * top])
     return Drawing(
         figure,
         f"Every block loses {100 * base:.0f} %; the scores add up to {(values - floor).max():.1f} % to that.",
@@ -196,16 +201,19 @@ def draw_plan(
     fractions: Fractions,
     name: str,
     block_path: str,
+    top: float,
     theme: Theme,
     concealed: bool = False,
 ) -> Drawing:
-    """The plan against constant slicing, as the Tune page draws it. Concealed, only constant is there."""
+    """The plan against constant slicing, as the Tune page draws it. Concealed, only constant is there.
+
+    The axis ends above ``top`` wherever the target stands.
+    """
     drawing = draw_schedule(schedule, constant, fractions, name, block_path, theme)
     figure = drawing.figure
     on_stage(figure, theme)
     _few_blocks(figure, len(schedule.block_fractions))
-    top = 100.0 * max(*schedule.block_fractions, *constant.block_fractions)
-    figure.update_yaxes(title_text="slice", range=[0.0, 1.1 * top])
+    figure.update_yaxes(title_text="slice", range=[0.0, 110.0 * top])
     if concealed:
         figure.data = figure.data[1:2]
     return drawing
@@ -242,10 +250,9 @@ def draw_pipe(
     _few_blocks(figure, depth)
     figure.update_xaxes(title_text="block, then the head")
     figure.update_yaxes(
-        title_text="width",
+        title_text=f"width, D = {width:,}",
         range=[-0.55 * width, 0.55 * width],
-        tickvals=[-width / 2, 0, width / 2],
-        ticktext=["", f"{width:,}", ""],
+        showticklabels=False,
         showgrid=False,
         zeroline=False,
     )
@@ -261,21 +268,15 @@ def draw_costs(contestants: Sequence[Contestant], theme: Theme, concealed: bool 
     """The perplexities, as the Compare page draws them. Concealed, only the dense model's is there."""
     drawing = draw_perplexities(contestants, theme)
     figure = drawing.figure
+    labels = [f"{each.name.capitalize()}<br>{each.evaluation.perplexity:.2f}" for each in contestants]
+    shown = [labels[0], *("?" * place for place in range(1, len(labels)))] if concealed else labels
     bars: Any = figure.data
-    for bar, each in zip(bars, contestants, strict=True):
-        value = each.evaluation.perplexity
-        bar.update(
-            y=[each.name.capitalize()],
-            text=[f"{value:.2f}"],
-            textposition="inside",
-            insidetextanchor="start",
-            textfont={"size": SIZE, "color": "#FFFFFF"},
-        )
+    for bar, label in zip(bars, shown, strict=True):
+        bar.update(y=[label])
     ends = [max(each.evaluation.interval or (each.evaluation.perplexity,)) for each in contestants]
     on_stage(figure, theme)
     figure.update_xaxes(range=[0.0, 1.05 * max(ends)], nticks=6)
-    figure.update_yaxes(categoryarray=[each.name.capitalize() for each in contestants])
-    figure.update_yaxes(range=[len(contestants) - 0.5, -0.5], autorange=False)
+    figure.update_yaxes(categoryarray=shown, range=[len(contestants) - 0.5, -0.5], autorange=False)
     if concealed:
         figure.data = figure.data[:1]
     return drawing

@@ -7,7 +7,17 @@ import math
 import numpy as np
 import plotly.graph_objects as go
 
-from app.figures.base import CONSTANT, DYNAMIC, HIGHLIGHT, LIGHT, Drawing, Theme, empty_figure
+from app.figures.base import (
+    CONSTANT,
+    DYNAMIC,
+    HIGHLIGHT,
+    LIGHT,
+    Drawing,
+    Theme,
+    empty_figure,
+    luminance,
+    rgb,
+)
 from slicing.grid import Cell, Grid, pareto
 
 SIGNS = {"better": "▼ better", "worse": "▲ worse", "no clear difference": "≈ no clear difference"}
@@ -100,10 +110,13 @@ def _told(cell: Cell) -> str:
 
 
 def _ink(cell: Cell, reach: float, theme: Theme) -> str:
-    """Text that can be read on the cell: white on the strong colours, ink on the pale middle."""
+    """Text that can be read on the cell: white or black, whichever stands out more."""
     if cell.gain is None:
         return theme.label
-    return "#FFFFFF" if abs(cell.gain.percent) > 0.75 * reach and cell.gain.percent < 0 else theme.on_middle
+    share = min(abs(cell.gain.percent) / reach, 1.0)
+    end = CONSTANT if cell.gain.percent < 0 else DYNAMIC
+    light = luminance([(1 - share) * a + share * b for a, b in zip(rgb(theme.middle), rgb(end), strict=True)])
+    return "#FFFFFF" if 1.05 / (light + 0.05) > (light + 0.05) / 0.05 else "#000000"
 
 
 def _takeaway(grid: Grid) -> str:

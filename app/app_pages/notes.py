@@ -1,0 +1,69 @@
+"""Page: the teacher's notes to the story: what to say, to ask and to expect; made to be printed."""
+
+import streamlit as st
+
+from analysis.errors import SlicescopeError
+from app import parts, state
+from app.story import STEPS, Case, Step, case_of
+from slicing.runs import find_details
+
+TALK = "app_pages/talk.py"
+PRINT = """<style>@media print {
+[data-testid="stHeader"], [data-testid="stPageLink"], [class*="st-key-screen"] { display: none; }
+[class*="st-key-note"] { break-inside: avoid; }
+.stApp, .stMain, [data-testid="stAppViewContainer"] {
+position: static !important; overflow: visible !important; height: auto !important; }
+}</style>"""
+READABLE = 860  # px; longer lines are hard to follow
+
+
+def start() -> None:
+    """The ways into the talk."""
+    minutes = sum(step.notes.minutes for step in STEPS)
+    st.markdown(
+        f"{len(STEPS)} steps, about {minutes} minutes. Right and Left, or the remote control of a presenter, "
+        "move through the talk, and Escape leaves it. With predictions each step asks first, and Right shows "
+        "the answer."
+    )
+    with st.container(horizontal=True, key="screen-start"):
+        for label, predict in (("Start the talk", False), ("Start with predictions", True)):
+            first = state.Talk(1, predict, revealed=not predict)
+            st.page_link(
+                TALK,
+                label=label,
+                icon=":material/slideshow:",
+                query_params={**state.without_talk(), **first.parameters()},
+            )
+
+
+def note(number: int, step: Step, case: Case) -> None:
+    """One step, for the one who tells it."""
+    notes = step.notes
+    with st.container(key=f"note-{number}", width=READABLE):
+        st.header(f"{number}. {step.title}")
+        st.caption(f":material/timer: {notes.minutes} minutes")
+        st.markdown(f"**Shown.** {step.sentence(case, step.setting(case))}")
+        st.markdown(f"**Say.** {notes.say}")
+        st.markdown(f"**Ask.** {step.question}")
+        st.markdown(f"**Answer.** {step.answer(case)}")
+        st.markdown(f"**Often got wrong.** {notes.misconception}")
+        st.markdown(f"**Exercise.** {notes.exercise.task}")
+        with st.container(horizontal=True, key=f"screen-{number}"):
+            here = {**state.without_talk(), **notes.exercise.parameters}
+            st.page_link(
+                notes.exercise.page, label="Try it", icon=":material/open_in_new:", query_params=here
+            )
+            place = {**state.without_talk(), **state.Talk(number).parameters()}
+            st.page_link(TALK, label="Show this step", icon=":material/slideshow:", query_params=place)
+
+
+st.html(PRINT)
+st.title("Notes for teachers")
+start()
+if shown := parts.provenance("compare"):
+    try:
+        case = case_of(shown.run, find_details(shown.run))
+        for number, step in enumerate(STEPS, start=1):
+            note(number, step, case)
+    except SlicescopeError as error:
+        st.error(str(error), icon=":material/error:")

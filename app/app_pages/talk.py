@@ -1,0 +1,127 @@
+"""Page: the story in seven steps for a room full of people: one chart at a time, arrow keys, nothing else."""
+
+import streamlit as st
+
+from analysis.errors import SlicescopeError
+from app import parts, state
+from app.figures import Drawing
+from app.story import STEPS, Case, Dial, Step, case_of
+from slicing.runs import find_details
+
+PROFILE = "app_pages/profile.py"
+CHART = {"displayModeBar": False, "doubleClick": False}
+STYLE = """<style>
+[data-testid="stHeader"], [class*="st-key-remote"] { display: none; }
+.stMainBlockContainer { max-width: none; padding: 1.2rem clamp(1rem, 3vw, 5rem) 0.6rem; }
+.st-key-talk { min-height: calc(100dvh - 3.2rem); gap: clamp(0.4rem, 1.6dvh, 1.2rem); }
+.st-key-talk :has(.st-key-talk-chart), .st-key-talk-chart > * { flex: 1 1 auto; }
+.st-key-talk-chart > * { position: relative; min-height: 16rem; }
+.st-key-talk-chart > * > * { position: absolute; inset: 0; }
+.st-key-talk-chart .stPlotlyChart { height: 100%; }
+.st-key-talk h1 { font-size: clamp(1.6rem, 3.2vw, 4rem); padding: 0 0 0.3rem; line-height: 1.25; }
+.st-key-talk .katex { font-size: clamp(1.1rem, 2vw, 2.6rem); }
+.st-key-talk .katex-display { margin: 0; padding: 0.2em 0; overflow-x: auto; overflow-y: hidden; }
+.st-key-talk-words p { font-size: clamp(1.3rem, 2.2vw, 3.2rem); line-height: 1.3; }
+.st-key-talk [data-testid="stSlider"] :is(p, div) { font-size: clamp(1.1rem, 1.6vw, 2rem); }
+.st-key-talk [data-testid="stSlider"] { padding-bottom: 1.5rem; }
+.st-key-talk-foot p { font-size: clamp(1rem, 1.3vw, 1.6rem); }
+@media (min-width: 1600px) {
+  .st-key-talk-chart > * > * { inset: 0 auto auto 0; width: calc(100% / 1.4); height: calc(100% / 1.4); }
+  .st-key-talk-chart .js-plotly-plot { transform: scale(1.4); transform-origin: 0 0; }
+}
+</style>"""
+# A slider keeps the keyboard after it was dragged, and the arrow keys would move it instead of the story.
+RELEASE = """<script>
+window.slicescopeRelease ??= document.addEventListener("pointerup", () => setTimeout(() => {
+  if (document.querySelector(".st-key-talk")) document.activeElement?.blur();
+})) ?? true;
+</script>"""
+
+
+def forward() -> None:
+    """The answer where it is not shown yet, else the next step."""
+    at = state.talk(len(STEPS))
+    if not at.revealed:
+        state.tell(at._replace(revealed=True))
+    elif at.step < len(STEPS):
+        state.tell(at._replace(step=at.step + 1, revealed=not at.predict))
+
+
+def back() -> None:
+    """The step before, as it was left."""
+    at = state.talk(len(STEPS))
+    state.tell(at._replace(step=max(1, at.step - 1), revealed=True))
+
+
+def leave() -> None:
+    """Back to the app; the runs that were shown stay shown."""
+    st.switch_page(PROFILE, query_params=state.without_talk())
+
+
+@st.fragment
+def scene(step: Step, case: Case, revealed: bool) -> None:
+    """What changes while the dial of a step moves."""
+    words, formula = st.container(key="talk-words"), st.container(key="talk-formula")
+    picture = st.container(key="talk-chart", height="stretch")
+    setting = step.setting(case)
+    if step.dial and revealed:
+        setting = turn(step.dial, case, setting)
+    try:
+        drawing = step.draw(case, setting, parts.theme(), not revealed)
+        words.markdown(step.sentence(case, setting) if revealed else step.question)
+    except SlicescopeError as error:
+        words.error(str(error), icon=":material/error:")
+        return
+    formula.latex(step.formula(case))
+    with picture:
+        show(drawing, drawing.takeaway if revealed else step.question)
+
+
+def turn(dial: Dial, case: Case, setting: float) -> float:
+    """The dial in whole percent."""
+    low, high = (round(100 * end(case)) for end in (dial.lowest, dial.highest))
+    if low >= high:
+        return setting
+    usual = round(100 * setting)
+    chosen = st.slider(dial.title, low, high, usual, format="%d %%", key=f"dial-{dial.name}")
+    return setting if chosen == usual else chosen / 100
+
+
+def show(drawing: Drawing, alt: str) -> None:
+    """The chart, as high as the screen has room for."""
+    st.plotly_chart(drawing.figure, key="talk-figure", height="stretch", config=CHART, alt=alt)
+
+
+def foot(at: state.Talk) -> None:
+    """Where one is, and how to go on by touch."""
+    with st.container(key="talk-foot", horizontal=True, vertical_alignment="center", gap="small"):
+        last = at.step == len(STEPS) and at.revealed
+        st.button("Back", key="back", type="tertiary", shortcut="Left", on_click=back, disabled=at.step == 1)
+        label = "Next" if at.revealed else "Reveal"
+        st.button(label, key="forward", type="tertiary", shortcut="Right", on_click=forward, disabled=last)
+        st.caption(f"{at.step} / {len(STEPS)}", width="stretch", text_alignment="center")
+        st.page_link("app_pages/notes.py", label="Notes", query_params=state.without_talk())
+        if st.button("Leave", key="leave", type="tertiary", shortcut="Esc"):
+            leave()
+    # What the remote controls of presenters send.
+    st.button("Next page", key="remote-forward", shortcut="PageDown", on_click=forward)
+    st.button("Previous page", key="remote-back", shortcut="PageUp", on_click=back)
+
+
+st.html(STYLE)
+st.html(RELEASE, unsafe_allow_javascript=True)
+at = state.talk(len(STEPS))
+with st.container(key="talk"):
+    step = STEPS[at.step - 1]
+    st.title(step.title, anchor=False)
+    shown = state.shown("compare")
+    if shown is None:
+        st.info("There is no finished comparison to tell the story of: run one on the Compare page.")
+    else:
+        try:
+            case = case_of(shown.run, find_details(shown.run))
+        except SlicescopeError as error:
+            st.error(str(error), icon=":material/error:")
+        else:
+            scene(step, case, at.revealed)
+    foot(at)

@@ -1,0 +1,240 @@
+"""What the people at the pages may ask of the server: which models, texts, paths and budgets.
+
+The command line is never limited. Knows nothing about streamlit, sessions or how work is done: it looks at
+what is asked for, and refuses it in one sentence.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
+from math import prod
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import BaseModel
+
+from analysis.errors import SlicescopeError, StorageError
+from analysis.source import ModelSource
+from analysis.storage import cache_folder, require_space, runs_folder
+from analysis.texts import DEMO_SPLITS, TextSource
+from analysis.values import Value
+
+DEMO_TASKS = ("load", "profile", "compare", "trial", "sweep", "preview")
+"""What strangers may start. Not ``slice``, which keeps a model's worth of disk for every plan."""
+FREE = frozenset(
+    {
+        *("seed", "rounding"),
+        *("kind", "method", "allocation", "score", "embedding", "run", "prompt"),
+    }
+)
+"""Numbers and words in a recipe that cost nothing and name no path. Others are refused in demo mode."""
+LONGEST = 2000
+"""Characters of a word, or items of a list, in demo mode."""
+SPARE_DISK = 2 * 10**9
+"""Bytes that demo mode leaves free on the disk that the runs are on."""
+
+
+class Refused(SlicescopeError):
+    """What was asked for goes beyond what this server allows."""
+
+
+class Policy(Value):
+    """What is allowed; by default everything but paths far from home. ``None`` is no limit."""
+
+    demo_mode: bool = False
+    """Whether strangers use it: what is not known to be harmless is refused, and people's jobs, runs and
+    paths are kept from each other."""
+    models: tuple[ModelSource, ...] | None = None
+    texts: tuple[TextSource, ...] | None = None
+    tasks: tuple[str, ...] | None = None
+    """Kinds of tasks."""
+    roots: tuple[Path, ...] | None = None
+    """Folders that paths may reach, beside slicescope's own; ``None`` for the home and the working folder."""
+    windows: int | None = None
+    length: int | None = None
+    """Tokens in a window."""
+    tokens: int | None = None
+    """Tokens to generate."""
+    rounds: int | None = None
+    """Rounds of timing."""
+    cells: int | None = None
+    """Of a sweep."""
+    waiting: int | None = None
+    """Jobs of one person that wait or run."""
+    may_import: bool = True
+    may_delete: bool = True
+    """Deleting, renaming and annotating stored runs, and closing the model that all share."""
+    may_download_models: bool = True
+
+    @classmethod
+    def demo(cls, models: tuple[ModelSource, ...] = ()) -> Self:
+        """For strangers: the named models, or the demo's; its texts; small budgets; nothing to be spoilt."""
+        return cls(
+            demo_mode=True,
+            models=models or (ModelSource(kind="demo"),),
+            texts=tuple(TextSource(kind="demo", split=split) for split in DEMO_SPLITS),
+            tasks=DEMO_TASKS,
+            roots=(),
+            windows=16,
+            length=512,
+            tokens=60,
+            rounds=5,
+            cells=9,
+            waiting=2,
+            may_import=False,
+            may_delete=False,
+            may_download_models=False,
+        )
+
+    def check(self, asked: object) -> None:
+        """Refuse (``Refused``) a task, a recipe or a source that goes beyond what is allowed."""
+        kind = getattr(asked, "kind", type(asked).__name__)
+        if self.tasks is not None and not isinstance(asked, ModelSource) and kind not in self.tasks:
+            raise Refused(f"This server does not do '{kind}' for visitors: run slicescope yourself for that.")
+        self._check_part(kind, asked)
+        if self.demo_mode:
+            _require_spare_disk()
+
+    def check_queue(self, waiting: int) -> None:
+        """Refuse another job of someone who has so many jobs that wait or run."""
+        if self.waiting is not None and waiting >= self.waiting:
+            raise Refused(
+                f"You have {waiting} jobs here, and no more are allowed: wait for one, or cancel one."
+            )
+
+    def check_path(self, text: str) -> None:
+        """Refuse a path that does not lie, all links followed, in one of the roots."""
+        usual = self.roots is None
+        roots = (Path.home(), Path.cwd()) if self.roots is None else self.roots
+        allowed = [root.resolve() for root in (*roots, runs_folder(), cache_folder())]
+        try:
+            # Some readers expand '~' and some do not.
+            reached = {Path(text).resolve(), Path(text).expanduser().resolve()}
+        except (OSError, RuntimeError, ValueError):  # a loop of links, a home of nobody, a zero byte
+            reached = set()
+        if reached and all(any(path.is_relative_to(root) for root in allowed) for path in reached):
+            return
+        where = "your home and the working folder" if usual else "the folders that it was given"
+        raise Refused(
+            f"'{text}' lies outside what this server may read ({where}): start it with --root FOLDER to "
+            "allow another one."
+        )
+
+    def cap(self, name: str) -> int | None:
+        """The largest value of a number in a recipe, by the last part of its name."""
+        measure = re.split("[-_]", name)[-1]
+        return getattr(self, measure) if measure in ("windows", "length", "tokens", "rounds") else None
+
+    def tell(self, text: str) -> str:
+        """A sentence without the server's folders where strangers read it: each path's last part is left."""
+        return _PATH.sub(lambda path: path["quoted"] or path["bare"], text) if self.demo_mode else text
+
+    def _check_part(self, name: str, part: Any) -> None:
+        if isinstance(part, ModelSource):
+            self._check_model(part)
+        elif isinstance(part, TextSource):
+            self._check_text(part)
+        elif isinstance(part, BaseModel) or is_dataclass(part):
+            within = dict(_fields(part))
+            self._check_cells(within.values())
+            for each, value in within.items():
+                self._check_part(each, value)
+        elif isinstance(part, dict):
+            for each, value in part.items():
+                self._check_part(str(each), value)
+        elif isinstance(part, tuple | list):
+            self._check_long(name, part)
+            for value in part:
+                self._check_part(name, value)
+        elif isinstance(part, Path):
+            self.check_path(str(part))
+        elif part is not None and not isinstance(part, bool | float):
+            self._check_setting(name, part)
+
+    def _check_setting(self, name: str, value: Any) -> None:
+        cap = self.cap(name)
+        if isinstance(value, int) and cap is not None:
+            if value > cap:
+                what = name.replace("_", " ")
+                raise Refused(f"This server allows {cap} {what} at most, but got {value}: ask for fewer.")
+        elif self.demo_mode:
+            if name not in FREE or not isinstance(value, int | str):
+                raise Refused(f"This server does not let visitors set '{name}': leave it as it is.")
+            if isinstance(value, str):
+                self._check_long(name, value)
+
+    def _check_long(self, name: str, value: Any) -> None:
+        if self.demo_mode and len(value) > LONGEST:
+            raise Refused(f"The {name} is {len(value):,} long, but {LONGEST:,} is the most here: shorten it.")
+
+    def _check_cells(self, values: Any) -> None:
+        cells = prod(len(value) for value in values if isinstance(value, tuple | list))
+        if self.cells is not None and cells > self.cells:
+            raise Refused(f"This server allows {self.cells} cells at most, but got {cells}: ask for fewer.")
+
+    def _check_model(self, source: ModelSource) -> None:
+        if self.models is not None and source not in self.models:
+            offered = ", ".join(model.label for model in self.models)
+            raise Refused(f"This server does not offer the model '{source.label}': choose from {offered}.")
+        if self.models is None and source.kind in ("folder", "gguf"):
+            self.check_path(source.location)
+        if source.kind == "hub" and not self.may_download_models and not _is_fetched(source):
+            raise Refused(
+                f"The model '{source.label}' is not on this server, which fetches none for visitors: whoever "
+                "runs it can fetch it with 'slicescope profile --model'."
+            )
+
+    def _check_text(self, source: TextSource) -> None:
+        if self.texts is not None:
+            if source not in self.texts:
+                offered = ", ".join(text.label() for text in self.texts)
+                raise Refused(
+                    f"This server does not offer the text '{source.label()}': choose from {offered}."
+                )
+        elif source.kind == "file":
+            self.check_path(source.location)
+
+
+_enforced: list[Policy] = []
+
+
+def enforce(policy: Policy) -> None:
+    """Make this the policy of the server in this process."""
+    _enforced[:] = [policy]
+
+
+def enforced() -> Policy:
+    """The policy of the server in this process."""
+    return _enforced[0] if _enforced else Policy()
+
+
+_PATH = re.compile(
+    r"""(?<=['"])(?:~|[A-Za-z]:)?[/\\](?:[^'"\n]*[/\\])?(?P<quoted>[^/\\'"\n]+)(?=['"])"""
+    r"""|(?<![\w/:.'"])(?:~|[A-Za-z]:)?[/\\](?:[^\s'"/\\]+[/\\])*(?P<bare>[^\s'"/\\]+)"""
+)
+"""An absolute path in a sentence, and its last part."""
+
+
+def _fields(part: Any) -> Iterator[tuple[str, Any]]:
+    names = (field.name for field in fields(part)) if is_dataclass(part) else type(part).model_fields
+    return ((name, getattr(part, name)) for name in names)
+
+
+def _require_spare_disk() -> None:
+    try:
+        require_space(runs_folder(), SPARE_DISK)
+    except StorageError:
+        raise Refused(
+            "The disk of this server is nearly full, so nothing new can be stored: look at what there is."
+        ) from None
+
+
+def _is_fetched(source: ModelSource) -> bool:
+    """Whether the weights of a Hub model are in the cache."""
+    from huggingface_hub import try_to_load_from_cache
+
+    names = ("model.safetensors", "model.safetensors.index.json")
+    found = (try_to_load_from_cache(source.location, name, revision=source.revision) for name in names)
+    return any(isinstance(path, str) for path in found)

@@ -1,0 +1,101 @@
+"""What the server tells browsers to refuse: other origins, other people's frames, what no page needs.
+
+Knows nothing about pages but the scripts that are written in them, and nothing about streamlit but where its
+entry page lies.
+"""
+
+from __future__ import annotations
+
+import ast
+import base64
+import hashlib
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import streamlit
+
+from analysis.errors import SlicescopeError
+
+ENTRY = Path(streamlit.__file__).with_name("static") / "index.html"
+PAGES = Path(__file__).with_name("app_pages")
+UPLOADS = "/_stcore/upload_file"
+_INLINE = re.compile(r"<script>(.*?)</script>", re.DOTALL)
+_ORIGIN = re.compile(r"https?://(\*\.)?[A-Za-z0-9.-]+(:\d+)?")
+
+
+class Security:
+    """Middleware: puts the headers on every answer, and where wanted refuses every upload."""
+
+    def __init__(self, app: Any, frames: Iterable[str] = (), uploads: bool = True) -> None:
+        self._app, self._uploads = app, uploads
+        self._headers = [(name.encode(), value.encode()) for name, value in headers(frames).items()]
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Pass a request on."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        names = {name for name, _ in self._headers}
+
+        async def answer(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                kept = [pair for pair in message.get("headers", ()) if pair[0].lower() not in names]
+                message = {**message, "headers": [*kept, *self._headers]}
+            await send(message)
+
+        if not self._uploads and UPLOADS in scope["path"]:
+            await answer({"type": "http.response.start", "status": 403, "headers": []})
+            await answer({"type": "http.response.body", "body": b"This server takes no uploads."})
+            return
+        await self._app(scope, receive, answer)
+
+
+def headers(frames: Iterable[str] = ()) -> dict[str, str]:
+    """The headers; pages of the origins ``frames`` may show the app in a frame."""
+    ancestors = ["'self'", *(_checked(origin) for origin in frames)]
+    scripts = " ".join(f"'sha256-{_digest(script)}'" for script in sorted(set(inline_scripts())))
+    rules = {
+        "default-src": "'self'",
+        # The WebAssembly of the charts' table is compiled in the page, which runs no other code from text.
+        "script-src": f"'self' {scripts}",
+        # streamlit writes its style sheets into the page as it runs, and plotly puts styles on its elements.
+        "style-src": "'self' 'unsafe-inline'",
+        "img-src": "'self' data: blob:",
+        "font-src": "'self' data:",
+        "worker-src": "'self' blob:",
+        "object-src": "'none'",
+        "base-uri": "'self'",
+        "form-action": "'self'",
+        "frame-ancestors": " ".join(ancestors),
+    }
+    return {
+        "content-security-policy": "; ".join(f"{name} {value}" for name, value in rules.items()),
+        "x-content-type-options": "nosniff",
+        # The keys of runs are in the address.
+        "referrer-policy": "same-origin",
+        "permissions-policy": "camera=(), geolocation=(), microphone=(), payment=(), usb=()",
+    }
+
+
+def inline_scripts() -> Iterator[str]:
+    """The scripts inside streamlit's entry page and inside our own pages: those, and no others, may run."""
+    yield from _INLINE.findall(ENTRY.read_text(encoding="utf-8"))
+    for page in sorted(PAGES.glob("*.py")):
+        for node in ast.walk(ast.parse(page.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                yield from _INLINE.findall(node.value)
+
+
+def _digest(script: str) -> str:
+    return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+
+
+def _checked(origin: str) -> str:
+    """An origin as the header wants it; anything else could add rules of its own."""
+    if not _ORIGIN.fullmatch(origin):
+        raise SlicescopeError(
+            f"'{origin}' is not an origin that could embed the app: give one such as https://course.example.org."
+        )
+    return origin
