@@ -102,18 +102,20 @@ class DetailsCollector:
         here = slice(rows.start, min(rows.stop, len(self.tokens)))
         if here.start < here.stop:
             self.change[here, :, block] = change[: here.stop - here.start].cpu().numpy()
-        self._sum(block, entering[:, 1:].float(), leaving[:, 1:].float())
+        self._sum(block, entering.float(), leaving.float())
         self._pair(block, entering, leaving)
 
     def _sum(self, block: int, entering: Tensor, leaving: Tensor) -> None:
-        tiny = torch.finfo(torch.float32).tiny
+        tiny, shape = torch.finfo(torch.float32).tiny, entering.shape
+        entering, leaving = entering[:, 1:], leaving[:, 1:]
         norm = torch.linalg.vector_norm(entering, dim=-1).clamp_min(tiny)
         self.growth[block] += float((torch.linalg.vector_norm(leaving, dim=-1) / norm).sum())
         self._seen[block] += norm.numel()
         seen = self._seen_of_heads.pop(block, None)
         if self._heads is not None and seen is not None:
             whole = leaving - entering
-            heads = self._heads.scale * seen[:, 1:].to(leaving.device, torch.float32)
+            # Some decoders flatten windows and tokens on the way.
+            heads = self._heads.scale * seen.to(leaving.device, torch.float32).reshape(shape)[:, 1:]
             heads = heads - entering if self._heads.between else heads
             scale = (torch.linalg.vector_norm(whole, dim=-1) * norm).clamp_min(tiny)
             by_heads = float((torch.linalg.vecdot(heads, whole) / scale).sum())

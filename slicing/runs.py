@@ -156,7 +156,7 @@ class SweepRecipe(Value):
         for what, values in (("bases (SB)", self.bases), ("targets (SP)", self.targets)):
             if not values or len(set(values)) < len(values):
                 raise PlanError(f"A sweep needs distinct {what}, but got {list(values)}: name each once.")
-        if "base" not in self.plan.rule().model_fields:
+        if "base" not in type(self.plan.rule()).model_fields:
             raise PlanError(
                 f"The allocation '{self.plan.allocation}' has no base to sweep over: choose 'dynamic'."
             )

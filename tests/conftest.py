@@ -17,6 +17,8 @@ from hypothesis import HealthCheck, settings
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
+from analysis.anatomy import anatomy_of, blocks
+from analysis.hooks import entering_states
 from analysis.shape import ModelShape, SublayerShape
 
 torch.set_num_threads(1)  # tiny models gain nothing from more threads, and lose much on a busy machine
@@ -172,6 +174,19 @@ def _make_exact(kind: Any) -> None:
         return scaled * (norm.weight + offset)
 
     kind.forward = forward
+
+
+def all_states(model: Any, windows: torch.Tensor) -> list[torch.Tensor]:
+    """Every residual state, kept in fp64: the blocks are called one by one, without any hook."""
+    returns_tuple = anatomy_of(model.config).returns_tuple
+    states, contexts = entering_states(model, windows, returns_tuple)
+    kept = [states.double()]
+    with torch.no_grad():
+        for block, context in zip(blocks(model), contexts, strict=True):
+            states = block(states, **context)
+            states = states[0] if returns_tuple else states
+            kept.append(states.double())
+    return kept
 
 
 @pytest.fixture(params=list(FAMILIES))

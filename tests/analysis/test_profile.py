@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_model
+from conftest import all_states, tiny_model
 from every_family import tiny
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
@@ -22,19 +22,6 @@ from slicing.slicer import slice_model
 
 def profile(model: Any, windows: Tensor, **options: Any) -> LayerProfile:
     return profile_blocks(model, windows, model_label="tiny", text_label="random", **options)
-
-
-def all_states(model: Any, windows: Tensor) -> list[Tensor]:
-    """Every residual state, kept in fp64: the blocks are called one by one, without any hook."""
-    returns_tuple = anatomy_of(model.config).returns_tuple
-    states, contexts = entering_states(model, windows, returns_tuple)
-    kept = [states.double()]
-    with torch.no_grad():
-        for block, context in zip(blocks(model), contexts, strict=True):
-            states = block(states, **context)
-            states = states[0] if returns_tuple else states
-            kept.append(states.double())
-    return kept
 
 
 def brute_force_cosine(model: Any, windows: Tensor) -> np.ndarray:

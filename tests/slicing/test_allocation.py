@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import re
 
 import numpy as np
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from analysis.errors import PlanError
-from slicing.allocation import ALLOCATIONS, Allocation, Constant, Dynamic, find_allocation
+from slicing.allocation import ALLOCATIONS, Allocation, Constant, Dynamic, Manual, find_allocation
 
 SCORES = st.lists(st.floats(-5, 5, allow_nan=False).map(lambda x: round(x, 4)), min_size=1, max_size=40)
 TARGETS = st.floats(0.0, 0.6)
@@ -178,3 +179,36 @@ def test_bound_that_is_no_fraction_is_refused(ceiling):
 def test_unknown_allocation_suggests_the_nearest():
     with pytest.raises(PlanError, match=r"Did you mean 'dynamic'\?"):
         find_allocation("dinamic")
+
+
+def test_manual_shares_are_scaled_to_the_target_whatever_the_scores():
+    rule = Manual(shares=(0.1, 0.2, 0.0, 0.1))
+    for scores in ([1.0, 2.0, 3.0, 4.0], [0.0] * 4):
+        assert rule(scores, 0.2).values == pytest.approx((0.2, 0.4, 0.0, 0.2))
+    assert rule([0.0] * 4, 0.1).values == pytest.approx((0.1, 0.2, 0.0, 0.1))
+
+
+def test_manual_shares_give_what_a_capped_block_cannot_take_to_the_others():
+    fractions = Manual(shares=(0.1, 0.8, 0.1))([0.0] * 3, 0.4, max_fraction=0.6)
+    assert fractions.values == pytest.approx((0.3, 0.6, 0.3))
+    assert fractions.capped == (False, True, False)
+
+
+@pytest.mark.parametrize(
+    ("shares", "target", "part"),
+    [
+        ((0.1, 0.2), 0.2, "2 shares were given, but the model has 3 blocks"),
+        ((0.0, 0.0, 0.0), 0.2, "All shares are 0"),
+        ((0.1, -0.1, 0.3), 0.2, "share of block 1"),
+        ((0.1, 1.0, 0.3), 0.2, "share of block 1"),
+        ((0.1, math.nan, 0.3), 0.2, "share of block 1"),
+    ],
+)
+def test_impossible_shares_are_one_sentence(shares, target, part):
+    with pytest.raises(PlanError, match=part):
+        Manual.model_construct(shares=shares)([1.0, 2.0, 3.0], target)
+
+
+def test_no_shares_or_no_target_cut_alike():
+    assert Manual()([1.0, 2.0], 0.3).values == pytest.approx((0.3, 0.3))
+    assert Manual(shares=(0.0, 0.0))([1.0, 2.0], 0.0).values == (0.0, 0.0)

@@ -1,0 +1,140 @@
+"""The details of a profile against states that were kept whole."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import all_states, byte_tokenizer, tiny_model
+from every_family import tiny
+from torch import Tensor
+
+from analysis import details as details_module
+from analysis.anatomy import blocks
+from analysis.details import Details, DetailsCollector
+from analysis.errors import StorageError
+from analysis.profile import profile_blocks
+
+
+def details_of(model: Any, windows: Tensor) -> Details:
+    collector = DetailsCollector(model, windows)
+    profile_blocks(model, windows, model_label="tiny", text_label="random", details=collector)
+    return collector.details(byte_tokenizer())
+
+
+def cosines(a: Tensor, b: Tensor) -> np.ndarray:
+    return torch.nn.functional.cosine_similarity(a, b, dim=-1).numpy()
+
+
+def test_every_token_every_norm_and_every_pair_of_depths(family, windows):
+    model = tiny_model(family)
+    found, states = details_of(model, windows), all_states(model, windows)
+    for block, (entering, leaving) in enumerate(pairwise(states)):
+        expected = 1 - cosines(entering, leaving)
+        np.testing.assert_allclose(found.change[:, :, block], expected, atol=2e-3)
+        growth = (leaving.norm(dim=-1) / entering.norm(dim=-1))[:, 1:].mean()
+        assert found.growth[block] == pytest.approx(float(growth), rel=1e-4)
+    # 6 windows of 15 tokens are fewer than those that are paired, so that none is left out.
+    for i, one in enumerate(states):
+        for j, other in enumerate(states):
+            expected = cosines(one[:, 1:], other[:, 1:]).mean()
+            assert found.similarity[i, j] == pytest.approx(float(expected), abs=1e-5)
+    assert (found.tokens == windows.numpy()).all()
+    assert set(found.pieces) == set(windows.unique().tolist())
+
+
+def test_heads_and_mlp_add_up_to_the_change(family, windows):
+    model = tiny_model(family)
+    found, states = details_of(model, windows), all_states(model, windows)
+    assert found.split is not None
+    for block, (entering, leaving) in enumerate(pairwise(states)):
+        entering, leaving = entering[:, 1:], leaving[:, 1:]
+        whole = ((leaving - entering).norm(dim=-1) / entering.norm(dim=-1)).mean()
+        assert found.split[block].sum() == pytest.approx(float(whole), rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "heads", "mlp"),
+    [
+        ("llama", "self_attn.o_proj", "mlp.down_proj"),
+        ("granite", "self_attn.o_proj", "mlp.down_proj"),
+        ("gpt_neox", "attention.dense", "mlp.dense_4h_to_h"),
+        ("falcon", "self_attention.dense", "mlp.dense_4h_to_h"),
+        ("gptj", "attn.out_proj", "mlp.fc_out"),
+    ],
+)
+def test_what_writes_nothing_has_no_part(name, heads, mlp, windows):
+    for silent, column in ((heads, 0), (mlp, 1)):
+        model = tiny_model(name)
+        for block in blocks(model):
+            writer: Any = block.get_submodule(silent)
+            for parameter in writer.parameters():
+                parameter.zero_()
+        split = details_of(model, windows).split
+        assert split is not None
+        np.testing.assert_allclose(split[:, column], 0.0, atol=1e-5)
+        assert (split[:, 1 - column] > 1e-3).all()
+
+
+def test_a_family_whose_parts_are_unknown_has_no_split_but_all_else():
+    model = tiny("gemma3_text")
+    windows = torch.randint(3, 60, (2, 12), generator=torch.Generator().manual_seed(0))
+    found = details_of(model, windows)
+    assert found.split is None
+    assert found.similarity.shape == (len(blocks(model)) + 1,) * 2
+    assert np.isfinite(found.growth).all()
+
+
+def test_only_the_first_windows_are_kept_token_by_token(windows, monkeypatch):
+    monkeypatch.setattr(details_module, "TOKENS_KEPT", 40)  # two windows of 16
+    model = tiny_model("llama")
+    found = details_of(model, windows)
+    assert found.tokens.shape == (2, 16)
+    whole = [
+        1 - cosines(a, b) for a, b in zip(*(all_states(model, windows)[i:] for i in (0, 1)), strict=False)
+    ]
+    np.testing.assert_allclose(found.change, np.stack(whole, axis=-1)[:2], atol=2e-3)
+    monkeypatch.setattr(details_module, "TOKENS_KEPT", 1)
+    assert details_of(model, windows).tokens.shape == (1, 16)  # one window at least
+
+
+def test_depths_are_paired_on_a_sample_of_each_batch(windows, monkeypatch):
+    monkeypatch.setattr(details_module, "TOKENS_PAIRED", 30)  # every third of 90 tokens
+    model = tiny_model("llama")
+    states = [each[:, 1:].flatten(0, 1)[::3] for each in all_states(model, windows)]
+    assert details_of(model, windows).similarity[1, 3] == pytest.approx(
+        float(cosines(states[1], states[3]).mean()), abs=1e-5
+    )
+
+
+def test_what_is_saved_is_loaded_again(windows, tmp_path: Path):
+    for model in (tiny_model("llama"), tiny("gemma3_text")):
+        saved = details_of(model, windows % 60)
+        path = tmp_path / "profile.safetensors"
+        saved.save(path)
+        loaded = Details.load(path)
+        assert loaded.pieces == saved.pieces
+        assert (loaded.split is None) == (saved.split is None)
+        for name in ("tokens", "change", "growth", "similarity"):
+            np.testing.assert_array_equal(getattr(loaded, name), getattr(saved, name))
+
+
+@pytest.mark.parametrize("content", [None, b"", b"no safetensors", b"\x08\0\0\0\0\0\0\0{}      "])
+def test_a_missing_or_damaged_file_is_one_sentence(content, tmp_path: Path):
+    path = tmp_path / "profile.safetensors"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(StorageError, match="profile the model again"):
+        Details.load(path)
+
+
+def test_watching_leaves_no_hook_behind(windows):
+    model = tiny_model("llama")
+    collector = DetailsCollector(model, windows)
+    with pytest.raises(ZeroDivisionError), collector.watching():
+        raise ZeroDivisionError
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
