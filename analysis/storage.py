@@ -9,10 +9,11 @@ import errno
 import os
 import platform
 import re
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import platformdirs
@@ -34,6 +35,11 @@ def cache_folder() -> Path:
 def runs_folder() -> Path:
     """One folder per run. ``SLICESCOPE_HOME/runs`` when that is set."""
     return _home(platformdirs.user_data_dir("slicescope")) / "runs"
+
+
+def queue_folder() -> Path:
+    """One small file per job that waits or runs in a server. ``SLICESCOPE_HOME/queue`` when that is set."""
+    return _home(platformdirs.user_data_dir("slicescope")) / "queue"
 
 
 @contextmanager
@@ -75,6 +81,9 @@ def require_space(path: Path, needed: int) -> None:
 
 def _error_number(error: Exception) -> int | None:
     """The operating system's number for it, or ``None`` when that has nothing to do with it."""
+    if isinstance(error, shutil.Error):  # of copytree: a list, in words
+        words = re.search(r"\[Errno (\d+)\]", str(error))
+        return int(words[1]) if words else 0
     if isinstance(error, OSError):
         return error.errno or 0
     words = re.search(r"\(os error (\d+)\)", str(error))  # safetensors and tokenizers have it in words only
@@ -85,11 +94,11 @@ def _error_number(error: Exception) -> int | None:
 def whole_folder(path: Path, replace: bool = False) -> Iterator[Path]:
     """Yield an empty folder that becomes ``path`` when the block ends well, and vanishes otherwise.
 
-    What a process that was killed left of the same folder is cleared away first. Raises ``StorageError``
-    when ``path`` exists and ``replace`` is false or it is a file, or when it cannot be written.
+    What killed processes left beside it is cleared away first. Raises ``StorageError`` when ``path`` exists
+    and ``replace`` is false or it is a file, or when it cannot be written.
     """
     with storage_errors(path):
-        _clear_abandoned(path)
+        clear_abandoned(path.parent)
         if path.exists() and not (replace and path.is_dir()):
             raise StorageError(f"'{path}' exists already; choose another folder or delete that one first.")
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -103,27 +112,45 @@ def whole_folder(path: Path, replace: bool = False) -> Iterator[Path]:
         shutil.rmtree(draft, ignore_errors=True)
 
 
+_TOKEN = secrets.token_hex(4)
+"""Tells this process from an earlier one of the same number, as there is after a container restarts."""
+
+
 def owned(name: str) -> str:
     """The beginning of a temporary folder's name: whose it is, and so whether that process still lives."""
-    return f"{name}-{platform.node()}-{os.getpid()}-"
+    return f"{name}-{platform.node()}-{os.getpid()}-{_TOKEN}-"
 
 
-def abandoned(folder: Path, name: str) -> list[Path]:
-    """What processes of this machine that are gone left of such folders."""
-    begin = f"{name}-{platform.node()}-"
-    if not folder.is_dir():
-        return []
-    found = [each for each in folder.iterdir() if each.name.startswith(begin)]
-    pids = {each: each.name.removeprefix(begin).partition("-")[0] for each in found}
-    return [each for each, pid in pids.items() if pid.isdigit() and not psutil.pid_exists(int(pid))]
+def abandoned(folder: Path) -> list[tuple[Path, str]]:
+    """What gone processes of this machine left in ``folder``, each with the name ``owned`` was given."""
+    mine = re.compile(rf"(?P<name>.+)-{re.escape(platform.node())}-(?P<pid>\d+)-(?P<token>[0-9a-f]{{8}})-.+")
+    found = [
+        (left, mine.fullmatch(left.name)) for left in (sorted(folder.iterdir()) if folder.is_dir() else [])
+    ]
+    return [(left, m["name"]) for left, m in found if m and not _lives(int(m["pid"]), m["token"])]
 
 
-def _clear_abandoned(path: Path) -> None:
-    for folder in abandoned(path.parent, f".{path.name}"):
-        if folder.name.endswith(_OLD) and not path.exists():
-            folder.rename(path)  # killed in the moment between the old folder and the new
+def clear_abandoned(folder: Path) -> None:
+    """Clear away the folders that processes of this machine that are gone left in ``folder``."""
+    for left, name in abandoned(folder):
+        place = folder / name.removeprefix(".")
+        if left.name.endswith(_OLD) and not place.exists():
+            # Killed in the moment between the old folder and the new.
+            with suppress(OSError):  # another process was quicker
+                left.rename(place)
         else:
-            shutil.rmtree(folder, ignore_errors=True)
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _lives(pid: int, token: str) -> bool:
+    if pid == os.getpid():
+        return token == _TOKEN
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+    except psutil.AccessDenied:
+        return True
 
 
 _OLD = "-old"

@@ -163,7 +163,7 @@ def slice_command(
 ) -> None:
     """Slice a model and keep it, with its model card, for any command here and for transformers."""
     from analysis.errors import StorageError
-    from analysis.storage import runs_folder, whole_folder
+    from analysis.storage import require_space, runs_folder, whole_folder
     from analysis.texts import TextSource
     from slicing.runs import MODEL_FOLDER, SliceRecipe
 
@@ -177,8 +177,10 @@ def slice_command(
         evaluation_windows=evaluation_windows or 8,
     )
     run = _perform(recipe)
+    model = runs_folder() / run.key / MODEL_FOLDER
+    require_space(output, sum(file.stat().st_size for file in model.rglob("*") if file.is_file()))
     with whole_folder(output) as draft:
-        shutil.copytree(runs_folder() / run.key / MODEL_FOLDER, draft, dirs_exist_ok=True)
+        shutil.copytree(model, draft, dirs_exist_ok=True)
     result: Any = run.result
     data = {
         "key": run.key,

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import streamlit as st
 
-from analysis.device import memory, pick_device
 from app import state, wording
 from app.jobs import Job
 
@@ -31,20 +30,21 @@ def _strip(every: float) -> None:
     _resources()
     if active:
         _jobs(active)
+    for sentence in state.lost_jobs():
+        with st.container(horizontal=True, vertical_alignment="center"):
+            st.warning(state.told(sentence), icon=":material/restart_alt:")
+            st.button("Dismiss", on_click=state.dismiss, key="dismiss-lost")
     if notice := state.notice():
         _notice(notice)
 
 
 def _resources() -> None:
-    opened = state.worker().open_model
-    if opened:
-        source, (model, _) = opened
-        name, device = f"**{source.label}**", model.device
-        where = f"{device}, {str(model.dtype).removeprefix('torch.')}"
+    report = state.worker().report
+    if report and report.source:
+        name, where = f"**{report.source.label}**", f"{report.device}, {report.dtype}"
     else:
-        name, device = "No model is open", pick_device("auto")
-        where = str(device)
-    free, total = memory(device)
+        name, where = "No model is open", report.device if report else "starting"
+    free, total = state.memory()
     used = f"memory {wording.memory(total - free)} of {wording.memory(total)} in use"
     with st.container(horizontal=True, gap="medium"):
         st.caption(f":material/deployed_code: {name}", width="content")
@@ -56,30 +56,49 @@ def _jobs(active: tuple[Job, ...]) -> None:
     worker, first = state.worker(), active[0]
     with st.container(border=True, key="job"):
         with st.container(horizontal=True, vertical_alignment="center"):
-            st.markdown(f"**{wording.title(first.task)}**", width="stretch")
+            st.markdown(f"**{_title(first)}**", width="stretch")
             if len(active) > 1:
                 with st.popover(f"{len(active) - 1} waiting"):
                     for job in active[1:]:
                         with st.container(horizontal=True, vertical_alignment="center"):
-                            st.markdown(f"{worker.position(job)}. {wording.title(job.task)}")
-                            st.button(
-                                "Cancel", key=f"cancel-{job.number}", on_click=worker.cancel, args=(job,)
-                            )
-            st.button(
-                "Cancel",
-                key="cancel",
-                icon=":material/stop:",
-                on_click=worker.cancel,
-                args=(first,),
-                disabled=first.cancelling,
-            )
+                            st.markdown(f"{worker.position(job)}. {_title(job)}")
+                            if state.may_cancel(job):
+                                key = f"cancel-{job.number}"
+                                st.button("Cancel", key=key, on_click=worker.cancel, args=(job,))
+            if first.stuck and state.may_cancel(first):
+                st.button(
+                    "Stop now",
+                    icon=":material/dangerous:",
+                    on_click=worker.stop_now,
+                    args=(first,),
+                    help="End the computing process at once. The open model is closed with it.",
+                )
+            elif state.may_cancel(first):
+                st.button(
+                    "Cancel",
+                    key="cancel",
+                    icon=":material/stop:",
+                    on_click=worker.cancel,
+                    args=(first,),
+                    disabled=first.cancelling,
+                )
         st.progress(first.fraction, text=wording.progress(first, worker.position(first)))
+        if first.restarted:
+            st.caption("The server was restarted, and this job begins again. Finished trials are kept.")
+
+
+def _title(job: Job) -> str:
+    """What a job does, and whose it is where it is not this session's."""
+    if not state.may_cancel(job):
+        return "Someone else's job"
+    return wording.title(job.task) + ("" if state.is_mine(job) else " · from another session")
 
 
 def _notice(job: Job) -> None:
     with st.container(horizontal=True, vertical_alignment="center"):
         if job.state == "failed":
-            st.error(f"**{wording.title(job.task)}** failed. {job.error}", icon=":material/error:")
+            told = state.told(job.error)
+            st.error(f"**{wording.title(job.task)}** failed. {told}", icon=":material/error:")
         else:
             st.info(
                 f"**{wording.title(job.task)}** was cancelled; nothing was stored.", icon=":material/info:"

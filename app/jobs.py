@@ -1,54 +1,38 @@
-"""Long work, one job at a time: the queue, its progress, and the one model that is kept open.
+"""Long work, one job at a time: the queue, its progress, and the engine that does it.
 
-A worker is a thread of the process, so a job outlives the browser tab that asked for it. Knows nothing
-about streamlit or pages: whoever wants to know how a job is doing looks at it.
+The engine is a process of its own (``app.engine``), so a job outlives the browser tab that asked for it, can
+be killed at any moment, and takes nothing with it when it dies. What waits is written down (``app.journal``),
+so that it outlives the server too. Knows nothing about streamlit or pages: whoever wants to know how a job is
+doing looks at it.
 """
 
 from __future__ import annotations
 
 import itertools
-import logging
+import signal
 import threading
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Literal
 
-from analysis.device import free_memory
-from analysis.errors import Cancelled, SlicescopeError, one_line
-from analysis.source import ModelSource, OpenModel
-from analysis.values import Progress
-from slicing.bench import Opener, perform, phases
-from slicing.preview import Preview, Previewer, PreviewRecipe
-from slicing.runs import Recipe, Run
-from slicing.store import open_model
+from analysis.errors import SlicescopeError, StorageError
+from app.engine import Child, Do, Ended, Load, Report, Step, Stop, Task, Unload, launch
+from app.journal import Journal
+from slicing.bench import phases
+from slicing.preview import Preview, PreviewRecipe
 
 QUEUE_LIMIT = 8
 """Jobs that may wait; more than that is a mistake rather than a plan."""
+OWNER_LIMIT = 4
+"""Of these, jobs of one person."""
 HISTORY = 50
+PATIENCE = 5.0
+"""Seconds after which a job that was cancelled and has not stopped may be killed."""
 
-log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Load:
-    """Open a model and keep it open, in place of the one that was."""
-
-    source: ModelSource
-    kind: Literal["load"] = "load"
-
-
-@dataclass(frozen=True)
-class Unload:
-    """Close the open model and give its memory back."""
-
-    kind: Literal["unload"] = "unload"
-
-
-Task = Recipe | Load | Unload
 State = Literal["queued", "running", "done", "failed", "cancelled"]
-Perform = Callable[[Recipe, Progress, Opener], Run]
 
 
 @dataclass(eq=False)
@@ -70,11 +54,13 @@ class Job:
     """One sentence when the job failed."""
     key: str | None = None
     """The key of the run it made."""
+    restarted: bool = False
+    """Whether it was taken over from a server that ended, and so begins again."""
     submitted: float = field(default_factory=time.monotonic)
     ended: float | None = None
     _step: int = 0
     _work_began: float | None = None
-    _stop: threading.Event = field(default_factory=threading.Event)
+    _cancelled: float | None = None
 
     @property
     def active(self) -> bool:
@@ -84,7 +70,13 @@ class Job:
     @property
     def cancelling(self) -> bool:
         """Whether it was told to stop and has not stopped yet."""
-        return self.active and self._stop.is_set()
+        return self.active and self._cancelled is not None
+
+    @property
+    def stuck(self) -> bool:
+        """Whether it was told to stop some time ago and has not stopped yet."""
+        told = self._cancelled
+        return self.active and told is not None and time.monotonic() - told > PATIENCE
 
     @property
     def seconds_left(self) -> float | None:
@@ -94,7 +86,7 @@ class Job:
         return (time.monotonic() - self._work_began) * (1.0 - self.fraction) / self.fraction
 
     def advance(self, phase: str, done: int, total: int) -> None:
-        """The progress callback: note how far the job is; raise ``Cancelled`` when it was told to stop."""
+        """Note how far the job is."""
         steps = (("Opening", 0.0),) if isinstance(self.task, Load | Unload) else phases(self.task)
         names = [name for name, _ in steps]
         if phase in names[self._step :]:
@@ -105,30 +97,29 @@ class Job:
         finished = sum(weights[: self._step]) + weights[self._step] * done / max(total, 1)
         self.phase, self.done, self.total = phase, done, total
         self.fraction = min(finished / sum(weights), 1.0) if sum(weights) else 0.0
-        if self._stop.is_set():
-            raise Cancelled("The job was cancelled; nothing was stored.")
 
 
 class Worker:
-    """The queue and the thread that works it off. At most one dense model is open at any time."""
+    """The queue, and the engine that works it off."""
 
-    def __init__(
-        self, perform: Perform = perform, opener: Opener = open_model, limit: int = QUEUE_LIMIT
-    ) -> None:
-        self._perform, self._opener, self._limit = perform, opener, limit
-        self._changed = threading.Condition()
+    def __init__(self, launch: Callable[[], Child] = launch, limit: int = QUEUE_LIMIT) -> None:
+        self._launch, self._limit = launch, limit
+        self._changed = threading.Condition(threading.RLock())
         self._numbers = itertools.count(1)
         self._queue: deque[Job] = deque()
         self._running: Job | None = None
         self._ended: deque[Job] = deque(maxlen=HISTORY)
-        self._held: tuple[ModelSource, OpenModel] | None = None
-        self._previewer = Previewer()
-        self._wishes: dict[str, PreviewRecipe] = {}
-        self._previewing: tuple[str, PreviewRecipe] | None = None
+        self._wishes: OrderedDict[str, PreviewRecipe] = OrderedDict()
+        self._previewing: tuple[int, str, PreviewRecipe] | None = None
         self._previewed: OrderedDict[str, Preview | str] = OrderedDict()
         self._stopping = False
-        self._thread = threading.Thread(target=self._work, name="slicescope-worker", daemon=True)
-        self._thread.start()
+        self._report: Report | None = None
+        self._journal = Journal()
+        self.lost: tuple[str, ...] = ()
+        """One sentence for each job of an earlier server that cannot be taken over."""
+        with self._changed:
+            self._child: Child | None = self._start()
+            self._take_over()
 
     def submit(self, task: Task, owner: str = "") -> Job:
         """Queue a task, or find the waiting or running job that does the same.
@@ -145,18 +136,33 @@ class Worker:
                 raise SlicescopeError(
                     f"{self._limit} jobs are waiting already: wait for one to end, or cancel one."
                 )
+            if sum(job.owner == owner for job in self._queue) >= OWNER_LIMIT:
+                raise SlicescopeError(
+                    f"{OWNER_LIMIT} jobs of yours are waiting already: wait for one to end, or cancel one."
+                )
             job = Job(next(self._numbers), task, owner)
-            self._queue.append(job)
-            self._changed.notify_all()
+            self._enter(job)
             return job
 
     def cancel(self, job: Job) -> None:
         """Take the job out of the queue, or stop it at its next batch."""
         with self._changed:
-            job._stop.set()
             if job in self._queue:
                 self._queue.remove(job)
                 self._end(job, "cancelled")
+            elif job is self._running and job._cancelled is None:
+                job._cancelled = time.monotonic()
+                self._say(Stop(job.number))
+
+    def stop_now(self, job: Job) -> None:
+        """End the job at once: a running one by killing the engine, in place of which a fresh one starts."""
+        with self._changed:
+            if job is self._running:
+                self._running = None
+                self._end(job, "cancelled")
+                self._restart()
+            else:
+                self.cancel(job)
 
     @property
     def active(self) -> tuple[Job, ...]:
@@ -176,23 +182,33 @@ class Worker:
         return active.index(job) if job in active else 0
 
     @property
-    def open_model(self) -> tuple[ModelSource, OpenModel] | None:
-        """The source that is open now, and its model, which is to be read only."""
-        return self._held
+    def report(self) -> Report | None:
+        """What is open and how much memory there is, as the engine said last; ``None`` before it did."""
+        return self._report
+
+    @property
+    def pid(self) -> int | None:
+        """The process of the engine."""
+        child = self._child
+        return child.pid if child else None
 
     def wait(self, job: Job, timeout: float | None = None) -> bool:
         """Block until the job has ended; false when the timeout came first."""
         with self._changed:
             return self._changed.wait_for(lambda: not job.active, timeout)
 
-    def stop(self, timeout: float = 10.0) -> None:
-        """Cancel everything and end the thread."""
+    def stop(self) -> None:
+        """End the engine; what waits or runs stays written down for the next server."""
         with self._changed:
             self._stopping = True
             for job in self.active:
-                self.cancel(job)
+                job.state, job.ended = "cancelled", time.monotonic()
+            self._queue.clear()
+            self._running, child, self._child = None, self._child, None
             self._changed.notify_all()
-        self._thread.join(timeout)
+        if child:
+            child.kill()
+            child.ending()
 
     def preview(self, recipe: PreviewRecipe, owner: str = "") -> Preview | str | None:
         """What the plan would cost, or why that cannot be told; ``None`` while it is being measured.
@@ -203,91 +219,142 @@ class Worker:
             if recipe.key in self._previewed:
                 self._wishes.pop(owner, None)
                 return self._previewed[recipe.key]
-            if self._previewing is None or self._previewing[1] != recipe:
+            if self._previewing is None or self._previewing[2] != recipe:
                 self._wishes[owner] = recipe
-                self._changed.notify_all()
+                if self._previewing and self._previewing[1] == owner:
+                    self._say(Stop(self._previewing[0]))  # something newer is wanted
+                self._next()
             return None
 
-    def _measure_preview(self) -> None:
-        assert self._previewing is not None
-        owner, recipe = self._previewing
+    # What happens to jobs, always with the lock held.
 
-        def stop_when_overtaken(phase: str, done: int, total: int) -> None:
-            if self._queue or self._stopping or owner in self._wishes:
-                raise Cancelled("Something newer is wanted.")
+    def _enter(self, job: Job) -> None:
+        if not isinstance(job.task, Load | Unload):
+            self._journal.note(job.number, job.task, job.owner)
+        self._queue.append(job)
+        if self._previewing:
+            self._say(Stop(self._previewing[0]))  # jobs go first
+        self._next()
+        self._changed.notify_all()
 
+    def _take_over(self) -> None:
         try:
-            found: Preview | str = self._previewer.preview(recipe, stop_when_overtaken, self._open)
-        except Cancelled:
+            entries, lost = self._journal.take_over()
+            self.lost = tuple(lost)
+            for entry in entries:
+                self._enter(Job(next(self._numbers), entry.recipe, entry.owner, restarted=True))
+        except StorageError as error:  # no reason not to serve
+            self.lost = (*self.lost, str(error))
+
+    def _next(self) -> None:
+        """Give the engine something to do when it has nothing."""
+        if self._stopping or self._running or self._previewing:
             return
-        except SlicescopeError as error:
-            found = str(error)
-        except Exception as error:
-            log.exception("The preview %s failed.", recipe)
-            found = f"It stopped at an unexpected {type(error).__name__}: {one_line(error)}."
-        with self._changed:
-            self._previewed[recipe.key] = found
-            while len(self._previewed) > HISTORY:
-                self._previewed.popitem(last=False)
+        if self._queue:
+            job = self._queue.popleft()
+            if isinstance(job.task, Unload):  # only the end of a process gives all of its memory back
+                self._end(job, "done")
+                self._restart()
+                return
+            job.state, self._running = "running", job
+            self._say(Do(job.number, job.task))
+        elif self._wishes:
+            owner, recipe = self._wishes.popitem(last=False)
+            self._previewing = next(self._numbers), owner, recipe
+            self._say(Do(self._previewing[0], recipe))
+        self._changed.notify_all()
 
-    def _work(self) -> None:
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._queue or self._wishes or self._stopping)
-                if self._stopping and not self._queue:
-                    return
-                if not self._queue:
-                    owner = next(iter(self._wishes))
-                    self._previewing = owner, self._wishes.pop(owner)
-            if self._previewing is not None:
-                self._measure_preview()
-                with self._changed:
-                    self._previewing = None
-                    self._changed.notify_all()
-                continue
-            with self._changed:
-                job = self._running = self._queue.popleft()
-                job.state = "running"
-            state, error = self._outcome(job)
-            free_memory()
-            with self._changed:
-                job.error, self._running = error, None
-                self._end(job, state)
-
-    def _outcome(self, job: Job) -> tuple[State, str]:
-        """Do the job; whatever it raises ends the job, never the worker."""
-        try:
-            if isinstance(job.task, Unload):
-                self._close()
-            elif isinstance(job.task, Load):
-                job.advance("Opening", 0, 1)
-                self._open(job.task.source)
-            else:
-                job.key = self._perform(job.task, job.advance, self._open).key
-        except Cancelled:
-            return "cancelled", ""
-        except SlicescopeError as error:
-            return "failed", str(error)
-        except Exception as error:  # a defect of ours or of a library: the log gets all of it
-            log.exception("The job %s failed.", job.task)
-            return "failed", f"It stopped at an unexpected {type(error).__name__}: {one_line(error)}."
-        return "done", ""
-
-    def _end(self, job: Job, state: State) -> None:
-        job.state, job.ended = state, time.monotonic()
+    def _end(self, job: Job, state: State, error: str = "") -> None:
+        job.error, job.state, job.ended = error, state, time.monotonic()
         if state == "done":
             job.fraction = 1.0
+        self._journal.strike(job.number)
         self._ended.append(job)
         self._changed.notify_all()
 
-    def _open(self, source: ModelSource) -> OpenModel:
-        """The model of ``source``; the one that was open is closed before another is read."""
-        if self._held is None or self._held[0] != source:
-            self._close()
-            self._held = (source, self._opener(source))
-        return self._held[1]
+    def _keep(self, recipe: PreviewRecipe, found: Preview | str) -> None:
+        self._previewed[recipe.key] = found
+        while len(self._previewed) > HISTORY:
+            self._previewed.popitem(last=False)
 
-    def _close(self) -> None:
-        self._held = None
-        self._previewer.forget()
-        free_memory()
+    # The engine, always with the lock held but for the thread that listens to it.
+
+    def _say(self, message: Do | Stop) -> None:
+        if self._child is None:
+            self._child = self._start()
+        with suppress(OSError):  # it is gone, which its listener is about to notice
+            self._child.connection.send(message)
+
+    def _start(self) -> Child:
+        child = self._launch()
+        threading.Thread(target=self._listen, args=(child,), name="slicescope-worker", daemon=True).start()
+        return child
+
+    def _restart(self) -> None:
+        child, self._child, self._report = self._child, None, None
+        if child:
+            child.kill()
+        self._child = self._start()
+        self._next()
+        self._changed.notify_all()
+
+    def _listen(self, child: Child) -> None:
+        while True:
+            try:
+                message = child.connection.recv()
+            except (EOFError, OSError):
+                break
+            with self._changed:
+                if child is self._child:
+                    self._hear(message)
+        ending = child.ending()
+        with self._changed:
+            if child is self._child:
+                self._mourn(ending)
+
+    def _hear(self, message: Step | Ended | Report) -> None:
+        job = self._running
+        if isinstance(message, Report):
+            self._report = message
+        elif isinstance(message, Step):
+            if job and job.number == message.number:
+                job.advance(message.phase, message.done, message.total)
+        elif job and job.number == message.number:
+            job.key, self._running = message.key, None
+            self._end(job, message.outcome, message.error)
+            self._next()
+        elif self._previewing and self._previewing[0] == message.number:
+            _, _, recipe = self._previewing
+            self._previewing = None
+            if message.outcome != "cancelled":
+                self._keep(recipe, message.preview or message.error)
+            self._next()
+
+    def _mourn(self, ending: int | None) -> None:
+        """The engine died: what it did has failed, and a fresh one goes on with the rest."""
+        healthy = self._report is not None
+        self._child = self._report = None
+        told = _told(ending)
+        if job := self._running:
+            self._running = None
+            self._end(job, "failed", told)
+        if self._previewing:
+            self._keep(self._previewing[2], told)
+            self._previewing = None
+        if healthy:  # else it would die again and again: not before it is needed
+            self._child = self._start()
+        self._next()
+
+
+def _told(ending: int | None) -> str:
+    """Why the engine died, in one sentence, and what to do."""
+    if ending == -signal.SIGKILL:
+        how = "The computing process was killed, most likely because the system ran out of memory"
+    elif ending is not None and ending < 0:
+        how = f"The computing process was ended by {signal.Signals(-ending).name}"
+    else:
+        how = f"The computing process ended unexpectedly (exit code {ending})"
+    return (
+        f"{how}; nothing was stored, and a fresh process has taken its place: try fewer or shorter windows, "
+        "a lower precision or a smaller model."
+    )

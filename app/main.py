@@ -11,6 +11,12 @@ from app.header import header
 ICONS = Path(__file__).parent / "icons"
 PROFILE = "app_pages/profile.py"
 TALK = "app_pages/talk.py"
+# The primary colour carries white words on buttons, and no colour that can do that can be read as words on a
+# dark page, where streamlit puts it on sliders and chosen segments; these get the colour of links.
+ON_DARK = """<style>
+:is([data-testid="stSliderThumbValue"], [data-variant="segmented_control"][data-selected="true"]) p {
+color: #8AB8EC; }
+</style>"""
 
 
 def begin() -> None:
@@ -30,6 +36,8 @@ st.set_page_config(page_title="slicescope", page_icon=ICONS / "favicon.svg", lay
 if state.must_log_in():
     log_in()
     st.stop()
+if parts.theme() is DARK:
+    st.html(ON_DARK)
 state.restore()
 st.logo(str(ICONS / ("logo-dark.svg" if parts.theme() is DARK else "logo-light.svg")), size="large")
 page = st.navigation(

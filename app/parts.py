@@ -14,8 +14,8 @@ import streamlit as st
 
 from analysis.errors import SlicescopeError
 from app import state, wording
+from app.engine import Task
 from app.figures import DARK, LIGHT, Drawing, Theme
-from app.jobs import Task
 from app.tables import text_table
 from slicing.runs import Run
 

@@ -58,13 +58,13 @@ def headers(frames: Iterable[str] = ()) -> dict[str, str]:
     scripts = " ".join(f"'sha256-{_digest(script)}'" for script in sorted(set(inline_scripts())))
     rules = {
         "default-src": "'self'",
-        # The WebAssembly of the charts' table is compiled in the page, which runs no other code from text.
+        # Neither 'unsafe-inline' nor 'unsafe-eval': streamlit and plotly do without.
         "script-src": f"'self' {scripts}",
         # streamlit writes its style sheets into the page as it runs, and plotly puts styles on its elements.
         "style-src": "'self' 'unsafe-inline'",
+        # Icons and one font are written into the style sheets; plotly draws a chart on a canvas to save it.
         "img-src": "'self' data: blob:",
         "font-src": "'self' data:",
-        "worker-src": "'self' blob:",
         "object-src": "'none'",
         "base-uri": "'self'",
         "form-action": "'self'",

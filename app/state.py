@@ -12,12 +12,15 @@ from typing import Any, Literal, NamedTuple
 from urllib.parse import urlencode
 
 import streamlit as st
+import torch
 
+from analysis.device import memory as host_memory
 from analysis.errors import ModelError, SlicescopeError, StorageError
 from analysis.source import ModelCard, ModelSource, describe
 from analysis.texts import TextSource
 from analysis.values import Value
-from app.jobs import Job, Task, Worker
+from app.engine import Task
+from app.jobs import Job, Worker
 from app.policy import Policy, enforced
 from slicing.plan import Plan
 from slicing.preview import Preview, PreviewRecipe
@@ -77,6 +80,33 @@ class Talk(NamedTuple):
 def worker() -> Worker:
     """The one worker of this process."""
     return Worker()
+
+
+def open_source() -> ModelSource | None:
+    """The model that is open now, for all sessions."""
+    report = worker().report
+    return report.source if report else None
+
+
+def memory(device: str | None = None) -> tuple[int, int]:
+    """Free and total bytes of a device, by default the engine's.
+
+    As the engine said last: to ask CUDA here would cost this process some hundred megabytes of it.
+    """
+    report = worker().report
+    if report is not None and device in (None, report.device):
+        return report.free, report.total
+    return host_memory(torch.device("cpu"))
+
+
+def lost_jobs() -> tuple[str, ...]:
+    """What an earlier server was asked for and this one cannot do, until it is dismissed."""
+    return () if st.session_state.get("lost-dismissed") else worker().lost
+
+
+def is_mine(job: Job) -> bool:
+    """Whether this session asked for the job."""
+    return job.owner == st.session_state["owner"]
 
 
 def restore() -> None:
@@ -404,8 +434,9 @@ def notice() -> Job | None:
 
 
 def dismiss() -> None:
-    """Forget the notice."""
+    """Forget the notice, and what was lost."""
     st.session_state["notice"] = None
+    st.session_state["lost-dismissed"] = True
 
 
 def link() -> str:
@@ -424,19 +455,31 @@ def presenting() -> bool:
 
 
 def talk(steps: int) -> Talk:
-    """Where the talk of so many steps stands."""
-    parameters = st.query_params
-    step, predict = parameters.get("step", ""), parameters.get("predict") == "1"
-    return Talk(
-        step=min(max(int(step), 1), steps) if step.isdecimal() else 1,
-        predict=predict,
-        revealed=not predict or parameters.get("reveal") == "1",
-    )
+    """Where the talk of so many steps stands; called once in every run of its page."""
+    # Where a key has just taken it counts more than the address, which lags behind when keys come fast.
+    at = st.session_state.pop("told", None) or _talk_in_address(steps)
+    st.session_state["talk"] = at
+    st.query_params.from_dict({**without_talk(), **at.parameters()})
+    return at
+
+
+def standing() -> Talk:
+    """Where the talk stood when it was last shown, or was taken since."""
+    return st.session_state["talk"]
 
 
 def tell(talk: Talk) -> None:
     """Take the talk there."""
-    st.query_params.from_dict({**without_talk(), **talk.parameters()})
+    st.session_state["talk"] = st.session_state["told"] = talk
+
+
+def _talk_in_address(steps: int) -> Talk:
+    step, predict = st.query_params.get("step", ""), st.query_params.get("predict") == "1"
+    return Talk(
+        step=min(max(int(step), 1), steps) if step.isdecimal() else 1,
+        predict=predict,
+        revealed=not predict or st.query_params.get("reveal") == "1",
+    )
 
 
 def without_talk() -> dict[str, str]:

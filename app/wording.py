@@ -15,7 +15,8 @@ from analysis.evaluate import Difference
 from analysis.shape import ModelShape
 from analysis.source import ModelSource
 from analysis.texts import DEMO_SPLITS, PRESETS, Role, TextSource
-from app.jobs import Job, Load, Unload
+from app.engine import Load, Task, Unload
+from app.jobs import Job
 from slicing.bench import phases
 from slicing.plan import Plan
 from slicing.preview import Preview
@@ -69,7 +70,7 @@ def interval(pair: tuple[float, float] | None, digits: int = 2) -> str:
     return _minus(f"{pair[0]:.{digits}f} to {pair[1]:.{digits}f}")
 
 
-def title(task: Recipe | Load | Unload) -> str:
+def title(task: Task) -> str:
     """What a job does, as a heading."""
     if isinstance(task, Unload):
         return "Unload the model"

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from analysis.device import memory
-from analysis.storage import abandoned, cache_folder, owned, require_space, storage_errors
+from analysis.storage import cache_folder, clear_abandoned, owned, require_space, storage_errors
 
 
 class Kept:
@@ -78,8 +78,7 @@ class Kept:
             home = cache_folder()
             with storage_errors(home):
                 home.mkdir(parents=True, exist_ok=True)
-                for folder in abandoned(home, "states"):
-                    shutil.rmtree(folder, ignore_errors=True)
+                clear_abandoned(home)
                 self._folder = Path(tempfile.mkdtemp(prefix=owned("states"), dir=home))
             # Also when the process ends in order; after a kill the next one clears it away.
             weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)

@@ -20,7 +20,7 @@ from analysis.profile import LayerProfile
 from analysis.shape import ModelShape
 from analysis.source import ModelSource
 from analysis.speed import Speed
-from analysis.storage import runs_folder, storage_errors
+from analysis.storage import clear_abandoned, runs_folder, storage_errors
 from analysis.texts import Passage, TextSource
 from analysis.values import Value
 from slicing.allocation import Fractions
@@ -446,4 +446,5 @@ def _run_folders() -> list[Path]:
     with storage_errors(home):
         if not home.is_dir():
             return []
+        clear_abandoned(home)
         return sorted(f for f in home.iterdir() if f.is_dir() and not f.name.startswith("."))

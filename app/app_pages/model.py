@@ -6,11 +6,11 @@ from pathlib import Path
 
 import streamlit as st
 
-from analysis.device import DTYPES, memory, pick_device
+from analysis.device import DTYPES
 from analysis.errors import SlicescopeError
 from analysis.source import ModelCard, ModelSource
 from app import parts, state, wording
-from app.jobs import Load, Unload
+from app.engine import Load, Unload
 
 KINDS = {"demo": "Demo", "hub": "Hub id", "folder": "Folder", "gguf": "GGUF file"}
 LOCATIONS = {
@@ -54,7 +54,7 @@ def draw_card(card: ModelCard) -> None:
         }
         for label, value in facts.items():
             grid.metric(label, value)
-        free, total = memory(pick_device(card.device))
+        free, total = state.memory(card.device)
         st.progress(
             min(card.bytes / total, 1.0),
             text=f"The weights need **{wording.memory(card.bytes)}** as {card.dtype} on {card.device}; "
@@ -118,9 +118,9 @@ with view:
         except SlicescopeError as error:
             st.error(state.told(error), icon=":material/error:")
 
-opened = state.worker().open_model
+opened = state.open_source()
 with choice, st.container(horizontal=True):
-    is_open = bool(opened and opened[0] == source)
+    is_open = opened is not None and opened == source
     can_load = card is not None and not is_open
     if st.button("Load", type="primary", icon=":material/upload:", disabled=not can_load) and source:
         state.choose(source)

@@ -40,7 +40,7 @@ window.slicescopeRelease ??= document.addEventListener("pointerup", () => setTim
 
 def forward() -> None:
     """The answer where it is not shown yet, else the next step."""
-    at = state.talk(len(STEPS))
+    at = state.standing()
     if not at.revealed:
         state.tell(at._replace(revealed=True))
     elif at.step < len(STEPS):
@@ -49,7 +49,7 @@ def forward() -> None:
 
 def back() -> None:
     """The step before, as it was left."""
-    at = state.talk(len(STEPS))
+    at = state.standing()
     state.tell(at._replace(step=max(1, at.step - 1), revealed=True))
 
 

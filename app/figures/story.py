@@ -74,8 +74,9 @@ def draw_turns(turns: Sequence[Turn], theme: Theme, concealed: bool = False) -> 
         scale = 1.0 / max(1.0, growth)
         tip = (scale * growth * math.cos(angle), scale * growth * math.sin(angle))
         foot = edge - min(0.0, tip[0])
-        _arrow(figure, foot, (scale, 0.0), theme.dense)
-        _label(figure, foot + scale, 0.0, "in", theme.dense, xshift=SIZE)
+        entering = 1.0 if concealed else scale  # a short one would betray how long the other is
+        _arrow(figure, foot, (entering, 0.0), theme.dense)
+        _label(figure, foot + entering, 0.0, "in", theme.dense, xshift=SIZE)
         words = ["?"]
         if not concealed:
             _arrow(figure, foot, tip, theme.measured)
@@ -87,8 +88,9 @@ def draw_turns(turns: Sequence[Turn], theme: Theme, concealed: bool = False) -> 
         _label(figure, edge, 0.0, words, theme.ink, yshift=-SIZE, yanchor="top", xanchor="left")
         edge = foot + max(1.0, scale, tip[0]) + _GAP
     on_stage(figure, theme, bottom=5 * SIZE)
-    figure.update_xaxes(visible=False, range=[-0.1, edge - _GAP + 0.25])
-    figure.update_yaxes(visible=False, range=[-0.02, 1.12], scaleanchor="x")
+    # Ranges that grow to keep the angles true would not shrink again when the chart gets its height.
+    figure.update_xaxes(visible=False, range=[-0.1, edge - _GAP + 0.4], constrain="domain")
+    figure.update_yaxes(visible=False, range=[-0.02, 1.12], constrain="domain", scaleanchor="x")
     told = "; ".join(
         f"block {turn.block} turns a state by {turn.degrees:.0f} degrees"
         + (f" and makes it {turn.growth:.3g} times as long" if turn.growth else "")

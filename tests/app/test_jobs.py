@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import multiprocessing
+import os
+import platform
+import socket
 import subprocess
 import sys
 import threading
@@ -10,11 +15,15 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
-from analysis.errors import PlanError, SlicescopeError
+from analysis.errors import PlanError, SlicescopeError, StorageError
 from analysis.source import ModelSource
+from analysis.storage import owned, queue_folder
 from analysis.texts import TextSource
-from app.jobs import Load, Unload, Worker
+from app import jobs
+from app.engine import Child, Engine, Load, Unload
+from app.jobs import Worker
 from slicing.plan import Plan
 from slicing.preview import PreviewRecipe
 from slicing.runs import CompareRecipe, ProfileRecipe, find_run
@@ -27,13 +36,32 @@ def recipe(seed: int = 0, model: str = "a/b") -> ProfileRecipe:
 
 
 class Bench:
-    """A worker whose jobs do what a test says, with a model that is only a name."""
+    """A worker whose jobs do what a test says, with a model that is only a name. Its engine is a thread."""
 
     def __init__(self) -> None:
         self.begun: list[int] = []
         self.opened: list[str] = []
+        self.engines: list[Engine] = []
+        self.ending: int | None = 0
         self.act: Callable[[Any, Any, Any], None] = lambda recipe, progress, opener: None
-        self.worker = Worker(self.perform, self.open, limit=3)
+        self.unopenable: set[str] = set()
+        self.previewer: Any = None
+        self.worker = Worker(self.launch, limit=3)
+
+    def launch(self) -> Child:
+        ours, theirs = multiprocessing.Pipe()
+        engine = Engine(theirs, self.perform, self.open)
+        if self.previewer:
+            engine._previewer = self.previewer
+        self.engines.append(engine)
+        threading.Thread(target=engine.run, args=(lambda: None,), daemon=True).start()
+
+        def kill() -> None:
+            # Closing a socket does not wake those who read it; shutting it down does.
+            with socket.socket(fileno=os.dup(ours.fileno())) as line:
+                line.shutdown(socket.SHUT_RDWR)
+
+        return Child(ours, kill, lambda: self.ending, len(self.engines))
 
     def perform(self, recipe: Any, progress: Any, opener: Any) -> Any:
         self.begun.append(recipe.seed)
@@ -42,7 +70,10 @@ class Bench:
 
     def open(self, source: ModelSource) -> Any:
         self.opened.append(source.location)
-        return SimpleNamespace(model=source.location, tokenizer=None)
+        if source.location in self.unopenable:
+            raise SlicescopeError("It is not there.")
+        model = SimpleNamespace(device=torch.device("cpu"), dtype=torch.bfloat16)
+        return SimpleNamespace(model=model, tokenizer=None)
 
 
 @pytest.fixture
@@ -50,7 +81,6 @@ def bench() -> Iterator[Bench]:
     bench = Bench()
     yield bench
     bench.worker.stop()
-    assert not bench.worker._thread.is_alive()
 
 
 @pytest.fixture
@@ -112,12 +142,15 @@ def test_progress_weighs_the_phases_and_never_goes_back(bench: Bench) -> None:
     job_of: list[Any] = []
 
     def act(recipe: Any, progress: Any, opener: Any) -> None:
+        def tell(phase: str, done: int) -> None:
+            progress(phase, done, 4)
+            until(lambda: (job_of[0].phase, job_of[0].done) == (phase, done))
+            seen.append((phase, job_of[0].fraction))
+
         until(lambda: bool(job_of))
         for phase, done in (("Opening", 1), ("Profiling", 2), ("Profiling", 4), ("Evaluating dense", 4)):
-            progress(phase, done, 4)
-            seen.append((job_of[0].phase, job_of[0].fraction))
-        progress("Evaluating constant-matched", 4, 4)  # the phases between may be left out
-        seen.append(("end", job_of[0].fraction))
+            tell(phase, done)
+        tell("Timing constant-matched", 4)  # the phases between may be left out
 
     bench.act = act
     comparison = CompareRecipe(
@@ -191,40 +224,51 @@ def test_a_failure_is_a_sentence_and_the_worker_survives_it(
     assert bool(caplog.records) != isinstance(error, SlicescopeError)  # only a defect goes to the log
 
 
+def open_now(bench: Bench) -> str | None:
+    report = bench.worker.report
+    return report.source.location if report and report.source else None
+
+
 def test_one_model_is_open_at_a_time(bench: Bench) -> None:
-    open_before: list[Any] = []
-    original = bench.worker._opener
+    held_while_opening: list[Any] = []
+    original = bench.open
 
     def opener(source: ModelSource) -> Any:
-        open_before.append(bench.worker.open_model)
+        held_while_opening.append(bench.engines[0]._held)
         return original(source)
 
-    bench.worker._opener = opener
+    bench.engines[0]._opener = opener
     bench.act = lambda recipe, progress, open_model: open_model(recipe.model)
     for each in (recipe(0, "a/x"), recipe(1, "a/x"), recipe(2, "a/y")):
         bench.worker.wait(bench.worker.submit(each), 5)
     assert bench.opened == ["a/x", "a/y"]  # the second job finds the model open
-    assert open_before == [None, None]  # and the first is closed before the other is read
-    held = bench.worker.open_model
-    assert held and held[0].location == "a/y"
+    assert held_while_opening == [None, None]  # and the first is closed before the other is read
+    until(lambda: open_now(bench) == "a/y")
     half = ModelSource(kind="hub", location="a/y", dtype="bfloat16")
     bench.worker.wait(bench.worker.submit(Load(half)), 5)
     assert bench.opened == ["a/x", "a/y", "a/y"]  # another dtype is another model
+
+
+def test_unloading_ends_the_engine_and_starts_a_fresh_one(bench: Bench) -> None:
+    bench.worker.wait(bench.worker.submit(Load(ModelSource(kind="hub", location="a/x"))), 5)
+    until(lambda: open_now(bench) == "a/x")
+    assert bench.worker.report and bench.worker.report.dtype == "bfloat16"
     bench.worker.wait(bench.worker.submit(Unload()), 5)
-    assert bench.worker.open_model is None
+    until(lambda: bench.worker.report is not None)
+    assert open_now(bench) is None
+    assert len(bench.engines) == 2
+    following = bench.worker.submit(recipe())
+    assert bench.worker.wait(following, 5)
+    assert following.state == "done"
 
 
 def test_a_model_that_cannot_be_opened_leaves_none_open(bench: Bench) -> None:
     bench.worker.wait(bench.worker.submit(Load(ModelSource(kind="hub", location="a/x"))), 5)
-
-    def opener(source: ModelSource) -> Any:
-        raise SlicescopeError("It is not there.")
-
-    bench.worker._opener = opener
+    bench.unopenable.add("a/y")
     job = bench.worker.submit(Load(ModelSource(kind="hub", location="a/y")))
     bench.worker.wait(job, 5)
     assert (job.state, job.error) == ("failed", "It is not there.")
-    assert bench.worker.open_model is None
+    until(lambda: open_now(bench) is None)
 
 
 def test_stopping_cancels_what_is_left(bench: Bench, gate: threading.Event) -> None:
@@ -287,7 +331,7 @@ class Slow:
 @pytest.fixture
 def slow(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Iterator[Slow]:
     slow = Slow()
-    monkeypatch.setattr(bench.worker, "_previewer", slow)
+    monkeypatch.setattr(bench.engines[0], "_previewer", slow)
     yield slow
     slow.go_on.set()
 
@@ -344,8 +388,190 @@ def test_preview_that_fails_is_a_sentence_and_the_worker_goes_on(bench: Bench, s
     until(lambda: ask(bench.worker, 0.4) == "measured 0.4")
 
 
-def test_closing_the_model_forgets_what_previews_kept(bench: Bench, slow: Slow) -> None:
-    assert bench.worker.wait(bench.worker.submit(Load(ModelSource(kind="hub", location="a/b"))), 10)
+def test_another_model_forgets_what_previews_kept(bench: Bench, slow: Slow) -> None:
     before = slow.forgotten
-    assert bench.worker.wait(bench.worker.submit(Unload()), 10)
-    assert slow.forgotten == before + 1
+    for location in ("a/b", "a/b", "a/c"):
+        assert bench.worker.wait(bench.worker.submit(Load(ModelSource(kind="hub", location=location))), 10)
+    assert slow.forgotten == before + 2
+
+
+def test_one_person_cannot_fill_the_queue(bench: Bench, gate: threading.Event, monkeypatch: Any) -> None:
+    monkeypatch.setattr(jobs, "OWNER_LIMIT", 2)
+    bench.worker.submit(recipe(0), "me")
+    until(lambda: bench.begun == [0])
+    for seed in (1, 2):
+        bench.worker.submit(recipe(seed), "me")
+    with pytest.raises(SlicescopeError, match="2 jobs of yours are waiting"):
+        bench.worker.submit(recipe(3), "me")
+    assert bench.worker.submit(recipe(3), "you").state == "queued"
+
+
+def test_a_job_that_does_not_stop_is_stopped_with_its_engine(
+    bench: Bench, gate: threading.Event, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(jobs, "PATIENCE", 0.05)
+    job, following = bench.worker.submit(recipe(0)), bench.worker.submit(recipe(1))
+    until(lambda: bench.begun == [0])
+    assert not job.stuck
+    bench.worker.cancel(job)
+    until(lambda: job.stuck)
+    gate.set()  # for those that follow; the first is still on its way to the gate's other side
+    bench.worker.stop_now(job)
+    assert job.state == "cancelled"
+    assert bench.worker.wait(following, 5)
+    assert following.state == "done"
+    assert len(bench.engines) == 2
+
+
+def test_stopping_a_waiting_job_leaves_the_running_one_alone(bench: Bench, gate: threading.Event) -> None:
+    running, waiting = bench.worker.submit(recipe(0)), bench.worker.submit(recipe(1))
+    until(lambda: bench.begun == [0])
+    bench.worker.stop_now(waiting)
+    assert (running.state, waiting.state) == ("running", "cancelled")
+    assert len(bench.engines) == 1
+
+
+@pytest.mark.parametrize(
+    ("ending", "told"),
+    [(-9, "ran out of memory"), (-11, "ended by SIGSEGV"), (3, "exit code 3"), (None, "None")],
+)
+def test_a_dead_engine_fails_its_job_and_the_next_one_gets_a_fresh_one(
+    bench: Bench, gate: threading.Event, ending: int | None, told: str
+) -> None:
+    job, following = bench.worker.submit(recipe(0)), bench.worker.submit(recipe(1))
+    until(lambda: bench.begun == [0] and bench.worker.report is not None)
+    bench.ending = ending
+    gate.set()
+    bench.worker._child.kill()  # type: ignore[union-attr]
+    assert bench.worker.wait(following, 5)
+    if job.state != "done":  # it may have been quicker than the kill
+        assert job.state == "failed"
+        assert told in job.error
+        assert "fewer or shorter windows" in job.error
+    assert following.state == "done"
+
+
+def test_an_engine_that_dies_at_birth_is_not_born_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    born: list[int] = []
+
+    def launch() -> Child:
+        ours, theirs = multiprocessing.Pipe()
+        born.append(len(born))
+        theirs.close()
+        return Child(ours, lambda: None, lambda: 1, None)
+
+    worker = Worker(launch)
+    until(lambda: worker._child is None)
+    assert len(born) == 1
+    job = worker.submit(recipe())
+    assert worker.wait(job, 5)
+    assert (job.state, len(born)) == ("failed", 2)
+    assert "exit code 1" in job.error
+    worker.stop()
+
+
+# Across servers
+
+
+def dead(name: str) -> str:
+    """The name as a process that is gone would have written it."""
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    return name.replace(f"-{os.getpid()}-", f"-{ended.pid}-")
+
+
+def leave_to_the_next_server() -> None:
+    """Make the notes of this process those of one that is gone."""
+    for path in queue_folder().iterdir():
+        path.rename(path.with_name(dead(path.name)))
+
+
+def test_what_waits_is_written_down_until_it_is_over(bench: Bench, gate: threading.Event) -> None:
+    jobs = [bench.worker.submit(recipe(seed), "me") for seed in range(3)]
+    until(lambda: bench.begun == [0])
+    assert len(list(queue_folder().iterdir())) == 3
+    bench.worker.cancel(jobs[2])
+    assert len(list(queue_folder().iterdir())) == 2
+    gate.set()
+    bench.worker.wait(jobs[1], 5)
+    until(lambda: list(queue_folder().iterdir()) == [])
+
+
+def test_loading_and_unloading_are_not_written_down(bench: Bench, gate: threading.Event) -> None:
+    bench.worker.submit(recipe(0))
+    until(lambda: bench.begun == [0])
+    bench.worker.submit(Load(ModelSource(kind="hub", location="a/b")))
+    bench.worker.submit(Unload())
+    assert len(list(queue_folder().iterdir())) == 1
+
+
+def test_the_next_server_takes_over_in_order(bench: Bench, gate: threading.Event) -> None:
+    for seed in (2, 0, 1):
+        bench.worker.submit(recipe(seed), f"owner {seed}")
+    until(lambda: bench.begun == [2])
+    bench.worker.stop()
+    assert len(list(queue_folder().iterdir())) == 3  # an end in order keeps them too
+    leave_to_the_next_server()
+    gate.set()
+    following = Bench()
+    found = [*following.worker.ended, *following.worker.active]
+    assert [job.owner for job in found] == ["owner 2", "owner 0", "owner 1"]
+    assert all(job.restarted for job in found)
+    assert following.worker.wait(found[-1], 5)
+    assert following.begun == [2, 0, 1]
+    assert list(queue_folder().iterdir()) == []
+    following.worker.stop()
+
+
+def test_jobs_of_a_living_server_and_of_another_machine_are_left_alone(bench: Bench) -> None:
+    bench.worker.submit(recipe(0))
+    bench.worker.wait(bench.worker.submit(recipe(1)), 5)
+    queue_folder().mkdir(exist_ok=True)
+    alive = queue_folder() / f"{owned('job')}9.json".replace(f"-{os.getpid()}-", f"-{os.getppid()}-")
+    foreign = queue_folder() / dead(f"{owned('job')}9.json").replace(platform.node(), "another-machine")
+    for path in (alive, foreign):
+        path.write_text("{}")
+    other = Bench()
+    assert other.worker.active == ()
+    assert alive.exists()
+    assert foreign.exists()
+    other.worker.stop()
+
+
+@pytest.mark.parametrize("content", ["", "{", '{"recipe": {"kind": "dance"}}'])
+def test_a_note_that_cannot_be_read_is_told_and_cleared(tmp_path: Any, content: str) -> None:
+    queue_folder().mkdir(parents=True)
+    (queue_folder() / dead(f"{owned('job')}1.json")).write_text(content)
+    good = Bench()
+    good.worker.stop()
+    (sentence,) = good.worker.lost
+    assert sentence.startswith("A job that waited when the server ended is lost")
+    assert list(queue_folder().iterdir()) == []
+
+
+def test_a_draft_of_a_note_was_never_promised(tmp_path: Any) -> None:
+    queue_folder().mkdir(parents=True)
+    (queue_folder() / dead(f"{owned('job')}1.draft")).write_text("{")
+    good = Bench()
+    good.worker.stop()
+    assert good.worker.lost == ()
+    assert list(queue_folder().iterdir()) == []
+
+
+def test_a_job_that_cannot_be_written_down_is_not_queued(bench: Bench) -> None:
+    queue_folder().parent.mkdir(parents=True, exist_ok=True)
+    queue_folder().write_text("a file in the way")
+    with pytest.raises(StorageError):
+        bench.worker.submit(recipe(0))
+    assert bench.worker.active == ()
+    queue_folder().unlink()
+    job = bench.worker.submit(recipe(0))
+    assert bench.worker.wait(job, 5)
+
+
+def test_a_note_holds_nothing_but_the_job(bench: Bench, gate: threading.Event) -> None:
+    bench.worker.submit(recipe(7), "me")
+    (path,) = queue_folder().iterdir()
+    note = json.loads(path.read_text())
+    assert set(note) == {"submitted", "owner", "recipe"}
+    assert (note["owner"], note["recipe"]["seed"]) == ("me", 7)

@@ -15,6 +15,7 @@ from analysis.storage import runs_folder
 from analysis.texts import TextSource
 from app import state
 from app.jobs import Job, Load
+from app.policy import Policy
 from slicing import runs
 from slicing.preview import Preview, PreviewRecipe
 from slicing.runs import CompareRecipe, ProfileRecipe, ProfileResult, SliceRecipe, bundled_run
@@ -61,8 +62,9 @@ def describe_unless_demo(source: ModelSource) -> ModelCard:
 
 
 @pytest.fixture
-def desk(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[Desk]:
+def desk(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Desk]:
     desk = Desk()
+    monkeypatch.setattr(state, "enforced", lambda: Policy(roots=(tmp_path,)))
     monkeypatch.setattr(state, "worker", lambda: desk)
     if "demo" not in request.keywords:
         monkeypatch.setattr(state, "describe", describe_unless_demo)
@@ -129,12 +131,12 @@ def test_the_model_page_shows_the_card_before_anything_is_loaded(desk: Desk) -> 
     assert [type(task) for task in desk.tasks] == [Load]
 
 
-def test_a_model_that_is_not_there_is_a_sentence(desk: Desk) -> None:
+def test_a_model_that_is_not_there_is_a_sentence(desk: Desk, tmp_path: Path) -> None:
     app = page("model")
     app.segmented_control(key="model-kind").set_value("folder").run()
     assert "Name a model to see its card" in said(app)
-    app.text_input(key="location-folder").set_value("/nowhere/at/all").run()
-    assert "'/nowhere/at/all' does not exist" in app.error[0].value
+    app.text_input(key="location-folder").set_value(f"{tmp_path}/nowhere").run()
+    assert f"'{tmp_path}/nowhere' does not exist" in app.error[0].value
     assert next(button for button in app.button if button.label == "Load").disabled
 
 

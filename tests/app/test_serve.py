@@ -8,31 +8,37 @@ from typing import Any
 
 import pytest
 
+from analysis.errors import SlicescopeError, StorageError
+from app import policy as policies
 from app import serve as module
 from app import state
+from app.cli import main
+from app.policy import Policy, enforced
+from app.security import Security, headers, inline_scripts
 from app.serve import serve
 
 
 @pytest.fixture
-def started(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+def started(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[dict[str, Any]]:
     """The settings of every start, instead of a server."""
     settings: list[dict[str, Any]] = []
 
     class App:
-        def __init__(self, script: Path, lifespan: Any) -> None:
+        def __init__(self, script: Path, lifespan: Any, middleware: Any) -> None:
             assert script.is_file()
+            assert len(middleware) == 1
 
         def run(self, config: dict[str, Any]) -> None:
             settings.append(config)
 
     monkeypatch.setattr(module.st, "App", App)
+    monkeypatch.setattr(policies, "_enforced", [])
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
     return settings
 
 
-def test_the_defaults_are_private(
-    started: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.chdir(tmp_path)
+def test_the_defaults_are_private(started: list[dict[str, Any]]) -> None:
     serve(open_browser=False)
     (settings,) = started
     assert settings["server.address"] == "127.0.0.1"
@@ -56,8 +62,140 @@ def test_another_address_is_warned_of(
     started: list[dict[str, Any]], caplog: pytest.LogCaptureFixture
 ) -> None:
     serve(address="0.0.0.0", port=9000)
-    assert started[0]["server.allowedHosts"] == []
-    assert "0.0.0.0 can use this app with your rights" in caplog.text
+    assert "reaches 0.0.0.0 can use this app with your rights" in caplog.text
+    assert "the names localhost, 127.0.0.1 only" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("address", "hosts", "names"),
+    [
+        ("127.0.0.1", (), ["localhost", "127.0.0.1"]),
+        ("0.0.0.0", (), ["localhost", "127.0.0.1"]),
+        ("::", (), ["localhost", "127.0.0.1"]),
+        ("192.0.2.7", (), ["localhost", "127.0.0.1", "192.0.2.7"]),
+        ("127.0.0.1", ("slices.example.org",), ["localhost", "127.0.0.1", "slices.example.org"]),
+    ],
+)
+def test_names_are_added_and_the_check_is_never_switched_off(
+    started: list[dict[str, Any]], address: str, hosts: tuple[str, ...], names: list[str]
+) -> None:
+    serve(address=address, hosts=hosts)
+    assert started[0]["server.allowedHosts"] == names
+
+
+def test_the_policy_is_enforced(started: list[dict[str, Any]], caplog: pytest.LogCaptureFixture) -> None:
+    assert not enforced().demo_mode
+    serve(address="0.0.0.0", policy=Policy.demo())
+    assert enforced().demo_mode
+    assert "with your rights" not in caplog.text
+
+
+def secrets(content: str) -> None:
+    folder = Path.cwd() / ".streamlit"
+    folder.mkdir()
+    (folder / "secrets.toml").write_text(content)
+
+
+LOGIN = '[auth]\nredirect_uri = "https://slices.example.org/oauth2callback"\n'
+
+
+def test_a_login_takes_the_warning_away(
+    started: list[dict[str, Any]], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: object())
+    secrets(LOGIN)
+    serve(address="0.0.0.0")
+    assert "with your rights" not in caplog.text
+    assert str(Path.cwd() / ".streamlit" / "secrets.toml") in started[0]["secrets.files"]
+
+
+@pytest.mark.parametrize("content", ["[auth", "[auth]"])
+def test_secrets_that_would_let_everybody_in_stop_the_start(
+    started: list[dict[str, Any]], content: str
+) -> None:
+    secrets(content)
+    with pytest.raises(StorageError, match=r"secrets\.toml"):
+        serve()
+    assert started == []
+
+
+def test_a_login_without_its_package_stops_the_start(
+    started: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: None)
+    secrets(LOGIN)
+    with pytest.raises(SlicescopeError, match="Authlib"):
+        serve()
+    assert started == []
+
+
+def request(app: Any, path: str, kind: str = "http") -> list[Any]:
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    asyncio.run(app({"type": kind, "path": path}, None, send))
+    return sent
+
+
+async def page(scope: Any, receive: Any, send: Any) -> None:
+    given = [(b"content-type", b"text/html"), (b"X-Content-Type-Options", b"other")]
+    await send({"type": "http.response.start", "status": 200, "headers": given})
+
+
+def test_every_answer_has_the_headers_once() -> None:
+    (start,) = request(Security(page), "/")
+    names = [name.lower() for name, _ in start["headers"]]
+    assert sorted(names) == sorted({b"content-type", *(name.encode() for name in headers())})
+    assert dict(start["headers"])[b"x-content-type-options"] == b"nosniff"
+    (start,) = request(Security(page), "/_stcore/stream", kind="websocket")
+    assert len(start["headers"]) == 2
+
+
+def test_uploads_are_refused_where_none_are_taken() -> None:
+    start, body = request(Security(page, uploads=False), "/base/_stcore/upload_file/session/file")
+    assert start["status"] == 403 and b"no uploads" in body["body"]
+    assert request(Security(page, uploads=False), "/runs")[0]["status"] == 200
+    assert request(Security(page), "/_stcore/upload_file/session/file")[0]["status"] == 200
+
+
+def test_scripts_from_elsewhere_and_unknown_ones_are_forbidden() -> None:
+    rules = dict(rule.split(" ", 1) for rule in headers()["content-security-policy"].split("; "))
+    assert rules["default-src"] == "'self'"
+    assert "unsafe" not in rules["script-src"] and "http" not in rules["script-src"]
+    assert rules["frame-ancestors"] == "'self'"
+    assert rules["script-src"].count("sha256-") == len(set(inline_scripts()))
+
+
+def test_frames_of_other_origins_are_opt_in() -> None:
+    policy = headers(["https://course.example.org"])["content-security-policy"]
+    assert "frame-ancestors 'self' https://course.example.org" in policy
+
+
+@pytest.mark.parametrize(
+    "origin", ["*", "https://a.org; script-src *", "course.example.org", "https://a.org/x", ""]
+)
+def test_what_is_no_origin_is_refused(origin: str) -> None:
+    with pytest.raises(SlicescopeError, match="not an origin"):
+        headers([origin])
+
+
+def test_the_command_line_makes_the_policy(
+    started: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", ["slicescope", "app", "--no-open", "--root", "models", "--host", "a.org"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 0
+    assert enforced().roots == (Path("models"),) and not enforced().demo_mode
+    assert "a.org" in started[0]["server.allowedHosts"]
+    arguments = ["slicescope", "app", "--demo-mode", "--allow-model", "a/b", "--allow-model", "demo"]
+    monkeypatch.setattr("sys.argv", arguments)
+    with pytest.raises(SystemExit):
+        main()
+    assert enforced().demo_mode
+    assert enforced().models[0].label == "a/b"  # type: ignore[index]
 
 
 def test_the_worker_lives_as_long_as_the_server(monkeypatch: pytest.MonkeyPatch) -> None:

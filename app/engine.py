@@ -1,0 +1,224 @@
+"""The process that computes: it does one thing at a time and keeps the one model that is open.
+
+It gets tasks over a connection and answers with progress and outcomes. Knows nothing about queues, people or
+pages. A process of its own can be killed at any moment, and gives all of its memory back when it ends.
+"""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import queue
+import signal
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import Any, Literal, NamedTuple
+
+from analysis.errors import Cancelled, SlicescopeError, one_line
+from analysis.source import ModelSource
+from slicing.preview import Preview, PreviewRecipe
+from slicing.runs import Recipe
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Load:
+    """Open a model and keep it open, in place of the one that was."""
+
+    source: ModelSource
+    kind: Literal["load"] = "load"
+
+
+@dataclass(frozen=True)
+class Unload:
+    """Close the open model and give its memory back."""
+
+    kind: Literal["unload"] = "unload"
+
+
+Task = Recipe | Load | Unload
+Outcome = Literal["done", "failed", "cancelled"]
+
+
+# What the server says.
+
+
+class Do(NamedTuple):
+    """Do a task, or measure a preview; the number names it in the answers."""
+
+    number: int
+    task: Task | PreviewRecipe
+
+
+class Stop(NamedTuple):
+    """Stop the task of this number at its next batch."""
+
+    number: int
+
+
+# What the engine answers.
+
+
+class Step(NamedTuple):
+    """How far the task is; see ``analysis.values.Progress``."""
+
+    number: int
+    phase: str
+    done: int
+    total: int
+
+
+class Ended(NamedTuple):
+    """The task is over: with the key of its run or a preview, or one sentence on what went wrong."""
+
+    number: int
+    outcome: Outcome
+    error: str = ""
+    key: str | None = None
+    preview: Preview | None = None
+
+
+class Report(NamedTuple):
+    """What is open, and the memory of the device it is on, in bytes."""
+
+    source: ModelSource | None
+    device: str
+    dtype: str
+    free: int
+    total: int
+
+
+class Engine:
+    """The loop of the process."""
+
+    def __init__(self, connection: Connection, perform: Any = None, opener: Any = None) -> None:
+        # Imported here, since they take seconds and the server need not wait for them.
+        from slicing.bench import perform as usual
+        from slicing.preview import Previewer
+        from slicing.store import open_model
+
+        self._connection = connection
+        self._perform, self._opener = perform or usual, opener or open_model
+        self._previewer = Previewer()
+        self._held: Any = None
+        self._stopped: set[int] = set()
+        self._inbox: queue.SimpleQueue[Do | None] = queue.SimpleQueue()
+
+    def run(self, gone: Callable[[], None]) -> None:
+        """Work until the server is gone; ``gone`` is then called at once, whatever is being done."""
+        threading.Thread(target=self._listen, args=(gone,), name="slicescope-listener", daemon=True).start()
+        try:
+            self._report()
+            while (asked := self._inbox.get()) is not None:
+                self._connection.send(self._outcome(asked))
+                self._report()
+        except (OSError, ValueError):  # the connection is closed
+            gone()
+
+    def _listen(self, gone: Callable[[], None]) -> None:
+        while True:
+            try:
+                message = self._connection.recv()
+            except (EOFError, OSError):
+                self._inbox.put(None)
+                gone()
+                return
+            if isinstance(message, Stop):
+                self._stopped.add(message.number)
+            else:
+                self._inbox.put(message)
+
+    def _outcome(self, asked: Do) -> Ended:
+        """Do what was asked; whatever it raises ends the task, never the engine."""
+
+        def progress(phase: str, done: int, total: int) -> None:
+            self._connection.send(Step(asked.number, phase, done, total))
+            if asked.number in self._stopped:
+                raise Cancelled("It was cancelled; nothing was stored.")
+
+        from analysis.device import free_memory
+
+        try:
+            return self._done(asked, progress)
+        except Cancelled:
+            return Ended(asked.number, "cancelled")
+        except SlicescopeError as error:
+            return Ended(asked.number, "failed", str(error))
+        except Exception as error:  # a defect of ours or of a library: the log gets all of it
+            log.exception("%s failed.", asked.task)
+            told = f"It stopped at an unexpected {type(error).__name__}: {one_line(error)}."
+            return Ended(asked.number, "failed", told)
+        finally:
+            self._stopped.discard(asked.number)
+            free_memory()
+
+    def _done(self, asked: Do, progress: Callable[[str, int, int], None]) -> Ended:
+        task = asked.task
+        if isinstance(task, PreviewRecipe):
+            found = self._previewer.preview(task, progress, self._open)
+            return Ended(asked.number, "done", preview=found)
+        if isinstance(task, Unload):
+            self._close()
+            return Ended(asked.number, "done")
+        if isinstance(task, Load):
+            progress("Opening", 0, 1)
+            self._open(task.source)
+            return Ended(asked.number, "done")
+        return Ended(asked.number, "done", key=self._perform(task, progress, self._open).key)
+
+    def _open(self, source: ModelSource) -> Any:
+        """The model of ``source``; the one that was open is closed before another is read."""
+        if self._held is None or self._held[0] != source:
+            self._close()
+            self._held = (source, self._opener(source))
+        return self._held[1]
+
+    def _close(self) -> None:
+        self._held = None
+        self._previewer.forget()
+
+    def _report(self) -> None:
+        from analysis.device import memory, pick_device
+
+        source, opened = self._held or (None, None)
+        device = pick_device("auto") if opened is None else opened.model.device
+        dtype = "" if opened is None else str(opened.model.dtype).removeprefix("torch.")
+        self._connection.send(Report(source, str(device), dtype, *memory(device)))
+
+
+class Child(NamedTuple):
+    """A running engine, as the server sees it."""
+
+    connection: Connection
+    kill: Callable[[], None]
+    """End it at once."""
+    ending: Callable[[], int | None]
+    """How it ended: an exit code, below zero a signal; ``None`` where that is not known."""
+    pid: int | None
+
+
+def launch() -> Child:
+    """Start an engine in a fresh process; it answers as soon as it has imported what it needs."""
+    ours, theirs = multiprocessing.Pipe()
+    # Never a fork: threads and CUDA do not survive one.
+    process = multiprocessing.get_context("spawn").Process(
+        target=_begin, args=(theirs,), name="slicescope-engine", daemon=True
+    )
+    process.start()
+    theirs.close()  # so that our end notices when the process is gone
+
+    def ending() -> int | None:
+        process.join(10)
+        return process.exitcode
+
+    return Child(ours, process.kill, ending, process.pid)
+
+
+def _begin(connection: Connection) -> None:
+    # Ctrl-C in the server's terminal reaches this process too; the server says when to end.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    Engine(connection).run(gone=lambda: os._exit(0))

@@ -1,0 +1,71 @@
+"""What was asked for and is not done yet, on disk, so that a restarted server goes on with it.
+
+One small file per job, named after the process that has it: the jobs of a process that is gone are taken over
+by the next server. Knows nothing about how jobs are done.
+"""
+
+from __future__ import annotations
+
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+
+from analysis.errors import StorageError
+from analysis.storage import abandoned, owned, queue_folder, storage_errors
+from analysis.values import Value
+from slicing.runs import Recipe
+
+
+class Entry(Value):
+    """A job that is to be done."""
+
+    submitted: datetime
+    owner: str
+    recipe: Recipe
+
+
+class Journal:
+    """The entries of one worker."""
+
+    def __init__(self) -> None:
+        self._paths: dict[int, Path] = {}
+
+    def note(self, number: int, recipe: Recipe, owner: str) -> None:
+        """Write the job of this number down, whole or not at all (``StorageError``)."""
+        entry = Entry(submitted=datetime.now(UTC), owner=owner, recipe=recipe)
+        path = queue_folder() / f"{owned('job')}{number}.json"
+        with storage_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            draft = path.with_suffix(".draft")
+            draft.write_text(entry.to_json(), encoding="utf-8")
+            draft.replace(path)
+        self._paths[number] = path
+
+    def strike(self, number: int) -> None:
+        """The job of this number is over."""
+        if path := self._paths.pop(number, None):
+            path.unlink(missing_ok=True)
+
+    def take_over(self) -> tuple[list[Entry], list[str]]:
+        """The entries of servers that are gone, in their order, and one sentence for each that is lost.
+
+        They are taken off the disk: note them again.
+        """
+        entries: list[Entry] = []
+        lost: list[str] = []
+        folder = queue_folder()
+        with storage_errors(folder):
+            left = [path for path, name in abandoned(folder) if name == "job"]
+        for path in left:
+            mine = path.with_name(f"{owned('taken')}{path.name}")
+            try:
+                os.rename(path, mine)  # noqa: PTH104  (fails where another server was quicker)
+            except FileNotFoundError:
+                continue
+            try:
+                if path.suffix == ".json":  # a draft was never promised to anyone
+                    entries.append(Entry.from_json(mine.read_bytes(), f"The waiting job '{path.name}'"))
+            except StorageError as error:
+                lost.append(f"A job that waited when the server ended is lost: {error}")
+            mine.unlink()
+        return sorted(entries, key=lambda entry: entry.submitted), lost

@@ -1,0 +1,136 @@
+"""What people who see little, use no mouse, or hold a phone meet on every page, in a real browser."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from serving import MISSING, chromium, served, settle, visit
+
+LACKING = MISSING + ([] if importlib.util.find_spec("axe_playwright_python") else ["axe-playwright-python"])
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.timeout(600),
+    pytest.mark.skipif(bool(LACKING), reason=f"not installed: {', '.join(LACKING)}"),
+]
+PAGES = ["model", "profile", "tune", "compare", "sweep", "runs", "notes", "?present=1"]
+GRAVE = ("serious", "critical")
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with served(tmp_path_factory.mktemp("home")) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with chromium() as browser:
+        yield browser
+
+
+def violations(page: Any) -> list[str]:
+    """What axe finds grave, as sentences."""
+    from axe_playwright_python.sync_playwright import Axe
+
+    found = Axe().run(page).response["violations"]
+    return [
+        f"{each['id']} at {node['target']}: {node['failureSummary']}"
+        for each in found
+        if each["impact"] in GRAVE
+        for node in each["nodes"]
+    ]
+
+
+def unfold(page: Any) -> None:
+    """Open what is folded, so that it is looked at too."""
+    for summary in page.locator("details:not([open]) > summary").all():
+        summary.click()
+    settle(page)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("name", PAGES)
+def test_nothing_grave(address: str, browser: Any, name: str, scheme: str) -> None:
+    page = visit(browser, f"{address}/{name}", color_scheme=scheme, viewport={"width": 1280, "height": 900})
+    unfold(page)
+    page.wait_for_timeout(500)  # fades, in which colours have no contrast yet
+    assert violations(page) == []
+    page.context.close()
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_phone_scrolls_in_one_direction(address: str, browser: Any, name: str) -> None:
+    page = visit(browser, f"{address}/{name}", viewport={"width": 400, "height": 800})
+    unfold(page)
+    beyond = page.evaluate(
+        "[document.documentElement, document.querySelector('[data-testid=stMain]')]"
+        ".map(each => each.scrollWidth - each.clientWidth)"
+    )
+    assert beyond == [0, 0]
+    page.context.close()
+
+
+def focused(page: Any) -> str:
+    return page.evaluate(
+        "(e => e.ariaLabel || e.innerText.trim().split('\\n').pop() || '')(document.activeElement)"
+    )
+
+
+def tab_to(page: Any, name: str, seen: list[str]) -> None:
+    """Press Tab until the element of that name has the focus, and see that every stop on the way shows it."""
+    for _ in range(60):
+        page.keyboard.press("Tab")
+        seen.append(focused(page))
+        assert shows_focus(page), f"Nothing shows that '{seen[-1]}' has the focus."
+        if seen[-1] == name:
+            return
+    raise AssertionError(f"Tab does not lead to '{name}', but along {seen}.")
+
+
+def shows_focus(page: Any) -> bool:
+    """Whether the page looks different where the focus is than without it."""
+    page.wait_for_timeout(150)
+    area = page.evaluate(
+        """() => {
+          const e = document.activeElement, box = e.getBoundingClientRect(), small = box.width < 4;
+          if (e.tagName === "MAIN") return null;  // takes the focus so that arrow keys scroll it
+          const r = (small ? e.closest("[data-testid]") : e).getBoundingClientRect(), edge = small ? 16 : 5;
+          return {x: r.x - edge, y: r.y - edge, width: r.width + 2 * edge, height: r.height + 2 * edge};
+        }"""
+    )
+    if area is None:
+        return True
+    area["width"] += min(area["x"], 0)
+    area["height"] += min(area["y"], 0)
+    clip = {**area, "x": max(area["x"], 0), "y": max(area["y"], 0)}
+    with_focus = page.screenshot(clip=clip, animations="disabled")
+    page.evaluate("window.left = document.activeElement; window.left.blur()")
+    page.wait_for_timeout(150)
+    without = page.screenshot(clip=clip, animations="disabled")
+    page.evaluate("window.left.focus({focusVisible: true})")
+    return with_focus != without
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_keyboard_alone_leads_from_the_profile_to_a_plan(address: str, browser: Any, scheme: str) -> None:
+    page = visit(browser, f"{address}/profile", color_scheme=scheme, viewport={"width": 1280, "height": 1600})
+    seen: list[str] = []
+    tab_to(page, "Tune", seen)
+    assert seen[0] == "Skip to main content"
+    page.keyboard.press("Enter")
+    page.get_by_role("heading", name="How much to cut where?").wait_for()
+    settle(page)
+    page.evaluate("document.activeElement.blur()")
+    tab_to(page, "Target (SP)", seen)
+    page.keyboard.press("ArrowRight")
+    page.wait_for_url("**sp=26**")
+    tab_to(page, "Compare with constant", seen)
+    tab_to(page, "plan.json", seen)
+    with page.expect_download() as download:
+        page.keyboard.press("Enter")
+    assert '"target": 0.26' in Path(download.value.path()).read_text()
+    page.context.close()

@@ -1,0 +1,240 @@
+"""Charts from near, of windows and of sweeps, drawn from the runs that ship: they show what is in the run."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+
+from analysis.details import Details
+from app.coloured import coloured_text, legend
+from app.figures.base import CONSTANT, DARK, DYNAMIC, HIGHLIGHT, LIGHT, Theme, luminance, rgb
+from app.figures.compare import draw_windows
+from app.figures.profile import draw_overlay, draw_similarity, draw_split, draw_tokens, most_alike
+from app.figures.sweep import draw_grid, draw_pareto
+from app.tables import (
+    grid_table,
+    overlay_table,
+    passage_table,
+    similarity_table,
+    split_table,
+    token_table,
+    trial_table,
+)
+from slicing.grid import Grid, read_grid
+from slicing.runs import Run, bundled_run, bundled_sweep, find_details
+
+RUN = bundled_run()
+
+
+@pytest.fixture(scope="module")
+def details() -> Details:
+    found = find_details(bundled_run())
+    assert found is not None
+    return found
+
+
+@pytest.fixture(scope="module")
+def sweep() -> Run:
+    return bundled_sweep()
+
+
+@pytest.fixture
+def whole(sweep: Run) -> Grid:
+    return read_grid(sweep.recipe, sweep.result)
+
+
+@pytest.fixture
+def begun(sweep: Run) -> Grid:
+    """The same sweep with nothing stored."""
+    return read_grid(sweep.recipe)
+
+
+def test_the_map_of_depths_has_a_mark_over_every_cell(details):
+    figure, takeaway = draw_similarity(details, (3, 7))
+    heat, marks = figure.data
+    np.testing.assert_allclose(heat.z, details.similarity)
+    assert len(marks.x) == details.similarity.size
+    place = 5 * len(details.similarity) + 9
+    assert (marks.y[place], marks.x[place]) == (5, 9)
+    assert marks.customdata[place][0] == "after block 4"
+    assert float(marks.customdata[place][2]) == pytest.approx(details.similarity[5, 9])
+    (box,) = figure.layout.shapes
+    assert (box.y0, box.x0, box.line.color) == (2.5, 6.5, HIGHLIGHT)
+    span, first, value = most_alike(details.similarity)
+    assert f"blocks {first} to {first + span - 1}" in takeaway
+    assert f"{value:.3f}" in takeaway
+
+
+def test_the_most_alike_stretch_is_found_by_brute_force(details):
+    similarity = details.similarity
+    span, first, value = most_alike(similarity)
+    assert value == max(similarity[i, i + span] for i in range(len(similarity) - span))
+    assert similarity[first, first + span] == value
+
+
+def test_tokens_are_counted_and_first_ones_marked_apart(details):
+    figure, takeaway = draw_tokens(details, 24)
+    bars, first = figure.data
+    assert sum(bars.y) == pytest.approx(100.0)
+    np.testing.assert_allclose(first.x, details.change[:, 0, 24].astype(np.float32))
+    assert f"{np.median(details.change[:, 1:, 24].astype(np.float32)):.3f}" in takeaway
+    assert "Block 24" in takeaway
+
+
+def test_heads_and_mlp_fill_a_hundred_percent(details):
+    figure, takeaway = draw_split(details)
+    heads, mlp = figure.data
+    np.testing.assert_allclose(np.add(heads.y, mlp.y), 100.0, rtol=1e-5)
+    assert heads.marker.pattern.shape != mlp.marker.pattern.shape  # not by colour alone
+    larger = [str(block) for block in np.flatnonzero(np.asarray(heads.y) > 50)]
+    assert f"blocks {', '.join(larger)}." in takeaway
+
+
+def test_an_overlay_puts_models_of_any_depth_on_one_scale():
+    profile = RUN.result.profile
+    shallow = profile.model_copy(
+        update={
+            "blocks": 10,
+            "measurements": {
+                name: each.model_copy(
+                    update={
+                        "rest": tuple(row[:10] for row in each.rest),
+                        "first": each.first and tuple(row[:10] for row in each.first),
+                    }
+                )
+                for name, each in profile.measurements.items()
+            },
+        }
+    )
+    figure, takeaway = draw_overlay([("deep", profile), ("shallow", shallow)], "lr")
+    deep, other = figure.data
+    assert (deep.x[0], deep.x[-1]) == pytest.approx((100 / 60, 100 - 100 / 60))
+    assert (other.x[0], other.x[-1]) == pytest.approx((5.0, 95.0))
+    assert (deep.line.dash, deep.marker.symbol) != (other.line.dash, other.marker.symbol)
+    assert "deep at" in takeaway
+    table = overlay_table([("deep", profile), ("shallow", shallow)], "lr")
+    assert len(table) == 40
+
+
+def test_windows_show_each_difference_with_its_place():
+    result = RUN.result
+    figure, takeaway = draw_windows(result, "constant", "dynamic")
+    base, other = (np.array(result.contestant(name).evaluation.nll) for name in ("constant", "dynamic"))
+    expected = 100 * np.expm1(other - base)
+    shown = {int(x): y for trace in figure.data for x, y in zip(trace.x, trace.y, strict=True)}
+    np.testing.assert_allclose([shown[window] for window in range(16)], expected)
+    worse, better = figure.data
+    assert (worse.marker.color, better.marker.color) == (DYNAMIC, CONSTANT)
+    assert all(y > 0 for y in worse.y)
+    assert f"Better on {int((expected <= 0).sum())} of 16 windows" in takeaway
+    assert any("Obama 2010" in str(note.text) for note in figure.layout.annotations)
+    table = passage_table(result, "constant", "dynamic")
+    assert table["document"][0] == "Obama 2010"
+    np.testing.assert_allclose(table["difference"], (other - base).round(4), atol=1e-9)
+
+
+def test_windows_without_places_are_drawn_all_the_same():
+    evaluation = RUN.result.evaluation.model_copy(update={"passages": ()})
+    result = RUN.result.model_copy(update={"evaluation": evaluation})
+    assert len(draw_windows(result, "constant", "dynamic").figure.data) == 2
+    assert (passage_table(result, "constant", "dynamic")["document"] == "").all()
+
+
+def test_the_grid_colours_what_ran_and_names_what_did_not(whole, begun):
+    figure, takeaway = draw_grid(whole)
+    heat, marks = figure.data
+    bases, targets = whole.recipe.bases, whole.recipe.targets
+    for row, target in enumerate(targets):
+        for column, base in enumerate(bases):
+            cell = whole.cell(base, target)
+            place = row * len(bases) + column
+            if cell.gain:
+                assert heat.z[row][column] == pytest.approx(cell.gain.percent, rel=1e-5)
+                assert f"{abs(cell.gain.percent):.1f} %" in marks.text[place]
+            else:
+                assert np.isnan(heat.z[row][column])
+                assert marks.text[place] == "= constant"
+    assert heat.zmax == -heat.zmin
+    best = min(cell.gain.percent for cell in whole.cells if cell.gain)
+    assert f"{best:+.1f} %".replace("-", "−") in takeaway
+    empty, told = draw_grid(begun)
+    assert np.isnan(empty.data[0].z).all()
+    assert set(empty.data[1].text) == {"", "= constant"}
+    assert told == f"0 of {begun.total} trials have run."
+
+
+@pytest.mark.parametrize("theme", [LIGHT, DARK])
+def test_numbers_on_the_grid_can_be_read(whole, theme: Theme):
+    figure, _ = draw_grid(whole, theme=theme)
+    heat, marks = figure.data
+    inks = np.array(marks.textfont.color).reshape(np.shape(heat.z))
+    for value, ink in zip(np.ravel(heat.z), np.ravel(inks), strict=True):
+        if np.isnan(value):
+            continue
+        share = abs(value) / heat.zmax
+        end = rgb(CONSTANT if value < 0 else DYNAMIC)
+        ground = luminance([(1 - share) * a + share * b for a, b in zip(rgb(theme.middle), end, strict=True)])
+        light, dark = sorted((ground, luminance(rgb(ink))), reverse=True)
+        assert (light + 0.05) / (dark + 0.05) >= 4.5
+
+
+def test_the_chosen_cell_is_framed(whole):
+    cell = whole.cell(0.05, 0.2)
+    (box,) = draw_grid(whole, cell).figure.layout.shapes
+    assert (box.x0 + 0.5, box.y0 + 0.5) == (whole.recipe.bases.index(0.05), whole.recipe.targets.index(0.2))
+
+
+def test_size_against_loss_shows_everyone_once(whole, begun):
+    figure, takeaway = draw_pareto(whole)
+    marks = [name for trace in figure.data if trace.mode == "markers" for name in trace.text]
+    assert sorted(marks) == sorted(name for name, _ in whole.contestants())
+    unbeaten = trial_table(whole).query("unbeaten")["model"]
+    assert all(name in takeaway for name in unbeaten if name != "dense")
+    assert len(draw_pareto(begun).figure.data[0].x) == 0
+
+
+def test_tables_of_a_sweep_leave_blank_what_did_not_run(whole, begun):
+    assert (grid_table(begun).filter(like="SB").isin(["", "constant"])).all(axis=None)
+    table = grid_table(whole)
+    assert list(table["constant"]) == [
+        f"{whole.constant[t].evaluation.perplexity:.2f}" for t in whole.recipe.targets
+    ]
+    assert table.iloc[0]["SB 20 %"] == "constant"
+    assert trial_table(begun).empty
+
+
+def test_tables_from_near_hold_every_number(details):
+    tokens = token_table(details, 2, 7)
+    assert list(tokens["token id"]) == details.tokens[2].tolist()
+    np.testing.assert_allclose(tokens["change (1 − cosine)"], details.change[2, :, 7], atol=1e-3)
+    assert similarity_table(details).shape == (31, 32)
+    heads, mlp = details.split.T
+    np.testing.assert_allclose(
+        split_table(details)["heads, % of the change"], 100 * heads / (heads + mlp), atol=0.06
+    )
+
+
+@pytest.mark.parametrize("theme", [LIGHT, DARK])
+def test_text_is_coloured_by_its_change_and_can_be_read(details, theme: Theme):
+    html = coloured_text(details, 0, 24, theme)
+    opacities = [float(each) for each in re.findall(r"rgba\(\d+,\d+,\d+,([\d.]+)\)", html)]
+    change = details.change[0, :, 24].astype(np.float32)
+    assert len(opacities) == change.size
+    assert np.corrcoef(opacities, change)[0, 1] > 0.8
+    strong = np.percentile(details.change[:, 1:, 24].astype(np.float32), 95)
+    assert html.count("underline;") == int((change >= strong).sum())
+    ground = rgb("#FFFFFF" if theme is LIGHT else "#060709")
+    most = max(opacities)
+    mixed = [(1 - most) * a + most * b for a, b in zip(ground, rgb(DYNAMIC), strict=True)]
+    light, dark = sorted((luminance(mixed), luminance(rgb(theme.ink))), reverse=True)
+    assert (light + 0.05) / (dark + 0.05) >= 4.5
+    assert f"{strong:.3f}" in legend(details, 24)
+
+
+def test_text_is_never_taken_for_markup(details):
+    hostile = details._replace(pieces=dict.fromkeys(details.pieces, '<script>alert("&")</script>'))
+    html = coloured_text(hostile, 0, 0, LIGHT)
+    assert "<script" not in html
+    assert "&lt;script&gt;" in html

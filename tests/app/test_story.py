@@ -1,0 +1,332 @@
+"""The story tells the numbers of its run, hides them until asked, and opens at the step the URL names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from analysis.details import Details
+from analysis.errors import PlanError, StorageError
+from app.figures import DARK, LIGHT
+from app.figures.story import SIZE, Turn, draw_pipe
+from app.story import STEPS, Case, case_of
+from slicing import runs
+from slicing.plan import Plan
+from slicing.runs import ProfileRecipe, bundled_run
+from slicing.schedule import SlicingSchedule
+
+MAIN = Path(__file__).parents[2] / "app" / "main.py"
+NUMBERS = range(1, len(STEPS) + 1)
+
+
+def details(blocks: int) -> Details:
+    """Two windows of eleven tokens, changed by 0.05 to 0.15 but for the first ones, which turn around."""
+    change = np.full((2, 11, blocks), 0.1, dtype=np.float16)
+    change[:, 1:] += (np.linspace(-0.05, 0.05, 10)[None, :, None]).astype(np.float16)
+    change[:, 0] = 1.5
+    return Details(
+        tokens=np.zeros((2, 11), dtype=np.int32),
+        change=change,
+        growth=np.linspace(4.0, 1.0, blocks).astype(np.float32),
+        similarity=np.eye(blocks + 1, dtype=np.float32),
+        split=None,
+        pieces={0: "a"},
+    )
+
+
+def case(with_details: bool = True, **plan: Any) -> Case:
+    run = bundled_run()
+    told = case_of(run, details(run.result.profile.blocks) if with_details else None)
+    if plan:
+        recipe = told.recipe.model_copy(update={"plan": Plan(**{**dict(told.recipe.plan), **plan})})
+        told = told._replace(recipe=recipe)
+    return told
+
+
+@pytest.mark.parametrize("with_details", [True, False])
+@pytest.mark.parametrize("number", NUMBERS)
+def test_every_step_has_a_sentence_a_chart_and_notes(number: int, with_details: bool) -> None:
+    step, told = STEPS[number - 1], case(with_details)
+    setting = step.setting(told)
+    drawing = step.draw(told, setting, LIGHT, False)
+    assert step.sentence(told, setting).endswith(".") and "nan" not in step.sentence(told, setting)
+    assert "nan" not in step.answer(told)
+    assert drawing.takeaway and step.question.endswith("?")
+    assert step.formula(told) and "\n" not in step.formula(told)
+    assert step.notes.minutes > 0 and step.notes.exercise.task
+
+
+@pytest.mark.parametrize("theme", [LIGHT, DARK])
+@pytest.mark.parametrize("number", NUMBERS)
+def test_type_is_large_in_every_chart(number: int, theme: Any) -> None:
+    step, told = STEPS[number - 1], case()
+    layout = step.draw(told, step.setting(told), theme, False).figure.layout
+    sizes = [
+        layout.font.size,
+        layout.legend.font.size,
+        layout.xaxis.tickfont.size,
+        layout.yaxis.tickfont.size,
+    ]
+    sizes += [annotation.font.size or SIZE for annotation in layout.annotations]
+    assert min(sizes) >= 20
+    assert layout.xaxis.tickfont.color == theme.ink
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+def test_before_the_answer_the_axes_are_there_and_the_marks_are_not(number: int) -> None:
+    step, told = STEPS[number - 1], case()
+    hidden, shown = (
+        step.draw(told, step.setting(told), LIGHT, concealed).figure for concealed in (True, False)
+    )
+    assert len(hidden.data) < len(shown.data)
+    assert tuple(hidden.layout.xaxis.range) == tuple(shown.layout.xaxis.range)
+    assert tuple(hidden.layout.yaxis.range) == tuple(shown.layout.yaxis.range)
+    assert {"dynamic, planned", "Dynamic"}.isdisjoint(str(trace.name) for trace in hidden.data)
+
+
+def test_the_turn_is_the_angle_of_the_mean_cosine() -> None:
+    most, least = case().turns
+    cosine = case().cosine
+    assert (most.block, least.block) == (int(cosine.argmin()), int(cosine.argmax()))
+    assert np.cos(np.radians(most.degrees)) == pytest.approx(cosine.min())
+    assert Turn(0, 0.0, 2.0).degrees == pytest.approx(90.0)
+    drawing = STEPS[0].draw(case(), 0.0, LIGHT, False)
+    arrows = [a for a in drawing.figure.layout.annotations if a.showarrow]
+    lengths = [np.hypot(a.x - a.ax, a.y - a.ay) for a in arrows]
+    assert lengths[1] / lengths[0] == pytest.approx(most.growth)
+    assert lengths[3] / lengths[2] == pytest.approx(least.growth)
+    across, up = arrows[1].x - arrows[1].ax, arrows[1].y - arrows[1].ay
+    assert np.degrees(np.arctan2(up, across)) == pytest.approx(most.degrees)
+
+
+def test_without_details_lengths_and_tokens_are_not_claimed() -> None:
+    told = case(with_details=False)
+    assert "kept no lengths" in STEPS[0].sentence(told, 0.0)
+    assert "times" not in STEPS[0].sentence(told, 0.0)
+    assert "window" in STEPS[1].sentence(told, 0.0)
+    spread = told.spread
+    assert np.allclose(spread.middle, np.median(told.result.profile.measured("lr"), axis=0))
+
+
+def test_the_cosine_is_spread_over_tokens_and_the_first_stands_apart() -> None:
+    spread = case().spread
+    assert np.allclose(spread.middle, 0.9, atol=1e-3)
+    assert np.allclose(spread.high - spread.low, 0.1, atol=2e-3)
+    assert spread.first is not None and np.allclose(spread.first, -0.5)
+    assert f"in **{spread.first.size} of {spread.first.size}** blocks" in STEPS[1].sentence(case(), 0.0)
+
+
+@pytest.mark.parametrize("base", [0.0, 0.1, 0.25])
+def test_the_base_is_the_floor_of_every_bar(base: float) -> None:
+    told = case()
+    floor, rest = STEPS[3].draw(told, base, LIGHT, False).figure.data
+    total = np.asarray(floor.y) + np.asarray(rest.y)  # type: ignore[union-attr]
+    assert np.allclose(floor.y, 100 * base)  # type: ignore[union-attr]
+    assert total.mean() == pytest.approx(100 * told.plan.target, abs=1e-3)
+    assert ("constant slicing" in STEPS[3].sentence(told, base)) == (base == 0.25)
+
+
+def test_moving_a_dial_does_not_move_its_axis() -> None:
+    told = case()
+    for step in (STEPS[3], STEPS[4]):
+        assert step.dial
+        ends = step.dial.lowest(told), step.dial.highest(told)
+        figures = [step.draw(told, end, LIGHT, False).figure for end in ends]
+        assert figures[0].layout.yaxis.range == figures[1].layout.yaxis.range
+        tops = [max(max(bar.y) for bar in figure.data if bar.type == "bar") for figure in figures]  # type: ignore[union-attr]
+        assert max(tops) <= figures[0].layout.yaxis.range[1]
+
+
+def test_the_target_moves_the_plan_and_the_sentence() -> None:
+    sentence = STEPS[4].sentence(case(), 0.4)
+    bars: Any = STEPS[4].draw(case(), 0.4, LIGHT, False).figure.data[0]
+    assert "**40\N{NO-BREAK SPACE}%** on average" in sentence
+    assert np.mean(bars.y) == pytest.approx(40.0, abs=0.1)
+
+
+def test_a_target_below_the_base_is_a_sentence() -> None:
+    with pytest.raises(PlanError, match="may not exceed the target"):
+        STEPS[4].draw(case(), 0.05, LIGHT, False)
+
+
+def test_a_plan_without_a_base_is_taught_by_the_dynamic_rule() -> None:
+    told = case(allocation="constant", settings={}, target=0.05)
+    assert told.plan.allocation == "dynamic"
+    assert (told.plan.target, told.base) == (0.05, 0.05)
+    for step in STEPS:
+        step.draw(told, step.setting(told), LIGHT, False)
+        assert step.sentence(told, step.setting(told))
+    assert "costs +125.0 % perplexity" in STEPS[6].sentence(told, 0.0)
+
+
+@pytest.mark.parametrize("score", ["block-influence", "angular"])
+def test_other_scores_have_formulas_of_their_own(score: str) -> None:
+    told = case(score=score)
+    assert STEPS[2].formula(told) != STEPS[2].formula(case())
+    assert f"Block **{int(np.argmax(told.redundancy))}** is the most redundant" in STEPS[2].sentence(
+        told, 0.0
+    )
+
+
+def test_the_pipe_is_as_wide_as_the_stream() -> None:
+    planned = SlicingSchedule(hidden_size=8, widths=(8, 4, 8), embedding="shared")
+    constant = SlicingSchedule(hidden_size=8, widths=(6, 6, 8), embedding="shared")
+    dense, pipe, other = draw_pipe(planned, constant, "dynamic", LIGHT).figure.data
+    widest = {trace.name: max(trace.y) - min(trace.y) for trace in (dense, pipe, other)}  # type: ignore[union-attr]
+    assert widest == {"dense": 8, "dynamic, planned": 8, "constant": 8}
+    assert list(pipe.y[:6]) == [4, 4, 2, 2, 4, 4]  # type: ignore[union-attr]
+    assert list(pipe.x[:6]) == [-0.5, 0.5, 0.5, 1.5, 1.5, 2.5]  # type: ignore[union-attr]
+
+
+def test_the_cut_says_what_is_left_of_the_parameters() -> None:
+    told = case()
+    dense, planned = (told.result.contestant(name).parameters for name in ("dense", "dynamic"))
+    sentence = STEPS[5].sentence(told, 0.0)
+    assert f"{planned / 1e6:.1f} M" in sentence
+    assert f"{100 * (1 - planned / dense):.1f}\N{NO-BREAK SPACE}% fewer" in sentence
+
+
+def test_a_plan_that_loses_is_told_as_it_is() -> None:
+    told = case()
+    lost = tuple(
+        each.model_copy(update={"nats": 0.2, "nats_interval": (0.1, 0.3)})
+        if each.contender == "dynamic" and each.baseline.startswith("constant")
+        else each
+        for each in told.result.differences
+    )
+    worse = told._replace(result=told.result.model_copy(update={"differences": lost}))
+    assert "worse" in STEPS[6].sentence(worse, 0.0)
+    assert "better" not in STEPS[6].sentence(worse, 0.0)
+    assert "At equal mean slice: worse" in STEPS[6].answer(worse)
+
+
+def test_only_a_comparison_can_be_told() -> None:
+    run = bundled_run()
+    recipe = ProfileRecipe(model=run.recipe.model, text=case().recipe.calibration)
+    with pytest.raises(StorageError, match="needs a comparison"):
+        case_of(run.model_copy(update={"recipe": recipe}), None)
+
+
+def talk(**parameters: str) -> AppTest:
+    app = AppTest.from_file(str(MAIN), default_timeout=30)
+    for name, value in {"present": "1", **parameters}.items():
+        app.query_params[name] = value
+    app.run()
+    assert not app.exception
+    return app
+
+
+def press(app: AppTest, key: str) -> AppTest:
+    app.button(key=key).click().run()
+    assert not app.exception
+    return app
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+def test_an_address_opens_its_step(number: int) -> None:
+    app = talk(step=str(number))
+    assert app.title[0].value == STEPS[number - 1].title
+    assert len(app.get("plotly_chart")) == 1
+    assert f"{number} / {len(STEPS)}" in [caption.value for caption in app.caption]
+    assert not app.error
+
+
+@pytest.mark.parametrize(("step", "number"), [("0", 1), ("99", len(STEPS)), ("x", 1), ("-3", 1), ("", 1)])
+def test_a_step_that_is_none_is_the_nearest(step: str, number: int) -> None:
+    assert talk(step=step).title[0].value == STEPS[number - 1].title
+
+
+def test_forward_and_back_are_in_the_address() -> None:
+    app = press(talk(), "forward")
+    assert app.query_params["step"] == "2" and app.title[0].value == STEPS[1].title
+    press(app, "remote-forward")
+    assert app.title[0].value == STEPS[2].title
+    press(app, "back")
+    assert app.title[0].value == STEPS[1].title
+
+
+def test_the_ends_of_the_talk_have_no_beyond() -> None:
+    assert talk().button(key="back").disabled
+    last = talk(step=str(len(STEPS)))
+    assert last.button(key="forward").disabled
+    press(last, "remote-forward")
+    assert last.title[0].value == STEPS[-1].title
+
+
+def test_predictions_ask_first_and_answer_then() -> None:
+    app = talk(predict="1", step="4")
+    assert STEPS[3].question in [element.value for element in app.markdown]
+    assert not app.slider
+    assert app.button(key="forward").label == "Reveal"
+    press(app, "forward")
+    assert app.query_params["step"] == "4" and app.query_params["reveal"] == "1"
+    assert STEPS[3].question not in [element.value for element in app.markdown]
+    press(app, "forward")
+    assert app.query_params["step"] == "5" and "reveal" not in app.query_params
+    assert STEPS[4].question in [element.value for element in app.markdown]
+    press(app, "back")
+    assert STEPS[3].question not in [element.value for element in app.markdown]
+
+
+def test_a_dial_answers_at_once() -> None:
+    app = talk(step="5")
+    app.slider[0].set_value(40).run()
+    assert not app.exception
+    assert any("**40\N{NO-BREAK SPACE}%** on average" in element.value for element in app.markdown)
+
+
+def test_leaving_keeps_the_run_that_was_shown() -> None:
+    run = bundled_run()
+    folder = runs.runs_folder() / run.key
+    folder.mkdir(parents=True)
+    (folder / runs.RUN_FILE).write_text(run.to_json())
+    app = press(talk(step="3", compare=run.key), "leave")
+    assert app.title[0].value == "Where is it redundant?"
+    assert app.query_params["compare"] == run.key
+    assert "present" not in app.query_params and "step" not in app.query_params
+
+
+def test_without_a_run_there_is_a_sentence_and_a_way_out(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(runs, "BUNDLED_RUN", tmp_path / "nothing")
+    app = talk()
+    assert "no finished comparison" in app.info[0].value
+    assert app.button(key="leave")
+
+
+def test_the_notes_have_everything_a_teacher_needs() -> None:
+    app = AppTest.from_file(str(MAIN), default_timeout=30).run()
+    app.switch_page("app_pages/notes.py").run()
+    assert not app.exception
+    words = "\n".join(element.value for element in app.markdown)
+    for step in STEPS:
+        assert step.question in words and step.notes.say in words and step.notes.exercise.task in words
+    assert f"about {sum(step.notes.minutes for step in STEPS)} minutes" in words
+    assert [header.value for header in app.header] == [
+        f"{number}. {step.title}" for number, step in enumerate(STEPS, start=1)
+    ]
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+def test_every_exercise_begins_on_a_page_that_takes_its_settings(number: int) -> None:
+    exercise = STEPS[number - 1].notes.exercise
+    app = AppTest.from_file(str(MAIN), default_timeout=30)
+    for name, value in exercise.parameters.items():
+        app.query_params[name] = value
+    app.run()
+    app.switch_page(exercise.page).run()
+    assert not app.exception and not app.error
+    for name, value in exercise.parameters.items():
+        kinds = (app.slider, app.toggle, app.segmented_control)
+        widgets = [widget for kind in kinds for widget in kind if widget.key == name]
+        assert len(widgets) == 1, f"the page has no setting '{name}'"
+        assert widgets[0].value in ({"true": True}.get(value), _number(value), "angular")
+
+
+def _number(value: str) -> int | None:
+    return int(value) if value.isdecimal() else None

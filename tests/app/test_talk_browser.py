@@ -1,0 +1,167 @@
+"""The talk in a real browser: arrow keys, the dial, screens of three sizes, and nothing from outside."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app.story import STEPS
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
+MISSING = [] if CHROMIUM and importlib.util.find_spec("playwright") else ["chromium and playwright"]
+SCREENS = [(1280, 720), (1920, 1080), (400, 800)]
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)}"),
+]
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A server without runs of its own: the talk is that of the run that ships with slicescope."""
+    home = tmp_path_factory.mktemp("home")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    log = (home / "log.txt").open("w")
+    server = subprocess.Popen(
+        [sys.executable, "-m", "app.cli", "app", "--port", str(port), "--no-open"],
+        env={**os.environ, "SLICESCOPE_HOME": str(home), "PYTHONPATH": str(Path(__file__).parents[2])},
+        cwd=home,
+        stdout=log,
+        stderr=log,
+    )
+    try:
+        yield until_up(f"http://127.0.0.1:{port}", server, home / "log.txt")
+    finally:
+        server.terminate()
+        server.wait(30)
+        log.close()
+    assert "Traceback" not in (home / "log.txt").read_text()
+
+
+def until_up(address: str, server: subprocess.Popen[Any], log: Path) -> str:
+    for _ in range(300):
+        if server.poll() is not None:
+            break
+        try:
+            with urllib.request.urlopen(f"{address}/_stcore/health", timeout=1):
+                return address
+        except OSError:
+            time.sleep(0.2)
+    raise AssertionError(f"The server did not start: {log.read_text()}")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        yield browser
+        browser.close()
+
+
+def open_talk(browser: Any, address: str, query: str, screen: tuple[int, int], scheme: str = "light") -> Any:
+    width, height = screen
+    context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
+    context.set_default_timeout(30_000)
+    page = context.new_page()
+    page.goto(f"{address}/?present=1{query}")
+    page.locator(".js-plotly-plot .main-svg").first.wait_for()
+    return page
+
+
+def at(page: Any, step: int) -> None:
+    page.get_by_role("heading", name=STEPS[step - 1].title).wait_for()
+    page.locator(".js-plotly-plot").nth(1).wait_for(state="detached")  # the chart of the step before
+
+
+def test_the_keyboard_tells_the_story(address: str, browser: Any) -> None:
+    page = open_talk(browser, address, "", SCREENS[0])
+    outside: list[str] = []
+    page.on("request", lambda request: outside.append(request.url) if address not in request.url else None)
+    for step in (2, 3, 4, 5):
+        page.keyboard.press("ArrowRight")
+        at(page, step)
+    page.locator(".js-plotly-plot").click()
+    page.keyboard.press("ArrowLeft")
+    at(page, 4)
+    page.get_by_role("group", name="Target (SP)").wait_for(state="detached")
+    before = page.locator(".st-key-talk-words").inner_text()
+    dial = page.get_by_role("group", name="Slice base (SB)")
+    value = dial.get_by_test_id("stSliderThumbValue").bounding_box()
+    grip = (value["x"] + value["width"] / 2, value["y"] + value["height"] + 8)
+    page.mouse.move(*grip)
+    page.mouse.down()
+    page.mouse.move(grip[0] + 200, grip[1], steps=4)
+    page.mouse.up()
+    page.locator(".st-key-talk-words").filter(has_text=before).wait_for(state="detached")
+    page.keyboard.press("ArrowRight")
+    at(page, 5)
+    page.keyboard.press("PageDown")
+    at(page, 6)
+    page.wait_for_url("**step=6**")
+    page.reload()
+    at(page, 6)
+    page.get_by_role("button", name="Leave").wait_for()
+    page.keyboard.press("Escape")
+    page.get_by_role("heading", name="Where is it redundant?").wait_for()
+    assert "present" not in page.url
+    assert [url for url in outside if not url.startswith(("ws://127.0.0.1", "data:", "blob:"))] == []
+    page.context.close()
+
+
+@pytest.mark.parametrize("screen", SCREENS)
+def test_each_step_fits_its_screen_and_nothing_else_is_on_it(
+    address: str, browser: Any, screen: tuple[int, int]
+) -> None:
+    page = open_talk(browser, address, "&step=4", screen, "dark")
+    page.get_by_role("slider").wait_for()
+    page.wait_for_timeout(500)  # the chart takes its height once the page has its own
+    inner = "document.querySelector('.stMain')"
+    assert page.evaluate(f"{inner}.scrollHeight - {inner}.clientHeight") <= 1
+    assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
+    assert page.get_by_test_id("stHeader").is_hidden() and not page.locator(".modebar-btn").count()
+    size = page.evaluate(
+        "parseFloat(getComputedStyle(document.querySelector('.st-key-talk-words p')).fontSize)"
+    )
+    assert size >= (28 if screen[0] >= 1280 else 20)
+    chart = page.locator(".js-plotly-plot").bounding_box()
+    assert chart["height"] > 0.25 * screen[1] and chart["width"] > 0.85 * screen[0]
+    page.context.close()
+
+
+def test_keys_that_come_fast_leave_address_and_step_in_agreement(address: str, browser: Any) -> None:
+    page = open_talk(browser, address, "", SCREENS[0])
+    page.get_by_role("button", name="Leave").wait_for()
+    for _ in range(3):
+        page.keyboard.press("ArrowRight")
+        page.wait_for_timeout(80)
+    page.wait_for_timeout(2000)  # nothing tells when no more is to come
+    step = int(page.url.rpartition("step=")[2])
+    assert 2 <= step <= 4
+    at(page, step)
+    page.context.close()
+
+
+def test_predictions_are_revealed_by_touch(address: str, browser: Any) -> None:
+    page = open_talk(browser, address, "&predict=1&step=3", SCREENS[2])
+    page.get_by_text(STEPS[2].question).wait_for()
+    assert not page.locator(".js-plotly-plot .bars .point").count()
+    page.get_by_role("button", name="Reveal").click()
+    page.locator(".js-plotly-plot .bars .point").nth(1).wait_for()
+    assert "reveal=1" in page.url
+    page.context.close()
