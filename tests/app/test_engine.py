@@ -1,0 +1,168 @@
+"""The engine as a real process: kills, memory, and what is left of it when its server is gone."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from analysis.source import ModelSource
+from analysis.storage import queue_folder
+from analysis.texts import TextSource
+from app.engine import Load, Unload
+from app.jobs import Worker
+from slicing.runs import ProfileRecipe, find_run, list_runs
+
+pytestmark = pytest.mark.timeout(180)
+
+
+def until(condition: Callable[[], Any], seconds: float = 60) -> Any:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if found := condition():
+            return found
+        time.sleep(0.02)
+    raise AssertionError(f"it did not happen within {seconds} seconds")
+
+
+@pytest.fixture
+def recipe(tiny_folder: Path, tmp_path: Path) -> ProfileRecipe:
+    text = tmp_path / "text.txt"
+    text.write_text("The state of the Union is strong, and so is the worker that was killed. " * 3000)
+    return ProfileRecipe(
+        model=ModelSource.parse(str(tiny_folder)),
+        text=TextSource.parse(str(text), "calibration"),
+        windows=3,
+        window_length=16,
+    )
+
+
+@pytest.fixture
+def long(recipe: ProfileRecipe) -> ProfileRecipe:
+    """The same with so many windows that there is time to interfere."""
+    return recipe.model_copy(update={"windows": 3000, "window_length": 64})
+
+
+@pytest.fixture
+def worker() -> Iterator[Worker]:
+    worker = Worker()
+    yield worker
+    pid = worker.pid
+    worker.stop()
+    assert pid is None or not psutil.pid_exists(pid)
+
+
+def test_a_killed_engine_fails_its_job_alone(
+    worker: Worker, recipe: ProfileRecipe, long: ProfileRecipe
+) -> None:
+    job, following = worker.submit(long), worker.submit(recipe)
+    until(lambda: job.phase == "Profiling" and job.done)
+    assert worker.pid is not None
+    os.kill(worker.pid, signal.SIGKILL)
+    assert worker.wait(following, 60)
+    assert job.state == "failed"
+    assert "ran out of memory" in job.error
+    assert following.state == "done", following.error
+    assert [run.key for run in list_runs()[0]] == [recipe.key]
+    assert worker.wait(again := worker.submit(recipe.model_copy(update={"seed": 1})), 60)
+    assert again.state == "done"
+
+
+def test_cancel_stops_within_a_batch_and_stop_now_at_once(
+    worker: Worker, recipe: ProfileRecipe, long: ProfileRecipe
+) -> None:
+    job = worker.submit(long)
+    until(lambda: job.phase == "Profiling" and job.done)
+    first = worker.pid
+    worker.cancel(job)
+    assert worker.wait(job, 20)
+    assert job.state == "cancelled"
+    assert worker.pid == first
+    job = worker.submit(long)
+    until(lambda: job.phase == "Profiling" and job.done)
+    begun = time.monotonic()
+    worker.stop_now(job)
+    assert job.state == "cancelled"
+    assert time.monotonic() - begun < 1.0
+    assert worker.pid != first
+    assert worker.wait(done := worker.submit(recipe), 60)
+    assert done.state == "done"
+    assert find_run(recipe.key).recipe == recipe
+    assert first is not None
+    until(lambda: not psutil.pid_exists(first) or psutil.Process(first).status() == psutil.STATUS_ZOMBIE)
+
+
+def memory_of(worker: Worker) -> int:
+    """Bytes that this process and the engine have for themselves."""
+    assert worker.pid is not None
+    return sum(psutil.Process(pid).memory_info().rss for pid in (os.getpid(), worker.pid))
+
+
+def test_twenty_models_loaded_and_unloaded_leave_no_memory_behind(worker: Worker, tiny_folder: Path) -> None:
+    source = ModelSource.parse(str(tiny_folder))
+    until(lambda: worker.report)
+    before = memory_of(worker)
+    # Within one process: a model in place of another, as when models are compared.
+    for turn in range(20):
+        each = source.model_copy(update={"dtype": ("float32", "bfloat16")[turn % 2]})
+        worker.wait(worker.submit(Load(each)), 30)
+    until(lambda: worker.report and worker.report.source)
+    worker.wait(worker.submit(Unload()), 30)
+    until(lambda: worker.report)
+    assert worker.report is not None
+    assert worker.report.source is None
+    assert memory_of(worker) <= 1.1 * before
+
+
+SERVER = """
+import sys, time
+from pathlib import Path
+from app.jobs import Worker
+from slicing.runs import ProfileRecipe
+
+if __name__ == "__main__":
+    worker = Worker()
+    job = worker.submit(ProfileRecipe.from_json(Path(sys.argv[1]).read_text(), "it"), "me")
+    while not (job.phase == "Profiling" and job.done):
+        time.sleep(0.02)
+    print(worker.pid, flush=True)
+    time.sleep(600)
+"""
+
+
+def test_a_killed_server_takes_its_engine_along_and_the_next_one_goes_on(
+    tmp_path: Path, recipe: ProfileRecipe, long: ProfileRecipe
+) -> None:
+    script, asked = tmp_path / "server.py", tmp_path / "recipe.json"
+    script.write_text(SERVER)
+    asked.write_text(long.to_json())
+    server = subprocess.Popen(
+        [sys.executable, str(script), str(asked)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+    )
+    assert server.stdout is not None
+    engine = int(server.stdout.readline())
+    assert psutil.pid_exists(engine)
+    server.kill()
+    server.wait()
+    server.stdout.close()
+    until(lambda: not psutil.pid_exists(engine), 10)
+    assert len(list(queue_folder().iterdir())) == 1
+    following = Worker()
+    (job,) = following.active
+    assert (job.task, job.owner, job.restarted) == (long, "me", True)
+    until(lambda: job.phase == "Profiling" and job.done)
+    following.cancel(job)
+    assert following.wait(job, 20)
+    assert list(queue_folder().iterdir()) == []
+    following.stop()
