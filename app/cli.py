@@ -6,6 +6,7 @@ scripts (``-`` for standard output). Knows nothing about streamlit until ``app``
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 import sys
@@ -428,11 +429,104 @@ def show(
 
 @runs_app.command()
 def delete(key: Annotated[str, typer.Argument(help="The whole key.")]) -> None:
-    """Delete one run and, for a slice run, its model."""
-    from slicing.runs import delete_run
+    """Move one run, and for a slice run its model, into the trash."""
+    from slicing.library import throw_away
 
-    delete_run(key)
-    out.print(f"Deleted run {key}.")
+    name = throw_away(key)
+    out.print(f"Deleted run {key}. 'slicescope runs restore {name}' takes it back.", highlight=False)
+
+
+@runs_app.command()
+def trash() -> None:
+    """List what can be restored, newest first."""
+    from slicing.library import trashed
+
+    for name in trashed():
+        out.print(name, highlight=False)
+
+
+@runs_app.command()
+def restore(name: Annotated[str, typer.Argument(help="A name that 'slicescope runs trash' lists.")]) -> None:
+    """Take a deleted run back."""
+    from slicing.library import take_back
+
+    out.print(f"Run {take_back(name)} is back.", highlight=False)
+
+
+@runs_app.command()
+def rename(
+    key: Annotated[str, typer.Argument(help="The whole key.")],
+    label: Annotated[str, typer.Argument(help="What to call it; '' for its own title.")],
+    note: Annotated[str | None, typer.Option(help="What to remember about it.")] = None,
+) -> None:
+    """Give a run a name of your own, and a note."""
+    from slicing.library import Note, annotate, note_of
+
+    annotate(key, Note(label=label, text=note_of(key).text if note is None else note))
+    out.print(f"Run {key} is called '{label}'." if label else f"Run {key} has its own title again.")
+
+
+OutFile = Annotated[Path, typer.Option("--out", help="File to write; it must not exist yet.")]
+
+
+@runs_app.command()
+def export(
+    key: Annotated[str, typer.Argument(help="The key, or its first digits.")], output: OutFile
+) -> None:
+    """Write a run to a zip file, for another machine: all but its model and its bases."""
+    from slicing.library import pack
+    from slicing.runs import find_run
+
+    _write_new(output, pack(find_run(key).key))
+
+
+@runs_app.command(name="import")
+def import_command(
+    file: Annotated[Path, typer.Argument(help="A zip file that 'export' wrote, or a run.json.")],
+) -> None:
+    """Store a run that was made elsewhere."""
+    from analysis.storage import storage_errors
+    from slicing.library import bring_in
+
+    with storage_errors(file):
+        content = file.read_bytes()
+    run = bring_in(content, f"'{file}'")
+    out.print(f"Run {run.key} is stored.", highlight=False)
+
+
+@app.command()
+def report(key: Annotated[str, typer.Argument(help="The key, or 'demo'.")], output: OutFile) -> None:
+    """Write a run as one HTML file that needs no network: charts, tables, recipe, citations."""
+    from app.report import build_report
+
+    _write_new(output, build_report(_run_named(key)).encode())
+
+
+@app.command()
+def cite(key: Annotated[str, typer.Argument(help="The key, or 'demo'.")] = "demo") -> None:
+    """Print BibTeX of the methods that a run used."""
+    from app.citations import bibtex
+
+    out.print(bibtex(_run_named(key).recipe), highlight=False, markup=False, soft_wrap=True)
+
+
+def _run_named(key: str) -> Run:
+    from slicing.runs import bundled_run, find_run
+
+    return bundled_run() if key == "demo" else find_run(key)
+
+
+def _write_new(path: Path, content: bytes) -> None:
+    """Write a file whole, and never over another one."""
+    from analysis.storage import storage_errors
+
+    draft = path.with_name(f".{path.name}.draft")
+    with storage_errors(path):
+        if path.exists():
+            raise FileExistsError(errno.EEXIST, "exists", str(path))
+        draft.write_bytes(content)
+        draft.replace(path)
+    out.print(f"{path}", highlight=False)
 
 
 @app.command(name="app")

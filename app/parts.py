@@ -13,10 +13,14 @@ import pandas as pd
 import streamlit as st
 
 from analysis.errors import SlicescopeError
+from analysis.storage import runs_folder
 from app import state, wording
+from app.citations import bibtex
 from app.engine import Task
 from app.figures import DARK, LIGHT, Drawing, Theme
+from app.report import build_report
 from app.tables import text_table
+from slicing.library import pack
 from slicing.runs import Run
 
 CHART = {
@@ -81,7 +85,7 @@ def queue(make: Callable[[], Task]) -> None:
     try:
         state.submit(make())
     except SlicescopeError as error:
-        st.error(str(error), icon=":material/error:")
+        st.error(state.told(error), icon=":material/error:")
         return
     st.rerun()
 
@@ -96,8 +100,47 @@ def provenance(view: state.View) -> state.Shown | None:
     if shown.problem:
         st.warning(shown.problem, icon=":material/info:")
     origin = "The demo run that ships with slicescope" if shown.bundled else f"Run {shown.run.key}"
-    st.caption(f":material/history: {origin} · {wording.run_line(shown.run)}")
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.caption(f":material/history: {origin} · {state.title(shown.run)}")
+        with st.popover("Take away", icon=":material/download:"):
+            downloads(shown.run)
+            pictures()
     return shown
+
+
+def downloads(run: Run) -> None:
+    """A run as a report, as files, and what to cite."""
+    name = f"slicescope-{run.key}"
+    files: list[tuple[str, Callable[[], str | bytes], str, str]] = [
+        ("Report (HTML)", lambda: build_report(run), f"{name}.html", "text/html"),
+        ("run.json", run.to_json, f"{name}.json", "application/json"),
+        ("BibTeX", lambda: bibtex(run.recipe), f"{name}.bib", "application/x-bibtex"),
+    ]
+    if (runs_folder() / run.key).is_dir():
+        files.insert(1, ("Run (zip)", partial(pack, run.key), f"{name}.zip", "application/zip"))
+    for label, content, file_name, mime in files:
+        st.download_button(
+            label,
+            content,
+            file_name=file_name,
+            mime=mime,
+            icon=":material/download:",
+            on_click="ignore",
+            key=f"{label}-{run.key}",
+        )
+
+
+def pictures() -> None:
+    """In which format the camera above every chart saves it."""
+    st.segmented_control(
+        "The camera above each chart saves it as",
+        ["svg", "png"],
+        default=state.picture(),
+        format_func=str.upper,
+        required=True,
+        key="picture",
+        persist_state="session",
+    )
 
 
 def reproduction(run: Run) -> None:
@@ -110,5 +153,5 @@ def reproduction(run: Run) -> None:
             f"{where.device} ({where.device_name}) in {where.dtype} with {where.threads} threads. "
             f"{where.platform}; " + ", ".join(f"{name} {version}" for name, version in where.versions.items())
         )
-        st.dataframe(text_table(run), hide_index=True, key=f"texts-{run.key}")
+        st.dataframe(text_table(run).drop(columns="passages"), hide_index=True, key=f"texts-{run.key}")
         st.code(run.recipe.to_json(), language="json")

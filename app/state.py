@@ -7,7 +7,7 @@ the URL are the widgets' own. Knows nothing about pages or figures.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 from urllib.parse import urlencode
 
@@ -19,9 +19,11 @@ from analysis.errors import ModelError, SlicescopeError, StorageError
 from analysis.source import ModelCard, ModelSource, describe
 from analysis.texts import TextSource
 from analysis.values import Value
+from app import wording
 from app.engine import Task
 from app.jobs import Job, Worker
 from app.policy import Policy, enforced
+from slicing.library import note_of
 from slicing.plan import Plan
 from slicing.preview import Preview, PreviewRecipe
 from slicing.runs import (
@@ -276,6 +278,50 @@ def proposal(run: Run) -> CompareRecipe:
     )
 
 
+def title(run: Run) -> str:
+    """What a run is called: by its people, or by what it did."""
+    label = note_of(run.key).label
+    return f"{label} · {run.created:%d %b %Y %H:%M} UTC" if label else wording.run_line(run)
+
+
+def distinct_titles(runs: Sequence[Run]) -> list[str]:
+    """What runs are called in a legend, no two alike."""
+    titles = [note_of(run.key).label or wording.title(run.recipe) for run in runs]
+    alike = {name for name in titles if titles.count(name) > 1}
+    named = zip(titles, runs, strict=True)
+    return [f"{name} ({run.key[:4]})" if name in alike else name for name, run in named]
+
+
+def note_made(key: str) -> None:
+    """This session brought in, or made, the run of this key."""
+    st.session_state.setdefault("made", set()).add(key)
+
+
+def remember_trash(name: str, title: str) -> None:
+    """What was deleted last, and the name that takes it back."""
+    st.session_state["trash"] = name, title
+
+
+def last_trash() -> tuple[str, str] | None:
+    """What was deleted last in this session: the name that takes it back, and its title."""
+    return st.session_state.get("trash")
+
+
+def forget_trash() -> None:
+    """It was taken back."""
+    st.session_state.pop("trash", None)
+
+
+def complain(sentence: str) -> None:
+    """What went wrong in a callback, to be told once the page is drawn."""
+    st.session_state["complaint"] = sentence
+
+
+def complaint() -> str | None:
+    """What went wrong in a callback, told once."""
+    return st.session_state.pop("complaint", None)
+
+
 def picture() -> str:
     """The format in which charts are saved as pictures: ``svg`` or ``png``."""
     return st.session_state.get("picture") or "svg"
@@ -392,7 +438,7 @@ def submit(task: Task) -> Job:
     policy().check_queue(sum(job.owner == owner for job in worker().active))
     job = worker().submit(task, owner)
     if isinstance(task, Value):
-        st.session_state.setdefault("made", set()).add(task.key)
+        note_made(task.key)
     if isinstance(task, SweepRecipe):
         st.session_state["sweeping"] = task
     st.session_state["notice"] = None

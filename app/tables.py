@@ -192,9 +192,40 @@ def trial_table(grid: Grid) -> pd.DataFrame:
     )
 
 
-def run_table(runs: Sequence[Run]) -> pd.DataFrame:
-    """One row per stored run."""
-    return pd.DataFrame([_run_row(run) for run in runs])
+def widths_table(schedules: Sequence[tuple[str, SlicingSchedule]]) -> pd.DataFrame:
+    """One row per block of every schedule: what it loses and keeps."""
+    return pd.concat(
+        pd.DataFrame(
+            {
+                "run": name,
+                "block": range(len(schedule.block_fractions)),
+                "slice, %": [round(100 * each, 2) for each in schedule.block_fractions],
+                "width": schedule.widths[:-1],
+            }
+        )
+        for name, schedule in schedules
+    )
+
+
+def together_table(results: Sequence[tuple[str, CompareResult]]) -> pd.DataFrame:
+    """One row per contestant of every comparison."""
+    return pd.DataFrame(
+        {
+            "run": name,
+            "model": each.title,
+            "perplexity": round(each.evaluation.perplexity, 2),
+            "95 % interval": wording.interval(each.evaluation.interval),
+            "parameters": f"{each.parameters:,}",
+            "text": result.evaluation.label,
+        }
+        for name, result in results
+        for each in result.contestants
+    )
+
+
+def run_table(runs: Sequence[Run], labels: Sequence[str]) -> pd.DataFrame:
+    """One row per stored run, with what people call it."""
+    return pd.DataFrame([{"name": label, **_run_row(run)} for run, label in zip(runs, labels, strict=True)])
 
 
 def _size_row(each: Contestant, dense: Contestant) -> dict[str, object]:

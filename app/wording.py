@@ -6,6 +6,7 @@ Knows nothing about streamlit or plotly.
 from __future__ import annotations
 
 import math
+import re
 import shlex
 from collections.abc import Sequence
 from typing import Any
@@ -208,6 +209,13 @@ def verdict(result: CompareResult, planned: str) -> str:
 GRID_READING = (
     "Change of perplexity against constant slicing at the same target; * where the interval leaves no doubt."
 )
+
+
+def plain(markdown: str) -> str:
+    """A sentence of ours without the colours that Markdown gives it."""
+    return re.sub(r":\w+\[(.*?)\]", r"\1", markdown)
+
+
 METHODS = {
     "faithful": "Sliced faithfully: each basis found on the part that was sliced already.",
     "preview": "A preview: all bases from one pass over the dense model; faithful slicing costs less.",

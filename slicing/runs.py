@@ -6,7 +6,6 @@ same run. Nothing here knows who asks: progress is a callback.
 
 from __future__ import annotations
 
-import shutil
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -406,9 +405,14 @@ def list_runs() -> tuple[list[Run], list[str]]:
     broken: list[str] = []
     for folder in _run_folders():
         try:
-            runs.append(load_run(folder))
+            run = load_run(folder)
         except StorageError as error:
             broken.append(str(error))
+            continue
+        if run.key == folder.name:
+            runs.append(run)
+        else:
+            broken.append(f"'{folder}' holds a copy of the run {run.key}: delete it, or name it so.")
     return sorted(runs, key=lambda run: run.created, reverse=True), broken
 
 
@@ -430,15 +434,6 @@ def find_details(run: Run) -> Details | None:
         if path.is_file():
             return Details.load(path)
     return None
-
-
-def delete_run(key: str) -> None:
-    """Delete the folder of exactly this key."""
-    folder = runs_folder() / key
-    if folder not in _run_folders():
-        raise StorageError(f"There is no run '{key}': 'slicescope runs' lists the keys.")
-    with storage_errors(folder):
-        shutil.rmtree(folder)
 
 
 def _run_folders() -> list[Path]:

@@ -1,61 +1,142 @@
-"""Page: every stored run: open it in another page, download it, delete it."""
+"""Page: every stored run: look at several together, name, carry, delete and take back."""
 
 import streamlit as st
 
-from analysis.errors import StorageError
-from app import state, wording
-from app.tables import run_table
-from slicing.runs import CompareResult, Run, delete_run, list_runs
+from analysis.errors import SlicescopeError, StorageError
+from app import controls, parts, state, wording
+from app.figures.plan import draw_schedules
+from app.figures.profile import draw_overlay
+from app.tables import overlay_table, run_table, together_table, widths_table
+from slicing.library import LARGEST, Note, annotate, bring_in, note_of, take_back, throw_away
+from slicing.runs import CompareResult, Run, SliceResult, SweepResult, list_runs
+from slicing.schedule import SlicingSchedule
 
+TOGETHER = 4  # more lines in one chart cannot be told apart
 COLUMNS = {
     **{name: st.column_config.NumberColumn(format="%.2f") for name in ("dense", "constant", "planned")},
     "SP, %": st.column_config.NumberColumn(format="%.0f"),
     "SB, %": st.column_config.NumberColumn(format="%.0f"),
     "vs constant, %": st.column_config.NumberColumn(format="%+.1f"),
+    "name": st.column_config.TextColumn(width="medium"),
     "model": st.column_config.TextColumn(width="medium"),
     "text": st.column_config.TextColumn(width="medium"),
     "made": st.column_config.DatetimeColumn(format="D MMM YYYY, HH:mm"),
 }
 
 
-@st.dialog("Delete this run?")
-def confirm_deletion(run: Run) -> None:
-    """Ask before the folder goes."""
-    st.markdown(f"{wording.run_line(run)}. A slice run's model goes with it; this cannot be undone.")
-    if st.button("Delete", type="primary", icon=":material/delete:", key="really"):
-        try:
-            delete_run(run.key)
-        except StorageError as error:
-            st.error(str(error), icon=":material/error:")
-            return
-        st.rerun()
+def look(run: Run) -> None:
+    """The pages that show the run."""
+    places = [
+        ("Open its profile", "profile", ":material/bar_chart:"),
+        ("Tune on it", "tune", ":material/tune:"),
+    ]
+    if isinstance(run.result, CompareResult):
+        places.append(("Open the comparison", "compare", ":material/balance:"))
+    if isinstance(run.result, SweepResult):
+        places.append(("Open the sweep", "sweep", ":material/grid_on:"))
+    for label, page, icon in places:
+        if st.button(label, icon=icon):
+            state.show("profile" if page == "tune" else page, run.key)  # type: ignore[arg-type]
+            st.switch_page(f"app_pages/{page}.py")
+
+
+def delete(run: Run) -> None:
+    """Move the run into the trash; only in a callback."""
+    try:
+        state.remember_trash(throw_away(run.key), state.title(run))
+    except StorageError as error:
+        state.complain(str(error))
+
+
+def undo(name: str) -> None:
+    """Take a run out of the trash; only in a callback."""
+    try:
+        take_back(name)
+        state.forget_trash()
+    except StorageError as error:
+        state.complain(str(error))
 
 
 def actions(run: Run) -> None:
-    """What can be done with the selected run."""
-    st.markdown(f"**{wording.run_line(run)}**")
+    """What can be done with one run."""
+    st.markdown(f"**{state.title(run)}**")
+    if text := note_of(run.key).text:
+        st.markdown(f"> {text}")
     with st.container(horizontal=True):
-        if st.button("Open its profile", icon=":material/bar_chart:"):
-            state.show("profile", run.key)
-            st.switch_page("app_pages/profile.py")
-        if st.button("Tune on it", icon=":material/tune:"):
-            state.show("profile", run.key)
-            st.switch_page("app_pages/tune.py")
-        if isinstance(run.result, CompareResult) and st.button(
-            "Open the comparison", icon=":material/balance:"
-        ):
-            state.show("compare", run.key)
-            st.switch_page("app_pages/compare.py")
-        st.download_button(
-            "Download run.json",
-            run.to_json(),
-            file_name=f"{run.key}.json",
-            mime="application/json",
-            icon=":material/download:",
-            on_click="ignore",
+        look(run)
+        parts.downloads(run)
+        if state.policy().may_delete:
+            with st.popover("Name and note", icon=":material/edit_note:"):
+                naming(run)
+            st.button("Delete", icon=":material/delete:", on_click=delete, args=(run,))
+
+
+def naming(run: Run) -> None:
+    """What to call the run, and what to remember about it."""
+    note = note_of(run.key)
+    with st.form(f"note-{run.key}", border=False):
+        label = st.text_input("Name", note.label, max_chars=100, placeholder=wording.title(run.recipe))
+        text = st.text_area("Note", note.text, max_chars=10_000)
+        if st.form_submit_button("Keep", type="primary"):
+            try:
+                annotate(run.key, Note(label=label.strip(), text=text.strip()))
+            except StorageError as error:
+                st.error(state.told(error), icon=":material/error:")
+                return
+            st.rerun()
+
+
+def together(runs: list[Run]) -> None:
+    """Several runs in one chart each: scores over relative depth, slices, perplexities."""
+    name = controls.score("shown")
+    titles = state.distinct_titles(runs)
+    profiles = [(title, run.result.profile) for title, run in zip(titles, runs, strict=True)]
+    st.subheader("Profiles")
+    parts.chart(draw_overlay(profiles, name, theme=parts.theme()), "together", overlay_table(profiles, name))
+    schedules = [
+        (title, schedule)
+        for title, run in zip(titles, runs, strict=True)
+        if (schedule := schedule_of(run)) is not None
+    ]
+    if schedules:
+        st.subheader("What was cut where")
+        parts.chart(draw_schedules(schedules, parts.theme()), "together-cut", widths_table(schedules))
+    results = [
+        (title, run.result)
+        for title, run in zip(titles, runs, strict=True)
+        if isinstance(run.result, CompareResult)
+    ]
+    if results:
+        st.subheader("Perplexities")
+        st.dataframe(together_table(results), hide_index=True, key="together-perplexities")
+        if len({result.evaluation.digest for _, result in results}) > 1:
+            st.caption("Measured on different texts or windows: these perplexities are not comparable.")
+
+
+def schedule_of(run: Run) -> SlicingSchedule | None:
+    """The planned schedule of a run that has one."""
+    if isinstance(run.result, SliceResult):
+        return run.result.schedule
+    if isinstance(run.result, CompareResult):
+        return run.result.contestants[2].schedule
+    return None
+
+
+def import_form() -> None:
+    """A run from elsewhere."""
+    with st.popover("Import", icon=":material/upload_file:"):
+        given = st.file_uploader(
+            "A run's zip file, or its run.json", type=["zip", "json"], key="import", max_upload_size=20
         )
-        if st.button("Delete", icon=":material/delete:"):
-            confirm_deletion(run)
+        if given is not None and st.button("Store it", type="primary"):
+            try:
+                content = given.getvalue()
+                run = bring_in(content[: LARGEST + 1], f"'{given.name}'")
+            except SlicescopeError as error:
+                st.error(state.told(error), icon=":material/error:")
+                return
+            state.note_made(run.key)
+            st.rerun()
 
 
 st.title("What has been run?")
@@ -64,21 +145,41 @@ try:
     stored, broken = list_runs()
 except StorageError as error:
     stored, broken = [], [str(error)]
-if stored:
+stored = [run for run in stored if state.may_list(run.key)]
+with st.container(horizontal=True, vertical_alignment="center"):
+    trials = st.toggle(
+        "Show the trials of sweeps", key="trials", disabled=all(run.recipe.kind != "trial" for run in stored)
+    )
+    if state.policy().may_import:
+        import_form()
+if thrown := state.last_trash():
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.info(f"Deleted: {thrown[1]}", icon=":material/delete:")
+        st.button("Undo", icon=":material/undo:", on_click=undo, args=(thrown[0],), key="undo-delete")
+if complaint := state.complaint():
+    st.error(state.told(complaint), icon=":material/error:")
+shown = [run for run in stored if trials or run.recipe.kind != "trial"]
+if shown:
     selected = st.dataframe(
-        run_table(stored),
+        run_table(shown, [note_of(run.key).label for run in shown]),
         hide_index=True,
         column_config=COLUMNS,
         on_select="rerun",
-        selection_mode="single-row-required",
+        selection_mode="multi-row",
         key="runs",
         placeholder="",
-        alt=f"{len(stored)} stored runs, newest first.",
+        alt=f"{len(shown)} stored runs, newest first.",
     )
-    rows = selected["selection"]["rows"]
-    actions(stored[rows[0] if rows and rows[0] < len(stored) else 0])
+    rows = [row for row in selected["selection"]["rows"] if row < len(shown)]
+    if len(rows) < 2:
+        actions(shown[rows[0] if rows else 0])
+        st.caption("Select two to four rows to see them together.")
+    elif len(rows) > TOGETHER:
+        st.warning(f"{len(rows)} runs are selected: choose {TOGETHER} at most to see them together.")
+    else:
+        together([shown[row] for row in rows])
 else:
     st.info("No runs are stored yet: measure a profile, and it appears here.")
     st.page_link("app_pages/profile.py", label="Go to Profile", icon=":material/bar_chart:")
 for sentence in broken:
-    st.warning(sentence, icon=":material/broken_image:")
+    st.warning(state.told(sentence), icon=":material/broken_image:")

@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import plotly.graph_objects as go
 
-from app.figures.base import CONSTANT, LIGHT, Drawing, Theme, block_axis, empty_figure, role_colour
+from app.figures.base import (
+    CONSTANT,
+    LIGHT,
+    OVERLAY,
+    Drawing,
+    Theme,
+    block_axis,
+    empty_figure,
+    overlay_colour,
+    role_colour,
+)
 from slicing.allocation import Fractions
 from slicing.schedule import SlicingSchedule
 
@@ -82,3 +94,29 @@ def draw_schedule(
         f"Blocks lose between {cut[low]:.1f} % (block {low}) and {cut[high]:.1f} % (block {high}) of their "
         f"width, {mean:.1f} % on average{held}.",
     )
+
+
+def draw_schedules(schedules: Sequence[tuple[str, SlicingSchedule]], theme: Theme = LIGHT) -> Drawing:
+    """What several plans cut where, over relative depth."""
+    figure = empty_figure(theme, height=400)
+    for index, (name, schedule) in enumerate(schedules):
+        cut = 100.0 * np.asarray(schedule.block_fractions, dtype=np.float32)
+        dash, symbol = OVERLAY[index % len(OVERLAY)]
+        figure.add_trace(
+            go.Scatter(
+                x=100.0 * (np.arange(cut.size) + 0.5) / cut.size,
+                y=cut,
+                name=name,
+                mode="lines+markers",
+                line={"color": overlay_colour(index, theme), "width": 2, "dash": dash},
+                marker={"size": 8, "symbol": symbol},
+                customdata=np.arange(cut.size),
+                hovertemplate="block %{customdata}: slice %{y:.1f} %<extra>%{fullData.name}</extra>",
+            )
+        )
+    figure.update_layout(
+        xaxis={"title": {"text": "relative depth"}, "range": [0, 100], "ticksuffix": " %"},
+        yaxis={"title": {"text": "slice, % of the width"}, "rangemode": "tozero", "ticksuffix": " %"},
+    )
+    means = ", ".join(f"{name} {100 * schedule.mean_slice:.1f} %" for name, schedule in schedules)
+    return Drawing(figure, f"Mean slices: {means}.")

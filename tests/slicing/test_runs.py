@@ -20,6 +20,7 @@ from analysis.source import ModelSource, open_dense
 from analysis.storage import runs_folder
 from analysis.texts import TextSource, token_windows
 from slicing.bench import perform, phases
+from slicing.library import throw_away
 from slicing.plan import Plan
 from slicing.runs import (
     BUNDLED_RUN,
@@ -27,7 +28,6 @@ from slicing.runs import (
     ProfileRecipe,
     Run,
     bundled_run,
-    delete_run,
     find_run,
     list_runs,
 )
@@ -197,7 +197,7 @@ def test_broken_run_is_one_sentence_and_hides_no_other(recipe):
     assert stored == [run]
     assert len(broken) == 3
     assert all("run.json" in sentence and "\n" not in sentence for sentence in broken)
-    delete_run("aaaa")
+    throw_away("aaaa")
     assert len(list_runs()[1]) == 2
 
 
@@ -320,7 +320,7 @@ def test_family_that_cannot_be_sliced_is_profiled_and_the_reason_is_kept(recipe,
 def test_keys_that_name_no_run_delete_nothing(recipe, key):
     run = perform(profile_of(recipe))
     with pytest.raises(StorageError, match="lists the keys"):
-        delete_run(key)
+        throw_away(key)
     with pytest.raises(StorageError, match="lists the keys"):
         find_run(key)
     assert list_runs()[0] == [run]
