@@ -177,14 +177,11 @@ def _foot(run: Run) -> str:
         (
             "Where and with what",
             f"<p>{run.created:%d %b %Y %H:%M} UTC, {_text(wording.duration(run.seconds))} on "
-            f"{_text(where.device)} ({_text(where.device_name)}) in {_text(where.dtype)} with {where.threads} "
-            f"threads. {_text(where.platform)}; {_text(versions)}</p>"
+            f"{_text(where.device)} ({_text(where.device_name)}) in {_text(where.dtype)} with "
+            f"{where.threads} threads. {_text(where.platform)}; {_text(versions)}</p>"
             f"<div class=wide>{table.to_html(index=False, border=0, escape=True)}</div>",
         ),
-        (
-            "Recipe",
-            f"<details open><summary>JSON</summary><pre>{_text(run.recipe.to_json())}</pre></details>",
-        ),
+        ("Recipe", f"<pre>{_text(run.recipe.to_json())}</pre>"),
         ("To cite", f"<pre>{_text(bibtex(run.recipe))}</pre>"),
     ]
     return "".join(f"<section><h2>{title}</h2>{content}</section>" for title, content in parts)

@@ -18,7 +18,7 @@ from analysis.texts import TextSource
 from app import wording
 from slicing.allocation import Fractions
 from slicing.grid import Cell, Grid, pareto
-from slicing.runs import CompareRecipe, CompareResult, Contestant, ProfileRecipe, Recipe, Run
+from slicing.runs import CompareResult, Contestant, ProfileRecipe, Recipe, Run, SweepRecipe
 from slicing.schedule import SlicingSchedule
 
 
@@ -225,7 +225,10 @@ def together_table(results: Sequence[tuple[str, CompareResult]]) -> pd.DataFrame
 
 def run_table(runs: Sequence[Run], labels: Sequence[str]) -> pd.DataFrame:
     """One row per stored run, with what people call it."""
-    return pd.DataFrame([{"name": label, **_run_row(run)} for run, label in zip(runs, labels, strict=True)])
+    named = zip(runs, labels, strict=True)
+    return pd.DataFrame(
+        [{"name": label or wording.title(run.recipe), **_run_row(run)} for run, label in named]
+    )
 
 
 def _size_row(each: Contestant, dense: Contestant) -> dict[str, object]:
@@ -257,7 +260,7 @@ def _times(ratio: Ratio | None) -> str:
 
 def _run_row(run: Run) -> dict[str, object]:
     recipe, result = run.recipe, run.result
-    plan = None if isinstance(recipe, ProfileRecipe) else recipe.plan
+    plan = None if isinstance(recipe, ProfileRecipe | SweepRecipe) else recipe.plan
     base = plan.settings.get("base") if plan else None
     row: dict[str, object] = {
         "key": run.key,
@@ -285,6 +288,6 @@ def _run_row(run: Run) -> dict[str, object]:
 
 def _text(recipe: Recipe) -> TextSource:
     """The text that a run's numbers were measured on."""
-    if isinstance(recipe, CompareRecipe):
-        return recipe.evaluation
-    return recipe.text if isinstance(recipe, ProfileRecipe) else recipe.calibration
+    if isinstance(recipe, ProfileRecipe):
+        return recipe.text
+    return recipe.calibration if recipe.evaluation is None else recipe.evaluation

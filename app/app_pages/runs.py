@@ -8,7 +8,7 @@ from app.figures.plan import draw_schedules
 from app.figures.profile import draw_overlay
 from app.tables import overlay_table, run_table, together_table, widths_table
 from slicing.library import LARGEST, Note, annotate, bring_in, note_of, take_back, throw_away
-from slicing.runs import CompareResult, Run, SliceResult, SweepResult, list_runs
+from slicing.runs import CompareRecipe, CompareResult, Run, SliceResult, SweepResult, list_runs
 from slicing.schedule import SlicingSchedule
 
 TOGETHER = 4  # more lines in one chart cannot be told apart
@@ -117,8 +117,8 @@ def schedule_of(run: Run) -> SlicingSchedule | None:
     """The planned schedule of a run that has one."""
     if isinstance(run.result, SliceResult):
         return run.result.schedule
-    if isinstance(run.result, CompareResult):
-        return run.result.contestants[2].schedule
+    if isinstance(run.result, CompareResult) and isinstance(run.recipe, CompareRecipe):
+        return run.result.contestant(run.recipe.plan.allocation).schedule
     return None
 
 

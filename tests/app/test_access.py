@@ -1,0 +1,181 @@
+"""Who gets in, and what a session in demo mode may reach: the pages' state without a browser."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import streamlit as st
+from streamlit import user_info
+from streamlit.testing.v1 import AppTest
+
+from analysis.source import ModelSource
+from analysis.storage import runs_folder
+from analysis.texts import TextSource
+from app import policy as module
+from app import state
+from app.jobs import Job, Unload
+from app.policy import Policy, Refused
+from slicing.plan import Plan
+from slicing.runs import RUN_FILE, ProfileRecipe, bundled_run
+
+MAIN = Path(__file__).parents[2] / "app" / "main.py"
+AUTH = {"redirect_uri": "https://slices.example.org/oauth2callback", "cookie_secret": "x" * 40}
+PROVIDER = {"client_id": "a", "client_secret": "b", "server_metadata_url": "https://a.example.org"}
+STRANGE = ModelSource(kind="hub", location="a/b")
+
+
+class Desk:
+    """Stands in for the worker."""
+
+    def __init__(self) -> None:
+        self.active: tuple[Job, ...] = ()
+
+    def submit(self, task: Any, owner: str) -> Job:
+        job = Job(len(self.active) + 1, task, owner)
+        self.active += (job,)
+        return job
+
+    def preview(self, recipe: Any, owner: str) -> None:
+        raise AssertionError("The refused preview was asked for.")
+
+
+@pytest.fixture
+def session(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
+    """A session of a stranger at a server in demo mode."""
+    memory: dict[str, Any] = {"owner": "me"}
+    desk = Desk()
+    monkeypatch.setattr(st, "session_state", memory)
+    monkeypatch.setattr(state, "worker", lambda: desk)
+    monkeypatch.setattr(state, "enforced", Policy.demo)
+    monkeypatch.setattr(module, "SPARE_DISK", 0)
+    yield memory
+
+
+def profile(seed: int, model: ModelSource | None = None) -> ProfileRecipe:
+    text = TextSource(kind="demo", split="calibration")
+    return ProfileRecipe(model=model or ModelSource(kind="demo"), text=text, seed=seed)
+
+
+def store(run: Any) -> str:
+    folder = runs_folder() / run.key
+    folder.mkdir(parents=True)
+    (folder / RUN_FILE).write_text(run.to_json())
+    return run.key
+
+
+def test_every_task_passes_the_policy(session: dict[str, Any]) -> None:
+    for task in (profile(0, STRANGE), Unload()):
+        with pytest.raises(Refused):
+            state.submit(task)
+    assert state.worker().active == ()
+    state.submit(profile(0))
+    state.submit(profile(1))
+    with pytest.raises(Refused, match="You have 2 jobs"):
+        state.submit(profile(2))
+    session["owner"] = "another"
+    state.submit(profile(2))
+
+
+def test_a_card_is_refused_before_anything_is_read(
+    session: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(state, "_card", lambda source: pytest.fail("The configuration was read."))
+    with pytest.raises(Refused):
+        state.card(STRANGE)
+
+
+def test_a_preview_of_a_model_that_is_not_offered_is_refused(session: dict[str, Any]) -> None:
+    run = bundled_run()
+    strange = run.model_copy(update={"recipe": run.recipe.model_copy(update={"model": STRANGE})})
+    assert "does not offer the model" in str(state.preview(strange, Plan()))
+
+
+def test_only_owners_cancel_and_are_told(session: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    mine, others = Job(1, profile(0), "me"), Job(2, profile(1), "another")
+    assert (state.may_cancel(mine), state.may_cancel(others)) == (True, False)
+    monkeypatch.setattr(state, "enforced", Policy)
+    assert state.may_cancel(others)
+
+
+def test_lists_show_what_the_session_made(session: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    state.submit(profile(0))
+    assert state.may_list(profile(0).key)
+    assert not state.may_list(profile(1).key)
+    monkeypatch.setattr(state, "enforced", Policy)
+    assert state.may_list(profile(1).key)
+
+
+def test_runs_of_others_open_by_their_whole_key(
+    session: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = store(bundled_run())
+    for asked, found in ((key, False), (key[:5], True)):
+        state.show("compare", asked)
+        assert state.shown("compare").bundled is found  # type: ignore[union-attr]
+    monkeypatch.setattr(state, "enforced", Policy)
+    assert not state.shown("compare").bundled  # type: ignore[union-attr]
+
+
+def test_the_first_model_offered_is_the_usual_one(
+    session: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(state, "enforced", lambda: Policy.demo((STRANGE,)))
+    assert state.source() == STRANGE
+
+
+def test_errors_name_no_folders_to_strangers(
+    session: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert state.told(ValueError("'/srv/runs/a' is broken")) == "'a' is broken"
+    monkeypatch.setattr(state, "enforced", Policy)
+    assert state.told("'/srv/runs/a' is broken") == "'/srv/runs/a' is broken"
+
+
+def entry(monkeypatch: pytest.MonkeyPatch, **auth: Any) -> AppTest:
+    """The first page where the secrets ask for a login; AppTest hands them to pages, but not to st.user."""
+    monkeypatch.setattr(user_info, "get_secrets_auth_section", lambda: {**AUTH, **auth})
+    app = AppTest.from_file(str(MAIN), default_timeout=30)
+    app.secrets["auth"] = {**AUTH, **auth}
+    return app.run()
+
+
+def test_nothing_is_drawn_before_the_login(monkeypatch: pytest.MonkeyPatch) -> None:
+    app = entry(monkeypatch, **PROVIDER)
+    assert [title.value for title in app.title] == ["slicescope"]
+    assert [button.label for button in app.button] == ["Log in"]
+    assert not app.exception
+    assert "owner" not in app.session_state
+    app.switch_page("app_pages/runs.py").run()
+    assert [title.value for title in app.title] == ["slicescope"]
+
+
+def test_each_provider_has_its_button(monkeypatch: pytest.MonkeyPatch) -> None:
+    app = entry(monkeypatch, one=PROVIDER, two=PROVIDER)
+    assert [button.label for button in app.button] == ["Log in with one", "Log in with two"]
+
+
+@pytest.mark.parametrize(
+    ("user", "owner"),
+    [
+        ({"iss": "https://a.org", "sub": "17", "email": "ada@a.org"}, "https://a.org 17"),
+        ({"email": "ada@a.org"}, " ada@a.org"),
+        ({}, None),
+    ],
+)
+def test_jobs_belong_to_the_account(monkeypatch: pytest.MonkeyPatch, user: Any, owner: str | None) -> None:
+    class User:
+        def to_dict(self) -> dict[str, Any]:
+            return user
+
+    memory: dict[str, Any] = {}
+    monkeypatch.setattr(st, "user", User())
+    monkeypatch.setattr(st, "session_state", memory)
+    monkeypatch.setattr(st, "query_params", {})
+    state.restore()
+    first = memory["owner"]
+    state.restore()
+    assert memory["owner"] == first
+    assert first == owner or (owner is None and len(first) == 32)
