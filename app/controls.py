@@ -252,7 +252,11 @@ def _grid(label: str, key: str, usual: tuple[int, ...]) -> list[int]:
 
 def link_of(plan: Plan) -> dict[str, str]:
     """The parameters of the address that make the widgets show this plan."""
-    return {key: str(value) for key, value in values_of(plan).items()}
+    values = values_of(plan) | {
+        "allocation": ALLOCATIONS[plan.allocation].title,  # lists stand in the address as they are shown
+        "score": SCORES[plan.score].title,
+    }
+    return {key: str(value) for key, value in values.items()}
 
 
 def shown_score() -> tuple[str, bool]:

@@ -150,7 +150,7 @@ def overlay(run: Run) -> None:
         default=next(iter(others)),
         format_func=lambda key: wording.run_line(others[key]),
         max_selections=OVERLAID,
-        key="overlay",
+        key="overlaid",
     )
     if not chosen:
         return

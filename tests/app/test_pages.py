@@ -17,8 +17,20 @@ from app import state
 from app.jobs import Job, Load
 from app.policy import Policy
 from slicing import runs
+from slicing.library import bring_in
 from slicing.preview import Preview, PreviewRecipe
-from slicing.runs import CompareRecipe, ProfileRecipe, ProfileResult, SliceRecipe, bundled_run
+from slicing.runs import (
+    CompareRecipe,
+    CompareResult,
+    ProfileRecipe,
+    ProfileResult,
+    SliceRecipe,
+    SweepRecipe,
+    SweepResult,
+    TrialResult,
+    bundled_run,
+    bundled_sweep,
+)
 
 MAIN = Path(__file__).parents[2] / "app" / "main.py"
 
@@ -29,7 +41,8 @@ class Desk:
     def __init__(self) -> None:
         self.tasks: list[Any] = []
         self.active: tuple[Job, ...] = ()
-        self.open_model = None
+        self.report = None
+        self.lost: tuple[str, ...] = ()
         self.refusal: str | None = None
         self.previewed: list[PreviewRecipe] = []
         self.found: Preview | str | None = None
@@ -49,6 +62,8 @@ class Desk:
     def cancel(self, job: Job) -> None:
         job.state = "cancelled"
         self.active = tuple(each for each in self.active if each is not job)
+
+    stop_now = cancel
 
     def position(self, job: Job) -> int:
         return self.active.index(job)
@@ -113,6 +128,7 @@ def test_the_bare_address_opens_the_profile(desk: Desk) -> None:
         ("tune", "How much to cut where?"),
         ("compare", "What did it cost?"),
         ("runs", "What has been run?"),
+        ("sweep", "Which base, which target?"),
     ],
 )
 def test_every_page_opens(desk: Desk, name: str, title: str) -> None:
@@ -153,7 +169,7 @@ def test_a_model_folder_has_a_card(desk: Desk, tiny_folder: Path) -> None:
 def test_the_profile_switches_scores_and_zooms(desk: Desk) -> None:
     app = page("profile")
     assert "Mean cosine" in said(app)
-    assert len(app.get("plotly_chart")) == 1
+    assert [chart.key for chart in app.get("plotly_chart")] == ["profile", "tokens"]
     app.segmented_control(key="shown").set_value("angular").run()
     assert "Angle between" in said(app)
     app.toggle(key="shown-first").set_value(True).run()
@@ -384,3 +400,217 @@ def test_preview_that_cannot_be_made_is_a_sentence(desk: Desk, monkeypatch: pyte
     with_bases(monkeypatch)
     desk.found = "The bases cannot be read: profile the model again."
     assert "No preview: The bases cannot be read" in said(page("tune"))
+
+
+# Plans by hand
+
+
+def shares_of(app: AppTest) -> tuple[float, ...]:
+    return app.session_state["plan"].settings["shares"]
+
+
+def test_presets_and_the_way_back(desk: Desk) -> None:
+    app = page("tune")
+    before = app.session_state["plan"]
+    press(app, "Strong: SP 40 %, SB 20 %")
+    strong = app.session_state["plan"]
+    assert (strong.target, strong.settings) == (0.4, {"base": 0.2})
+    assert app.slider(key="sp").value == 40
+    app.slider(key="sp").set_value(30).run()
+    assert app.session_state["plan"].target == 0.3
+    press(app, "Undo")
+    assert app.session_state["plan"] == strong
+    press(app, "Undo")
+    assert app.session_state["plan"] == before
+    assert next(button for button in app.button if button.label == "Undo").disabled
+
+
+def test_a_plan_edited_by_hand_begins_with_the_bars_and_stays_in_the_link(desk: Desk) -> None:
+    app = page("tune", sp="30", base="0")
+    cut = app.session_state["plan"]
+    press(app, "Edit by hand")
+    plan = app.session_state["plan"]
+    assert plan.allocation == "manual"
+    assert plan.target == 0.3
+    run = bundled_run()
+    scores = run.result.profile.redundancy("lr")
+    assert isinstance(run.result, CompareResult)
+    expected = cut.schedule(scores, run.result.shape).block_fractions
+    assert shares_of(app) == pytest.approx(expected, abs=6e-4)
+    found = plan.schedule(scores, run.result.shape)
+    assert found.widths == cut.schedule(scores, run.result.shape).widths
+    link = {key: app.query_params[key] for key in ("sp", "allocation", "shares")}
+    link = {key: value[0] if isinstance(value, list) else value for key, value in link.items()}
+    again = page("tune", **link)
+    assert again.session_state["plan"].settings == plan.settings
+    assert again.session_state["plan"].target == plan.target
+    press(app, "Undo")
+    assert app.session_state["plan"] == cut
+    assert "shares" not in app.query_params
+
+
+def test_shares_that_are_not_normalised_make_the_target(desk: Desk) -> None:
+    shares = ",".join(["10"] * 15 + ["20"] * 15)
+    app = page("tune", sp="40", allocation="Manual", shares=shares)
+    assert app.session_state["plan"].target == 0.4
+    app.toggle(key="normalise").set_value(False).run()
+    assert app.session_state["plan"].target == pytest.approx(0.15)
+
+
+@pytest.mark.parametrize("shares", ["", "10,20", "10,x", ",".join(["10"] * 31)])
+def test_shares_of_a_link_that_do_not_fit_begin_alike(desk: Desk, shares: str) -> None:
+    app = page("tune", sp="20", allocation="Manual", shares=shares)
+    assert not app.exception
+    assert shares_of(app) == (0.2,) * 30
+
+
+# Sweeps
+
+
+def test_the_sweep_that_ships_is_shown(desk: Desk) -> None:
+    app = page("sweep")
+    assert [chart.key for chart in app.get("plotly_chart")] == ["grid", "pareto"]
+    assert "Beaten by nobody" in said(app)
+
+
+def test_a_sweep_is_queued_and_what_has_come_is_shown(desk: Desk) -> None:
+    app = page("sweep")
+    app.multiselect(key="sweep-bases").set_value([0, 10])
+    app.multiselect(key="sweep-targets").set_value([30, 20])
+    press(app, "Run")
+    (recipe,) = desk.tasks
+    assert isinstance(recipe, SweepRecipe)
+    assert (recipe.bases, recipe.targets, recipe.method) == ((0.0, 0.1), (0.2, 0.3), "preview")
+    assert [chart.key for chart in app.get("plotly_chart")] == ["grid"]
+    desk.cancel(desk.active[0])
+    app.run()
+    press(app, "Resume")
+    assert desk.tasks == [recipe, recipe]
+
+
+def test_an_impossible_grid_is_a_sentence(desk: Desk) -> None:
+    app = page("sweep")
+    app.multiselect(key="sweep-bases").set_value([])
+    press(app, "Run")
+    assert any("distinct bases" in warning.value for warning in app.warning)
+    assert desk.tasks == []
+
+
+def test_a_sweep_of_another_session_is_shown_while_it_runs(desk: Desk) -> None:
+    recipe = bundled_sweep().recipe
+    desk.active = (Job(1, recipe, "somebody", state="running"),)
+    app = page("sweep")
+    assert "from another session" in said(app)
+    assert [chart.key for chart in app.get("plotly_chart")] == ["grid"]
+
+
+# The profile from near
+
+
+@pytest.mark.parametrize(
+    ("tab", "chart"),
+    [("Tokens", "tokens"), ("Depth by depth", "similarity"), ("Heads and MLP", "split")],
+)
+def test_the_profile_is_seen_from_near(desk: Desk, tab: str, chart: str) -> None:
+    app = page("profile", near=tab)
+    assert [each.key for each in app.get("plotly_chart")] == ["profile", chart]
+
+
+def test_profiles_are_laid_over_one_another(desk: Desk) -> None:
+    app = page("profile", near="Beside other runs")
+    assert "There is no other run" in said(app)
+    sweep = bundled_sweep()
+    bring_in(sweep.to_json().encode(), "it")
+    app = page("profile", near="Beside other runs")
+    assert [each.key for each in app.get("plotly_chart")] == ["profile", "overlay"]
+
+
+def test_a_run_without_details_says_so(desk: Desk) -> None:
+    key = stored()
+    (runs_folder() / key).rename(runs_folder() / "elsewhere")
+    other = bundled_sweep()
+    bring_in(other.to_json().encode(), "it")
+    app = page("profile", profile=other.key)
+    assert "stored without its tokens" in said(app)
+
+
+# Runs
+
+
+def test_a_run_is_named_and_its_name_is_used(desk: Desk) -> None:
+    key = stored()
+    app = page("runs")
+    next(box for box in app.text_input if box.label == "Name").set_value("The talk")
+    next(box for box in app.text_area if box.label == "Note").set_value("shown in May")
+    press(app, "Keep")
+    assert app.dataframe[0].value["name"][0] == "The talk"
+    assert "shown in May" in said(app)
+    assert "The talk" in said(page("compare", compare=key))
+
+
+def test_a_run_is_deleted_and_taken_back(desk: Desk) -> None:
+    key = stored()
+    app = page("runs")
+    press(app, "Delete")
+    assert not (runs_folder() / key).exists()
+    assert "No runs are stored yet" in said(app)
+    press(app, "Undo")
+    assert list(app.dataframe[0].value["key"]) == [key]
+    press(app, "Delete")
+    bring_in(bundled_run().to_json().encode(), "it")
+    press(app, "Undo")
+    assert "made again meanwhile" in app.error[0].value
+
+
+def test_trials_are_listed_when_asked_for(desk: Desk) -> None:
+    sweep = bundled_sweep()
+    recipe, result = sweep.recipe, sweep.result
+    assert isinstance(recipe, SweepRecipe) and isinstance(result, SweepResult)
+    trial = TrialResult(
+        profile=result.profile,
+        shape=result.shape,
+        contestant=result.contestants[0],
+        calibration=result.calibration,
+        evaluation=result.evaluation,
+    )
+    run = sweep.model_copy(update={"recipe": recipe.dense(), "result": trial})
+    bring_in(run.to_json().encode(), "it")
+    bring_in(sweep.to_json().encode(), "it")
+    app = page("runs")
+    assert list(app.dataframe[0].value["kind"]) == ["sweep"]
+    app.toggle(key="trials").set_value(True).run()
+    assert sorted(app.dataframe[0].value["kind"]) == ["sweep", "trial"]
+
+
+def test_a_public_server_offers_neither_import_nor_deletion(desk: Desk, monkeypatch: Any) -> None:
+    monkeypatch.setattr(state, "enforced", lambda: Policy.demo())
+    key = stored()
+    app = page("runs")
+    assert "No runs are stored yet" in said(app)  # a stranger's runs are not listed
+    assert not [button for button in app.button if button.label in ("Delete", "Store it")]
+    assert f"Run {key}" in said(page("compare", compare=key))  # but are opened by their keys
+
+
+# The strip
+
+
+def test_a_job_that_does_not_stop_can_be_stopped_now(desk: Desk, monkeypatch: Any) -> None:
+    app = page("profile")
+    press(app, "Measure")
+    (job,) = desk.active
+    job.state = "running"
+    assert not [button for button in app.button if button.label == "Stop now"]
+    monkeypatch.setattr(Job, "stuck", property(lambda job: True))
+    app.run()
+    assert [button for button in app.button if button.label == "Stop now"]
+
+
+def test_a_restarted_server_says_what_begins_again_and_what_is_lost(desk: Desk) -> None:
+    recipe = bundled_run().recipe
+    desk.active = (Job(1, recipe, "somebody", state="running", restarted=True),)
+    desk.lost = ("A job that waited when the server ended is lost: it was damaged.",)
+    app = page("profile")
+    assert "The server was restarted, and this job begins again" in said(app)
+    assert "is lost: it was damaged" in said(app)
+    press(app, "Dismiss")
+    assert "is lost: it was damaged" not in said(app)
