@@ -10,9 +10,11 @@ import logging
 import multiprocessing
 import os
 import queue
-import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any, Literal, NamedTuple
@@ -201,24 +203,31 @@ class Child(NamedTuple):
     pid: int | None
 
 
+_BEGIN = "import sys; sys.path[:] = {path!r}; from app.engine import begin; begin({line})"
+
+
 def launch() -> Child:
     """Start an engine in a fresh process; it answers as soon as it has imported what it needs."""
     ours, theirs = multiprocessing.Pipe()
-    # Never a fork: threads and CUDA do not survive one.
-    process = multiprocessing.get_context("spawn").Process(
-        target=_begin, args=(theirs,), name="slicescope-engine", daemon=True
+    line = theirs.fileno()
+    # Not a process of multiprocessing: forks survive neither threads nor CUDA, and a spawned process runs the
+    # main module anew, which is the page itself once streamlit has run one.
+    process = subprocess.Popen(
+        [sys.executable, "-c", _BEGIN.format(path=sys.path, line=line)],
+        pass_fds=[line],
+        stdin=subprocess.DEVNULL,
+        start_new_session=True,  # Ctrl-C in the server's terminal is for the server, which says when to end
     )
-    process.start()
     theirs.close()  # so that our end notices when the process is gone
 
     def ending() -> int | None:
-        process.join(10)
-        return process.exitcode
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(10)
+        return process.returncode
 
     return Child(ours, process.kill, ending, process.pid)
 
 
-def _begin(connection: Connection) -> None:
-    # Ctrl-C in the server's terminal reaches this process too; the server says when to end.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    Engine(connection).run(gone=lambda: os._exit(0))
+def begin(line: int) -> None:
+    """What the process of an engine does, given the number of its end of the connection."""
+    Engine(Connection(line)).run(gone=lambda: os._exit(0))

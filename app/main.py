@@ -5,7 +5,7 @@ from pathlib import Path
 import streamlit as st
 
 from app import parts, state
-from app.figures import DARK
+from app.figures.base import DARK
 from app.header import header
 
 ICONS = Path(__file__).parent / "icons"

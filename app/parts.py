@@ -17,11 +17,11 @@ from analysis.storage import runs_folder
 from app import state, wording
 from app.citations import bibtex
 from app.engine import Task
-from app.figures import DARK, LIGHT, Drawing, Theme
+from app.figures.base import DARK, LIGHT, Drawing, Theme
 from app.report import build_report
 from app.tables import text_table
 from slicing.library import pack
-from slicing.runs import Run
+from slicing.runs import CompareResult, Run
 
 CHART = {
     "displaylogo": False,
@@ -105,6 +105,15 @@ def provenance(view: state.View) -> state.Shown | None:
         with st.popover("Take away", icon=":material/download:"):
             downloads(shown.run)
             pictures()
+        if isinstance(shown.run.result, CompareResult):
+            named = {} if shown.bundled else {"compare": shown.run.key}
+            st.page_link(
+                "app_pages/talk.py",
+                label="Present",
+                icon=":material/present_to_all:",
+                query_params={"present": "1", **named},
+                help="The method in seven steps, told with this run: arrow keys, big type, nothing else.",
+            )
     return shown
 
 

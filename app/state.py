@@ -96,7 +96,8 @@ def memory(device: str | None = None) -> tuple[int, int]:
     As the engine said last: to ask CUDA here would cost this process some hundred megabytes of it.
     """
     report = worker().report
-    if report is not None and device in (None, report.device):
+    # The first device goes by two names: an open model is on cuda:0, an idle engine and a card say cuda.
+    if report and (device is None or device.removesuffix(":0") == report.device.removesuffix(":0")):
         return report.free, report.total
     return host_memory(torch.device("cpu"))
 

@@ -16,7 +16,8 @@ from analysis.details import Details
 from analysis.errors import StorageError
 from analysis.scores import find_score
 from app import wording
-from app.figures import Drawing, Theme, outliers
+from app.figures.base import Drawing, Theme
+from app.figures.profile import outliers
 from app.figures.story import (
     Spread,
     Turn,

@@ -36,7 +36,7 @@ def set_up() -> None:
                 recipe = controls.comparison(usual)
                 problem = recipe.warning
             except SlicescopeError as error:
-                recipe, problem = None, str(error)
+                recipe, problem = None, state.told(error)
             pressed = st.form_submit_button("Run", type="primary", icon=":material/play_arrow:")
         if problem:
             st.warning(problem, icon=":material/warning:")
@@ -44,7 +44,7 @@ def set_up() -> None:
             try:
                 st.caption(f"Slicing takes {memory_need(recipe, shape)} at its peak.")
             except SlicescopeError as error:
-                st.warning(str(error), icon=":material/warning:")
+                st.warning(state.told(error), icon=":material/warning:")
         if pressed and recipe:
             parts.queue(lambda: recipe)
 
@@ -138,4 +138,5 @@ if shown := parts.provenance("compare"):
         illustration(result, recipe.prompt)
         st.subheader("Repeat it, keep it")
         parts.reproduction(run)
-        keep(recipe)
+        if not state.policy().demo_mode:  # where disks and paths are no business of visitors
+            keep(recipe)

@@ -66,4 +66,4 @@ if shown := parts.provenance("compare"):
         for number, step in enumerate(STEPS, start=1):
             note(number, step, case)
     except SlicescopeError as error:
-        st.error(str(error), icon=":material/error:")
+        st.error(state.told(error), icon=":material/error:")

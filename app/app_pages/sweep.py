@@ -23,7 +23,7 @@ def set_up() -> None:
         try:
             recipe, problem = controls.sweep(usual), None
         except SlicescopeError as error:
-            recipe, problem = None, str(error)
+            recipe, problem = None, state.told(error)
         pressed = st.form_submit_button("Run", type="primary", icon=":material/play_arrow:", width="stretch")
     if problem:
         st.warning(problem, icon=":material/warning:")

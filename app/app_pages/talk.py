@@ -4,7 +4,7 @@ import streamlit as st
 
 from analysis.errors import SlicescopeError
 from app import parts, state
-from app.figures import Drawing
+from app.figures.base import Drawing
 from app.story import STEPS, Case, Dial, Step, case_of
 from slicing.runs import find_details
 
@@ -70,7 +70,7 @@ def scene(step: Step, case: Case, revealed: bool) -> None:
         drawing = step.draw(case, setting, parts.theme(), not revealed)
         words.markdown(step.sentence(case, setting) if revealed else step.question)
     except SlicescopeError as error:
-        words.error(str(error), icon=":material/error:")
+        words.error(state.told(error), icon=":material/error:")
         return
     formula.latex(step.formula(case))
     with picture:
@@ -121,7 +121,7 @@ with st.container(key="talk"):
         try:
             case = case_of(shown.run, find_details(shown.run))
         except SlicescopeError as error:
-            st.error(str(error), icon=":material/error:")
+            st.error(state.told(error), icon=":material/error:")
         else:
             scene(step, case, at.revealed)
     foot(at)

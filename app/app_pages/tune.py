@@ -158,7 +158,7 @@ def tuning(run: Run, shape: ModelShape) -> None:
             actions(run, plan, planned)
     except PlanError as error:
         with view:
-            st.error(str(error), icon=":material/error:")
+            st.error(state.told(error), icon=":material/error:")
 
 
 st.title("How much to cut where?")

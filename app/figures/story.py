@@ -14,17 +14,10 @@ import numpy as np
 import plotly.graph_objects as go
 
 from analysis.profile import LayerProfile
-from app.figures import (
-    CONSTANT,
-    DYNAMIC,
-    HIGHLIGHT,
-    Drawing,
-    Theme,
-    draw_perplexities,
-    draw_profile,
-    draw_schedule,
-    role_colour,
-)
+from app.figures.base import CONSTANT, DYNAMIC, HIGHLIGHT, Drawing, Theme, role_colour
+from app.figures.compare import draw_perplexities
+from app.figures.plan import draw_schedule
+from app.figures.profile import draw_profile
 from slicing.allocation import Fractions
 from slicing.runs import Contestant
 from slicing.schedule import SlicingSchedule

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import psutil
@@ -17,7 +18,7 @@ import pytest
 from analysis.source import ModelSource
 from analysis.storage import queue_folder
 from analysis.texts import TextSource
-from app.engine import Load, Unload
+from app.engine import Load, Report, Unload, launch
 from app.jobs import Worker
 from slicing.runs import ProfileRecipe, find_run, list_runs
 
@@ -98,6 +99,20 @@ def test_cancel_stops_within_a_batch_and_stop_now_at_once(
     assert find_run(recipe.key).recipe == recipe
     assert first is not None
     until(lambda: not psutil.pid_exists(first) or psutil.Process(first).status() == psutil.STATUS_ZOMBIE)
+
+
+def test_an_engine_can_be_started_from_a_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    page = ModuleType("__main__")  # what streamlit puts there before it runs the script
+    page.__file__ = str(Path(__file__).parents[2] / "app" / "main.py")
+    monkeypatch.setitem(sys.modules, "__main__", page)
+    child = launch()
+    try:
+        assert child.connection.poll(60)
+        assert isinstance(child.connection.recv(), Report)
+    finally:
+        child.kill()
+        assert child.ending() == -signal.SIGKILL
+        child.connection.close()
 
 
 def memory_of(worker: Worker) -> int:

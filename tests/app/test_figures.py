@@ -13,18 +13,10 @@ from analysis.evaluate import Difference, Perplexity
 from analysis.profile import LayerProfile, Measurement
 from analysis.scores import SCORES
 from app import figures
-from app.figures import (
-    CONSTANT,
-    DARK,
-    DYNAMIC,
-    HIGHLIGHT,
-    LIGHT,
-    draw_differences,
-    draw_perplexities,
-    draw_profile,
-    draw_schedule,
-    outliers,
-)
+from app.figures.base import CONSTANT, DARK, DYNAMIC, HIGHLIGHT, LIGHT
+from app.figures.compare import draw_differences, draw_perplexities
+from app.figures.plan import draw_schedule
+from app.figures.profile import draw_profile, outliers
 from slicing.allocation import Fractions
 from slicing.runs import Contestant
 from slicing.schedule import SlicingSchedule

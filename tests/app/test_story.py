@@ -11,7 +11,7 @@ from streamlit.testing.v1 import AppTest
 
 from analysis.details import Details
 from analysis.errors import PlanError, StorageError
-from app.figures import DARK, LIGHT
+from app.figures.base import DARK, LIGHT
 from app.figures.story import SIZE, Turn, draw_pipe
 from app.story import STEPS, Case, case_of
 from slicing import runs
