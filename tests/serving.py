@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 ROOT = Path(__file__).parents[1]
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 ARGUMENTS = [
@@ -25,28 +27,65 @@ MISSING = [name for name in ("playwright",) if importlib.util.find_spec(name) is
 MISSING += [] if CHROMIUM else ["chromium"]
 
 
+class Server:
+    """A server with runs of its own, that can be killed and started again at the same address."""
+
+    def __init__(self, home: Path, *flags: str) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.address = f"http://127.0.0.1:{self.port}"
+        self.home, self.flags, self.log = home, flags, home / "log.txt"
+        self.start()
+
+    def start(self) -> None:
+        """Serve, and return as soon as it answers."""
+        with self.log.open("a") as file:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "app.cli", "app", "--port", str(self.port), "--no-open", *self.flags],
+                env={
+                    **os.environ,
+                    "SLICESCOPE_HOME": str(self.home),
+                    "HOME": str(self.home),
+                    "PYTHONPATH": str(ROOT),
+                },
+                cwd=self.home,  # the theme and the pages are found wherever one stands
+                stdout=file,
+                stderr=file,
+            )
+        _wait_for(self.address, self.process, self.log)
+
+    def engines(self) -> list[psutil.Process]:
+        """The processes that compute, of which there should be one."""
+        children = psutil.Process(self.process.pid).children()
+        return [each for each in children if "spawn_main" in " ".join(each.cmdline())]
+
+    def memory(self) -> int:
+        """Bytes that the server and its engine have to themselves."""
+        return sum(each.memory_info().rss for each in (psutil.Process(self.process.pid), *self.engines()))
+
+    def stop(self) -> None:
+        """End it in order."""
+        self.process.terminate()
+        self.process.wait(30)
+
+
 @contextmanager
 def served(home: Path, *flags: str) -> Iterator[str]:
     """The address of a server with runs of its own, which must end without a traceback."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    log = home / "log.txt"
-    with log.open("w") as file:
-        server = subprocess.Popen(
-            [sys.executable, "-m", "app.cli", "app", "--port", str(port), "--no-open", *flags],
-            env={**os.environ, "SLICESCOPE_HOME": str(home), "HOME": str(home), "PYTHONPATH": str(ROOT)},
-            cwd=home,
-            stdout=file,
-            stderr=file,
-        )
-        try:
-            _wait_for(f"http://127.0.0.1:{port}", server, log)
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            server.terminate()
-            server.wait(30)
-    assert "Traceback" not in log.read_text()
+    with serving(home, *flags) as server:
+        yield server.address
+
+
+@contextmanager
+def serving(home: Path, *flags: str) -> Iterator[Server]:
+    """The same, to be handled by the test itself."""
+    server = Server(home, *flags)
+    try:
+        yield server
+    finally:
+        server.stop()
+    assert "Traceback" not in server.log.read_text()
 
 
 def _wait_for(address: str, server: subprocess.Popen[Any], log: Path) -> None:
@@ -86,3 +125,42 @@ def settle(page: Any) -> None:
     page.locator("h1").first.wait_for()
     page.locator("[data-testid=stApp][data-test-script-state=notRunning]").wait_for()
     page.evaluate("document.fonts.ready")
+
+
+# What people do, by the words they see
+
+
+def go(page: Any, name: str) -> None:
+    """Open a page by its name in the navigation."""
+    page.get_by_test_id("stTopNavLink").filter(has_text=name).click()
+    page.mouse.move(2, 500)  # off the link, whose tooltip has words of its own
+    page.wait_for_url(f"**/{name.lower()}*")
+    settle(page)
+
+
+def fill(page: Any, label: str, value: int, nth: int = 0) -> None:
+    """Type a number into a field."""
+    page.get_by_label(label, exact=True).nth(nth).fill(str(value))
+
+
+def measure(page: Any, windows: int, length: int = 64) -> None:
+    """Queue a profile, from the Profile page."""
+    fill(page, "Windows", windows)
+    fill(page, "Window length, tokens", length)
+    page.get_by_role("button", name="Measure").click()
+
+
+def metric(page: Any, label: str) -> str:
+    """The value of a card."""
+    card = page.get_by_test_id("stMetric").filter(has_text=label).first
+    return card.get_by_test_id("stMetricValue").inner_text()
+
+
+def demo_home(home: Path) -> Path:
+    """A home whose converted demo model is the one that all tests share."""
+    from analysis.source import ModelSource, dequantise
+    from analysis.storage import cache_folder
+
+    dequantise(ModelSource(kind="demo"))
+    (home / "cache").symlink_to(cache_folder(), target_is_directory=True)
+    return home

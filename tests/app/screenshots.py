@@ -1,70 +1,68 @@
 """Take the pictures in ``assets/screenshots`` anew: ``make screenshots``. Not a test.
 
-Serves the app without runs of its own, so that the pictures show the comparison that ships with it.
+Serves the app with the runs that ship, so that the pictures show what everybody sees first.
 """
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
 import sys
 import tempfile
-import time
-import urllib.request
 from pathlib import Path
+from typing import Any
 
-from playwright.sync_api import sync_playwright
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from serving import chromium, serving, settle, visit
+
+from slicing.runs import BUNDLED_RUN, BUNDLED_SWEEP, load_run
 
 FOLDER = Path(__file__).parents[2] / "assets" / "screenshots"
-PAGES = {"profile": "", "tune": "tune", "compare": "compare"}
-PORT = 8599
-ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
+PAGES = {
+    "model": "model",
+    "profile": "profile",
+    "near": "profile?near=Depth+by+depth",
+    "tune": "tune",
+    "compare": "compare",
+    "sweep": "sweep",
+    "runs": "runs",
+    **{f"talk-{step}": f"?present=1&step={step}" for step in range(1, 8)},
+}
+NARROW = ("profile", "tune", "compare", "sweep", "runs", "talk-3")
 
 
 def main() -> None:
-    """One picture of each page in light and in dark."""
+    """One picture of each page in light and in dark, some of them as on a phone too."""
     FOLDER.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as home:
-        server = subprocess.Popen(
-            [sys.executable, "-m", "app.cli", "app", "--port", str(PORT), "--no-open"],
-            env={**os.environ, "SLICESCOPE_HOME": home},
-        )
-        try:
-            wait_for(f"http://127.0.0.1:{PORT}/_stcore/health")
-            take()
-        finally:
-            server.terminate()
-            server.wait(30)
+    with tempfile.TemporaryDirectory() as home, chromium() as browser:
+        for folder in (BUNDLED_RUN, BUNDLED_SWEEP):
+            shutil.copytree(folder, Path(home, "runs", load_run(folder).key))
+        with serving(Path(home)) as server:
+            for scheme in ("light", "dark"):
+                for name, path in PAGES.items():
+                    take(
+                        browser,
+                        f"{server.address}/{path}",
+                        name,
+                        scheme,
+                        1280,
+                        720 if "talk" in name else 1000,
+                    )
+                for name in NARROW:
+                    take(browser, f"{server.address}/{PAGES[name]}", f"{name}-narrow", scheme, 400, 800)
 
 
-def take() -> None:
-    """Visit every page in both schemes."""
-    chromium = shutil.which("chromium") or shutil.which("google-chrome")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=ARGUMENTS)
-        for scheme in ("light", "dark"):
-            context = browser.new_context(
-                viewport={"width": 1280, "height": 1000}, color_scheme=scheme, device_scale_factor=1
-            )
-            page = context.new_page()
-            for name, path in PAGES.items():
-                page.goto(f"http://127.0.0.1:{PORT}/{path}")
-                page.locator(".js-plotly-plot .bars .point").nth(1).wait_for(timeout=60_000)
-                page.wait_for_timeout(2000)  # fonts and transitions
-                page.screenshot(path=FOLDER / f"{name}-{scheme}.png")
-        browser.close()
-
-
-def wait_for(address: str) -> None:
-    """Return as soon as the server is up."""
-    for _ in range(300):
-        try:
-            with urllib.request.urlopen(address, timeout=1):
-                return
-        except OSError:
-            time.sleep(0.2)
-    raise SystemExit(f"Nothing answers at {address}: start the app by hand to see why.")
+def take(browser: Any, address: str, name: str, scheme: str, width: int, height: int) -> None:
+    """One picture of what the screen shows first."""
+    page = visit(browser, address, color_scheme=scheme, viewport={"width": width, "height": height})
+    if "model" not in name and "runs" not in name:
+        page.locator(".js-plotly-plot").first.wait_for()
+    if name == "near":
+        page.get_by_text("From near").scroll_into_view_if_needed()
+        page.mouse.wheel(0, 620)
+    settle(page)
+    page.wait_for_timeout(1500)  # transitions
+    page.screenshot(path=FOLDER / f"{name}-{scheme}.png")
+    page.context.close()
 
 
 if __name__ == "__main__":

@@ -182,6 +182,7 @@ def test_a_running_job_is_cancelled_at_its_next_batch(bench: Bench, gate: thread
     until(lambda: len(batches) == 3)
     bench.worker.cancel(job)
     assert job.cancelling
+    until(lambda: bool(bench.engines[0]._stopped))
     gate.set()
     assert bench.worker.wait(job, 5)
     assert job.state == "cancelled"

@@ -1,0 +1,181 @@
+"""Many random actions from three sessions against one server: ``make soak``. Part of it is a test.
+
+People move about, measure, tune, sweep, cancel, stop and unload; now and then the engine is killed. In the
+end there must have been no exception on any page or in the log, one engine, every run whole, and the memory
+of server and engine back to within a tenth of the start.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from serving import Server, chromium, demo_home, fill, measure, serving, settle, visit
+
+from analysis.storage import queue_folder
+from slicing.runs import list_runs
+
+PAGES = ("Model", "Profile", "Tune", "Compare", "Sweep", "Runs")
+SESSIONS = 3
+
+
+class Person:
+    """One session, and what can be done in it."""
+
+    def __init__(self, server: Server, browser: Any, chance: random.Random) -> None:
+        self.server, self.chance = server, chance
+        self.page = visit(browser, server.address, viewport={"width": 1280, "height": 900})
+        self.page.set_default_timeout(90_000)
+
+    def act(self) -> str:
+        """Do something; its name."""
+        acts: list[tuple[Callable[[], None], int]] = [
+            (self.move_about, 6),
+            (self.tune, 6),
+            (self.measure, 4),
+            (self.compare, 2),
+            (self.sweep, 2),
+            (self.cancel, 5),
+            (self.load_or_unload, 2),
+            (self.reload, 2),
+            (self.kill_the_engine, 1),
+        ]
+        act = self.chance.choices([each for each, _ in acts], [weight for _, weight in acts])[0]
+        act()
+        settle(self.page)
+        broken = self.page.get_by_test_id("stException")
+        assert broken.count() == 0, f"{act.__name__}: {broken.first.inner_text()}"
+        return act.__name__
+
+    def go(self, name: str) -> None:
+        self.page.get_by_test_id("stTopNavLink").filter(has_text=name).click()
+        self.page.mouse.move(2, 500)
+        self.page.wait_for_url(f"**/{name.lower()}*")
+        settle(self.page)
+
+    def press(self, name: str) -> bool:
+        """Press a button, where there is one that can be pressed now."""
+        button = self.page.get_by_role("button", name=name, exact=True).first
+        try:
+            button.click(timeout=1500)
+        except Exception as error:
+            if "Timeout" not in type(error).__name__:
+                raise
+            return False
+        return True
+
+    def move_about(self) -> None:
+        self.go(self.chance.choice(PAGES))
+
+    def tune(self) -> None:
+        self.go("Tune")
+        slider = self.page.get_by_role("slider", name="Target (SP)")
+        for _ in range(self.chance.randint(1, 6)):
+            slider.press(self.chance.choice(["ArrowLeft", "ArrowRight"]))
+        if self.chance.random() < 0.3:
+            self.press("Undo")
+
+    def measure(self) -> None:
+        self.go("Profile")
+        measure(self.page, self.chance.choice([2, 3, 4, 40]))
+
+    def compare(self) -> None:
+        self.go("Tune")
+        self.press("Compare with constant")
+
+    def sweep(self) -> None:
+        self.go("Sweep")
+        fill(self.page, "Calibration windows", 2)
+        fill(self.page, "Evaluation windows", self.chance.choice([2, 3]))
+        fill(self.page, "Window length, tokens", 64)
+        self.press("Run")
+
+    def cancel(self) -> None:
+        if not self.press("Cancel"):
+            self.press("Stop now")
+
+    def load_or_unload(self) -> None:
+        self.go("Model")
+        self.press(self.chance.choice(["Load", "Unload"]))
+
+    def reload(self) -> None:
+        self.page.reload()
+
+    def kill_the_engine(self) -> None:
+        for engine in self.server.engines():
+            os.kill(engine.pid, signal.SIGKILL)
+        time.sleep(0.5)
+
+    def idle(self) -> None:
+        """Cancel whatever waits or runs, and wait until nothing does."""
+        for _ in range(200):
+            if self.page.locator(".st-key-job").count() == 0:
+                return
+            self.press("Stop now") or self.press("Cancel")
+            self.page.wait_for_timeout(1000)
+        raise AssertionError("There is still a job after 200 attempts to cancel it.")
+
+
+def soak(home: Path, actions: int, seed: int = 0) -> str:
+    """Do so many actions; what was done and left, in a paragraph. Raises when something is wrong."""
+    chance = random.Random(seed)
+    done: Counter[str] = Counter()
+    with serving(demo_home(home)) as server, chromium() as browser:
+        people = [Person(server, browser, chance) for _ in range(SESSIONS)]
+        for person in people:  # every page once, so that what is loaded once is loaded
+            for name in PAGES:
+                person.go(name)
+        until(lambda: server.engines(), "an engine")
+        time.sleep(8)  # the engine's imports
+        before = server.memory()
+        begun = time.monotonic()
+        for _ in range(actions):
+            done[chance.choice(people).act()] += 1
+        took = time.monotonic() - begun
+        people[0].idle()
+        for person in people:
+            person.page.context.close()
+        last = Person(server, browser, chance)
+        last.go("Model")
+        last.press("Unload")
+        last.page.wait_for_timeout(10_000)
+        after = server.memory()
+        assert len(server.engines()) == 1, server.engines()
+        assert after <= 1.1 * before, f"memory grew from {before / 2**20:.0f} to {after / 2**20:.0f} MiB"
+        with patch.dict(os.environ, SLICESCOPE_HOME=str(home)):
+            stored, broken = list_runs()
+            left = list(queue_folder().iterdir()) if queue_folder().is_dir() else []
+        assert broken == []
+        assert left == []
+        drafts = {path.name for path in (home / "runs").iterdir() if path.name.startswith(".")}
+        assert drafts <= {".trash"}, drafts
+    kinds = Counter(run.recipe.kind for run in stored)
+    return (
+        f"{actions} actions of {SESSIONS} sessions in {took:.0f} s ({dict(done)}): no exception, one engine, "
+        f"{len(stored)} runs whole ({dict(kinds)}), memory {before / 2**20:.0f} MiB before and "
+        f"{after / 2**20:.0f} MiB after ({after / before - 1:+.1%})."
+    )
+
+
+def until(condition: Callable[[], Any], what: str) -> None:
+    """Wait for it, half a minute at most."""
+    for _ in range(300):
+        if condition():
+            return
+        time.sleep(0.1)
+    raise AssertionError(f"There is no {what}.")
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as folder:
+        print(soak(Path(folder), *(int(each) for each in sys.argv[1:] or ["200"])))  # noqa: T201
