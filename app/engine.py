@@ -17,6 +17,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from analysis.errors import Cancelled, SlicescopeError, one_line
@@ -210,10 +211,12 @@ def launch() -> Child:
     """Start an engine in a fresh process; it answers as soon as it has imported what it needs."""
     ours, theirs = multiprocessing.Pipe()
     line = theirs.fileno()
+    here = str(Path(__file__).parent)  # streamlit puts it first while it runs a page
+    path = [folder for folder in sys.path if folder != here]
     # Not a process of multiprocessing: forks survive neither threads nor CUDA, and a spawned process runs the
     # main module anew, which is the page itself once streamlit has run one.
     process = subprocess.Popen(
-        [sys.executable, "-c", _BEGIN.format(path=sys.path, line=line)],
+        [sys.executable, "-c", _BEGIN.format(path=path, line=line)],
         pass_fds=[line],
         stdin=subprocess.DEVNULL,
         start_new_session=True,  # Ctrl-C in the server's terminal is for the server, which says when to end

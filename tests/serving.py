@@ -58,7 +58,7 @@ class Server:
     def engines(self) -> list[psutil.Process]:
         """The processes that compute, of which there should be one."""
         children = psutil.Process(self.process.pid).children()
-        return [each for each in children if "spawn_main" in " ".join(each.cmdline())]
+        return [each for each in children if "app.engine" in " ".join(each.cmdline())]
 
     def memory(self) -> int:
         """Bytes that the server and its engine have to themselves."""

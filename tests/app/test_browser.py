@@ -122,7 +122,7 @@ def test_from_the_model_to_the_verdict(server: Server, page: Any) -> None:
     fill(page, "Window length, tokens", 64)
     page.get_by_role("button", name="Run", exact=True).click()
     page.get_by_text("Done: Sweep").wait_for(timeout=MINUTES)
-    page.get_by_text("Beaten by nobody").wait_for()
+    page.get_by_text("Beaten by nobody in both size").wait_for()
     page.wait_for_url("**sweep=**")
 
     go(page, "Runs")

@@ -21,8 +21,8 @@ from analysis.errors import PlanError, SlicescopeError, StorageError
 from analysis.source import ModelSource
 from analysis.storage import owned, queue_folder
 from analysis.texts import TextSource
-from app import jobs
-from app.engine import Child, Engine, Load, Unload
+from app import jobs, state
+from app.engine import Child, Engine, Load, Report, Unload
 from app.jobs import Worker
 from slicing.plan import Plan
 from slicing.preview import PreviewRecipe
@@ -576,3 +576,21 @@ def test_a_note_holds_nothing_but_the_job(bench: Bench, gate: threading.Event) -
     note = json.loads(path.read_text())
     assert set(note) == {"submitted", "owner", "recipe"}
     assert (note["owner"], note["recipe"]["seed"]) == ("me", 7)
+
+
+@pytest.mark.parametrize(
+    ("said", "asked", "known"),
+    [
+        ("cuda:0", None, True),
+        ("cuda:0", "cuda", True),
+        ("cuda", "cuda:0", True),
+        ("cuda:1", "cuda", False),
+        ("cpu", "cuda", False),
+    ],
+)
+def test_memory_is_what_the_engine_said_of_that_device(
+    monkeypatch: pytest.MonkeyPatch, said: str, asked: str | None, known: bool
+) -> None:
+    report = Report(None, said, "", 3, 7)
+    monkeypatch.setattr(state, "worker", lambda: SimpleNamespace(report=report))
+    assert (state.memory(asked) == (3, 7)) == known
