@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from conftest import byte_tokenizer, tiny_model
 from safetensors.torch import load_file, save_file
 
+from analysis.source import ModelSource
 from analysis.storage import runs_folder
+from analysis.texts import TextSource
+from app import wording
 from app.cli import main
+from slicing.plan import Plan
+from slicing.runs import CompareRecipe, ProfileRecipe, SliceRecipe, SweepRecipe
 
 TEXT = "It is a truth universally acknowledged, that a tensor in possession of many rows must want a basis. "
 
@@ -241,3 +248,92 @@ metric_list: [{{metric: acc}}]
     assert (score["task"], score["metric"], score["examples"]) == ("sums", "acc", 4)
     assert 0.0 <= score["value"] <= 1.0
     assert run(monkeypatch, "evaluate", "--model", out, "--tasks", "summs", "--include", tmp_path) == 4
+
+
+class Asked(Exception):
+    """The recipe that a command would have carried out."""
+
+
+DEMO: dict[str, Any] = {
+    "model": ModelSource(kind="demo"),
+    "calibration": TextSource(kind="demo", split="calibration"),
+    "evaluation": TextSource(kind="demo", split="out-of-style"),
+}
+SHARES = Plan(target=0.2, allocation="manual", settings={"shares": (0.1, 0.25, 0.305)}, score="angular")
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        ProfileRecipe(model=DEMO["model"], text=DEMO["calibration"], windows=3, bases=True),
+        CompareRecipe(**DEMO, seed=4, plan=Plan(target=0.3, rounding=64, first_token=True), speed_rounds=0),
+        CompareRecipe(**DEMO, plan=SHARES, new_tokens=0, prompt="It's 'quoted'", method="preview"),
+        SliceRecipe(**DEMO, plan=Plan(allocation="constant", settings={}, embedding="untied")),
+        SweepRecipe(**DEMO, bases=(0.0, 0.05), targets=(0.1, 0.25), method="preview", evaluation_windows=9),
+    ],
+    ids=lambda recipe: recipe.kind,
+)
+def test_the_command_of_a_recipe_makes_it_again(monkeypatch: pytest.MonkeyPatch, recipe: Any) -> None:
+    def caught(asked: Any) -> Any:
+        raise Asked(asked)
+
+    monkeypatch.setattr("app.cli._perform", caught)
+    monkeypatch.setattr(sys, "argv", shlex.split(wording.command(recipe)))
+    with pytest.raises(Asked) as asked:
+        main()
+    assert asked.value.args[0] == recipe
+
+
+def test_a_trial_is_repeated_as_the_sweep_of_its_cell() -> None:
+    sweep = SweepRecipe(**DEMO, bases=(0.05,), targets=(0.2,))
+    cell, dense, constant = sweep.cell(0.05, 0.2), sweep.dense(), sweep.constant(0.2)
+    assert cell is not None
+    assert wording.command(cell) == wording.command(sweep)
+    for trial in (dense, constant):
+        assert wording.command(trial).startswith("slicescope sweep --model demo")
+
+
+def test_sweep_prints_the_grid_and_runs_nothing_twice(monkeypatch, tiny_folder, texts, capsys, tmp_path):
+    calibration, evaluation = texts
+    words = ["sweep", "--model", tiny_folder, "--calibration", calibration, "--evaluation", evaluation]
+    words += ["--calibration-windows", 3, "--evaluation-windows", 8, "--window-length", 32, "--rounding", 1]
+    words += ["--bases", "0,.1", "--targets", ".2"]
+    assert run(monkeypatch, *words) == 0
+    shown = capsys.readouterr().out
+    assert "SB 10 %" in shown
+    assert "20.0" in shown
+    runs = {path: path.stat().st_mtime_ns for path in runs_folder().glob("*/run.json")}
+    assert len(runs) == 5  # dense, constant, two cells, and the sweep
+    assert run(monkeypatch, *words, "--json", tmp_path / "sweep.json") == 0
+    again = {path: path.stat().st_mtime_ns for path in runs_folder().glob("*/run.json")}
+    assert sum(runs[path] != again[path] for path in runs) == 1  # the sweep itself
+    assert json.loads((tmp_path / "sweep.json").read_text())["result"]["kind"] == "sweep"
+    assert run(monkeypatch, *words[:-1], "high") == 5
+    assert "numbers with commas" in capsys.readouterr().err
+
+
+def test_runs_travel_and_come_back(monkeypatch, tiny_folder, texts, capsys, tmp_path):
+    text, _ = texts
+    run(monkeypatch, "profile", "--model", tiny_folder, "--text", text, "--windows", 2, "--window-length", 16)
+    (folder,) = runs_folder().iterdir()
+    key, packed, page = folder.name, tmp_path / "run.zip", tmp_path / "report.html"
+    assert run(monkeypatch, "runs", "rename", key, "The talk", "--note", "in May") == 0
+    assert run(monkeypatch, "runs", "export", key[:6], "--out", packed) == 0
+    assert run(monkeypatch, "runs", "export", key, "--out", packed) == 6  # never over another file
+    assert run(monkeypatch, "report", key, "--out", page) == 0
+    assert "<h1>The talk</h1>" in page.read_text()
+    capsys.readouterr()
+    assert run(monkeypatch, "cite", key) == 0
+    assert capsys.readouterr().out.count("@") == 4
+    assert run(monkeypatch, "runs", "import", packed) == 6  # it is stored already
+    assert run(monkeypatch, "runs", "delete", key) == 0
+    assert run(monkeypatch, "runs", "import", packed) == 0
+    capsys.readouterr()
+    assert run(monkeypatch, "runs", "trash") == 0
+    name = capsys.readouterr().out.strip()
+    assert name.startswith(key)
+    assert run(monkeypatch, "runs", "restore", name) == 6  # it was brought in again meanwhile
+    run(monkeypatch, "runs", "delete", key)
+    assert run(monkeypatch, "runs", "restore", name) == 0
+    assert run(monkeypatch, "runs", "show", key) == 0
+    assert run(monkeypatch, "runs", "import", tmp_path / "nothing.zip") == 6
