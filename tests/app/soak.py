@@ -79,7 +79,7 @@ class Person:
 
     def tune(self) -> None:
         self.go("Tune")
-        slider = self.page.get_by_role("slider", name="Target (SP)")
+        slider = self.page.get_by_role("slider", name="Target (SP)").first  # an older one may still fade
         for _ in range(self.chance.randint(1, 6)):
             slider.press(self.chance.choice(["ArrowLeft", "ArrowRight"]))
         if self.chance.random() < 0.3:
