@@ -120,6 +120,8 @@ def restore() -> None:
         for view in VIEWS:
             if named := st.query_params.get(view):
                 st.session_state[f"{view}-run"] = named
+        # Whoever asked for the jobs of a server that ended has a new session here, as this may be.
+        st.session_state["watched"] = [job for job in worker().active if job.restarted and may_cancel(job)]
     for view in VIEWS:
         key = st.session_state.get(f"{view}-run")
         if key and st.query_params.get(view) != key:

@@ -614,3 +614,15 @@ def test_a_restarted_server_says_what_begins_again_and_what_is_lost(desk: Desk) 
     assert "is lost: it was damaged" in said(app)
     press(app, "Dismiss")
     assert "is lost: it was damaged" not in said(app)
+
+
+def test_the_results_of_a_restarted_job_are_shown_to_whoever_comes_back(desk: Desk) -> None:
+    run = bundled_run()
+    job = Job(1, run.recipe, "a session that is gone", state="running", restarted=True)
+    desk.active = (job,)
+    app = page("compare")
+    bring_in(run.to_json().encode(), "it")
+    job.state, job.key, desk.active = "done", run.key, ()
+    app.run()
+    assert not app.exception
+    assert f"Run {run.key}" in said(app)
