@@ -52,12 +52,10 @@ Method = Literal["faithful", "preview"]
 """How bases are found: on the part that is sliced already, or all in one pass over the dense model."""
 
 
-class SliceRecipe(Value):
-    """Profile, plan, slice and keep the sliced model."""
+class Calibrated(Value):
+    """What every recipe says that slices: which model, and where its profile and its bases come from."""
 
-    kind: Literal["slice"] = "slice"
     model: ModelSource
-    plan: Plan = Plan()
     calibration: TextSource
     calibration_windows: int = 16
     profile_windows: int = 8
@@ -65,28 +63,33 @@ class SliceRecipe(Value):
     window_length: int = 512
     seed: int = 0
     method: Method = "faithful"
+
+
+class Evaluated(Calibrated):
+    """And on what perplexity is measured."""
+
+    evaluation: TextSource
+    evaluation_windows: int = 16
+
+
+class SliceRecipe(Calibrated):
+    """Profile, plan, slice and keep the sliced model."""
+
+    kind: Literal["slice"] = "slice"
+    plan: Plan = Plan()
     evaluation: TextSource | None = None
     """Text for the perplexities on the model card; ``None`` for a card without."""
     evaluation_windows: int = 8
 
 
-class CompareRecipe(Value):
+class CompareRecipe(Evaluated):
     """Dense, constant and planned slicing, evaluated on the same windows."""
 
     kind: Literal["compare"] = "compare"
-    model: ModelSource
     plan: Plan = Plan()
-    calibration: TextSource
-    calibration_windows: int = 16
-    profile_windows: int = 8
-    evaluation: TextSource
-    evaluation_windows: int = 16
-    window_length: int = 512
-    seed: int = 0
     prompt: str = PROMPT
     new_tokens: int = 40
     """Length of the generated illustration; 0 for none."""
-    method: Method = "faithful"
     speed_rounds: int = 5
     """Rounds in which each sliced model is timed in turn with the dense one; 0 for none."""
 
@@ -102,53 +105,26 @@ class CompareRecipe(Value):
 
     def slice_recipe(self) -> SliceRecipe:
         """The recipe that makes and keeps this comparison's planned model."""
-        return SliceRecipe(
-            model=self.model,
-            plan=self.plan,
-            calibration=self.calibration,
-            calibration_windows=self.calibration_windows,
-            profile_windows=self.profile_windows,
-            window_length=self.window_length,
-            seed=self.seed,
-            method=self.method,
-            evaluation=self.evaluation,
-        )
+        shared = {name: getattr(self, name) for name in Calibrated.model_fields}
+        return SliceRecipe(**shared, plan=self.plan, evaluation=self.evaluation)
 
 
-class TrialRecipe(Value):
+class TrialRecipe(Evaluated):
     """One model on one evaluation: sliced by a plan, or dense. What sweeps are made of."""
 
     kind: Literal["trial"] = "trial"
-    model: ModelSource
     plan: Plan | None
     """``None`` for the dense model."""
-    calibration: TextSource
-    calibration_windows: int = 16
-    profile_windows: int = 8
-    evaluation: TextSource
-    evaluation_windows: int = 16
-    window_length: int = 512
-    seed: int = 0
-    method: Method = "faithful"
 
 
-class SweepRecipe(Value):
+class SweepRecipe(Evaluated):
     """A grid of bases (SB) and targets (SP), each cell a trial, beside constant slicing at every target."""
 
     kind: Literal["sweep"] = "sweep"
-    model: ModelSource
     plan: Plan = Plan()
     """The settings that all cells share; its target and base are passed over."""
     bases: tuple[float, ...] = (0.0, 0.1, 0.2)
     targets: tuple[float, ...] = (0.15, 0.25, 0.35)
-    calibration: TextSource
-    calibration_windows: int = 16
-    profile_windows: int = 8
-    evaluation: TextSource
-    evaluation_windows: int = 16
-    window_length: int = 512
-    seed: int = 0
-    method: Method = "faithful"
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -199,18 +175,8 @@ class SweepRecipe(Value):
         return Plan(**{**dict(self.plan), **changes})
 
     def _trial(self, plan: Plan | None) -> TrialRecipe:
-        return TrialRecipe(
-            model=self.model,
-            plan=plan,
-            calibration=self.calibration,
-            calibration_windows=self.calibration_windows,
-            profile_windows=self.profile_windows,
-            evaluation=self.evaluation,
-            evaluation_windows=self.evaluation_windows,
-            window_length=self.window_length,
-            seed=self.seed,
-            method=self.method,
-        )
+        shared = {name: getattr(self, name) for name in Evaluated.model_fields}
+        return TrialRecipe(**shared, plan=plan)
 
 
 Recipe = Annotated[

@@ -130,3 +130,9 @@ def luminance(channels: Sequence[float]) -> float:
         c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in (c / 255 for c in channels)
     ]
     return float(np.dot(linear, (0.2126, 0.7152, 0.0722)))
+
+
+def frame(figure: go.Figure, row: int, column: int) -> None:
+    """A frame around a cell of a heat map."""
+    corners = {"x0": column - 0.5, "x1": column + 0.5, "y0": row - 0.5, "y1": row + 0.5}
+    figure.add_shape(type="rect", **corners, line={"color": HIGHLIGHT, "width": 4})

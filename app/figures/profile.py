@@ -22,6 +22,7 @@ from app.figures.base import (
     block_axis,
     block_step,
     empty_figure,
+    frame,
     overlay_colour,
 )
 
@@ -125,14 +126,7 @@ def draw_similarity(details: Details, chosen: tuple[int, int] | None = None, the
     )
     if chosen:
         row, column = chosen
-        figure.add_shape(
-            type="rect",
-            x0=column - 0.5,
-            x1=column + 0.5,
-            y0=row - 0.5,
-            y1=row + 0.5,
-            line={"color": HIGHLIGHT, "width": 3},
-        )
+        frame(figure, row, column)
     step = block_step(len(values))
     for axes in (figure.update_xaxes, figure.update_yaxes):
         axes(title={"text": "depth (blocks passed)"}, dtick=step, tick0=0, showgrid=False, zeroline=False)

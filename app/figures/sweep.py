@@ -10,11 +10,11 @@ import plotly.graph_objects as go
 from app.figures.base import (
     CONSTANT,
     DYNAMIC,
-    HIGHLIGHT,
     LIGHT,
     Drawing,
     Theme,
     empty_figure,
+    frame,
     luminance,
     rgb,
 )
@@ -71,14 +71,7 @@ def draw_grid(grid: Grid, chosen: Cell | None = None, theme: Theme = LIGHT) -> D
     )
     if chosen:
         column, row = grid.recipe.bases.index(chosen.base), grid.recipe.targets.index(chosen.target)
-        figure.add_shape(
-            type="rect",
-            x0=column - 0.5,
-            x1=column + 0.5,
-            y0=row - 0.5,
-            y1=row + 0.5,
-            line={"color": HIGHLIGHT, "width": 4},
-        )
+        frame(figure, row, column)
     figure.update_xaxes(title={"text": "slice base"}, showgrid=False, zeroline=False)
     figure.update_yaxes(title={"text": "target"}, showgrid=False, zeroline=False, autorange="reversed")
     return Drawing(figure, _takeaway(grid))
