@@ -204,6 +204,8 @@ class Child(NamedTuple):
     pid: int | None
 
 
+MODESTY = 10
+"""How far the engine steps back where processors are scarce: pages have to answer while it computes."""
 _BEGIN = "import sys; sys.path[:] = {path!r}; from app.engine import begin; begin({line})"
 
 
@@ -233,4 +235,5 @@ def launch() -> Child:
 
 def begin(line: int) -> None:
     """What the process of an engine does, given the number of its end of the connection."""
+    os.nice(MODESTY)
     Engine(Connection(line)).run(gone=lambda: os._exit(0))

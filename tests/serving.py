@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -48,6 +49,7 @@ class Server:
                     "SLICESCOPE_HOME": str(self.home),
                     "HOME": str(self.home),
                     "PYTHONPATH": str(ROOT),
+                    "PYTHONFAULTHANDLER": "1",
                 },
                 cwd=self.home,  # the theme and the pages are found wherever one stands
                 stdout=file,
@@ -63,6 +65,12 @@ class Server:
     def memory(self) -> int:
         """Bytes that the server and its engine have to themselves."""
         return sum(each.memory_info().rss for each in (psutil.Process(self.process.pid), *self.engines()))
+
+    def stacks(self) -> str:
+        """What every thread of the server is doing; ends it."""
+        self.process.send_signal(signal.SIGABRT)
+        self.process.wait(30)
+        return self.log.read_text()[-20_000:]
 
     def stop(self) -> None:
         """End it in order."""

@@ -146,8 +146,11 @@ def soak(home: Path, actions: int, seed: int = 0) -> str:
         time.sleep(8)  # the engine's imports
         before = server.memory()
         begun = time.monotonic()
-        for _ in range(actions):
-            done[chance.choice(people).act()] += 1
+        for number in range(actions):
+            try:
+                done[chance.choice(people).act()] += 1
+            except PlaywrightTimeout as error:
+                raise AssertionError(f"Action {number} found no end: {server.stacks()}") from error
         took, lost = time.monotonic() - begun, sum(person.lost for person in people)
         people[0].idle()
         for person in people:
