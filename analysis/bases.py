@@ -64,6 +64,12 @@ class Covariance:
                     product = rows[:, start : start + panel].T @ rows[:, start:]
                     self.upper[start : start + panel, start:] += product.to(self.device)
 
+    def moment(self) -> Tensor:
+        """The whole symmetric sum, (D, D), fp64 (``ModelError`` when a state was not finite)."""
+        if not self.upper.isfinite().all():
+            raise ModelError("The stream is not finite: open the model in bfloat16 or float32.")
+        return self.upper.triu() + self.upper.triu(1).T
+
     def principal_basis(self) -> tuple[Tensor, Tensor]:
         """Eigenvectors as columns (D, D) and eigenvalues (D,), both fp64, by decreasing eigenvalue.
 

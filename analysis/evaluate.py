@@ -163,7 +163,7 @@ def perplexity(
         for batch in batches_of(windows, model.device):
             start = time.perf_counter()
             with matmuls(precision, model.device, model.dtype):
-                nll.extend(_window_nll(model, batch.to(model.device)))
+                nll.extend(window_nll(model, batch.to(model.device)))
             synchronise(model.device)
             seconds.append(time.perf_counter() - start)
             tokens.append(batch.numel())
@@ -203,9 +203,9 @@ def safe_precision(source: ModelSource, windows: Tensor, *models: Any) -> Precis
         if model.dtype is not torch.float32 or not multiplies_bf16(model.device):
             return "exact"
         first = windows[:1].to(model.device)
-        (exact,) = _window_nll(model, first)
+        (exact,) = window_nll(model, first)
         with matmuls("fast", model.device, model.dtype):
-            (fast,) = _window_nll(model, first)
+            (fast,) = window_nll(model, first)
         if not abs(fast - exact) < SAFE_NATS:
             return "exact"
     return "fast"
@@ -270,7 +270,7 @@ def continue_text(opened: OpenModel, prompt: str, new_tokens: int) -> Sample:
     )
 
 
-def _window_nll(model: Any, tokens: Tensor) -> list[float]:
+def window_nll(model: Any, tokens: Tensor) -> list[float]:
     """Mean negative log-likelihood of each window in (B, T)."""
     # The last token of a window has no successor: its row is computed with any target and dropped, since
     # leaving it out beforehand would copy all the others.

@@ -95,6 +95,39 @@ def entering_states(
     return entering, [recorder.__dict__["context"] for recorder in recorders]
 
 
+class _Passed(_Recorder):
+    """Stands in for a block that is behind: passes the stream through, or gives the one to go on with."""
+
+    def __init__(self, block: nn.Module, returns_tuple: bool, states: Tensor | None) -> None:
+        super().__init__(block, returns_tuple)
+        self.__dict__["states"] = states
+
+    def forward(self, hidden_states: Tensor, *args: Any, **context: Any) -> Any:
+        given = self.__dict__["states"]
+        states = hidden_states if given is None else given
+        return (states, None) if self.returns_tuple else states
+
+
+@contextmanager
+def going_on_from(
+    model: nn.Module, block: int, states: Tensor, returns_tuple: bool = False
+) -> Iterator[None]:
+    """Let the model go on at ``block`` with ``states`` (B, T, D), whatever its tokens would have made there.
+
+    The blocks before are not computed; ``block`` may be the number of blocks, for the end alone.
+    """
+    real = blocks(model)
+    first = [_Passed(each, returns_tuple, None) for each in real[:block]]
+    if first:
+        first[-1].__dict__["states"] = states
+    parent, name = _holder(model, real)
+    setattr(parent, name, nn.ModuleList([*first, *real[block:]]))
+    try:
+        yield
+    finally:
+        setattr(parent, name, real)
+
+
 class _Given(nn.Module):
     """Stands in for a decoder: answers with what it was given."""
 

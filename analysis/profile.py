@@ -19,7 +19,7 @@ from analysis.anatomy import block_path, blocks, decoder
 from analysis.bases import BasesCollector
 from analysis.details import DetailsCollector
 from analysis.device import out_of_memory_told, synchronise
-from analysis.errors import ModelError, TextError
+from analysis.errors import ModelError, PlanError, TextError
 from analysis.evaluate import batches_of, check_windows
 from analysis.hooks import watch_blocks
 from analysis.scores import SCORES, Score, find_score
@@ -47,10 +47,24 @@ class LayerProfile(Value):
     measurements: dict[str, Measurement]
     seconds: float
 
+    def scores(self) -> tuple[str, ...]:
+        """The names of the scores it holds."""
+        return tuple(name for name, score in SCORES.items() if score.measurement in self.measurements)
+
+    def with_probed(self, name: str, values: np.ndarray) -> LayerProfile:
+        """The same with one more measurement, (N or 1, L): windows, or one row for all."""
+        added = Measurement(rest=_rows(values), first=None)
+        return self.model_copy(update={"measurements": {**self.measurements, name: added}})
+
     def measured(self, score: str, first_token: bool = False) -> np.ndarray:
-        """The score's plain measurement, (N, L)."""
+        """The score's plain measurement, (N, L) (``PlanError`` where the profile does not hold it)."""
         entry = find_score(score)
-        measurement = self.measurements[entry.measure.__name__]
+        if entry.measurement not in self.measurements:
+            raise PlanError(
+                f"This profile holds no {entry.title}: measure it with 'slicescope profile --probe "
+                f"{score}', or choose one of {', '.join(self.scores())}."
+            )
+        measurement = self.measurements[entry.measurement]
         rest = np.asarray(measurement.rest)
         if not first_token or measurement.first is None:
             return rest
@@ -80,7 +94,7 @@ class LayerProfile(Value):
             "module": [f"{self.block_path}.{index}" for index in range(self.blocks)],
             "cosine": self.measured("lr", first_token).mean(axis=0),
         }
-        for name in SCORES:
+        for name in self.scores():
             columns[name] = self.values(name, first_token)
             columns[f"{name} sd"] = self.spread(name, first_token)
         return pd.DataFrame(columns)
@@ -90,15 +104,16 @@ class _Sums:
     """Per-window values of one measurement, filled in block by block as the batches pass."""
 
     def __init__(self, score: Score, windows: int, block_count: int) -> None:
-        self.score = score
+        assert score.measure
+        self.measure, self.tokens = score.measure, score.tokens
         self.rest = np.zeros((windows, block_count))
         self.first = np.zeros((windows, block_count))
 
     def look(self, rows: slice, block: int, entering: Tensor, leaving: Tensor) -> None:
-        if self.score.tokens == "last":
-            self.rest[rows, block] = self.score.measure(entering[:, -1], leaving[:, -1]).cpu().numpy()
+        if self.tokens == "last":
+            self.rest[rows, block] = self.measure(entering[:, -1], leaving[:, -1]).cpu().numpy()
             return
-        per_token = self.score.measure(entering, leaving)  # (B, T)
+        per_token = self.measure(entering, leaving)  # (B, T)
         # Sums of fp32 values in fp64, where the backend has it, cost nothing beside the forward pass.
         wide = torch.float32 if per_token.device.type == "mps" else torch.float64
         self.rest[rows, block] = per_token[:, 1:].mean(dim=1, dtype=wide).cpu().numpy()
@@ -111,7 +126,7 @@ class _Sums:
                 f"The stream is not finite from block {int(broken.argmax())} on: open the model in bfloat16 "
                 "or float32."
             )
-        first = self.first if self.score.tokens == "all" else None
+        first = self.first if self.tokens == "all" else None
         return Measurement(rest=_rows(self.rest), first=None if first is None else _rows(first))
 
 
@@ -139,7 +154,7 @@ def profile_blocks(
     if windows.shape[1] < 2:
         raise TextError("A profile needs windows of at least 2 tokens.")
     count, length = windows.shape
-    sums = {s.measure.__name__: _Sums(s, count, len(blocks(model))) for s in _distinct(SCORES.values())}
+    sums = {name: _Sums(s, count, len(blocks(model))) for name, s in _distinct(SCORES.values()).items()}
     rows = slice(0, 0)
 
     ran: set[int] = set()
@@ -185,6 +200,6 @@ def profile_blocks(
     )
 
 
-def _distinct(scores: Iterable[Score]) -> list[Score]:
-    """One score per measurement: LR and block influence share theirs."""
-    return list({score.measure.__name__: score for score in scores}.values())
+def _distinct(scores: Iterable[Score]) -> dict[str, Score]:
+    """One score per measurement of tokens: LR and block influence share theirs."""
+    return {score.measurement: score for score in scores if score.measure}

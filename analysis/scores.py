@@ -1,7 +1,8 @@
 """How redundant a block is: every score, each one entry in ``SCORES``.
 
-A score measures tokens (what enters a block against what leaves it) and derives one number per block
-from the mean of that measurement. Knows nothing about models, hooks or windows.
+A score measures tokens (what enters a block against what leaves it) in the one pass of a profile, or is
+probed: each block by itself, with passes of its own (``analysis.probes``, ``slicing.probes``). From the mean
+of that it derives one number per block. Knows nothing about models, hooks or windows.
 """
 
 from __future__ import annotations
@@ -60,12 +61,22 @@ class Score:
     description: str
     """One sentence: the formula, the range, and which direction is more redundant."""
     source: str
-    measure: Measure
+    measure: Measure | None
+    """``None`` for a score that is probed."""
     tokens: Literal["all", "last"]
     """Averaged over all tokens of a window, or taken at its last one only."""
     derive: Callable[[np.ndarray, np.ndarray], np.ndarray]
     """(values, mean over windows (L,)) -> the score; values have the blocks as their last axis."""
     higher_is_redundant: bool
+
+    @property
+    def measurement(self) -> str:
+        """The name of what it is derived from in a profile; scores may share one."""
+        return self.measure.__name__ if self.measure else self.name
+
+
+def _probed(name: str, title: str, description: str, source: str, higher_is_redundant: bool) -> Score:
+    return Score(name, title, description, source, None, "all", _as_is, higher_is_redundant)
 
 
 _LIST = (
@@ -100,6 +111,45 @@ _LIST = (
         "last",
         _as_is,
         higher_is_redundant=False,
+    ),
+    _probed(
+        "leave-one-out",
+        "Leave-one-out loss",
+        "Rise of the loss, nats per token, when the block is left out; lower means more redundant.",
+        "Rethinking Layer Relevance Beyond Cosine Similarity, ICLR 2026",
+        higher_is_redundant=False,
+    ),
+    _probed(
+        "slice-one",
+        "Slice-one loss",
+        "Rise of the loss, nats per token, when a quarter of the block's width is cut and no other block's; "
+        "lower means more redundant.",
+        "slicescope",
+        higher_is_redundant=False,
+    ),
+    _probed(
+        "discarded-energy",
+        "Discarded energy",
+        "Share of the stream's energy outside the leading three quarters of the directions at the block's "
+        "sites, from 0 to 1; lower means more redundant.",
+        "Ashkboos et al., SliceGPT, ICLR 2024",
+        higher_is_redundant=False,
+    ),
+    _probed(
+        "heavy-tail",
+        "Heavy-tail exponent",
+        "Mean Hill estimate of the power law that the larger half of the squared singular values of the "
+        "block's weights follows; higher means a lighter tail, less trained and more redundant. Needs no "
+        "text.",
+        "Lu et al., AlphaPruning, NeurIPS 2024",
+        higher_is_redundant=True,
+    ),
+    _probed(
+        "depth",
+        "Depth",
+        "How deep the block lies, from 0 for the first to 1 for the last; deeper counts as more redundant.",
+        "Huang et al., Determining Layer-wise Sparsity, ICML 2025",
+        higher_is_redundant=True,
     ),
 )
 SCORES: dict[str, Score] = {score.name: score for score in _LIST}

@@ -225,13 +225,15 @@ def token_windows(
     length: int,
     count: int | None,
     seed: int | None = None,
+    skip: int = 0,
 ) -> Tensor:
     """Windows of tokens, (count, length), int64: consecutive, without overlap, in the order of the text.
 
     The documents, joined by blank lines, are tokenised as one stream with the tokenizer's defaults, so that
     a token it puts at the beginning stands there once; the tail that fills no window is dropped.
     Without ``seed`` the first ``count`` windows are taken, with it ``count`` windows drawn without
-    replacement, the same for the same seed; ``count=None`` takes all. Raises ``TextError`` when the text
+    replacement, the same for the same seed; ``count=None`` takes all. ``skip`` passes over as many windows
+    of the draw, so that they and these have none in common. Raises ``TextError`` when the text
     cannot be read, holds too few tokens, or ``length`` is below 2 or ``count`` below 1.
     """
     if length < 2:
@@ -239,7 +241,7 @@ def token_windows(
     if count is not None and count < 1:
         raise TextError(f"{count} windows were asked for: ask for 1 or more.")
     stream = _token_stream(source, tokenizer)
-    available, wanted = len(stream) // length, count or 1
+    available, wanted = len(stream) // length, skip + (count or 1)
     if available < wanted:
         windows, need = ("windows", "need") if wanted > 1 else ("window", "needs")
         raise TextError(
@@ -249,9 +251,9 @@ def token_windows(
     windows = stream[: available * length].view(available, length)
     if count is not None and seed is not None:
         generator = torch.Generator().manual_seed(seed)
-        drawn = torch.randperm(available, generator=generator)[:count]
+        drawn = torch.randperm(available, generator=generator)[skip : skip + count]
         return windows[drawn.sort().values].long()
-    return windows[:count].long()
+    return windows[skip:][:count].long()
 
 
 class Passage(Value):

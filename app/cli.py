@@ -74,20 +74,28 @@ def profile(
     bases: Annotated[
         bool, typer.Option("--bases", help="Keep the bases of the stream too, for previews in the app.")
     ] = False,
+    probe: Annotated[
+        str,
+        typer.Option(
+            help="Scores with passes of their own to measure too, with commas: leave-one-out, slice-one, "
+            "discarded-energy, heavy-tail, depth."
+        ),
+    ] = "",
     json_path: JsonOption = None,
 ) -> None:
     """Measure how much every block changes its input: LR score, block influence, angular distance."""
     from slicing.runs import ProfileRecipe
 
-    recipe = ProfileRecipe(model=which.source(), **measure.fields(), bases=bases)
+    probes = tuple(name.strip() for name in probe.split(",") if name.strip())
+    recipe = ProfileRecipe(model=which.source(), **measure.fields(), bases=bases, probes=probes)
     run = _perform(recipe)
     frame = run.result.profile.to_frame(first_token)  # type: ignore[union-attr]
     data = {"key": run.key, "recipe": _plain(recipe), "blocks": frame.to_dict("records")}
     if _printed_as_json(data, json_path):
         return
-    table = _table("block", "cosine", "LR score", "± sd", "block influence", "angular distance")
+    table = _table("block", "cosine", "LR score", "± sd", "block influence", "angular distance", *probes)
     for row in frame.to_dict("records"):
-        numbers = ("cosine", "lr", "lr sd", "block-influence", "angular")
+        numbers = ("cosine", "lr", "lr sd", "block-influence", "angular", *probes)
         table.add_row(row["module"], *(f"{row[column]:.3f}" for column in numbers))
     out.print(table)
     out.print("LR score: 1 is the block that changes its input least, 0 the one that changes it most.")

@@ -72,13 +72,37 @@ class PlanOptions:
         0.10
     )
     allocation: Annotated[
-        str, typer.Option(help="How the cut is shared out: dynamic, constant or manual.")
+        str,
+        typer.Option(
+            help="How the cut is shared out: dynamic, constant, manual, softmax, band, rising, searched, "
+            "water-filling; as controls falling, inverted, random."
+        ),
     ] = "dynamic"
     shares: Annotated[
         str,
         typer.Option(help="manual: one share per block, with commas, scaled so that the mean is the target."),
     ] = ""
-    score: Annotated[str, typer.Option(help="Which score decides: lr, block-influence or angular.")] = "lr"
+    temperature: Annotated[
+        float | None, typer.Option(help="softmax: higher spreads the cut more.", show_default="0.05")
+    ] = None
+    spread: Annotated[float | None, typer.Option(help="band: its half width, of 1.", show_default="0.3")] = (
+        None
+    )
+    slope: Annotated[
+        float | None, typer.Option(help="rising, falling: from 0 (constant) to 1.", show_default="0.5")
+    ] = None
+    draw: Annotated[
+        int | None,
+        typer.Option(help="random: which draw. searched: seed of its calibration.", show_default="0"),
+    ] = None
+    rounds: Annotated[int | None, typer.Option(help="searched: how many rounds.", show_default="2")] = None
+    score: Annotated[
+        str,
+        typer.Option(
+            help="Which score decides: lr, block-influence, angular; leave-one-out, slice-one, "
+            "discarded-energy, heavy-tail, depth."
+        ),
+    ] = "lr"
     first_token: Annotated[
         bool, typer.Option("--first-token", help="Count the first token of each window in the score.")
     ] = False
@@ -99,11 +123,12 @@ class PlanOptions:
         shares = numbers("shares", self.shares)
         # A setting belongs to the allocations that have it; constant slicing has none.
         known = find_allocation(self.allocation).model_fields
-        given = {"base": self.base, "shares": shares}
+        given = {"base": self.base, "shares": shares or None}
+        given |= {name: getattr(self, name) for name in ("temperature", "spread", "slope", "draw", "rounds")}
         return Plan(
             target=self.target,
             allocation=self.allocation,
-            settings={name: value for name, value in given.items() if name in known},
+            settings={name: value for name, value in given.items() if name in known and value is not None},
             score=self.score,
             first_token=self.first_token,
             max_fraction=self.max_fraction,
@@ -148,6 +173,12 @@ class CalibrationOptions:
             "from one pass over the dense model, which is quicker and costs some perplexity."
         ),
     ] = Method.FAITHFUL
+    repair: Annotated[
+        bool,
+        typer.Option(
+            "--repair", help="Fit the writers anew so that the sliced stream follows the dense one."
+        ),
+    ] = False
 
     def fields(self) -> dict[str, Any]:
         """The fields of a recipe that they fill (``TextError``)."""
@@ -161,6 +192,7 @@ class CalibrationOptions:
             "window_length": self.window_length,
             "seed": self.seed,
             "method": method,
+            "repair": self.repair,
         }
 
 

@@ -18,7 +18,7 @@ from analysis.texts import TextSource
 from app import wording
 from slicing.allocation import Fractions
 from slicing.grid import Cell, Grid, pareto
-from slicing.runs import CompareResult, Contestant, ProfileRecipe, Recipe, Run, SweepRecipe
+from slicing.runs import CompareResult, Contestant, ContestRecipe, ProfileRecipe, Recipe, Run, SweepRecipe
 from slicing.schedule import SlicingSchedule
 
 
@@ -260,7 +260,7 @@ def _times(ratio: Ratio | None) -> str:
 
 def _run_row(run: Run) -> dict[str, object]:
     recipe, result = run.recipe, run.result
-    plan = None if isinstance(recipe, ProfileRecipe | SweepRecipe) else recipe.plan
+    plan = None if isinstance(recipe, ProfileRecipe | SweepRecipe | ContestRecipe) else recipe.plan
     base = plan.settings.get("base") if plan else None
     row: dict[str, object] = {
         "key": run.key,
@@ -290,4 +290,5 @@ def _text(recipe: Recipe) -> TextSource:
     """The text that a run's numbers were measured on."""
     if isinstance(recipe, ProfileRecipe):
         return recipe.text
-    return recipe.calibration if recipe.evaluation is None else recipe.evaluation
+    evaluation = getattr(recipe, "evaluation", None)
+    return recipe.calibration if evaluation is None else evaluation

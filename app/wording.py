@@ -22,11 +22,15 @@ from slicing.bench import phases
 from slicing.plan import Plan
 from slicing.preview import Preview
 from slicing.runs import (
+    Calibrated,
     CompareRecipe,
     CompareResult,
+    ContestRecipe,
+    Entry,
     ProfileRecipe,
     Recipe,
     Run,
+    SearchRecipe,
     SliceRecipe,
     SweepRecipe,
     TrialRecipe,
@@ -83,9 +87,12 @@ def title(task: Task) -> str:
     if isinstance(task, SweepRecipe):
         bases, targets = ("/".join(f"{100 * each:g}" for each in row) for row in (task.bases, task.targets))
         return f"Sweep {task.model.label}, SB {bases} % by SP {targets} %{preview}"
-    verb = {"slice": "Slice", "compare": "Compare", "trial": "Try"}[task.kind]
+    if isinstance(task, ContestRecipe):
+        size = "equal parameters" if task.equal == "parameters" else "equal mean slice"
+        return f"Contest of {len(task.entries)} on {task.model.label}, SP {percent(task.plan.target)}, {size}"
+    verb = {"slice": "Slice", "compare": "Compare", "trial": "Try", "search": "Search"}[task.kind]
     plan = "dense" if task.plan is None else plan_line(task.plan)
-    return f"{verb} {task.model.label}, {plan}{preview}"
+    return f"{verb} {task.model.label}, {plan}{' + repair' if task.repair else ''}{preview}"
 
 
 def progress(job: Job, ahead: int) -> str:
@@ -277,10 +284,15 @@ def text_title(argument: str) -> str:
 def command(recipe: Recipe) -> str:
     """The command that repeats the recipe: model and plan, and whatever else differs from the default.
 
-    A trial is repeated as the sweep of its one cell.
+    A trial is repeated as the sweep of its one cell, or the contest of its one entry; a search as the trial
+    of what it found.
     """
     if isinstance(recipe, TrialRecipe):
-        return command(_sweep_of(recipe))
+        return command(_contest_of(recipe) if recipe.equal == "parameters" else _sweep_of(recipe))
+    if isinstance(recipe, SearchRecipe):
+        shared = {name: getattr(recipe, name) for name in Calibrated.model_fields}
+        evaluation = recipe.calibration
+        return command(TrialRecipe(**shared, plan=recipe.plan, evaluation=evaluation, equal="parameters"))
     words = ["slicescope", recipe.kind]
     if isinstance(recipe, SliceRecipe):
         words += ["--out", "sliced-model"]
@@ -291,7 +303,8 @@ def command(recipe: Recipe) -> str:
         flags["text"] = (text_argument(recipe.text, "calibration"), "demo")
         flags["windows"] = (recipe.windows, default["windows"].default)
     else:
-        words += _plan_flags(recipe.plan, swept=isinstance(recipe, SweepRecipe))
+        if not isinstance(recipe, ContestRecipe):
+            words += _plan_flags(recipe.plan, swept=isinstance(recipe, SweepRecipe))
         flags["calibration"] = (text_argument(recipe.calibration, "calibration"), "demo")
         flags["calibration-windows"] = (recipe.calibration_windows, default["calibration_windows"].default)
         flags["profile-windows"] = (recipe.profile_windows, min(8, recipe.calibration_windows))
@@ -308,9 +321,14 @@ def command(recipe: Recipe) -> str:
     flags["window-length"] = (recipe.window_length, default["window_length"].default)
     flags["seed"] = (recipe.seed, default["seed"].default)
     if isinstance(recipe, ProfileRecipe):
+        if recipe.probes:
+            flags["probe"] = (",".join(recipe.probes), None)
         return shlex.join(words + _changed(flags) + (["--bases"] if recipe.bases else []))
     flags["method"] = (recipe.method, default["method"].default)
-    return shlex.join(words + _changed(flags))
+    if isinstance(recipe, ContestRecipe):
+        del flags["seed"]
+        words += _contest_flags(recipe)
+    return shlex.join(words + _changed(flags) + (["--repair"] if recipe.repair else []))
 
 
 def _sweep_of(trial: TrialRecipe) -> SweepRecipe:
@@ -321,6 +339,41 @@ def _sweep_of(trial: TrialRecipe) -> SweepRecipe:
     return SweepRecipe(
         **shared, plan=swept, bases=(base if isinstance(base, float) else 0.0,), targets=(plan.target,)
     )
+
+
+def _contest_of(trial: TrialRecipe) -> ContestRecipe:
+    shared = trial.model_dump(exclude={"kind", "plan", "repair", "equal", "other"})
+    entries = [Entry(allocation="constant")]
+    plan = trial.plan or Plan()
+    if trial.plan:
+        entry = Entry(
+            allocation=plan.allocation, score=plan.score, settings=plan.settings, repair=trial.repair
+        )
+        entries += [entry] if entry not in entries else []
+    return ContestRecipe(
+        **shared,
+        plan=plan.model_copy(update={"allocation": "constant", "settings": {}}),
+        entries=tuple(entries),
+        seeds=(trial.seed,),
+        equal=trial.equal,
+        other=trial.other,
+    )
+
+
+def _contest_flags(recipe: ContestRecipe) -> list[str]:
+    usual = ContestRecipe.model_fields
+    plan, usual_plan = recipe.plan, Plan()
+    flags: dict[str, tuple[Any, Any]] = {
+        "target": (plan.target, usual_plan.target),
+        "seeds": (_listed(recipe.seeds), _listed(usual["seeds"].default)),
+        "equal": (recipe.equal, usual["equal"].default),
+        "other": (text_argument(recipe.other, "evaluation") if recipe.other else "", "demo:out-of-style"),
+    }
+    for name in ("max_fraction", "rounding", "embedding"):
+        flags[name.replace("_", "-")] = (getattr(plan, name), getattr(usual_plan, name))
+    if recipe.entries != usual["entries"].default:
+        flags["entries"] = (",".join(entry.name for entry in recipe.entries), None)
+    return _changed(flags)
 
 
 def _listed(values: Sequence[float]) -> str:

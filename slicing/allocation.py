@@ -6,10 +6,11 @@ block. Its fields draw the controls in the app and go into the run. Knows nothin
 
 from __future__ import annotations
 
+import itertools
 import math
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 import numpy as np
 from pydantic import Field
@@ -42,6 +43,10 @@ class Allocation(Value):
     source: ClassVar[str]
     uses_scores: ClassVar[bool] = True
     """Whether the redundancy vector decides, or only how long it is."""
+    control: ClassVar[bool] = False
+    """Whether it is there to be beaten: what gains no more than this has found nothing."""
+    made: ClassVar[bool] = False
+    """Whether its settings are measured or searched for, on a model, rather than chosen."""
 
     def check(self, target: float) -> None:
         """Raise ``PlanError`` when the settings make no sense at this target, whatever the scores."""
@@ -50,6 +55,10 @@ class Allocation(Value):
     @abstractmethod
     def raw(self, redundancy: np.ndarray) -> tuple[float, np.ndarray]:
         """The floor every block gets and the weights (L,) by which the rest is shared out."""
+
+    def share(self, redundancy: np.ndarray, target: float, ceiling: float) -> Fractions:
+        """Fractions whose mean is ``target``, none above ``ceiling``, of what was checked."""
+        return _share_out(*self.raw(redundancy), target, ceiling)
 
     def __call__(
         self, redundancy: Sequence[float], target: float, max_fraction: float = MAX_FRACTION
@@ -70,8 +79,7 @@ class Allocation(Value):
         self.check(target)
         if not 0.0 < max_fraction < 1.0:
             raise PlanError(f"The largest fraction must lie between 0 and 1, but is {max_fraction:g}.")
-        floor, weights = self.raw(scores)
-        return _share_out(floor, weights, target, max_fraction)
+        return self.share(scores, target, max_fraction)
 
 
 def check_fraction(what: str, value: float) -> None:
@@ -82,10 +90,11 @@ def check_fraction(what: str, value: float) -> None:
         )
 
 
+AllocationType = TypeVar("AllocationType", bound=Allocation)
 ALLOCATIONS: dict[str, type[Allocation]] = {}
 
 
-def allocation(cls: type[Allocation]) -> type[Allocation]:
+def allocation(cls: type[AllocationType]) -> type[AllocationType]:
     """Register an allocation: it then appears in the app, the command line and the tests."""
     if cls.name in ALLOCATIONS:
         raise ValueError(f"The allocation '{cls.name}' is registered twice.")
@@ -142,11 +151,7 @@ class Dynamic(Allocation):
 
     def raw(self, redundancy: np.ndarray) -> tuple[float, np.ndarray]:
         """The base for all; the rest in proportion to the scaled redundancy."""
-        spread = np.ptp(redundancy)
-        # A spread within rounding of the values themselves says nothing about the blocks.
-        if spread <= 1e-12 * max(1.0, float(np.abs(redundancy).max())):
-            return self.base, np.ones_like(redundancy)
-        return self.base, (redundancy - redundancy.min()) / spread
+        return self.base, _unit(redundancy)
 
 
 @allocation
@@ -183,6 +188,217 @@ class Manual(Allocation):
         return 0.0, np.asarray(self.shares)
 
 
+@allocation
+class Softmax(Allocation):
+    """Fractions in proportion to ``exp(redundancy / T)``: MoDeGPT (Lin et al., 2408.09632, equations 10, 11).
+
+    The optimum of the total redundancy that is cut, with an entropy that keeps the cut spread out; a higher
+    temperature T spreads it more. Published for block influence, T = 0.015, on widths inside of modules.
+    """
+
+    name = "softmax"
+    title = "Softmax (MoDeGPT)"
+    source = "Lin et al., MoDeGPT, ICLR 2025"
+
+    temperature: float = Field(default=0.05, gt=0.0, title="Temperature")
+
+    def raw(self, redundancy: np.ndarray) -> tuple[float, np.ndarray]:
+        """No floor, exponential weights."""
+        return 0.0, np.exp((redundancy - redundancy.max()) / self.temperature)
+
+
+@allocation
+class Band(Allocation):
+    """Fractions in a band around the target: ``eta (1 - s + 2 s r)``, r the redundancy scaled to [0, 1].
+
+    AlphaPruning's mapping (Lu et al., 2410.10912, section 4) with s = 0.3 by default.
+    """
+
+    name = "band"
+    title = "Band (AlphaPruning)"
+    source = "Lu et al., AlphaPruning, NeurIPS 2024"
+
+    spread: float = Field(default=0.3, ge=0.0, le=1.0, title="Half width of the band")
+
+    def raw(self, redundancy: np.ndarray) -> tuple[float, np.ndarray]:
+        """No floor; weights between 1 - s and 1 + s."""
+        return 0.0, 1.0 - self.spread + 2.0 * self.spread * _unit(redundancy)
+
+
+@allocation
+class Rising(Allocation):
+    """An arithmetic progression over depth: ATP (Huang et al., 2502.14770, equation 9), whatever the scores.
+
+    ``target (1 + slope (2 l / (L - 1) - 1))``. In ATP's letters beta = 2 target slope / (L - 1), so that
+    slope = 1, where the first block loses nothing, is the steepest that is legal below a target of one half.
+    """
+
+    name = "rising"
+    title = "Rising with depth (ATP)"
+    source = "Huang et al., Determining Layer-wise Sparsity, ICML 2025"
+    uses_scores = False
+
+    slope: float = Field(default=0.5, ge=0.0, le=1.0, title="Slope")
+    _direction: ClassVar[float] = 1.0
+
+    def raw(self, redundancy: np.ndarray) -> tuple[float, np.ndarray]:
+        """No floor; weights on a line."""
+        return 0.0, 1.0 + self._direction * self.slope * np.linspace(-1.0, 1.0, redundancy.size)
+
+
+@allocation
+class Falling(Rising):
+    """The mirror image of the rising progression: a control."""
+
+    name = "falling"
+    title = "Falling with depth"
+    source = "a control"
+    control = True
+
+    _direction: ClassVar[float] = -1.0
+
+
+@allocation
+class Inverted(Dynamic):
+    """The paper's rule with the scores turned round, so that what it would spare is cut: a control."""
+
+    name = "inverted"
+    title = "Inverted LR rule"
+    source = "a control"
+    control = True
+
+    def raw(self, redundancy: np.ndarray) -> tuple[float, np.ndarray]:
+        """As the paper's rule, of the opposite."""
+        return super().raw(-redundancy)
+
+
+@allocation
+class Random(Allocation):
+    """The paper's rule with base 0 on scores that are drawn at random: the control of controls."""
+
+    name = "random"
+    title = "Random"
+    source = "a control"
+    control = True
+    uses_scores = False
+
+    draw: int = Field(default=0, ge=0, title="Number of the draw")
+
+    def raw(self, redundancy: np.ndarray) -> tuple[float, np.ndarray]:
+        """No floor; uniform weights."""
+        return 0.0, np.random.default_rng(self.draw).uniform(size=redundancy.size)
+
+
+@allocation
+class WaterFilling(Allocation):
+    """The least total damage by curves that were measured for each block alone, as if damages added up.
+
+    Every curve runs through (0, 0) and the points (``at``, its row of ``damage``), straight between them
+    and beyond, after its lower convex hull; the cut goes where the next piece hurts least. That damages do
+    not add up is what the contest shows about it. The bench measures the curves of the plan's score.
+    """
+
+    name = "water-filling"
+    title = "Water-filling"
+    source = "the textbook's, on measured curves"
+    made = True
+
+    at: tuple[float, ...] = Field(default=(), title="Fractions measured")
+    """(K,), rising."""
+    damage: tuple[float, ...] = Field(default=(), title="Damage at each")
+    """(L x K,), block by block."""
+
+    def check(self, target: float) -> None:
+        """The fractions rise, and every block has a value for each."""
+        super().check(target)
+        for fraction in self.at:
+            check_fraction("fraction of a curve", fraction)
+        rising = all(low < high for low, high in zip((0.0, *self.at), self.at, strict=False))
+        if not rising or bool(self.at) != bool(self.damage):
+            raise PlanError(
+                "The curves of water-filling need fractions that rise from above 0, with a damage at each, "
+                f"but got the fractions {list(self.at)}."
+            )
+
+    def raw(self, redundancy: np.ndarray) -> tuple[float, np.ndarray]:
+        """Not a matter of a floor and weights."""
+        raise NotImplementedError
+
+    def share(self, redundancy: np.ndarray, target: float, ceiling: float) -> Fractions:
+        """Piece by piece of all curves, the one that hurts least first."""
+        if not self.at:
+            raise PlanError(
+                "Water-filling has no curves yet: compare it or let it run in a contest, which measures them."
+            )
+        if len(self.damage) != redundancy.size * len(self.at):
+            raise PlanError(
+                f"The curves hold {len(self.damage)} damages, but {redundancy.size} blocks at "
+                f"{len(self.at)} fractions need {redundancy.size * len(self.at)}: measure them again."
+            )
+        rows = np.asarray(self.damage).reshape(redundancy.size, -1)
+        pieces = [
+            (slope, block, length)
+            for block, row in enumerate(rows)
+            for slope, length in _convex_pieces(self.at, row, ceiling)
+        ]
+        values = np.zeros(redundancy.size)
+        left = target * redundancy.size
+        for _, block, length in sorted(pieces):
+            step = min(length, left)
+            values[block] += step
+            left -= step
+        _require_mean(values, target, ceiling)
+        return Fractions(values=tuple(values.tolist()), capped=tuple((values > ceiling - 1e-9).tolist()))
+
+
+@allocation
+class Searched(Manual):
+    """Shares that a search found, by the measured loss of previews under a budget of parameters.
+
+    The bench searches where there are none (``slicing.search``), on calibration windows of the search's own.
+    """
+
+    name = "searched"
+    title = "Searched"
+    source = "slicescope: coordinate search with previews"
+    made = True
+
+    rounds: int = Field(default=2, ge=1, title="Rounds of the search")
+    """Each asks for the loss once per block and a few times more."""
+    draw: int = Field(default=0, ge=0, title="Seed of its calibration")
+
+    def raw(self, redundancy: np.ndarray) -> tuple[float, np.ndarray]:
+        """The shares that were found."""
+        if not self.shares:
+            raise PlanError(
+                "Nothing has been searched yet: compare this allocation or let it run in a contest, which "
+                "searches first."
+            )
+        return super().raw(redundancy)
+
+
+def _convex_pieces(at: Sequence[float], row: np.ndarray, ceiling: float) -> list[tuple[float, float]]:
+    """(slope, length) of the pieces of a curve's lower convex hull from 0 to ``ceiling``."""
+    hull: list[tuple[float, float]] = [(0.0, 0.0)]
+    for x, y in zip(at, row.tolist(), strict=True):
+        while len(hull) > 1 and (hull[-1][1] - hull[-2][1]) * (x - hull[-1][0]) >= (y - hull[-1][1]) * (
+            hull[-1][0] - hull[-2][0]
+        ):
+            hull.pop()
+        hull.append((x, y))
+    pieces = [((y1 - y0) / (x1 - x0), x0, x1) for (x0, y0), (x1, y1) in itertools.pairwise(hull)]
+    pieces[-1] = (*pieces[-1][:2], 1.0)  # its last piece goes on
+    return [(slope, min(x1, ceiling) - x0) for slope, x0, x1 in pieces if x0 < ceiling]
+
+
+def _unit(values: np.ndarray) -> np.ndarray:
+    """Scaled to [0, 1]; all 1 where the spread is within rounding, which says nothing about the blocks."""
+    spread = np.ptp(values)
+    if spread <= 1e-12 * max(1.0, float(np.abs(values).max())):
+        return np.ones_like(values)
+    return (values - values.min()) / spread
+
+
 def _share_out(floor: float, weights: np.ndarray, target: float, ceiling: float) -> Fractions:
     """``min(floor + c * weights, ceiling)`` with the c that makes the mean the target.
 
@@ -202,6 +418,11 @@ def _share_out(floor: float, weights: np.ndarray, target: float, ceiling: float)
         capped |= over
     else:
         values = np.full(weights.size, ceiling)
+    _require_mean(values, target, ceiling)
+    return Fractions(values=tuple(values.tolist()), capped=tuple(capped.tolist()))
+
+
+def _require_mean(values: np.ndarray, target: float, ceiling: float) -> None:
     if abs(values.mean() - target) > 1e-9:
         largest = math.floor(values.mean() * 1000 + 1e-6) / 1000  # rounded down, so that it can be asked for
         raise PlanError(
@@ -209,4 +430,3 @@ def _share_out(floor: float, weights: np.ndarray, target: float, ceiling: float)
             f"{100 * ceiling:g}% (largest reachable here: {largest:.1%}): raise the largest fraction or the "
             "base, or lower the target."
         )
-    return Fractions(values=tuple(values.tolist()), capped=tuple(capped.tolist()))

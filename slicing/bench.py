@@ -10,19 +10,21 @@ import importlib.metadata
 import os
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from analysis.anatomy import read_shape, why_not_sliceable
-from analysis.bases import BasesCollector, find_bases
+from analysis.bases import Bases, BasesCollector, find_bases
 from analysis.details import DetailsCollector
 from analysis.device import PeakMemory, Precision, free_memory, pick_device, pick_dtype
-from analysis.errors import PlanError, StorageError, UnsupportedError
+from analysis.errors import PlanError, StorageError, UnsupportedError, unknown_name
 from analysis.evaluate import (
     batch_tokens,
     check_windows,
@@ -39,22 +41,30 @@ from analysis.speed import NEW_TOKENS, PROMPT_TOKENS, compare_speed
 from analysis.storage import require_space, runs_folder, whole_folder
 from analysis.texts import Passage, TextSource, passages, token_windows
 from analysis.values import Progress, no_progress
-from slicing.allocation import Fractions
+from slicing.allocation import Fractions, Searched
 from slicing.memory import MemoryNeed, slicing_need
 from slicing.plan import Plan
+from slicing.probes import CURVES, FRACTIONS, NEED_SLICING, PROBES, Probing
 from slicing.runs import (
     BASES_FILE,
     DETAILS_FILE,
     MODEL_FOLDER,
     RUN_FILE,
+    Calibrated,
     CompareRecipe,
     CompareResult,
     Contestant,
+    ContestRecipe,
+    ContestResult,
     Environment,
+    Equal,
+    Evaluated,
     ProfileRecipe,
     ProfileResult,
     Recipe,
     Run,
+    SearchRecipe,
+    SearchResult,
     SliceRecipe,
     SliceResult,
     SweepRecipe,
@@ -65,7 +75,8 @@ from slicing.runs import (
     load_run,
 )
 from slicing.schedule import SlicingSchedule
-from slicing.slicer import SlicedModel, recut, slice_model
+from slicing.search import Journal, search
+from slicing.slicer import SlicedModel, recut, refuse_unless_invariant, slice_model
 from slicing.store import open_model, save_sliced
 
 
@@ -92,9 +103,18 @@ def phases(recipe: Recipe) -> tuple[tuple[str, float], ...]:
     """
     if isinstance(recipe, ProfileRecipe):
         tokens = recipe.windows * recipe.window_length
-        return (*_START, ("Profiling", tokens), *((("Finding bases", 800.0),) if recipe.bases else ()))
+        steps = [*_START, ("Profiling", tokens), *([("Finding bases", 800.0)] if recipe.bases else [])]
+        if passing := [name for name in recipe.probes if name in ("leave-one-out", "slice-one")]:
+            steps.append(("Probing", 20.0 * len(passing) * tokens))
+        return tuple(steps)
+    if isinstance(recipe, SearchRecipe):
+        return (
+            *_START,
+            ("Finding bases", 1.2 * recipe.calibration_windows * recipe.window_length),
+            ("Searching", 9e4),
+        )
     profile = ("Profiling", 1.0 * recipe.profile_windows * recipe.window_length)
-    slicing = 2.0 * recipe.calibration_windows * recipe.window_length
+    slicing = (9.0 if recipe.repair else 2.0) * recipe.calibration_windows * recipe.window_length
     steps: list[tuple[str, float]] = [*_START, profile]
     if recipe.method == "preview":
         steps.append(("Finding bases", 1.2 * recipe.calibration_windows * recipe.window_length))
@@ -107,7 +127,7 @@ def phases(recipe: Recipe) -> tuple[tuple[str, float], ...]:
         return (*steps, ("Saving", 0.0))
     if isinstance(recipe, TrialRecipe):
         return (*steps, *((("Slicing", slicing),) if recipe.plan else ()), ("Evaluating", evaluating))
-    if isinstance(recipe, SweepRecipe):
+    if isinstance(recipe, SweepRecipe | ContestRecipe):
         trials = len(recipe.trials())
         return (*steps, ("Trials", trials * evaluating + (trials - 1) * slicing))
     # Of the time for timing: a prompt and some tokens, by two models.
@@ -139,7 +159,9 @@ def perform(recipe: Recipe, progress: Progress = no_progress, opener: Opener = o
         SliceRecipe: _slice,
         CompareRecipe: _compare,
         TrialRecipe: _trial,
+        SearchRecipe: lambda recipe, opened, progress, _: _search(recipe, opened, progress),
         SweepRecipe: _sweep,
+        ContestRecipe: _contest,
     }
     return _stored(recipe, work)
 
@@ -165,7 +187,13 @@ def _profile(recipe: ProfileRecipe, opened: OpenModel, progress: Progress, folde
     progress("Reading text", 0, 1)
     windows = token_windows(recipe.text, opened.tokenizer, recipe.window_length, recipe.windows, recipe.seed)
     progress("Reading text", 1, 1)
-    collector = BasesCollector(opened.model) if recipe.bases and not reason else None
+    for name in recipe.probes:
+        if name not in PROBES:
+            raise PlanError(unknown_name("probe", name, PROBES))
+        if reason and name in NEED_SLICING:
+            raise UnsupportedError(f"The probe '{name}' slices blocks. {reason}")
+    needed = recipe.bases or any(name in NEED_SLICING for name in recipe.probes)
+    collector = BasesCollector(opened.model) if needed and not reason else None
     details = DetailsCollector(opened.model, windows)
     profile = profile_blocks(
         opened.model,
@@ -177,18 +205,25 @@ def _profile(recipe: ProfileRecipe, opened: OpenModel, progress: Progress, folde
         details=details,
     )
     details.details(opened.tokenizer).save(folder / DETAILS_FILE)
+    bases: Any = None
     if collector is not None:
         progress("Finding bases", 0, 1)
         bases = collector.bases()
-        require_space(folder, bases.bytes)
-        bases.save(folder / BASES_FILE)
+        if recipe.bases:
+            require_space(folder, bases.bytes)
+            bases.save(folder / BASES_FILE)
         progress("Finding bases", 1, 1)
+    if recipe.probes:
+        precision = safe_precision(recipe.model, windows, opened.model)
+        probing = Probing(opened.model, windows, lambda: bases, progress, precision)
+        for name in recipe.probes:
+            profile = profile.with_probed(name, PROBES[name](probing))
     return ProfileResult(
         profile=profile,
         shape=None if reason else read_shape(opened.model),
         not_sliceable=reason,
         text=_used(recipe.text, windows),
-        bases=collector is not None,
+        bases=collector is not None and recipe.bases,
     )
 
 
@@ -197,7 +232,7 @@ class _Bench:
 
     def __init__(
         self,
-        recipe: SliceRecipe | CompareRecipe | TrialRecipe | SweepRecipe,
+        recipe: Calibrated,
         opened: OpenModel,
         progress: Progress,
         *plans: Plan,
@@ -216,25 +251,36 @@ class _Bench:
             find_score(plan.score)
             plan.constant(self.shape)
         progress("Reading text", 0, 1)
-        self.windows = token_windows(
-            recipe.calibration,
-            opened.tokenizer,
-            recipe.window_length,
-            recipe.calibration_windows,
-            recipe.seed,
-        )
-        self.evaluation = None
-        if recipe.evaluation is not None:
-            self.evaluation = token_windows(
-                recipe.evaluation, opened.tokenizer, recipe.window_length, recipe.evaluation_windows
-            )
-            check_windows(opened.model, self.evaluation)
+        self.windows = self.draw(recipe.calibration_windows)
+        self.evaluation = self.other = None
+        evaluation = getattr(recipe, "evaluation", None)
+        if evaluation is not None:
+            self.evaluation = self._first(evaluation)
+        if getattr(recipe, "other", None) is not None:
+            self.other = self._first(recipe.other)  # type: ignore[attr-defined]
         progress("Reading text", 1, 1)
+        self.deciding: dict[str, float] = {}
+        """Seconds that every probe and search took."""
+        self.measured: dict[str, Any] = {}
+        """Curves and searched shares."""
 
-    def measure(self, folder: Path) -> None:
+    def draw(self, count: int, skip: int = 0) -> Tensor:
+        """Windows of the calibration text, (count, T), after the first ``skip`` of the draw."""
+        recipe = self.recipe
+        return token_windows(
+            recipe.calibration, self.opened.tokenizer, recipe.window_length, count, recipe.seed, skip
+        )
+
+    def _first(self, text: TextSource) -> Tensor:
+        recipe: Any = self.recipe
+        windows = token_windows(text, self.opened.tokenizer, recipe.window_length, recipe.evaluation_windows)
+        check_windows(self.model, windows)
+        return windows
+
+    def measure(self, folder: Path | None) -> None:
         """Profile the model, its details into ``folder``; for previews find the bases as well."""
         windows = self.windows[: self.recipe.profile_windows]
-        details = DetailsCollector(self.model, windows)
+        details = DetailsCollector(self.model, windows) if folder else None
         self.profile = profile_blocks(
             self.model,
             windows,
@@ -243,22 +289,99 @@ class _Bench:
             progress=self.progress,
             details=details,
         )
-        details.details(self.opened.tokenizer).save(folder / DETAILS_FILE)
+        if folder and details:
+            details.details(self.opened.tokenizer).save(folder / DETAILS_FILE)
         if self.recipe.method == "preview":
-            self.bases = find_bases(self.model, self.windows, self.progress)
+            self.bases  # noqa: B018 (found now, so that the time left is told rightly)
+
+    @cached_property
+    def bases(self) -> Bases:
+        """The bases of the dense stream on all calibration windows."""
+        return find_bases(self.model, self.windows, self.progress)
+
+    @cached_property
+    def probing(self) -> Probing:
+        """What probes need: they look at the windows of the profile."""
+        windows = self.windows[: self.recipe.profile_windows]
+        return Probing(
+            self.model,
+            windows,
+            lambda: self.bases,
+            lambda *step: self.progress(*step),
+            safe_precision(self.recipe.model, windows, self.model),
+        )
+
+    def probe(self, score: str) -> None:
+        """Measure a score that takes passes of its own, unless it is there."""
+        if score in PROBES and score not in self.profile.scores():
+            values = self._timed(score, lambda: PROBES[score](self.probing))
+            self.profile = self.profile.with_probed(score, values)
+
+    def resolve(self, plan: Plan) -> Plan:
+        """The plan with what has to be measured or searched for on this model in its settings."""
+        settings: dict[str, float | tuple[float, ...]] = {}
+        if plan.allocation == "water-filling" and "at" not in plan.settings:
+            curves = self._curves(plan.score)
+            settings = {"at": FRACTIONS, "damage": tuple(np.maximum(curves, 0.0).T.ravel().tolist())}
+        elif plan.allocation == "searched" and "shares" not in plan.settings:
+            settings = {"shares": self._shares(plan)}
+        elif plan.rule().uses_scores:
+            self.probe(plan.score)
+        return plan.model_copy(update={"settings": {**plan.settings, **settings}}) if settings else plan
+
+    def deciding_seconds(self, plan: Plan) -> float | None:
+        """What measuring or searching for this plan took, beside the profile."""
+        return self.deciding.get(_deciding(plan))
+
+    def _curves(self, score: str) -> np.ndarray:
+        if score not in CURVES:
+            raise PlanError(unknown_name("score with curves", score, CURVES))
+        name = f"{score} curves"
+        if name not in self.measured:
+            self.measured[name] = self._timed(name, lambda: CURVES[score](self.probing))
+        return self.measured[name]
+
+    def _shares(self, plan: Plan) -> tuple[float, ...]:
+        shared = {name: getattr(self.recipe, name) for name in Calibrated.model_fields}
+        rule = plan.rule()
+        assert isinstance(rule, Searched)
+        shared |= {"seed": rule.draw, "repair": False, "method": "preview"}
+        recipe = SearchRecipe(**shared, plan=plan)
+        name = _deciding(plan)
+        if name not in self.measured:
+            run = _finished(recipe) or _stored(
+                recipe, lambda _: (self.opened, _search(recipe, self.opened, self.progress))
+            )
+            assert isinstance(run.result, SearchResult)
+            self.measured[name], self.deciding[name] = run.result.shares, run.seconds
+        return self.measured[name]
+
+    def _timed(self, name: str, measure: Callable[[], np.ndarray]) -> np.ndarray:
+        start = time.perf_counter()
+        found = measure()
+        self.deciding[name] = time.perf_counter() - start
+        return found
 
     def fractions(self, plan: Plan) -> Fractions:
         """What each block is to lose."""
         return plan.fractions(self._redundancy(plan))
 
-    def schedule(self, plan: Plan) -> SlicingSchedule:
-        """The plan's schedule on this profile."""
-        return plan.schedule(self._redundancy(plan), self.shape)
+    def schedule(self, plan: Plan, equal: Equal = "slice") -> SlicingSchedule:
+        """The schedule of a resolved plan on this profile."""
+        redundancy = self._redundancy(plan)
+        if equal == "slice":
+            return plan.schedule(redundancy, self.shape)
+        if plan.allocation == "constant":
+            return plan.constant(self.shape)
+        size = plan.constant(self.shape).parameters(self.shape)
+        return plan.at_parameters(size, redundancy, self.shape)
 
     def _redundancy(self, plan: Plan) -> tuple[float, ...]:
+        if not plan.rule().uses_scores or plan.rule().made:
+            return (0.0,) * self.shape.block_count
         return self.profile.redundancy(plan.score, plan.first_token)
 
-    def cut(self, schedule: SlicingSchedule, phase: str) -> _Cut:
+    def cut(self, schedule: SlicingSchedule, phase: str, repair: bool = False) -> _Cut:
         """Slice the model to ``schedule``, with what that took."""
         start = time.perf_counter()
         with PeakMemory(self.model.device) as peak:
@@ -266,7 +389,7 @@ class _Bench:
                 self.progress(phase, 0, 1)
                 sliced = recut(self.model, schedule, self.bases)
             else:
-                sliced = slice_model(self.model, schedule, self.windows, self.progress, phase)
+                sliced = slice_model(self.model, schedule, self.windows, self.progress, phase, repair=repair)
         return _Cut(sliced, time.perf_counter() - start, peak.bytes)
 
     def judge(
@@ -289,13 +412,17 @@ class _Bench:
             slicing_seconds=cut.seconds if cut else None,
             slicing_peak_memory=cut.peak_memory if cut else None,
             discarded=cut.sliced.discarded if cut else None,
+            repair=cut.sliced.repair if cut else None,
+            other=None
+            if self.other is None
+            else perplexity(model, self.other, self.progress, f"{phase} elsewhere", precision),
             **extra,
         )
 
     def texts(self) -> dict[str, Any]:
         """The windows that calibration and evaluation saw."""
         assert self.evaluation is not None
-        assert self.recipe.evaluation is not None
+        assert isinstance(self.recipe, Evaluated)
         where = passages(self.recipe.evaluation, self.opened.tokenizer, self.evaluation)
         return {
             "calibration": _used(self.recipe.calibration, self.windows),
@@ -312,8 +439,9 @@ class _Cut(NamedTuple):
 def _slice(recipe: SliceRecipe, opened: OpenModel, progress: Progress, folder: Path) -> SliceResult:
     bench = _Bench(recipe, opened, progress, recipe.plan)
     bench.measure(folder)
-    schedule = bench.schedule(recipe.plan)
-    cut = bench.cut(schedule, "Slicing")
+    plan = bench.resolve(recipe.plan)
+    schedule = bench.schedule(plan)
+    cut = bench.cut(schedule, "Slicing", recipe.repair)
     used = _used(recipe.calibration, bench.windows)
     dense = sliced = None
     numbers: tuple[str, ...] = ()
@@ -338,10 +466,11 @@ def _slice(recipe: SliceRecipe, opened: OpenModel, progress: Progress, folder: P
     return SliceResult(
         profile=bench.profile,
         shape=bench.shape,
-        fractions=bench.fractions(recipe.plan),
+        fractions=bench.fractions(plan),
         schedule=schedule,
         parameters=schedule.parameters(bench.shape),
         discarded=cut.sliced.discarded,
+        repair=cut.sliced.repair,
         seconds=cut.seconds,
         peak_memory=cut.peak_memory,
         calibration=used,
@@ -354,7 +483,7 @@ def _compare(recipe: CompareRecipe, opened: OpenModel, progress: Progress, folde
     bench = _Bench(recipe, opened, progress, recipe.plan)
     bench.measure(folder)
     assert bench.evaluation is not None
-    plan, shape, evaluation = recipe.plan, bench.shape, bench.evaluation
+    plan, shape, evaluation = bench.resolve(recipe.plan), bench.shape, bench.evaluation
 
     def judge(name: str, title: str, cut: _Cut | None) -> Contestant:
         model: Any = cut.sliced.model if cut else opened.model
@@ -373,7 +502,7 @@ def _compare(recipe: CompareRecipe, opened: OpenModel, progress: Progress, folde
     def slice_and_judge(name: str, title: str, schedule: SlicingSchedule) -> Contestant:
         if schedule in made:  # such as SB = SP, which is constant slicing
             return made[schedule].model_copy(update={"name": name, "title": title})
-        cut = bench.cut(schedule, f"Slicing {name}")
+        cut = bench.cut(schedule, f"Slicing {name}", recipe.repair)
         made[schedule] = judge(name, title, cut)
         del cut  # before the next one is sliced
         free_memory()
@@ -382,7 +511,7 @@ def _compare(recipe: CompareRecipe, opened: OpenModel, progress: Progress, folde
     planned, schedule = plan.allocation, bench.schedule(plan)
     equal_slice = plan.constant(shape)
     equal_size = plan.constant_at_parameters_of(schedule, shape)
-    first = bench.cut(equal_slice, "Slicing constant")
+    first = bench.cut(equal_slice, "Slicing constant", recipe.repair)
     # One precision for all contestants: fast only where it is safe for the dense model and a sliced one.
     precision: Precision = safe_precision(recipe.model, evaluation, opened.model, first.sliced.model)
     dense = judge("dense", "Dense", None)
@@ -418,30 +547,48 @@ def _tried(recipe: TrialRecipe, bench: _Bench) -> TrialResult:
         contestant = bench.judge("dense", "Dense", None, precision, "Evaluating")
     else:
         name, title = recipe.plan.allocation, recipe.plan.rule().title
-        cut = bench.cut(bench.schedule(recipe.plan), "Slicing")
-        contestant = bench.judge(name, title, cut, precision, "Evaluating")
+        schedule = bench.schedule(bench.resolve(recipe.plan), recipe.equal)
+        cut = bench.cut(schedule, "Slicing", recipe.repair)
+        contestant = bench.judge(
+            name,
+            title,
+            cut,
+            precision,
+            "Evaluating",
+            deciding_seconds=bench.deciding_seconds(recipe.plan),
+        )
         del cut
         free_memory()
     return TrialResult(profile=bench.profile, shape=bench.shape, contestant=contestant, **bench.texts())
 
 
+class Trials:
+    """Trials on one model, one after the other; those that share calibration and profile share a bench."""
+
+    def __init__(self, opened: OpenModel, progress: Progress = no_progress) -> None:
+        self.opened, self.progress = opened, progress
+        self._bench: tuple[str, _Bench] | None = None
+
+    def bench(self, recipe: TrialRecipe, folder: Path | None = None) -> _Bench:
+        """A bench for this trial that has measured; details of its profile go into ``folder``."""
+        shared = recipe.model_copy(update={"plan": None, "repair": False, "equal": "slice"})
+        if self._bench is None or self._bench[0] != shared.key:
+            self._bench = None
+            bench = _Bench(recipe, self.opened, self.progress)
+            bench.measure(folder)
+            self._bench = shared.key, bench
+        self._bench[1].progress = self.progress
+        return self._bench[1]
+
+    def run(self, recipe: TrialRecipe) -> Run:
+        """The run of a trial: the stored one, or else it is made and stored."""
+        return _finished(recipe) or _stored(
+            recipe, lambda _: (self.opened, _tried(recipe, self.bench(recipe)))
+        )
+
+
 def _sweep(recipe: SweepRecipe, opened: OpenModel, progress: Progress, folder: Path) -> SweepResult:
-    trials = recipe.trials()
-    bench = _Bench(recipe, opened, progress, *(trial.plan for trial in trials if trial.plan))
-    bench.measure(folder)
-    found: list[TrialResult] = []
-    for trial in trials:
-        begun = len(found)
-        progress("Trials", begun, len(trials))
-        stored = finished_trial(trial)
-        if stored is None:
-            # Its own steps are too many to name; they are where the job can be cancelled.
-            bench.progress = lambda *_, begun=begun: progress("Trials", begun, len(trials))
-            made = _stored(trial, lambda _, trial=trial: (opened, _tried(trial, bench)))
-            stored = made.result
-            assert isinstance(stored, TrialResult)
-        found.append(stored)
-    progress("Trials", len(trials), len(trials))
+    bench, found = _all_trials(recipe, opened, progress, folder)
     return SweepResult(
         profile=bench.profile,
         shape=bench.shape,
@@ -451,13 +598,99 @@ def _sweep(recipe: SweepRecipe, opened: OpenModel, progress: Progress, folder: P
     )
 
 
+def _contest(recipe: ContestRecipe, opened: OpenModel, progress: Progress, folder: Path) -> ContestResult:
+    scores = sorted({entry.score for entry in recipe.entries if entry.score in PROBES})
+    bench, found = _all_trials(recipe, opened, progress, folder, scores)
+    return ContestResult(
+        profile=bench.profile,
+        shape=bench.shape,
+        contestants=tuple(each.contestant for each in found),
+        calibration=found[0].calibration,
+        evaluation=found[0].evaluation,
+    )
+
+
+def _all_trials(
+    recipe: SweepRecipe | ContestRecipe,
+    opened: OpenModel,
+    progress: Progress,
+    folder: Path,
+    probes: Sequence[str] = (),
+) -> tuple[_Bench, list[TrialResult]]:
+    """The bench of the first trial, with those probes measured, and the outcomes of all trials in order."""
+    wanted = recipe.trials()
+    trials = Trials(opened, progress)
+    # An impossible plan is told before the work begins.
+    _Bench(wanted[0], opened, no_progress, *(trial.plan for trial in wanted if trial.plan))
+    first = trials.bench(wanted[0], folder)
+    for name in probes:
+        first.probe(name)
+    found: list[TrialResult] = []
+    for trial in wanted:
+        begun = len(found)
+        progress("Trials", begun, len(wanted))
+        # Its own steps are too many to name; they are where the job can be cancelled.
+        trials.progress = lambda *_, begun=begun: progress("Trials", begun, len(wanted))
+        result = trials.run(trial).result
+        assert isinstance(result, TrialResult)
+        found.append(result)
+    progress("Trials", len(wanted), len(wanted))
+    return first, found
+
+
+def _search(recipe: SearchRecipe, opened: OpenModel, progress: Progress) -> SearchResult:
+    bench = _Bench(recipe, opened, progress, recipe.plan)
+    bench.measure(None)
+    bases = bench.bases
+    refuse_unless_invariant(opened.model)
+    windows = bench.draw(recipe.windows, skip=recipe.calibration_windows)
+    precision = safe_precision(recipe.model, windows, opened.model)
+    shape, plan = bench.shape, recipe.plan
+    size = plan.constant(shape).parameters(shape)
+    rule = plan.rule()
+    assert isinstance(rule, Searched)
+
+    def schedule(shares: tuple[float, ...]) -> SlicingSchedule:
+        settings = {**plan.settings, "shares": shares}
+        even = (0.0,) * shape.block_count
+        return plan.model_copy(update={"settings": settings}).at_parameters(size, even, shape)
+
+    def loss(shares: tuple[float, ...]) -> float:
+        sliced = recut(opened.model, schedule(shares), bases)
+        return float(np.mean(perplexity(sliced.model, windows, precision=precision).nll))
+
+    with Journal(recipe.key) as journal:
+        found = search(loss, shape.block_count, plan.target, rule.rounds, journal, progress)
+    return SearchResult(
+        profile=bench.profile,
+        shape=shape,
+        shares=found.shares,
+        losses=found.losses,
+        evaluations=found.evaluations,
+        schedule=schedule(found.shares),
+        windows=_used(recipe.calibration, windows),
+    )
+
+
 def finished_trial(recipe: TrialRecipe) -> TrialResult | None:
     """The outcome of a trial that is stored, or ``None``."""
+    run = _finished(recipe)
+    return run.result if run and isinstance(run.result, TrialResult) else None
+
+
+def _finished(recipe: TrialRecipe | SearchRecipe) -> Run | None:
+    """The stored run of a recipe that can be read, or ``None``."""
     try:
-        result = load_run(runs_folder() / recipe.key).result
+        return load_run(runs_folder() / recipe.key)
     except StorageError:
         return None
-    return result if isinstance(result, TrialResult) else None
+
+
+def _deciding(plan: Plan) -> str:
+    """What the time is kept under that a plan's scores, curves or search took."""
+    if plan.allocation == "searched":
+        return f"searched {sorted((k, v) for k, v in plan.settings.items() if k != 'shares')}"
+    return f"{plan.score} curves" if plan.allocation == "water-filling" else plan.score
 
 
 def _used(source: TextSource, windows: Tensor, where: tuple[Passage, ...] = ()) -> TextUsed:

@@ -47,14 +47,21 @@ class MemoryNeed(Value):
 
 
 def slicing_need(
-    shape: ModelShape, schedule: SlicingSchedule, tokens: int, batch: int, itemsize: int
+    shape: ModelShape,
+    schedule: SlicingSchedule,
+    tokens: int,
+    batch: int,
+    itemsize: int,
+    repair: bool = False,
 ) -> MemoryNeed:
     """The peak of slicing with ``tokens`` calibration tokens in batches of ``batch``.
 
     ``itemsize`` is that of the weights. With D the dense width, and R reader rows and C writer columns of
     the largest sub-layer, the working set is ``(R + C) D`` weights, read and written whole, and once more
     in fp32 while they turn; a Gram matrix, its eigenvectors and LAPACK's workspace in fp64 (5 D²); three
-    turns in fp32; and for each token of a batch what readers and writers put out, twice.
+    turns in fp32; and for each token of a batch what readers and writers put out, twice. Repair keeps
+    the dense stream too, ends with two sliced models, and takes two Gram matrices of F = D + C + D features
+    and targets, and as much again to solve with them, in fp64.
     """
     width = shape.hidden_size
     sliced = shape.positions * schedule.widths[0]
@@ -69,11 +76,12 @@ def slicing_need(
         sliced += sublayer.new_bias + sublayer.writer_bias * leaving
         weights = (rows + columns) * width * (itemsize + FP32)
         passing = batch * 2 * (sublayer.busy_reader_rows + sublayer.busy_writer_columns + 2 * width) * FP32
-        working = max(working, weights + passing)
+        fitting = 4 * (2 * width + columns) ** 2 * FP64 + weights if repair else 0
+        working = max(working, weights + passing + fitting)
     working += width * width * (5 * FP64 + 3 * FP32)
     return MemoryNeed(
         dense=shape.parameters * itemsize,
-        sliced=sliced * itemsize,
+        sliced=sliced * itemsize * (1 + repair),
         working=working,
-        activations=tokens * width * FP32,
+        activations=tokens * width * FP32 * (1 + repair),
     )

@@ -84,6 +84,35 @@ class Plan(Value):
         """Constant slicing with (nearly) as many parameters as ``schedule`` leaves."""
         return constant_at_parameters(shape, schedule.parameters(shape), self.rounding, schedule.embedding)
 
+    def at_parameters(
+        self, parameters: int, redundancy: Sequence[float], shape: ModelShape
+    ) -> SlicingSchedule:
+        """The schedule of this plan, at whatever target, whose size comes nearest to ``parameters``.
+
+        By bisection on the target. Raises ``PlanError`` when no target of this plan comes within 0.1 %.
+        """
+        low, high = self.settings.get("base", 0.0), 0.95
+        assert isinstance(low, float)
+        best: SlicingSchedule | None = None
+        for _ in range(30):
+            middle = (low + high) / 2
+            try:
+                found = self.model_copy(update={"target": middle}).schedule(redundancy, shape)
+            except PlanError:  # more than its bounds allow
+                high = middle
+                continue
+            size = found.parameters(shape)
+            if best is None or abs(size - parameters) < abs(best.parameters(shape) - parameters):
+                best = found
+            low, high = (middle, high) if size > parameters else (low, middle)
+        if best is None or abs(best.parameters(shape) - parameters) > 1e-3 * parameters:
+            near = "none at all" if best is None else f"{best.parameters(shape):,}"
+            raise PlanError(
+                f"The allocation '{self.allocation}' reaches no size near {parameters:,} parameters "
+                f"(nearest: {near}): choose another target or base, or raise the largest fraction."
+            )
+        return best
+
     def _rounded(self, fractions: Fractions, shape: ModelShape) -> SlicingSchedule:
         schedule = SlicingSchedule.from_fractions(
             fractions.values, shape.hidden_size, self.rounding, self.form(shape)

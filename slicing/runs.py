@@ -16,14 +16,16 @@ from analysis.details import Details
 from analysis.errors import PlanError, StorageError
 from analysis.evaluate import Difference, Perplexity, Sample
 from analysis.profile import LayerProfile
+from analysis.scores import find_score
 from analysis.shape import ModelShape
 from analysis.source import ModelSource
 from analysis.speed import Speed
 from analysis.storage import clear_abandoned, runs_folder, storage_errors
 from analysis.texts import Passage, TextSource
 from analysis.values import Value
-from slicing.allocation import Fractions
+from slicing.allocation import Fractions, find_allocation
 from slicing.plan import Plan
+from slicing.repair import Repair
 from slicing.schedule import SlicingSchedule
 
 RUN_FILE = "run.json"
@@ -46,8 +48,12 @@ class ProfileRecipe(Value):
     seed: int = 0
     bases: bool = False
     """Keep the bases of the stream with the run (of a sliceable model), so that plans can be previewed."""
+    probes: tuple[str, ...] = ()
+    """Scores with passes of their own that are measured too, by their names."""
 
 
+Equal = Literal["slice", "parameters"]
+"""At the plan's target as it stands, or at as many parameters as constant slicing at that target leaves."""
 Method = Literal["faithful", "preview"]
 """How bases are found: on the part that is sliced already, or all in one pass over the dense model."""
 
@@ -63,6 +69,14 @@ class Calibrated(Value):
     window_length: int = 512
     seed: int = 0
     method: Method = "faithful"
+    repair: bool = False
+    """Fit the writers anew to the dense stream; see ``slicing.repair``. Follows faithful slicing."""
+
+    @model_validator(mode="after")
+    def _check_repair(self) -> Self:
+        if self.repair and self.method != "faithful":
+            raise PlanError("Repair follows faithful slicing, not previews: choose the method 'faithful'.")
+        return self
 
 
 class Evaluated(Calibrated):
@@ -109,12 +123,25 @@ class CompareRecipe(Evaluated):
         return SliceRecipe(**shared, plan=self.plan, evaluation=self.evaluation)
 
 
+class SearchRecipe(Calibrated):
+    """Look for the shares of a plan whose previews lose least, on calibration windows of the search's own."""
+
+    kind: Literal["search"] = "search"
+    plan: Plan
+    """Of the allocation ``searched``: target, form and rounding, and for how long."""
+    windows: int = 4
+    """For the losses, drawn after the calibration windows and so disjoint from them."""
+
+
 class TrialRecipe(Evaluated):
-    """One model on one evaluation: sliced by a plan, or dense. What sweeps are made of."""
+    """One model on one evaluation: sliced by a plan, or dense. What sweeps and contests are made of."""
 
     kind: Literal["trial"] = "trial"
     plan: Plan | None
     """``None`` for the dense model."""
+    equal: Equal = "slice"
+    other: TextSource | None = None
+    """A second text to evaluate on, as many windows of it."""
 
 
 class SweepRecipe(Evaluated):
@@ -179,8 +206,143 @@ class SweepRecipe(Evaluated):
         return TrialRecipe(**shared, plan=plan)
 
 
+class Entry(Value):
+    """A way to decide where to cut, with or without repair: one side of a contest."""
+
+    allocation: str
+    score: str = "lr"
+    settings: dict[str, float | tuple[float, ...]] = Field(default_factory=dict)
+    repair: bool = False
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read ``allocation[:score][:setting=value...][+repair]`` (``PlanError``)."""
+        words, plus, repair = text.strip().partition("+")
+        allocation, *rest = (word.strip() for word in words.split(":"))
+        find_allocation(allocation)
+        settings: dict[str, float | tuple[float, ...]] = {}
+        score = "lr"
+        for word in rest:
+            name, equals, value = word.partition("=")
+            try:
+                if equals:
+                    settings[name] = float(value)
+                else:
+                    score = find_score(name).name
+            except ValueError:
+                raise PlanError(
+                    f"The setting '{word}' of '{text}' needs a number, as in 'base=0.1'."
+                ) from None
+        if plus and repair.strip() != "repair":
+            raise PlanError(f"'{text}' adds '{repair}', but only '+repair' can be added.")
+        return cls(allocation=allocation, score=score, settings=settings, repair=bool(plus))
+
+    @property
+    def name(self) -> str:
+        """Its own in a contest, and what ``parse`` reads."""
+        rule = find_allocation(self.allocation)
+        numbers = [f"{name}={value:g}" for name, value in self.settings.items() if isinstance(value, float)]
+        parts = [self.allocation, *([self.score] if rule.uses_scores else []), *numbers]
+        return ":".join(parts) + ("+repair" if self.repair else "")
+
+    @property
+    def control(self) -> bool:
+        """Whether it is there to be beaten."""
+        return find_allocation(self.allocation).control
+
+
+USUAL_ENTRIES = (
+    "constant",
+    "dynamic:lr:base=0",
+    "dynamic:lr:base=0.1",
+    "dynamic:leave-one-out:base=0",
+    "dynamic:slice-one:base=0",
+    "dynamic:discarded-energy:base=0",
+    "dynamic:heavy-tail:base=0",
+    "softmax:block-influence",
+    "band:heavy-tail",
+    "rising",
+    "falling",
+    "inverted:lr:base=0",
+    "water-filling:slice-one",
+    "water-filling:discarded-energy",
+    "searched",
+    *(f"random:draw={draw}" for draw in range(5)),
+    "constant+repair",
+    "dynamic:lr:base=0+repair",
+    "searched+repair",
+)
+"""Everyone: rules, scores, the search, repair, and five draws of the random control."""
+
+
+class ContestRecipe(Evaluated):
+    """Ways to decide where to cut against each other, all at the same size, on the same windows.
+
+    The size is what constant slicing at ``target`` leaves (or, for the published protocol, the mean slice).
+    Every entry is calibrated once for each of the ``seeds``, the controls for the first alone.
+    """
+
+    kind: Literal["contest"] = "contest"
+    plan: Plan = Plan()
+    """The settings that all entries share; its allocation and score are passed over."""
+    entries: tuple[Entry, ...] = tuple(Entry.parse(text) for text in USUAL_ENTRIES)
+    equal: Equal = "parameters"
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Of the calibration windows; ``seed`` is passed over."""
+    other: TextSource | None = None
+    """A second evaluation text."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        names = [entry.name for entry in self.entries]
+        for what, values in (("entries", names), ("seeds", self.seeds)):
+            if not values or len(set(values)) < len(values):
+                raise PlanError(f"A contest needs distinct {what}, but got {list(values)}: name each once.")
+        if "constant" not in names:
+            raise PlanError("A contest needs 'constant' among its entries: all others are measured by it.")
+        self.trials()  # each plan is checked as it is made
+        return self
+
+    def dense(self) -> TrialRecipe:
+        """The trial of the dense model."""
+        return self._trial(None, self.seeds[0], repair=False)
+
+    def trial(self, entry: Entry, seed: int) -> TrialRecipe:
+        """The trial of an entry with one calibration seed."""
+        usual = Plan()
+        deciding = {"allocation": entry.allocation, "settings": entry.settings, "score": entry.score}
+        if entry.allocation == "searched":  # one search serves all seeds
+            deciding["settings"] = {"draw": float(self.seeds[0]), **entry.settings}
+        if not find_allocation(entry.allocation).uses_scores:
+            deciding |= {"score": usual.score, "first_token": usual.first_token}
+        return self._trial(Plan(**{**dict(self.plan), **deciding}), seed, entry.repair)
+
+    def seeds_of(self, entry: Entry) -> tuple[int, ...]:
+        """The seeds that an entry is calibrated for."""
+        return self.seeds[:1] if entry.control else self.seeds
+
+    def trials(self) -> tuple[TrialRecipe, ...]:
+        """All trials in the order they are run: dense, then everyone with the first seed, and so on."""
+        return (
+            self.dense(),
+            *(
+                self.trial(entry, seed)
+                for seed in self.seeds
+                for entry in self.entries
+                if seed in self.seeds_of(entry)
+            ),
+        )
+
+    def _trial(self, plan: Plan | None, seed: int, repair: bool) -> TrialRecipe:
+        shared = {name: getattr(self, name) for name in Evaluated.model_fields}
+        equal: Equal = "slice" if plan is None else self.equal
+        shared |= {"seed": seed, "repair": repair}
+        return TrialRecipe(**shared, plan=plan, equal=equal, other=self.other)
+
+
 Recipe = Annotated[
-    ProfileRecipe | SliceRecipe | CompareRecipe | TrialRecipe | SweepRecipe, Field(discriminator="kind")
+    ProfileRecipe | SliceRecipe | CompareRecipe | SearchRecipe | TrialRecipe | SweepRecipe | ContestRecipe,
+    Field(discriminator="kind"),
 ]
 
 
@@ -233,6 +395,7 @@ class SliceResult(Value):
     seconds: float
     peak_memory: int
     calibration: TextUsed
+    repair: Repair | None = None
     dense: Perplexity | None = None
     """Of the dense model, where an evaluation was asked for; the same windows as ``sliced``."""
     sliced: Perplexity | None = None
@@ -257,6 +420,12 @@ class Contestant(Value):
     sample: Sample | None = None
     speed: Speed | None = None
     """Beside the dense model; ``None`` for the dense model, and where it was not measured."""
+    other: Perplexity | None = None
+    """On a second text, where one was asked for."""
+    repair: Repair | None = None
+    """What repair did, where it was asked for."""
+    deciding_seconds: float | None = None
+    """What probes and search took that this one's schedule needs, beside the profile."""
 
     def summary(self, hidden_size: int, blocks: int) -> dict[str, Any]:
         """The flat form that ``--json`` prints, perplexity and sizes first."""
@@ -277,6 +446,9 @@ class Contestant(Value):
             "evaluation_seconds": self.evaluation.seconds,
             "evaluation_peak_memory": self.evaluation.peak_memory,
             "speed": self.speed and self.speed.model_dump(mode="json"),
+            "repair": self.repair and {"kept": self.repair.kept, **self.repair.model_dump(mode="json")},
+            "other_perplexity": self.other and self.other.perplexity,
+            "deciding_seconds": self.deciding_seconds,
             "slicing_seconds": self.slicing_seconds,
             "slicing_peak_memory": self.slicing_peak_memory,
             "nll": list(self.evaluation.nll),
@@ -326,8 +498,36 @@ class SweepResult(Value):
     evaluation: TextUsed
 
 
+class SearchResult(Value):
+    """What a search found."""
+
+    kind: Literal["search"] = "search"
+    profile: LayerProfile
+    shape: ModelShape
+    shares: tuple[float, ...]
+    """One per block, whose mean is the target of the plan."""
+    losses: tuple[float, ...]
+    """The least loss so far after each round, nats per token on the search's windows; first of the start."""
+    evaluations: int
+    schedule: SlicingSchedule
+    windows: TextUsed
+
+
+class ContestResult(Value):
+    """What a contest found: the contestants of its trials, in their order."""
+
+    kind: Literal["contest"] = "contest"
+    profile: LayerProfile
+    """With the first seed, and all scores that entries use."""
+    shape: ModelShape
+    contestants: tuple[Contestant, ...]
+    calibration: TextUsed
+    evaluation: TextUsed
+
+
 Result = Annotated[
-    ProfileResult | SliceResult | CompareResult | TrialResult | SweepResult, Field(discriminator="kind")
+    ProfileResult | SliceResult | CompareResult | SearchResult | TrialResult | SweepResult | ContestResult,
+    Field(discriminator="kind"),
 ]
 
 

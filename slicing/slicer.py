@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -19,7 +21,7 @@ from analysis.anatomy import anatomy_of, decoder, read_shape
 from analysis.bases import Bases, Covariance
 from analysis.device import on_device, out_of_memory_told, present
 from analysis.errors import PlanError, UnsupportedError
-from analysis.evaluate import batches_of, check_windows
+from analysis.evaluate import batches_of, check_windows, perplexity
 from analysis.hooks import entering_states
 from analysis.shape import ModelShape
 from analysis.values import Progress, no_progress
@@ -38,6 +40,7 @@ from slicing.assembly import (
 from slicing.kept import Kept, budgets
 from slicing.memory import slicing_need
 from slicing.modeling_sliced import SlicedForCausalLM
+from slicing.repair import Repair, SublayerRepair, WriterFit, held_out
 from slicing.rotation import random_bases
 from slicing.schedule import SlicingSchedule
 
@@ -57,6 +60,8 @@ class SlicedModel:
     """Share of the stream's energy cut away after the embedding and after each sub-layer, (sites + 1,)."""
     method: Literal["faithful", "preview"]
     """``faithful`` (``slice_model``) or ``preview`` (``recut``)."""
+    repair: Repair | None = None
+    """What repairing the writers did, where it was asked for."""
 
 
 @torch.no_grad()
@@ -67,40 +72,79 @@ def slice_model(
     progress: Progress = no_progress,
     phase: str = "Slicing",
     budget: tuple[int, int] | None = None,
+    repair: bool = False,
 ) -> SlicedModel:
     """Slice ``model`` to the widths of ``schedule``, calibrated on ``windows`` (N, T) of token ids.
 
     Faithful: each basis is found on the stream of the part that is sliced already, so it sees the error of
     all cuts before it (SliceGPT, 2401.15024, section 3; a width per block: 2411.03513). Activations take
-    up to ``budget`` bytes of (device, host), by default a third of what is free; more goes to disk. Raises
+    up to ``budget`` bytes of (device, host), by default a third of what is free; more goes to disk.
+    ``repair`` fits every writer anew (``slicing.repair``), keeps that only where the loss on windows held
+    out of the fits is less, and takes the model sliced without repair otherwise. Raises
     ``UnsupportedError`` for a family whose stream cannot be rotated, ``PlanError`` for the schedule of
     another model, ``TextError`` for windows longer than the context, ``ModelError`` when a state is not
     finite, ``OutOfMemoryError``.
     """
     shape = _checked(model, schedule)
     check_windows(model, windows)
+    held = held_out(len(windows)) if repair else 0
     batch = len(next(batches_of(windows, model.device))) * windows.shape[1]
-    need = slicing_need(shape, schedule, windows.numel(), batch, model.dtype.itemsize)
+    need = slicing_need(shape, schedule, windows.numel(), batch, model.dtype.itemsize, repair)
+    steps = len(shape.sublayers)
     with out_of_memory_told("slicing", model.device, f"it takes {need}"):
         refuse_unless_invariant(model)
-        sliced = blank(model, schedule)
-        stream = _Stream(model, windows, budget)
-        stream.turn(schedule.widths[0])
-        with present_ends(model):
-            fill_ends(model, sliced, stream.basis)
-        for done, site in enumerate(sites(model, sliced, schedule), start=1):
-            with present(site.dense) as device:
-                stream.move(device)
-                fill_readers(model, site, stream.basis)  # (rows, D) -> (rows, W)
-                fill_writers(model, site, stream.rotation)  # still all of the stream, (D, columns)
-                stream.advance(site)  # (B, T, W) -> (B, T, D)
-                shortcut = stream.turn(site.leaving)  # (B, T, D) -> (B, T, W')
-                fill_writers(model, site, stream.basis)  # (W', columns)
-                fill_shortcut(site, shortcut, model.dtype)
-                put_away(site)
-            progress(phase, done, len(shape.sublayers))
-        spread_like(model, sliced)
-    return SlicedModel(sliced, schedule, shape, tuple(stream.discarded), "faithful")
+        if not repair:
+            return _slice(model, schedule, windows, budget, lambda done: progress(phase, done, steps))
+        repaired = _slice(
+            model, schedule, windows, budget, lambda done: progress(phase, done, 2 * steps), held
+        )
+        plain = _slice(
+            model, schedule, windows, budget, lambda done: progress(phase, steps + done, 2 * steps)
+        )
+        assert repaired.repair is not None
+        loss, other = (_loss(each.model, windows[-held:]) for each in (repaired, plain))
+        told = repaired.repair.model_copy(update={"repaired": loss, "unrepaired": other})
+        return replace(repaired if told.kept else plain, repair=told)
+
+
+def _slice(
+    model: PreTrainedModel,
+    schedule: SlicingSchedule,
+    windows: Tensor,
+    budget: tuple[int, int] | None,
+    tell: Callable[[int], None],
+    held: int = 0,
+) -> SlicedModel:
+    """Slice once; with repair, which keeps ``held`` windows out of its fits, where that is not 0."""
+    shape = read_shape(model)
+    sliced = blank(model, schedule)
+    stream = _Stream(model, windows, budget)
+    dense = _Dense(model, stream) if held else None
+    repairs: list[SublayerRepair] = []
+    stream.turn(schedule.widths[0])
+    with present_ends(model):
+        fill_ends(model, sliced, stream.basis)
+    for done, site in enumerate(sites(model, sliced, schedule), start=1):
+        with present(site.dense) as device:
+            stream.move(device)
+            fill_readers(model, site, stream.basis)  # (rows, D) -> (rows, W)
+            fill_writers(model, site, stream.rotation)  # still all of the stream, (D, columns)
+            fit = stream.advance(site, dense, held)  # (B, T, W) -> (B, T, D)
+            shortcut = stream.turn(site.leaving)  # (B, T, D) -> (B, T, W')
+            fill_writers(model, site, stream.basis)  # (W', columns)
+            fill_shortcut(site, shortcut, model.dtype)
+            if fit:
+                repairs.append(fit.apply(stream.basis))
+                stream.follow(site)  # once more, by what was fitted: (B, T, W) -> (B, T, W')
+            put_away(site)
+        tell(done)
+    spread_like(model, sliced)
+    repair = Repair(sublayers=tuple(repairs), windows=held, unrepaired=0.0, repaired=0.0) if held else None
+    return SlicedModel(sliced, schedule, shape, tuple(stream.discarded), "faithful", repair)
+
+
+def _loss(model: PreTrainedModel, windows: Tensor) -> float:
+    return float(np.mean(perplexity(model, windows).nll))
 
 
 @torch.no_grad()
@@ -179,7 +223,11 @@ class _Stream:
         self.precise = torch.promote_types(model.dtype, torch.float32)
         self.discarded: list[float] = []
         self.contexts: list[list[dict[str, Any]]] = []
-        self.states = Kept(self.device, *(budgets(self.device) if budget is None else budget))
+        self.budget = budgets(self.device) if budget is None else budget
+        self.states = Kept(self.device, *self.budget)
+        self.windows = len(windows)
+        self.waits = False
+        """Whether the states are still those before the sub-layer, which is being repaired."""
         contexts: dict[torch.Size, list[dict[str, Any]]] = {}
         for batch in batches_of(windows, self.device):
             states, context = entering_states(model, batch.to(self.device), anatomy.returns_tuple)
@@ -205,17 +253,43 @@ class _Stream:
         if device != self.device:
             self.device, self.rotation = device, self.rotation.to(device)
 
-    def advance(self, site: Site) -> None:
-        """Pass the stream (B, T, W) through a sub-layer that reads ``basis`` and writes ``rotation``."""
+    def advance(self, site: Site, dense: _Dense | None = None, held: int = 0) -> WriterFit | None:
+        """Pass the stream (B, T, W) through a sub-layer that reads ``basis`` and writes ``rotation``.
+
+        With the dense stream beside it, nothing is passed on yet: what comes back is the fit of the writers
+        to it, and ``follow`` passes the stream on once they are fitted.
+        """
         self.covariance = Covariance(len(self.rotation), self.device)
+        fit = None
+        if dense:
+            fit = WriterFit(site.sliced, site.branches, len(self.rotation))
+            dense.enter()
+        left = self.windows
         for index in range(len(self.states)):
             states = self.states.take(index, self.device)
-            context = on_device(self.contexts[index][site.block], self.device)
-            added = site.sliced.added(states.to(self.dtype), context).to(self.precise)
+            with fit.watching() if fit else nullcontext():
+                added = self._added(index, site, states)
             added[..., : self.width] += states
             if site.leaving < len(self.rotation):
                 self.covariance.add(added)
-            self.states[index] = added
+            self.states[index] = states if fit else added
+            left -= len(states)
+            if fit and dense:
+                fit.add(states, dense.advance(index), min(len(states), max(0, held - left)))
+        self.waits = fit is not None
+        return fit
+
+    def follow(self, site: Site) -> None:
+        """Pass the stream through a finished sub-layer, (B, T, W) -> (B, T, W')."""
+        shortcut = site.sliced.shortcut.to(self.precise)
+        for index in range(len(self.states)):
+            states = self.states.take(index, self.device)
+            self.states[index] = states @ shortcut + self._added(index, site, states)
+        self.waits = False
+
+    def _added(self, index: int, site: Site, states: Tensor) -> Tensor:
+        context = on_device(self.contexts[index][site.block], self.device)
+        return site.sliced.added(states.to(self.dtype), context).to(self.precise)
 
     def turn(self, width: int) -> Tensor:
         """Turn the rotation to the principal basis of the stream and cut the stream to ``width``.
@@ -230,11 +304,52 @@ class _Stream:
         self.discarded.append(lost)
         shortcut = turn[: self.width, :width].to(self.device, self.precise)
         self.rotation = (self.rotation.to(turn) @ turn).to(self.device, self.precise)
-        leading = turn[:, :width].to(self.device, self.precise)
-        for index in range(len(self.states)):
-            self.states[index] = self.states.take(index, self.device) @ leading
+        if not self.waits:
+            leading = turn[:, :width].to(self.device, self.precise)
+            for index in range(len(self.states)):
+                self.states[index] = self.states.take(index, self.device) @ leading
         self.width = width
         return shortcut
+
+
+class _Dense:
+    """The stream of the dense model over the same windows, sub-layer by sub-layer: what repair aims at.
+
+    In its own coordinates, as a model that is sliced at full width in the plain basis.
+    """
+
+    def __init__(self, model: PreTrainedModel, stream: _Stream) -> None:
+        shape = read_shape(model)
+        self.model, self.stream = model, stream
+        whole = SlicingSchedule(
+            hidden_size=shape.hidden_size,
+            widths=(shape.hidden_size,) * (shape.block_count + 1),
+            embedding="shared" if shape.tied else "untied",
+        )
+        self.sites = sites(model, blank(model, whole), whole)
+        self.site: Site | None = None
+        self.states = Kept(stream.device, *stream.budget)
+        for index in range(len(stream.states)):
+            states = stream.states.take(index, stream.device)
+            self.states.append(states)
+            stream.states[index] = states
+
+    def enter(self) -> None:
+        """Go on to the next sub-layer, whose weights are here."""
+        if self.site:
+            self.site.sliced.to_empty(device="meta")
+        self.site = next(self.sites)
+        plain = torch.eye(len(self.stream.rotation), dtype=self.stream.precise, device=self.stream.device)
+        fill_readers(self.model, self.site, plain)
+        fill_writers(self.model, self.site, plain)
+
+    def advance(self, index: int) -> Tensor:
+        """Pass a batch through the sub-layer, (B, T, D)."""
+        assert self.site
+        states = self.states.take(index, self.stream.device)
+        states = states + self.stream._added(index, self.site, states)
+        self.states[index] = states
+        return states
 
 
 _INVARIANT: weakref.WeakSet[PreTrainedModel] = weakref.WeakSet()

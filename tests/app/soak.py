@@ -37,6 +37,10 @@ class Person:
         self.server, self.chance, self.lost = server, chance, 0
         self.page = visit(browser, server.address, viewport={"width": 1280, "height": 900})
         self.page.set_default_timeout(90_000)
+        self.said: Counter[str] = Counter()
+        """What the browser's console said, and how often."""
+        self.page.on("console", lambda message: self.said.update([message.text[:2000]]))
+        self.page.on("pageerror", lambda error: self.said.update([f"{error} {error.stack}"[:2000]]))
 
     def act(self) -> str:
         """Do something; its name."""
@@ -52,11 +56,21 @@ class Person:
             (self.kill_the_engine, 1),
         ]
         act = self.chance.choices([each for each, _ in acts], [weight for _, weight in acts])[0]
-        act()
-        settle(self.page)
+        try:
+            act()
+            settle(self.page)
+        except PlaywrightTimeout as error:
+            raise AssertionError(f"{act.__name__} found no end. {self.seen()}") from error
         broken = self.page.get_by_test_id("stException")
         assert broken.count() == 0, f"{act.__name__}: {broken.first.inner_text()}"
         return act.__name__
+
+    def seen(self) -> str:
+        """What the page shows and said, for a person who has to find out why it stands still."""
+        picture = Path(tempfile.gettempdir()) / "slicescope-soak.png"
+        self.page.screenshot(path=picture)
+        said = "\n".join(f"{count} x {text}" for text, count in self.said.items())
+        return f"{self.page.url} ({picture}) holds {self.page.content()[:500]}\nand said:\n{said}"
 
     def go(self, name: str) -> None:
         link = self.page.get_by_test_id("stTopNavLink").filter(has_text=name)
@@ -149,8 +163,8 @@ def soak(home: Path, actions: int, seed: int = 0) -> str:
         for number in range(actions):
             try:
                 done[chance.choice(people).act()] += 1
-            except PlaywrightTimeout as error:
-                raise AssertionError(f"Action {number} found no end: {server.stacks()}") from error
+            except AssertionError as error:
+                raise AssertionError(f"Action {number}: {error}\n{server.stacks()}") from error
         took, lost = time.monotonic() - begun, sum(person.lost for person in people)
         people[0].idle()
         for person in people:

@@ -12,11 +12,28 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from analysis.errors import PlanError
-from slicing.allocation import ALLOCATIONS, Allocation, Constant, Dynamic, Manual, find_allocation
+from slicing.allocation import (
+    ALLOCATIONS,
+    Allocation,
+    Band,
+    Constant,
+    Dynamic,
+    Falling,
+    Inverted,
+    Manual,
+    Random,
+    Rising,
+    Softmax,
+    WaterFilling,
+    find_allocation,
+)
 
 SCORES = st.lists(st.floats(-5, 5, allow_nan=False).map(lambda x: round(x, 4)), min_size=1, max_size=40)
 TARGETS = st.floats(0.0, 0.6)
-NAMES = sorted(ALLOCATIONS)
+NAMES = sorted(name for name, kind in ALLOCATIONS.items() if not kind.made)
+BASED = [name for name in NAMES if "base" in ALLOCATIONS[name].model_fields]
+FOLLOWING = ["band", "constant", "dynamic", "manual", "softmax"]
+"""Those that cut what is more redundant no less; without settings of their own they are constant."""
 
 
 def reachable(rule: Allocation, scores: list[float], target: float, ceiling: float):
@@ -31,7 +48,7 @@ def reachable(rule: Allocation, scores: list[float], target: float, ceiling: flo
 @pytest.mark.parametrize("name", NAMES)
 @given(scores=SCORES, target=TARGETS, ceiling=st.floats(0.3, 0.95))
 def test_mean_is_exact_and_bounds_hold(name, scores, target, ceiling):
-    base = {"base": target / 2} if name == "dynamic" else {}
+    base = {"base": target / 2} if name in BASED else {}
     fractions = reachable(ALLOCATIONS[name](**base), scores, target, ceiling)
     if fractions is not None:
         assert fractions.mean == pytest.approx(target, abs=1e-9)
@@ -41,10 +58,10 @@ def test_mean_is_exact_and_bounds_hold(name, scores, target, ceiling):
         assert all(value == ceiling for value in held)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", FOLLOWING)
 @given(scores=SCORES, target=TARGETS, order=st.randoms(use_true_random=False))
 def test_more_redundant_is_cut_no_less_and_order_does_not_matter(name, scores, target, order):
-    base = {"base": 0.0} if name == "dynamic" else {}
+    base = {"base": 0.0} if name in BASED else {}
     fractions = reachable(ALLOCATIONS[name](**base), scores, target, 0.9)
     if fractions is None:
         return
@@ -56,7 +73,7 @@ def test_more_redundant_is_cut_no_less_and_order_does_not_matter(name, scores, t
     assert shuffled.values == pytest.approx([fractions.values[b] for b in blocks], abs=1e-9)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*FOLLOWING, "inverted"])
 @pytest.mark.parametrize("count", [1, 2, 30])
 def test_equal_scores_are_constant_slicing(name, count):
     fractions = ALLOCATIONS[name]()([0.7] * count, 0.25)
@@ -64,7 +81,7 @@ def test_equal_scores_are_constant_slicing(name, count):
     assert not any(fractions.capped)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "softmax"])
 @given(scores=SCORES, scale=st.floats(0.01, 100), shift=st.floats(-10, 10))
 def test_scores_matter_only_up_to_scale_and_shift(name, scores, scale, shift):
     spread = np.ptp(scores)
@@ -131,7 +148,7 @@ def test_unreachable_target_names_the_largest_mean_that_is_reachable():
 @pytest.mark.parametrize("name", NAMES)
 @given(scores=SCORES, target=TARGETS, ceiling=st.floats(0.05, 0.95))
 def test_largest_mean_that_is_named_can_be_asked_for(name, scores, target, ceiling):
-    rule = ALLOCATIONS[name](**{"base": 0.0} if name == "dynamic" else {})
+    rule = ALLOCATIONS[name](**{"base": 0.0} if name in BASED else {})
     try:
         rule(scores, target, ceiling)
     except PlanError as error:
@@ -212,3 +229,94 @@ def test_impossible_shares_are_one_sentence(shares, target, part):
 def test_no_shares_or_no_target_cut_alike():
     assert Manual()([1.0, 2.0], 0.3).values == pytest.approx((0.3, 0.3))
     assert Manual(shares=(0.0, 0.0))([1.0, 2.0], 0.0).values == (0.0, 0.0)
+
+
+def test_softmax_gives_the_published_arithmetic():
+    # phi = L phi_avg softmax(-s / eps), with s the block influence
+    found = Softmax(temperature=0.1)([-0.0, -0.1], 0.3).values
+    assert found == pytest.approx((0.4386, 0.1614), abs=1e-4)
+    assert Softmax(temperature=1e6)([-0.0, -0.1], 0.3).values == pytest.approx((0.3, 0.3), abs=1e-6)
+
+
+def test_band_gives_the_published_arithmetic():
+    assert Band(spread=0.3)([2.0, 4.0], 0.5).values == pytest.approx((0.35, 0.65))
+    assert Band(spread=0.0)([2.0, 4.0, 9.0], 0.5).values == pytest.approx((0.5,) * 3)
+
+
+def test_rising_is_the_published_progression_and_falling_its_mirror():
+    # p_l = S - beta (L - 1) / 2 + beta l, with S = .7, L = 32, beta = .01
+    slope = 0.01 * 31 / (2 * 0.7)
+    rising = Rising(slope=slope)([0.0] * 32, 0.7).values
+    assert rising == pytest.approx([0.7 - 0.01 * 31 / 2 + 0.01 * block for block in range(32)])
+    assert Falling(slope=slope)([0.0] * 32, 0.7).values == pytest.approx(rising[::-1])
+    assert Rising(slope=1.0)([0.0] * 5, 0.4).values[0] == 0.0
+
+
+@given(scores=SCORES, target=TARGETS)
+def test_inverted_is_the_papers_rule_of_the_opposite(scores, target):
+    inverted = reachable(Inverted(base=0.0), scores, target, 0.9)
+    opposite = reachable(Dynamic(base=0.0), [-score for score in scores], target, 0.9)
+    assert inverted == opposite
+
+
+def test_random_is_drawn_by_its_number_alone():
+    first, again = (Random(draw=3)(scores, 0.2).values for scores in ([0.0] * 9, list(range(9))))
+    assert first == again
+    assert first != Random(draw=4)([0.0] * 9, 0.2).values
+    assert np.std(first) > 0.02
+
+
+@given(
+    seed=st.integers(0, 10_000),
+    target=st.sampled_from([0.1, 0.2, 0.25, 0.4]),
+    ceiling=st.sampled_from([0.5, 0.75, 0.9]),
+)
+def test_filling_by_curves_finds_what_brute_force_finds(seed, target, ceiling):
+    rng = np.random.default_rng(seed)
+    at = (0.25, 0.5, 0.75)
+    # Convex curves, whose best allocation on a grid of whole pieces is a vertex of the exact problem.
+    curves = np.cumsum(np.sort(rng.uniform(0, 1, (3, 3)), axis=1), axis=1)
+    rule = WaterFilling(at=at, damage=tuple(curves.ravel().tolist()))
+    found = rule([0.0] * 3, target, ceiling)
+    assert found.mean == pytest.approx(target)
+    assert max(found.values) <= ceiling + 1e-12
+
+    def cost(values) -> float:
+        grid = (0.0, *at, 1.0)
+        rows = [(0.0, *row, 2 * row[2] - row[1]) for row in curves]
+        return sum(float(np.interp(value, grid, row)) for value, row in zip(values, rows, strict=True))
+
+    steps = np.arange(0, ceiling + 1e-9, 0.05)
+    others = [
+        (a, b, 3 * target - a - b)
+        for a, b in itertools.product(steps, steps)
+        if -1e-9 <= 3 * target - a - b <= ceiling + 1e-9
+    ]
+    assert cost(found.values) <= min(cost(values) for values in others) + 1e-9
+
+
+def test_filling_by_curves_that_bend_down_takes_their_hull():
+    # The first block's first piece is dear and its second cheap: together they are dearer than the other's.
+    rule = WaterFilling(at=(0.25, 0.5), damage=(1.0, 1.1, 0.2, 0.4))
+    assert rule([0.0, 0.0], 0.2, 0.9).values == pytest.approx((0.0, 0.4))
+
+
+@pytest.mark.parametrize("kind", [kind for kind in ALLOCATIONS.values() if kind.made])
+def test_what_was_not_measured_yet_is_no_constant_slicing(kind):
+    with pytest.raises(PlanError, match="contest"):
+        kind()([1.0, 2.0, 3.0], 0.2)
+
+
+@pytest.mark.parametrize(
+    ("at", "damage", "told"),
+    [
+        ((0.5, 0.25), (1.0, 2.0), "fractions that rise"),
+        ((0.0,), (1.0,), "fractions that rise"),
+        ((0.5,), (), "a damage at each"),
+        ((1.5,), (1.0,), "fraction of a curve"),
+        ((0.25,), (1.0, 2.0, 3.0), "2 blocks at 1 fractions need 2"),
+    ],
+)
+def test_curves_that_make_no_sense_are_one_sentence(at, damage, told):
+    with pytest.raises(PlanError, match=told):
+        WaterFilling(at=at, damage=damage)([0.0, 0.0], 0.2)

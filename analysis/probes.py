@@ -1,0 +1,122 @@
+"""Scores that take passes of their own: what happens to the loss when one block is left out or changed, and
+what the weights alone tell.
+
+Changes no weight. Knows nothing about slicing: what a block is replaced by comes from outside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from analysis.anatomy import blocks, decoder
+from analysis.device import Precision, matmuls, out_of_memory_told
+from analysis.errors import ModelError
+from analysis.evaluate import batches_of, check_windows, window_nll
+from analysis.hooks import going_on_from, watch_blocks
+from analysis.values import Progress, no_progress
+
+Replacement = Callable[[int, Tensor, Tensor], Tensor]
+"""``replacement(block, entering (B, T, D), tokens (B, T))``: what leaves the block instead, (B, T, D)."""
+
+
+@torch.inference_mode()
+def damage(
+    model: Any,
+    windows: Tensor,
+    replacements: dict[str, Replacement],
+    progress: Progress = no_progress,
+    phase: str = "Probing",
+    precision: Precision = "exact",
+) -> dict[str, np.ndarray]:
+    """Rise of each window's loss when one block is replaced, (N, L) nats per token, for each replacement.
+
+    ``windows`` (N, T) of token ids. The blocks before the replaced one are computed once for all: half of
+    the passes' work. Raises ``ModelError`` when a loss is not finite, ``TextError`` for windows that do not
+    fit, ``OutOfMemoryError``.
+    """
+    check_windows(model, windows)
+    count = len(blocks(model))
+    rises: dict[str, list[np.ndarray]] = {name: [] for name in replacements}
+    batches = list(batches_of(windows, model.device))
+    steps, done = len(batches) * count * len(replacements), 0
+    with out_of_memory_told("probing"):
+        for batch in batches:
+            tokens = batch.to(model.device)
+            with matmuls(precision, model.device, model.dtype):
+                states, returns_tuple = _states(model, tokens)
+                dense = np.asarray(window_nll(model, tokens))
+                for name, replacement in replacements.items():
+                    rise = np.zeros((len(batch), count))
+                    for block in range(count):
+                        leaving = replacement(block, states[block], tokens)
+                        with going_on_from(model, block + 1, leaving, returns_tuple):
+                            rise[:, block] = np.asarray(window_nll(model, tokens)) - dense
+                        done += 1
+                        progress(phase, done, steps)
+                    rises[name].append(rise)
+    found = {name: np.concatenate(rows) for name, rows in rises.items()}
+    for name, rows in found.items():
+        if not np.isfinite(rows).all():
+            raise ModelError(f"The loss of the probe '{name}' is not finite: open the model in float32.")
+    return found
+
+
+def leave_out(block: int, entering: Tensor, tokens: Tensor) -> Tensor:
+    """The replacement that leaves a block out: its input passes through."""
+    return entering
+
+
+def heavy_tail(model: Any) -> np.ndarray:
+    """The mean Hill estimate of each block's linear weights, (1, L).
+
+    For each weight the larger half of its eigenvalues (squared singular values) is taken for a power law
+    ``density ~ x^-alpha`` from their median m on, where ``alpha = 1 + k / sum ln(x_i / m)`` over the k of
+    them (Lu et al., AlphaPruning, 2410.10912, equation 3, with the median for its x_min).
+    """
+    return np.asarray([[float(np.mean(_exponents(block))) for block in blocks(model)]])
+
+
+def _exponents(block: nn.Module) -> list[float]:
+    found = []
+    for module in block.modules():
+        if isinstance(module, nn.Linear | Conv1D) and module.weight.ndim == 2:
+            weight = module.weight.detach().float()
+            small = weight if weight.shape[0] <= weight.shape[1] else weight.T
+            found.append(hill(torch.linalg.eigvalsh(small @ small.T).cpu().numpy()))
+    if not found:
+        raise ModelError("The blocks of this model hold no plain linear layer to find an exponent for.")
+    return found
+
+
+def hill(eigenvalues: np.ndarray) -> float:
+    """The Hill estimate of the larger half of ``eigenvalues`` (n,), all positive up to rounding."""
+    ranked = np.sort(np.maximum(eigenvalues.astype(np.float64), 1e-30))
+    half = len(ranked) // 2
+    tail = ranked[-half:]
+    logs = np.log(tail / ranked[-half - 1])
+    return 1.0 + half / float(logs.sum())
+
+
+def depth(model: Any) -> np.ndarray:
+    """How deep each block lies, from 0 to 1, (1, L)."""
+    return np.linspace(0.0, 1.0, len(blocks(model)))[None]
+
+
+def _states(model: Any, tokens: Tensor) -> tuple[list[Tensor], bool]:
+    """What enters every block, and whether blocks answer with a tuple."""
+    states: list[Tensor] = []
+    answers: list[bool] = []
+    first = blocks(model)[0]
+    handle = first.register_forward_hook(lambda _, args, output: answers.append(isinstance(output, tuple)))
+    try:
+        with watch_blocks(model, lambda block, entering, leaving: states.append(entering)):
+            decoder(model)(tokens, use_cache=False)
+    finally:
+        handle.remove()
+    return states, answers[0]

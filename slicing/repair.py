@@ -1,0 +1,194 @@
+"""Writer repair: what a sub-layer writes, and its shortcut, fitted anew so that the sliced stream follows the
+dense one.
+
+Slicing turns writers into the new basis as they are, whatever error they inherit. Here the writers of a
+sub-layer and its shortcut, together, become the ridge regression from what they read to the dense stream in
+the kept basis. The shapes stay, nothing is trained, and one Gram matrix per sub-layer is all it takes. Knows
+nothing about how bases are found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from analysis.anatomy import Branch
+from analysis.bases import Covariance
+from analysis.errors import PlanError, UnsupportedError
+from analysis.values import Value
+from slicing.modeling_sliced import SlicedSublayer, parameters_named
+
+RIDGES = (1e-3, 1e-2, 1e-1)
+"""Strengths that are tried, relative to each feature's own energy; the held-out tokens choose."""
+HELD_OUT = 8
+"""One window of so many is held out of the fits."""
+
+
+class SublayerRepair(Value):
+    """How far one sub-layer misses the dense stream, as a share of its energy, on held-out tokens."""
+
+    ridge: float | None
+    """The strength that did best, or ``None`` where none did better than no repair."""
+    before: float
+    after: float
+
+
+class Repair(Value):
+    """What repair did, and whether it was kept: judged by the loss on the held-out windows."""
+
+    sublayers: tuple[SublayerRepair, ...]
+    windows: int
+    """Held out of the fits, of the calibration windows."""
+    unrepaired: float
+    """Loss of the model sliced without repair on the held-out windows, nats per token."""
+    repaired: float
+
+    @property
+    def kept(self) -> bool:
+        """Whether the repaired model is the one that was kept; where it is not better, it is not."""
+        return self.repaired < self.unrepaired
+
+
+def held_out(windows: int) -> int:
+    """How many of the calibration windows are held out (``PlanError`` below two windows)."""
+    if windows < 2:
+        raise PlanError(
+            "Repair holds a window out to judge itself by, but there is only one calibration window: "
+            "use 2 or more."
+        )
+    return max(1, windows // HELD_OUT)
+
+
+class WriterFit:
+    """The normal equations of one sub-layer.
+
+    Features (F,) of a token are the stream it finds, what its writers read, and 1 where a writer has a bias;
+    the target is the dense stream after the sub-layer. Each token is weighted by the inverse RMS of its
+    target: the massive first token would otherwise own the fit.
+    """
+
+    def __init__(self, sublayer: SlicedSublayer, branches: tuple[Branch, ...], width: int) -> None:
+        """``width``: D, of the dense stream."""
+        self.sublayer, self.width = sublayer, width
+        self.writers = list(_writers(sublayer, branches))
+        self.biased = [writer for writer in self.writers if writer.bias is not None]
+        self.read: list[Tensor] = []
+        self.fitted: Covariance | None = None
+        self.judged: Covariance | None = None
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Note what the writers read inside the ``with``, in their order."""
+        self.read = [torch.empty(0)] * len(self.writers)
+
+        def noting(place: int) -> Callable[[Any, tuple[Tensor, ...]], None]:
+            def note(_: Any, args: tuple[Tensor, ...]) -> None:
+                self.read[place] = args[0]
+
+            return note
+
+        handles = [
+            writer.register_forward_pre_hook(noting(place)) for place, writer in enumerate(self.writers)
+        ]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def add(self, entering: Tensor, target: Tensor, held: int) -> None:
+        """Add a batch: the stream found (B, T, W), the dense stream after (B, T, D); the last ``held`` of
+        its windows do not join the fit.
+        """
+        parts = [entering, *(each.to(entering) for each in self.read)]
+        if self.biased:
+            parts.append(torch.ones_like(entering[..., :1]))
+        rows = torch.cat([*parts, target], dim=-1)
+        rows = rows * target.square().mean(dim=-1, keepdim=True).clamp_min(1e-12).rsqrt()
+        split = len(rows) - held
+        if self.fitted is None or self.judged is None:
+            self.fitted = Covariance(rows.shape[-1], rows.device)
+            self.judged = Covariance(rows.shape[-1], rows.device)
+        for total, part in ((self.fitted, rows[:split]), (self.judged, rows[split:])):
+            if len(part):
+                total.add(part)
+        self.read = []
+
+    @torch.no_grad()
+    def apply(self, basis: Tensor) -> SublayerRepair:
+        """Write the fit into the sub-layer, which holds what slicing alone gives; ``basis`` is (D, W').
+
+        Among the ridges, all of which pull towards what is there, the one with the least error on the
+        held-out tokens is taken, and none where that is not less than without.
+        """
+        assert self.fitted is not None
+        assert self.judged is not None
+        gram, cross, _ = self._equations(self.fitted, basis)
+        judge = self._equations(self.judged, basis)
+        there = self._maps().to(gram)
+        energies = gram.diagonal()
+        scale = energies.clamp_min(1e-9 * float(energies.max()))
+        missing = cross - gram @ there
+        before = _error(there, *judge)
+        best, ridge, after = there, None, before
+        for strength in RIDGES:
+            factor = torch.linalg.cholesky(gram + torch.diag(strength * scale))
+            found = there + torch.cholesky_solve(missing, factor)
+            error = _error(found, *judge)
+            if error < after:
+                best, ridge, after = found, strength, error
+        if ridge is not None:
+            self._set(best)
+        return SublayerRepair(ridge=ridge, before=before, after=after)
+
+    def _equations(self, total: Covariance, basis: Tensor) -> tuple[Tensor, Tensor, float]:
+        """FᵀF (F, F), FᵀY (F, W') and the energy of Y, with Y the target in the kept basis."""
+        moment, count = total.moment(), self.width
+        basis = basis.to(moment)
+        energy = float((basis * (moment[-count:, -count:] @ basis)).sum())
+        return moment[:-count, :-count], moment[:-count, -count:] @ basis, energy
+
+    def _maps(self) -> Tensor:
+        """What takes the features to the stream written, (F, W')."""
+        parts = [self.sublayer.shortcut, *(writer.weight.T for writer in self.writers)]
+        if self.biased:
+            total: Any = sum(writer.bias for writer in self.biased)
+            parts.append(total.unsqueeze(0))
+        return torch.cat(parts)
+
+    def _set(self, maps: Tensor) -> None:
+        like = self.sublayer.shortcut
+        maps = maps.to(like)
+        if self.biased:  # several biases are one: the first takes up the change
+            others: Any = sum(writer.bias for writer in self.biased[1:])
+            self.biased[0].bias = _parameter(maps[-1] - others)
+            maps = maps[:-1]
+        shortcut, *weights = maps.split([len(like), *(writer.in_features for writer in self.writers)])
+        self.sublayer.shortcut = _parameter(shortcut)
+        for writer, weight in zip(self.writers, weights, strict=True):
+            writer.weight = _parameter(weight.T)
+
+
+def _error(maps: Tensor, gram: Tensor, cross: Tensor, energy: float) -> float:
+    """|F maps - Y|² / |Y|², from the products alone."""
+    squares = (maps * (gram @ maps)).sum() - 2 * (maps * cross).sum()
+    return max(0.0, float(squares) + energy) / energy
+
+
+def _writers(sublayer: SlicedSublayer, branches: tuple[Branch, ...]) -> Iterator[nn.Linear]:
+    for core, branch in zip(sublayer.cores, branches, strict=True):
+        for name, holder, _ in parameters_named(core, branch.writers):
+            if not isinstance(holder, nn.Linear):
+                raise UnsupportedError(
+                    f"Repair fits writers that are plain linear maps, and '{name}' is one for every expert: "
+                    "slice this model without repair."
+                )
+            yield holder
+
+
+def _parameter(tensor: Tensor) -> nn.Parameter:
+    return nn.Parameter(tensor.contiguous(), requires_grad=False)

@@ -1,0 +1,140 @@
+"""A search for where to cut: coordinate exchange under a budget, by the measured loss of previews.
+
+One number per block, the share it loses; a share that grows makes all others shrink, so that the budget
+stays. Each round asks what the loss does when one block's share grows by a step, for every block, and then
+goes down along all of that at once, as far as pays. Knows nothing about models: the loss is a function.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from types import TracebackType
+from typing import NamedTuple
+
+import numpy as np
+
+from analysis.errors import PlanError
+from analysis.storage import cache_folder, storage_errors
+from analysis.values import Progress, no_progress
+
+STEP = 0.06
+"""By how much one block's share grows to see what that does: three widths of 8 at D = 576, or so."""
+STRIDES = (0.5, 1.0, 2.0, 4.0)
+"""How far a round goes down, as multiples of a root mean square change of ``STEP`` of the shares."""
+LARGEST = 0.8
+"""No share grows beyond this."""
+
+
+class Found(NamedTuple):
+    """What a search ended with."""
+
+    shares: tuple[float, ...]
+    """(L,), with the target for their mean."""
+    losses: tuple[float, ...]
+    """The least loss, at the start and after each round."""
+    evaluations: int
+
+
+class Journal:
+    """Losses that were measured, kept line by line so that a search that was interrupted goes on.
+
+    Used in a ``with``; the file goes when the search is through.
+    """
+
+    def __init__(self, key: str) -> None:
+        self.path = cache_folder() / "searches" / f"{key}.jsonl"
+        self.known: dict[tuple[float, ...], float] = {}
+
+    def __enter__(self) -> Journal:
+        with storage_errors(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            for line in self.path.read_text().splitlines() if self.path.exists() else []:
+                try:
+                    entry = json.loads(line)
+                    self.known[tuple(entry["shares"])] = float(entry["loss"])
+                except (ValueError, KeyError, TypeError):  # the line that was being written
+                    continue
+            self._file = self.path.open("a")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+        if kind is None:
+            self.path.unlink(missing_ok=True)
+
+    def note(self, shares: tuple[float, ...], loss: float) -> None:
+        """Keep one more."""
+        self.known[shares] = loss
+        with storage_errors(self.path):
+            self._file.write(json.dumps({"shares": shares, "loss": loss}) + "\n")
+            self._file.flush()
+
+
+def search(
+    loss: Callable[[tuple[float, ...]], float],
+    blocks: int,
+    target: float,
+    rounds: int,
+    journal: Journal | None = None,
+    progress: Progress = no_progress,
+) -> Found:
+    """The shares (L,) of mean ``target`` with the least ``loss`` that ``rounds`` rounds come upon.
+
+    Starts at equal shares. Without chance in it: the same losses lead the same way. Raises ``PlanError``
+    for a target that leaves nothing to exchange.
+    """
+    if not STEP / 2 < target < LARGEST - STEP:
+        raise PlanError(
+            f"A search exchanges shares around the target, which at {target:g} leaves no room: choose one "
+            f"between {STEP / 2:g} and {LARGEST - STEP:g}."
+        )
+    total = rounds * (blocks + len(STRIDES)) + 1
+    asked: set[tuple[float, ...]] = set()
+
+    def measured(shares: np.ndarray) -> float:
+        key = tuple(np.round(shares, 6).tolist())
+        asked.add(key)
+        known = journal.known if journal else {}
+        value = known[key] if key in known else loss(key)
+        if journal and key not in known:
+            journal.note(key, value)
+        progress("Searching", min(len(asked), total), total)
+        return value
+
+    best = np.full(blocks, target)
+    losses = [measured(best)]
+    for _ in range(rounds):
+        slopes = np.zeros(blocks)
+        for block in range(blocks):
+            moved = best.copy()
+            moved[block] += STEP
+            slopes[block] = measured(scaled(moved, target)) - losses[-1]
+        direction = slopes.mean() - slopes
+        size = float(np.sqrt(np.square(direction).mean()))
+        if size == 0.0:
+            break
+        tried = [scaled(best + stride * STEP * direction / size, target) for stride in STRIDES]
+        found = [measured(each) for each in tried]
+        place = int(np.argmin(found))
+        if found[place] >= losses[-1]:
+            losses.append(losses[-1])
+            break
+        best = tried[place]
+        losses.append(found[place])
+    return Found(tuple(np.round(best, 6).tolist()), tuple(losses), len(asked))
+
+
+def scaled(shares: np.ndarray, target: float) -> np.ndarray:
+    """Shares in [0, ``LARGEST``] of mean ``target``, what is cut off passed on to the others alike."""
+    shares = shares.copy()
+    for _ in range(100):
+        shares = np.clip(shares, 0.0, LARGEST)
+        missing = target - shares.mean()
+        free = shares < LARGEST if missing > 0 else shares > 0.0
+        if abs(missing) < 1e-12 or not free.any():
+            break
+        shares[free] += missing * len(shares) / free.sum()
+    return shares
