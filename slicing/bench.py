@@ -72,6 +72,7 @@ from slicing.runs import (
     TextUsed,
     TrialRecipe,
     TrialResult,
+    keep_run,
     load_run,
 )
 from slicing.schedule import SlicingSchedule
@@ -140,18 +141,30 @@ def phases(recipe: Recipe) -> tuple[tuple[str, float], ...]:
     return tuple(steps)
 
 
-def perform(recipe: Recipe, progress: Progress = no_progress, opener: Opener = open_model) -> Run:
+Executor = Callable[[Sequence[TrialRecipe], Callable[[Run], None], Progress], None]
+"""Carries trials out elsewhere, and hands over every run once it is made, in whatever order."""
+
+
+def perform(
+    recipe: Recipe,
+    progress: Progress = no_progress,
+    opener: Opener = open_model,
+    executor: Executor | None = None,
+) -> Run:
     """Do what the recipe says and store the run, whole or not at all.
 
-    A run of the same recipe is replaced; the trials of a sweep that are stored already are not made again.
-    Raises the errors of what it does, and ``StorageError`` before any work when the runs folder cannot be
-    written.
+    A run of the same recipe is replaced; the trials of a sweep or contest that are stored already are not
+    made again, and with an ``executor`` the others are carried out by that. Raises the errors of what it
+    does, and ``StorageError`` before any work when the runs folder cannot be written.
     """
 
     def work(folder: Path) -> tuple[OpenModel, Any]:
         progress("Opening", 0, 1)
         opened = opener(recipe.model)
         progress("Opening", 1, 1)
+        if executor and isinstance(recipe, SweepRecipe | ContestRecipe):
+            missing = [trial for trial in recipe.trials() if not _finished(trial)]
+            executor(missing, keep_run, progress)
         return opened, makers[type(recipe)](recipe, opened, progress, folder)
 
     makers: dict[type, Callable[..., Any]] = {
@@ -168,18 +181,22 @@ def perform(recipe: Recipe, progress: Progress = no_progress, opener: Opener = o
 
 def _stored(recipe: Recipe, work: Callable[[Path], tuple[OpenModel, Any]]) -> Run:
     """Do ``work`` in the run's folder, which it gets to write into, and store the run with its outcome."""
-    start = time.perf_counter()
     with whole_folder(runs_folder() / recipe.key, replace=True) as draft:
-        opened, result = work(draft)
-        run = Run(
-            recipe=recipe,
-            created=datetime.now(UTC).replace(microsecond=0),
-            seconds=time.perf_counter() - start,
-            environment=_environment(opened.model),
-            result=result,
-        )
+        run = _made(recipe, lambda: work(draft))
         (draft / RUN_FILE).write_text(run.to_json(), encoding="utf-8")
     return run
+
+
+def _made(recipe: Recipe, work: Callable[[], tuple[OpenModel, Any]]) -> Run:
+    start = time.perf_counter()
+    opened, result = work()
+    return Run(
+        recipe=recipe,
+        created=datetime.now(UTC).replace(microsecond=0),
+        seconds=time.perf_counter() - start,
+        environment=_environment(opened.model),
+        result=result,
+    )
 
 
 def _profile(recipe: ProfileRecipe, opened: OpenModel, progress: Progress, folder: Path) -> ProfileResult:
@@ -580,11 +597,17 @@ class Trials:
         self._bench[1].progress = self.progress
         return self._bench[1]
 
+    def make(self, recipe: TrialRecipe) -> Run:
+        """Make the run of a trial, and store nothing."""
+        return _made(recipe, lambda: (self.opened, _tried(recipe, self.bench(recipe))))
+
     def run(self, recipe: TrialRecipe) -> Run:
         """The run of a trial: the stored one, or else it is made and stored."""
-        return _finished(recipe) or _stored(
-            recipe, lambda _: (self.opened, _tried(recipe, self.bench(recipe)))
-        )
+        run = _finished(recipe)
+        if run is None:
+            run = self.make(recipe)
+            keep_run(run)
+        return run
 
 
 def _sweep(recipe: SweepRecipe, opened: OpenModel, progress: Progress, folder: Path) -> SweepResult:

@@ -20,7 +20,7 @@ from analysis.scores import find_score
 from analysis.shape import ModelShape
 from analysis.source import ModelSource
 from analysis.speed import Speed
-from analysis.storage import clear_abandoned, runs_folder, storage_errors
+from analysis.storage import clear_abandoned, runs_folder, storage_errors, whole_folder
 from analysis.texts import Passage, TextSource
 from analysis.values import Value
 from slicing.allocation import Fractions, find_allocation
@@ -553,6 +553,12 @@ def load_run(folder: Path) -> Run:
     with storage_errors(path):
         content = path.read_bytes()
     return Run.from_json(content, f"'{path}'")
+
+
+def keep_run(run: Run) -> None:
+    """Store a run that was made elsewhere, in place of one of the same recipe."""
+    with whole_folder(runs_folder() / run.key, replace=True) as draft:
+        (draft / RUN_FILE).write_text(run.to_json(), encoding="utf-8")
 
 
 def find_run(key: str) -> Run:
