@@ -215,13 +215,17 @@ def difference(baseline: str, base: Perplexity, contender: str, other: Perplexit
     """Pair two evaluations of the same windows."""
     if (base.window_length, len(base.nll)) != (other.window_length, len(other.nll)):
         raise ValueError("Only evaluations of the same windows can be paired.")
-    paired = np.asarray(other.nll) - np.asarray(base.nll)
+    return paired(baseline, contender, np.asarray(other.nll) - np.asarray(base.nll))
+
+
+def paired(baseline: str, contender: str, differences: np.ndarray) -> Difference:
+    """What the differences of every window's loss, contender less baseline, (N,), say together."""
     return Difference(
         baseline=baseline,
         contender=contender,
-        nats=float(paired.mean()),
-        nats_interval=bootstrap_interval(paired),
-        windows=paired.size,
+        nats=float(differences.mean()),
+        nats_interval=bootstrap_interval(differences),
+        windows=differences.size,
     )
 
 

@@ -24,10 +24,13 @@ from rich.table import Table
 from analysis.errors import Cancelled, SlicescopeError
 from app.options import (
     TEXT_HELP,
+    Alike,
     CalibrationOptions,
+    Embedding,
     ModelOptions,
     PlanOptions,
     ProfileOptions,
+    Rounding,
     grouped,
     numbers,
 )
@@ -35,6 +38,7 @@ from app.options import (
 if TYPE_CHECKING:
     from analysis.evaluate import Difference
     from analysis.source import ModelSource
+    from slicing.bench import Executor
     from slicing.runs import CompareResult, Recipe, Run
 
 EXIT_CODES = (
@@ -58,6 +62,13 @@ err = Console(stderr=True)
 EvaluationOption = Annotated[str, typer.Option(help=f"Text the perplexity is measured on: {TEXT_HELP}")]
 EvaluationWindowsOption = Annotated[int, typer.Option(min=1, help="Evaluation windows, from the start.")]
 LengthOption = Annotated[int, typer.Option(min=2, help="Tokens in a window.")]
+ExecutorOption = Annotated[
+    str,
+    typer.Option(help="Where trials run: local, or ray (needs the extra 'cluster'), a GPU or CPU slot each."),
+]
+AddressOption = Annotated[
+    str | None, typer.Option(help="ray: of the cluster to join, such as auto or host:port; else a local one.")
+]
 JsonOption = Annotated[
     Path | None, typer.Option("--json", help="Write the result there as JSON; '-' prints it instead.")
 ]
@@ -264,6 +275,8 @@ def sweep(
     targets: Annotated[str, typer.Option(help="SP of the rows, with commas.")] = (".15,.25,.35"),
     evaluation: EvaluationOption = "demo",
     evaluation_windows: EvaluationWindowsOption = 16,
+    executor: ExecutorOption = "local",
+    address: AddressOption = None,
     json_path: JsonOption = None,
 ) -> None:
     """Try a grid of bases and targets beside constant slicing; what is stored already is not tried again."""
@@ -282,11 +295,84 @@ def sweep(
         evaluation=TextSource.parse(evaluation, "evaluation"),
         evaluation_windows=evaluation_windows,
     )
-    run = _perform(recipe)
+    run = _perform(recipe, _executor(executor, address))
     if _printed_as_json(_plain(run), json_path):
         return
     out.print(grid_table(read_grid(recipe)).to_string(index=False), highlight=False)
     out.print(wording.GRID_READING)
+    _where(run)
+
+
+@app.command()
+@grouped
+def contest(
+    which: ModelOptions,
+    calibrate: CalibrationOptions,
+    target: Annotated[
+        float, typer.Option(help="SP of constant slicing, whose size all others are brought to.")
+    ] = 0.25,
+    entries: Annotated[
+        str,
+        typer.Option(
+            help="allocation[:score][:setting=value][+repair], with commas, such as "
+            "constant,dynamic:lr:base=0+repair.",
+            show_default="everyone",
+        ),
+    ] = "",
+    seeds: Annotated[str, typer.Option(help="Of the calibration windows, with commas.")] = "0,1,2",
+    equal: Annotated[
+        Alike, typer.Option(help="What all have alike: parameters, or the mean slice.")
+    ] = Alike.PARAMETERS,
+    evaluation: EvaluationOption = "demo",
+    other: Annotated[
+        str, typer.Option(help=f"A second text to evaluate on, or '' for none: {TEXT_HELP}")
+    ] = "demo:out-of-style",
+    evaluation_windows: EvaluationWindowsOption = 16,
+    rounding: Annotated[Rounding, typer.Option(help="Widths are multiples of this.")] = Rounding.EIGHT,
+    max_fraction: Annotated[float, typer.Option(help="No block loses more than this.")] = 0.9,
+    embedding: Annotated[
+        Embedding, typer.Option(help="Tied models: share the table with the head, or untie.")
+    ] = Embedding.AUTO,
+    executor: ExecutorOption = "local",
+    address: AddressOption = None,
+    json_path: JsonOption = None,
+) -> None:
+    """Set ways to decide where to cut against each other at equal size; stored trials are not run again."""
+    from analysis.texts import TextSource
+    from app import wording
+    from app.tables import contest_table
+    from slicing.contest import read_contest
+    from slicing.plan import Plan
+    from slicing.runs import ContestRecipe, Entry
+
+    fields = calibrate.fields()
+    del fields["seed"], fields["repair"]  # every seed of the contest, and every entry's own
+    chosen: dict[str, Any] = {
+        "plan": Plan(
+            target=target, rounding=int(rounding), max_fraction=max_fraction, embedding=embedding.value
+        )
+    }
+    if entries:
+        chosen["entries"] = tuple(Entry.parse(each) for each in entries.split(","))
+    recipe = ContestRecipe.model_validate(
+        {
+            "model": which.source(),
+            **fields,
+            **chosen,
+            "seeds": tuple(int(seed) for seed in numbers("seeds", seeds)),
+            "equal": equal.value,
+            "evaluation": TextSource.parse(evaluation, "evaluation"),
+            "other": TextSource.parse(other, "evaluation") if other else None,
+            "evaluation_windows": evaluation_windows,
+        }
+    )
+    run = _perform(recipe, _executor(executor, address))
+    if _printed_as_json(_plain(run), json_path):
+        return
+    found = read_contest(recipe)
+    out.print(contest_table(found).to_string(index=False), highlight=False)
+    for sentence in wording.contest(found):
+        out.print(sentence, highlight=False)
     _where(run)
 
 
@@ -598,7 +684,22 @@ def main() -> None:
         sys.exit(Cancelled.exit_code)
 
 
-def _perform(recipe: Recipe) -> Run:
+def _executor(name: str, address: str | None) -> Executor | None:
+    from analysis.errors import PlanError
+
+    if name == "ray":
+        from slicing.cluster import on_ray
+
+        return on_ray(address)
+    if name != "local" or address:
+        raise PlanError(
+            f"The executor '{name}' with the address '{address}' is not known: choose 'local' without an "
+            "address, or 'ray'."
+        )
+    return None
+
+
+def _perform(recipe: Recipe, executor: Executor | None = None) -> Run:
     from analysis.source import shape_of
     from slicing.bench import memory_need, perform
     from slicing.runs import CompareRecipe, SliceRecipe
@@ -607,7 +708,7 @@ def _perform(recipe: Recipe) -> Run:
         need = memory_need(recipe, shape_of(recipe.model))
         err.print(f"Slicing takes {need} at its peak.", style="dim", highlight=False)
     with _progress() as listen:
-        return perform(recipe, listen)
+        return perform(recipe, listen, executor=executor)
 
 
 @contextmanager

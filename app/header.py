@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from app import state, wording
+from app import parts, state, wording
 from app.jobs import Job
 
 BUSY, IDLE = 1.0, 5.0
@@ -19,7 +19,7 @@ def header() -> None:
     if news := state.news():
         st.toast(f"Done: {wording.title(news.task)}", icon=":material/check:", duration="long")
     every = BUSY if state.worker().active else IDLE
-    st.fragment(_strip, run_every=every)(every)
+    parts.apart(_strip, every, every=every)
 
 
 def _strip(every: float) -> None:

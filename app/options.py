@@ -37,6 +37,13 @@ class Embedding(StrEnum):
     UNTIED = "untied"
 
 
+class Alike(StrEnum):
+    """What the contestants of a contest have in common."""
+
+    PARAMETERS = "parameters"
+    SLICE = "slice"
+
+
 class Method(StrEnum):
     """How bases are found."""
 

@@ -80,6 +80,17 @@ def card(grid: Any, label: str, value: str, change: float | None, note: str) -> 
         st.caption(note)
 
 
+def apart(draw: Callable[..., None], *given: Any, every: float | None = None) -> None:
+    """Draw as a fragment, which is drawn anew without the rest of the page; ``every`` so many seconds too.
+
+    In a container that is not the fragment's own: streamlit drops what a fragment drew and has not sent yet
+    when that is drawn anew. The place it had would be gone, all below it would move up by one, and the next
+    drawing would find no place (a white page, on a busy machine).
+    """
+    with st.container():
+        st.fragment(draw, run_every=every)(*given)
+
+
 def queue(make: Callable[[], Task]) -> None:
     """Make a task, queue it and redraw; what is wrong with it is told in place."""
     try:

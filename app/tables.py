@@ -17,6 +17,7 @@ from analysis.speed import Ratio
 from analysis.texts import TextSource
 from app import wording
 from slicing.allocation import Fractions
+from slicing.contest import Table
 from slicing.grid import Cell, Grid, pareto
 from slicing.runs import CompareResult, Contestant, ContestRecipe, ProfileRecipe, Recipe, Run, SweepRecipe
 from slicing.schedule import SlicingSchedule
@@ -229,6 +230,38 @@ def run_table(runs: Sequence[Run], labels: Sequence[str]) -> pd.DataFrame:
     return pd.DataFrame(
         [{"name": label or wording.title(run.recipe), **_run_row(run)} for run, label in named]
     )
+
+
+def contest_table(table: Table) -> pd.DataFrame:
+    """Everyone of a contest, best first."""
+    second = table.dense is not None and table.dense.other is not None
+    rows: list[dict[str, object]] = []
+    if table.dense:
+        row: dict[str, object] = {"entry": "dense", "perplexity": table.dense.evaluation.perplexity}
+        if second and table.dense.other:
+            row["second text"] = table.dense.other.perplexity
+        rows.append({**row, "parameters": table.dense.parameters})
+    for each in table.standings:
+        low, high = (each.gain.percent_interval if each.gain else None) or (None, None)
+        row = {
+            "entry": each.entry.name,
+            "perplexity": each.perplexity,
+            "loss kept, %": 100 * each.share,
+            "vs constant, %": each.gain.percent if each.gain else None,
+            "from": low,
+            "to": high,
+            "verdict": each.gain.verdict if each.gain else "",
+        }
+        if second:
+            row |= {
+                "second text": each.other_perplexity,
+                "loss kept there, %": None if each.other_share is None else 100 * each.other_share,
+                "vs constant there, %": each.other_gain.percent if each.other_gain else None,
+            }
+        rows.append(
+            {**row, "parameters": each.parameters, "seeds": len(each.runs), "seconds": round(each.seconds)}
+        )
+    return pd.DataFrame(rows).round(2)
 
 
 def _size_row(each: Contestant, dense: Contestant) -> dict[str, object]:

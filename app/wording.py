@@ -19,6 +19,7 @@ from analysis.texts import DEMO_SPLITS, PRESETS, Role, TextSource
 from app.engine import Load, Task, Unload
 from app.jobs import Job
 from slicing.bench import phases
+from slicing.contest import Table
 from slicing.plan import Plan
 from slicing.preview import Preview
 from slicing.runs import (
@@ -339,6 +340,29 @@ def _sweep_of(trial: TrialRecipe) -> SweepRecipe:
     return SweepRecipe(
         **shared, plan=swept, bases=(base if isinstance(base, float) else 0.0,), targets=(plan.target,)
     )
+
+
+def contest(table: Table) -> list[str]:
+    """What a contest says, in sentences."""
+    best, constant = table.best, table.standing("constant")
+    if best is None or constant is None:
+        return [f"{table.done} of {table.total} trials have run."]
+    told = [
+        f"{best.entry.name} loses least: {percent(best.share)} of what constant slicing loses"
+        + (f", {percent(best.other_share)} on the second text" if best.other_share is not None else "")
+        + (f" ({best.gain.verdict}: {evidence(best.gain)})." if best.gain else ".")
+    ]
+    if band := table.random:
+        inside = [
+            each.entry.name
+            for each in table.standings
+            if not each.entry.control and not each.entry.repair and band[0] <= each.nats <= band[1]
+        ]
+        told.append(
+            f"Random shares lose {band[0]:.3f} to {band[1]:.3f} nats per token more than dense; "
+            + (f"no better than chance: {', '.join(inside)}." if inside else "nobody else is among them.")
+        )
+    return told
 
 
 def _contest_of(trial: TrialRecipe) -> ContestRecipe:

@@ -89,8 +89,11 @@ class Plan(Value):
     ) -> SlicingSchedule:
         """The schedule of this plan, at whatever target, whose size comes nearest to ``parameters``.
 
-        By bisection on the target. Raises ``PlanError`` when no target of this plan comes within 0.1 %.
+        By bisection on the target. Raises ``PlanError`` when no target of this plan comes within 0.1 %, or
+        within what rounding one block's width up and another's down can explain.
         """
+        step = 2 * self.rounding * shape.parameters // (shape.block_count * shape.hidden_size)
+        near_enough = max(parameters // 1000, step)
         low, high = self.settings.get("base", 0.0), 0.95
         assert isinstance(low, float)
         best: SlicingSchedule | None = None
@@ -105,7 +108,7 @@ class Plan(Value):
             if best is None or abs(size - parameters) < abs(best.parameters(shape) - parameters):
                 best = found
             low, high = (middle, high) if size > parameters else (low, middle)
-        if best is None or abs(best.parameters(shape) - parameters) > 1e-3 * parameters:
+        if best is None or abs(best.parameters(shape) - parameters) > near_enough:
             near = "none at all" if best is None else f"{best.parameters(shape):,}"
             raise PlanError(
                 f"The allocation '{self.allocation}' reaches no size near {parameters:,} parameters "

@@ -19,7 +19,7 @@ from analysis.device import Precision, on_device
 from analysis.hooks import entering_states
 from analysis.probes import Replacement, damage, depth, heavy_tail, leave_out
 from analysis.values import Progress, no_progress
-from slicing.assembly import Site, blank, fill_readers, fill_shortcut, fill_writers, sites
+from slicing.assembly import blank, fill_readers, fill_shortcut, fill_writers, sites
 from slicing.schedule import SlicingSchedule
 from slicing.slicer import refuse_unless_invariant
 
@@ -98,38 +98,35 @@ def _sliced(probing: Probing, fraction: float) -> Replacement:
     model, bases = probing.model, probing.find_bases()
     refuse_unless_invariant(model)
     shape, anatomy = read_shape(model), anatomy_of(model.config)
-    width = round(shape.hidden_size * (1 - fraction))
-    schedule = SlicingSchedule(
-        hidden_size=shape.hidden_size,
-        widths=(*(width,) * shape.block_count, shape.hidden_size),
-        embedding="shared" if shape.tied else "untied",
-    )
+    hidden = shape.hidden_size
+    width = round(hidden * (1 - fraction))
     precise = torch.promote_types(model.dtype, torch.float32)
     firsts = np.cumsum([0, *(len(block) for block in shape.blocks)])
     contexts: dict[torch.Size, list[dict[str, Any]]] = {}
-
-    def basis(site: int) -> Tensor:
-        return bases.vectors[site][:, :width].to(model.device, precise)
 
     def replaced(block: int, entering: Tensor, tokens: Tensor) -> Tensor:
         if tokens.shape not in contexts:
             contexts[tokens.shape] = entering_states(model, tokens, anatomy.returns_tuple)[1]
         context = on_device(contexts[tokens.shape][block], entering.device)
-        places = list(range(firsts[block], firsts[block + 1]))
-        found: list[Site] = [
-            site for site in sites(model, blank(model, schedule), schedule) if site.block == block
+        schedule = SlicingSchedule(
+            hidden_size=hidden,
+            widths=tuple(width if index == block else hidden for index in range(shape.block_count + 1)),
+            embedding="shared" if shape.tied else "untied",
+        )
+        found = [site for site in sites(model, blank(model, schedule), schedule) if site.block == block]
+        # Narrow before every sub-layer, and whole again after the last.
+        stages = [
+            bases.vectors[place][:, :width].to(entering.device, precise)
+            for place in range(firsts[block], firsts[block + 1])
         ]
-        states = entering
-        if anatomy.centred:
-            states = states - states.mean(-1, keepdim=True)
-        states = (states.to(precise) @ basis(places[0])).to(entering.dtype)
-        writing = basis(places[0])
-        for place, site in zip(places, found, strict=True):
-            reading, writing = writing, basis(min(place + 1, places[-1]))
+        stages.append(torch.eye(hidden, dtype=precise, device=entering.device))
+        states = entering - entering.mean(-1, keepdim=True) if anatomy.centred else entering
+        states = (states.to(precise) @ stages[0]).to(entering.dtype)
+        for reading, writing, site in zip(stages, stages[1:], found, strict=False):
             fill_readers(model, site, reading)
             fill_writers(model, site, writing)
             fill_shortcut(site, reading.T @ writing, model.dtype)
             states = site.sliced(states, context)
-        return (states.to(precise) @ writing.T).to(entering.dtype)
+        return states
 
     return replaced

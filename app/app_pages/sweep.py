@@ -36,7 +36,7 @@ def set_up() -> None:
 def running(recipe: SweepRecipe) -> None:
     """A sweep that is not done: what has come so far, redrawn while it runs."""
     active = any(job.task == recipe for job in state.worker().active)
-    st.fragment(_running, run_every=POLL if active else None)(recipe, active)
+    parts.apart(_running, recipe, active, every=POLL if active else None)
 
 
 def _running(recipe: SweepRecipe, active: bool) -> None:

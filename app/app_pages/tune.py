@@ -67,7 +67,7 @@ def preview(run: Run, plan: Plan) -> None:
                 parts.queue(lambda: state.with_bases(run))
         return
     waiting = state.preview(run, plan) is None
-    st.fragment(_preview, run_every=POLL if waiting else None)(run, plan, waiting)
+    parts.apart(_preview, run, plan, waiting, every=POLL if waiting else None)
 
 
 def _preview(run: Run, plan: Plan, waiting: bool) -> None:
@@ -140,7 +140,6 @@ def actions(run: Run, plan: Plan, planned: SlicingSchedule) -> None:
     )
 
 
-@st.fragment
 def tuning(run: Run, shape: ModelShape) -> None:
     """Controls and preview together, so that a slider redraws nothing else."""
     itemsize = DTYPES[run.environment.dtype].itemsize
@@ -169,4 +168,4 @@ if shown := parts.provenance("profile"):
     if shown.run.result.shape is None:
         st.warning(f"This model cannot be sliced. {getattr(shown.run.result, 'not_sliceable', '')}")
     else:
-        tuning(shown.run, shown.run.result.shape)
+        parts.apart(tuning, shown.run, shown.run.result.shape)

@@ -1,0 +1,110 @@
+"""Probes against their definitions: a block really left out or sliced, and the published exponent."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from conftest import tiny_model
+
+from analysis.anatomy import blocks, read_shape
+from analysis.bases import find_bases
+from analysis.errors import PlanError
+from analysis.evaluate import perplexity
+from analysis.probes import damage, heavy_tail, hill, leave_out
+from analysis.profile import profile_blocks
+from analysis.scores import SCORES
+from slicing.probes import CURVES, FRACTIONS, PROBES, Probing
+from slicing.schedule import SlicingSchedule
+from slicing.slicer import recut
+
+
+@pytest.fixture(params=["llama", "gpt2", "phi", "falcon, sequential", "qwen2_moe"])
+def model(request):
+    return tiny_model(request.param)
+
+
+def probing_of(model, windows) -> Probing:
+    return Probing(model, windows, lambda: find_bases(model, windows))
+
+
+def test_leaving_out_is_what_a_model_without_the_block_loses(model, windows):
+    found = damage(model, windows, {"out": leave_out})["out"]
+    dense = np.asarray(perplexity(model, windows).nll)
+
+    class Nothing(torch.nn.Module):
+        def __init__(self, block):
+            super().__init__()
+            self.__dict__["block"] = block
+
+        def __getattr__(self, name):
+            return getattr(self.__dict__["block"], name)
+
+        def forward(self, states, *args, **kwargs):
+            output = self.__dict__["block"](states, *args, **kwargs)
+            return (states, *output[1:]) if isinstance(output, tuple) else states
+
+    for block in range(3):
+        less = copy.deepcopy(model)
+        blocks(less)[block] = Nothing(blocks(less)[block])
+        expected = np.asarray(perplexity(less, windows).nll) - dense
+        assert found[:, block] == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("family", ["llama", "phi", "opt"])
+def test_slicing_one_is_what_a_model_with_that_block_sliced_loses(family, windows):
+    model = tiny_model(family)
+    found = PROBES["slice-one"](probing_of(model, windows))
+    bases, shape = find_bases(model, windows), read_shape(model)
+    dense = np.asarray(perplexity(model, windows).nll)
+    for block in range(3):
+        widths = [32] * 4
+        widths[block] = 24
+        schedule = SlicingSchedule(
+            hidden_size=32, widths=tuple(widths), embedding="shared" if shape.tied else "untied"
+        )
+        cut = recut(model, schedule, bases).model
+        expected = np.asarray(perplexity(cut, windows).nll) - dense
+        assert found[:, block] == pytest.approx(expected, abs=1e-4)
+
+
+def test_curves_pass_through_the_scores_and_rise(windows):
+    probing = probing_of(tiny_model("llama"), windows)
+    for name, curve in CURVES.items():
+        rows = curve(probing)
+        assert rows.shape == (len(FRACTIONS), 3)
+        assert rows[FRACTIONS.index(0.25)] == pytest.approx(PROBES[name](probing).mean(axis=0), abs=1e-6)
+    energies = CURVES["discarded-energy"](probing)
+    assert (np.diff(energies, axis=0) > 0).all()
+
+
+def test_the_exponent_is_that_of_a_pareto_tail():
+    # Density ~ x^-(1 + a), whose Hill estimate is 1 + a.
+    draws = (1.0 - np.random.default_rng(0).random(200_000)) ** (-1 / 2.5)
+    assert hill(draws) == pytest.approx(3.5, rel=0.02)
+
+
+def test_the_exponent_needs_no_text_and_sees_the_scale_of_nothing():
+    model = tiny_model("llama")
+    found = heavy_tail(model)
+    assert found.shape == (1, 3)
+    with torch.no_grad():
+        for parameter in blocks(model)[1].parameters():
+            parameter.mul_(3.0)
+    assert heavy_tail(model) == pytest.approx(found, rel=1e-4)
+
+
+def test_a_profile_holds_what_was_probed_and_refuses_what_was_not(windows):
+    model = tiny_model("llama")
+    profile = profile_blocks(model, windows, model_label="tiny", text_label="noise")
+    assert set(profile.scores()) == {name for name, score in SCORES.items() if score.measure}
+    with pytest.raises(PlanError, match="--probe leave-one-out"):
+        profile.redundancy("leave-one-out")
+    values = PROBES["leave-one-out"](probing_of(model, windows))
+    more = profile.with_probed("leave-one-out", values)
+    assert more.values("leave-one-out") == pytest.approx(values.mean(axis=0))
+    assert more.redundancy("leave-one-out") == pytest.approx((-values.mean(axis=0)).tolist())
+    assert "leave-one-out" in more.to_frame()
+    assert set(PROBES) == {name for name, score in SCORES.items() if not score.measure}

@@ -1,0 +1,169 @@
+"""Repair: exact where nothing is cut, the solution of its equations, never worse where it is judged."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from conftest import FAMILIES, tiny_model
+from torch import Tensor
+
+from analysis.anatomy import read_shape
+from analysis.errors import PlanError, UnsupportedError
+from analysis.evaluate import perplexity
+from slicing import repair as repairing
+from slicing.repair import HELD_OUT, WriterFit, held_out
+from slicing.schedule import SlicingSchedule
+from slicing.slicer import slice_model
+
+PLAIN = [name for name in FAMILIES if "mixtral" not in name and "moe" not in name]
+
+
+def schedule_for(model, widths=(24, 16, 29, 32)) -> SlicingSchedule:
+    shape = read_shape(model)
+    return SlicingSchedule(hidden_size=32, widths=widths, embedding="shared" if shape.tied else "untied")
+
+
+@pytest.fixture
+def many() -> Tensor:
+    """(64, 32) token ids, of few kinds: enough of each for the fits of tiny models to be worth something."""
+    return torch.randint(3, 20, (64, 32), generator=torch.Generator().manual_seed(5))
+
+
+@pytest.mark.parametrize("family", PLAIN)
+def test_where_nothing_is_cut_repair_changes_nothing(family, windows):
+    model = tiny_model(family, torch.float64)
+    whole = schedule_for(model, (32,) * 4)
+    found = slice_model(model, whole, windows, repair=True)
+    assert torch.allclose(found.model(windows).logits, model(windows).logits, rtol=1e-6, atol=1e-8)
+    assert found.repair is not None
+    # Up to rounding there is nothing to miss.
+    assert all(each.before < 1e-10 and each.after <= each.before for each in found.repair.sublayers)
+
+
+@pytest.mark.parametrize("family", PLAIN)
+def test_every_fit_loses_no_more_on_what_it_is_judged_by(family, windows):
+    model = tiny_model(family)
+    found = slice_model(model, schedule_for(model), windows, repair=True)
+    told = found.repair
+    assert told is not None
+    assert len(told.sublayers) == len(read_shape(model).sublayers)
+    assert told.windows == 1
+    assert all(each.after <= each.before for each in told.sublayers)
+    assert all((each.ridge is None) == (each.after == each.before) for each in told.sublayers)
+
+
+def test_the_held_out_loss_decides_what_is_kept(many, monkeypatch):
+    model = tiny_model("llama")
+    schedule = schedule_for(model)
+    held = many[-held_out(len(many)) :]
+    plain = slice_model(model, schedule, many)
+    found = slice_model(model, schedule, many, repair=True)
+    assert found.repair is not None
+
+    def loss(each) -> float:
+        return sum(perplexity(each.model, held).nll) / len(held)
+
+    assert found.repair.unrepaired == pytest.approx(loss(plain), rel=1e-6)
+    assert loss(found) == pytest.approx(min(found.repair.repaired, found.repair.unrepaired), rel=1e-6)
+    # A repair that ruins the model is told about, and not kept.
+    monkeypatch.setattr(WriterFit, "_set", lambda self, maps: None)
+    original = WriterFit.apply
+
+    def spoil(self, basis):
+        told = original(self, basis)
+        self.sublayer.shortcut.mul_(-3.0)
+        return told
+
+    monkeypatch.setattr(WriterFit, "apply", spoil)
+    spoilt = slice_model(model, schedule, many, repair=True)
+    assert spoilt.repair is not None
+    assert not spoilt.repair.kept
+    assert torch.equal(spoilt.model(held).logits, plain.model(held).logits)
+
+
+@pytest.mark.parametrize("family", ["llama untied, biases, long heads", "phi", "opt"])
+def test_the_fit_solves_the_weighted_equations_and_lowers_the_residual(family, many, monkeypatch):
+    """Against a direct solve of the stacked, weighted, ridged rows, for every sub-layer of a model."""
+    monkeypatch.setattr(repairing, "RIDGES", (1e-2,))
+    seen = []
+
+    class Spying(WriterFit):
+        def add(self, entering, target, held):
+            parts = [entering, *self.read, *([torch.ones_like(entering[..., :1])] if self.biased else [])]
+            features = torch.cat(parts, dim=-1)
+            fitted = len(features) - held
+            self.rows = [*getattr(self, "rows", []), (features[:fitted], target[:fitted])]
+            super().add(entering, target, held)
+
+        def apply(self, basis):
+            before = self._maps().clone()
+            told = super().apply(basis)
+            features = torch.cat([f.flatten(0, 1) for f, _ in self.rows])
+            target = torch.cat([t.flatten(0, 1) for _, t in self.rows])
+            weight = target.square().mean(-1, keepdim=True).rsqrt()
+            features, wanted = features * weight, (target * weight) @ basis
+            energies = features.square().sum(0)
+            ridge = (1e-2 * energies.clamp_min(1e-9 * energies.max())).sqrt().diag()  # some never fire
+            stacked = torch.cat([features, ridge])
+            aim = torch.cat([wanted - features @ before, torch.zeros_like(before)])
+            direct = before + torch.linalg.lstsq(stacked, aim).solution
+            after = (features @ direct - wanted).norm()
+            assert after <= (features @ before - wanted).norm() * (1 + 1e-9)
+            if told.ridge is not None:
+                assert torch.allclose(self._maps(), direct, rtol=1e-6, atol=1e-8)
+            seen.append(told)
+            return told
+
+    monkeypatch.setattr("slicing.slicer.WriterFit", Spying)
+    model = tiny_model(family, torch.float64)
+    slice_model(model, schedule_for(model), many, repair=True)
+    assert len(seen) == len(read_shape(model).sublayers)
+    assert any(each.ridge is not None for each in seen)
+
+
+def test_the_error_told_is_that_of_the_rows():
+    generator = torch.Generator().manual_seed(2)
+    features, wanted, maps = (
+        torch.randn(shape, generator=generator, dtype=torch.float64) for shape in ((50, 7), (50, 3), (7, 3))
+    )
+    found = repairing._error(maps, features.T @ features, features.T @ wanted, float(wanted.square().sum()))
+    expected = float((features @ maps - wanted).square().sum() / wanted.square().sum())
+    assert found == pytest.approx(expected)
+
+
+def test_repair_is_the_same_every_time(many):
+    model = tiny_model("qwen2")
+    first, again = (slice_model(model, schedule_for(model), many, repair=True) for _ in range(2))
+    assert first.repair == again.repair
+    assert torch.equal(first.model(many).logits, again.model(many).logits)
+
+
+def test_repair_neither_adds_a_parameter_nor_changes_the_dense_model(many):
+    model = tiny_model("llama")
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    plain, repaired = (
+        slice_model(model, schedule_for(model), many, repair=repair).model for repair in (False, True)
+    )
+    shapes = [{name: p.shape for name, p in each.named_parameters()} for each in (plain, repaired)]
+    assert shapes[0] == shapes[1]
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def test_states_on_disk_are_repaired_to_the_same(many):
+    model = tiny_model("llama")
+    in_memory, on_disk = (
+        slice_model(model, schedule_for(model), many, repair=True, budget=budget) for budget in (None, (0, 0))
+    )
+    assert in_memory.repair == on_disk.repair
+
+
+def test_what_is_held_out_is_never_nothing():
+    assert [held_out(count) for count in (2, 8, 16, 64)] == [1, 1, 2, 64 // HELD_OUT]
+    with pytest.raises(PlanError, match="use 2 or more"):
+        held_out(1)
+
+
+def test_a_mixture_of_experts_is_refused_in_one_sentence(windows):
+    model = tiny_model("mixtral")
+    with pytest.raises(UnsupportedError, match=r"'experts\.down_proj' is one for every expert: slice"):
+        slice_model(model, schedule_for(model), windows, repair=True)
