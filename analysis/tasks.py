@@ -63,7 +63,7 @@ def evaluate_tasks(
     Raises ``TextError`` when the harness is not installed, a task is unknown, refused or cannot be run,
     ``ModelError`` when a score is not finite, ``OutOfMemoryError``.
     """
-    _check(tasks, limit, num_fewshot, include, batch_size)
+    check_tasks(tasks, limit=limit, num_fewshot=num_fewshot, include=include, batch_size=batch_size)
     # Read when the harness is imported: no metrics in code from the Hub, no processes of its own.
     os.environ.update(HF_EVALUATE_OFFLINE="1", DISABLE_MULTIPROC="1")
     try:
@@ -105,9 +105,15 @@ def evaluate_tasks(
     return tuple(_scores(results))
 
 
-def _check(
-    tasks: Sequence[str], limit: int | None, num_fewshot: int | None, include: Path | None, batch_size: int
+def check_tasks(
+    tasks: Sequence[str],
+    *,
+    limit: int | None = None,
+    num_fewshot: int | None = None,
+    include: Path | None = None,
+    batch_size: int = 1,
 ) -> None:
+    """Raise ``TextError`` for what can be told without the harness: see ``evaluate_tasks``."""
     if not tasks:
         raise TextError("No task was named: give at least one, such as 'hellaswag'.")
     for name in tasks:

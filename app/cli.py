@@ -69,6 +69,10 @@ ExecutorOption = Annotated[
 AddressOption = Annotated[
     str | None, typer.Option(help="ray: of the cluster to join, such as auto or host:port; else a local one.")
 ]
+WorkersOption = Annotated[
+    int | None,
+    typer.Option(min=1, help="ray: at most so many; each opens the model.", show_default="a slot each"),
+]
 JsonOption = Annotated[
     Path | None, typer.Option("--json", help="Write the result there as JSON; '-' prints it instead.")
 ]
@@ -240,6 +244,13 @@ def compare(
     speed_rounds: Annotated[
         int, typer.Option(min=0, help="Rounds of timing each sliced model in turn with the dense one.")
     ] = 5,
+    tasks: Annotated[
+        str, typer.Option(help="Tasks of the lm-evaluation-harness for everyone, with commas.")
+    ] = "",
+    limit: Annotated[int | None, typer.Option(min=1, help="Examples per task at most.")] = None,
+    include: Annotated[
+        Path | None, typer.Option(help="A folder of further tasks in YAML; functions it names are run.")
+    ] = None,
     json_path: JsonOption = None,
 ) -> None:
     """Evaluate dense, constant and dynamic slicing on the same windows, paired, and keep the run."""
@@ -255,6 +266,9 @@ def compare(
         prompt=prompt or PROMPT,
         new_tokens=new_tokens,
         speed_rounds=speed_rounds,
+        tasks=tuple(name.strip() for name in tasks.split(",") if name.strip()),
+        task_limit=limit,
+        task_folder=include,
     )
     if recipe.warning:
         err.print(recipe.warning, style="yellow", markup=False, highlight=False)
@@ -277,6 +291,7 @@ def sweep(
     evaluation_windows: EvaluationWindowsOption = 16,
     executor: ExecutorOption = "local",
     address: AddressOption = None,
+    workers: WorkersOption = None,
     json_path: JsonOption = None,
 ) -> None:
     """Try a grid of bases and targets beside constant slicing; what is stored already is not tried again."""
@@ -295,7 +310,7 @@ def sweep(
         evaluation=TextSource.parse(evaluation, "evaluation"),
         evaluation_windows=evaluation_windows,
     )
-    run = _perform(recipe, _executor(executor, address))
+    run = _perform(recipe, _executor(executor, address, workers))
     if _printed_as_json(_plain(run), json_path):
         return
     out.print(grid_table(read_grid(recipe)).to_string(index=False), highlight=False)
@@ -335,6 +350,7 @@ def contest(
     ] = Embedding.AUTO,
     executor: ExecutorOption = "local",
     address: AddressOption = None,
+    workers: WorkersOption = None,
     json_path: JsonOption = None,
 ) -> None:
     """Set ways to decide where to cut against each other at equal size; stored trials are not run again."""
@@ -366,7 +382,7 @@ def contest(
             "evaluation_windows": evaluation_windows,
         }
     )
-    run = _perform(recipe, _executor(executor, address))
+    run = _perform(recipe, _executor(executor, address, workers))
     if _printed_as_json(_plain(run), json_path):
         return
     found = read_contest(recipe)
@@ -684,13 +700,13 @@ def main() -> None:
         sys.exit(Cancelled.exit_code)
 
 
-def _executor(name: str, address: str | None) -> Executor | None:
+def _executor(name: str, address: str | None, workers: int | None) -> Executor | None:
     from analysis.errors import PlanError
 
     if name == "ray":
         from slicing.cluster import on_ray
 
-        return on_ray(address)
+        return on_ray(address, workers=workers)
     if name != "local" or address:
         raise PlanError(
             f"The executor '{name}' with the address '{address}' is not known: choose 'local' without an "
@@ -779,6 +795,7 @@ def _table(*columns: str) -> Table:
 
 
 def _print_comparison(result: CompareResult, method: str) -> None:
+    from app.tables import task_table
     from app.wording import METHODS
 
     table = _table()
@@ -798,6 +815,8 @@ def _print_comparison(result: CompareResult, method: str) -> None:
     out.print(table)
     for each in result.differences:
         out.print(_sentence(each), highlight=False)
+    if (scores := task_table(result.contestants)) is not None:
+        out.print(scores.to_string(index=False), highlight=False)
     out.print("MFLOPs are those of the linear maps for one token.", style="dim")
     out.print(f"{result.evaluation.label}: {dense.evaluation.protocol}.", style="dim", highlight=False)
     out.print(METHODS[method], style="dim")

@@ -29,6 +29,7 @@ from app.tables import (
     similarity_table,
     size_table,
     split_table,
+    task_table,
     text_table,
     trial_table,
 )
@@ -73,6 +74,9 @@ def _of_kind(run: Run) -> Iterator[Section]:
         baseline = "dense" if planned == "constant" else "constant"
         windows = draw_windows(result, baseline, planned)
         yield Section("Where the difference comes from", windows, passage_table(result, baseline, planned))
+        if (scores := task_table(contestants)) is not None:
+            told = "By EleutherAI's lm-evaluation-harness, beside the perplexity of the same model."
+            yield Section("What they score on tasks", None, scores, told)
         yield Section("Four sizes, and what they took", None, size_table(result))
         schedule, constant = result.contestant(planned).schedule, result.contestant("constant").schedule
         if schedule and constant:

@@ -232,6 +232,24 @@ def run_table(runs: Sequence[Run], labels: Sequence[str]) -> pd.DataFrame:
     )
 
 
+def task_table(contestants: Sequence[Contestant]) -> pd.DataFrame | None:
+    """What everyone scores on every task, with the standard error; ``None`` where no task was run."""
+    rows = [
+        {
+            "model": each.title,
+            "task": score.task,
+            "metric": score.metric,
+            "score": round(score.value, 4),
+            "± standard error": score.standard_error and round(score.standard_error, 4),
+            "examples": score.examples,
+            "perplexity": round(each.evaluation.perplexity, 2),
+        }
+        for each in contestants
+        for score in each.tasks
+    ]
+    return pd.DataFrame(rows) if rows else None
+
+
 def contest_table(table: Table) -> pd.DataFrame:
     """Everyone of a contest, best first."""
     second = table.dense is not None and table.dense.other is not None

@@ -317,6 +317,8 @@ def command(recipe: Recipe) -> str:
         flags["prompt"] = (recipe.prompt, default["prompt"].default)
         flags["new-tokens"] = (recipe.new_tokens, default["new_tokens"].default)
         flags["speed-rounds"] = (recipe.speed_rounds, default["speed_rounds"].default)
+        flags["tasks"] = (",".join(recipe.tasks), "")
+        flags["limit"], flags["include"] = (recipe.task_limit, None), (recipe.task_folder, None)
     if isinstance(recipe, SweepRecipe):
         flags["bases"], flags["targets"] = (_listed(recipe.bases), None), (_listed(recipe.targets), None)
     flags["window-length"] = (recipe.window_length, default["window_length"].default)

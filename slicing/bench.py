@@ -39,6 +39,7 @@ from analysis.shape import ModelShape
 from analysis.source import ModelSource, OpenModel
 from analysis.speed import NEW_TOKENS, PROMPT_TOKENS, compare_speed
 from analysis.storage import require_space, runs_folder, whole_folder
+from analysis.tasks import TaskScore, check_tasks, evaluate_tasks
 from analysis.texts import Passage, TextSource, passages, token_windows
 from analysis.values import Progress, no_progress
 from slicing.allocation import Fractions, Searched
@@ -131,12 +132,15 @@ def phases(recipe: Recipe) -> tuple[tuple[str, float], ...]:
     if isinstance(recipe, SweepRecipe | ContestRecipe):
         trials = len(recipe.trials())
         return (*steps, ("Trials", trials * evaluating + (trials - 1) * slicing))
+    told = len(recipe.tasks) * 300.0 * (recipe.task_limit or 1000)  # a guess: tasks differ
     # Of the time for timing: a prompt and some tokens, by two models.
     timing = 2.0 * recipe.speed_rounds * (PROMPT_TOKENS + 20 * NEW_TOKENS)
     steps += [("Slicing constant", slicing), ("Evaluating dense", evaluating)]
+    steps += [("Tasks by dense", told)] if told else []
     for name in ("constant", recipe.plan.allocation, "constant-matched"):
         steps += [] if name == "constant" else [(f"Slicing {name}", slicing)]
         steps += [(f"Evaluating {name}", evaluating)]
+        steps += [(f"Tasks by {name}", told)] if told else []
         steps += [(f"Timing {name}", timing)] if recipe.speed_rounds else []
     return tuple(steps)
 
@@ -497,6 +501,8 @@ def _slice(recipe: SliceRecipe, opened: OpenModel, progress: Progress, folder: P
 
 
 def _compare(recipe: CompareRecipe, opened: OpenModel, progress: Progress, folder: Path) -> CompareResult:
+    if recipe.tasks:  # before the work begins
+        check_tasks(recipe.tasks, limit=recipe.task_limit, include=recipe.task_folder)
     bench = _Bench(recipe, opened, progress, recipe.plan)
     bench.measure(folder)
     assert bench.evaluation is not None
@@ -508,11 +514,21 @@ def _compare(recipe: CompareRecipe, opened: OpenModel, progress: Progress, folde
         if recipe.new_tokens:
             sample = continue_text(OpenModel(model, opened.tokenizer), recipe.prompt, recipe.new_tokens)
         judged = bench.judge(name, title, cut, precision, f"Evaluating {name}", sample=sample)
+        tasks: tuple[TaskScore, ...] = ()
+        if recipe.tasks:
+            progress(f"Tasks by {name}", 0, 1)
+            tasks = evaluate_tasks(
+                OpenModel(model, opened.tokenizer),
+                recipe.tasks,
+                limit=recipe.task_limit,
+                include=recipe.task_folder,
+            )
+            progress(f"Tasks by {name}", 1, 1)
         if cut and recipe.speed_rounds:
             speed = compare_speed(
                 "dense", opened.model, model, evaluation, recipe.speed_rounds, progress, f"Timing {name}"
             )
-        return judged.model_copy(update={"speed": speed})
+        return judged.model_copy(update={"speed": speed, "tasks": tasks})
 
     made: dict[SlicingSchedule, Contestant] = {}
 

@@ -21,6 +21,7 @@ from analysis.shape import ModelShape
 from analysis.source import ModelSource
 from analysis.speed import Speed
 from analysis.storage import clear_abandoned, runs_folder, storage_errors, whole_folder
+from analysis.tasks import TaskScore
 from analysis.texts import Passage, TextSource
 from analysis.values import Value
 from slicing.allocation import Fractions, find_allocation
@@ -106,6 +107,12 @@ class CompareRecipe(Evaluated):
     """Length of the generated illustration; 0 for none."""
     speed_rounds: int = 5
     """Rounds in which each sliced model is timed in turn with the dense one; 0 for none."""
+    tasks: tuple[str, ...] = ()
+    """Of the lm-evaluation-harness, for everyone's accuracy beside the perplexity."""
+    task_limit: int | None = None
+    """Examples per task at most."""
+    task_folder: Path | None = None
+    """A folder of further tasks in YAML; functions that they name are run."""
 
     @property
     def warning(self) -> str | None:
@@ -424,6 +431,8 @@ class Contestant(Value):
     """On a second text, where one was asked for."""
     repair: Repair | None = None
     """What repair did, where it was asked for."""
+    tasks: tuple[TaskScore, ...] = ()
+    """Scores on tasks, where some were asked for."""
     deciding_seconds: float | None = None
     """What probes and search took that this one's schedule needs, beside the profile."""
 
@@ -448,6 +457,7 @@ class Contestant(Value):
             "speed": self.speed and self.speed.model_dump(mode="json"),
             "repair": self.repair and {"kept": self.repair.kept, **self.repair.model_dump(mode="json")},
             "other_perplexity": self.other and self.other.perplexity,
+            "tasks": [each.model_dump(mode="json") for each in self.tasks],
             "deciding_seconds": self.deciding_seconds,
             "slicing_seconds": self.slicing_seconds,
             "slicing_peak_memory": self.slicing_peak_memory,

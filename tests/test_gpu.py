@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from functools import partial
 
 import numpy as np
 import pytest
@@ -10,11 +11,13 @@ import torch
 from conftest import byte_tokenizer, tiny_model
 
 from analysis.anatomy import read_shape
+from analysis.bases import find_bases
 from analysis.device import free_memory, memory, out_of_memory_told, pick_device, synchronise
 from analysis.errors import OutOfMemoryError
 from analysis.evaluate import continue_text, perplexity
 from analysis.profile import profile_blocks
 from analysis.source import ModelSource, OpenModel, open_dense
+from slicing.probes import PROBES, Probing
 from slicing.schedule import SlicingSchedule
 from slicing.slicer import slice_model
 from slicing.store import load_sliced, save_sliced
@@ -44,6 +47,19 @@ def test_sliced_model_has_the_perplexity_of_the_cpu(windows):
         )
         found.append(perplexity(sliced.model, windows))
     assert found[1].perplexity == pytest.approx(found[0].perplexity, rel=1e-3)
+
+
+def test_repair_and_probes_are_those_of_the_cpu():
+    windows = torch.randint(3, 20, (16, 32), generator=torch.Generator().manual_seed(5))
+    errors, rises = [], []
+    for device in ("cpu", DEVICE):
+        model = tiny_model("llama").to(device)
+        repair = slice_model(model, SCHEDULE, windows, repair=True).repair
+        assert repair is not None
+        errors.append([each.before for each in repair.sublayers])
+        rises.append(PROBES["slice-one"](Probing(model, windows, partial(find_bases, model, windows))))
+    np.testing.assert_allclose(errors[1], errors[0], rtol=1e-2)
+    np.testing.assert_allclose(rises[1], rises[0], atol=1e-3)
 
 
 def test_continuation_is_that_of_the_cpu(windows):

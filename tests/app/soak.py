@@ -111,8 +111,15 @@ class Person:
         measure(self.page, self.chance.choice([2, 3, 4, 40]))
 
     def compare(self) -> None:
-        self.go("Tune")
-        self.press("Compare with constant")
+        self.go("Compare")
+        if not self.page.get_by_label("of which profiled").is_visible():
+            self.page.get_by_text("Set up a comparison").click()
+        fill(self.page, "of which profiled", 1)
+        for place in range(2):  # of calibration, and of evaluation
+            fill(self.page, "Windows", 2, place)
+        fill(self.page, "Window length, tokens", 64)
+        fill(self.page, "Tokens to generate", 0)
+        self.press("Run")
 
     def sweep(self) -> None:
         self.go("Sweep")
@@ -183,6 +190,7 @@ def soak(home: Path, actions: int, seed: int = 0) -> str:
         assert left == []
         drafts = {path.name for path in (home / "runs").iterdir() if path.name.startswith(".")}
         assert drafts <= {".trash"}, drafts
+    assert stored or actions < 50, "no job came to its end"
     kinds = Counter(run.recipe.kind for run in stored)
     return (
         f"{actions} actions of {SESSIONS} sessions in {took:.0f} s ({dict(done)}; {lost} clicks on the "

@@ -1,0 +1,304 @@
+"""Trials on a Ray cluster: one worker per slot, each with the model opened once.
+
+This is the one place that calls Ray, which is an optional dependency. Recipes and runs travel as JSON; no
+model and no tensor does. Every machine of the cluster has slicescope installed, and finds the model and the
+texts under the same names. Knows nothing about what a trial does, nor about where its run is kept.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import platform
+import signal
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any, NamedTuple
+
+import torch
+
+import analysis.errors
+from analysis.errors import OutOfMemoryError, SlicescopeError, one_line
+from analysis.source import ModelSource
+from analysis.values import Progress
+from slicing.bench import Executor, Opener, Trials
+from slicing.runs import Run, TrialRecipe
+from slicing.store import open_model
+
+ATTEMPTS = 3
+"""How often a trial is given out, at most, when its workers die."""
+_LOOK = 0.5
+"""Seconds after which progress is told again, so that a job can be cancelled while all workers are busy."""
+_OBJECTS = 128 * 2**20
+"""Bytes that a local cluster keeps objects in: ours are the JSON of recipes and runs."""
+_START = "start"
+"""What the deaths of workers are counted under that had no trial yet."""
+
+
+def on_ray(address: str | None, opener: Opener = open_model, workers: int | None = None) -> Executor:
+    """An executor that starts a local Ray cluster, or joins the one at ``address``, for as long as it works.
+
+    ``address`` is what Ray takes: ``auto``, ``host:port`` or ``ray://host:port``. There is a worker for
+    every GPU, or for every CPU where there are no GPUs or all models are wanted on the CPU, and ``workers``
+    at most. ``opener`` must be a function that the workers can import.
+
+    A worker that dies is replaced and its trial given out again. An error of a trial ends the others, and is
+    raised as it would be here. Raises ``SlicescopeError`` when Ray is missing or the cluster cannot be
+    reached, ``OutOfMemoryError`` when a trial's workers keep dying.
+    """
+    if workers is not None and workers < 1:
+        raise SlicescopeError(f"{workers} workers were asked for: ask for 1 or more.")
+    ray = _ray()
+
+    def carry_out(
+        recipes: Sequence[TrialRecipe], hand_over: Callable[[Run], None], progress: Progress
+    ) -> None:
+        trials = list({recipe.key: recipe for recipe in recipes}.values())
+        if not trials:
+            return
+        progress("Trials", 0, len(trials))
+        with _cluster(ray, address):
+            accelerated = any(trial.model.device != "cpu" for trial in trials)
+            nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+            most = min(len(trials), workers or len(trials))
+            slots = share_out(nodes, most, accelerated, own=address is None)
+            _Crew(ray, opener, slots, trials).work(hand_over, progress)
+
+    return carry_out
+
+
+class Slots(NamedTuple):
+    """How many workers there are, and what each of them holds."""
+
+    workers: int
+    cpus: int
+    gpus: int
+
+
+def share_out(nodes: Sequence[dict[str, float]], most: int, accelerated: bool, own: bool) -> Slots:
+    """The slots of a cluster whose machines have these resources, by Ray's names: ``CPU`` and ``GPU``.
+
+    Where the cluster is our ``own``, which is one machine, fewer workers hold more CPUs each. Raises
+    ``SlicescopeError`` when there is no slot at all.
+    """
+    with_gpu = [node for node in nodes if accelerated and node.get("GPU", 0) >= 1]
+    if with_gpu:
+        count = min(most, sum(int(node["GPU"]) for node in with_gpu))
+        # As many CPUs as every machine can give to each of its GPUs.
+        return Slots(count, min(int(node.get("CPU", 0) // node["GPU"]) for node in with_gpu), 1)
+    cpus = sum(int(node.get("CPU", 0)) for node in nodes)
+    if not cpus:
+        raise SlicescopeError("The Ray cluster has neither GPU nor CPU slots: add a machine that has some.")
+    count = min(most, cpus)
+    return Slots(count, cpus // count if own else 1, 0)
+
+
+def _ray() -> Any:
+    # Read when Ray is imported. It sends no statistics; and without them its messages about workers that
+    # died, which are told here where they matter, would go to standard output.
+    os.environ.update(RAY_USAGE_STATS_ENABLED="0", RAY_DEDUP_LOGS_SKIP_REGEX=".")
+    try:
+        return importlib.import_module("ray")
+    except ImportError as error:
+        raise SlicescopeError(
+            f"The executor 'ray' needs Ray ({one_line(error)}): run \"pip install 'slicescope[cluster]'\"."
+        ) from None
+
+
+@contextmanager
+def _cluster(ray: Any, address: str | None) -> Iterator[None]:
+    """A connection to the cluster, which is ended, and with it a local cluster."""
+    if ray.is_initialized():
+        raise SlicescopeError(
+            "This process is connected to a Ray cluster already: call 'ray.shutdown()' first."
+        )
+    handler = signal.getsignal(signal.SIGTERM)  # Ray puts one of its own in place
+    options = {"object_store_memory": _OBJECTS, "include_dashboard": False} if address is None else {}
+    try:
+        try:
+            # Without 'local' Ray would join whatever cluster it finds on this machine.
+            ray.init(address or "local", log_to_driver=False, logging_level="error", **options)
+        except Exception as error:  # of many kinds, by what fails: name, port, version, token
+            raise SlicescopeError(
+                f"The Ray cluster at '{address}' cannot be joined ({one_line(error)}): check the address, "
+                "and that it runs the same versions of Ray and Python."
+                if address
+                else f"A local Ray cluster cannot be started ({one_line(error)}): see the logs in /tmp/ray."
+            ) from error
+        yield
+    finally:
+        ray.shutdown()
+        if handler is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)
+
+
+class _Member:
+    """A worker as the driver sees it."""
+
+    def __init__(self, actor: Any) -> None:
+        self.actor = actor
+        self.bench: str | None = None
+        """Of its last trial."""
+        self.searches: set[str] = set()
+        """Plans it has searched shares for."""
+
+
+class _Crew:
+    """The workers, what each is at, and the trials that wait for one."""
+
+    def __init__(self, ray: Any, opener: Opener, slots: Slots, trials: Sequence[TrialRecipe]) -> None:
+        self.ray, self.slots = ray, slots
+        self.waiting, self.total = list(trials), len(trials)
+        self.members: list[_Member] = []
+        self.at: dict[Any, tuple[_Member, TrialRecipe | None]] = {}
+        """By what is awaited of a worker: its trial, or ``None`` while it starts."""
+        self.deaths: Counter[str] = Counter()
+        # Never restarted by Ray: whether a trial is given out again is decided here, and counted.
+        remote = ray.remote(_Worker).options(
+            num_cpus=slots.cpus,
+            num_gpus=slots.gpus,
+            max_restarts=0,
+            max_task_retries=0,
+            scheduling_strategy="SPREAD",
+        )
+        home = os.environ.get("SLICESCOPE_HOME")
+        self._start = lambda: remote.remote(opener, max(slots.cpus, 1), platform.node(), home)
+
+    def work(self, hand_over: Callable[[Run], None], progress: Progress) -> None:
+        """Hand over the run of every trial, each as soon as it is made."""
+        errors = self.ray.exceptions
+        try:
+            for _ in range(self.slots.workers):
+                self._hire()
+            done = 0
+            while done < self.total:
+                answered, _ = self.ray.wait(list(self.at), timeout=_LOOK)
+                for awaited in answered:
+                    member, trial = self.at.pop(awaited)
+                    try:
+                        answer = self.ray.get(awaited)
+                    except errors.RayTaskError:  # a fault of ours in the worker, not the death of one
+                        raise
+                    except errors.RayError as error:
+                        self._replace(member, trial, error)
+                        continue
+                    if trial is not None:
+                        hand_over(_read(answer))
+                        done += 1
+                self._give_out()
+                progress("Trials", done, self.total)
+        finally:
+            for member in self.members:
+                self._end(member)
+
+    def _hire(self) -> None:
+        member = _Member(self._start())
+        self.members.append(member)
+        # A worker that waits for its slot, or still starts, is given no trial that a free one could do.
+        self.at[member.actor.ready.remote()] = member, None
+
+    def _end(self, member: _Member) -> None:
+        with suppress(Exception):  # it may be gone, and the cluster with it
+            self.ray.kill(member.actor)
+
+    def _replace(self, member: _Member, trial: TrialRecipe | None, error: Any) -> None:
+        """Put a new worker in the place of one that died, and its trial first in the queue."""
+        self.members.remove(member)
+        self._end(member)  # it may be unreachable only
+        if getattr(error, "actor_init_failed", False):
+            reason = next(line for line in reversed(str(error).splitlines()) if line.strip())
+            raise SlicescopeError(
+                f"The workers on the Ray cluster cannot start ({reason.strip().rstrip('.')}): install the "
+                "same version of slicescope on all its machines."
+            ) from error
+        name = trial.key if trial else _START
+        self.deaths[name] += 1
+        if self.deaths[name] >= ATTEMPTS:
+            what = f"at the trial {_label(trial)}" if trial else "while starting"
+            raise OutOfMemoryError(
+                f"{ATTEMPTS} workers on the Ray cluster died {what}, most often because memory ran out: use "
+                "fewer workers, shorter or fewer windows, a 16-bit dtype, or a smaller model."
+            ) from error
+        if trial:
+            self.waiting.insert(0, trial)
+        self._hire()
+
+    def _give_out(self) -> None:
+        busy = [member for member, _ in self.at.values()]
+        for member in self.members:
+            if member not in busy and (trial := self._next(member)):
+                self.waiting.remove(trial)
+                member.bench = _bench(trial)
+                if search := _search(trial):
+                    member.searches.add(search)
+                self.at[member.actor.make.remote(trial.to_json())] = member, trial
+
+    def _next(self, member: _Member) -> TrialRecipe | None:
+        """The trial for a free worker: of the bench it has, else of one that no other has, else the first.
+
+        A search is left to the worker that has made it or is at it: the others would make it once more.
+        """
+        others = [each for each in self.members if each is not member]
+        searched = {search for each in others for search in each.searches}
+        fitting = [trial for trial in self.waiting if _search(trial) not in searched]
+        benches = {each.bench for each in others}
+
+        def rank(trial: TrialRecipe) -> int:
+            bench = _bench(trial)
+            return 0 if bench == member.bench else 1 if bench not in benches else 2
+
+        return min(fitting, key=rank, default=None)  # of equals the first
+
+
+def _bench(trial: TrialRecipe) -> str:
+    """The same for trials that share windows and profile."""
+    return trial.model_copy(update={"plan": None, "repair": False, "equal": "slice"}).key
+
+
+def _search(trial: TrialRecipe) -> str | None:
+    """The same for trials that share a search, or ``None``."""
+    plan = trial.plan
+    return plan.key if plan and plan.allocation == "searched" and "shares" not in plan.settings else None
+
+
+def _label(trial: TrialRecipe) -> str:
+    return f"'{trial.plan.allocation}' at {trial.plan.target:.0%}" if trial.plan else "of the dense model"
+
+
+class _Worker:
+    """What runs in a worker's process: it takes the JSON of a recipe, and gives that of a run or an error."""
+
+    def __init__(self, opener: Opener, threads: int, node: str, home: str | None) -> None:
+        torch.set_num_threads(threads)
+        self.opener = opener
+        self._trials: tuple[ModelSource, Trials] | None = None
+        if home and node == platform.node():  # on another machine that folder means nothing
+            os.environ["SLICESCOPE_HOME"] = home
+
+    def ready(self) -> None:
+        """Answer once the worker has its slot and is there."""
+
+    def make(self, text: str) -> tuple[str | None, str]:
+        """The name of an error of ours and its sentence, or ``None`` and the run."""
+        try:
+            recipe = TrialRecipe.from_json(text, "The trial")
+            return None, self._trials_on(recipe.model).make(recipe).to_json()
+        except SlicescopeError as error:
+            ours = next(kind for kind in type(error).__mro__ if kind.__module__ == analysis.errors.__name__)
+            return ours.__name__, str(error)
+
+    def _trials_on(self, source: ModelSource) -> Trials:
+        if self._trials is None or self._trials[0] != source:
+            self._trials = None  # let go of a model before the next is opened
+            self._trials = source, Trials(self.opener(source))
+        return self._trials[1]
+
+
+def _read(answer: tuple[str | None, str]) -> Run:
+    """The run that a worker made, or else its error is raised."""
+    name, text = answer
+    if name is not None:
+        raise getattr(analysis.errors, name, SlicescopeError)(text)
+    return Run.from_json(text, "What a worker on the Ray cluster answered")

@@ -1,0 +1,320 @@
+"""Trials on a real Ray cluster of this machine: the same runs, each once, whoever dies on the way."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from analysis.errors import Cancelled, OutOfMemoryError, PlanError, SlicescopeError
+from analysis.source import ModelSource, OpenModel
+from analysis.storage import runs_folder
+from analysis.texts import TextSource
+from slicing import cluster
+from slicing.bench import finished_trial, perform
+from slicing.cluster import on_ray, share_out
+from slicing.plan import Plan
+from slicing.runs import ContestRecipe, Entry, Run, SweepRecipe, keep_run
+
+TEXT = "What many hands do at once is no other than what one hand does in turn, only that it is done sooner. "
+
+needs_ray = pytest.mark.skipif(not importlib.util.find_spec("ray"), reason="ray is not installed")
+
+
+@pytest.fixture
+def recipe(tiny_folder: Path, tmp_path: Path) -> SweepRecipe:
+    for name, text in (("calibration", TEXT), ("evaluation", TEXT[::-1])):
+        (tmp_path / f"{name}.txt").write_text(text * 20)
+    return SweepRecipe(
+        model=ModelSource.parse(str(tiny_folder), device="cpu"),
+        plan=Plan(rounding=1),
+        bases=(0.0, 0.2),
+        targets=(0.2, 0.4),
+        calibration=TextSource.parse(str(tmp_path / "calibration.txt"), "calibration"),
+        calibration_windows=3,
+        profile_windows=2,
+        evaluation=TextSource.parse(str(tmp_path / "evaluation.txt"), "evaluation"),
+        evaluation_windows=9,
+        window_length=24,
+    )
+
+
+@pytest.fixture
+def contest(recipe: SweepRecipe) -> ContestRecipe:
+    shared = recipe.model_dump(exclude={"kind", "bases", "targets"})
+    return ContestRecipe(
+        **{**shared, "plan": Plan(target=0.3, rounding=1)},
+        entries=tuple(Entry.parse(name) for name in ("constant", "dynamic:lr:base=0", "searched")),
+        seeds=(0, 1),
+    )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _token() -> Iterator[None]:
+    """Ray's ports are open to the network; the token that guards them is not to go to the user's home."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_AUTH_MODE", "token")
+        patch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        yield
+
+
+@pytest.fixture(scope="module")
+def ray_on_two(_token: None) -> Iterator[str]:
+    """A cluster of two CPU slots that was there before us: its address."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # the paths of its sockets must be short
+    # fmt: off
+    command = [
+        sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", f"--port={port}",
+        "--num-cpus=2", "--num-gpus=0", "--include-dashboard=false", f"--temp-dir={folder}",
+        f"--object-store-memory={2**27}",
+    ]
+    # fmt: on
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as head:
+        try:
+            _until(lambda: _answers(port), 60)
+            yield f"127.0.0.1:{port}"
+        finally:
+            processes = psutil.Process(head.pid).children(recursive=True)
+            head.terminate()  # and it ends the others
+            head.wait(10)
+            for process in psutil.wait_procs(processes, 10)[1]:
+                process.kill()
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _answers(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def _until(true: Callable[[], bool], seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
+def _noting() -> Callable[[ModelSource], OpenModel]:
+    """An opener that notes in our home who opened a model, and that dies in the middle when told.
+
+    Everything is inside it because workers cannot import this file: Ray sends it as it stands.
+    """
+
+    def opener(source: ModelSource) -> OpenModel:
+        import os
+        import signal
+        import time
+        from contextlib import suppress
+        from pathlib import Path
+
+        from slicing import bench
+
+        home = Path(os.environ["SLICESCOPE_HOME"])
+        home.mkdir(parents=True, exist_ok=True)
+        with (home / "opened").open("a") as file:
+            file.write(f"{os.getpid()}\n")
+        real = bench._tried
+
+        def tried(recipe: Any, place: Any) -> Any:
+            with (home / "begun").open("a") as file:
+                file.write(f"{recipe.key}\n")
+            if (home / "fail").exists() and recipe.plan:
+                raise PlanError("No such plan: choose another.")
+            found = real(recipe, place)
+            if recipe.plan and recipe.plan.target == 0.4:
+                with suppress(FileNotFoundError):  # nobody is to die, or another one was quicker
+                    (home / "die").rename(home / "died")
+                    os.kill(os.getpid(), signal.SIGKILL)
+            # The other one waits for the one in the place of the dead, which is to do its share.
+            while (home / "died").exists() and len((home / "opened").read_text().split()) < 3:
+                time.sleep(0.05)
+            return found
+
+        bench._tried = tried
+        return bench.open_model(source)
+
+    return opener
+
+
+class Home:
+    """What the workers of ``_noting`` left in our home, and what they are told there."""
+
+    def __init__(self) -> None:
+        self.folder = Path(os.environ["SLICESCOPE_HOME"])
+        self.folder.mkdir(parents=True, exist_ok=True)
+
+    def tell(self, name: str) -> None:
+        (self.folder / name).touch()
+
+    def lines(self, name: str) -> list[str]:
+        path = self.folder / name
+        return path.read_text().splitlines() if path.exists() else []
+
+    def workers_live(self) -> bool:
+        return any(psutil.pid_exists(int(pid)) for pid in self.lines("opened"))
+
+
+class Kept:
+    """Keeps runs, and the order in which they came."""
+
+    def __init__(self) -> None:
+        self.keys: list[str] = []
+
+    def __call__(self, run: Run) -> None:
+        self.keys.append(run.key)
+        keep_run(run)
+
+
+def _silent(*_: Any) -> None:
+    """Progress that nobody follows."""
+
+
+@needs_ray
+def test_a_contest_on_ray_is_the_contest_here(contest, ray_on_two, monkeypatch, tmp_path, capfd):
+    here = perform(contest).result
+    monkeypatch.setenv("SLICESCOPE_HOME", str(tmp_path / "another"))
+    seen: list[tuple[int, int]] = []
+
+    def executor(recipes: Any, hand_over: Any, progress: Any) -> None:
+        def counted(run: Run) -> None:
+            handed.append(run.key)
+            hand_over(run)
+
+        def listen(phase: str, done: int, total: int) -> None:
+            seen.append((done, total))
+            progress(phase, done, total)
+
+        on_ray(ray_on_two, _noting())(recipes, counted, listen)
+
+    handed: list[str] = []
+    there = perform(contest, executor=executor).result
+    wanted = [trial.key for trial in contest.trials()]
+    assert sorted(handed) == sorted(wanted)
+    for mine, theirs in zip(here.contestants, there.contestants, strict=True):
+        assert mine.name == theirs.name
+        assert theirs.evaluation.perplexity == pytest.approx(mine.evaluation.perplexity, rel=1e-6)
+    home = Home()
+    assert len(home.lines("opened")) == 2  # each of the two workers opened the model once
+    assert sorted(home.lines("begun")) == sorted(wanted)
+    assert seen == sorted(seen)
+    assert seen[-1] == (len(wanted), len(wanted))
+    made = {path: path.stat().st_mtime_ns for path in runs_folder().glob("*/run.json")}
+    assert len(made) == len(wanted) + 2  # the contest and its one search
+    # All is there, so that nobody is asked: no cluster could be joined at that address.
+    perform(contest, executor=on_ray("127.0.0.1:1"))
+    assert all(
+        path.stat().st_mtime_ns == when for path, when in made.items() if path.parent.name != contest.key
+    )
+    assert "".join(capfd.readouterr()) == ""
+
+
+@needs_ray
+def test_a_worker_that_is_killed_loses_nothing_and_repeats_nothing(recipe, ray_on_two, capfd):
+    home = Home()
+    home.tell("die")
+    kept = Kept()
+    on_ray(ray_on_two, _noting())(recipe.trials(), kept, _silent)
+    wanted = [trial.key for trial in recipe.trials()]
+    assert sorted(kept.keys) == sorted(wanted)
+    assert all(finished_trial(trial) for trial in recipe.trials())
+    assert (home.folder / "died").exists()
+    assert len(set(home.lines("opened"))) == 3  # two, and the one in the place of the dead
+    begun = home.lines("begun")
+    assert set(begun) == set(wanted)
+    assert len(begun) == len(wanted) + 1  # the lost trial twice
+    assert "".join(capfd.readouterr()) == ""
+
+
+@needs_ray
+def test_a_trial_whose_workers_keep_dying_is_one_sentence(recipe, ray_on_two, monkeypatch):
+    monkeypatch.setattr(cluster, "ATTEMPTS", 1)  # each takes the seconds that a worker needs to start
+    Home().tell("die")
+    kept = Kept()
+    with pytest.raises(OutOfMemoryError, match=r"^1 workers .* at the trial 'constant' at 40%, most often"):
+        on_ray(ray_on_two, _noting(), workers=1)([recipe.constant(0.4)], kept, _silent)
+    assert kept.keys == []
+
+
+@needs_ray
+def test_an_error_of_a_trial_is_raised_as_it_is_and_a_local_cluster_ends_with_it(recipe):
+    home = Home()
+    home.tell("fail")
+    kept = Kept()
+    handler = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(PlanError) as caught:
+        on_ray(None, _noting(), workers=1)(recipe.trials(), kept, _silent)
+    assert (type(caught.value), str(caught.value)) == (PlanError, "No such plan: choose another.")
+    assert kept.keys == [recipe.dense().key]
+    assert len(home.lines("begun")) == 2  # the dense one, and the first with a plan: not tried again
+    assert signal.getsignal(signal.SIGTERM) is handler
+    _until(lambda: not home.workers_live(), 20)
+
+
+@needs_ray
+def test_cancelling_ends_the_workers(recipe, ray_on_two):
+    home = Home()
+
+    def cancel(phase: str, done: int, total: int) -> None:
+        assert (phase, total) == ("Trials", len(recipe.trials()))
+        if home.lines("begun"):
+            raise Cancelled("enough")
+
+    with pytest.raises(Cancelled, match="enough"):
+        on_ray(ray_on_two, _noting(), workers=1)(recipe.trials(), Kept(), cancel)
+    assert len(home.lines("begun")) < len(recipe.trials())
+    _until(lambda: not home.workers_live(), 20)
+
+
+@needs_ray
+def test_a_cluster_that_is_not_there_is_one_sentence(recipe):
+    with pytest.raises(SlicescopeError, match=r"cluster at 'ray:/nowhere' cannot be joined \(.*check the"):
+        on_ray("ray:/nowhere")(recipe.trials(), Kept(), _silent)
+
+
+def test_without_ray_one_sentence_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(SlicescopeError, match=r"pip install 'slicescope\[cluster\]'"):
+        on_ray(None)
+
+
+@needs_ray
+def test_no_workers_are_refused():
+    with pytest.raises(SlicescopeError, match=r"0 workers .* 1 or more"):
+        on_ray(None, workers=0)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "most", "accelerated", "own", "expected"),
+    [
+        ([{"CPU": 8.0}], 3, True, True, (3, 2, 0)),
+        ([{"CPU": 8.0}], 3, True, False, (3, 1, 0)),
+        ([{"CPU": 8.0}, {"CPU": 4.0}], 99, True, False, (12, 1, 0)),
+        ([{"CPU": 16.0, "GPU": 2.0}, {"CPU": 6.0, "GPU": 2.0}, {"CPU": 4.0}], 99, True, False, (4, 3, 1)),
+        ([{"CPU": 1.0, "GPU": 2.0}], 99, True, True, (2, 0, 1)),
+        ([{"CPU": 16.0, "GPU": 2.0}], 99, False, True, (16, 1, 0)),
+    ],
+)
+def test_a_worker_holds_a_gpu_or_else_a_cpu(nodes, most, accelerated, own, expected):
+    assert share_out(nodes, most, accelerated, own) == expected
+
+
+def test_a_cluster_without_slots_is_refused():
+    with pytest.raises(SlicescopeError, match="neither GPU nor CPU slots"):
+        share_out([{}], 2, True, False)
