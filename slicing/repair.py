@@ -22,7 +22,7 @@ from analysis.errors import PlanError, UnsupportedError
 from analysis.values import Value
 from slicing.modeling_sliced import SlicedSublayer, parameters_named
 
-RIDGES = (1e-3, 1e-2, 1e-1)
+RIDGES = (0.1, 0.3, 1.0, 3.0)
 """Strengths that are tried, relative to each feature's own energy; the held-out tokens choose."""
 HELD_OUT = 8
 """One window of so many is held out of the fits."""
