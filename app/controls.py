@@ -22,6 +22,8 @@ from slicing.plan import Plan
 from slicing.runs import CompareRecipe, SweepRecipe
 from slicing.schedule import ROUNDINGS
 
+BY_HAND = [name for name, kind in ALLOCATIONS.items() if not kind.made]
+"""The allocations that one can choose."""
 EMBEDDINGS = {"auto": "Automatic", "shared": "Shared", "untied": "Untied"}
 
 
@@ -37,7 +39,12 @@ PRESETS_OF_PLANS = {
 
 def values_of(plan: Plan) -> dict[str, Any]:
     """The widgets' values that make this plan, by their keys."""
-    settings = {name: _percent(value) for name, value in plan.settings.items() if isinstance(value, float)}
+    fields = type(plan.rule()).model_fields
+    settings = {
+        name: int(value) if fields[name].annotation is int else _percent(value)
+        for name, value in plan.settings.items()
+        if isinstance(value, float)
+    }
     return {
         "sp": _percent(plan.target),
         "allocation": plan.allocation,
@@ -71,18 +78,19 @@ def starts() -> None:
         st.button("Undo", icon=":material/undo:", on_click=undo, disabled=not state.can_undo())
 
 
-def plan(blocks: int) -> Plan:
+def plan(profile: LayerProfile) -> Plan:
     """Sliders and choices, all of them in the URL (``PlanError`` when they do not go together).
 
-    The fields of an allocation become sliders, so a new allocation needs no edit here.
+    The fields of an allocation become sliders, so a new allocation needs no edit here. What is measured or
+    searched for on a model is not to be chosen by hand, and a score that the profile does not hold neither.
     """
     usual = Plan()
     target = _share("Target (SP)", "sp", usual.target, "Mean share of the width to cut, over all blocks.")
     allocation = st.selectbox(
         "Allocation",
-        list(ALLOCATIONS),
-        index=list(ALLOCATIONS).index(usual.allocation),
-        format_func=lambda name: ALLOCATIONS[name].title if name in ALLOCATIONS else name,
+        BY_HAND,
+        index=BY_HAND.index(usual.allocation),
+        format_func=_allocation_title,
         key="allocation",
         bind="query-params",
         help="How the cut is shared out over the blocks.",
@@ -91,16 +99,18 @@ def plan(blocks: int) -> Plan:
     settings: dict[str, float | tuple[float, ...]] = {}
     for name, field in rule.model_fields.items():
         if name == "shares":
-            settings[name], normalise = _shares(blocks, target)
+            settings[name], normalise = _shares(profile.blocks, target)
             target = target if normalise else float(np.mean(settings[name]))
+        elif field.annotation is int:
+            settings[name] = float(number(field.title or name, name, field.default, 0, 2**31 - 1))
         else:
             settings[name] = _share(field.title or name, name, field.default)
     score = usual.score
     if rule.uses_scores:
         score = st.selectbox(
             "Score that decides",
-            list(SCORES),
-            index=list(SCORES).index(usual.score),
+            profile.scores(),
+            index=profile.scores().index(usual.score),
             format_func=lambda name: SCORES[name].title if name in SCORES else name,
             key="score",
             bind="query-params",
@@ -164,6 +174,12 @@ def _shares(blocks: int, target: float) -> tuple[tuple[float, ...], bool]:
     return shares, normalise
 
 
+def _allocation_title(name: str) -> str:
+    if name not in ALLOCATIONS:
+        return name
+    return ALLOCATIONS[name].title + (" · a control" if ALLOCATIONS[name].control else "")
+
+
 def _percent(share: float) -> int:
     return round(100 * share)
 
@@ -203,9 +219,10 @@ def comparison(usual: CompareRecipe) -> CompareRecipe:
     )
 
 
-def score(key: str) -> str:
-    """Which score to look at."""
-    return _choice("Score", key, _titles(SCORES), Plan().score)
+def score(key: str, *profiles: LayerProfile) -> str:
+    """Which of the scores to look at that all the profiles hold."""
+    held = [name for name in SCORES if all(name in each.scores() for each in profiles)]
+    return _choice("Score", key, {name: SCORES[name].title for name in held}, Plan().score)
 
 
 def sweep(usual: CompareRecipe) -> SweepRecipe:
@@ -253,7 +270,7 @@ def _grid(label: str, key: str, usual: tuple[int, ...]) -> list[int]:
 def link_of(plan: Plan) -> dict[str, str]:
     """The parameters of the address that make the widgets show this plan."""
     values = values_of(plan) | {
-        "allocation": ALLOCATIONS[plan.allocation].title,  # lists stand in the address as they are shown
+        "allocation": _allocation_title(plan.allocation),  # lists stand in the address as they are shown
         "score": SCORES[plan.score].title,
     }
     return {key: str(value) for key, value in values.items()}
@@ -338,7 +355,3 @@ def _choice(label: str, key: str, titles: dict[Any, str], usual: Any, help_text:
         wrap=True,
     )
     return chosen if chosen in titles else usual
-
-
-def _titles(registry: dict[str, Any]) -> dict[Any, str]:
-    return {name: entry.title for name, entry in registry.items()}

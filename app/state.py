@@ -6,6 +6,7 @@ the URL are the widgets' own. Knows nothing about pages or figures.
 
 from __future__ import annotations
 
+import gc
 import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
@@ -81,6 +82,11 @@ class Talk(NamedTuple):
 @st.cache_resource(show_spinner=False, on_release=Worker.stop)
 def worker() -> Worker:
     """The one worker of this process."""
+    # Streamlit collects garbage in full after every drawing of a page or a part of it. Among the objects
+    # that torch and transformers make when they are imported, which never become garbage, that took most
+    # of the server's time; frozen, they are passed over.
+    gc.collect()
+    gc.freeze()
     return Worker()
 
 
@@ -381,14 +387,19 @@ def pair(depths: int) -> tuple[int, int]:
 
 
 def preview(run: Run, plan: Plan) -> Preview | str | None:
-    """What the plan would cost, why that cannot be told, or ``None`` while it is being measured."""
+    """What the plan would cost, why that cannot be told, or ``None`` while it is being measured.
+
+    First of the plan alone, which is told while constant slicing is still being measured.
+    """
     recipe = PreviewRecipe(run=run.key, plan=plan, evaluation=proposal(run).evaluation)
     try:
         policy().check(run.recipe.model)
         policy().check(recipe)
     except SlicescopeError as error:
         return str(error)
-    return worker().preview(recipe, st.session_state["owner"])
+    owner = st.session_state["owner"]
+    alone = worker().preview(recipe.model_copy(update={"against": False}), owner)
+    return (worker().preview(recipe, owner) or alone) if isinstance(alone, Preview) else alone
 
 
 def with_bases(run: Run) -> ProfileRecipe:

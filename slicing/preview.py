@@ -38,16 +38,18 @@ class PreviewRecipe(Value):
     evaluation: TextSource
     windows: int = 8
     window_length: int = 256
+    against: bool = True
+    """Whether constant slicing is measured too, which takes as long again."""
 
 
 class Preview(Value):
     """What a plan would cost, by a re-cut without calibration; a comparison would calibrate."""
 
     dense: Perplexity
-    constant: Perplexity
     planned: Perplexity
-    gain: Difference
-    """Of the plan against constant slicing."""
+    constant: Perplexity | None
+    gain: Difference | None
+    """Of the plan against constant slicing, where that was measured too."""
     seconds: float
     """For the re-cut and the evaluation of the plan."""
 
@@ -90,14 +92,11 @@ class Previewer:
             self._about = about
         dense, _ = self._measure(opened, None, progress)
         ours, seconds = self._measure(opened, planned, progress)
-        theirs, _ = self._measure(opened, constant, progress)
-        return Preview(
-            dense=dense,
-            constant=theirs,
-            planned=ours,
-            gain=difference("constant", theirs, recipe.plan.allocation, ours),
-            seconds=seconds,
-        )
+        theirs = gain = None
+        if recipe.against:
+            theirs, _ = self._measure(opened, constant, progress)
+            gain = difference("constant", theirs, recipe.plan.allocation, ours)
+        return Preview(dense=dense, planned=ours, constant=theirs, gain=gain, seconds=seconds)
 
     def forget(self) -> None:
         """Give the memory back."""

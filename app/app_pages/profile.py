@@ -58,7 +58,7 @@ def measure_form() -> None:
 def draw(profile: LayerProfile) -> None:
     """The chosen score of every block, how to read it, and the same as a table."""
     with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
-        name = controls.score("shown")
+        name = controls.score("shown", profile)
         first_token = st.toggle(
             "Count the first token",
             key="shown-first",
@@ -138,8 +138,13 @@ def split(details: Details) -> None:
 
 def overlay(run: Run) -> None:
     """This profile beside others, over relative depth."""
+    name, first_token = controls.shown_score()
     others = {
-        each.key: each for each in state.stored() if each.key != run.key and each.recipe.kind != "trial"
+        each.key: each
+        for each in state.stored()
+        if each.key != run.key
+        and each.recipe.kind not in ("trial", "search")
+        and name in each.result.profile.scores()
     }
     if not others:
         st.info("There is no other run to compare with yet: profile another model, or another text.")
@@ -154,7 +159,6 @@ def overlay(run: Run) -> None:
     )
     if not chosen:
         return
-    name, first_token = controls.shown_score()
     runs = [run, *(others[key] for key in chosen)]
     named = [(wording.profile_name(each), each.result.profile) for each in runs]
     drawing = draw_overlay(named, name, first_token, parts.theme())

@@ -88,7 +88,7 @@ def naming(run: Run) -> None:
 
 def together(runs: list[Run]) -> None:
     """Several runs in one chart each: scores over relative depth, slices, perplexities."""
-    name = controls.score("shown")
+    name = controls.score("shown", *(run.result.profile for run in runs))
     titles = state.distinct_titles(runs)
     profiles = [(title, run.result.profile) for title, run in zip(titles, runs, strict=True)]
     st.subheader("Profiles")

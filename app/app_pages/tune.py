@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from typing import Any
 
 import streamlit as st
 
@@ -13,6 +14,7 @@ from app import controls, parts, state, wording
 from app.figures.plan import draw_schedule
 from app.tables import schedule_table
 from slicing.plan import Plan
+from slicing.preview import Preview
 from slicing.runs import Run
 from slicing.schedule import SlicingSchedule
 
@@ -66,13 +68,25 @@ def preview(run: Run, plan: Plan) -> None:
             if st.button("Prepare previews", icon=":material/speed:"):
                 parts.queue(lambda: state.with_bases(run))
         return
-    waiting = state.preview(run, plan) is None
+    waiting = incomplete(state.preview(run, plan))
     parts.apart(_preview, run, plan, waiting, every=POLL if waiting else None)
+
+
+def incomplete(found: Preview | str | None) -> bool:
+    """Whether a part of a preview is still being measured."""
+    return found is None or (isinstance(found, Preview) and found.gain is None)
+
+
+def pending(grid: Any, label: str) -> None:
+    """The card of a number that is being measured."""
+    with grid.container(border=True, height="stretch"):
+        st.metric(label, "…")
+        st.caption("measuring")
 
 
 def _preview(run: Run, plan: Plan, waiting: bool) -> None:
     found = state.preview(run, plan)
-    if waiting and found is not None:
+    if waiting and not incomplete(found):
         st.rerun()  # all of the page, so that nothing polls any more
     if isinstance(found, str):
         st.warning(f"No preview: {found}", icon=":material/speed:")
@@ -80,18 +94,23 @@ def _preview(run: Run, plan: Plan, waiting: bool) -> None:
     grid = st.grid(3, min_column_width=150, gap="medium")
     if found is None:
         for label in ("Preview perplexity", "Constant", "Plan against constant"):
-            with grid.container(border=True, height="stretch"):
-                st.metric(label, "…")
-                st.caption("measuring")
+            pending(grid, label)
         st.caption("Cutting in the bases of the dense stream, then evaluating: some seconds.")
         return
     dense = found.dense.perplexity
     for label, value in (("Preview perplexity", found.planned), ("Constant", found.constant)):
-        change = value.perplexity / dense - 1
-        parts.card(grid, label, f"{value.perplexity:.2f}", change, f"dense: {dense:.2f}")
-    with grid.container(border=True, height="stretch"):
-        st.metric("Plan against constant", f"{found.gain.percent:+.1f} %")
-        st.caption(wording.preview_verdict(found.gain))
+        if value is None:
+            pending(grid, label)
+        else:
+            parts.card(
+                grid, label, f"{value.perplexity:.2f}", value.perplexity / dense - 1, f"dense: {dense:.2f}"
+            )
+    if found.gain is None:
+        pending(grid, "Plan against constant")
+    else:
+        with grid.container(border=True, height="stretch"):
+            st.metric("Plan against constant", f"{found.gain.percent:+.1f} %")
+            st.caption(wording.preview_verdict(found.gain))
     st.caption(wording.preview(found))
 
 
@@ -147,7 +166,7 @@ def tuning(run: Run, shape: ModelShape) -> None:
     try:
         with choice:
             top = st.container()
-            plan = controls.plan(shape.block_count)
+            plan = controls.plan(run.result.profile)
         with view:
             preview(run, plan)
             planned = draw(plan, run.result.profile, shape, itemsize)
