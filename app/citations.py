@@ -6,8 +6,11 @@ Scores and allocations are told apart by their names in the registries. Knows no
 from __future__ import annotations
 
 import importlib.metadata
+from collections.abc import Iterable
 
-from slicing.runs import ProfileRecipe, Recipe, TrialRecipe
+from analysis import scores
+from slicing.allocation import find_allocation
+from slicing.runs import ContestRecipe, ProfileRecipe, Recipe, TrialRecipe
 
 ENTRIES = {
     "dumitru2024change": """@inproceedings{dumitru2024change,
@@ -46,26 +49,78 @@ ENTRIES = {
   eprint    = {2403.17887},
   archiveprefix = {arXiv}
 }""",
+    "lin2025modegpt": """@inproceedings{lin2025modegpt,
+  title     = {{MoDeGPT}: Modular Decomposition for Large Language Model Compression},
+  author    = {Lin, Chi-Heng and Gao, Shangqian and Smith, James Seale and Patel, Abhishek and Tuli, Shikhar
+               and Shen, Yilin and Jin, Hongxia and Hsu, Yen-Chang},
+  booktitle = {International Conference on Learning Representations},
+  year      = {2025},
+  eprint    = {2408.09632},
+  archiveprefix = {arXiv}
+}""",
+    "lu2024alphapruning": """@inproceedings{lu2024alphapruning,
+  title     = {{AlphaPruning}: Using Heavy-Tailed Self Regularization Theory for Improved Layer-wise Pruning
+               of Large Language Models},
+  author    = {Lu, Haiquan and Zhou, Yefan and Liu, Shiwei and Wang, Zhangyang and Mahoney, Michael W. and
+               Yang, Yaoqing},
+  booktitle = {Advances in Neural Information Processing Systems},
+  year      = {2024},
+  eprint    = {2410.10912},
+  archiveprefix = {arXiv}
+}""",
+    "huang2025determining": """@inproceedings{huang2025determining,
+  title     = {Determining Layer-wise Sparsity for Large Language Models Through a Theoretical Perspective},
+  author    = {Huang, Weizhong and Zhang, Yuxin and Zheng, Xiawu and Chao, Fei and Ji, Rongrong},
+  booktitle = {International Conference on Machine Learning},
+  year      = {2025},
+  eprint    = {2502.14770},
+  archiveprefix = {arXiv}
+}""",
+    "rethinking2026relevance": """@inproceedings{rethinking2026relevance,
+  title     = {Rethinking Layer Relevance in Large Language Models Beyond Cosine Similarity},
+  booktitle = {International Conference on Learning Representations},
+  year      = {2026},
+  eprint    = {2605.14075},
+  archiveprefix = {arXiv},
+  note      = {Authors: see arXiv}
+}""",
 }
 SCORES = {
     "lr": "dumitru2024change",
     "block-influence": "men2025shortgpt",
     "angular": "gromov2025unreasonable",
+    "leave-one-out": "rethinking2026relevance",
+    "slice-one": "ashkboos2024slicegpt",
+    "discarded-energy": "ashkboos2024slicegpt",
+    "heavy-tail": "lu2024alphapruning",
+    "depth": "huang2025determining",
 }
-ALLOCATIONS = {"dynamic": "dumitru2024change"}
+ALLOCATIONS = {
+    "dynamic": "dumitru2024change",
+    "softmax": "lin2025modegpt",
+    "band": "lu2024alphapruning",
+    "rising": "huang2025determining",
+}
 
 
 def citations(recipe: Recipe) -> tuple[str, ...]:
-    """The keys of what a recipe used, each once: its score, its allocation, slicing itself."""
+    """The keys of what a recipe used, each once: its scores, its allocations, slicing itself."""
     if isinstance(recipe, ProfileRecipe):
-        return tuple(SCORES.values())
-    plan = recipe.plan
-    used = ["ashkboos2024slicegpt"]
-    if isinstance(recipe, TrialRecipe) and plan is None:
+        measured = [name for name, score in scores.SCORES.items() if score.measure]
+        return _once(SCORES[name] for name in [*measured, *recipe.probes])
+    if isinstance(recipe, TrialRecipe) and recipe.plan is None:
         return ()
-    if plan is not None and plan.rule().uses_scores:
-        used += [ALLOCATIONS.get(plan.allocation, ""), SCORES[plan.score]]
-    return tuple(dict.fromkeys(key for key in used if key))
+    deciding = recipe.entries if isinstance(recipe, ContestRecipe) else [recipe.plan]
+    used = ["ashkboos2024slicegpt"]
+    for each in deciding:
+        if each is not None:
+            used.append(ALLOCATIONS.get(each.allocation, ""))
+            used += [SCORES[each.score]] if find_allocation(each.allocation).uses_scores else []
+    return _once(used)
+
+
+def _once(keys: Iterable[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(key for key in keys if key))
 
 
 def bibtex(recipe: Recipe) -> str:

@@ -26,7 +26,7 @@ DEMO_TASKS = ("load", "profile", "compare", "trial", "sweep", "preview")
 FREE = frozenset(
     {
         *("seed", "rounding"),
-        *("kind", "method", "allocation", "score", "embedding", "run", "prompt"),
+        *("kind", "method", "allocation", "score", "embedding", "equal", "run", "prompt"),
     }
 )
 """Numbers and words in a recipe that cost nothing and name no path. Others are refused in demo mode."""

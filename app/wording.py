@@ -337,7 +337,7 @@ def command(recipe: Recipe) -> str:
 def _sweep_of(trial: TrialRecipe) -> SweepRecipe:
     plan = trial.plan or Plan()
     base = plan.settings.get("base", 0.0)
-    shared = trial.model_dump(exclude={"kind", "plan"})
+    shared = trial.model_dump(exclude={"kind", "plan", "equal", "other"})
     swept = plan if "base" in plan.settings else Plan()
     return SweepRecipe(
         **shared, plan=swept, bases=(base if isinstance(base, float) else 0.0,), targets=(plan.target,)
