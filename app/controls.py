@@ -203,6 +203,14 @@ def comparison(usual: CompareRecipe) -> CompareRecipe:
         evaluation_windows = number("Windows", "evaluation-windows", usual.evaluation_windows)
         length = number("Window length, tokens", "window-length", usual.window_length, 2, 131072, 64)
         new_tokens = number("Tokens to generate", "new-tokens", usual.new_tokens, 0, 1000)
+    repair = st.toggle(
+        "Repair the writers",
+        value=usual.repair,
+        key="repair",
+        persist_state="session",
+        help="Fit what every sub-layer writes anew, so that the sliced stream follows the dense one. Slicing "
+        "takes four to five times as long; where held-out windows do not gain, it is left as it was.",
+    )
     prompt = st.text_input("Prompt of the illustration", usual.prompt, key="prompt", persist_state="session")
     return usual.model_copy(
         update={
@@ -213,6 +221,7 @@ def comparison(usual: CompareRecipe) -> CompareRecipe:
             "evaluation_windows": evaluation_windows,
             "window_length": length,
             "seed": seed,
+            "repair": repair,
             "prompt": prompt,
             "new_tokens": new_tokens,
         }

@@ -21,6 +21,7 @@ from app.figures.plan import draw_schedule
 from app.figures.profile import draw_profile, draw_similarity, draw_split
 from app.figures.sweep import draw_grid, draw_pareto
 from app.tables import (
+    contest_table,
     difference_table,
     grid_table,
     passage_table,
@@ -33,12 +34,15 @@ from app.tables import (
     text_table,
     trial_table,
 )
+from slicing.contest import read_contest
 from slicing.grid import read_grid
 from slicing.library import note_of
 from slicing.plan import Plan
 from slicing.runs import (
     CompareRecipe,
     CompareResult,
+    ContestRecipe,
+    ContestResult,
     ProfileRecipe,
     Run,
     SliceRecipe,
@@ -94,6 +98,9 @@ def _of_kind(run: Run) -> Iterator[Section]:
         grid = read_grid(recipe, result)
         yield Section("Which base, which target", draw_grid(grid), grid_table(grid), wording.GRID_READING)
         yield Section("Size against loss", draw_pareto(grid), trial_table(grid))
+    elif isinstance(recipe, ContestRecipe) and isinstance(result, ContestResult):
+        found = read_contest(recipe, result)
+        yield Section("Who loses least", None, contest_table(found), " ".join(wording.contest(found)))
 
 
 def _of_profile(run: Run) -> Iterator[Section]:

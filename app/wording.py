@@ -26,6 +26,7 @@ from slicing.runs import (
     Calibrated,
     CompareRecipe,
     CompareResult,
+    Contestant,
     ContestRecipe,
     Entry,
     ProfileRecipe,
@@ -365,6 +366,20 @@ def contest(table: Table) -> list[str]:
             + (f"no better than chance: {', '.join(inside)}." if inside else "nobody else is among them.")
         )
     return told
+
+
+def repaired(each: Contestant) -> str | None:
+    """What repair did to a model, or ``None`` where it was not asked for."""
+    told = each.repair
+    if told is None:
+        return None
+    back = sum(row.ridge is None for row in told.sublayers)
+    losses = f"{told.unrepaired:.3f} to {told.repaired:.3f} nats per token on held-out windows"
+    kept = "it was kept" if told.kept else "it was not kept"
+    return (
+        f"Repair of {each.title.lower()} took the loss from {losses}: {kept}; {back} of "
+        f"{len(told.sublayers)} sub-layers gained nothing and stayed as they were."
+    )
 
 
 def _contest_of(trial: TrialRecipe) -> ContestRecipe:

@@ -45,7 +45,7 @@ from analysis.values import Progress, no_progress
 from slicing.allocation import Fractions, Searched
 from slicing.memory import MemoryNeed, slicing_need
 from slicing.plan import Plan
-from slicing.probes import CURVES, FRACTIONS, NEED_SLICING, PROBES, Probing
+from slicing.probes import CURVES, FRACTIONS, NEED_SLICING, PROBES, USUAL, Probing
 from slicing.runs import (
     BASES_FILE,
     DETAILS_FILE,
@@ -359,7 +359,10 @@ class _Bench:
             raise PlanError(unknown_name("score with curves", score, CURVES))
         name = f"{score} curves"
         if name not in self.measured:
-            self.measured[name] = self._timed(name, lambda: CURVES[score](self.probing))
+            curves = self._timed(name, lambda: CURVES[score](self.probing))
+            self.measured[name] = curves
+            if score not in self.profile.scores():  # one point of the curves is the score
+                self.profile = self.profile.with_probed(score, curves[[FRACTIONS.index(USUAL)]])
         return self.measured[name]
 
     def _shares(self, plan: Plan) -> tuple[float, ...]:

@@ -9,7 +9,14 @@ from analysis.storage import runs_folder
 from app import controls, parts, state, wording
 from app.figures.compare import draw_differences, draw_perplexities, draw_windows
 from app.figures.plan import draw_schedule
-from app.tables import difference_table, passage_table, perplexity_table, schedule_table, size_table
+from app.tables import (
+    difference_table,
+    passage_table,
+    perplexity_table,
+    schedule_table,
+    size_table,
+    task_table,
+)
 from slicing.bench import memory_need
 from slicing.runs import MODEL_FOLDER, CompareRecipe, CompareResult
 
@@ -65,6 +72,9 @@ def headline(result: CompareResult, recipe: CompareRecipe) -> None:
         note = f"perplexity, 95 % interval {wording.interval(each.evaluation.interval)}"
         parts.card(grid, each.title, f"{each.evaluation.perplexity:.2f}", change, note)
     st.caption(f"{result.evaluation.label}: {dense.protocol}. {wording.METHODS[recipe.method]}")
+    for each in result.contestants:
+        if told := wording.repaired(each):
+            st.caption(told)
 
 
 def evidence(result: CompareResult, recipe: CompareRecipe) -> None:
@@ -83,6 +93,9 @@ def evidence(result: CompareResult, recipe: CompareRecipe) -> None:
     baseline = "dense" if planned == "constant" else "constant"
     drawing = draw_windows(result, baseline, planned, parts.theme())
     parts.chart(drawing, "windows", passage_table(result, baseline, planned))
+    if (scores := task_table(result.contestants)) is not None:
+        st.subheader("What they score on tasks")
+        st.dataframe(scores, hide_index=True, key="tasks")
     st.subheader("Four sizes, and what they took")
     st.dataframe(size_table(result), hide_index=True, key="sizes")
     if timed := next((each.speed for each in result.contestants if each.speed), None):

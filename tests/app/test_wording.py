@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -13,6 +14,7 @@ from analysis.texts import PRESETS, Role, TextSource
 from app import wording
 from app.cli import app as command_line
 from slicing.plan import Plan
+from slicing.repair import Repair, SublayerRepair
 from slicing.runs import CompareRecipe, ProfileRecipe, bundled_run
 
 DEMO = TextSource(kind="demo", split="calibration")
@@ -120,3 +122,23 @@ def test_evidence_names_interval_nats_and_windows() -> None:
     assert wording.evidence(each) == (
         "−9.5 % perplexity · 95 % interval −18.1 to −4.9 % · −0.100 nats per token · 9 windows, paired"
     )
+
+
+def test_repair_is_told_with_what_it_gained_and_whether_it_was_kept():
+    repair = Repair(
+        sublayers=(
+            SublayerRepair(ridge=None, before=0.1, after=0.1),
+            SublayerRepair(ridge=0.3, before=0.2, after=0.1),
+        ),
+        windows=2,
+        unrepaired=4.0,
+        repaired=3.5,
+    )
+    result: Any = bundled_run().result
+    constant = result.contestant("constant")
+    assert wording.repaired(constant) is None
+    told = wording.repaired(constant.model_copy(update={"repair": repair}))
+    assert told is not None
+    assert "from 4.000 to 3.500 nats per token on held-out windows: it was kept; 1 of 2 sub-layers" in told
+    worse = repair.model_copy(update={"repaired": 4.5})
+    assert "it was not kept" in str(wording.repaired(constant.model_copy(update={"repair": worse})))
