@@ -216,7 +216,8 @@ def verdict(result: CompareResult, planned: str) -> str:
 
 
 GRID_READING = (
-    "Change of perplexity against constant slicing at the same target; * where the interval leaves no doubt."
+    "Change of perplexity against constant slicing at the same target; ▼ better and ▲ worse where the "
+    "interval leaves no doubt (in the table: *), else ≈."
 )
 
 
