@@ -21,7 +21,7 @@ from analysis.texts import TextSource
 from app import wording
 from app.cli import main
 from slicing.plan import Plan
-from slicing.runs import CompareRecipe, ProfileRecipe, SliceRecipe, SweepRecipe
+from slicing.runs import CompareRecipe, ContestRecipe, Entry, ProfileRecipe, SliceRecipe, SweepRecipe
 
 TEXT = "It is a truth universally acknowledged, that a tensor in possession of many rows must want a basis. "
 
@@ -270,11 +270,23 @@ SHARES = Plan(target=0.2, allocation="manual", settings={"shares": (0.1, 0.25, 0
         CompareRecipe(**DEMO, plan=SHARES, new_tokens=0, prompt="It's 'quoted'", method="preview"),
         SliceRecipe(**DEMO, plan=Plan(allocation="constant", settings={}, embedding="untied")),
         SweepRecipe(**DEMO, bases=(0.0, 0.05), targets=(0.1, 0.25), method="preview", evaluation_windows=9),
+        ProfileRecipe(model=DEMO["model"], text=DEMO["calibration"], probes=("leave-one-out", "depth")),
+        CompareRecipe(**DEMO, plan=Plan(allocation="softmax", settings={"temperature": 0.1}), repair=True),
+        CompareRecipe(**DEMO, tasks=("one", "two"), task_limit=5, task_folder=Path("/some/where")),
+        ContestRecipe(**DEMO, other=TextSource(kind="demo", split="out-of-style")),
+        ContestRecipe(
+            **DEMO,
+            plan=Plan(target=0.35, rounding=1, embedding="untied"),
+            entries=(Entry(allocation="constant"), Entry.parse("band:heavy-tail:spread=0.2+repair")),
+            seeds=(3,),
+            equal="slice",
+            calibration_windows=64,
+        ),
     ],
     ids=lambda recipe: recipe.kind,
 )
 def test_the_command_of_a_recipe_makes_it_again(monkeypatch: pytest.MonkeyPatch, recipe: Any) -> None:
-    def caught(asked: Any) -> Any:
+    def caught(asked: Any, *_: Any) -> Any:
         raise Asked(asked)
 
     monkeypatch.setattr("app.cli._perform", caught)
