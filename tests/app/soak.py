@@ -113,7 +113,7 @@ class Person:
     def compare(self) -> None:
         self.go("Compare")
         if not self.page.get_by_label("of which profiled").is_visible():
-            self.page.get_by_text("Set up a comparison").click()
+            self.page.get_by_text("Set up a comparison", exact=True).click()
         fill(self.page, "of which profiled", 1)
         for place in range(2):  # of calibration, and of evaluation
             fill(self.page, "Windows", 2, place)
