@@ -321,8 +321,8 @@ class WaterFilling(Allocation):
             )
 
     def raw(self, redundancy: np.ndarray) -> tuple[float, np.ndarray]:
-        """Not a matter of a floor and weights."""
-        raise NotImplementedError
+        """Not a matter of a floor and weights: see ``share``."""
+        raise AssertionError("share does not ask for it")
 
     def share(self, redundancy: np.ndarray, target: float, ceiling: float) -> Fractions:
         """Piece by piece of all curves, the one that hurts least first."""
