@@ -16,16 +16,23 @@ from typing import Any, Self
 from pydantic import BaseModel
 
 from analysis.errors import SlicescopeError, StorageError
+from analysis.scores import SCORES
 from analysis.source import ModelSource
 from analysis.storage import cache_folder, require_space, runs_folder
 from analysis.texts import DEMO_SPLITS, TextSource
 from analysis.values import Value
+from slicing.allocation import ALLOCATIONS
+from slicing.plan import Plan
+from slicing.runs import Entry
 
-DEMO_TASKS = ("load", "profile", "compare", "trial", "sweep", "preview")
-"""What strangers may start. Not ``slice``, which keeps a model's worth of disk for every plan."""
+DEMO_TASKS = ("load", "profile", "compare", "trial", "sweep", "contest", "preview")
+"""What strangers may start. Not ``slice``, which keeps a model's worth of disk for every plan, and not
+``search``, which asks for the loss hundreds of times."""
+QUICK = frozenset({"discarded-energy", "heavy-tail", "depth"})
+"""Probed scores that take no pass for every block."""
 FREE = frozenset(
     {
-        *("seed", "rounding"),
+        *("seed", "seeds", "rounding"),
         *("kind", "method", "allocation", "score", "embedding", "equal", "run", "prompt"),
     }
 )
@@ -60,7 +67,7 @@ class Policy(Value):
     rounds: int | None = None
     """Rounds of timing."""
     cells: int | None = None
-    """Of a sweep."""
+    """Of a sweep; of a contest, entries times seeds."""
     waiting: int | None = None
     """Jobs of one person that wait or run."""
     may_import: bool = True
@@ -122,6 +129,15 @@ class Policy(Value):
             "allow another one."
         )
 
+    def may_decide(self, how: Entry | Plan) -> bool:
+        """Whether people may ask for this way to decide where to cut: strangers not for what is measured
+        block by block, or searched for."""
+        if not self.demo_mode or how.allocation not in ALLOCATIONS:
+            return True
+        rule, score = ALLOCATIONS[how.allocation], SCORES.get(how.score)
+        quick = score is None or score.measure is not None or score.name in QUICK
+        return not rule.made and (quick or not rule.uses_scores)
+
     def cap(self, name: str) -> int | None:
         """The largest value of a number in a recipe, by the last part of its name."""
         measure = re.split("[-_]", name)[-1]
@@ -137,8 +153,13 @@ class Policy(Value):
         elif isinstance(part, TextSource):
             self._check_text(part)
         elif isinstance(part, BaseModel) or is_dataclass(part):
+            if isinstance(part, Entry | Plan) and not self.may_decide(part):
+                raise Refused(
+                    f"Deciding by '{part.allocation}' with the score '{part.score}' takes this server too "
+                    "long for visitors: choose another, or run slicescope yourself for that."
+                )
             within = dict(_fields(part))
-            self._check_cells(within.values())
+            self._check_cells(within)
             for each, value in within.items():
                 self._check_part(each, value)
         elif isinstance(part, dict):
@@ -169,10 +190,14 @@ class Policy(Value):
         if self.demo_mode and len(value) > LONGEST:
             raise Refused(f"The {name} is {len(value):,} long, but {LONGEST:,} is the most here: shorten it.")
 
-    def _check_cells(self, values: Any) -> None:
-        cells = prod(len(value) for value in values if isinstance(value, tuple | list))
+    def _check_cells(self, within: dict[str, Any]) -> None:
+        several = {name: len(value) for name, value in within.items() if isinstance(value, tuple | list)}
+        cells = prod(several.values())
         if self.cells is not None and cells > self.cells:
-            raise Refused(f"This server allows {self.cells} cells at most, but got {cells}: ask for fewer.")
+            raise Refused(
+                f"This server allows {self.cells} cells at most, but got {cells} "
+                f"({' times '.join(several)}): ask for fewer."
+            )
 
     def _check_model(self, source: ModelSource) -> None:
         if self.models is not None and source not in self.models:

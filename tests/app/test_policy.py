@@ -14,11 +14,21 @@ from analysis.storage import cache_folder, runs_folder
 from analysis.texts import TextSource
 from analysis.values import Value
 from app import policy as module
+from app.controls import FIRST_ENTRIES
 from app.jobs import Load, Unload
 from app.policy import Policy, Refused
 from slicing.plan import Plan
 from slicing.preview import PreviewRecipe
-from slicing.runs import CompareRecipe, ProfileRecipe, SliceRecipe, SweepRecipe, bundled_run
+from slicing.runs import (
+    CompareRecipe,
+    ContestRecipe,
+    Entry,
+    ProfileRecipe,
+    SearchRecipe,
+    SliceRecipe,
+    SweepRecipe,
+    bundled_run,
+)
 
 DEMO = ModelSource(kind="demo")
 CALIBRATION = TextSource(kind="demo", split="calibration")
@@ -35,6 +45,12 @@ def compare(**changes: Any) -> CompareRecipe:
 
 def sweep(**changes: Any) -> SweepRecipe:
     return SweepRecipe(**{"model": DEMO, "calibration": CALIBRATION, "evaluation": EVALUATION, **changes})
+
+
+def contest(*names: str, **changes: Any) -> ContestRecipe:
+    entries = tuple(Entry.parse(name) for name in ("constant", *names))
+    texts = {"calibration": CALIBRATION, "evaluation": EVALUATION}
+    return ContestRecipe(**{"model": DEMO, **texts, "entries": entries, "seeds": (0,), **changes})
 
 
 def folder(path: Path | str) -> ModelSource:
@@ -141,6 +157,9 @@ def test_what_the_pages_propose_is_allowed_in_demo_mode() -> None:
         policy.check(task)
     for trial in sweep().trials():
         policy.check(trial)
+    small = contest(*(name for name in FIRST_ENTRIES if name != "constant"), other=EVALUATION)
+    for task in (small, *small.trials(), compare(repair=True)):
+        policy.check(task)
 
 
 @pytest.mark.parametrize(
@@ -188,6 +207,18 @@ def test_other_texts_are_refused_in_demo_mode(text: TextSource) -> None:
         (compare(prompt="a" * 2001), "The prompt is 2,001 long"),
         (compare(plan=Plan(allocation="manual", settings={"shares": (0.25,) * 2001})), "The shares is 2,001"),
         (sweep(bases=(0.0, 0.01, 0.02, 0.03, 0.04)), "9 cells at most, but got 15"),
+        (
+            contest("rising", "falling", "constant+repair", seeds=(0, 1, 2)),
+            r"9 cells at most, but got 12 \(entries times seeds\)",
+        ),
+        (contest(seeds=tuple(range(10))), "9 cells at most, but got 10"),
+        (contest(other=TextSource.parse("wikitext2", "evaluation")), "does not offer the text"),
+        (contest("searched"), "'searched' .* too long for visitors"),
+        (contest("water-filling:discarded-energy"), "'water-filling' .* too long"),
+        (contest("dynamic:leave-one-out:base=0"), "'leave-one-out' takes this server too long"),
+        (compare(plan=Plan(score="slice-one")), "'slice-one' takes this server too long"),
+        (compare(plan=Plan(allocation="searched", settings={})), "'searched' .* too long"),
+        (profile(probes=("leave-one-out",)), "does not let visitors set 'probes'"),
     ],
 )
 def test_budgets_are_capped(task: Any, said: str) -> None:
@@ -196,7 +227,14 @@ def test_budgets_are_capped(task: Any, said: str) -> None:
     Policy().check(task)
 
 
-@pytest.mark.parametrize("task", [SliceRecipe(model=DEMO, calibration=CALIBRATION), Unload()])
+@pytest.mark.parametrize(
+    "task",
+    [
+        SliceRecipe(model=DEMO, calibration=CALIBRATION),
+        SearchRecipe(model=DEMO, calibration=CALIBRATION, plan=Plan(allocation="searched", settings={})),
+        Unload(),
+    ],
+)
 def test_what_costs_others_is_refused_in_demo_mode(task: Any) -> None:
     with pytest.raises(Refused, match=f"does not do '{task.kind}'"):
         Policy.demo().check(task)
