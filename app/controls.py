@@ -6,20 +6,22 @@ Knows nothing about results.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import streamlit as st
+from pydantic.fields import FieldInfo
 
 from analysis.profile import LayerProfile
 from analysis.scores import SCORES
 from analysis.texts import PRESETS, Role, TextSource
 from app import state, wording
-from app.figures.profile import outliers
+from app.figures.profile import DAMAGES, outliers
 from slicing.allocation import ALLOCATIONS
 from slicing.plan import Plan
-from slicing.runs import CompareRecipe, SweepRecipe
+from slicing.runs import USUAL_ENTRIES, CompareRecipe, ContestRecipe, Entry, SweepRecipe
 from slicing.schedule import ROUNDINGS
 
 BY_HAND = [name for name, kind in ALLOCATIONS.items() if not kind.made]
@@ -39,12 +41,15 @@ PRESETS_OF_PLANS = {
 
 def values_of(plan: Plan) -> dict[str, Any]:
     """The widgets' values that make this plan, by their keys."""
-    fields = type(plan.rule()).model_fields
-    settings = {
-        name: int(value) if fields[name].annotation is int else _percent(value)
-        for name, value in plan.settings.items()
-        if isinstance(value, float)
-    }
+    rule = type(plan.rule())
+    settings: dict[str, Any] = {}
+    for name, value in plan.settings.items():
+        if isinstance(value, tuple):  # scaling brings them to whole percent; any other target is their mean
+            settings["normalise"] = abs(plan.target - _percent(plan.target) / 100) < 1e-9
+        elif rule.model_fields[name].annotation is int:
+            settings[name] = int(value)
+        else:
+            settings[name] = _percent(value) if wording.is_share(rule, name) else value
     return {
         "sp": _percent(plan.target),
         "allocation": plan.allocation,
@@ -62,6 +67,16 @@ def take(plan: Plan) -> None:
     state.put(values_of(plan))
     if isinstance(shares := plan.settings.get("shares"), tuple):
         state.start_shares(shares)
+
+
+def by_hand(plan: Plan, fractions: Sequence[float], scaled: bool = True) -> Plan:
+    """The plan as shares to be edited, in tenths of a percent as the table shows them.
+
+    They are scaled to the plan's target, or else their mean is the target.
+    """
+    shares = tuple(round(each, 3) for each in fractions)
+    target = plan.target if scaled else float(np.mean(shares))
+    return plan.model_copy(update={"target": target, "allocation": "manual", "settings": {"shares": shares}})
 
 
 def undo() -> None:
@@ -101,10 +116,10 @@ def plan(profile: LayerProfile) -> Plan:
         if name == "shares":
             settings[name], normalise = _shares(profile.blocks, target)
             target = target if normalise else float(np.mean(settings[name]))
-        elif field.annotation is int:
-            settings[name] = float(number(field.title or name, name, field.default, 0, 2**31 - 1))
-        else:
+        elif wording.is_share(rule, name):
             settings[name] = _share(field.title or name, name, field.default)
+        else:
+            settings[name] = _setting(field, name)
     score = usual.score
     if rule.uses_scores:
         score = st.selectbox(
@@ -174,6 +189,22 @@ def _shares(blocks: int, target: float) -> tuple[tuple[float, ...], bool]:
     return shares, normalise
 
 
+def _setting(field: FieldInfo, key: str) -> float:
+    """A number that an allocation bounds; without an upper bound the slider reaches ten times the usual."""
+    title, bounds = field.title or key, {}
+    for each in field.metadata:
+        bounds |= {name: getattr(each, name) for name in ("ge", "gt", "le") if hasattr(each, name)}
+    if field.annotation is int:
+        low = int(bounds["ge"])
+        return float(
+            st.number_input(title, low, 2**31 - 1, value=field.default, key=key, bind="query-params")
+        )
+    high = float(bounds.get("le", 10 * field.default))
+    step = high / 100
+    low = float(bounds["ge"]) if "ge" in bounds else step  # above, not at, a bound that is left out
+    return st.slider(title, low, high, field.default, step, key=key, format="%.3g", bind="query-params")
+
+
 def _allocation_title(name: str) -> str:
     if name not in ALLOCATIONS:
         return name
@@ -234,6 +265,14 @@ def score(key: str, *profiles: LayerProfile) -> str:
     return _choice("Score", key, {name: SCORES[name].title for name in held}, Plan().score)
 
 
+def damage(key: str, profile: LayerProfile) -> str | None:
+    """Which of the damages that the profile holds to look at; ``None`` where it holds none."""
+    held = {name: SCORES[name].title for name in DAMAGES if name in profile.scores()}
+    if len(held) < 2:
+        return next(iter(held), None)
+    return _choice("Damage", key, held, next(iter(held)))
+
+
 def sweep(usual: CompareRecipe) -> SweepRecipe:
     """The grid, texts and budgets of a sweep."""
     bases = _grid("Bases (SB), %", "sweep-bases", (0, 10, 20))
@@ -246,30 +285,109 @@ def sweep(usual: CompareRecipe) -> SweepRecipe:
         "Preview: one pass over the dense model serves all cells, which is quicker. Faithful: each cell is "
         "calibrated as Compare does it.",
     )
-    said = wording.text_argument(usual.calibration, "calibration")
-    calibration = text("Calibration text", "calibration", "sweep-calibration", said)
-    calibration_windows = number(
-        "Calibration windows", "sweep-calibration-windows", usual.calibration_windows
-    )
-    said = wording.text_argument(usual.evaluation, "evaluation")
-    evaluation = text("Evaluation text", "evaluation", "sweep-evaluation", said)
-    evaluation_windows = number("Evaluation windows", "sweep-evaluation-windows", usual.evaluation_windows)
-    length = number("Window length, tokens", "sweep-length", usual.window_length, 2, 131072, 64)
+    shared = _trials("sweep", usual)
     plan = usual.plan if "base" in usual.plan.settings else Plan()
     return SweepRecipe(
-        model=usual.model,
+        **shared,
         plan=plan.model_copy(update={"target": Plan().target, "settings": dict(Plan().settings)}),
         bases=tuple(base / 100 for base in sorted(bases)),
         targets=tuple(target / 100 for target in sorted(targets)),
-        calibration=TextSource.parse(calibration, "calibration"),
-        calibration_windows=calibration_windows,
-        profile_windows=min(usual.profile_windows, calibration_windows),
-        evaluation=TextSource.parse(evaluation, "evaluation"),
-        evaluation_windows=evaluation_windows,
-        window_length=length,
         seed=usual.seed,
         method=method,
     )
+
+
+def contest(usual: CompareRecipe) -> ContestRecipe:
+    """Who takes part in a contest, at what size, and on what."""
+    target = _share("Target (SP) of constant slicing", "contest-target", Plan().target)
+    equal = _choice(
+        "All others have",
+        "contest-equal",
+        {"parameters": "Equal parameters", "slice": "Equal mean slice"},
+        "parameters",
+        "Equal parameters: everyone is as large as constant slicing at the target. Equal mean slice: the "
+        "published protocol.",
+    )
+    policy = state.policy()
+    open_to = [name for name in USUAL_ENTRIES if policy.may_decide(Entry.parse(name))]
+    entries = st.multiselect(
+        "Entries",
+        open_to,
+        default=FIRST_ENTRIES,
+        key="contest-entries",
+        persist_state="session",
+        help="allocation:score:setting, with repair or without. All but constant have it to beat; random, "
+        "falling and inverted are controls.",
+    )
+    seeds = st.multiselect(
+        "Seeds of the calibration",
+        range(10),
+        default=[0],
+        key="contest-seeds",
+        persist_state="session",
+        help="Each draws other calibration windows. Three say how much of a difference is their luck, and "
+        "take three times as long.",
+    )
+    method = _choice(
+        "Bases are found",
+        "contest-method",
+        {"faithful": "For each (faithful)", "preview": "Once (preview)"},
+        "faithful",
+        "Faithful: each entry is calibrated as Compare does it. Preview: one pass over the dense model "
+        "serves all entries, none of which can be repaired.",
+    )
+    shared = _trials("contest", usual)
+    second = st.toggle("Evaluate on a second text too", True, key="contest-second", persist_state="session")
+    other = text("Second text", "evaluation", "contest-other", "demo:out-of-style")
+    return ContestRecipe(
+        **shared,
+        plan=Plan(
+            target=target,
+            rounding=usual.plan.rounding,
+            max_fraction=usual.plan.max_fraction,
+            embedding=usual.plan.embedding,
+        ),
+        entries=tuple(Entry.parse(name) for name in USUAL_ENTRIES if name in entries),
+        equal=equal,
+        seeds=tuple(sorted(seeds)),
+        method=method,
+        other=TextSource.parse(other, "evaluation") if second else None,
+    )
+
+
+FIRST_ENTRIES = [
+    "constant",
+    "dynamic:lr:base=0",
+    "softmax:block-influence",
+    "rising",
+    "random:draw=0",
+    "random:draw=1",
+    "constant+repair",
+    "dynamic:lr:base=0+repair",
+]
+"""A small contest that is honest: the reference, three rules, two draws of chance, and repair of two."""
+
+
+def _trials(name: str, usual: CompareRecipe) -> dict[str, Any]:
+    """What sweeps and contests say alike: the model, the texts and their budgets."""
+    said = wording.text_argument(usual.calibration, "calibration")
+    calibration = text("Calibration text", "calibration", f"{name}-calibration", said)
+    calibration_windows = number(
+        "Calibration windows", f"{name}-calibration-windows", usual.calibration_windows
+    )
+    said = wording.text_argument(usual.evaluation, "evaluation")
+    evaluation = text("Evaluation text", "evaluation", f"{name}-evaluation", said)
+    evaluation_windows = number("Evaluation windows", f"{name}-evaluation-windows", usual.evaluation_windows)
+    length = number("Window length, tokens", f"{name}-length", usual.window_length, 2, 131072, 64)
+    return {
+        "model": usual.model,
+        "calibration": TextSource.parse(calibration, "calibration"),
+        "calibration_windows": calibration_windows,
+        "profile_windows": min(usual.profile_windows, calibration_windows),
+        "evaluation": TextSource.parse(evaluation, "evaluation"),
+        "evaluation_windows": evaluation_windows,
+        "window_length": length,
+    }
 
 
 def _grid(label: str, key: str, usual: tuple[int, ...]) -> list[int]:

@@ -74,6 +74,12 @@ page = st.navigation(
             help="A grid of bases and targets: which one pays, and what it costs.",
         ),
         st.Page(
+            "app_pages/contest.py",
+            title="Contest",
+            icon=":material/trophy:",
+            help="Ways to decide where to cut against each other at equal size, and against chance.",
+        ),
+        st.Page(
             "app_pages/runs.py",
             title="Runs",
             icon=":material/folder_open:",

@@ -13,15 +13,18 @@ import pandas as pd
 import streamlit as st
 
 from analysis.errors import SlicescopeError
+from analysis.profile import LayerProfile
+from analysis.scores import find_score
 from analysis.storage import runs_folder
-from app import state, wording
+from app import controls, state, wording
 from app.citations import bibtex
 from app.engine import Task
 from app.figures.base import DARK, LIGHT, Drawing, Theme
+from app.figures.profile import draw_scatter, outliers
 from app.report import build_report
-from app.tables import text_table
+from app.tables import damage_table, text_table
 from slicing.library import pack
-from slicing.runs import CompareResult, Run
+from slicing.runs import CompareRecipe, CompareResult, Run
 
 CHART = {
     "displaylogo": False,
@@ -101,9 +104,53 @@ def queue(make: Callable[[], Task]) -> None:
     st.rerun()
 
 
+def set_up(title: str, make: Callable[[CompareRecipe], state.Trials]) -> None:
+    """The form of a sweep or contest; what it does not ask for is as on the Tune page."""
+    profiled = state.shown("profile")
+    if profiled is None:
+        return
+    usual = state.proposal(profiled.run)
+    with st.form(f"{title.lower()}-form"):
+        st.markdown(f"**{title}** {usual.model.label}")
+        try:
+            recipe, problem = make(usual), None
+        except SlicescopeError as error:
+            recipe, problem = None, state.told(error)
+        pressed = st.form_submit_button("Run", type="primary", icon=":material/play_arrow:", width="stretch")
+    if problem:
+        st.warning(problem, icon=":material/warning:")
+    if recipe:
+        st.caption(wording.trials_size(recipe, profiled.run))
+        if pressed:
+            queue(lambda: recipe)
+
+
+POLL = 2.0  # seconds between looks at a sweep or contest that runs
+
+
+def unfinished(recipe: state.Trials, read: Callable[[Any], Any], draw: Callable[[Any], None]) -> None:
+    """A sweep or contest that is not done: what has come so far, redrawn while it runs."""
+    active = any(job.task == recipe for job in state.worker().active)
+    apart(_unfinished, recipe, read, draw, active, every=POLL if active else None)
+
+
+def _unfinished(
+    recipe: state.Trials, read: Callable[[Any], Any], draw: Callable[[Any], None], active: bool
+) -> None:
+    found = read(recipe)
+    st.markdown(f"**{wording.title(recipe)}**")
+    st.progress(found.done / found.total, text=f"{found.done} of {found.total} trials are stored")
+    if not active and st.button("Resume", type="primary", icon=":material/play_arrow:"):
+        queue(lambda: recipe)
+    draw(found)
+
+
 def provenance(view: state.View) -> state.Shown | None:
     """Say which run a view shows; ``None``, with a sentence and an action, when there is none."""
     shown = state.shown(view)
+    if shown is None and view == "contest":
+        st.info("There is nothing to show yet: run a contest, and it fills here while it runs.")
+        return None
     if shown is None:
         st.info("There is nothing to show yet: measure a profile, and it appears here.")
         st.page_link("app_pages/profile.py", label="Go to Profile", icon=":material/bar_chart:")
@@ -126,6 +173,20 @@ def provenance(view: state.View) -> state.Shown | None:
                 help="The method in seven steps, told with this run: arrow keys, big type, nothing else.",
             )
     return shown
+
+
+def damage(profile: LayerProfile, first_token: bool = False) -> None:
+    """What the LR score says against the damage that was measured, and the same as a table."""
+    with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
+        name = controls.damage("damage", profile)
+        if name is None:
+            st.info("No damage was measured here: measure the profile again, with damage.")
+            return
+        far = sorted({*outliers(profile.values("lr", first_token)), *outliers(profile.values(name))})
+        zoomed = bool(far) and st.toggle("Zoom to the other blocks", key="damage-zoom", bind="query-params")
+    drawing = draw_scatter(profile, name, first_token, far if zoomed else (), theme())
+    chart(drawing, "scatter", damage_table(profile, name, first_token))
+    st.caption(find_score(name).description)
 
 
 def downloads(run: Run) -> None:

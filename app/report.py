@@ -16,12 +16,14 @@ from app import wording
 from app.citations import bibtex
 from app.figures.base import LIGHT, Drawing
 from app.figures.compare import draw_differences, draw_perplexities, draw_windows
+from app.figures.contest import draw_contest
 from app.figures.page import FUNCTIONS, embedded, script
 from app.figures.plan import draw_schedule
-from app.figures.profile import draw_profile, draw_similarity, draw_split
+from app.figures.profile import DAMAGES, draw_profile, draw_scatter, draw_similarity, draw_split
 from app.figures.sweep import draw_grid, draw_pareto
 from app.tables import (
     contest_table,
+    damage_table,
     difference_table,
     grid_table,
     passage_table,
@@ -100,7 +102,8 @@ def _of_kind(run: Run) -> Iterator[Section]:
         yield Section("Size against loss", draw_pareto(grid), trial_table(grid))
     elif isinstance(recipe, ContestRecipe) and isinstance(result, ContestResult):
         found = read_contest(recipe, result)
-        yield Section("Who loses least", None, contest_table(found), " ".join(wording.contest(found)))
+        told = " ".join([wording.CONTEST_READING, *wording.contest(found)])
+        yield Section("Who loses least", draw_contest(found), contest_table(found), told)
 
 
 def _of_profile(run: Run) -> Iterator[Section]:
@@ -111,6 +114,13 @@ def _of_profile(run: Run) -> Iterator[Section]:
     told = f"{SCORES[score].description} Source: {source}."
     drawing = draw_profile(profile, score, first_token)
     yield Section(f"{title} of every block", drawing, profile.to_frame(first_token).round(4), told)
+    for damage in DAMAGES:
+        if damage in profile.scores():
+            drawing, table = (
+                draw_scatter(profile, damage, first_token),
+                damage_table(profile, damage, first_token),
+            )
+            yield Section(f"Against measured damage: {SCORES[damage].title}", drawing, table)
     if details := find_details(run):
         yield Section("Depth by depth", draw_similarity(details), similarity_table(details))
         if details.split is not None:

@@ -29,6 +29,7 @@ from slicing.plan import Plan
 from slicing.preview import Preview, PreviewRecipe
 from slicing.runs import (
     CompareRecipe,
+    ContestRecipe,
     ProfileRecipe,
     Run,
     SweepRecipe,
@@ -38,11 +39,12 @@ from slicing.runs import (
     list_runs,
 )
 
-View = Literal["profile", "compare", "sweep"]
-"""What can be looked at: a run's profile, a comparison, a sweep. Also the names in the URL."""
-VIEWS: tuple[View, ...] = ("profile", "compare", "sweep")
-WORDS = {"compare": "comparison", "sweep": "sweep"}
-
+View = Literal["profile", "compare", "sweep", "contest"]
+"""What can be looked at: a run's profile, a comparison, a sweep, a contest. Also the names in the URL."""
+VIEWS: tuple[View, ...] = ("profile", "compare", "sweep", "contest")
+WORDS = {"compare": "comparison", "sweep": "sweep", "contest": "contest"}
+Trials = SweepRecipe | ContestRecipe
+"""What is made of trials, and can be looked at while they come."""
 
 UNDOABLE = 50
 """Plans that can be gone back to."""
@@ -160,8 +162,7 @@ def login_providers() -> list[str | None]:
 def show(view: View, key: str) -> None:
     """Let a view show the run of this key from the next full run of the page on."""
     st.session_state[f"{view}-run"] = key
-    if view == "sweep":
-        st.session_state.pop("sweeping", None)
+    st.session_state.pop(f"{view}-asked", None)
 
 
 def shown(view: View) -> Shown | None:
@@ -178,31 +179,39 @@ def shown(view: View) -> Shown | None:
         except StorageError:
             problem = f"The run '{key}' is no longer stored, so the demo's is shown."
     try:
-        return Shown(bundled_sweep() if view == "sweep" else bundled_run(), bundled=True, problem=problem)
+        run = _bundled(view)
     except StorageError:
         return None
+    return Shown(run, bundled=True, problem=problem) if run else None
 
 
-def sweeping() -> SweepRecipe | None:
-    """The sweep that this session asked for last, or else one that runs while no other is asked for.
+def _bundled(view: View) -> Run | None:
+    """The run that ships for a view, or ``None`` where none does."""
+    if view == "contest":
+        return None
+    return bundled_sweep() if view == "sweep" else bundled_run()
+
+
+def unfinished(view: Literal["sweep", "contest"]) -> Trials | None:
+    """The sweep or contest that this session asked for last, or else one that runs while no other is shown.
 
     ``None`` once it is done: then it is a run like others.
     """
-    asked: SweepRecipe | None = st.session_state.get("sweeping")
-    if asked is None and not st.session_state.get("sweep"):
+    asked: Trials | None = st.session_state.get(f"{view}-asked")
+    if asked is None and not st.session_state.get(f"{view}-run"):
         tasks = (job.task for job in worker().active if may_cancel(job))
-        asked = next((task for task in tasks if isinstance(task, SweepRecipe)), None)
+        asked = next((task for task in tasks if isinstance(task, Trials) and task.kind == view), None)
     return asked
 
 
-def chosen_cell() -> tuple[float, float] | None:
-    """The base and target of the cell of a sweep that was clicked on last."""
-    return st.session_state.get("cell")
+def mark(view: View) -> Any:
+    """What was clicked on last in the chart of a view: base and target of a cell, the name of an entry."""
+    return st.session_state.get(f"{view}-mark")
 
 
-def choose_cell(base: float, target: float) -> None:
-    """Make this the cell of a sweep that is looked at; only in a callback."""
-    st.session_state["cell"] = base, target
+def choose_mark(view: View, mark: Any) -> None:
+    """Make this what is looked at in a view; only in a callback."""
+    st.session_state[f"{view}-mark"] = mark
 
 
 def source() -> ModelSource:
@@ -453,8 +462,8 @@ def submit(task: Task) -> Job:
     job = worker().submit(task, owner)
     if isinstance(task, Value):
         note_made(task.key)
-    if isinstance(task, SweepRecipe):
-        st.session_state["sweeping"] = task
+    if isinstance(task, Trials):
+        st.session_state[f"{task.kind}-asked"] = task
     st.session_state["notice"] = None
     st.session_state.setdefault("watched", []).append(job)
     return job

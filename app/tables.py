@@ -82,6 +82,18 @@ def split_table(details: Details) -> pd.DataFrame:
     )
 
 
+def damage_table(profile: LayerProfile, damage: str, first_token: bool = False) -> pd.DataFrame:
+    """One row per block: its LR score and the damage that was measured, with its spread over windows."""
+    return pd.DataFrame(
+        {
+            "block": range(profile.blocks),
+            "LR score": profile.values("lr", first_token).round(4),
+            f"{damage}, nats per token": profile.values(damage).round(4),
+            "± sd": profile.spread(damage).round(4),
+        }
+    )
+
+
 def overlay_table(
     profiles: Sequence[tuple[str, LayerProfile]], score: str, first_token: bool = False
 ) -> pd.DataFrame:

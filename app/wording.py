@@ -18,6 +18,7 @@ from analysis.source import ModelSource
 from analysis.texts import DEMO_SPLITS, PRESETS, Role, TextSource
 from app.engine import Load, Task, Unload
 from app.jobs import Job
+from slicing.allocation import Allocation
 from slicing.bench import phases
 from slicing.contest import Table
 from slicing.plan import Plan
@@ -112,11 +113,19 @@ def plan_line(plan: Plan) -> str:
     """A plan in one line."""
     rule = plan.rule()
     settings = [
-        f"{_short(type(rule), name)} {percent(value)}"
+        f"{_short(type(rule), name)} {percent(value) if is_share(type(rule), name) else f'{value:g}'}"
         for name, value in plan.settings.items()
         if isinstance(value, float)
     ]
     return ", ".join([plan.allocation, f"SP {percent(plan.target)}", *settings])
+
+
+def is_share(rule: type[Allocation], name: str) -> bool:
+    """Whether a setting is a share of the width, told in percent, and no number with bounds of its own."""
+    field = rule.model_fields[name]
+    return field.annotation is float and not any(
+        hasattr(bound, which) for bound in field.metadata for which in ("ge", "gt")
+    )
 
 
 def outliers(blocks: Sequence[int], left_off: bool) -> str:
@@ -155,15 +164,25 @@ def run_line(run: Run) -> str:
     return f"{title(run.recipe)} · {run.created:%d %b %Y %H:%M} UTC"
 
 
-def sweep_size(recipe: SweepRecipe, like: Run) -> str:
-    """How many trials a sweep has, and how long they take at the pace of another run of the same model."""
-    trials = len(recipe.trials())
-    told = f"{trials} trials: the dense model, constant slicing at every target, and the cells."
+def trials_size(recipe: SweepRecipe | ContestRecipe, like: Run) -> str:
+    """How many trials there are, and how long they take at the pace of another run of the same model."""
+    trials = recipe.trials()
+    if isinstance(recipe, SweepRecipe):
+        who = "the dense model, constant slicing at every target, and the cells"
+    else:
+        who = "the dense model, and every entry with every seed, controls with the first alone"
+    told = f"{len(trials)} trials: {who}."
     if isinstance(like.result, CompareResult) and like.recipe.model == recipe.model:
         pace = like.result.contestant("dense").evaluation.tokens_per_second
-        work = sum(weight for _, weight in phases(recipe))
-        told += f" About {duration(work / pace)} at the pace of the run shown on Profile."
+        # What trials share is done once; what each does is told by itself, since entries differ.
+        shared = [weight for name, weight in phases(recipe) if name != "Trials"]
+        each = [weight for trial in trials for name, weight in phases(trial) if name in EACH_TRIAL]
+        told += f" About {duration(sum(shared + each) / pace)} at the pace of the run shown on Profile."
     return told + " Trials that are stored are not run again."
+
+
+EACH_TRIAL = ("Slicing", "Evaluating")
+"""The phases that every trial of a sweep or contest goes through by itself."""
 
 
 def reduction(schedule: SlicingSchedule, shape: ModelShape) -> str:
@@ -218,6 +237,12 @@ def verdict(result: CompareResult, planned: str) -> str:
 GRID_READING = (
     "Change of perplexity against constant slicing at the same target; ▼ better and ▲ worse where the "
     "interval leaves no doubt (in the table: *), else ≈."
+)
+
+
+CONTEST_READING = (
+    "Loss kept: nats per token above the dense model, where 100 % is what constant slicing loses at this "
+    "size and 0 % is dense."
 )
 
 
@@ -347,7 +372,7 @@ def _sweep_of(trial: TrialRecipe) -> SweepRecipe:
 
 
 def contest(table: Table) -> list[str]:
-    """What a contest says, in sentences."""
+    """What a contest says, in sentences: who loses least, who is better, whether that is more than luck."""
     best, constant = table.best, table.standing("constant")
     if best is None or constant is None:
         return [f"{table.done} of {table.total} trials have run."]
@@ -356,17 +381,46 @@ def contest(table: Table) -> list[str]:
         + (f", {percent(best.other_share)} on the second text" if best.other_share is not None else "")
         + (f" ({best.gain.verdict}: {evidence(best.gain)})." if best.gain else ".")
     ]
-    if band := table.random:
-        inside = [
-            each.entry.name
-            for each in table.standings
-            if not each.entry.control and not each.entry.repair and band[0] <= each.nats <= band[1]
-        ]
+    rules = [each for each in table.standings if each.gain and not each.entry.control]
+    rules = [each for each in rules if not each.entry.repair]
+    if rules:
+        clear = [each.entry.name for each in rules if each.gain and each.gain.verdict == "better"]
+        named = f": {', '.join(clear)}" if clear else ""
         told.append(
-            f"Random shares lose {band[0]:.3f} to {band[1]:.3f} nats per token more than dense; "
-            + (f"no better than chance: {', '.join(inside)}." if inside else "nobody else is among them.")
+            f"{len(clear)} of {len(rules)} ways to decide, without repair, are clearly better than constant "
+            f"slicing{named}."
         )
+    if band := chance(table):
+        inside = [each.entry.name for each in rules if each.share >= band[0]]
+        told.append(
+            f"Shares drawn at random keep {percent(band[0])} to {percent(band[1])} of the loss; "
+            + (
+                f"no better than chance: {', '.join(inside)}."
+                if inside
+                else "every rule is better than that."
+            )
+        )
+    pairs = [(table.standing(each.entry.name + "+repair"), each) for each in table.standings]
+    if repaired_ := [
+        f"{each.entry.name} from {percent(each.share)} to {percent(with_.share)}"
+        for with_, each in pairs
+        if with_
+    ]:
+        told.append(f"Repair takes {', '.join(repaired_)}.")
+    seeds = len(table.recipe.seeds)
+    draws = (
+        "one draw of calibration windows, and another moves the numbers too"
+        if seeds == 1
+        else f"{seeds} draws of calibration windows are averaged, for controls one"
+    )
+    told.append(f"Intervals are over evaluation windows; {draws}.")
     return told
+
+
+def chance(table: Table) -> tuple[float, float] | None:
+    """What shares drawn at random keep of constant slicing's loss, from and to; ``None`` below two draws."""
+    drawn = [each.share for each in table.standings if each.entry.allocation == "random"]
+    return (min(drawn), max(drawn)) if len(drawn) > 1 else None
 
 
 def repaired(each: Contestant) -> str | None:
@@ -451,9 +505,9 @@ def _changed(flags: dict[str, tuple[Any, Any]]) -> list[str]:
 
 
 def _short(rule: Any, name: str) -> str:
-    """``SB`` of ``Slice base (SB)``; a field without an abbreviation keeps its title."""
+    """``SB`` of ``Slice base (SB)``; a field without an abbreviation has its title, within a line."""
     full = rule.model_fields[name].title or name
-    return full.rpartition("(")[2].rstrip(")")
+    return full.rpartition("(")[2].rstrip(")") if "(" in full else full.lower()
 
 
 def change(each: Difference) -> str:

@@ -9,6 +9,7 @@ from analysis.texts import TextSource
 from app import controls, parts, state, wording
 from app.coloured import coloured_text, legend
 from app.figures.profile import (
+    DAMAGES,
     draw_overlay,
     draw_profile,
     draw_similarity,
@@ -38,6 +39,12 @@ def measure_form() -> None:
             "a perplexity for every plan within seconds. Takes D × D × 4 bytes for every sub-layer (80 MB "
             "for the demo model).",
         )
+        damage = not state.policy().demo_mode and st.toggle(
+            "Measure damage too",
+            key="profile-damage",
+            help="How much the loss rises without each block, and with a quarter of its width cut: what the "
+            "scores are to foretell. Takes about twenty times as long, for each of the two.",
+        )
         if st.form_submit_button("Measure", type="primary", icon=":material/query_stats:", width="stretch"):
             parts.queue(
                 lambda: ProfileRecipe(
@@ -47,6 +54,7 @@ def measure_form() -> None:
                     window_length=length,
                     seed=seed,
                     bases=bases,
+                    probes=DAMAGES if damage else (),
                 )
             )
     st.caption(
@@ -168,14 +176,16 @@ def overlay(run: Run) -> None:
 def near(run: Run) -> None:
     """What the profile looks like from near, one view at a time."""
     details = find_details(run)
-    names = ["Tokens", "Depth by depth", "Heads and MLP", "Beside other runs"]
+    names = ["Tokens", "Depth by depth", "Heads and MLP", "Against damage", "Beside other runs"]
     tabs = st.tabs(names, bind="query-params", key="near")
     for tab, name in zip(tabs, names, strict=True):
         if not tab.open:
             continue
         with tab:
-            if name == names[3]:
+            if name == names[4]:
                 overlay(run)
+            elif name == names[3]:
+                parts.damage(run.result.profile, controls.shown_score()[1])
             elif details is None:
                 st.info("This run was stored without its tokens: measure it again, and they appear here.")
             elif name == names[0]:

@@ -2,60 +2,21 @@
 
 import streamlit as st
 
-from analysis.errors import SlicescopeError
 from app import controls, parts, state, wording
 from app.figures.sweep import draw_grid, draw_pareto
 from app.tables import grid_table, trial_table
 from slicing.grid import Cell, Grid, read_grid
 from slicing.runs import Run, SweepRecipe, SweepResult
 
-POLL = 2.0  # seconds between looks at a sweep that runs
-
-
-def set_up() -> None:
-    """The form of a new sweep; settings beside base and target are those of the Tune page."""
-    profiled = state.shown("profile")
-    if profiled is None:
-        return
-    usual = state.proposal(profiled.run)
-    with st.form("sweep-form"):
-        st.markdown(f"**Sweep** {usual.model.label}")
-        try:
-            recipe, problem = controls.sweep(usual), None
-        except SlicescopeError as error:
-            recipe, problem = None, state.told(error)
-        pressed = st.form_submit_button("Run", type="primary", icon=":material/play_arrow:", width="stretch")
-    if problem:
-        st.warning(problem, icon=":material/warning:")
-    if recipe:
-        st.caption(wording.sweep_size(recipe, profiled.run))
-        if pressed:
-            parts.queue(lambda: recipe)
-
-
-def running(recipe: SweepRecipe) -> None:
-    """A sweep that is not done: what has come so far, redrawn while it runs."""
-    active = any(job.task == recipe for job in state.worker().active)
-    parts.apart(_running, recipe, active, every=POLL if active else None)
-
-
-def _running(recipe: SweepRecipe, active: bool) -> None:
-    grid = read_grid(recipe)
-    st.markdown(f"**{wording.title(recipe)}**")
-    st.progress(grid.done / grid.total, text=f"{grid.done} of {grid.total} trials are stored")
-    if not active and st.button("Resume", type="primary", icon=":material/play_arrow:"):
-        parts.queue(lambda: recipe)
-    maps(grid)
-
 
 def maps(grid: Grid, run: Run | None = None) -> None:
     """The grid, the cell that was clicked on, and everyone by size and perplexity."""
     places = {(each.base, each.target): each for each in grid.cells}
-    chosen = places.get(state.chosen_cell() or (-1.0, -1.0))
+    chosen = places.get(state.mark("sweep") or (-1.0, -1.0))
 
     def pick(point: dict) -> None:
         row, column = divmod(point["point_index"], len(grid.recipe.bases))
-        state.choose_cell(grid.recipe.bases[column], grid.recipe.targets[row])
+        state.choose_mark("sweep", (grid.recipe.bases[column], grid.recipe.targets[row]))
 
     parts.chart(draw_grid(grid, chosen, parts.theme()), "grid", grid_table(grid), pick)
     st.caption(f"{wording.GRID_READING} Click a cell for its numbers. {wording.METHODS[grid.recipe.method]}")
@@ -99,10 +60,10 @@ st.title("Which base, which target?")
 st.markdown("Every cell is a model that was sliced and evaluated; nothing is filled in by guessing.")
 choice, view = st.columns([3, 7], gap="large")
 with choice:
-    set_up()
+    parts.set_up("Sweep", controls.sweep)
 with view:
-    if unfinished := state.sweeping():
-        running(unfinished)
+    if unfinished := state.unfinished("sweep"):
+        parts.unfinished(unfinished, read_grid, maps)
     elif shown := parts.provenance("sweep"):
         recipe, result = shown.run.recipe, shown.run.result
         if isinstance(recipe, SweepRecipe) and isinstance(result, SweepResult):

@@ -1,7 +1,6 @@
 """Page: how much to cut where. Every slider answers at once, since nothing here needs the weights."""
 
 import json
-from collections.abc import Sequence
 from typing import Any
 
 import streamlit as st
@@ -114,18 +113,11 @@ def _preview(run: Run, plan: Plan, waiting: bool) -> None:
     st.caption(wording.preview(found))
 
 
-def rounded(fractions: Sequence[float]) -> tuple[float, ...]:
-    """Shares in tenths of a percent, as the table shows them."""
-    return tuple(round(each, 3) for each in fractions)
-
-
 def actions(run: Run, plan: Plan, planned: SlicingSchedule) -> None:
     """What to do with the plan: compare it, keep it, pass it on."""
     proposal = state.proposal(run)
     if plan.allocation != "manual":
-        by_hand = plan.model_copy(
-            update={"allocation": "manual", "settings": {"shares": rounded(planned.block_fractions)}}
-        )
+        by_hand = controls.by_hand(plan, planned.block_fractions)
         st.button(
             "Edit by hand",
             icon=":material/edit:",

@@ -29,12 +29,16 @@ def draw_schedule(
     name: str,
     block_path: str,
     theme: Theme = LIGHT,
+    height: int = 430,
 ) -> Drawing:
-    """How much of its width every block loses: planned as bars, constant as a line, the mean dashed."""
+    """How much of its width every block loses: planned as bars, constant as a line, the mean dashed.
+
+    ``block_path`` may be empty, where nobody knows what the blocks are called.
+    """
     cut = 100.0 * np.asarray(schedule.block_fractions, dtype=np.float32)
     blocks = np.arange(cut.size)
     capped = np.asarray(fractions.capped)
-    figure = empty_figure(theme, height=430)
+    figure = empty_figure(theme, height=height)
     figure.add_trace(
         go.Bar(
             x=blocks,
@@ -46,9 +50,14 @@ def draw_schedule(
                 "pattern": {"shape": ["/" if each else "" for each in capped], "fgcolor": "#FFFFFF"},
             },
             customdata=[
-                (f"{block_path}.{block}", schedule.widths[block], schedule.hidden_size) for block in blocks
+                (
+                    f" · {block_path}.{block}" if block_path else "",
+                    schedule.widths[block],
+                    schedule.hidden_size,
+                )
+                for block in blocks
             ],
-            hovertemplate="block %{x} · %{customdata[0]}<br>slice %{y:.1f} %, width %{customdata[1]} of "
+            hovertemplate="block %{x}%{customdata[0]}<br>slice %{y:.1f} %, width %{customdata[1]} of "
             "%{customdata[2]}<extra></extra>",
         )
     )

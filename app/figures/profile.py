@@ -242,6 +242,78 @@ def draw_split(details: Details, theme: Theme = LIGHT) -> Drawing:
     )
 
 
+DAMAGES = ("leave-one-out", "slice-one")
+"""Scores that are measured damage, which the others can be held against."""
+
+
+def draw_scatter(
+    profile: LayerProfile,
+    damage: str,
+    first_token: bool = False,
+    without: Sequence[int] = (),
+    theme: Theme = LIGHT,
+) -> Drawing:
+    """The LR score of every block against the damage that was measured, blocks by their numbers.
+
+    Blocks in ``without`` are left off; the rank correlation is over all.
+    """
+    entry = find_score(damage)
+    scores, damages = profile.values("lr", first_token), profile.values(damage)
+    shown = np.setdiff1d(np.arange(profile.blocks), np.asarray(without, dtype=int))
+    figure = empty_figure(theme, height=420)
+    figure.add_trace(
+        go.Scatter(
+            x=scores[shown].astype(np.float32),
+            y=damages[shown].astype(np.float32),
+            mode="markers+text",
+            marker={"size": 9, "color": theme.measured},
+            text=[str(block) for block in shown],
+            textposition="top center",
+            textfont={"size": 13, "color": theme.ink},
+            hovertemplate="block %{text}<br>LR score %{x:.3f}<br>"
+            + entry.title
+            + " %{y:+.4f}<extra></extra>",
+        )
+    )
+    figure.update_layout(
+        showlegend=False,
+        margin_t=10,
+        xaxis={"title": {"text": "LR score: 1 = changes its input least"}},
+        yaxis={"title": {"text": f"{entry.title}, nats per token"}},
+    )
+    agreement = rank_correlation(scores, damages)
+    if agreement <= -0.7:
+        told = "the LR score ranks the blocks much as the damage does"
+    elif agreement <= -0.3:
+        told = "the LR score tells a part of the damage"
+    else:
+        told = "the LR score tells little of the damage" + (" and points the wrong way" * (agreement >= 0.3))
+    off = (
+        f" Not shown: block{'s' if len(without) > 1 else ''} {', '.join(map(str, without))}."
+        if without
+        else ""
+    )
+    return Drawing(
+        figure,
+        f"Spearman's rank correlation is {agreement:+.2f} over {profile.blocks} blocks (−1 would be "
+        f"perfect): {told}. Most damage by block {int(damages.argmax())} ({damages.max():+.3f} nats per "
+        f"token), least by block {int(damages.argmin())} ({damages.min():+.3f}).{off}".replace("-", "−"),
+    )
+
+
+def rank_correlation(first: np.ndarray, second: np.ndarray) -> float:
+    """Spearman's: the correlation of the ranks, equal values sharing theirs; 0 where one does not vary."""
+    ranks = [_ranks(values) - (values.size - 1) / 2 for values in (first, second)]
+    norms = float(np.linalg.norm(ranks[0]) * np.linalg.norm(ranks[1]))
+    return float(ranks[0] @ ranks[1]) / norms if norms else 0.0
+
+
+def _ranks(values: np.ndarray) -> np.ndarray:
+    """From 0, the mean of their places for equal values."""
+    _, groups, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return (np.cumsum(counts) - (counts + 1) / 2)[groups]
+
+
 def draw_overlay(
     profiles: Sequence[tuple[str, LayerProfile]], score: str, first_token: bool = False, theme: Theme = LIGHT
 ) -> Drawing:

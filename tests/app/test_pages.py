@@ -7,21 +7,25 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from contest_stand_in import LOSSES, contest_recipe, contest_run
 from streamlit.testing.v1 import AppTest
 
 from analysis.errors import ModelError
 from analysis.source import ModelCard, ModelSource, describe
 from analysis.storage import runs_folder
 from analysis.texts import TextSource
-from app import state
+from app import controls, state
+from app.controls import FIRST_ENTRIES
 from app.jobs import Job, Load
 from app.policy import Policy
 from slicing import runs
 from slicing.library import bring_in
+from slicing.plan import Plan
 from slicing.preview import Preview, PreviewRecipe
 from slicing.runs import (
     CompareRecipe,
     CompareResult,
+    ContestRecipe,
     ProfileRecipe,
     ProfileResult,
     SliceRecipe,
@@ -129,6 +133,7 @@ def test_the_bare_address_opens_the_profile(desk: Desk) -> None:
         ("compare", "What did it cost?"),
         ("runs", "What has been run?"),
         ("sweep", "Which base, which target?"),
+        ("contest", "Which way to decide?"),
     ],
 )
 def test_every_page_opens(desk: Desk, name: str, title: str) -> None:
@@ -502,6 +507,199 @@ def test_a_sweep_of_another_session_is_shown_while_it_runs(desk: Desk) -> None:
     app = page("sweep")
     assert "from another session" in said(app)
     assert [chart.key for chart in app.get("plotly_chart")] == ["grid"]
+
+
+def test_the_sweep_that_is_shown_stays_while_another_runs(desk: Desk) -> None:
+    sweep = bring_in(bundled_sweep().to_json().encode(), "it")
+    recipe = bundled_sweep().recipe
+    assert isinstance(recipe, SweepRecipe)
+    desk.active = (Job(1, recipe.model_copy(update={"seed": 9}), "somebody", state="running"),)
+    app = page("sweep", sweep=sweep.key)
+    assert f"Run {sweep.key}" in said(app)
+    assert "trials are stored" not in said(app)
+
+
+# Contests
+
+
+def charts(app: AppTest) -> list[str]:
+    return [str(chart.key) for chart in app.get("plotly_chart")]
+
+
+def test_without_a_contest_there_is_one_sentence_and_the_form(desk: Desk) -> None:
+    app = page("contest")
+    assert "There is nothing to show yet: run a contest" in said(app)
+    assert charts(app) == []
+    assert app.multiselect(key="contest-entries").value == FIRST_ENTRIES
+    assert "10 trials" not in said(app)
+    assert "9 trials: the dense model, and every entry with every seed" in said(app)
+    assert "at the pace of the run shown on Profile" in said(app)
+
+
+def test_a_contest_is_queued_and_what_has_come_is_shown(desk: Desk) -> None:
+    app = page("contest")
+    app.multiselect(key="contest-entries").set_value(["rising", "constant", "searched"])
+    app.multiselect(key="contest-seeds").set_value([2, 0])
+    app.segmented_control(key="contest-equal").set_value("slice")
+    app.number_input(key="contest-evaluation-windows").set_value(9)
+    app.toggle(key="contest-second").set_value(False)
+    press(app, "Run")
+    (recipe,) = desk.tasks
+    assert isinstance(recipe, ContestRecipe)
+    assert [entry.name for entry in recipe.entries] == ["constant", "rising", "searched"]
+    assert (recipe.seeds, recipe.equal, recipe.evaluation_windows, recipe.other) == ((0, 2), "slice", 9, None)
+    assert "0 of 7 trials are stored" in said(app) or app.get("progress")
+    assert charts(app) == ["contest"]
+    desk.cancel(desk.active[0])
+    app.run()
+    press(app, "Resume")
+    assert desk.tasks == [recipe, recipe]
+
+
+def test_the_web_and_the_command_line_ask_for_the_same_contest(desk: Desk) -> None:
+    app = page("contest")
+    press(app, "Run")
+    (recipe,) = desk.tasks
+    usual = Plan()
+    assert (recipe.plan, recipe.seeds, recipe.equal) == (usual, (0,), "parameters")
+    assert recipe.other == TextSource(kind="demo", split="out-of-style")
+
+
+@pytest.mark.parametrize(
+    ("entries", "method", "sentence"),
+    [
+        (["rising"], "faithful", "needs 'constant'"),
+        ([], "faithful", "distinct entries"),
+        (["constant", "constant+repair"], "preview", "choose the method 'faithful'"),
+    ],
+)
+def test_an_impossible_contest_is_a_sentence(
+    desk: Desk, entries: list[str], method: str, sentence: str
+) -> None:
+    app = page("contest")
+    app.multiselect(key="contest-entries").set_value(entries)
+    app.segmented_control(key="contest-method").set_value(method)
+    press(app, "Run")
+    assert any(sentence in warning.value for warning in app.warning)
+    assert desk.tasks == []
+
+
+def test_a_contest_is_read_and_its_entries_have_cards(desk: Desk) -> None:
+    run = bring_in(contest_run().to_json().encode(), "it")
+    app = page("contest", contest=run.key)
+    assert not app.error
+    assert charts(app) == ["contest", "scatter"]
+    assert "constant+repair loses least" in said(app)
+    assert "no better than chance: softmax:block-influence" in said(app)
+    assert "rank correlation" in said(app)
+    for name in LOSSES:
+        app.session_state["contest-mark"] = name
+        app.run()
+        assert not app.exception
+        assert f"**{name}**" in said(app)
+        assert charts(app) == ["contest", "entry-widths", "scatter"]
+    assert "took the loss from 3.500 to 3.250" in said(app)
+    assert "1 of 2 sub-layers gained nothing" in said(app)
+    press(app, "Open in Tune")
+    plan = app.session_state["plan"]
+    result: Any = run.result
+    schedule = result.contestants[-1].schedule
+    assert plan.allocation == "manual"
+    assert plan.target == pytest.approx(schedule.mean_slice, abs=1e-3)
+    assert shares_of(app) == pytest.approx(schedule.block_fractions, abs=6e-4)
+    scores = result.profile.redundancy("lr")
+    assert plan.schedule(scores, result.shape).widths == schedule.widths
+
+
+def test_a_contest_is_opened_from_the_runs(desk: Desk) -> None:
+    run = bring_in(contest_run().to_json().encode(), "it")
+    app = press(page("runs"), "Open the contest")
+    assert app.title[0].value == "Which way to decide?"
+    assert app.query_params["contest"] == run.key
+
+
+def test_a_contest_that_runs_fills(desk: Desk) -> None:
+    desk.active = (Job(1, contest_recipe(), "somebody", state="running"),)
+    app = page("contest")
+    assert charts(app) == ["contest"]
+    assert not [button for button in app.button if button.label == "Resume"]
+
+
+def test_strangers_are_offered_what_is_quick(desk: Desk, monkeypatch: Any) -> None:
+    monkeypatch.setattr(state, "enforced", lambda: Policy.demo())
+    app = page("contest")
+    offered = app.multiselect(key="contest-entries").options
+    assert set(FIRST_ENTRIES) <= set(offered)
+    assert not [name for name in offered if "searched" in name or "one" in name]
+    press(app, "Run")
+    assert len(desk.tasks) == 1
+    assert not [toggle for toggle in page("profile").toggle if toggle.key == "profile-damage"]
+
+
+# What an allocation asks for
+
+
+@pytest.mark.parametrize(
+    ("plan", "key", "value"),
+    [
+        (Plan(allocation="softmax", settings={"temperature": 0.015}), "temperature", 0.015),
+        (Plan(allocation="band", settings={"spread": 0.45}), "spread", 0.45),
+        (Plan(allocation="rising", settings={"slope": 1.0}), "slope", 1.0),
+        (Plan(allocation="falling", settings={"slope": 0.0}), "slope", 0.0),
+        (Plan(allocation="random", settings={"draw": 7.0}), "draw", 7),
+        (Plan(allocation="inverted", settings={"base": 0.05}), "base", 5),
+    ],
+)
+def test_a_link_gives_the_plan_of_any_allocation(desk: Desk, plan: Plan, key: str, value: Any) -> None:
+    app = page("tune", **controls.link_of(plan))
+    assert not app.error
+    assert app.session_state["plan"] == plan
+    assert (
+        next(
+            each for kind in ("slider", "number_input") for each in getattr(app, kind) if each.key == key
+        ).value
+        == value
+    )
+    app.slider(key="sp").set_value(31).run()
+    press(app, "Undo")
+    assert app.session_state["plan"] == plan
+
+
+def test_what_is_measured_or_searched_for_is_not_to_be_chosen(desk: Desk) -> None:
+    app = page("tune")
+    offered = app.selectbox(key="allocation").options
+    assert "Random · a control" in offered
+    assert not [title for title in offered if title in ("Searched", "Water-filling")]
+    assert app.selectbox(key="score").options == ["LR score", "Block influence", "Angular distance"]
+
+
+def test_scores_that_a_run_holds_are_offered(desk: Desk) -> None:
+    run = bring_in(contest_run().to_json().encode(), "it")
+    app = page("tune", profile=run.key)
+    assert "Leave-one-out loss" in app.selectbox(key="score").options
+    app.selectbox(key="score").set_value("leave-one-out").run()
+    assert app.session_state["plan"].score == "leave-one-out"
+    assert "Leave-one-out loss" in page("profile", profile=run.key).segmented_control(key="shown").options
+
+
+# Damage
+
+
+def test_damage_is_measured_when_asked_for(desk: Desk) -> None:
+    app = page("profile", near="Against damage")
+    assert "No damage was measured here" in said(app)
+    app.toggle(key="profile-damage").set_value(True)
+    press(app, "Measure")
+    (recipe,) = desk.tasks
+    assert recipe.probes == ("leave-one-out", "slice-one")
+
+
+def test_damage_is_held_against_the_score(desk: Desk) -> None:
+    run = bring_in(contest_run().to_json().encode(), "it")
+    app = page("profile", profile=run.key, near="Against damage")
+    assert charts(app) == ["profile", "scatter"]
+    app.toggle(key="damage-zoom").set_value(True).run()
+    assert "Not shown: block 0" in said(app)
 
 
 # The profile from near

@@ -8,6 +8,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from contest_stand_in import contest_run
 
 from analysis.source import ModelSource
 from analysis.texts import TextSource
@@ -138,6 +139,21 @@ def test_a_sweep_and_a_profile_have_reports_too(tiny_folder: Path, tmp_path: Pat
     trial = bench.perform(TrialRecipe(evaluation=source, evaluation_windows=3, plan=None, **bases))
     for run in (profile, sliced, trial):
         assert run.key in build_report(run)
+
+
+def test_a_contest_has_its_chart_and_the_damage_that_was_measured():
+    run = contest_run()
+    first, *rest = sections(run)
+    assert first.title == "Who loses least"
+    assert first.drawing is not None
+    assert "constant+repair loses least" in first.text
+    assert first.text.startswith("Loss kept")
+    assert "Against measured damage: Leave-one-out loss" in [each.title for each in rest]
+    content = build_report(run)
+    assert "no better than chance: softmax:block-influence" in content
+    assert "slicescope contest --model demo" in content
+    for key in ("lin2025modegpt", "dumitru2024change", "ashkboos2024slicegpt"):
+        assert key in content
 
 
 def test_the_name_and_note_of_a_run_head_its_report():
