@@ -155,7 +155,7 @@ def measure(page: Any, windows: int, length: int = 64) -> None:
     """Queue a profile, from the Profile page."""
     fill(page, "Windows", windows)
     fill(page, "Window length, tokens", length)
-    page.get_by_role("button", name="Measure").click()
+    page.get_by_role("button", name="Measure", exact=True).click()
 
 
 def metric(page: Any, label: str) -> str:

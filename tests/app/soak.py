@@ -1,6 +1,6 @@
 """Many random actions from three sessions against one server: ``make soak``. Part of it is a test.
 
-People move about, measure, tune, sweep, cancel, stop and unload; now and then the engine is killed. In the
+People move about, measure, tune, sweep, look on, cancel, stop and unload; now and then the engine is killed. In the
 end there must have been no exception on any page or in the log, one engine, every run whole, and the memory
 of server and engine back to within a tenth of the start.
 """
@@ -26,7 +26,7 @@ from serving import Server, chromium, demo_home, fill, measure, serving, settle,
 from analysis.storage import queue_folder
 from slicing.runs import list_runs
 
-PAGES = ("Model", "Profile", "Tune", "Compare", "Sweep", "Runs")
+PAGES = ("Model", "Profile", "Tune", "Compare", "Sweep", "Contest", "Runs")
 SESSIONS = 3
 
 
@@ -50,7 +50,8 @@ class Person:
             (self.measure, 4),
             (self.compare, 2),
             (self.sweep, 2),
-            (self.cancel, 5),
+            (self.watch, 3),
+            (self.cancel, 3),
             (self.load_or_unload, 2),
             (self.reload, 2),
             (self.kill_the_engine, 1),
@@ -127,6 +128,13 @@ class Person:
         fill(self.page, "Evaluation windows", self.chance.choice([2, 3]))
         fill(self.page, "Window length, tokens", 64)
         self.press("Run")
+
+    def watch(self) -> None:
+        """Look on while jobs run, as people do; else none would come to its end between kills and cancels."""
+        for _ in range(30):
+            if self.page.locator(".st-key-job").count() == 0:
+                return
+            self.page.wait_for_timeout(1000)
 
     def cancel(self) -> None:
         if not self.press("Cancel"):

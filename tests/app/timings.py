@@ -79,7 +79,7 @@ def main() -> None:
             told(f"page switch to {name}", values)
         told("page switch", [value for values in switched.values() for value in values])
         go(page, "Profile")
-        page.get_by_role("button", name="Measure").click()
+        page.get_by_role("button", name="Measure", exact=True).click()
         page.get_by_text("Done: Profile").wait_for(timeout=300_000)
         go(page, "Tune")
         page.get_by_text("Preview in").wait_for(timeout=300_000)  # the first also reads the bases
