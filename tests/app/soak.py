@@ -1,8 +1,8 @@
 """Many random actions from three sessions against one server: ``make soak``. Part of it is a test.
 
-People move about, measure, tune, sweep, look on, cancel, stop and unload; now and then the engine is killed. In the
-end there must have been no exception on any page or in the log, one engine, every run whole, and the memory
-of server and engine back to within a tenth of the start.
+People move about, measure, tune, sweep, look on, cancel, stop and unload; now and then the engine is
+killed. In the end there must have been no exception on any page or in the log, one engine, every run whole,
+and the memory of server and engine back to within a tenth of the start.
 """
 
 from __future__ import annotations
