@@ -5,7 +5,7 @@ Knows the sites of the stream (before every sub-layer) but nothing about what is
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -81,6 +81,18 @@ class Covariance:
         return vectors.flip(-1), values.flip(-1).clamp_min(0.0)
 
 
+def joint_basis(moments: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
+    """The principal basis of streams that are to share one: (D, D) and (D,), as ``principal_basis`` gives it.
+
+    ``moments`` are second moments (D, D), fp64. Each is divided by its trace, since the stream grows with
+    depth.
+    """
+    total = sum(moment / moment.trace() for moment in moments)
+    assert isinstance(total, Tensor)
+    values, vectors = torch.linalg.eigh(total)
+    return vectors.flip(-1), values.flip(-1).clamp_min(0.0)
+
+
 class Bases(NamedTuple):
     """The principal basis of the dense stream before every sub-layer."""
 
@@ -93,6 +105,18 @@ class Bases(NamedTuple):
         """Share of the energy at ``site`` outside the leading ``width`` directions."""
         energies = self.energies[site]
         return float(energies[width:].sum() / energies.sum())
+
+    def shared(self, sites: range) -> Tensor:
+        """The basis of several sites together, (D, D), columns by decreasing energy, fp32."""
+        vectors = [self.vectors[site].double() for site in sites]
+        moments = ((v * self.energies[site]) @ v.T for site, v in zip(sites, vectors, strict=True))
+        return joint_basis(moments)[0].float()
+
+    def missed(self, site: int, basis: Tensor) -> float:
+        """Share of the energy at ``site`` outside the columns of ``basis`` (D, W)."""
+        energies = self.energies[site]
+        kept = ((basis.double().T @ self.vectors[site].double()).square() * energies).sum()
+        return max(0.0, 1.0 - float(kept / energies.sum()))
 
     @property
     def bytes(self) -> int:
@@ -119,13 +143,15 @@ class Bases(NamedTuple):
 
 
 class BasesCollector:
-    """Sums up the stream at every site during forward passes of the dense model."""
+    """Sums up the stream at every site during forward passes of the dense model, or of some of its blocks."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, some: slice = slice(None)) -> None:
         anatomy = anatomy_of(model.config)
         self.centred = anatomy.centred
         self.norms = [
-            getattr(block, branches[0].norm) for block in blocks(model) for branches in anatomy.sublayers
+            getattr(block, branches[0].norm)
+            for block in blocks(model)[some]
+            for branches in anatomy.sublayers
         ]
         self.sums: list[Covariance | None] = [None] * len(self.norms)
 
@@ -149,6 +175,13 @@ class BasesCollector:
         states = states.to(torch.promote_types(states.dtype, torch.float32))
         # The mean is what a layer norm takes off; in a sliced model the writers do, so it is no direction.
         total.add(states - states.mean(dim=-1, keepdim=True) if self.centred else states)
+
+    def joint(self) -> tuple[Tensor, Tensor]:
+        """The basis that all sites share, as ``joint_basis`` gives it; the sums are given up."""
+        totals = (total for total in self.sums if total is not None)
+        found = joint_basis(total.moment() for total in totals)
+        self.sums = [None] * len(self.norms)
+        return found
 
     def bases(self) -> Bases:
         """The bases, found one after the other; the sums are given up."""

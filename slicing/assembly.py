@@ -45,6 +45,11 @@ class Site(NamedTuple):
     leaving: int
     """The width it writes."""
 
+    @property
+    def turns(self) -> bool:
+        """Whether the stream leaves in another basis."""
+        return self.sliced.shortcut is not None
+
 
 def blank(model: PreTrainedModel, schedule: SlicingSchedule) -> SlicedForCausalLM:
     """The sliced model in its shapes, without numbers (on the meta device)."""
@@ -56,6 +61,7 @@ def blank(model: PreTrainedModel, schedule: SlicingSchedule) -> SlicedForCausalL
         anatomy=anatomy.model_dump(mode="json"),
         widths=list(schedule.widths),
         embedding=schedule.embedding,
+        span=schedule.span,
         norm_epsilon=norm_epsilon(getattr(blocks(model)[0], anatomy.sublayers[0][0].norm), anatomy),
         tie_word_embeddings=schedule.embedding == "shared",
         dtype=model.dtype,
@@ -110,8 +116,9 @@ def fill_writers(model: PreTrainedModel, site: Site, basis: Tensor) -> None:
 
 
 def fill_shortcut(site: Site, shortcut: Tensor, dtype: torch.dtype) -> None:
-    """Give a sub-layer its way from the old basis to the new, (W, W')."""
-    site.sliced.shortcut = nn.Parameter(shortcut.to(dtype).contiguous(), requires_grad=False)
+    """Give a sub-layer its way from the old basis to the new, (W, W'), where they are two."""
+    if site.turns:
+        site.sliced.shortcut = nn.Parameter(shortcut.to(dtype).contiguous(), requires_grad=False)
 
 
 @contextmanager
@@ -192,7 +199,7 @@ def _copied(parameter: nn.Parameter) -> nn.Parameter:
 
 def put_away(site: Site) -> None:
     """Move a finished sub-layer to the host when its dense block rests there too."""
-    given_up = site.sliced.shortcut.is_meta  # as the guard does with what it has tried
+    given_up = next(site.sliced.parameters()).is_meta  # as the guard does with what it has tried
     if not given_up and any(comes_and_goes(module) for module in site.dense.modules()):
         site.sliced.to("cpu")
 

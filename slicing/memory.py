@@ -58,10 +58,11 @@ def slicing_need(
 
     ``itemsize`` is that of the weights. With D the dense width, and R reader rows and C writer columns of
     the largest sub-layer, the working set is ``(R + C) D`` weights, read and written whole, and once more
-    in fp32 while they turn; a Gram matrix, its eigenvectors and LAPACK's workspace in fp64 (5 D²); three
-    turns in fp32; and for each token of a batch what readers and writers put out, twice. Repair keeps
-    the dense stream too, ends with two sliced models, and takes two Gram matrices of F = D + C + D features
-    and targets, and as much again to solve with them, in fp64.
+    in fp32 while they turn; a Gram matrix, its eigenvectors and LAPACK's workspace in fp64 (5 D²), and as
+    many Gram matrices as sub-layers share a basis; three turns in fp32; and for each token of a batch what
+    readers and writers put out, twice. Repair keeps the dense stream too, ends with two sliced models, and
+    takes two Gram matrices of F = D + C + D features and targets, and as much again to solve with them, in
+    fp64.
     """
     width = shape.hidden_size
     sliced = shape.positions * schedule.widths[0]
@@ -70,15 +71,16 @@ def slicing_need(
     else:
         sliced += shape.vocab_size * (schedule.widths[0] + width + 1)
     working = 0
-    for sublayer, (entering, leaving) in zip(shape.sublayers, schedule.sites(shape), strict=True):
+    for sublayer, site in zip(shape.sublayers, schedule.sites(shape), strict=True):
         rows, columns = sublayer.reader_rows, sublayer.writer_columns
-        sliced += rows * entering + columns * leaving + entering * leaving
-        sliced += sublayer.new_bias + sublayer.writer_bias * leaving
+        sliced += rows * site.entering + columns * site.leaving + site.shortcut
+        sliced += sublayer.new_bias + sublayer.writer_bias * site.leaving
         weights = (rows + columns) * width * (itemsize + FP32)
         passing = batch * 2 * (sublayer.busy_reader_rows + sublayer.busy_writer_columns + 2 * width) * FP32
         fitting = 4 * (2 * width + columns) ** 2 * FP64 + weights if repair else 0
         working = max(working, weights + passing + fitting)
-    working += width * width * (5 * FP64 + 3 * FP32)
+    shared = schedule.span * max(len(block) for block in shape.blocks)
+    working += width * width * ((5 + shared) * FP64 + 3 * FP32)
     return MemoryNeed(
         dense=shape.parameters * itemsize,
         sliced=sliced * itemsize * (1 + repair),

@@ -39,6 +39,8 @@ class SlicedConfig(PreTrainedConfig):
     """(L + 1,): the width entering each block, then the dense width that enters the head."""
     embedding: str = "untied"
     """``shared``: one table serves embedding and head, with a rotation after the look-up."""
+    span: int = 0
+    """So many blocks in a row share one basis of the stream; 0: every sub-layer has its own."""
     norm_epsilon: float = 1e-5
     tie_word_embeddings: bool = False
 
@@ -141,10 +143,13 @@ class SlicedMixture(nn.Module):
 class SlicedSublayer(nn.Module):
     """``x @ shortcut + core(norm(x))``: the shortcut takes the stream from its old basis to the new one.
 
-    In a parallel block the attention and the MLP are two cores of one sub-layer.
+    Where the basis stays, there is none: the stream is cut, or padded with zeros, to the new width. In a
+    parallel block the attention and the MLP are two cores of one sub-layer.
     """
 
-    def __init__(self, block: nn.Module, branches: Any, config: Any, entering: int, leaving: int) -> None:
+    def __init__(
+        self, block: nn.Module, branches: Any, config: Any, entering: int, leaving: int, turns: bool
+    ) -> None:
         super().__init__()
         like = next(block.parameters())
         self.norm = UnitRMSNorm(config.widths[-1], config.norm_epsilon)
@@ -158,7 +163,14 @@ class SlicedSublayer(nn.Module):
             _resize(core, branch, entering, leaving, has_shift)
             self.cores.append(core)
             self.accepts.append(_accepted(core) if branch.kind == "attention" else set())
-        self.shortcut = empty(like, entering, leaving)
+        self.entering, self.leaving = entering, leaving
+        self.shortcut = empty(like, entering, leaving) if turns else None
+
+    def carried(self, states: Tensor) -> Tensor:
+        """The stream without what the cores add, (..., W_in) -> (..., W_out)."""
+        if self.shortcut is None:
+            return functional.pad(states, (0, self.leaving - states.shape[-1]))  # or cut, where that is less
+        return states @ self.shortcut.to(states.dtype)
 
     def added(self, states: Tensor, context: dict[str, Any]) -> Tensor:
         """What the cores add to the stream; ``context`` (positions, mask, cache) is attention's."""
@@ -174,20 +186,21 @@ class SlicedSublayer(nn.Module):
 
     def forward(self, states: Tensor, context: dict[str, Any]) -> Tensor:
         """(B, T, W_in) -> (B, T, W_out)."""
-        return states @ self.shortcut + self.added(states, context)
+        return self.carried(states) + self.added(states, context)
 
 
 class SlicedBlock(nn.Module):
     """A decoder block: its sliced sub-layers, one after the other."""
 
-    def __init__(self, block: nn.Module, config: Any, entering: int, leaving: int) -> None:
+    def __init__(self, block: nn.Module, config: Any, entering: int, leaving: int, turns: bool) -> None:
         super().__init__()
         anatomy = _names(config)
-        last = len(anatomy.sublayers) - 1
+        *first, last = anatomy.sublayers
+        within = config.span == 0
         self.sublayers = nn.ModuleList(
-            SlicedSublayer(block, branches, config, entering, leaving if index == last else entering)
-            for index, branches in enumerate(anatomy.sublayers)
+            SlicedSublayer(block, branches, config, entering, entering, within) for branches in first
         )
+        self.sublayers.append(SlicedSublayer(block, last, config, entering, leaving, turns))
         self.entering = entering
         self.arguments = argument_names(block)
         self.returns_tuple = anatomy.returns_tuple
@@ -282,7 +295,8 @@ def _slice(dense: Any, config: Any) -> Any:
         setattr(inner, anatomy.widened, Widen(widths[-1]))
     blocks = getattr(inner, anatomy.blocks)
     for index, block in enumerate(blocks):
-        blocks[index] = SlicedBlock(block, config, widths[index], widths[index + 1])
+        turns = config.span == 0 or (index + 1) % config.span == 0 or index + 1 == len(blocks)
+        blocks[index] = SlicedBlock(block, config, widths[index], widths[index + 1], turns)
     norm, head = getattr(inner, anatomy.final_norm), getattr(dense, anatomy.head)
     if not shared:  # the norm's gain and shift are part of the head
         if getattr(norm, "bias", None) is not None and head.bias is None:

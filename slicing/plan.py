@@ -39,6 +39,9 @@ class Plan(Value):
     """Widths are multiples of this."""
     embedding: Literal["auto", "shared", "untied"] = "auto"
     """``auto`` is ``shared`` where the head is the embedding table, else ``untied``."""
+    span: int = 0
+    """So many blocks in a row share one basis, without shortcut matrices between; 0: none, as published.
+    Constant slicing, which plans are measured by, never shares."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -47,6 +50,8 @@ class Plan(Value):
             raise PlanError(f"The largest fraction must lie between 0 and 1, but is {self.max_fraction:g}.")
         if self.rounding < 1:
             raise PlanError(f"The rounding must be at least 1, but is {self.rounding}.")
+        if self.span < 0:
+            raise PlanError(f"The span must be 0 or more blocks, but is {self.span}.")
         return self
 
     def rule(self) -> Allocation:
@@ -73,7 +78,7 @@ class Plan(Value):
 
     def schedule(self, redundancy: Sequence[float], shape: ModelShape) -> SlicingSchedule:
         """The planned schedule. ``redundancy`` (L,): higher means more redundant."""
-        return self._rounded(self.fractions(redundancy), shape)
+        return self._rounded(self.fractions(redundancy), shape, self.span)
 
     def constant(self, shape: ModelShape) -> SlicingSchedule:
         """Constant slicing at the same target, rounding and embedding form."""
@@ -116,9 +121,9 @@ class Plan(Value):
             )
         return best
 
-    def _rounded(self, fractions: Fractions, shape: ModelShape) -> SlicingSchedule:
+    def _rounded(self, fractions: Fractions, shape: ModelShape, span: int = 0) -> SlicingSchedule:
         schedule = SlicingSchedule.from_fractions(
-            fractions.values, shape.hidden_size, self.rounding, self.form(shape)
+            fractions.values, shape.hidden_size, self.rounding, self.form(shape), span
         )
         schedule.check_fits(shape)
         return schedule

@@ -135,9 +135,12 @@ class WriterFit:
         missing = cross - gram @ there
         before = _error(there, *judge)
         best, ridge, after = there, None, before
+        # Without a shortcut the stream passes as it is, and the writers alone can be fitted.
+        free = slice(0 if self.sublayer.shortcut is not None else self.sublayer.entering, None)
         for strength in RIDGES:
-            factor = torch.linalg.cholesky(gram + torch.diag(strength * scale))
-            found = there + torch.cholesky_solve(missing, factor)
+            factor = torch.linalg.cholesky((gram + torch.diag(strength * scale))[free, free])
+            found = there.clone()
+            found[free] += torch.cholesky_solve(missing[free], factor)
             error = _error(found, *judge)
             if error < after:
                 best, ridge, after = found, strength, error
@@ -154,21 +157,25 @@ class WriterFit:
 
     def _maps(self) -> Tensor:
         """What takes the features to the stream written, (F, W')."""
-        parts = [self.sublayer.shortcut, *(writer.weight.T for writer in self.writers)]
+        like = self.writers[0].weight
+        stream = torch.eye(self.sublayer.entering, dtype=like.dtype, device=like.device)
+        parts = [self.sublayer.carried(stream), *(writer.weight.T for writer in self.writers)]
         if self.biased:
             total: Any = sum(writer.bias for writer in self.biased)
             parts.append(total.unsqueeze(0))
         return torch.cat(parts)
 
     def _set(self, maps: Tensor) -> None:
-        like = self.sublayer.shortcut
-        maps = maps.to(like)
+        maps = maps.to(self.writers[0].weight)
         if self.biased:  # several biases are one: the first takes up the change
             others: Any = sum(writer.bias for writer in self.biased[1:])
             self.biased[0].bias = _parameter(maps[-1] - others)
             maps = maps[:-1]
-        shortcut, *weights = maps.split([len(like), *(writer.in_features for writer in self.writers)])
-        self.sublayer.shortcut = _parameter(shortcut)
+        shortcut, *weights = maps.split(
+            [self.sublayer.entering, *(writer.in_features for writer in self.writers)]
+        )
+        if self.sublayer.shortcut is not None:
+            self.sublayer.shortcut = _parameter(shortcut)
         for writer, weight in zip(self.writers, weights, strict=True):
             writer.weight = _parameter(weight.T)
 

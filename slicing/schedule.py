@@ -7,7 +7,7 @@ fractions were found.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Literal, Self
+from typing import Literal, NamedTuple, Self
 
 import numpy as np
 from pydantic import model_validator
@@ -24,6 +24,21 @@ EmbeddingForm = Literal["shared", "untied"]
 ROUNDINGS = (1, 8, 64)
 
 
+class SiteShape(NamedTuple):
+    """What a schedule makes of one sub-layer."""
+
+    entering: int
+    leaving: int
+    """Widths of the stream."""
+    turns: bool
+    """Whether the stream leaves in another basis, by a shortcut matrix (entering, leaving)."""
+
+    @property
+    def shortcut(self) -> int:
+        """Parameters of the shortcut."""
+        return self.entering * self.leaving if self.turns else 0
+
+
 class SlicingSchedule(Value):
     """Widths of the residual stream: one entering each block, then the one entering the head."""
 
@@ -32,9 +47,14 @@ class SlicingSchedule(Value):
     widths: tuple[int, ...]
     """(L + 1,): ``widths[l]`` enters block l and lives between its attention and its MLP."""
     embedding: EmbeddingForm
+    span: int = 0
+    """So many blocks in a row share one basis of the stream, without shortcut matrices between; 0: every
+    sub-layer has its own, as published."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        if self.span < 0:
+            raise PlanError(f"The span must be 0 or more blocks, but is {self.span}.")
         if len(self.widths) < 2:
             raise PlanError("A schedule needs a width for each block and one for the head.")
         for index, width in enumerate(self.widths):
@@ -52,7 +72,12 @@ class SlicingSchedule(Value):
 
     @classmethod
     def from_fractions(
-        cls, fractions: Sequence[float], hidden_size: int, rounding: int, embedding: EmbeddingForm
+        cls,
+        fractions: Sequence[float],
+        hidden_size: int,
+        rounding: int,
+        embedding: EmbeddingForm,
+        span: int = 0,
     ) -> Self:
         """Round fractions (L,) to widths that are multiples of ``rounding``, keeping their mean.
 
@@ -71,6 +96,7 @@ class SlicingSchedule(Value):
             hidden_size=hidden_size,
             widths=(*(int(width) for width in widths), hidden_size),
             embedding=embedding,
+            span=span,
         )
 
     @property
@@ -96,11 +122,32 @@ class SlicingSchedule(Value):
                 "two tables: choose the untied form."
             )
 
-    def sites(self, shape: ModelShape) -> Iterator[tuple[int, int]]:
-        """Widths (in, out) of every sub-layer in order; only a block's last one leaves its width."""
-        for block, width, following in zip(shape.blocks, self.widths, self.widths[1:], strict=False):
-            yield from ((width, width) for _ in block[:-1])
-            yield (width, following)
+    def turns(self, block: int, last: bool) -> bool:
+        """Whether a sub-layer of a block, its ``last`` or another one, leaves the stream in another basis.
+
+        The head has a basis of its own, the plain one.
+        """
+        if self.span == 0 or (last and block == len(self.widths) - 2):
+            return True
+        return last and (block + 1) % self.span == 0
+
+    def basis_of(self, block: int) -> tuple[int, int]:
+        """The blocks, from and up to but without, that share a basis with ``block``; see ``span``."""
+        if self.span == 0:
+            return block, block + 1
+        first = block - block % self.span
+        return first, min(first + self.span, len(self.widths) - 1)
+
+    def cuts(self, block: int) -> bool:
+        """Whether anything is cut of the stream in the basis of ``block``."""
+        return min(self.widths[slice(*self.basis_of(block))]) < self.hidden_size
+
+    def sites(self, shape: ModelShape) -> Iterator[SiteShape]:
+        """Every sub-layer in order; only a block's last one leaves its width."""
+        for index, block in enumerate(shape.blocks):
+            width, following = self.widths[index : index + 2]
+            yield from (SiteShape(width, width, self.turns(index, last=False)) for _ in block[:-1])
+            yield SiteShape(width, following, self.turns(index, last=True))
 
     def parameters(self, shape: ModelShape) -> int:
         """Parameters of the sliced model, shortcut matrices included; exact."""
@@ -110,9 +157,9 @@ class SlicingSchedule(Value):
             total += shape.hidden_size * shape.final_norm  # kept, since the shared table cannot take it
         if shape.head_bias or (shape.final_shift and self.embedding == "untied"):
             total += shape.vocab_size
-        for sublayer, (entering, leaving) in zip(shape.sublayers, self.sites(shape), strict=True):
-            total += sublayer.reader_rows * entering + sublayer.writer_columns * leaving
-            total += entering * leaving + leaving * sublayer.writer_bias
+        for sublayer, site in zip(shape.sublayers, self.sites(shape), strict=True):
+            total += sublayer.reader_rows * site.entering + sublayer.writer_columns * site.leaving
+            total += site.shortcut + site.leaving * sublayer.writer_bias
             total += sublayer.reader_bias + sublayer.new_bias + sublayer.inner
         return total
 
@@ -122,9 +169,10 @@ class SlicingSchedule(Value):
         products = shape.vocab_size * shape.hidden_size
         if self.embedding == "shared":
             products += shape.hidden_size * self.widths[0]
-        for sublayer, (entering, leaving) in zip(shape.sublayers, self.sites(shape), strict=True):
-            products += sublayer.busy_reader_rows * entering + sublayer.busy_writer_columns * leaving
-            products += entering * leaving + sublayer.inner_products
+        for sublayer, site in zip(shape.sublayers, self.sites(shape), strict=True):
+            products += sublayer.busy_reader_rows * site.entering
+            products += sublayer.busy_writer_columns * site.leaving
+            products += site.shortcut + sublayer.inner_products
         return 2 * products
 
     def _embedding_and_head(self, shape: ModelShape) -> int:

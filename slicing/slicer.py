@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from analysis.anatomy import anatomy_of, decoder, read_shape
-from analysis.bases import Bases, Covariance
+from analysis.anatomy import anatomy_of, blocks, decoder, read_shape
+from analysis.bases import Bases, BasesCollector, Covariance
 from analysis.device import on_device, out_of_memory_told, present
 from analysis.errors import PlanError, UnsupportedError
 from analysis.evaluate import batches_of, check_windows, perplexity
@@ -77,7 +77,9 @@ def slice_model(
     """Slice ``model`` to the widths of ``schedule``, calibrated on ``windows`` (N, T) of token ids.
 
     Faithful: each basis is found on the stream of the part that is sliced already, so it sees the error of
-    all cuts before it (SliceGPT, 2401.15024, section 3; a width per block: 2411.03513). Activations take
+    all cuts before it (SliceGPT, 2401.15024, section 3; a width per block: 2411.03513). Where blocks share a
+    basis, it is found by passing that stream, or with repair the dense one, through them ahead, uncut.
+    Activations take
     up to ``budget`` bytes of (device, host), by default a third of what is free; more goes to disk.
     ``repair`` fits every writer anew (``slicing.repair``), keeps that only where the loss on windows held
     out of the fits is less, and takes the model sliced without repair otherwise. Raises
@@ -118,10 +120,10 @@ def _slice(
     """Slice once; with repair, which keeps ``held`` windows out of its fits, where that is not 0."""
     shape = read_shape(model)
     sliced = blank(model, schedule)
-    stream = _Stream(model, windows, budget)
+    stream = _Stream(model, windows, budget, schedule.span)
     dense = _Dense(model, stream) if held else None
     repairs: list[SublayerRepair] = []
-    stream.turn(schedule.widths[0])
+    stream.turn(schedule.widths[0], stream.ahead(model, schedule, 0, dense))
     with present_ends(model):
         fill_ends(model, sliced, stream.basis)
     for done, site in enumerate(sites(model, sliced, schedule), start=1):
@@ -130,9 +132,12 @@ def _slice(
             fill_readers(model, site, stream.basis)  # (rows, D) -> (rows, W)
             fill_writers(model, site, stream.rotation)  # still all of the stream, (D, columns)
             fit = stream.advance(site, dense, held)  # (B, T, W) -> (B, T, D)
-            shortcut = stream.turn(site.leaving)  # (B, T, D) -> (B, T, W')
+            if site.turns:  # (B, T, D) -> (B, T, W')
+                shared = stream.ahead(model, schedule, site.block + 1, dense)
+                fill_shortcut(site, stream.turn(site.leaving, shared), model.dtype)
+            else:
+                stream.stay(site.leaving)
             fill_writers(model, site, stream.basis)  # (W', columns)
-            fill_shortcut(site, shortcut, model.dtype)
             if fit:
                 repairs.append(fit.apply(stream.basis))
                 stream.follow(site)  # once more, by what was fitted: (B, T, W) -> (B, T, W')
@@ -163,15 +168,29 @@ def recut(model: PreTrainedModel, schedule: SlicingSchedule, bases: Bases) -> Sl
         precise = torch.promote_types(model.dtype, torch.float32)
         plain = torch.eye(shape.hidden_size, dtype=precise, device=model.device)
 
-        def basis_at(site: int, width: int) -> Tensor:
-            if width == shape.hidden_size:  # nothing is cut: every basis gives the same function
-                return plain
-            return bases.vectors[site][:, :width].to(model.device, precise)
+        rows = len(anatomy_of(model.config).sublayers)
+        shared: dict[range, Tensor] = {}
+        discarded: list[float] = []
 
-        discarded = [bases.discarded(0, schedule.widths[0])]
-        for following, site in enumerate(fill_in_bases(model, sliced, schedule, basis_at), start=1):
-            cut = site.leaving < shape.hidden_size
-            discarded.append(bases.discarded(following, site.leaving) if cut else 0.0)
+        def basis_at(site: int, width: int) -> Tensor:
+            # Where nothing is cut every basis gives the same function; the head's is the plain one.
+            if site == rows * shape.block_count or not schedule.cuts(site // rows):
+                discarded.append(0.0)
+                return plain
+            if schedule.span == 0:
+                discarded.append(bases.discarded(site, width))
+                return bases.vectors[site][:, :width].to(model.device, precise)
+            first, last = schedule.basis_of(site // rows)
+            among = range(rows * first, rows * last)
+            if among not in shared:
+                shared.clear()
+                shared[among] = bases.shared(among)
+            basis = shared[among][:, :width]
+            discarded.append(bases.missed(site, basis))
+            return basis.to(model.device, precise)
+
+        for _ in fill_in_bases(model, sliced, schedule, basis_at):
+            pass
         spread_like(model, sliced)
     return SlicedModel(sliced, schedule, shape, tuple(discarded), "preview")
 
@@ -215,12 +234,15 @@ class _Stream:
     ever led back to the dense basis, and a shortcut is a corner of the turn from one rotation to the next.
     """
 
-    def __init__(self, model: PreTrainedModel, windows: Tensor, budget: tuple[int, int] | None) -> None:
+    def __init__(
+        self, model: PreTrainedModel, windows: Tensor, budget: tuple[int, int] | None, span: int
+    ) -> None:
         anatomy = anatomy_of(model.config)
         self.device = model.device
         self.dtype = model.dtype
         # The stream is summed up over many sub-layers: 16 bits would add their rounding to every basis.
         self.precise = torch.promote_types(model.dtype, torch.float32)
+        self.span = span
         self.discarded: list[float] = []
         self.contexts: list[list[dict[str, Any]]] = []
         self.budget = budgets(self.device) if budget is None else budget
@@ -260,6 +282,7 @@ class _Stream:
         to it, and ``follow`` passes the stream on once they are fitted.
         """
         self.covariance = Covariance(len(self.rotation), self.device)
+        self.energies = torch.zeros(len(self.rotation), dtype=torch.float64)
         fit = None
         if dense:
             fit = WriterFit(site.sliced, site.branches, len(self.rotation))
@@ -271,7 +294,7 @@ class _Stream:
                 added = self._added(index, site, states)
             added[..., : self.width] += states
             if site.leaving < len(self.rotation):
-                self.covariance.add(added)
+                self._look_at(added, site)
             self.states[index] = states if fit else added
             left -= len(states)
             if fit and dense:
@@ -279,24 +302,63 @@ class _Stream:
         self.waits = fit is not None
         return fit
 
+    def _look_at(self, states: Tensor, site: Site) -> None:
+        """Sum up what the next basis, or what is cut away in this one, is found from."""
+        if self.span == 0:
+            self.covariance.add(states)
+        elif not site.turns:
+            self.energies += states.square().sum((0, 1)).cpu().double()
+
     def follow(self, site: Site) -> None:
         """Pass the stream through a finished sub-layer, (B, T, W) -> (B, T, W')."""
-        shortcut = site.sliced.shortcut.to(self.precise)
         for index in range(len(self.states)):
             states = self.states.take(index, self.device)
-            self.states[index] = states @ shortcut + self._added(index, site, states)
+            self.states[index] = site.sliced.carried(states) + self._added(index, site, states)
         self.waits = False
+
+    def ahead(
+        self, model: PreTrainedModel, schedule: SlicingSchedule, block: int, dense: _Dense | None
+    ) -> tuple[Tensor, Tensor] | None:
+        """The basis that ``block`` and those after it are to share: vectors (D, D) and energies (D,), fp64.
+
+        The stream as it is, or the dense one, passes through the dense blocks that share it, and is left as
+        it was. ``None`` where nothing is shared, or nothing cut.
+        """
+        if block == len(self.contexts[0]) or schedule.span == 0 or not schedule.cuts(block):
+            return None
+        some = slice(*schedule.basis_of(block))
+        collector, tuples = BasesCollector(model, some), anatomy_of(model.config).returns_tuple
+        with ExitStack() as here:
+            for each in blocks(model)[some]:
+                here.enter_context(present(each))
+            for index in range(len(self.states)):
+                states = (dense or self).in_dense_basis(index)
+                with collector.watching():
+                    for context, each in zip(self.contexts[index][some], blocks(model)[some], strict=True):
+                        output = each(states, **on_device(context, self.device))
+                        states = output[0] if tuples else output
+            return collector.joint()
+
+    def in_dense_basis(self, index: int) -> Tensor:
+        """A batch of the stream in the coordinates of the dense model, (B, T, D)."""
+        states = self.states[index] = self.states.take(index, self.device)
+        return (states @ self.rotation[:, : states.shape[-1]].T).to(self.dtype)
 
     def _added(self, index: int, site: Site, states: Tensor) -> Tensor:
         context = on_device(self.contexts[index][site.block], self.device)
         return site.sliced.added(states.to(self.dtype), context).to(self.precise)
 
-    def turn(self, width: int) -> Tensor:
-        """Turn the rotation to the principal basis of the stream and cut the stream to ``width``.
+    def turn(self, width: int, shared: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        """Turn the rotation to the principal basis of the stream, or one that is ``shared`` with what comes,
+        and cut the stream to ``width``.
 
         (B, T, D) -> (B, T, width). Returns the shortcut from the old basis to the new, (W, width).
         """
-        if width == len(self.rotation):  # nothing is cut, so every basis gives the same function:
+        if shared:
+            vectors, energies = shared
+            turn = self.rotation.T.to(vectors) @ vectors
+            lost = float(energies[width:].sum() / energies.sum())
+        elif width == len(self.rotation):  # nothing is cut, so every basis gives the same function:
             turn, lost = self.rotation.T, 0.0  # the plain one
         else:
             turn, energies = self.covariance.principal_basis()
@@ -310,6 +372,15 @@ class _Stream:
                 self.states[index] = self.states.take(index, self.device) @ leading
         self.width = width
         return shortcut
+
+    def stay(self, width: int) -> None:
+        """Stay in the basis and cut the stream to ``width``, (B, T, D) -> (B, T, width)."""
+        energy = float(self.energies.sum())
+        self.discarded.append(float(self.energies[width:].sum()) / energy if energy else 0.0)
+        if not self.waits:
+            for index in range(len(self.states)):
+                self.states[index] = self.states.take(index, self.device)[..., :width]
+        self.width = width
 
 
 class _Dense:
@@ -342,6 +413,11 @@ class _Dense:
         plain = torch.eye(len(self.stream.rotation), dtype=self.stream.precise, device=self.stream.device)
         fill_readers(self.model, self.site, plain)
         fill_writers(self.model, self.site, plain)
+
+    def in_dense_basis(self, index: int) -> Tensor:
+        """A batch of the stream, (B, T, D)."""
+        states = self.states[index] = self.states.take(index, self.stream.device)
+        return states.to(self.stream.dtype)
 
     def advance(self, index: int) -> Tensor:
         """Pass a batch through the sub-layer, (B, T, D)."""
@@ -386,7 +462,7 @@ def refuse_unless_invariant(model: PreTrainedModel) -> None:
     for site in fill_in_bases(model, sliced, schedule, basis_at):
         if states is None:
             states, contexts = entering_states(sliced, probe, anatomy.returns_tuple)
-        device = site.sliced.shortcut.device
+        device = next(site.sliced.parameters()).device
         states = site.sliced(states.to(device), on_device(contexts[site.block], device))
         site.sliced.to_empty(device="meta")
     norm = getattr(sliced.inner.get_submodule(anatomy.decoder), anatomy.final_norm)

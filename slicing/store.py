@@ -101,8 +101,9 @@ def load_sliced(source: ModelSource) -> tuple[SlicedModel, PreTrainedTokenizerBa
         with quiet_transformers():
             tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
             config: Any = SlicedConfig.from_pretrained(folder, local_files_only=True)
-            said = tuple(config.widths), config.embedding, config.text_config.num_hidden_layers
-            if said != (schedule.widths, schedule.embedding, manifest.shape.block_count):
+            said = tuple(config.widths), config.embedding, config.span, config.text_config.num_hidden_layers
+            meant = schedule.widths, schedule.embedding, schedule.span, manifest.shape.block_count
+            if said != meant:
                 raise misfit
             loaded: Any = SlicedForCausalLM.from_pretrained(
                 folder,

@@ -62,9 +62,9 @@ class Server:
         children = psutil.Process(self.process.pid).children()
         return [each for each in children if "app.engine" in " ".join(each.cmdline())]
 
-    def memory(self) -> int:
-        """Bytes that the server and its engine have to themselves."""
-        return sum(each.memory_info().rss for each in (psutil.Process(self.process.pid), *self.engines()))
+    def memory(self) -> list[int]:
+        """Bytes that the server and its engines have."""
+        return [each.memory_info().rss for each in (psutil.Process(self.process.pid), *self.engines())]
 
     def stacks(self) -> str:
         """What every thread of the server is doing; ends it."""

@@ -152,6 +152,13 @@ class Person:
             os.kill(engine.pid, signal.SIGKILL)
         time.sleep(0.5)
 
+    def unloaded(self) -> list[int]:
+        """Bytes that server and engine take once the model is given up."""
+        self.go("Model")
+        self.press("Unload")
+        self.page.wait_for_timeout(10_000)
+        return self.server.memory()
+
     def idle(self) -> None:
         """Cancel whatever waits or runs, and wait until nothing does."""
         for _ in range(200):
@@ -172,8 +179,10 @@ def soak(home: Path, actions: int, seed: int = 0) -> str:
             for name in PAGES:
                 person.go(name)
         until(lambda: server.engines(), "an engine")
-        time.sleep(8)  # the engine's imports
-        before = server.memory()
+        people[0].compare()  # a job, for the same reason
+        for _ in range(10):
+            people[0].watch()
+        before = people[0].unloaded()
         begun = time.monotonic()
         for number in range(actions):
             try:
@@ -184,13 +193,9 @@ def soak(home: Path, actions: int, seed: int = 0) -> str:
         people[0].idle()
         for person in people:
             person.page.context.close()
-        last = Person(server, browser, chance)
-        last.go("Model")
-        last.press("Unload")
-        last.page.wait_for_timeout(10_000)
-        after = server.memory()
+        after = Person(server, browser, chance).unloaded()
         assert len(server.engines()) == 1, server.engines()
-        assert after <= 1.1 * before, f"memory grew from {before / 2**20:.0f} to {after / 2**20:.0f} MiB"
+        assert sum(after) <= 1.1 * sum(before), f"memory grew from {mebibytes(before)} to {mebibytes(after)}"
         with patch.dict(os.environ, SLICESCOPE_HOME=str(home)):
             stored, broken = list_runs()
             left = list(queue_folder().iterdir()) if queue_folder().is_dir() else []
@@ -203,9 +208,14 @@ def soak(home: Path, actions: int, seed: int = 0) -> str:
     return (
         f"{actions} actions of {SESSIONS} sessions in {took:.0f} s ({dict(done)}; {lost} clicks on the "
         f"navigation repeated): no exception, one engine, "
-        f"{len(stored)} runs whole ({dict(kinds)}), memory {before / 2**20:.0f} MiB before and "
-        f"{after / 2**20:.0f} MiB after ({after / before - 1:+.1%})."
+        f"{len(stored)} runs whole ({dict(kinds)}), memory {mebibytes(before)} before and {mebibytes(after)} "
+        f"after ({sum(after) / sum(before) - 1:+.1%})."
     )
+
+
+def mebibytes(sizes: list[int]) -> str:
+    """Of the server and its engines."""
+    return f"{' + '.join(f'{size / 2**20:.0f}' for size in sizes)} MiB"
 
 
 def until(condition: Callable[[], Any], what: str) -> None:
