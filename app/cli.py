@@ -329,8 +329,8 @@ def contest(
     entries: Annotated[
         str,
         typer.Option(
-            help="allocation[:score][:setting=value][+repair], with commas, such as "
-            "constant,dynamic:lr:base=0+repair.",
+            help="allocation[:score][:setting=value][+span=blocks][+repair], with commas, such as "
+            "constant,dynamic:lr:base=0+span=3+repair.",
             show_default="everyone",
         ),
     ] = "",

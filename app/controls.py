@@ -56,6 +56,7 @@ def values_of(plan: Plan) -> dict[str, Any]:
         **settings,
         "score": plan.score,
         "rounding": plan.rounding,
+        "span": plan.span,
         "max": _percent(plan.max_fraction),
         "embedding": plan.embedding,
         "first": plan.first_token,
@@ -137,6 +138,19 @@ def plan(profile: LayerProfile) -> Plan:
         usual.rounding,
         "Hardware likes multiples of 8 or 64; the mean is kept.",
     )
+    span = int(
+        st.number_input(
+            "Blocks that share a basis",
+            min_value=0,
+            max_value=max(profile.blocks, usual.span),
+            value=usual.span,
+            key="span",
+            bind="query-params",
+            help="0: every sub-layer has a basis of its own and a shortcut matrix to the next, as published. "
+            "Otherwise so many blocks in a row share one: their shortcuts fall away, and at equal size more "
+            "of the stream is kept. Constant slicing, for comparison, stays as published.",
+        )
+    )
     with st.expander("More settings"):
         largest = _share("Largest fraction of a block", "max", usual.max_fraction)
         embedding: Any = _choice(
@@ -157,6 +171,7 @@ def plan(profile: LayerProfile) -> Plan:
         max_fraction=largest,
         rounding=rounding,
         embedding=embedding,
+        span=span,
     )
 
 

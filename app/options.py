@@ -121,6 +121,10 @@ class PlanOptions:
         Embedding,
         typer.Option(help="Tied models: share the table with the head, or untie (the published form)."),
     ] = Embedding.AUTO
+    span: Annotated[
+        int,
+        typer.Option(min=0, help="So many blocks in a row share one basis; 0: none, as published."),
+    ] = 0
 
     def plan(self) -> Plan:
         """The plan they describe (``PlanError``)."""
@@ -141,6 +145,7 @@ class PlanOptions:
             max_fraction=self.max_fraction,
             rounding=int(self.rounding),
             embedding=self.embedding.value,
+            span=self.span,
         )
 
 

@@ -491,7 +491,7 @@ def _plan_flags(plan: Plan, swept: bool) -> list[str]:
         for name, value in own.items()
         if not (swept and name in ("target", "base"))
     }
-    for name in ("score", "max_fraction", "rounding", "embedding"):
+    for name in ("score", "max_fraction", "rounding", "embedding", "span"):
         flags[name.replace("_", "-")] = (getattr(plan, name), getattr(usual, name))
     return _changed(flags) + (["--first-token"] if plan.first_token else [])
 

@@ -395,7 +395,7 @@ class _Bench:
         redundancy = self._redundancy(plan)
         if equal == "slice":
             return plan.schedule(redundancy, self.shape)
-        if plan.allocation == "constant":
+        if plan.allocation == "constant" and plan.span == 0:
             return plan.constant(self.shape)
         size = plan.constant(self.shape).parameters(self.shape)
         return plan.at_parameters(size, redundancy, self.shape)

@@ -219,12 +219,14 @@ class Entry(Value):
     allocation: str
     score: str = "lr"
     settings: dict[str, float | tuple[float, ...]] = Field(default_factory=dict)
+    span: int = 0
+    """How many blocks share a basis, as in a plan."""
     repair: bool = False
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read ``allocation[:score][:setting=value...][+repair]`` (``PlanError``)."""
-        words, plus, repair = text.strip().partition("+")
+        """Read ``allocation[:score][:setting=value...][+span=blocks][+repair]`` (``PlanError``)."""
+        words, *added = text.strip().split("+")
         allocation, *rest = (word.strip() for word in words.split(":"))
         find_allocation(allocation)
         settings: dict[str, float | tuple[float, ...]] = {}
@@ -240,9 +242,19 @@ class Entry(Value):
                 raise PlanError(
                     f"The setting '{word}' of '{text}' needs a number, as in 'base=0.1'."
                 ) from None
-        if plus and repair.strip() != "repair":
-            raise PlanError(f"'{text}' adds '{repair}', but only '+repair' can be added.")
-        return cls(allocation=allocation, score=score, settings=settings, repair=bool(plus))
+        span, repair = 0, False
+        for word in (each.strip() for each in added):
+            name, _, blocks = word.partition("=")
+            if name == "span" and blocks.isdecimal():
+                span = int(blocks)
+            elif word == "repair":
+                repair = True
+            else:
+                raise PlanError(
+                    f"'{text}' adds '{word}', but only '+span=blocks', as in '+span=3', and '+repair' can be "
+                    "added."
+                )
+        return cls(allocation=allocation, score=score, settings=settings, span=span, repair=repair)
 
     @property
     def name(self) -> str:
@@ -250,7 +262,8 @@ class Entry(Value):
         rule = find_allocation(self.allocation)
         numbers = [f"{name}={value:g}" for name, value in self.settings.items() if isinstance(value, float)]
         parts = [self.allocation, *([self.score] if rule.uses_scores else []), *numbers]
-        return ":".join(parts) + ("+repair" if self.repair else "")
+        span = f"+span={self.span}" if self.span else ""
+        return ":".join(parts) + span + ("+repair" if self.repair else "")
 
     @property
     def control(self) -> bool:
@@ -278,8 +291,12 @@ USUAL_ENTRIES = (
     "constant+repair",
     "dynamic:lr:base=0+repair",
     "searched+repair",
+    "constant+span=3",
+    "dynamic:lr:base=0+span=3",
+    "constant+span=3+repair",
+    "dynamic:lr:base=0+span=3+repair",
 )
-"""Everyone: rules, scores, the search, repair, and five draws of the random control."""
+"""Everyone: rules, scores, the search, five draws of the random control, repair, and shared bases."""
 
 
 class ContestRecipe(Evaluated):
@@ -317,7 +334,7 @@ class ContestRecipe(Evaluated):
     def trial(self, entry: Entry, seed: int) -> TrialRecipe:
         """The trial of an entry with one calibration seed."""
         usual = Plan()
-        deciding = {"allocation": entry.allocation, "settings": entry.settings, "score": entry.score}
+        deciding = {name: getattr(entry, name) for name in ("allocation", "settings", "score", "span")}
         if entry.allocation == "searched":  # one search serves all seeds
             deciding["settings"] = {"draw": float(self.seeds[0]), **entry.settings}
         if not find_allocation(entry.allocation).uses_scores:

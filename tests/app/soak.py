@@ -153,10 +153,13 @@ class Person:
         time.sleep(0.5)
 
     def unloaded(self) -> list[int]:
-        """Bytes that server and engine take once the model is given up."""
+        """Bytes that server and engine take once a model was opened and given up: the engine is a new one."""
         self.go("Model")
-        self.press("Unload")
-        self.page.wait_for_timeout(10_000)
+        old = {engine.pid for engine in self.server.engines()}
+        for name in ("Load", "Unload"):  # the second can be pressed once the first is done
+            self.page.get_by_role("button", name=name, exact=True).click()
+        until(lambda: old.isdisjoint(engine.pid for engine in self.server.engines()), "new engine")
+        time.sleep(10)  # its imports
         return self.server.memory()
 
     def idle(self) -> None:
@@ -164,7 +167,8 @@ class Person:
         for _ in range(200):
             if self.page.locator(".st-key-job").count() == 0:
                 return
-            self.press("Stop now") or self.press("Cancel")
+            if not self.press("Stop now"):
+                self.press("Cancel")
             self.page.wait_for_timeout(1000)
         raise AssertionError("There is still a job after 200 attempts to cancel it.")
 
@@ -180,8 +184,7 @@ def soak(home: Path, actions: int, seed: int = 0) -> str:
                 person.go(name)
         until(lambda: server.engines(), "an engine")
         people[0].compare()  # a job, for the same reason
-        for _ in range(10):
-            people[0].watch()
+        until(lambda: list((home / "runs").glob("*/run.json")), "run", seconds=180)
         before = people[0].unloaded()
         begun = time.monotonic()
         for number in range(actions):
@@ -218,9 +221,9 @@ def mebibytes(sizes: list[int]) -> str:
     return f"{' + '.join(f'{size / 2**20:.0f}' for size in sizes)} MiB"
 
 
-def until(condition: Callable[[], Any], what: str) -> None:
-    """Wait for it, half a minute at most."""
-    for _ in range(300):
+def until(condition: Callable[[], Any], what: str, seconds: int = 60) -> None:
+    """Wait for it."""
+    for _ in range(10 * seconds):
         if condition():
             return
         time.sleep(0.1)

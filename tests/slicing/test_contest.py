@@ -65,7 +65,7 @@ def test_the_usual_contest_has_all_allocations_and_every_entry_reads_back():
         ("dinamic", "Did you mean 'dynamic'"),
         ("dynamic:lx", "lr"),
         ("dynamic:lr:base=x", "needs a number"),
-        ("constant+mend", r"only '\+repair' can be added"),
+        ("constant+mend", r"and '\+repair' can be added"),
     ],
 )
 def test_an_entry_that_is_none_is_one_sentence(text, told):
