@@ -442,7 +442,9 @@ def refuse_unless_invariant(model: PreTrainedModel) -> None:
     if model in _INVARIANT:
         return
     shape, anatomy = read_shape(model), anatomy_of(model.config)
-    probe = torch.arange(32, device=model.device).remainder(shape.vocab_size).unsqueeze(0)
+    # Spread over the vocabulary: its first tokens are special ones, often untrained, where rounding is large.
+    tokens = torch.arange(1, 33, device=model.device) * shape.vocab_size // 33
+    probe = tokens.unsqueeze(0)
     expected = _head(model, decoder(model)(probe, use_cache=False).last_hidden_state)
 
     full = (shape.hidden_size,) * (shape.block_count + 1)
