@@ -378,9 +378,10 @@ FIRST_ENTRIES = [
     "random:draw=0",
     "random:draw=1",
     "constant+repair",
-    "dynamic:lr:base=0+repair",
+    "dynamic:lr:base=0+span=3",
+    "dynamic:lr:base=0+span=3+repair",
 ]
-"""A small contest that is honest: the reference, three rules, two draws of chance, and repair of two."""
+"""A small contest that is honest: the reference, three rules, two draws of chance, repair, shared bases."""
 
 
 def _trials(name: str, usual: CompareRecipe) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from app.engine import Load, Task, Unload
 from app.jobs import Job
 from slicing.allocation import Allocation
 from slicing.bench import phases
-from slicing.contest import Table
+from slicing.contest import Standing, Table
 from slicing.plan import Plan
 from slicing.preview import Preview
 from slicing.runs import (
@@ -117,7 +117,8 @@ def plan_line(plan: Plan) -> str:
         for name, value in plan.settings.items()
         if isinstance(value, float)
     ]
-    return ", ".join([plan.allocation, f"SP {percent(plan.target)}", *settings])
+    span = [f"{plan.span} blocks to a basis"] if plan.span else []
+    return ", ".join([plan.allocation, f"SP {percent(plan.target)}", *settings, *span])
 
 
 def is_share(rule: type[Allocation], name: str) -> bool:
@@ -189,9 +190,13 @@ def reduction(schedule: SlicingSchedule, shape: ModelShape) -> str:
     """What the mean slice means in parameters, which is not the same number."""
     change = schedule.parameters(shape) / shape.parameters - 1.0
     parameters = f"{percent(abs(change))} {'fewer' if change <= 0 else 'more'} parameters"
+    if schedule.span:
+        why = f"a shortcut matrix stands after every {schedule.span} blocks, not after every sub-layer"
+    else:
+        why = "every cut adds shortcut matrices"
     return (
-        f"A {percent(schedule.mean_slice)} mean slice means **{parameters}** here: every cut adds shortcut "
-        "matrices, and the embedding is counted too."
+        f"A {percent(schedule.mean_slice)} mean slice means **{parameters}** here: {why}, and the embedding "
+        "is counted too."
     )
 
 
@@ -382,13 +387,13 @@ def contest(table: Table) -> list[str]:
         + (f" ({best.gain.verdict}: {evidence(best.gain)})." if best.gain else ".")
     ]
     rules = [each for each in table.standings if each.gain and not each.entry.control]
-    rules = [each for each in rules if not each.entry.repair]
+    rules = [each for each in rules if not (each.entry.repair or each.entry.span)]
     if rules:
         clear = [each.entry.name for each in rules if each.gain and each.gain.verdict == "better"]
         named = f": {', '.join(clear)}" if clear else ""
         told.append(
-            f"{len(clear)} of {len(rules)} ways to decide, without repair, are clearly better than constant "
-            f"slicing{named}."
+            f"{len(clear)} of {len(rules)} ways to decide, with neither repair nor shared bases, are clearly "
+            f"better than constant slicing{named}."
         )
     if band := chance(table):
         inside = [each.entry.name for each in rules if each.share >= band[0]]
@@ -400,13 +405,10 @@ def contest(table: Table) -> list[str]:
                 else "every rule is better than that."
             )
         )
-    pairs = [(table.standing(each.entry.name + "+repair"), each) for each in table.standings]
-    if repaired_ := [
-        f"{each.entry.name} from {percent(each.share)} to {percent(with_.share)}"
-        for with_, each in pairs
-        if with_
-    ]:
-        told.append(f"Repair takes {', '.join(repaired_)}.")
+    for what, field in (("Repair takes", "repair"), ("Shared bases take", "span")):
+        if pairs := _pairs(table, field):
+            moves = (f"{a.entry.name} from {percent(a.share)} to {percent(b.share)}" for a, b in pairs)
+            told.append(f"{what} {', '.join(moves)}.")
     seeds = len(table.recipe.seeds)
     draws = (
         "one draw of calibration windows, and another moves the numbers too"
@@ -415,6 +417,17 @@ def contest(table: Table) -> list[str]:
     )
     told.append(f"Intervals are over evaluation windows; {draws}.")
     return told
+
+
+def _pairs(table: Table, field: str) -> list[tuple[Standing, Standing]]:
+    """Those entries that take part without something, and with it."""
+    found = []
+    for each in table.standings:
+        usual = type(each.entry).model_fields[field].default
+        without = table.standing(each.entry.model_copy(update={field: usual}).name)
+        if without and getattr(each.entry, field) != usual:
+            found.append((without, each))
+    return found
 
 
 def chance(table: Table) -> tuple[float, float] | None:

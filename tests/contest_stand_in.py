@@ -18,6 +18,7 @@ LOSSES = {
     "water-filling:slice-one": 0.85,
     "random:draw=0": 0.9,
     "random:draw=1": 1.1,
+    "constant+span=3": 0.7,
     "constant+repair": 0.6,
 }
 """Of every entry above dense, in nats per token, with the first seed; with each further seed 0.02 more."""

@@ -14,6 +14,7 @@ import plotly.graph_objects as go
 ROWS_HEIGHT = 320
 """Height of the charts whose rows are models or differences: they stand side by side."""
 CONSTANT, DYNAMIC, MANUAL, HIGHLIGHT = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
+SHARED = "#8A6D00"
 
 
 class Theme(NamedTuple):

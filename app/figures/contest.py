@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import plotly.graph_objects as go
 
-from app.figures.base import CONSTANT, DYNAMIC, HIGHLIGHT, LIGHT, MANUAL, Drawing, Theme, empty_figure
+from app.figures.base import CONSTANT, DYNAMIC, HIGHLIGHT, LIGHT, MANUAL, SHARED, Drawing, Theme, empty_figure
 from app.wording import chance
 from slicing.allocation import find_allocation
 from slicing.contest import Standing, Table
@@ -32,6 +32,7 @@ ROLES = (
     Role("constant", "square", CONSTANT),
     Role("rule", "circle", DYNAMIC),
     Role("measured or searched", "diamond", MANUAL),
+    Role("shared basis", "triangle-up", SHARED),
     Role("repaired", "star", HIGHLIGHT),
     Role("control", "circle-open", ""),
 )
@@ -40,9 +41,11 @@ ROLES = (
 def role_of(entry: Entry) -> Role:
     """The role of an entry: repair before all else, since it gains more than any rule."""
     if entry.repair:
-        place = 3
-    elif entry.control:
         place = 4
+    elif entry.control:
+        place = 5
+    elif entry.span:
+        place = 3
     elif entry.allocation == "constant":
         place = 0
     else:

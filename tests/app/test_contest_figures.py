@@ -59,6 +59,8 @@ def test_roles_differ_in_shape_and_colour_and_controls_are_hollow(table, theme: 
         ("dynamic:lr:base=0", "rule"),
         ("searched", "measured or searched"),
         ("searched+repair", "repaired"),
+        ("constant+span=3", "shared basis"),
+        ("rising+span=3+repair", "repaired"),
         ("inverted:lr:base=0", "control"),
         ("random:draw=3+repair", "repaired"),
     ],
@@ -74,7 +76,7 @@ def test_the_band_of_chance_is_drawn_and_counted(table):
     assert (band.x0, band.x1) == pytest.approx((100 * low, 100 * high))
     assert (low, high) == pytest.approx((0.9, 1.1))
     assert any("chance" in note.text for note in figure.layout.annotations)
-    assert "random shares keep 90.0 to 110.0 %, and 3 of the others keep less" in takeaway
+    assert "random shares keep 90.0 to 110.0 %, and 4 of the others keep less" in takeaway
 
 
 def test_a_single_draw_is_no_band():
@@ -132,10 +134,12 @@ def test_what_a_contest_says(table):
     told = " ".join(wording.contest(table)).replace("\N{NO-BREAK SPACE}", " ")
     for sentence in (
         "constant+repair loses least: 60.4 % of what constant slicing loses, 60.4 % on the second text",
-        "3 of 3 ways to decide, without repair, are clearly better than constant slicing: ",
+        "3 of 3 ways to decide, with neither repair nor shared bases, are clearly better than constant "
+        "slicing: ",
         "Shares drawn at random keep 90.0 % to 110.0 % of the loss; no better than chance: "
         "softmax:block-influence.",
         "Repair takes constant from 100.0 % to 60.4 %.",
+        "Shared bases take constant from 100.0 % to 70.3 %.",
         "2 draws of calibration windows are averaged, for controls one",
     ):
         assert sentence in told

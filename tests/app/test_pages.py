@@ -531,8 +531,7 @@ def test_without_a_contest_there_is_one_sentence_and_the_form(desk: Desk) -> Non
     assert "There is nothing to show yet: run a contest" in said(app)
     assert charts(app) == []
     assert app.multiselect(key="contest-entries").value == FIRST_ENTRIES
-    assert "10 trials" not in said(app)
-    assert "9 trials: the dense model, and every entry with every seed" in said(app)
+    assert "10 trials: the dense model, and every entry with every seed" in said(app)
     assert "at the pace of the run shown on Profile" in said(app)
 
 
