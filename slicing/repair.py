@@ -108,7 +108,7 @@ class WriterFit:
         if self.biased:
             parts.append(torch.ones_like(entering[..., :1]))
         rows = torch.cat([*parts, target], dim=-1)
-        rows = rows * target.square().mean(dim=-1, keepdim=True).clamp_min(1e-12).rsqrt()
+        rows = rows * token_weights(target)
         split = len(rows) - held
         if self.fitted is None or self.judged is None:
             self.fitted = Covariance(rows.shape[-1], rows.device)
@@ -130,8 +130,7 @@ class WriterFit:
         gram, cross, _ = self._equations(self.fitted, basis)
         judge = self._equations(self.judged, basis)
         there = self._maps().to(gram)
-        energies = gram.diagonal()
-        scale = energies.clamp_min(1e-9 * float(energies.max()))
+        scale = ridge_scale(gram)
         missing = cross - gram @ there
         before = _error(there, *judge)
         best, ridge, after = there, None, before
@@ -178,6 +177,17 @@ class WriterFit:
             self.sublayer.shortcut = _parameter(shortcut)
         for writer, weight in zip(self.writers, weights, strict=True):
             writer.weight = _parameter(weight.T)
+
+
+def token_weights(target: Tensor) -> Tensor:
+    """The inverse RMS of every token of ``target`` (B, T, D), as (B, T, 1)."""
+    return target.square().mean(dim=-1, keepdim=True).clamp_min(1e-12).rsqrt()
+
+
+def ridge_scale(gram: Tensor) -> Tensor:
+    """What a ridge of strength 1 adds for every feature, (F,): its energy, and a little where it has none."""
+    energies = gram.diagonal()
+    return energies.clamp_min(1e-9 * float(energies.max()))
 
 
 def _error(maps: Tensor, gram: Tensor, cross: Tensor, energy: float) -> float:
