@@ -24,14 +24,18 @@ format: $(INSTALLED)  ## mend what can be mended
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-demo-run: $(INSTALLED)  ## make the runs that ship in assets/ anew: a comparison, and a sweep by previews
-	rm -rf build/demo-run build/demo-sweep
+SHARED = constant+span=3,dynamic:lr:base=0+span=3,dynamic:lr:base=0+span=3+repair
+demo-run: $(INSTALLED)  ## make the runs that ship in assets/ anew: a comparison, a sweep by previews, a contest
+	rm -rf build/demo-run build/demo-sweep build/demo-contest
 	SLICESCOPE_HOME=build/demo-run $(BIN)/slicescope compare --model demo
 	SLICESCOPE_HOME=build/demo-sweep $(BIN)/slicescope sweep --model demo --method preview \
 		--bases 0,.05,.1,.15,.2 --targets .1,.2,.3 --json build/demo-sweep/run.json
-	mkdir -p assets/demo-run assets/demo-sweep
+	SLICESCOPE_HOME=build/demo-contest $(BIN)/slicescope contest --model demo --json build/demo-contest/run.json \
+		--entries constant,dynamic:lr:base=0,rising,random:draw=0,random:draw=1,random:draw=2,constant+repair,$(SHARED)
+	mkdir -p assets/demo-run assets/demo-sweep assets/demo-contest
 	cp build/demo-run/runs/*/run.json build/demo-run/runs/*/profile.safetensors assets/demo-run/
 	cp build/demo-sweep/run.json assets/demo-sweep/
+	cp build/demo-contest/run.json assets/demo-contest/
 
 screenshots: $(INSTALLED)  ## take the pictures in assets/screenshots anew
 	$(BIN)/python tests/app/screenshots.py

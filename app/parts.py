@@ -148,9 +148,6 @@ def _unfinished(
 def provenance(view: state.View) -> state.Shown | None:
     """Say which run a view shows; ``None``, with a sentence and an action, when there is none."""
     shown = state.shown(view)
-    if shown is None and view == "contest":
-        st.info("There is nothing to show yet: run a contest, and it fills here while it runs.")
-        return None
     if shown is None:
         st.info("There is nothing to show yet: measure a profile, and it appears here.")
         st.page_link("app_pages/profile.py", label="Go to Profile", icon=":material/bar_chart:")

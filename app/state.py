@@ -33,6 +33,7 @@ from slicing.runs import (
     ProfileRecipe,
     Run,
     SweepRecipe,
+    bundled_contest,
     bundled_run,
     bundled_sweep,
     find_run,
@@ -178,18 +179,11 @@ def shown(view: View) -> Shown | None:
             problem = f"The run {run.key} is no {WORDS[view]}, so the demo's is shown."
         except StorageError:
             problem = f"The run '{key}' is no longer stored, so the demo's is shown."
+    ships = {"sweep": bundled_sweep, "contest": bundled_contest}.get(view, bundled_run)
     try:
-        run = _bundled(view)
+        return Shown(ships(), bundled=True, problem=problem)
     except StorageError:
         return None
-    return Shown(run, bundled=True, problem=problem) if run else None
-
-
-def _bundled(view: View) -> Run | None:
-    """The run that ships for a view, or ``None`` where none does."""
-    if view == "contest":
-        return None
-    return bundled_sweep() if view == "sweep" else bundled_run()
 
 
 def unfinished(view: Literal["sweep", "contest"]) -> Trials | None:

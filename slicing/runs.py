@@ -35,6 +35,7 @@ BASES_FILE = "bases.safetensors"
 DETAILS_FILE = "profile.safetensors"
 BUNDLED_RUN = Path(__file__).parents[1] / "assets" / "demo-run"
 BUNDLED_SWEEP = BUNDLED_RUN.with_name("demo-sweep")
+BUNDLED_CONTEST = BUNDLED_RUN.with_name("demo-contest")
 PROMPT = "Mr. Speaker, the state of our Union is"
 
 
@@ -623,6 +624,11 @@ def bundled_run() -> Run:
 def bundled_sweep() -> Run:
     """The finished demo sweep that ships with slicescope."""
     return load_run(BUNDLED_SWEEP)
+
+
+def bundled_contest() -> Run:
+    """The finished demo contest that ships with slicescope."""
+    return load_run(BUNDLED_CONTEST)
 
 
 def find_details(run: Run) -> Details | None:
