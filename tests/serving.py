@@ -60,7 +60,7 @@ class Server:
     def engines(self) -> list[psutil.Process]:
         """The processes that compute, of which there should be one."""
         children = psutil.Process(self.process.pid).children()
-        return [each for each in children if "app.engine" in " ".join(each.cmdline())]
+        return [each for each in children if "app.engine" in _command(each)]
 
     def memory(self) -> list[int]:
         """Bytes that the server and its engines have."""
@@ -76,6 +76,14 @@ class Server:
         """End it in order."""
         self.process.terminate()
         self.process.wait(30)
+
+
+def _command(process: psutil.Process) -> str:
+    """What a process was started with; nothing for one that has ended."""
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
 
 
 @contextmanager

@@ -158,7 +158,7 @@ class Person:
         old = {engine.pid for engine in self.server.engines()}
         for name in ("Load", "Unload"):  # the second can be pressed once the first is done
             self.page.get_by_role("button", name=name, exact=True).click()
-        until(lambda: old.isdisjoint(engine.pid for engine in self.server.engines()), "new engine")
+        until(lambda: any(engine.pid not in old for engine in self.server.engines()), "new engine")
         time.sleep(10)  # its imports
         return self.server.memory()
 

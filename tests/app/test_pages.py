@@ -526,10 +526,11 @@ def charts(app: AppTest) -> list[str]:
     return [str(chart.key) for chart in app.get("plotly_chart")]
 
 
-def test_without_a_contest_there_is_one_sentence_and_the_form(desk: Desk) -> None:
+def test_the_contest_of_the_demo_is_shown_until_there_is_another(desk: Desk) -> None:
     app = page("contest")
-    assert "There is nothing to show yet: run a contest" in said(app)
-    assert charts(app) == []
+    assert "The demo run that ships with slicescope" in said(app)
+    assert charts(app) == ["contest"]
+    assert "Shared bases take constant from 100.0 %" in said(app)
     assert app.multiselect(key="contest-entries").value == FIRST_ENTRIES
     assert "10 trials: the dense model, and every entry with every seed" in said(app)
     assert "at the pace of the run shown on Profile" in said(app)

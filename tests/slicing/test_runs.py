@@ -20,13 +20,17 @@ from analysis.source import ModelSource, open_dense
 from analysis.storage import runs_folder
 from analysis.texts import TextSource, token_windows
 from slicing.bench import perform, phases
+from slicing.contest import read_contest
 from slicing.library import throw_away
 from slicing.plan import Plan
 from slicing.runs import (
     BUNDLED_RUN,
     CompareRecipe,
+    ContestRecipe,
+    ContestResult,
     ProfileRecipe,
     Run,
+    bundled_contest,
     bundled_run,
     find_run,
     list_runs,
@@ -362,6 +366,21 @@ def test_open_model_is_left_as_it_was(recipe):
     before = {name: tensor.clone() for name, tensor in opened.model.state_dict().items()}
     perform(recipe, opener=lambda source: opened)
     assert all(tensor.equal(before[name]) for name, tensor in opened.model.state_dict().items())
+
+
+def test_bundled_contest_holds_everyone_that_its_recipe_names():
+    run = bundled_contest()
+    recipe, result = run.recipe, run.result
+    assert isinstance(recipe, ContestRecipe)
+    assert isinstance(result, ContestResult)
+    table = read_contest(recipe, result)
+    assert table.done == table.total == len(result.contestants)
+    assert len(table.standings) == len(recipe.entries)
+    size = result.contestants[1].parameters
+    for each in result.contestants[1:]:
+        assert each.schedule is not None
+        assert each.parameters == each.schedule.parameters(result.shape)
+        assert abs(each.parameters - size) <= size // 1000
 
 
 def test_bundled_run_is_the_default_comparison_of_the_demo():
