@@ -114,6 +114,7 @@ class TextSource(Value):
             )
         raise TextError(unknown_name("text", text, ["demo", *PRESETS]))
 
+    @property
     def label(self) -> str:
         """A short name for people, with the split and the limit on documents."""
         limit = f", first {self.max_documents:,} documents" if self.max_documents else ""
@@ -245,7 +246,7 @@ def token_windows(
     if available < wanted:
         windows, need = ("windows", "need") if wanted > 1 else ("window", "needs")
         raise TextError(
-            f"The text '{source.label()}' holds {len(stream):,} tokens, but {wanted:,} {windows} of "
+            f"The text '{source.label}' holds {len(stream):,} tokens, but {wanted:,} {windows} of "
             f"{length:,} {need} {wanted * length:,}: ask for fewer or shorter windows, or give more text."
         )
     windows = stream[: available * length].view(available, length)
@@ -492,7 +493,7 @@ def _text_column(source: TextSource, schema: pa.Schema) -> str:
         problem = f"holds no text in its column '{wanted}'"
     else:
         return wanted
-    raise TextError(f"The text '{source.label()}' {problem}: name a column of strings among {columns}.")
+    raise TextError(f"The text '{source.label}' {problem}: name a column of strings among {columns}.")
 
 
 # The Hub

@@ -427,13 +427,13 @@ def evaluate(
         precision = safe_precision(source, windows, opened.model)
         measured = perplexity(opened.model, windows, listen, precision=precision)
     parameters = sum(parameter.numel() for parameter in opened.model.parameters())
-    data = {"model": source.label, "text": text.label(), "parameters": parameters, **_plain(measured)}
+    data = {"model": source.label, "text": text.label, "parameters": parameters, **_plain(measured)}
     if _printed_as_json({**data, "protocol": measured.protocol}, json_path):
         return
     interval = measured.interval
     between = f" (95 % interval {interval[0]:.2f} to {interval[1]:.2f})" if interval else ""
     out.print(f"{source.label}, {parameters:,} parameters: perplexity {measured.perplexity:.2f}{between}")
-    out.print(f"{text.label()}: {measured.protocol}; {measured.tokens_per_second:.0f} tokens/s")
+    out.print(f"{text.label}: {measured.protocol}; {measured.tokens_per_second:.0f} tokens/s")
 
 
 def _evaluate_tasks(

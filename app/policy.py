@@ -214,9 +214,9 @@ class Policy(Value):
     def _check_text(self, source: TextSource) -> None:
         if self.texts is not None:
             if source not in self.texts:
-                offered = ", ".join(text.label() for text in self.texts)
+                offered = ", ".join(text.label for text in self.texts)
                 raise Refused(
-                    f"This server does not offer the text '{source.label()}': choose from {offered}."
+                    f"This server does not offer the text '{source.label}': choose from {offered}."
                 )
         elif source.kind == "file":
             self.check_path(source.location)

@@ -329,7 +329,7 @@ def _run_row(run: Run) -> dict[str, object]:
         "key": run.key,
         "kind": recipe.kind,
         "model": recipe.model.label,
-        "text": _text(recipe).label(),
+        "text": _text(recipe).label,
         "method": "" if isinstance(recipe, ProfileRecipe) else recipe.method,
         "SP, %": None if plan is None else 100.0 * plan.target,
         "SB, %": 100.0 * base if isinstance(base, float) else None,

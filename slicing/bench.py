@@ -220,7 +220,7 @@ def _profile(recipe: ProfileRecipe, opened: OpenModel, progress: Progress, folde
         opened.model,
         windows,
         model_label=recipe.model.label,
-        text_label=recipe.text.label(),
+        text_label=recipe.text.label,
         progress=progress,
         bases=collector,
         details=details,
@@ -306,7 +306,7 @@ class _Bench:
             self.model,
             windows,
             model_label=self.recipe.model.label,
-            text_label=self.recipe.calibration.label(),
+            text_label=self.recipe.calibration.label,
             progress=self.progress,
             details=details,
         )
@@ -475,7 +475,7 @@ def _slice(recipe: SliceRecipe, opened: OpenModel, progress: Progress, folder: P
         sliced = perplexity(cut.sliced.model, bench.evaluation, progress, "Evaluating sliced", precision)
         numbers = (
             f"Perplexity {sliced.perplexity:.2f}, dense {dense.perplexity:.2f}, on "
-            f"{recipe.evaluation.label()}: {sliced.protocol}.",
+            f"{recipe.evaluation.label}: {sliced.protocol}.",
         )
     progress("Saving", 0, 1)
     save_sliced(
@@ -737,7 +737,7 @@ def _deciding(plan: Plan) -> str:
 
 def _used(source: TextSource, windows: Tensor, where: tuple[Passage, ...] = ()) -> TextUsed:
     return TextUsed(
-        label=source.label(),
+        label=source.label,
         windows=windows.shape[0],
         window_length=windows.shape[1],
         digest=hashlib.sha256(windows.numpy().tobytes()).hexdigest()[:16],

@@ -121,7 +121,7 @@ class CompareRecipe(Evaluated):
         if self.calibration != self.evaluation:
             return None
         return (
-            f"Calibration and evaluation are both on '{self.calibration.label()}', which flatters every "
+            f"Calibration and evaluation are both on '{self.calibration.label}', which flatters every "
             "sliced model: choose another text or split for one of them."
         )
 

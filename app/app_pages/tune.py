@@ -144,8 +144,8 @@ def actions(run: Run, plan: Plan, planned: SlicingSchedule) -> None:
             st.caption("The same comparison from the command line")
             st.code(wording.command(proposal), language="bash", wrap_lines=True)
     st.caption(
-        f"The comparison slices on {proposal.calibration.label()} and evaluates on "
-        f"{proposal.evaluation.label()}, {proposal.calibration_windows} and {proposal.evaluation_windows} "
+        f"The comparison slices on {proposal.calibration.label} and evaluates on "
+        f"{proposal.evaluation.label}, {proposal.calibration_windows} and {proposal.evaluation_windows} "
         f"windows of {proposal.window_length:,} tokens. It profiles anew on its own calibration windows, so "
         "widths may differ a little from this preview."
     )

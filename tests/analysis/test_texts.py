@@ -64,7 +64,7 @@ def test_a_preset_gives_two_different_splits_that_can_be_chosen(name):
     assert sources[0].split != sources[1].split
     for source, role in zip(sources, ROLES, strict=True):
         assert (source.kind, source.location) == ("hub", PRESETS[name].repo)
-        assert source.label().startswith(f"{PRESETS[name].title} {PRESETS[name].splits[role]}")
+        assert source.label.startswith(f"{PRESETS[name].title} {PRESETS[name].splits[role]}")
         assert TextSource.from_json(source.to_json(), "test") == source
     chosen = TextSource.parse(f"{name}:train[:10%]", "evaluation")
     assert chosen.split == "train[:10%]"
@@ -103,8 +103,8 @@ def test_a_data_set_on_the_hub_is_named_by_its_parts(text, expected):
 
 def test_the_role_chooses_the_split_of_a_data_set():
     assert TextSource.parse("owner/name", "calibration").split == "train"
-    assert TextSource.parse("owner/name", "evaluation").label() == "owner/name test"
-    assert TextSource.parse("owner/name/en@v2", "evaluation").label() == "owner/name@v2 (en) test"
+    assert TextSource.parse("owner/name", "evaluation").label == "owner/name test"
+    assert TextSource.parse("owner/name/en@v2", "evaluation").label == "owner/name@v2 (en) test"
 
 
 def test_a_file_is_found_by_its_path(tmp_path, monkeypatch):
@@ -115,7 +115,7 @@ def test_a_file_is_found_by_its_path(tmp_path, monkeypatch):
     for text in (str(path), "notes.txt", "./notes.txt", "~/notes.txt"):
         source = TextSource.parse(text, "calibration")
         assert source == file_source(path)
-        assert source.label() == "notes.txt"
+        assert source.label == "notes.txt"
 
 
 @pytest.mark.parametrize(
@@ -226,7 +226,7 @@ def readings(monkeypatch) -> list[str]:
     read = TextSource.documents
 
     def counted(source: TextSource) -> Iterator[str]:
-        labels.append(source.label())
+        labels.append(source.label)
         return read(source)
 
     monkeypatch.setattr(TextSource, "documents", counted)
@@ -298,7 +298,7 @@ def test_the_19th_century_was_written_and_not_spoken():
 def test_the_demo_text_can_be_limited_and_says_so():
     source = TextSource(kind="demo", split="evaluation", max_documents=2)
     assert len(list(source.documents())) == 2
-    assert source.label() == "State of the Union 2010-2026 (evaluation split), first 2 documents"
+    assert source.label == "State of the Union 2010-2026 (evaluation split), first 2 documents"
 
 
 def test_a_missing_demo_text_says_how_to_get_it(monkeypatch):

@@ -648,6 +648,7 @@ def test_strangers_are_offered_what_is_quick(desk: Desk, monkeypatch: Any) -> No
         (Plan(allocation="falling", settings={"slope": 0.0}), "slope", 0.0),
         (Plan(allocation="random", settings={"draw": 7.0}), "draw", 7),
         (Plan(allocation="inverted", settings={"base": 0.05}), "base", 5),
+        (Plan(span=4), "span", 4),
     ],
 )
 def test_a_link_gives_the_plan_of_any_allocation(desk: Desk, plan: Plan, key: str, value: Any) -> None:

@@ -66,6 +66,7 @@ def test_the_usual_contest_has_all_allocations_and_every_entry_reads_back():
         ("dynamic:lx", "lr"),
         ("dynamic:lr:base=x", "needs a number"),
         ("constant+mend", r"and '\+repair' can be added"),
+        ("constant+span=x", r"only '\+span=blocks'"),
     ],
 )
 def test_an_entry_that_is_none_is_one_sentence(text, told):
