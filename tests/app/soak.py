@@ -156,8 +156,8 @@ class Person:
         """Bytes that server and engine take once a model was opened and given up: the engine is a new one."""
         self.go("Model")
         old = {engine.pid for engine in self.server.engines()}
-        for name in ("Load", "Unload"):  # the second can be pressed once the first is done
-            self.page.get_by_role("button", name=name, exact=True).click()
+        self.press("Load")  # where none is open
+        self.page.get_by_role("button", name="Unload", exact=True).click()  # as soon as one is
         until(lambda: any(engine.pid not in old for engine in self.server.engines()), "new engine")
         time.sleep(10)  # its imports
         return self.server.memory()
