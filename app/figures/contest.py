@@ -82,7 +82,8 @@ def draw_contest(table: Table, chosen: Standing | None = None, theme: Theme = LI
             line_width=0,
         )
         figure.add_annotation(
-            x=50 * (band[0] + band[1]),
+            x=100 * band[1],
+            xanchor="right",  # to the left there is room
             y=len(rows) - 0.15,
             text="chance: random shares",
             showarrow=False,
