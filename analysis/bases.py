@@ -87,9 +87,10 @@ def joint_basis(moments: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
     ``moments`` are second moments (D, D), fp64. Each is divided by its trace, since the stream grows with
     depth.
     """
-    total = sum(moment / moment.trace() for moment in moments)
-    assert isinstance(total, Tensor)
-    values, vectors = torch.linalg.eigh(total)
+    first, *others = (moment / moment.trace() for moment in moments)
+    for moment in others:
+        first += moment.to(first.device)  # a model may be spread over devices
+    values, vectors = torch.linalg.eigh(first)
     return vectors.flip(-1), values.flip(-1).clamp_min(0.0)
 
 

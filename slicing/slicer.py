@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -328,16 +328,14 @@ class _Stream:
             return None
         some = slice(*schedule.basis_of(block))
         collector, tuples = BasesCollector(model, some), anatomy_of(model.config).returns_tuple
-        with ExitStack() as here:
-            for each in blocks(model)[some]:
-                here.enter_context(present(each))
+        with collector.watching():
             for index in range(len(self.states)):
                 states = (dense or self).in_dense_basis(index)
-                with collector.watching():
-                    for context, each in zip(self.contexts[index][some], blocks(model)[some], strict=True):
-                        output = each(states, **on_device(context, self.device))
-                        states = output[0] if tuples else output
-            return collector.joint()
+                # Where accelerate keeps a block elsewhere, calling it brings it here.
+                for context, each in zip(self.contexts[index][some], blocks(model)[some], strict=True):
+                    output = each(states, **on_device(context, self.device))
+                    states = output[0] if tuples else output
+        return collector.joint()
 
     def in_dense_basis(self, index: int) -> Tensor:
         """A batch of the stream in the coordinates of the dense model, (B, T, D)."""

@@ -19,7 +19,7 @@ from analysis.profile import profile_blocks
 from analysis.source import ModelSource, OpenModel, open_dense
 from slicing.probes import PROBES, Probing
 from slicing.schedule import SlicingSchedule
-from slicing.slicer import slice_model
+from slicing.slicer import recut, slice_model
 from slicing.store import load_sliced, save_sliced
 
 DEVICE = pick_device("auto")
@@ -60,6 +60,15 @@ def test_repair_and_probes_are_those_of_the_cpu():
         rises.append(PROBES["slice-one"](Probing(model, windows, partial(find_bases, model, windows))))
     np.testing.assert_allclose(errors[1], errors[0], rtol=1e-2)
     np.testing.assert_allclose(rises[1], rises[0], atol=1e-3)
+
+
+def test_a_shared_basis_is_that_of_the_cpu(windows):
+    shared, found = SCHEDULE.model_copy(update={"span": 2}), []
+    for device in ("cpu", DEVICE):
+        model = tiny_model("llama").to(device)
+        for sliced in (slice_model(model, shared, windows), recut(model, shared, find_bases(model, windows))):
+            found.append(perplexity(sliced.model, windows).perplexity)
+    assert found[2:] == pytest.approx(found[:2], rel=1e-3)
 
 
 def test_continuation_is_that_of_the_cpu(windows):

@@ -32,8 +32,8 @@ def on_disk(model: Any, folder: Path, rest: str = "cpu") -> Any:
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "mixtral", "falcon"])
-@pytest.mark.parametrize("budget", [None, (0, 3000)])
-def test_blocks_on_disk_change_nothing(family, budget, windows, tmp_path):
+@pytest.mark.parametrize(("budget", "span"), [(None, 0), ((0, 3000), 0), ((0, 3000), 2)])
+def test_blocks_on_disk_change_nothing(family, budget, span, windows, tmp_path):
     together, apart = tiny_model(family), on_disk(tiny_model(family), tmp_path / "weights")
     assert any(parameter.is_meta for parameter in apart.parameters())
     labels = {"model_label": "", "text_label": ""}
@@ -44,6 +44,7 @@ def test_blocks_on_disk_change_nothing(family, budget, windows, tmp_path):
         hidden_size=32,
         widths=(24, 16, 29, 32),
         embedding="shared" if read_shape(together).tied else "untied",
+        span=span,
     )
     expected = slice_model(together, schedule, windows).model(windows).logits
     sliced = slice_model(apart, schedule, windows, budget=budget).model
