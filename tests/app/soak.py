@@ -164,8 +164,10 @@ class Person:
 
     def idle(self) -> None:
         """Cancel whatever waits or runs, and wait until nothing does."""
+        quiet = 0
         for _ in range(200):
-            if self.page.locator(".st-key-job").count() == 0:
+            quiet = 0 if self.page.locator(".st-key-job").count() else quiet + 1
+            if quiet == 3:  # once may be between two drawings
                 return
             if not self.press("Stop now"):
                 self.press("Cancel")
@@ -194,8 +196,8 @@ def soak(home: Path, actions: int, seed: int = 0) -> str:
             except AssertionError as error:
                 raise AssertionError(f"Action {number}: {error}\n{server.stacks()}") from error
         took, lost = time.monotonic() - begun, sum(person.lost for person in people)
-        people[0].idle()
         for person in people:
+            person.idle()
             person.page.context.close()
         after = Person(server, browser, chance).unloaded()
         assert len(server.engines()) == 1, server.engines()
