@@ -530,7 +530,7 @@ def test_the_contest_of_the_demo_is_shown_until_there_is_another(desk: Desk) -> 
     app = page("contest")
     assert "The demo run that ships with slicescope" in said(app)
     assert charts(app) == ["contest"]
-    assert "Shared bases take constant from 100.0 %" in said(app)
+    assert "Shared bases take dynamic:lr:base=0 from" in said(app)
     assert app.multiselect(key="contest-entries").value == FIRST_ENTRIES
     assert "10 trials: the dense model, and every entry with every seed" in said(app)
     assert "at the pace of the run shown on Profile" in said(app)
