@@ -215,9 +215,7 @@ class Policy(Value):
         if self.texts is not None:
             if source not in self.texts:
                 offered = ", ".join(text.label for text in self.texts)
-                raise Refused(
-                    f"This server does not offer the text '{source.label}': choose from {offered}."
-                )
+                raise Refused(f"This server does not offer the text '{source.label}': choose from {offered}.")
         elif source.kind == "file":
             self.check_path(source.location)
 
