@@ -30,7 +30,7 @@ demo-run: $(INSTALLED)  ## make the runs that ship in assets/ anew: a comparison
 	SLICESCOPE_HOME=build/demo-run $(BIN)/slicescope compare --model demo
 	SLICESCOPE_HOME=build/demo-sweep $(BIN)/slicescope sweep --model demo --method preview \
 		--bases 0,.05,.1,.15,.2 --targets .1,.2,.3 --json build/demo-sweep/run.json
-	SLICESCOPE_HOME=build/demo-contest $(BIN)/slicescope contest --model demo --json build/demo-contest/run.json \
+	SLICESCOPE_HOME=build/demo-contest $(BIN)/slicescope contest --model demo --seeds 0 --json build/demo-contest/run.json \
 		--entries constant,dynamic:lr:base=0,rising,random:draw=0,random:draw=1,random:draw=2,constant+repair,$(SHARED)
 	mkdir -p assets/demo-run assets/demo-sweep assets/demo-contest
 	cp build/demo-run/runs/*/run.json build/demo-run/runs/*/profile.safetensors assets/demo-run/

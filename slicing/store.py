@@ -148,7 +148,7 @@ The residual stream of {manifest.made_from} cut to a width of its own for every 
 
 ## Recipe
 
-- Bases: {f"one for every {schedule.span} blocks" if schedule.span else "one for every sub-layer"}.
+- One basis for every {f"{schedule.span} blocks" if schedule.span else "sub-layer"}.
 - Mean slice {schedule.mean_slice:.1%} of {shape.hidden_size:,}; widths of the stream entering each block,
   then the head: {", ".join(map(str, schedule.widths))}.
 - Bases: {found[manifest.method]}, by principal component analysis, on {manifest.calibration}.
