@@ -352,18 +352,21 @@ class _Stream:
 
         (B, T, D) -> (B, T, width). Returns the shortcut from the old basis to the new, (W, width).
         """
+        lost = 0.0
         if shared:
-            vectors, energies = shared
-            turn = self.rotation.T.to(vectors) @ vectors
+            rotation, energies = shared
+            turn = self.rotation.T.to(rotation) @ rotation
             lost = float(energies[width:].sum() / energies.sum())
         elif width == len(self.rotation):  # nothing is cut, so every basis gives the same function:
-            turn, lost = self.rotation.T, 0.0  # the plain one
+            rotation, turn = torch.eye(width), self.rotation.T  # the plain one
         else:
             turn, energies = self.covariance.principal_basis()
+            rotation = self.rotation.to(turn) @ turn
             lost = float(energies[width:].sum() / energies.sum())
         self.discarded.append(lost)
         shortcut = turn[: self.width, :width].to(self.device, self.precise)
-        self.rotation = (self.rotation.to(turn) @ turn).to(self.device, self.precise)
+        # Never multiplied up from its own transpose: that doubles its rounding at every turn.
+        self.rotation = rotation.to(self.device, self.precise)
         if not self.waits:
             leading = turn[:, :width].to(self.device, self.precise)
             for index in range(len(self.states)):

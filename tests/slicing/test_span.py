@@ -84,6 +84,14 @@ def test_the_stream_that_is_carried_is_that_of_the_model(family, repair, windows
     assert torch.allclose(last, leaving[2], rtol=1e-8, atol=1e-9)
 
 
+def test_rounding_does_not_grow_with_the_number_of_turns(windows, monkeypatch):
+    monkeypatch.setattr(SlicingSchedule, "cuts", lambda *_: True)
+    model = tiny_model("llama", num_hidden_layers=30)
+    found = slice_model(model, schedule_for(model, 1, (32,) * 31), windows).model
+    logits, expected = found(windows).logits, model(windows).logits
+    assert float((logits - expected).norm() / expected.norm()) < 1e-4
+
+
 def test_a_saved_model_is_the_same(windows, tmp_path, tokenizer):
     model = tiny_model("llama")
     sliced = slice_model(model, schedule_for(model, 2), windows)
