@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -126,6 +126,37 @@ def going_on_from(
         yield
     finally:
         setattr(parent, name, real)
+
+
+@contextmanager
+def leaving_out(model: nn.Module, some: Collection[int], returns_tuple: bool = False) -> Iterator[None]:
+    """Let the stream pass by ``some`` blocks of the model, by their places, as if they were not there.
+
+    Without a cache: what would be kept for those blocks is missing.
+    """
+    real = blocks(model)
+    parent, name = _holder(model, real)
+    passed = (
+        _Passed(block, returns_tuple, None) if place in some else block for place, block in enumerate(real)
+    )
+    setattr(parent, name, nn.ModuleList(passed))
+    try:
+        yield
+    finally:
+        setattr(parent, name, real)
+
+
+@torch.inference_mode()
+def returns_tuple(model: nn.Module, tokens: Tensor) -> bool:
+    """Whether the blocks answer with a tuple, tried on ``tokens`` (B, T)."""
+    answers: list[bool] = []
+    first = blocks(model)[0]
+    handle = first.register_forward_hook(lambda _, args, output: answers.append(isinstance(output, tuple)))
+    try:
+        decoder(model)(tokens, use_cache=False)
+    finally:
+        handle.remove()
+    return answers[0]
 
 
 class _Given(nn.Module):

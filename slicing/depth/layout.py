@@ -1,0 +1,112 @@
+"""What becomes of the blocks of a model when it is made shallower: which stay, which go, which become one.
+
+Knows nothing about models, weights or how this was decided.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from itertools import pairwise
+from typing import Literal, NamedTuple, Self
+
+from pydantic import model_validator
+
+from analysis.errors import PlanError
+from analysis.values import Value
+
+Merge = Literal["top", "sum", "mean"]
+"""What several blocks become. ``top``: the last of them (what the released codes of LaCo and Sliding Layer
+Merging do). ``sum``: the first and all differences from it, ``theta_l + sum_k (theta_l+k - theta_l)`` (LaCo,
+2402.11187, equation 1). ``mean``: their mean."""
+
+
+class Gap(NamedTuple):
+    """A place where the stream goes on otherwise than in the dense model."""
+
+    after: int
+    """The reduced model's block in front of it, or -1 in front of all."""
+    to: int
+    """The dense block that would come next but for the gap; its number, for the head the count of blocks."""
+
+
+class Layout(Value):
+    """The blocks of the reduced model, by what they are made of."""
+
+    blocks: int
+    """L, of the dense model."""
+    groups: tuple[tuple[int, ...], ...]
+    """For every block that is left, the neighbouring dense blocks that it stands for; what is in none is gone."""
+    merge: Merge = "top"
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        places = [place for group in self.groups for place in group]
+        if not self.groups or not all(self.groups):
+            raise PlanError("A model needs one block at least: remove fewer.")
+        if places != sorted(set(places)) or places[0] < 0 or places[-1] >= self.blocks:
+            raise PlanError(
+                f"A layout names blocks from 0 to {self.blocks - 1}, each once and in order; got {places}."
+            )
+        if any(b - a != 1 for group in self.groups for a, b in pairwise(group)):
+            raise PlanError("Only neighbouring blocks can become one.")
+        return self
+
+    @classmethod
+    def whole(cls, blocks: int) -> Self:
+        """Nothing removed."""
+        return cls.without(blocks, ())
+
+    @classmethod
+    def without(cls, blocks: int, removed: Collection[int]) -> Self:
+        """All of ``blocks`` but those that are ``removed``, by their places."""
+        unknown = sorted(place for place in removed if not 0 <= place < blocks)
+        if unknown:
+            raise PlanError(f"There is no block {unknown[0]}: they go from 0 to {blocks - 1}.")
+        return cls(blocks=blocks, groups=tuple((place,) for place in range(blocks) if place not in removed))
+
+    @property
+    def tops(self) -> tuple[int, ...]:
+        """For every block that is left, the last dense block that it stands for."""
+        return tuple(group[-1] for group in self.groups)
+
+    @property
+    def removed(self) -> tuple[int, ...]:
+        """The dense blocks that do not come back, in order; of merged ones all but the last."""
+        return tuple(place for place in range(self.blocks) if place not in self.tops)
+
+    @property
+    def count(self) -> int:
+        """How many blocks fewer there are."""
+        return self.blocks - len(self.groups)
+
+    @property
+    def gaps(self) -> tuple[Gap, ...]:
+        """Where blocks are missing, in order; a merged block stands for all of its own."""
+        firsts = [*(group[0] for group in self.groups), self.blocks]
+        before = [0, *(top + 1 for top in self.tops)]
+        return tuple(
+            Gap(place - 1, first)
+            for place, (first, due) in enumerate(zip(firsts, before, strict=True))
+            if first != due
+        )
+
+    @property
+    def label(self) -> str:
+        """The blocks that are gone or merged, in words."""
+        parts = []
+        alone = sorted(set(range(self.blocks)) - {place for group in self.groups for place in group})
+        if alone:
+            parts.append(f"without {_ranges(alone)}")
+        merged = [group for group in self.groups if len(group) > 1]
+        parts += [f"{group[0]}-{group[-1]} as one" for group in merged]
+        return ", ".join(parts) or "all blocks"
+
+
+def _ranges(places: list[int]) -> str:
+    parts: list[list[int]] = []
+    for place in places:
+        if parts and place == parts[-1][-1] + 1:
+            parts[-1].append(place)
+        else:
+            parts.append([place])
+    return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in parts)

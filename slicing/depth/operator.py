@@ -1,0 +1,153 @@
+"""From a dense model and a layout to a model of the same architecture with fewer blocks.
+
+The dense model is only read; what is not merged is shared with it. Knows nothing about how a layout was
+chosen.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from analysis.anatomy import blocks
+from analysis.errors import ModelError, UnsupportedError, one_line
+from analysis.hooks import leaving_out, returns_tuple
+from slicing.depth.layout import Layout, Merge
+from slicing.slicer import GUARD_TOLERANCE
+
+_FIRST_SO_MANY = ("first_k_dense_replace", "num_dense_layers", "moe_layer_start_index", "max_window_layers")
+"""Settings that count blocks from the first one on."""
+_BY_PLACE = ("mlp_only_layers", "full_attn_idxs", "global_attn_layers")
+"""Settings that list blocks by their places."""
+
+
+@torch.no_grad()
+def reduce_blocks(model: PreTrainedModel, layout: Layout, check: bool = True) -> PreTrainedModel:
+    """The model with the blocks of ``layout``: a plain model of its class, as its configuration makes it.
+
+    It is checked on a few tokens against the dense model with the other blocks passed by, which catches a
+    configuration that cannot say which blocks are left. Raises ``UnsupportedError`` where that is so, where
+    blocks that are to become one differ in their shapes, and for a model that accelerate keeps in parts.
+    """
+    if len(set(getattr(model, "hf_device_map", {}).values())) > 1 or any(p.is_meta for p in model.parameters()):
+        raise UnsupportedError(
+            "Blocks are removed from a model on one device, and this one is spread or offloaded: open it with "
+            "device 'cpu', or on a device that holds it whole."
+        )
+    if layout.blocks != len(blocks(model)):
+        raise UnsupportedError(
+            f"The layout is for a model of {layout.blocks} blocks, and this one has {len(blocks(model))}."
+        )
+    try:
+        made = _filled(model, layout)
+        if check:
+            _check(model, made, layout)
+    except UnsupportedError:
+        raise
+    except Exception as error:  # whatever the family's own code says of a configuration it cannot build
+        raise _unfit(model, one_line(error)) from error
+    _merge(model, made, layout)
+    return made
+
+
+def reduced_config(config: Any, layout: Layout) -> Any:
+    """The configuration with the blocks of ``layout``: their count, and all that is said block by block."""
+    made = copy.deepcopy(config)
+    text = made.get_text_config(decoder=True)
+    tops, count = layout.tops, layout.blocks
+    for name, value in list(vars(text).items()):
+        if name in _BY_PLACE and isinstance(value, list):
+            setattr(text, name, [tops.index(place) for place in value if place in tops])
+        elif name in _FIRST_SO_MANY and isinstance(value, int):
+            setattr(text, name, sum(place < value for place in tops) if value < count else value)
+        elif isinstance(value, list | tuple) and len(value) == count and "token" not in name:
+            setattr(text, name, type(value)(value[place] for place in tops))
+    if hasattr(text, "attention_types"):  # GPT-Neo says them twice
+        text.attention_types = [[[kind], 1] for kind in text.attention_layers]
+    text.num_hidden_layers = len(tops)
+    return made
+
+
+def _filled(model: PreTrainedModel, layout: Layout) -> PreTrainedModel:
+    """A model made from the reduced configuration, with the tensors of the dense one."""
+    with torch.device("meta"):
+        made = type(model)(reduced_config(model.config, layout))
+    prefix = next(name for name, module in model.named_modules() if module is blocks(model)) + "."
+
+    def in_dense(name: str) -> str:
+        if not name.startswith(prefix):
+            return name
+        place, dot, rest = name.removeprefix(prefix).partition(".")
+        return f"{prefix}{layout.tops[int(place)]}{dot}{rest}"
+
+    dense = model.state_dict()
+    wanted = made.state_dict()
+    misfit = [name for name, tensor in wanted.items() if dense[in_dense(name)].shape != tensor.shape]
+    if misfit or len(blocks(made)) != len(layout.groups):
+        raise _unfit(model, f"the shapes of {misfit[0] if misfit else 'its blocks'} differ")
+    made.load_state_dict({name: dense[in_dense(name)] for name in wanted}, assign=True)
+    made.tie_weights()
+    for name, module in made.named_modules():  # what is computed when a model is made, and not stored
+        there = model.get_submodule(in_dense(name))
+        for key, tensor in module._buffers.items():
+            if tensor is not None and tensor.is_meta:
+                module._buffers[key] = there._buffers[key]
+        for key, value in vars(module).items():
+            if isinstance(value, Tensor) and value.is_meta:
+                setattr(module, key, getattr(there, key))
+    if model.generation_config is not None:
+        made.generation_config = copy.deepcopy(model.generation_config)
+    return made.eval().requires_grad_(False)
+
+
+@torch.inference_mode()
+def _check(model: PreTrainedModel, made: PreTrainedModel, layout: Layout) -> None:
+    size = model.get_input_embeddings().weight.shape[0]  # type: ignore[union-attr]
+    tokens = (torch.arange(1, 25, device=model.device) * size // 25).unsqueeze(0)
+    with leaving_out(model, layout.removed, returns_tuple(model, tokens)):
+        expected = model(tokens, use_cache=False).logits.float()
+    found = made(tokens, use_cache=False).logits.float()
+    error = float((found - expected).norm() / expected.norm())
+    if not error <= GUARD_TOLERANCE[model.dtype]:
+        raise _unfit(model, f"made from it, the model's logits are {error:.1%} off")
+
+
+def _unfit(model: PreTrainedModel, reason: str) -> UnsupportedError:
+    return UnsupportedError(
+        f"The configuration of '{model.config.model_type}' does not say which of its blocks are left "
+        f"({reason}), so a model without some of them cannot be stored: its redundancy can still be profiled."
+    )
+
+
+def _merge(model: PreTrainedModel, made: PreTrainedModel, layout: Layout) -> None:
+    for place, group in enumerate(layout.groups):
+        if len(group) == 1 or layout.merge == "top":
+            continue
+        many = [dict(blocks(model)[each].named_parameters()) for each in group]
+        if any({n: p.shape for n, p in each.items()} != {n: p.shape for n, p in many[0].items()} for each in many):
+            raise UnsupportedError(f"Blocks {group[0]} to {group[-1]} differ in their shapes, and cannot be one.")
+        for name, parameter in list(blocks(made)[place].named_parameters()):
+            merged = merge_tensors([each[name] for each in many], layout.merge)
+            if not merged.isfinite().all():
+                raise ModelError(f"Merging blocks {group[0]} to {group[-1]} overflows: open the model in float32.")
+            set_parameter(blocks(made)[place], name, merged.to(parameter.dtype))
+
+
+def merge_tensors(tensors: list[Tensor], merge: Merge) -> Tensor:
+    """What the parameters of neighbouring blocks become, first to last."""
+    if merge == "top":
+        return tensors[-1]
+    precise = [tensor.to(torch.promote_types(tensor.dtype, torch.float32)) for tensor in tensors]
+    total = torch.stack(precise).sum(0)
+    return total / len(precise) if merge == "mean" else total - (len(precise) - 1) * precise[0]
+
+
+def set_parameter(module: Any, name: str, tensor: Tensor) -> None:
+    """Put a tensor in place of a parameter, which another model may share and keeps."""
+    path, _, attribute = name.rpartition(".")
+    frozen = torch.nn.Parameter(tensor.contiguous(), requires_grad=False)
+    setattr(module.get_submodule(path), attribute, frozen)
