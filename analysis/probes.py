@@ -18,7 +18,7 @@ from analysis.anatomy import blocks, decoder
 from analysis.device import Precision, matmuls, out_of_memory_told
 from analysis.errors import ModelError
 from analysis.evaluate import batches_of, check_windows, window_nll
-from analysis.hooks import going_on_from, watch_blocks
+from analysis.hooks import going_on_from, returns_tuple, watch_blocks
 from analysis.values import Progress, no_progress
 
 Replacement = Callable[[int, Tensor, Tensor], Tensor]
@@ -41,7 +41,7 @@ def damage(
     fit, ``OutOfMemoryError``.
     """
     check_windows(model, windows)
-    count = len(blocks(model))
+    count, tuples = len(blocks(model)), returns_tuple(model, windows[:1, :8].to(model.device))
     rises: dict[str, list[np.ndarray]] = {name: [] for name in replacements}
     batches = list(batches_of(windows, model.device))
     steps, done = len(batches) * count * len(replacements), 0
@@ -49,13 +49,13 @@ def damage(
         for batch in batches:
             tokens = batch.to(model.device)
             with matmuls(precision, model.device, model.dtype):
-                states, returns_tuple = _states(model, tokens)
+                states = _states(model, tokens)
                 dense = np.asarray(window_nll(model, tokens))
                 for name, replacement in replacements.items():
                     rise = np.zeros((len(batch), count))
                     for block in range(count):
                         leaving = replacement(block, states[block], tokens)
-                        with going_on_from(model, block + 1, leaving, returns_tuple):
+                        with going_on_from(model, block + 1, leaving, tuples):
                             rise[:, block] = np.asarray(window_nll(model, tokens)) - dense
                         done += 1
                         progress(phase, done, steps)
@@ -108,15 +108,9 @@ def depth(model: Any) -> np.ndarray:
     return np.linspace(0.0, 1.0, len(blocks(model)))[None]
 
 
-def _states(model: Any, tokens: Tensor) -> tuple[list[Tensor], bool]:
-    """What enters every block, and whether blocks answer with a tuple."""
+def _states(model: Any, tokens: Tensor) -> list[Tensor]:
+    """What enters every block."""
     states: list[Tensor] = []
-    answers: list[bool] = []
-    first = blocks(model)[0]
-    handle = first.register_forward_hook(lambda _, args, output: answers.append(isinstance(output, tuple)))
-    try:
-        with watch_blocks(model, lambda block, entering, leaving: states.append(entering)):
-            decoder(model)(tokens, use_cache=False)
-    finally:
-        handle.remove()
-    return states, answers[0]
+    with watch_blocks(model, lambda block, entering, leaving: states.append(entering)):
+        decoder(model)(tokens, use_cache=False)
+    return states

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from slicing.modeling_bridged import BridgedConfig, BridgedForCausalLM
 from slicing.modeling_sliced import SlicedConfig, SlicedForCausalLM
 
 if TYPE_CHECKING:
@@ -21,11 +22,12 @@ if TYPE_CHECKING:
 
 __all__ = ["load"]
 
-AutoConfig.register("sliced", SlicedConfig)
-AutoModelForCausalLM.register(SlicedConfig, SlicedForCausalLM)
-# What is saved carries the modelling file, for those who have transformers only.
-SlicedConfig.register_for_auto_class()
-SlicedForCausalLM.register_for_auto_class("AutoModelForCausalLM")
+for config, model in ((SlicedConfig, SlicedForCausalLM), (BridgedConfig, BridgedForCausalLM)):
+    AutoConfig.register(config.model_type, config)
+    AutoModelForCausalLM.register(config, model)
+    # What is saved carries the modelling file, for those who have transformers only.
+    config.register_for_auto_class()
+    model.register_for_auto_class("AutoModelForCausalLM")
 
 
 def load(

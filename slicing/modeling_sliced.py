@@ -295,7 +295,7 @@ def _slice(dense: Any, config: Any) -> Any:
         setattr(inner, anatomy.widened, Widen(widths[-1]))
     blocks = getattr(inner, anatomy.blocks)
     for index, block in enumerate(blocks):
-        turns = config.span == 0 or (index + 1) % config.span == 0 or index + 1 == len(blocks)
+        turns = _turns(index, len(blocks), config)
         blocks[index] = SlicedBlock(block, config, widths[index], widths[index + 1], turns)
     norm, head = getattr(inner, anatomy.final_norm), getattr(dense, anatomy.head)
     if not shared:  # the norm's gain and shift are part of the head
@@ -303,6 +303,18 @@ def _slice(dense: Any, config: Any) -> Any:
             head.bias = empty(head.weight, head.weight.shape[0])
         setattr(inner, anatomy.final_norm, UnitRMSNorm(widths[-1], config.norm_epsilon))
     return dense
+
+
+def _turns(block: int, count: int, config: Any) -> bool:
+    """Whether the stream leaves a block in another basis; the head's is that of blocks that cut nothing."""
+    span, after = config.span, block + 1
+    if span == 0:
+        return True
+    if after < count and after % span:
+        return False
+    first = block - block % span
+    around = config.widths[first : min(after + span, count)] if after < count else config.widths[first:count]
+    return min(around) < config.widths[-1]
 
 
 def _names(config: Any) -> Any:

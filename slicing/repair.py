@@ -63,22 +63,82 @@ def held_out(windows: int) -> int:
     return max(1, windows // HELD_OUT)
 
 
-class WriterFit:
-    """The normal equations of one sub-layer.
+class RidgeFit:
+    """A linear map from features (F,) of a token to its target (D,), by the normal equations.
 
-    Features (F,) of a token are the stream it finds, what its writers read, and 1 where a writer has a bias;
-    the target is the dense stream after the sub-layer. Each token is weighted by the inverse RMS of its
-    target: the massive first token would otherwise own the fit.
+    Each token is weighted by the inverse RMS of its target: the massive first token would otherwise own the
+    fit. Some tokens do not join the fit and choose the strength of the ridge.
+    """
+
+    def __init__(self, width: int) -> None:
+        """``width``: D, of the target."""
+        self.width = width
+        self.fitted: Covariance | None = None
+        self.judged: Covariance | None = None
+
+    def add(self, features: Tensor, target: Tensor, held: int) -> None:
+        """Add a batch, (B, T, F) and (B, T, D); the last ``held`` of its windows do not join the fit."""
+        rows = torch.cat([features, target.to(features)], dim=-1)
+        rows = rows * token_weights(target).to(features)
+        split = len(rows) - held
+        if self.fitted is None or self.judged is None:
+            self.fitted = Covariance(rows.shape[-1], rows.device)
+            self.judged = Covariance(rows.shape[-1], rows.device)
+        for total, part in ((self.fitted, rows[:split]), (self.judged, rows[split:])):
+            if len(part):
+                total.add(part)
+
+    def solve(
+        self, there: Tensor, basis: Tensor | None = None, free: slice = slice(None)
+    ) -> tuple[Tensor, SublayerRepair]:
+        """The map (F, W), fp64, from the one that is ``there``, whose rows outside ``free`` stay.
+
+        The target is taken in ``basis`` (D, W), where there is one. Among the ridges, all of which pull towards
+        what is there, the one with the least error on the held-out tokens is taken, and none where that is
+        not less than without.
+        """
+        assert self.fitted is not None
+        assert self.judged is not None
+        gram, cross, _ = self._equations(self.fitted, basis)
+        judge = self._equations(self.judged, basis)
+        there = there.to(gram)
+        scale = ridge_scale(gram)
+        missing = cross - gram @ there
+        before = _error(there, *judge)
+        best, ridge, after = there, None, before
+        for strength in RIDGES:
+            factor = torch.linalg.cholesky((gram + torch.diag(strength * scale))[free, free])
+            found = there.clone()
+            found[free] += torch.cholesky_solve(missing[free], factor)
+            error = _error(found, *judge)
+            if error < after:
+                best, ridge, after = found, strength, error
+        return best, SublayerRepair(ridge=ridge, before=before, after=after)
+
+    def _equations(self, total: Covariance, basis: Tensor | None) -> tuple[Tensor, Tensor, float]:
+        """FᵀF (F, F), FᵀY (F, W) and the energy of Y, with Y the target in the basis."""
+        moment, count = total.moment(), self.width
+        cross, own = moment[:-count, -count:], moment[-count:, -count:]
+        if basis is None:
+            return moment[:-count, :-count], cross, float(own.trace())
+        basis = basis.to(moment)
+        return moment[:-count, :-count], cross @ basis, float((basis * (own @ basis)).sum())
+
+
+class WriterFit:
+    """The fit of one sub-layer's writers.
+
+    Features of a token are the stream it finds, what its writers read, and 1 where a writer has a bias; the
+    target is the dense stream after the sub-layer.
     """
 
     def __init__(self, sublayer: SlicedSublayer, branches: tuple[Branch, ...], width: int) -> None:
         """``width``: D, of the dense stream."""
-        self.sublayer, self.width = sublayer, width
+        self.sublayer = sublayer
         self.writers = list(_writers(sublayer, branches))
         self.biased = [writer for writer in self.writers if writer.bias is not None]
         self.read: list[Tensor] = []
-        self.fitted: Covariance | None = None
-        self.judged: Covariance | None = None
+        self.fit = RidgeFit(width)
 
     @contextmanager
     def watching(self) -> Iterator[None]:
@@ -107,52 +167,20 @@ class WriterFit:
         parts = [entering, *(each.to(entering) for each in self.read)]
         if self.biased:
             parts.append(torch.ones_like(entering[..., :1]))
-        rows = torch.cat([*parts, target], dim=-1)
-        rows = rows * token_weights(target)
-        split = len(rows) - held
-        if self.fitted is None or self.judged is None:
-            self.fitted = Covariance(rows.shape[-1], rows.device)
-            self.judged = Covariance(rows.shape[-1], rows.device)
-        for total, part in ((self.fitted, rows[:split]), (self.judged, rows[split:])):
-            if len(part):
-                total.add(part)
+        self.fit.add(torch.cat(parts, dim=-1), target, held)
         self.read = []
 
     @torch.no_grad()
     def apply(self, basis: Tensor) -> SublayerRepair:
         """Write the fit into the sub-layer, which holds what slicing alone gives; ``basis`` is (D, W').
 
-        Among the ridges, all of which pull towards what is there, the one with the least error on the
-        held-out tokens is taken, and none where that is not less than without.
+        Without a shortcut the stream passes as it is, and the writers alone are fitted.
         """
-        assert self.fitted is not None
-        assert self.judged is not None
-        gram, cross, _ = self._equations(self.fitted, basis)
-        judge = self._equations(self.judged, basis)
-        there = self._maps().to(gram)
-        scale = ridge_scale(gram)
-        missing = cross - gram @ there
-        before = _error(there, *judge)
-        best, ridge, after = there, None, before
-        # Without a shortcut the stream passes as it is, and the writers alone can be fitted.
         free = slice(0 if self.sublayer.shortcut is not None else self.sublayer.entering, None)
-        for strength in RIDGES:
-            factor = torch.linalg.cholesky((gram + torch.diag(strength * scale))[free, free])
-            found = there.clone()
-            found[free] += torch.cholesky_solve(missing[free], factor)
-            error = _error(found, *judge)
-            if error < after:
-                best, ridge, after = found, strength, error
-        if ridge is not None:
-            self._set(best)
-        return SublayerRepair(ridge=ridge, before=before, after=after)
-
-    def _equations(self, total: Covariance, basis: Tensor) -> tuple[Tensor, Tensor, float]:
-        """FᵀF (F, F), FᵀY (F, W') and the energy of Y, with Y the target in the kept basis."""
-        moment, count = total.moment(), self.width
-        basis = basis.to(moment)
-        energy = float((basis * (moment[-count:, -count:] @ basis)).sum())
-        return moment[:-count, :-count], moment[:-count, -count:] @ basis, energy
+        found, told = self.fit.solve(self._maps(), basis, free)
+        if told.ridge is not None:
+            self._set(found)
+        return told
 
     def _maps(self) -> Tensor:
         """What takes the features to the stream written, (F, W')."""

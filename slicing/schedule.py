@@ -125,11 +125,15 @@ class SlicingSchedule(Value):
     def turns(self, block: int, last: bool) -> bool:
         """Whether a sub-layer of a block, its ``last`` or another one, leaves the stream in another basis.
 
-        The head has a basis of its own, the plain one.
+        The head has a basis of its own, the plain one, and so have blocks in a row whose shared basis cuts
+        nothing.
         """
-        if self.span == 0 or (last and block == len(self.widths) - 2):
+        if self.span == 0:
             return True
-        return last and (block + 1) % self.span == 0
+        after = block + 1
+        if not last or (after < len(self.widths) - 1 and after % self.span):
+            return False
+        return self.cuts(block) or (after < len(self.widths) - 1 and self.cuts(after))
 
     def basis_of(self, block: int) -> tuple[int, int]:
         """The blocks, from and up to but without, that share a basis with ``block``; see ``span``."""

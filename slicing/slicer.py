@@ -64,6 +64,15 @@ class SlicedModel:
     """What repairing the writers did, where it was asked for."""
 
 
+@dataclass(frozen=True)
+class Followed:
+    """The dense model whose stream repair aims at, where the one to be sliced has other blocks."""
+
+    model: PreTrainedModel
+    ends: tuple[int, ...]
+    """For every sub-layer of the model to be sliced, the number of sub-layers of this one that it ends after."""
+
+
 @torch.no_grad()
 def slice_model(
     model: PreTrainedModel,
@@ -73,6 +82,7 @@ def slice_model(
     phase: str = "Slicing",
     budget: tuple[int, int] | None = None,
     repair: bool = False,
+    followed: Followed | None = None,
 ) -> SlicedModel:
     """Slice ``model`` to the widths of ``schedule``, calibrated on ``windows`` (N, T) of token ids.
 
@@ -82,7 +92,8 @@ def slice_model(
     Activations take
     up to ``budget`` bytes of (device, host), by default a third of what is free; more goes to disk.
     ``repair`` fits every writer anew (``slicing.repair``), keeps that only where the loss on windows held
-    out of the fits is less, and takes the model sliced without repair otherwise. Raises
+    out of the fits is less, and takes the model sliced without repair otherwise; it aims at ``followed``
+    where ``model`` was made of that. Raises
     ``UnsupportedError`` for a family whose stream cannot be rotated, ``PlanError`` for the schedule of
     another model, ``TextError`` for windows longer than the context, ``ModelError`` when a state is not
     finite, ``OutOfMemoryError``.
@@ -96,11 +107,11 @@ def slice_model(
     with out_of_memory_told("slicing", model.device, f"it takes {need}"):
         refuse_unless_invariant(model)
         if not repair:
-            return _slice(model, schedule, windows, budget, lambda done: progress(phase, done, steps))
-        repaired = _slice(
-            model, schedule, windows, budget, lambda done: progress(phase, done, 2 * steps), held
+            return slice_once(model, schedule, windows, budget, lambda done: progress(phase, done, steps))
+        repaired = slice_once(
+            model, schedule, windows, budget, lambda done: progress(phase, done, 2 * steps), held, followed
         )
-        plain = _slice(
+        plain = slice_once(
             model, schedule, windows, budget, lambda done: progress(phase, steps + done, 2 * steps)
         )
         assert repaired.repair is not None
@@ -109,19 +120,24 @@ def slice_model(
         return replace(repaired if told.kept else plain, repair=told)
 
 
-def _slice(
+def slice_once(
     model: PreTrainedModel,
     schedule: SlicingSchedule,
     windows: Tensor,
     budget: tuple[int, int] | None,
     tell: Callable[[int], None],
     held: int = 0,
+    followed: Followed | None = None,
+    fitted: Callable[[int], bool] = lambda place: True,
 ) -> SlicedModel:
-    """Slice once; with repair, which keeps ``held`` windows out of its fits, where that is not 0."""
+    """Slice once; with repair, which keeps ``held`` windows out of its fits, where that is not 0.
+
+    Sub-layers that are not ``fitted``, by their places, are left as slicing alone makes them.
+    """
     shape = read_shape(model)
     sliced = blank(model, schedule)
     stream = _Stream(model, windows, budget, schedule.span)
-    dense = _Dense(model, stream) if held else None
+    dense = _Dense(followed or _itself(model), stream) if held else None
     repairs: list[SublayerRepair] = []
     stream.turn(schedule.widths[0], stream.ahead(model, schedule, 0, dense))
     with present_ends(model):
@@ -131,7 +147,10 @@ def _slice(
             stream.move(device)
             fill_readers(model, site, stream.basis)  # (rows, D) -> (rows, W)
             fill_writers(model, site, stream.rotation)  # still all of the stream, (D, columns)
-            fit = stream.advance(site, dense, held)  # (B, T, W) -> (B, T, D)
+            if dense:
+                dense.advance(done - 1)
+            fits = dense if fitted(done - 1) else None
+            fit = stream.advance(site, fits, held)  # (B, T, W) -> (B, T, D)
             if site.turns:  # (B, T, D) -> (B, T, W')
                 shared = stream.ahead(model, schedule, site.block + 1, dense)
                 fill_shortcut(site, stream.turn(site.leaving, shared), model.dtype)
@@ -146,6 +165,10 @@ def _slice(
     spread_like(model, sliced)
     repair = Repair(sublayers=tuple(repairs), windows=held, unrepaired=0.0, repaired=0.0) if held else None
     return SlicedModel(sliced, schedule, shape, tuple(stream.discarded), "faithful", repair)
+
+
+def _itself(model: PreTrainedModel) -> Followed:
+    return Followed(model, tuple(range(1, len(read_shape(model).sublayers) + 1)))
 
 
 def _loss(model: PreTrainedModel, windows: Tensor) -> float:
@@ -286,7 +309,6 @@ class _Stream:
         fit = None
         if dense:
             fit = WriterFit(site.sliced, site.branches, len(self.rotation))
-            dense.enter()
         left = self.windows
         for index in range(len(self.states)):
             states = self.states.take(index, self.device)
@@ -298,7 +320,7 @@ class _Stream:
             self.states[index] = states if fit else added
             left -= len(states)
             if fit and dense:
-                fit.add(states, dense.advance(index), min(len(states), max(0, held - left)))
+                fit.add(states, dense.at(index), min(len(states), max(0, held - left)))
         self.waits = fit is not None
         return fit
 
@@ -343,7 +365,11 @@ class _Stream:
         return (states @ self.rotation[:, : states.shape[-1]].T).to(self.dtype)
 
     def _added(self, index: int, site: Site, states: Tensor) -> Tensor:
-        context = on_device(self.contexts[index][site.block], self.device)
+        return self.added(site, states, self.contexts[index])
+
+    def added(self, site: Site, states: Tensor, contexts: list[dict[str, Any]]) -> Tensor:
+        """What a sub-layer adds to ``states``, called with its block's context."""
+        context = on_device(contexts[site.block], self.device)
         return site.sliced.added(states.to(self.dtype), context).to(self.precise)
 
     def turn(self, width: int, shared: tuple[Tensor, Tensor] | None = None) -> Tensor:
@@ -390,43 +416,54 @@ class _Dense:
     In its own coordinates, as a model that is sliced at full width in the plain basis.
     """
 
-    def __init__(self, model: PreTrainedModel, stream: _Stream) -> None:
-        shape = read_shape(model)
-        self.model, self.stream = model, stream
+    def __init__(self, followed: Followed, stream: _Stream) -> None:
+        self.model, self.ends, self.stream = followed.model, followed.ends, stream
+        shape = read_shape(self.model)
         whole = SlicingSchedule(
             hidden_size=shape.hidden_size,
             widths=(shape.hidden_size,) * (shape.block_count + 1),
             embedding="shared" if shape.tied else "untied",
         )
-        self.sites = sites(model, blank(model, whole), whole)
-        self.site: Site | None = None
+        self.sites = sites(self.model, blank(self.model, whole), whole)
+        self.passed = 0
         self.states = Kept(stream.device, *stream.budget)
+        # The same blocks have the same contexts; others, such as those with a window of their own, have not.
+        self.contexts: list[list[dict[str, Any]]] = []
+        contexts: dict[tuple[int, ...], list[dict[str, Any]]] = {}
         for index in range(len(stream.states)):
             states = stream.states.take(index, stream.device)
             self.states.append(states)
             stream.states[index] = states
+            size = tuple(states.shape[:2])
+            if size not in contexts:
+                tokens = torch.zeros(size, dtype=torch.long, device=self.model.device)
+                contexts[size] = entering_states(
+                    self.model, tokens, anatomy_of(self.model.config).returns_tuple
+                )[1]
+            self.contexts.append(contexts[size])
 
-    def enter(self) -> None:
-        """Go on to the next sub-layer, whose weights are here."""
-        if self.site:
-            self.site.sliced.to_empty(device="meta")
-        self.site = next(self.sites)
-        plain = torch.eye(len(self.stream.rotation), dtype=self.stream.precise, device=self.stream.device)
-        fill_readers(self.model, self.site, plain)
-        fill_writers(self.model, self.site, plain)
+    def advance(self, place: int) -> None:
+        """Go on to where a sub-layer of the model that is sliced ends, by its place."""
+        while self.passed < self.ends[place]:
+            site = next(self.sites)
+            plain = torch.eye(len(self.stream.rotation), dtype=self.stream.precise, device=self.stream.device)
+            with present(site.dense):
+                fill_readers(self.model, site, plain)
+                fill_writers(self.model, site, plain)
+            for index in range(len(self.states)):  # (B, T, D) each
+                states = self.states.take(index, self.stream.device)
+                self.states[index] = states + self.stream.added(site, states, self.contexts[index])
+            site.sliced.to_empty(device="meta")
+            self.passed += 1
+
+    def at(self, index: int) -> Tensor:
+        """A batch of the stream where it is now, (B, T, D)."""
+        states = self.states[index] = self.states.take(index, self.stream.device)
+        return states
 
     def in_dense_basis(self, index: int) -> Tensor:
-        """A batch of the stream, (B, T, D)."""
-        states = self.states[index] = self.states.take(index, self.stream.device)
-        return states.to(self.stream.dtype)
-
-    def advance(self, index: int) -> Tensor:
-        """Pass a batch through the sub-layer, (B, T, D)."""
-        assert self.site
-        states = self.states.take(index, self.stream.device)
-        states = states + self.stream._added(index, self.site, states)
-        self.states[index] = states
-        return states
+        """The same in the model's dtype."""
+        return self.at(index).to(self.stream.dtype)
 
 
 _INVARIANT: weakref.WeakSet[PreTrainedModel] = weakref.WeakSet()

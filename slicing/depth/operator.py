@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from analysis.anatomy import blocks
+from analysis.anatomy import block_path, blocks
 from analysis.errors import ModelError, UnsupportedError, one_line
 from analysis.hooks import leaving_out, returns_tuple
 from slicing.depth.layout import Layout, Merge
@@ -21,7 +21,7 @@ from slicing.slicer import GUARD_TOLERANCE
 
 _FIRST_SO_MANY = ("first_k_dense_replace", "num_dense_layers", "moe_layer_start_index", "max_window_layers")
 """Settings that count blocks from the first one on."""
-_BY_PLACE = ("mlp_only_layers", "full_attn_idxs", "global_attn_layers")
+_BY_PLACE = ("mlp_only_layers", "full_attn_idxs", "attn_layer_indices", "moe_layers")
 """Settings that list blocks by their places."""
 
 
@@ -68,6 +68,8 @@ def reduced_config(config: Any, layout: Layout) -> Any:
             setattr(text, name, type(value)(value[place] for place in tops))
     if hasattr(text, "attention_types"):  # GPT-Neo says them twice
         text.attention_types = [[[kind], 1] for kind in text.attention_layers]
+    if hasattr(text, "scale_depth"):  # MiniCPM divides what its sub-layers write by the root of their count
+        text.scale_depth *= (len(tops) / count) ** 0.5
     text.num_hidden_layers = len(tops)
     return made
 
@@ -76,7 +78,7 @@ def _filled(model: PreTrainedModel, layout: Layout) -> PreTrainedModel:
     """A model made from the reduced configuration, with the tensors of the dense one."""
     with torch.device("meta"):
         made = type(model)(reduced_config(model.config, layout))
-    prefix = next(name for name, module in model.named_modules() if module is blocks(model)) + "."
+    prefix = block_path(model) + "."
 
     def in_dense(name: str) -> str:
         if not name.startswith(prefix):

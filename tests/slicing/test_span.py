@@ -12,7 +12,7 @@ from analysis.errors import PlanError
 from analysis.hooks import watch_blocks
 from analysis.source import ModelSource
 from slicing import repair as repairing
-from slicing import slicer
+from slicing import modeling_sliced, slicer
 from slicing.plan import Plan
 from slicing.repair import WriterFit
 from slicing.schedule import SlicingSchedule
@@ -36,9 +36,19 @@ def makers(windows):
     )
 
 
+def turn_everywhere(monkeypatch) -> None:
+    """Let the stream turn where nothing is cut, and so need not."""
+    monkeypatch.setattr(SlicingSchedule, "cuts", lambda *_: True)
+
+    def turns(block, count, config):
+        return config.span == 0 or (block + 1) % config.span == 0 or block + 1 == count
+
+    monkeypatch.setattr(modeling_sliced, "_turns", turns)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_shared_basis_alone_changes_nothing(family, windows, monkeypatch):
-    monkeypatch.setattr(SlicingSchedule, "cuts", lambda *_: True)  # so that it turns where it need not
+    turn_everywhere(monkeypatch)
     model = tiny_model(family, torch.float64)
     for make, off in zip(makers(windows), (1e-6, 1e-4), strict=True):  # bases are kept in fp32
         found = make(model, schedule_for(model, 2, (32,) * 4)).model
@@ -85,7 +95,7 @@ def test_the_stream_that_is_carried_is_that_of_the_model(family, repair, windows
 
 
 def test_rounding_does_not_grow_with_the_number_of_turns(windows, monkeypatch):
-    monkeypatch.setattr(SlicingSchedule, "cuts", lambda *_: True)
+    turn_everywhere(monkeypatch)
     model = tiny_model("llama", num_hidden_layers=30)
     found = slice_model(model, schedule_for(model, 1, (32,) * 31), windows).model
     logits, expected = found(windows).logits, model(windows).logits

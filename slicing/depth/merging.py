@@ -1,0 +1,116 @@
+"""Neighbouring blocks become one, from the top down, as long as the output stays alike: LaCo and Sliding Layer
+Merging, one search between them.
+
+What size comes out depends on a threshold of likeness. Where none is given, the highest is found that removes
+as many blocks as asked for; the search stops as soon as they are gone.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+
+from pydantic import Field
+
+from slicing.depth.layout import Layout, Merge
+from slicing.depth.methods import Method, method
+from slicing.depth.survey import Survey
+
+_STEPS = 7
+"""Halvings of the range of thresholds, which ends up a hundredth wide."""
+
+
+class Merging(Method):
+    """What the two methods share."""
+
+    merge: Merge = Field(default="sum", title="Merge rule")
+    threshold: float | None = Field(default=None, title="Threshold of likeness")
+    """The least cosine of the outputs; ``None`` for the highest that removes enough."""
+
+    @abstractmethod
+    def merged(self, survey: Survey, threshold: float, count: int) -> Layout:
+        """The layout at a threshold, with ``count`` blocks fewer at most."""
+
+    def layout(self, survey: Survey, count: int) -> Layout:
+        """At the threshold, or at the highest one that takes away ``count`` blocks."""
+        if self.threshold is not None:
+            return self.merged(survey, self.threshold, count)
+        low, high = -1.0, 1.0  # at the lower one every merge is accepted
+        best = self.merged(survey, low, count)
+        for _ in range(_STEPS):
+            middle = (low + high) / 2
+            found = self.merged(survey, middle, count)
+            if found.count == best.count:
+                best, low = found, middle
+            else:
+                high = middle
+        return best
+
+    def joined(self, blocks: int, groups: list[tuple[int, ...]]) -> Layout:
+        """The layout of these groups, given from the top down."""
+        return Layout(blocks=blocks, groups=tuple(reversed(groups)), merge=self.merge)
+
+
+@method
+class LaCo(Merging):
+    """``width`` blocks after a block fold into it where the output stays alike, else one block further down.
+
+    After a merge the search goes on ``interval`` blocks below (algorithm 1).
+    """
+
+    name = "laco"
+    title = "Layer collapse (LaCo)"
+    source = "Yang et al., LaCo, Findings of EMNLP 2024"
+    fault = (
+        "The released code replaces the blocks by their last (rule 'top'); by the paper's own rule ('sum') the "
+        "output's likeness falls to about 0."
+    )
+
+    width: int = Field(default=3, ge=1, title="Blocks per merge")
+    interval: int = Field(default=1, ge=1, title="Interval")
+
+    def merged(self, survey: Survey, threshold: float, count: int) -> Layout:
+        """From the last blocks down."""
+        groups = [(place,) for place in range(survey.blocks)]
+        first = len(groups) - 2
+        while first >= 0 and survey.blocks - len(groups) < count:
+            many = min(self.width, count - (survey.blocks - len(groups)), len(groups) - 1 - first)
+            joined = sum(groups[first : first + many + 1], ())
+            tried = [*groups[:first], joined, *groups[first + many + 1 :]]
+            if survey.similarity(self.joined(survey.blocks, tried[::-1])) > threshold:
+                groups = tried
+                first -= self.interval
+            else:
+                first -= 1
+        return self.joined(survey.blocks, groups[::-1])
+
+
+@method
+class SlidingMerge(Merging):
+    """A window grows downward from below the last block as long as the output stays alike, then becomes one
+    block, and the next window begins below it (algorithm 1).
+    """
+
+    name = "sliding"
+    title = "Sliding layer merging"
+    source = "Ding et al., Sliding Layer Merging, AAAI 2026"
+    fault = (
+        "The released code keeps the window's last block with the first one's norms (rule 'top' keeps its own), "
+        "and drops a window that reaches block 0 unmerged."
+    )
+
+    def merged(self, survey: Survey, threshold: float, count: int) -> Layout:
+        """The last block stays as it is."""
+        last = survey.blocks - 1
+        done: list[tuple[int, ...]] = [(last,)]
+        window = (last - 1,)
+        for place in range(last - 2, -1, -1):
+            gone = last + 1 - place - len(done) - 1  # if this block joined the window
+            wider = (place, *window)
+            below = [(each,) for each in range(place - 1, -1, -1)]
+            tried = self.joined(survey.blocks, [*done, wider, *below])
+            if gone <= count and survey.similarity(tried) > threshold:
+                window = wider
+            else:
+                done.append(window)
+                window = (place,)
+        return self.joined(survey.blocks, [*done, window])

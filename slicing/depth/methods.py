@@ -1,0 +1,73 @@
+"""The methods that decide which blocks go: a name for each, and one file.
+
+A method is a frozen value; calling it with a survey of the model and a count gives the layout. Its fields draw
+the controls in the app and go into the run.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import ClassVar, TypeVar
+
+from pydantic import ValidationError
+
+from analysis.errors import PlanError, unknown_name
+from analysis.values import Value
+from slicing.depth.layout import Layout
+from slicing.depth.survey import Survey
+
+
+class Method(Value):
+    """A way to decide which blocks go. Subclasses are listed in ``METHODS``."""
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    source: ClassVar[str]
+    fault: ClassVar[str] = ""
+    """What is known against it, or against its released code, in one sentence."""
+    control: ClassVar[bool] = False
+    """Whether it is there to be beaten."""
+
+    @abstractmethod
+    def layout(self, survey: Survey, count: int) -> Layout:
+        """The model without ``count`` of its blocks, 1 <= count < L."""
+
+    def __call__(self, survey: Survey, count: int) -> Layout:
+        """The layout with ``count`` blocks fewer (``PlanError`` unless some are left)."""
+        if not 0 <= count < survey.blocks:
+            raise PlanError(
+                f"From 0 to {survey.blocks - 1} of the {survey.blocks} blocks can go, but {count} were asked for."
+            )
+        return self.layout(survey, count) if count else Layout.whole(survey.blocks)
+
+
+MethodType = TypeVar("MethodType", bound=Method)
+METHODS: dict[str, type[Method]] = {}
+
+
+def method(cls: type[MethodType]) -> type[MethodType]:
+    """Register a method: it then appears in the app, the command line and the tests."""
+    if cls.name in METHODS:
+        raise ValueError(f"The method '{cls.name}' is registered twice.")
+    METHODS[cls.name] = cls
+    return cls
+
+
+def find_method(name: str) -> type[Method]:
+    """The registered method of this name, or a ``PlanError`` that suggests the nearest."""
+    if name not in METHODS:
+        raise PlanError(unknown_name("method of removal", name, METHODS))
+    return METHODS[name]
+
+
+def make_method(name: str, settings: dict[str, float | str]) -> Method:
+    """The method with its settings (``PlanError`` when it does not take them)."""
+    kind = find_method(name)
+    try:
+        return kind.model_validate(settings)
+    except ValidationError as error:
+        fields = ", ".join(kind.model_fields) or "none"
+        said = error.errors()[0]["msg"]
+        raise PlanError(
+            f"The method '{name}' does not take the settings {settings} ({said}); its settings are: {fields}."
+        ) from None

@@ -1,0 +1,166 @@
+"""A model without some of its blocks, and what closes the gaps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from analysis.anatomy import anatomy_of, blocks, core_of, read_shape, why_not_sliceable
+from analysis.device import out_of_memory_told
+from analysis.errors import UnsupportedError
+from analysis.evaluate import check_windows, perplexity
+from analysis.values import Progress, no_progress
+from slicing.depth.bridge import bridge_model
+from slicing.depth.layout import Layout
+from slicing.depth.operator import reduce_blocks
+from slicing.modeling_bridged import BridgedForCausalLM
+from slicing.modeling_sliced import SlicedForCausalLM, parameters_named
+from slicing.repair import Repair, held_out
+from slicing.schedule import SlicingSchedule
+from slicing.slicer import Followed, refuse_unless_invariant, slice_once
+
+Closing = Literal["none", "matrix", "writer", "writers"]
+"""What closes the gaps. ``matrix``: one D x D matrix behind every block that a gap follows. ``writer``: that
+block's last writer, fitted anew. ``writers``: that one and every writer after it, one after the other, so
+that each makes up for what the ones before could not. The last two leave a plain model."""
+
+
+@dataclass(frozen=True)
+class ReducedModel:
+    """A model with fewer blocks: it runs, generates and evaluates like the dense one."""
+
+    model: PreTrainedModel
+    """Of the dense model's class; a ``BridgedForCausalLM`` where matrices close the gaps."""
+    layout: Layout
+    repair: Repair | None = None
+    """What closing the gaps did, where it was asked for."""
+
+    @property
+    def plain(self) -> bool:
+        """Whether any tool opens it as one of its architecture."""
+        return not isinstance(self.model, BridgedForCausalLM | SlicedForCausalLM)
+
+
+@torch.no_grad()
+def reduce_model(
+    model: PreTrainedModel,
+    layout: Layout,
+    windows: Tensor | None = None,
+    closing: Closing = "none",
+    progress: Progress = no_progress,
+    phase: str = "Closing gaps",
+    budget: tuple[int, int] | None = None,
+) -> ReducedModel:
+    """Take ``model`` down to the blocks of ``layout`` and close the gaps, calibrated on ``windows`` (N, T).
+
+    What closes them is kept only where the loss on windows held out of the fits is less than without. Raises
+    ``UnsupportedError`` for a family whose blocks cannot be removed, or whose writers are not known, and what
+    ``slice_model`` raises.
+    """
+    with out_of_memory_told("removing blocks", model.device):
+        reduced = reduce_blocks(model, layout)
+        if closing == "none" or not layout.count:
+            return ReducedModel(reduced, layout)
+        assert windows is not None, "closing gaps takes windows"
+        check_windows(model, windows)
+        held = held_out(len(windows))
+        if closing == "matrix":
+            closed: Any
+            closed, told = bridge_model(
+                model, layout, windows, held, lambda done: progress(phase, done, layout.blocks), budget
+            )
+        else:
+            closed = reduce_blocks(model, layout, check=False)
+            told = _fit_writers(model, closed, layout, windows, held, closing, progress, phase, budget)
+        loss, other = (float(np.mean(perplexity(each, windows[-held:]).nll)) for each in (closed, reduced))
+        repair = Repair(sublayers=told, windows=held, unrepaired=other, repaired=loss)
+        return ReducedModel(closed if repair.kept else reduced, layout, repair)
+
+
+def followed(model: PreTrainedModel, layout: Layout) -> Followed:
+    """The dense model, for repair of one that was made of it by ``layout``."""
+    rows = len(anatomy_of(model.config).sublayers)
+    ends: list[int] = []
+    following = [*(group[0] for group in layout.groups[1:]), layout.blocks]
+    for top, first in zip(layout.tops, following, strict=True):
+        ends += [rows * top + row + 1 for row in range(rows - 1)]
+        ends.append(rows * first)  # over the gap, where there is one
+    return Followed(model, tuple(ends))
+
+
+def _fit_writers(
+    model: PreTrainedModel,
+    reduced: PreTrainedModel,
+    layout: Layout,
+    windows: Tensor,
+    held: int,
+    closing: Closing,
+    progress: Progress,
+    phase: str,
+    budget: tuple[int, int] | None,
+) -> Any:
+    """Fit writers of ``reduced`` in place; the model sliced at full width, where nothing turns, is the tool."""
+    if reason := why_not_sliceable(model.config):
+        raise UnsupportedError(f"Writers cannot be fitted: {reason} Close the gaps with a matrix instead.")
+    refuse_unless_invariant(model)
+    shape, rows = read_shape(reduced), len(anatomy_of(model.config).sublayers)
+    whole = SlicingSchedule(
+        hidden_size=shape.hidden_size,
+        widths=(shape.hidden_size,) * (shape.block_count + 1),
+        embedding="shared" if shape.tied else "untied",
+        span=shape.block_count,
+    )
+    changed = {gap.after for gap in layout.gaps}
+    changed |= {place for place, group in enumerate(layout.groups) if len(group) > 1}
+    lasts = {rows * (place + 1) - 1 for place in changed if place >= 0}
+    first = max(0, rows * min(changed)) if len(lasts) == len(changed) else 0
+
+    def fitted(place: int) -> bool:
+        return place in lasts if closing == "writer" else place >= first
+
+    steps = len(shape.sublayers)
+    sliced = slice_once(
+        reduced,
+        whole,
+        windows,
+        budget,
+        lambda done: progress(phase, done, steps),
+        held,
+        followed(model, layout),
+        fitted,
+    )
+    _adopt_writers(reduced, sliced.model, fitted)
+    assert sliced.repair is not None
+    return sliced.repair.sublayers
+
+
+def _adopt_writers(reduced: PreTrainedModel, sliced: SlicedForCausalLM, fitted: Any) -> None:
+    """Give the plain model the writers of the one that was sliced at full width."""
+    anatomy = anatomy_of(reduced.config)
+    place = 0
+    for plain, block in zip(blocks(reduced), blocks(sliced), strict=True):
+        for branches, sublayer in zip(anatomy.sublayers, block.sublayers, strict=True):  # type: ignore[arg-type]
+            for branch, core in zip(branches, sublayer.cores, strict=True):
+                there = parameters_named(core_of(plain, branch), branch.writers)
+                found = parameters_named(core, branch.writers)
+                for (_, holder, attribute), (_, new, _) in zip(there, found, strict=True):
+                    if not fitted(place):
+                        continue
+                    weight = getattr(new, attribute) / anatomy.branch_scale
+                    _put(holder, attribute, weight.T if isinstance(holder, Conv1D) else weight)
+                    if getattr(holder, "bias", None) is not None:
+                        _put(holder, "bias", new.bias / anatomy.branch_scale)
+            place += 1
+
+
+def _put(holder: Any, attribute: str, tensor: Tensor) -> None:
+    like = getattr(holder, attribute)
+    setattr(holder, attribute, torch.nn.Parameter(tensor.to(like.dtype).contiguous(), requires_grad=False))
+
+

@@ -1,0 +1,112 @@
+"""Causal language models with a linear map in the place of blocks that were removed, in one file that travels
+with the weights.
+
+Written by slicescope. A bridged model is a model of transformers with fewer blocks; behind some of them the
+residual stream passes through a matrix, which stands for the blocks that followed (Ghosted Layers, arXiv
+2605.15491; ReplaceMe, arXiv 2505.02819). Everything else is the dense model's class.
+
+Needs torch and transformers, nothing else.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationMixin, PreTrainedConfig, PreTrainedModel
+from transformers.configuration_utils import SubConfigSpec
+
+
+class BridgedConfig(PreTrainedConfig):
+    """The reduced model's configuration, and where its bridges are."""
+
+    model_type = "bridged"
+    sub_configs_defaults: ClassVar = {"text_config": SubConfigSpec(AutoConfig, model_type="llama")}
+
+    text_config: Any = None
+    """The configuration of the reduced model; its class runs this one."""
+    blocks: str = ""
+    """The path of the list of blocks in it."""
+    bridges: list | None = None
+    """The places of the blocks that a bridge follows."""
+    tie_word_embeddings: bool = False
+
+    def __getattr__(self, name: str) -> Any:
+        # What tools ask of any configuration (vocabulary, context, heads) is the reduced model's answer.
+        if name.startswith("_") or "text_config" not in self.__dict__:
+            raise AttributeError(name)
+        return getattr(self.__dict__["text_config"], name)
+
+
+class BridgedBlock(nn.Module):
+    """A block, and behind it the matrix (D, D) that the stream is multiplied by."""
+
+    def __init__(self, block: nn.Module, width: int) -> None:
+        super().__init__()
+        self.block = block
+        like = next(block.parameters())
+        self.bridge = nn.Parameter(like.new_empty(width, width), requires_grad=False)
+
+    def __getattr__(self, name: str) -> Any:
+        # Some decoders read attributes off their blocks, such as the kind of attention.
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("block"), name)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """As the block, with its states bridged."""
+        output = self.block(*args, **kwargs)
+        if isinstance(output, tuple):
+            return (self.bridged(output[0]), *output[1:])
+        return self.bridged(output)
+
+    def bridged(self, states: Tensor) -> Tensor:
+        """(..., D) -> (..., D); in fp32 where the model is in 16 bits: the stream is large."""
+        precise = torch.promote_types(states.dtype, torch.float32)
+        return (states.to(precise) @ self.bridge.to(precise)).to(states.dtype)
+
+
+class BridgedForCausalLM(PreTrainedModel, GenerationMixin):
+    """A causal language model with bridges: runs, generates, saves and loads like any of transformers."""
+
+    config_class = BridgedConfig
+    base_model_prefix = "inner"
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+
+    def __init__(self, config: Any, inner: Any = None) -> None:
+        super().__init__(config)
+        text = config.text_config
+        self.inner = AutoModelForCausalLM.from_config(text, dtype=text.dtype) if inner is None else inner
+        self._tied_weights_keys = {
+            f"inner.{head}": f"inner.{table}" for head, table in (self.inner._tied_weights_keys or {}).items()
+        }
+        self.config.tie_word_embeddings = bool(getattr(text, "tie_word_embeddings", False))
+        listed = self.inner.get_submodule(config.blocks)
+        for place in config.bridges:
+            listed[place] = BridgedBlock(listed[place], text.get_text_config().hidden_size)
+        self.post_init()
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """As the reduced model's class; see there."""
+        return self.inner(*args, **kwargs)
+
+    def prepare_inputs_for_generation(self, *args: Any, **kwargs: Any) -> Any:
+        """As the reduced model's class."""
+        return self.inner.prepare_inputs_for_generation(*args, **kwargs)
+
+    def get_decoder(self) -> Any:
+        """The model without its head."""
+        return self.inner.get_decoder()
+
+    def get_input_embeddings(self) -> Any:
+        """The embedding."""
+        return self.inner.get_input_embeddings()
+
+    def get_output_embeddings(self) -> Any:
+        """The head."""
+        return self.inner.get_output_embeddings()
