@@ -77,10 +77,16 @@ class ModelShape(Value):
         width, vocab = self.hidden_size, self.vocab_size
         total = (vocab * (1 if self.tied else 2) + self.positions + self.final_norm) * width
         total += vocab if self.head_bias else 0
-        for sublayer in self.sublayers:
-            long = sublayer.reader_rows + sublayer.writer_columns + sublayer.norm + sublayer.writer_bias
-            total += long * width + sublayer.reader_bias + sublayer.inner
-        return total
+        return total + sum(self.block_parameters(block) for block in range(self.block_count))
+
+    def block_parameters(self, block: int) -> int:
+        """Parameters of one block."""
+        return sum(
+            (each.reader_rows + each.writer_columns + each.norm + each.writer_bias) * self.hidden_size
+            + each.reader_bias
+            + each.inner
+            for each in self.blocks[block]
+        )
 
     @property
     def flops_per_token(self) -> int:

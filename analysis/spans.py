@@ -33,8 +33,8 @@ class SpanMap(NamedTuple):
     cosine: np.ndarray
     """Mean cosine over all tokens, (L + 1, L + 1) (Chen et al., LLM-Streamline, 2403.19135)."""
     cka: np.ndarray
-    """Linear CKA of the same places over the tokens of a window, mean over windows, (L + 1, L + 1): blocks that
-    work alike show as patches (Ding et al., Sliding Layer Merging, 2502.19159)."""
+    """Linear CKA of the same places over the tokens of a window, mean over windows, (L + 1, L + 1): blocks
+    that work alike show as patches (Ding et al., Sliding Layer Merging, 2502.19159)."""
 
     @property
     def blocks(self) -> int:
@@ -103,11 +103,11 @@ def _centred_gram(states: Tensor) -> Tensor:
 def logit_lens(
     model: Any, windows: Tensor, progress: Progress = no_progress, precision: Precision = "exact"
 ) -> np.ndarray:
-    """Loss when the stream goes from each block straight to the final norm and the head, (N, L) nats per token.
+    """Loss when the stream goes from each block straight to the final norm and the head, (N, L).
 
-    The last column is the model's own loss, and column l that of the model cut off after block l (Why Lift so
-    Heavy?, 2402.11700). One pass through the blocks, and the head once for every block. Raises what
-    ``span_map`` does.
+    In nats per token. The last column is the model's own loss, and column l that of the model cut off after
+    block l (Why Lift so Heavy?, 2402.11700). One pass through the blocks, and the head once for every block.
+    Raises what ``span_map`` does.
     """
     check_windows(model, windows)
     count, tuples = len(blocks(model)), returns_tuple(model, windows[:1, :8].to(model.device))

@@ -26,6 +26,7 @@ from app.options import (
     TEXT_HELP,
     Alike,
     CalibrationOptions,
+    Closing,
     Embedding,
     ModelOptions,
     PlanOptions,
@@ -60,6 +61,16 @@ err = Console(stderr=True)
 
 
 EvaluationOption = Annotated[str, typer.Option(help=f"Text the perplexity is measured on: {TEXT_HELP}")]
+OtherOption = Annotated[
+    str, typer.Option(help=f"A second text to evaluate on, or '' for none: {TEXT_HELP}")
+]
+TasksOption = Annotated[
+    str, typer.Option(help="Tasks of the lm-evaluation-harness for everyone, with commas.")
+]
+LimitOption = Annotated[int | None, typer.Option(min=1, help="Examples per task at most.")]
+IncludeOption = Annotated[
+    Path | None, typer.Option(help="A folder of further tasks in YAML; functions it names are run.")
+]
 EvaluationWindowsOption = Annotated[int, typer.Option(min=1, help="Evaluation windows, from the start.")]
 LengthOption = Annotated[int, typer.Option(min=2, help="Tokens in a window.")]
 ExecutorOption = Annotated[
@@ -186,13 +197,10 @@ def slice_command(
     json_path: JsonOption = None,
 ) -> None:
     """Slice a model and keep it, with its model card, for any command here and for transformers."""
-    from analysis.errors import StorageError
-    from analysis.storage import require_space, runs_folder, whole_folder
     from analysis.texts import TextSource
-    from slicing.runs import MODEL_FOLDER, SliceRecipe
+    from slicing.runs import SliceRecipe
 
-    if output.exists():
-        raise StorageError(f"'{output}' exists already; choose another folder or delete that one first.")
+    _require_new(output)
     recipe = SliceRecipe(
         model=which.source(),
         plan=cut.plan(),
@@ -201,10 +209,7 @@ def slice_command(
         evaluation_windows=evaluation_windows or 8,
     )
     run = _perform(recipe)
-    model = runs_folder() / run.key / MODEL_FOLDER
-    require_space(output, sum(file.stat().st_size for file in model.rglob("*") if file.is_file()))
-    with whole_folder(output) as draft:
-        shutil.copytree(model, draft, dirs_exist_ok=True)
+    _copy_model(run, output)
     result: Any = run.result
     data = {
         "key": run.key,
@@ -233,6 +238,84 @@ def slice_command(
 
 @app.command()
 @grouped
+def remove(
+    output: Annotated[Path, typer.Option("--out", help="New folder for the model with fewer blocks.")],
+    which: ModelOptions,
+    calibrate: CalibrationOptions,
+    blocks: Annotated[int, typer.Option(min=1, help="How many blocks go.")] = 4,
+    method: Annotated[
+        str,
+        typer.Option(
+            "--by",
+            help="Which ones: method[:setting=value...], such as greedy, shortgpt, angular, streamline, top, "
+            "below-last, leave-one-out, laco:merge=mean, sliding:merge=top, random:draw=1.",
+        ),
+    ] = "greedy",
+    closing: Annotated[
+        Closing,
+        typer.Option(
+            help="What closes the gaps: none, a matrix for each, the writer in front of each, or all writers "
+            "from there on. All but the matrix leave a plain model."
+        ),
+    ] = Closing.WRITERS,
+    search_windows: Annotated[
+        int, typer.Option(min=1, help="Of the calibration windows, so many decide which blocks go.")
+    ] = 4,
+    evaluation: EvaluationOption = "demo",
+    evaluation_windows: Annotated[
+        int, typer.Option(min=0, help="Evaluation windows, for the model card; 0 for none.")
+    ] = 8,
+    json_path: JsonOption = None,
+) -> None:
+    """Take whole blocks out of a model, close the gaps, and keep it: a checkpoint that any tool opens."""
+    from analysis.texts import TextSource
+    from slicing.runs import Entry, RemoveRecipe
+
+    _require_new(output)
+    fields = calibrate.fields()
+    del fields["repair"], fields["method"]
+    closed = "" if closing is Closing.NONE else f"+{closing.value}"
+    recipe = RemoveRecipe(
+        model=which.source(),
+        **fields,
+        removal=Entry.parse(f"remove:{method}{closed}").removal,  # type: ignore[arg-type]
+        blocks=blocks,
+        search_windows=search_windows,
+        evaluation=TextSource.parse(evaluation, "evaluation") if evaluation_windows else None,
+        evaluation_windows=evaluation_windows or 8,
+    )
+    run = _perform(recipe)
+    _copy_model(run, output)
+    result: Any = run.result
+    data = {
+        "key": run.key,
+        "recipe": _plain(recipe),
+        "folder": str(output),
+        "layout": {"label": result.layout.label, **_plain(result.layout)},
+        "parameters": result.parameters,
+        "plain": result.plain,
+        "seconds": result.seconds,
+        "perplexity": result.reduced and result.reduced.perplexity,
+        "dense_perplexity": result.dense and result.dense.perplexity,
+    }
+    if _printed_as_json(data, json_path):
+        return
+    out.print(
+        f"{len(result.layout.groups)} of {result.layout.blocks} blocks ({result.layout.label}), "
+        f"{result.parameters:,} parameters ({result.parameters / result.dense_parameters - 1:+.1%} against "
+        f"dense): [bold]{output}[/bold]"
+    )
+    if result.repair and not result.repair.kept:
+        out.print("Closing the gaps lowered no loss on the windows held out, so they stay open.")
+    if result.reduced:
+        out.print(
+            f"Perplexity {result.reduced.perplexity:.2f}, dense {result.dense.perplexity:.2f}: "
+            f"{result.reduced.protocol}."
+        )
+
+
+@app.command()
+@grouped
 def compare(
     which: ModelOptions,
     cut: PlanOptions,
@@ -244,13 +327,9 @@ def compare(
     speed_rounds: Annotated[
         int, typer.Option(min=0, help="Rounds of timing each sliced model in turn with the dense one.")
     ] = 5,
-    tasks: Annotated[
-        str, typer.Option(help="Tasks of the lm-evaluation-harness for everyone, with commas.")
-    ] = "",
-    limit: Annotated[int | None, typer.Option(min=1, help="Examples per task at most.")] = None,
-    include: Annotated[
-        Path | None, typer.Option(help="A folder of further tasks in YAML; functions it names are run.")
-    ] = None,
+    tasks: TasksOption = "",
+    limit: LimitOption = None,
+    include: IncludeOption = None,
     json_path: JsonOption = None,
 ) -> None:
     """Evaluate dense, constant and dynamic slicing on the same windows, paired, and keep the run."""
@@ -339,9 +418,7 @@ def contest(
         Alike, typer.Option(help="What all have alike: parameters, or the mean slice.")
     ] = Alike.PARAMETERS,
     evaluation: EvaluationOption = "demo",
-    other: Annotated[
-        str, typer.Option(help=f"A second text to evaluate on, or '' for none: {TEXT_HELP}")
-    ] = "demo:out-of-style",
+    other: OtherOption = "demo:out-of-style",
     evaluation_windows: EvaluationWindowsOption = 16,
     rounding: Annotated[Rounding, typer.Option(help="Widths are multiples of this.")] = Rounding.EIGHT,
     max_fraction: Annotated[float, typer.Option(help="No block loses more than this.")] = 0.9,
@@ -388,6 +465,86 @@ def contest(
     found = read_contest(recipe)
     out.print(contest_table(found).to_string(index=False), highlight=False)
     for sentence in wording.contest(found):
+        out.print(sentence, highlight=False)
+    _where(run)
+
+
+@app.command()
+@grouped
+def leaderboard(
+    which: ModelOptions,
+    calibrate: CalibrationOptions,
+    sizes: Annotated[
+        str, typer.Option(help="The shares of the parameters that go, with commas; each to a whole block.")
+    ] = "0.1,0.2,0.3",
+    entries: Annotated[
+        str,
+        typer.Option(
+            help="As in a contest, and remove:method[:setting=value][+matrix|+writer|+writers], or both: "
+            "remove:greedy:share=0.5/constant+span=3+repair.",
+            show_default="width, depth and both",
+        ),
+    ] = "",
+    seeds: Annotated[str, typer.Option(help="Of the calibration windows, with commas.")] = "0",
+    search_windows: Annotated[
+        int, typer.Option(min=1, help="Of the calibration windows, so many decide which blocks go.")
+    ] = 4,
+    evaluation: EvaluationOption = "demo",
+    other: OtherOption = "demo:out-of-style",
+    evaluation_windows: EvaluationWindowsOption = 16,
+    rounding: Annotated[Rounding, typer.Option(help="Widths are multiples of this.")] = Rounding.EIGHT,
+    embedding: Annotated[
+        Embedding, typer.Option(help="Tied models: share the table with the head, or untie.")
+    ] = Embedding.AUTO,
+    speed_rounds: Annotated[
+        int, typer.Option(min=0, help="Rounds of timing each model in turn with the dense one; 0 for none.")
+    ] = 0,
+    tasks: TasksOption = "",
+    limit: LimitOption = None,
+    include: IncludeOption = None,
+    executor: ExecutorOption = "local",
+    address: AddressOption = None,
+    workers: WorkersOption = None,
+    json_path: JsonOption = None,
+) -> None:
+    """Slicing beside removing whole blocks, at equal size, at several sizes; stored trials are not run again."""
+    from analysis.texts import TextSource
+    from app import wording
+    from app.tables import board_table
+    from slicing.board import read_board
+    from slicing.plan import Plan
+    from slicing.runs import Entry, LeaderboardRecipe
+
+    fields = calibrate.fields()
+    del fields["seed"], fields["repair"]  # every seed of the contests, and every entry's own
+    chosen: dict[str, Any] = {"plan": Plan(rounding=int(rounding), embedding=embedding.value)}
+    if entries:
+        chosen["entries"] = tuple(Entry.parse(each) for each in entries.split(","))
+    recipe = LeaderboardRecipe.model_validate(
+        {
+            "model": which.source(),
+            **fields,
+            **chosen,
+            "sizes": numbers("sizes", sizes),
+            "seeds": tuple(int(seed) for seed in numbers("seeds", seeds)),
+            "search_windows": search_windows,
+            "evaluation": TextSource.parse(evaluation, "evaluation"),
+            "other": TextSource.parse(other, "evaluation") if other else None,
+            "evaluation_windows": evaluation_windows,
+            "speed_rounds": speed_rounds,
+            "tasks": tuple(name.strip() for name in tasks.split(",") if name.strip()),
+            "task_limit": limit,
+            "task_folder": include,
+        }
+    )
+    run = _perform(recipe, _executor(executor, address, workers))
+    if _printed_as_json(_plain(run), json_path):
+        return
+    board = read_board(recipe)
+    for table in board.tables:
+        out.print(f"{wording.percent(table.recipe.fewer or 0.0)} fewer parameters", highlight=False)
+        out.print(board_table(table).to_string(index=False), highlight=False)
+    for sentence in wording.board(board):
         out.print(sentence, highlight=False)
     _where(run)
 
@@ -835,6 +992,24 @@ def _sentence(each: Difference) -> str:
         f"{each.contender} against {each.baseline}: {each.percent:+.1f} % perplexity "
         f"({each.nats:+.3f} nats per token{between}): [bold]{each.verdict}[/bold]"
     )
+
+
+def _require_new(output: Path) -> None:
+    from analysis.errors import StorageError
+
+    if output.exists():
+        raise StorageError(f"'{output}' exists already; choose another folder or delete that one first.")
+
+
+def _copy_model(run: Run, output: Path) -> None:
+    """Copy the model that a run keeps to a new folder, whole or not at all."""
+    from analysis.storage import require_space, runs_folder, whole_folder
+    from slicing.runs import MODEL_FOLDER
+
+    model = runs_folder() / run.key / MODEL_FOLDER
+    require_space(output, sum(file.stat().st_size for file in model.rglob("*") if file.is_file()))
+    with whole_folder(output) as draft:
+        shutil.copytree(model, draft, dirs_exist_ok=True)
 
 
 def _where(run: Run) -> None:

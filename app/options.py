@@ -44,6 +44,15 @@ class Alike(StrEnum):
     SLICE = "slice"
 
 
+class Closing(StrEnum):
+    """What closes the gaps that removed blocks leave."""
+
+    NONE = "none"
+    MATRIX = "matrix"
+    WRITER = "writer"
+    WRITERS = "writers"
+
+
 class Method(StrEnum):
     """How bases are found."""
 

@@ -43,14 +43,20 @@ from analysis.tasks import TaskScore, check_tasks, evaluate_tasks
 from analysis.texts import Passage, TextSource, passages, token_windows
 from analysis.values import Progress, no_progress
 from slicing.allocation import Fractions, Searched
+from slicing.depth.layout import Layout
+from slicing.depth.operator import reduce_blocks
+from slicing.depth.reduce import Closing, ReducedModel, followed, reduce_model
+from slicing.depth.survey import Survey
 from slicing.memory import MemoryNeed, slicing_need
 from slicing.plan import Plan
 from slicing.probes import CURVES, FRACTIONS, NEED_SLICING, PROBES, USUAL, Probing
+from slicing.repair import Repair
 from slicing.runs import (
     BASES_FILE,
     DETAILS_FILE,
     MODEL_FOLDER,
     RUN_FILE,
+    SEARCH_WINDOWS,
     Calibrated,
     CompareRecipe,
     CompareResult,
@@ -60,9 +66,14 @@ from slicing.runs import (
     Environment,
     Equal,
     Evaluated,
+    LeaderboardRecipe,
+    LeaderboardResult,
     ProfileRecipe,
     ProfileResult,
     Recipe,
+    Removal,
+    RemoveRecipe,
+    RemoveResult,
     Run,
     SearchRecipe,
     SearchResult,
@@ -76,10 +87,10 @@ from slicing.runs import (
     keep_run,
     load_run,
 )
-from slicing.schedule import SlicingSchedule
+from slicing.schedule import SlicingSchedule, constant_at_parameters
 from slicing.search import Journal, search
 from slicing.slicer import SlicedModel, recut, refuse_unless_invariant, slice_model
-from slicing.store import open_model, save_sliced
+from slicing.store import open_model, save_reduced, save_sliced
 
 
 def memory_need(recipe: SliceRecipe | CompareRecipe, shape: ModelShape) -> MemoryNeed:
@@ -127,9 +138,15 @@ def phases(recipe: Recipe) -> tuple[tuple[str, float], ...]:
         if recipe.evaluation is not None:
             steps += [("Evaluating dense", evaluating), ("Evaluating sliced", evaluating)]
         return (*steps, ("Saving", 0.0))
+    if isinstance(recipe, RemoveRecipe):
+        closing = 0.0 if recipe.removal.closing == "none" else slicing
+        steps += [("Trying", 20.0 * recipe.search_windows * recipe.window_length), ("Closing gaps", closing)]
+        if recipe.evaluation is not None:
+            steps += [("Evaluating dense", evaluating), ("Evaluating reduced", evaluating)]
+        return (*steps, ("Saving", 0.0))
     if isinstance(recipe, TrialRecipe):
         return (*steps, *((("Slicing", slicing),) if recipe.plan else ()), ("Evaluating", evaluating))
-    if isinstance(recipe, SweepRecipe | ContestRecipe):
+    if isinstance(recipe, SweepRecipe | ContestRecipe | LeaderboardRecipe):
         trials = len(recipe.trials())
         return (*steps, ("Trials", trials * evaluating + (trials - 1) * slicing))
     told = len(recipe.tasks) * 300.0 * (recipe.task_limit or 1000)  # a guess: tasks differ
@@ -166,7 +183,7 @@ def perform(
         progress("Opening", 0, 1)
         opened = opener(recipe.model)
         progress("Opening", 1, 1)
-        if executor and isinstance(recipe, SweepRecipe | ContestRecipe):
+        if executor and isinstance(recipe, SweepRecipe | ContestRecipe | LeaderboardRecipe):
             missing = [trial for trial in recipe.trials() if not _finished(trial)]
             executor(missing, keep_run, progress)
         return opened, makers[type(recipe)](recipe, opened, progress, folder)
@@ -179,6 +196,8 @@ def perform(
         SearchRecipe: lambda recipe, opened, progress, _: _search(recipe, opened, progress),
         SweepRecipe: _sweep,
         ContestRecipe: _contest,
+        LeaderboardRecipe: _leaderboard,
+        RemoveRecipe: _remove,
     }
     return _stored(recipe, work)
 
@@ -257,16 +276,18 @@ class _Bench:
         opened: OpenModel,
         progress: Progress,
         *plans: Plan,
+        slices: bool = True,
     ) -> None:
         if recipe.profile_windows > recipe.calibration_windows or recipe.profile_windows < 1:
             raise PlanError(
                 f"The profile is to use {recipe.profile_windows} of the {recipe.calibration_windows} "
                 "calibration windows: choose a number from 1 to all of them."
             )
-        if reason := why_not_sliceable(opened.model.config):
-            raise UnsupportedError(reason)
         self.recipe, self.opened, self.model, self.progress = recipe, opened, opened.model, progress
-        self.shape = read_shape(opened.model)
+        if slices:
+            if reason := why_not_sliceable(opened.model.config):
+                raise UnsupportedError(reason)
+            self.shape = read_shape(opened.model)
         # An impossible plan is told before the work begins.
         for plan in plans:
             find_score(plan.score)
@@ -332,6 +353,39 @@ class _Bench:
             safe_precision(self.recipe.model, windows, self.model),
         )
 
+    @cached_property
+    def survey(self) -> Survey:
+        """What methods of removal ask."""
+        windows = self.windows[: getattr(self.recipe, "search_windows", SEARCH_WINDOWS)]
+        return Survey(
+            self.model,
+            windows,
+            self.profile,
+            lambda *step: self.progress(*step),
+            safe_precision(self.recipe.model, windows, self.model),
+        )
+
+    def layout(self, removal: Removal, count: int) -> tuple[Layout, float]:
+        """The layout without ``count`` blocks, and the seconds that deciding on it takes."""
+        before, start = self.survey.seconds, time.perf_counter()
+        known = removal.rule()(self.survey, count)
+        return known, max(self.survey.seconds - before, time.perf_counter() - start)
+
+    def budget(self, fewer: float) -> tuple[int, int]:
+        """Of a share of the parameters: the nearest number of whole blocks, and what a model without so many
+        has. Blocks are taken to be alike; ``PlanError`` where that is no block, or all.
+        """
+        shape = self.shape
+        each = sum(shape.block_parameters(block) for block in range(shape.block_count)) / shape.block_count
+        count = round(fewer * shape.parameters / each)
+        if not 1 <= count < shape.block_count:
+            raise PlanError(
+                f"{fewer:.0%} of the {shape.parameters:,} parameters is {count} of the {shape.block_count} "
+                f"blocks: choose a share from {each / shape.parameters:.1%} to "
+                f"{(shape.block_count - 1) * each / shape.parameters:.0%}."
+            )
+        return count, round(shape.parameters - count * each)
+
     def probe(self, score: str) -> None:
         """Measure a score that takes passes of its own, unless it is there."""
         if score in PROBES and score not in self.profile.scores():
@@ -390,9 +444,22 @@ class _Bench:
         """What each block is to lose."""
         return plan.fractions(self._redundancy(plan))
 
-    def schedule(self, plan: Plan, equal: Equal = "slice") -> SlicingSchedule:
-        """The schedule of a resolved plan on this profile."""
+    def schedule(
+        self, plan: Plan, equal: Equal = "slice", size: int | None = None, layout: Layout | None = None
+    ) -> SlicingSchedule:
+        """The schedule of a resolved plan on this profile, for a model of ``size`` where that is given.
+
+        With a ``layout`` it is for what that leaves of the model.
+        """
         redundancy = self._redundancy(plan)
+        if size is not None:
+            shape = self.shape
+            if layout:
+                redundancy = tuple(redundancy[top] for top in layout.tops)
+                shape = shape.model_copy(update={"blocks": tuple(shape.blocks[top] for top in layout.tops)})
+            if plan.allocation == "constant" and plan.span == 0:
+                return constant_at_parameters(shape, size, plan.rounding, plan.form(shape))
+            return plan.at_parameters(size, redundancy, shape)
         if equal == "slice":
             return plan.schedule(redundancy, self.shape)
         if plan.allocation == "constant" and plan.span == 0:
@@ -405,43 +472,73 @@ class _Bench:
             return (0.0,) * self.shape.block_count
         return self.profile.redundancy(plan.score, plan.first_token)
 
-    def cut(self, schedule: SlicingSchedule, phase: str, repair: bool = False) -> _Cut:
-        """Slice the model to ``schedule``, with what that took."""
+    def cut(
+        self, schedule: SlicingSchedule, phase: str, repair: bool = False, layout: Layout | None = None
+    ) -> _Cut:
+        """Slice the model to ``schedule``, or what ``layout`` leaves of it, with what that took."""
         start = time.perf_counter()
         with PeakMemory(self.model.device) as peak:
             if self.recipe.method == "preview":
                 self.progress(phase, 0, 1)
                 sliced = recut(self.model, schedule, self.bases)
+            elif layout:
+                sliced = slice_model(
+                    reduce_blocks(self.model, layout),
+                    schedule,
+                    self.windows,
+                    self.progress,
+                    phase,
+                    repair=repair,
+                    followed=followed(self.model, layout),
+                )
             else:
                 sliced = slice_model(self.model, schedule, self.windows, self.progress, phase, repair=repair)
-        return _Cut(sliced, time.perf_counter() - start, peak.bytes)
+        return _Cut(sliced.model, time.perf_counter() - start, peak.bytes, sliced.repair, sliced, layout)
+
+    def reduce(self, layout: Layout, closing: Closing, phase: str) -> _Cut:
+        """Take blocks out of the model and close the gaps, with what that took."""
+        start = time.perf_counter()
+        with PeakMemory(self.model.device) as peak:
+            found = reduce_model(self.model, layout, self.windows, closing, self.progress, phase)
+        return _Cut(found.model, time.perf_counter() - start, peak.bytes, found.repair, None, layout)
 
     def judge(
         self, name: str, title: str, cut: _Cut | None, precision: Precision, phase: str, **extra: Any
     ) -> Contestant:
-        """Evaluate the model that was cut, or the dense one."""
+        """Evaluate the model that was made, or the dense one."""
         assert self.evaluation is not None
-        model: Any = cut.sliced.model if cut else self.model
-        schedule = cut.sliced.schedule if cut else None
-        size = schedule.parameters(self.shape) if schedule else self.shape.parameters
+        model: Any = cut.model if cut else self.model
+        schedule = cut.sliced.schedule if cut and cut.sliced else None
+        size = count_parameters(model) if cut else self.shape.parameters
         return Contestant(
             name=name,
             title=title,
             schedule=schedule,
+            layout=cut.layout if cut else None,
             mean_slice=schedule.mean_slice if schedule else 0.0,
             parameters=size,
             bytes=size * self.model.dtype.itemsize,
-            flops_per_token=schedule.flops_per_token(self.shape) if schedule else self.shape.flops_per_token,
+            flops_per_token=self._flops(cut),
             evaluation=perplexity(model, self.evaluation, self.progress, phase, precision),
             slicing_seconds=cut.seconds if cut else None,
             slicing_peak_memory=cut.peak_memory if cut else None,
-            discarded=cut.sliced.discarded if cut else None,
-            repair=cut.sliced.repair if cut else None,
+            discarded=cut.sliced.discarded if cut and cut.sliced else None,
+            repair=cut.repair if cut else None,
             other=None
             if self.other is None
             else perplexity(model, self.other, self.progress, f"{phase} elsewhere", precision),
             **extra,
         )
+
+    def _flops(self, cut: _Cut | None) -> int:
+        if cut and cut.sliced:
+            return cut.sliced.schedule.flops_per_token(cut.sliced.shape)
+        if cut is None or cut.layout is None:
+            return self.shape.flops_per_token
+        blocks = tuple(self.shape.blocks[top] for top in cut.layout.tops)
+        bridges = getattr(cut.model.config, "bridges", None) or ()
+        shorter = self.shape.model_copy(update={"blocks": blocks}).flops_per_token
+        return shorter + 2 * len(bridges) * self.shape.hidden_size**2
 
     def texts(self) -> dict[str, Any]:
         """The windows that calibration and evaluation saw."""
@@ -455,9 +552,17 @@ class _Bench:
 
 
 class _Cut(NamedTuple):
-    sliced: SlicedModel
+    model: Any
     seconds: float
     peak_memory: int
+    repair: Repair | None
+    sliced: SlicedModel | None = None
+    layout: Layout | None = None
+
+
+def count_parameters(model: Any) -> int:
+    """Parameters of a model; what is shared counts once."""
+    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def _slice(recipe: SliceRecipe, opened: OpenModel, progress: Progress, folder: Path) -> SliceResult:
@@ -466,13 +571,14 @@ def _slice(recipe: SliceRecipe, opened: OpenModel, progress: Progress, folder: P
     plan = bench.resolve(recipe.plan)
     schedule = bench.schedule(plan)
     cut = bench.cut(schedule, "Slicing", recipe.repair)
+    assert cut.sliced is not None
     used = _used(recipe.calibration, bench.windows)
     dense = sliced = None
     numbers: tuple[str, ...] = ()
     if bench.evaluation is not None and recipe.evaluation is not None:
-        precision = safe_precision(recipe.model, bench.evaluation, opened.model, cut.sliced.model)
+        precision = safe_precision(recipe.model, bench.evaluation, opened.model, cut.model)
         dense = perplexity(opened.model, bench.evaluation, progress, "Evaluating dense", precision)
-        sliced = perplexity(cut.sliced.model, bench.evaluation, progress, "Evaluating sliced", precision)
+        sliced = perplexity(cut.model, bench.evaluation, progress, "Evaluating sliced", precision)
         numbers = (
             f"Perplexity {sliced.perplexity:.2f}, dense {dense.perplexity:.2f}, on "
             f"{recipe.evaluation.label}: {sliced.protocol}.",
@@ -494,12 +600,56 @@ def _slice(recipe: SliceRecipe, opened: OpenModel, progress: Progress, folder: P
         schedule=schedule,
         parameters=schedule.parameters(bench.shape),
         discarded=cut.sliced.discarded,
-        repair=cut.sliced.repair,
+        repair=cut.repair,
         seconds=cut.seconds,
         peak_memory=cut.peak_memory,
         calibration=used,
         dense=dense,
         sliced=sliced,
+    )
+
+
+def _remove(recipe: RemoveRecipe, opened: OpenModel, progress: Progress, folder: Path) -> RemoveResult:
+    bench = _Bench(recipe, opened, progress, slices=False)
+    bench.measure(folder)
+    layout, deciding = bench.layout(recipe.removal, recipe.blocks)
+    cut = bench.reduce(layout, recipe.removal.closing, "Closing gaps")
+    used = _used(recipe.calibration, bench.windows)
+    dense = reduced = None
+    numbers: tuple[str, ...] = ()
+    if bench.evaluation is not None and recipe.evaluation is not None:
+        precision = safe_precision(recipe.model, bench.evaluation, opened.model, cut.model)
+        dense = perplexity(opened.model, bench.evaluation, progress, "Evaluating dense", precision)
+        reduced = perplexity(cut.model, bench.evaluation, progress, "Evaluating reduced", precision)
+        numbers = (
+            f"Perplexity {reduced.perplexity:.2f}, dense {dense.perplexity:.2f}, on "
+            f"{recipe.evaluation.label}: {reduced.protocol}.",
+        )
+    progress("Saving", 0, 1)
+    made = ReducedModel(cut.model, layout, cut.repair)
+    save_reduced(
+        made,
+        opened.tokenizer,
+        folder / MODEL_FOLDER,
+        made_from=recipe.model.label,
+        method=recipe.removal.rule().title,
+        dense_parameters=count_parameters(opened.model),
+        calibration=f"{used.label}, {used.windows} windows of {used.window_length} tokens",
+        numbers=numbers,
+    )
+    progress("Saving", 1, 1)
+    return RemoveResult(
+        profile=bench.profile,
+        layout=layout,
+        parameters=count_parameters(cut.model),
+        dense_parameters=count_parameters(opened.model),
+        plain=made.plain,
+        repair=cut.repair,
+        deciding_seconds=deciding,
+        seconds=cut.seconds,
+        calibration=used,
+        dense=dense,
+        reduced=reduced,
     )
 
 
@@ -512,7 +662,7 @@ def _compare(recipe: CompareRecipe, opened: OpenModel, progress: Progress, folde
     plan, shape, evaluation = bench.resolve(recipe.plan), bench.shape, bench.evaluation
 
     def judge(name: str, title: str, cut: _Cut | None) -> Contestant:
-        model: Any = cut.sliced.model if cut else opened.model
+        model: Any = cut.model if cut else opened.model
         sample = speed = None
         if recipe.new_tokens:
             sample = continue_text(OpenModel(model, opened.tokenizer), recipe.prompt, recipe.new_tokens)
@@ -549,7 +699,7 @@ def _compare(recipe: CompareRecipe, opened: OpenModel, progress: Progress, folde
     equal_size = plan.constant_at_parameters_of(schedule, shape)
     first = bench.cut(equal_slice, "Slicing constant", recipe.repair)
     # One precision for all contestants: fast only where it is safe for the dense model and a sliced one.
-    precision: Precision = safe_precision(recipe.model, evaluation, opened.model, first.sliced.model)
+    precision: Precision = safe_precision(recipe.model, evaluation, opened.model, first.model)
     dense = judge("dense", "Dense", None)
     constant = made[equal_slice] = judge("constant", "Constant", first)
     del first
@@ -579,23 +729,56 @@ def _tried(recipe: TrialRecipe, bench: _Bench) -> TrialResult:
     assert bench.evaluation is not None
     # By the dense model alone, so that the answer is the same for all trials that are to be compared.
     precision = safe_precision(recipe.model, bench.evaluation, bench.model)
-    if recipe.plan is None:
-        contestant = bench.judge("dense", "Dense", None, precision, "Evaluating")
-    else:
-        name, title = recipe.plan.allocation, recipe.plan.rule().title
-        schedule = bench.schedule(bench.resolve(recipe.plan), recipe.equal)
-        cut = bench.cut(schedule, "Slicing", recipe.repair)
-        contestant = bench.judge(
-            name,
-            title,
-            cut,
-            precision,
-            "Evaluating",
-            deciding_seconds=bench.deciding_seconds(recipe.plan),
+    cut, deciding = None, None
+    name, title = "dense", "Dense"
+    if recipe.removal or recipe.plan:
+        cut, deciding, name, title = _made_smaller(recipe, bench)
+    contestant = bench.judge(name, title, cut, precision, "Evaluating", deciding_seconds=deciding)
+    model: Any = cut.model if cut else bench.model
+    more: dict[str, Any] = {}
+    if recipe.tasks:
+        more["tasks"] = evaluate_tasks(
+            OpenModel(model, bench.opened.tokenizer),
+            recipe.tasks,
+            limit=recipe.task_limit,
+            include=recipe.task_folder,
         )
-        del cut
-        free_memory()
-    return TrialResult(profile=bench.profile, shape=bench.shape, contestant=contestant, **bench.texts())
+    if cut and recipe.speed_rounds:
+        more["speed"] = compare_speed(
+            "dense", bench.model, model, bench.evaluation, recipe.speed_rounds, bench.progress, "Timing"
+        )
+    del cut, model
+    free_memory()
+    return TrialResult(
+        profile=bench.profile,
+        shape=bench.shape,
+        contestant=contestant.model_copy(update=more),
+        **bench.texts(),
+    )
+
+
+def _made_smaller(recipe: TrialRecipe, bench: _Bench) -> tuple[_Cut, float | None, str, str]:
+    """The model of a trial, the seconds of deciding, its name and title."""
+    count, size = (None, None) if recipe.fewer is None else bench.budget(recipe.fewer)
+    layout: Layout | None = None
+    seconds: list[float] = []
+    names, titles = [], []
+    if recipe.removal:
+        assert count is not None
+        rule = recipe.removal.rule()
+        layout, spent = bench.layout(recipe.removal, max(1, round(recipe.removal.share * count)))
+        names, titles, seconds = [rule.name], [rule.title], [spent]
+    if recipe.plan is None:
+        assert layout is not None
+        assert recipe.removal is not None
+        cut = bench.reduce(layout, recipe.removal.closing, "Closing gaps")
+    else:
+        plan = bench.resolve(recipe.plan)
+        cut = bench.cut(bench.schedule(plan, recipe.equal, size, layout), "Slicing", recipe.repair, layout)
+        names, titles = [*names, plan.allocation], [*titles, plan.rule().title]
+        if (spent := bench.deciding_seconds(recipe.plan)) is not None:
+            seconds.append(spent)
+    return cut, sum(seconds) if seconds else None, "/".join(names), ", ".join(titles)
 
 
 class Trials:
@@ -607,7 +790,9 @@ class Trials:
 
     def bench(self, recipe: TrialRecipe, folder: Path | None = None) -> _Bench:
         """A bench for this trial that has measured; details of its profile go into ``folder``."""
-        shared = recipe.model_copy(update={"plan": None, "repair": False, "equal": "slice"})
+        shared = recipe.model_copy(
+            update={"plan": None, "repair": False, "equal": "slice", "removal": None, "fewer": None}
+        )
         if self._bench is None or self._bench[0] != shared.key:
             self._bench = None
             bench = _Bench(recipe, self.opened, self.progress)
@@ -652,8 +837,23 @@ def _contest(recipe: ContestRecipe, opened: OpenModel, progress: Progress, folde
     )
 
 
+def _leaderboard(
+    recipe: LeaderboardRecipe, opened: OpenModel, progress: Progress, folder: Path
+) -> LeaderboardResult:
+    if recipe.tasks:  # before the work begins
+        check_tasks(recipe.tasks, limit=recipe.task_limit, include=recipe.task_folder)
+    bench, found = _all_trials(recipe, opened, progress, folder)
+    return LeaderboardResult(
+        profile=bench.profile,
+        shape=bench.shape,
+        contestants=tuple(each.contestant for each in found),
+        calibration=found[0].calibration,
+        evaluation=found[0].evaluation,
+    )
+
+
 def _all_trials(
-    recipe: SweepRecipe | ContestRecipe,
+    recipe: SweepRecipe | ContestRecipe | LeaderboardRecipe,
     opened: OpenModel,
     progress: Progress,
     folder: Path,

@@ -11,7 +11,14 @@ import numpy as np
 
 from analysis.evaluate import Difference, Perplexity, paired
 from slicing.bench import finished_trial
-from slicing.runs import Contestant, ContestRecipe, ContestResult, Entry
+from slicing.runs import (
+    Contestant,
+    ContestRecipe,
+    ContestResult,
+    Entry,
+    LeaderboardRecipe,
+    LeaderboardResult,
+)
 
 
 class Standing(NamedTuple):
@@ -84,13 +91,27 @@ class Table(NamedTuple):
         return self.standings[0] if self.standings else None
 
 
-def read_contest(recipe: ContestRecipe, result: ContestResult | None = None) -> Table:
-    """The table of a finished contest, or what is stored of one that runs or was stopped."""
-    trials = recipe.trials()
-    known: dict[str, Contestant | None] = {}
-    for index, trial in enumerate(trials):
+Known = dict[str, Contestant | None]
+"""What is known of trials, by their keys."""
+
+
+def known_trials(
+    recipe: ContestRecipe | LeaderboardRecipe, result: ContestResult | LeaderboardResult | None = None
+) -> Known:
+    """What a finished run says of its trials, or what is stored of one that runs or was stopped."""
+    known: Known = {}
+    for index, trial in enumerate(recipe.trials()):
         stored = result.contestants[index] if result else finished_trial(trial)
         known[trial.key] = stored if isinstance(stored, Contestant | None) else stored.contestant
+    return known
+
+
+def read_contest(
+    recipe: ContestRecipe, result: ContestResult | None = None, known: Known | None = None
+) -> Table:
+    """The table of a finished contest, or what is stored of one that runs or was stopped."""
+    trials = recipe.trials()
+    known = known_trials(recipe, result) if known is None else known
     dense = known[recipe.dense().key]
 
     def ran(entry: Entry) -> dict[int, Contestant]:
@@ -107,7 +128,7 @@ def read_contest(recipe: ContestRecipe, result: ContestResult | None = None) -> 
         recipe=recipe,
         dense=dense,
         standings=tuple(sorted(standings, key=lambda each: each.nats)),
-        done=sum(each is not None for each in known.values()),
+        done=sum(known[trial.key] is not None for trial in trials),
         total=len(trials),
     )
 

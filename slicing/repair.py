@@ -93,9 +93,9 @@ class RidgeFit:
     ) -> tuple[Tensor, SublayerRepair]:
         """The map (F, W), fp64, from the one that is ``there``, whose rows outside ``free`` stay.
 
-        The target is taken in ``basis`` (D, W), where there is one. Among the ridges, all of which pull towards
-        what is there, the one with the least error on the held-out tokens is taken, and none where that is
-        not less than without.
+        The target is taken in ``basis`` (D, W), where there is one. Among the ridges, all of which pull
+        towards what is there, the one with the least error on the held-out tokens is taken, and none where
+        that is not less than without.
         """
         assert self.fitted is not None
         assert self.judged is not None

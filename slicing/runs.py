@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
@@ -25,6 +25,9 @@ from analysis.tasks import TaskScore
 from analysis.texts import Passage, TextSource
 from analysis.values import Value
 from slicing.allocation import Fractions, find_allocation
+from slicing.depth.layout import Layout
+from slicing.depth.methods import RemovalMethod, find_method, make_method
+from slicing.depth.reduce import Closing
 from slicing.plan import Plan
 from slicing.repair import Repair
 from slicing.schedule import SlicingSchedule
@@ -54,6 +57,8 @@ class ProfileRecipe(Value):
     """Scores with passes of their own that are measured too, by their names."""
 
 
+SEARCH_WINDOWS = 4
+"""Of the calibration windows, so many are what methods of removal measure losses and likeness on."""
 Equal = Literal["slice", "parameters"]
 """At the plan's target as it stands, or at as many parameters as constant slicing at that target leaves."""
 Method = Literal["faithful", "preview"]
@@ -141,15 +146,95 @@ class SearchRecipe(Calibrated):
     """For the losses, drawn after the calibration windows and so disjoint from them."""
 
 
-class TrialRecipe(Evaluated):
-    """One model on one evaluation: sliced by a plan, or dense. What sweeps and contests are made of."""
+class Removal(Value):
+    """Which blocks go, and what closes the gaps."""
+
+    method: str = "greedy"
+    """A name in ``slicing.depth.METHODS``."""
+    settings: dict[str, float | str] = Field(default_factory=dict)
+    """The method's own fields."""
+    share: float = 1.0
+    """Of the parameters that are to go, so much goes in whole blocks, the rest by slicing what is left."""
+    closing: Closing = "none"
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        self.rule()
+        if not 0.0 < self.share <= 1.0:
+            raise PlanError(
+                f"The share that goes in whole blocks must be above 0 and at most 1; got {self.share:g}."
+            )
+        if self.share < 1.0 and self.closing != "none":
+            raise PlanError(
+                f"Where the rest is sliced, its repair closes the gaps as well: choose '+repair' instead of "
+                f"'+{self.closing}'."
+            )
+        return self
+
+    def rule(self) -> RemovalMethod:
+        """The method with its settings."""
+        return make_method(self.method, self.settings)
+
+
+class RemoveRecipe(Calibrated):
+    """Take blocks out of a model, close the gaps, and keep the model."""
+
+    kind: Literal["remove"] = "remove"
+    removal: Removal = Removal()
+    blocks: int = 4
+    """How many go."""
+    search_windows: int = SEARCH_WINDOWS
+    evaluation: TextSource | None = None
+    """Text for the perplexities on the model card; ``None`` for a card without."""
+    evaluation_windows: int = 8
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.blocks < 1:
+            raise PlanError(f"At least one block must go, but {self.blocks} were asked for.")
+        if self.removal.share < 1.0:
+            raise PlanError("This takes whole blocks out and slices nothing: leave out the share.")
+        return self
+
+
+class Extras(Evaluated):
+    """What is measured of every model beside its perplexity."""
+
+    other: TextSource | None = None
+    """A second text to evaluate on, as many windows of it."""
+    speed_rounds: int = 0
+    """Rounds in which each model is timed in turn with the dense one; 0 for none."""
+    tasks: tuple[str, ...] = ()
+    """Of the lm-evaluation-harness, for everyone's accuracy."""
+    task_limit: int | None = None
+    """Examples per task at most."""
+    task_folder: Path | None = None
+    """A folder of further tasks in YAML; functions that they name are run."""
+    search_windows: int = SEARCH_WINDOWS
+
+
+class TrialRecipe(Extras):
+    """One model on one evaluation: made smaller, or dense. What sweeps and contests are made of."""
 
     kind: Literal["trial"] = "trial"
     plan: Plan | None
-    """``None`` for the dense model."""
+    """How it is sliced; ``None`` for a model that is not."""
+    removal: Removal | None = None
+    """Which blocks go; the plan then slices what is left."""
     equal: Equal = "slice"
-    other: TextSource | None = None
-    """A second text to evaluate on, as many windows of it."""
+    fewer: float | None = None
+    """The share of its parameters that the model is to lose, to the nearest whole block; ``None`` where the
+    plan's target says how much."""
+
+    @model_validator(mode="after")
+    def _check_removal(self) -> Self:
+        if self.removal and self.fewer is None:
+            raise PlanError("A removal needs a share of the parameters that is to go, such as fewer=0.1.")
+        if self.fewer is not None and not 0.0 < self.fewer < 1.0:
+            raise PlanError(
+                f"The share of the parameters that goes must lie between 0 and 1; got {self.fewer:g}."
+            )
+        return self
 
 
 class SweepRecipe(Evaluated):
@@ -215,61 +300,127 @@ class SweepRecipe(Evaluated):
 
 
 class Entry(Value):
-    """A way to decide where to cut, with or without repair: one side of a contest."""
+    """One side of a contest: a way to decide where to cut, or which blocks go, or both; repaired or not."""
 
-    allocation: str
+    allocation: str = "constant"
     score: str = "lr"
     settings: dict[str, float | tuple[float, ...]] = Field(default_factory=dict)
     span: int = 0
     """How many blocks share a basis, as in a plan."""
     repair: bool = False
+    removal: Removal | None = None
+    """Which blocks go first; what is above then slices the rest, where the removal leaves a share to it."""
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read ``allocation[:score][:setting=value...][+span=blocks][+repair]`` (``PlanError``)."""
-        words, *added = text.strip().split("+")
-        allocation, *rest = (word.strip() for word in words.split(":"))
-        find_allocation(allocation)
-        settings: dict[str, float | tuple[float, ...]] = {}
-        score = "lr"
-        for word in rest:
-            name, equals, value = word.partition("=")
-            try:
-                if equals:
-                    settings[name] = float(value)
-                else:
-                    score = find_score(name).name
-            except ValueError:
-                raise PlanError(
-                    f"The setting '{word}' of '{text}' needs a number, as in 'base=0.1'."
-                ) from None
-        span, repair = 0, False
-        for word in (each.strip() for each in added):
-            name, _, blocks = word.partition("=")
-            if name == "span" and blocks.isdecimal():
-                span = int(blocks)
-            elif word == "repair":
-                repair = True
-            else:
-                raise PlanError(
-                    f"'{text}' adds '{word}', but only '+span=blocks', as in '+span=3', and '+repair' can be "
-                    "added."
-                )
-        return cls(allocation=allocation, score=score, settings=settings, span=span, repair=repair)
+        """Read ``allocation[:score][:setting=value...][+span=blocks][+repair]``, or
+        ``remove:method[:setting=value...][+matrix|+writer|+writers]``, or, for both,
+        ``remove:method:share=value/allocation...`` (``PlanError``).
+        """
+        first, slash, rest = text.strip().partition("/")
+        if not first.startswith(_REMOVE):
+            return cls(**_parse_slicing(text.strip()))
+        removal = _parse_removal(first.removeprefix(_REMOVE))
+        if bool(slash) != (removal.share < 1.0):
+            raise PlanError(
+                f"'{text}' must say both or neither: which share goes in whole blocks, and how the rest is "
+                "sliced, as in 'remove:greedy:share=0.5/constant+span=3+repair'."
+            )
+        return cls(removal=removal, **(_parse_slicing(rest) if slash else {}))
+
+    @property
+    def slices(self) -> bool:
+        """Whether anything is sliced."""
+        return self.removal is None or self.removal.share < 1.0
 
     @property
     def name(self) -> str:
         """Its own in a contest, and what ``parse`` reads."""
-        rule = find_allocation(self.allocation)
-        numbers = [f"{name}={value:g}" for name, value in self.settings.items() if isinstance(value, float)]
-        parts = [self.allocation, *([self.score] if rule.uses_scores else []), *numbers]
-        span = f"+span={self.span}" if self.span else ""
-        return ":".join(parts) + span + ("+repair" if self.repair else "")
+        parts = [_removal_name(self.removal)] if self.removal else []
+        if self.slices:
+            rule = find_allocation(self.allocation)
+            numbers = [
+                f"{name}={value:g}" for name, value in self.settings.items() if isinstance(value, float)
+            ]
+            words = [self.allocation, *([self.score] if rule.uses_scores else []), *numbers]
+            span = f"+span={self.span}" if self.span else ""
+            parts.append(":".join(words) + span + ("+repair" if self.repair else ""))
+        return "/".join(parts)
 
     @property
     def control(self) -> bool:
         """Whether it is there to be beaten."""
-        return find_allocation(self.allocation).control
+        if self.removal and find_method(self.removal.method).control:
+            return True
+        return self.slices and find_allocation(self.allocation).control
+
+
+_REMOVE = "remove:"
+
+
+def _parse_slicing(text: str) -> dict[str, Any]:
+    words, *added = text.strip().split("+")
+    allocation, *rest = (word.strip() for word in words.split(":"))
+    find_allocation(allocation)
+    settings: dict[str, float | tuple[float, ...]] = {}
+    score = "lr"
+    for word in rest:
+        name, equals, value = word.partition("=")
+        try:
+            if equals:
+                settings[name] = float(value)
+            else:
+                score = find_score(name).name
+        except ValueError:
+            raise PlanError(f"The setting '{word}' of '{text}' needs a number, as in 'base=0.1'.") from None
+    span, repair = 0, False
+    for word in (each.strip() for each in added):
+        name, _, blocks = word.partition("=")
+        if name == "span" and blocks.isdecimal():
+            span = int(blocks)
+        elif word == "repair":
+            repair = True
+        else:
+            raise PlanError(
+                f"'{text}' adds '{word}', but only '+span=blocks', as in '+span=3', and '+repair' can be "
+                "added."
+            )
+    return {"allocation": allocation, "score": score, "settings": settings, "span": span, "repair": repair}
+
+
+def _parse_removal(text: str) -> Removal:
+    words, *added = (each.strip() for each in text.split("+"))
+    method, *rest = (word.strip() for word in words.split(":"))
+    settings: dict[str, float | str] = {}
+    for word in rest:
+        name, equals, value = word.partition("=")
+        if not equals:
+            raise PlanError(f"'{word}' of '{_REMOVE}{text}' is no setting: name it, as in 'merge=mean'.")
+        try:
+            settings[name] = float(value)
+        except ValueError:
+            settings[name] = value
+    share = settings.pop("share", 1.0)
+    if isinstance(share, str) or added not in ([], *([each] for each in _CLOSINGS)):
+        raise PlanError(
+            f"'{_REMOVE}{text}' cannot be read: the share is a number, and one of "
+            f"{', '.join('+' + each for each in _CLOSINGS)} can be added."
+        )
+    closing: Any = added[0] if added else "none"
+    return Removal(method=method, settings=settings, share=share, closing=closing)
+
+
+_CLOSINGS = tuple(each for each in get_args(Closing) if each != "none")
+
+
+def _removal_name(removal: Removal) -> str:
+    numbers = [
+        f"{name}={value if isinstance(value, str) else f'{value:g}'}"
+        for name, value in removal.settings.items()
+    ]
+    share = [f"share={removal.share:g}"] if removal.share < 1.0 else []
+    closing = "" if removal.closing == "none" else f"+{removal.closing}"
+    return _REMOVE + ":".join([removal.method, *numbers, *share]) + closing
 
 
 USUAL_ENTRIES = (
@@ -298,13 +449,41 @@ USUAL_ENTRIES = (
     "dynamic:lr:base=0+span=3+repair",
 )
 """Everyone: rules, scores, the search, five draws of the random control, repair, and shared bases."""
+BOARD_ENTRIES = (
+    "constant",
+    "dynamic:lr:base=0",
+    "dynamic:lr:base=0+span=3+repair",
+    *(f"remove:random:draw={draw}" for draw in range(3)),
+    "remove:shortgpt",
+    "remove:angular",
+    "remove:streamline",
+    "remove:top",
+    "remove:below-last",
+    "remove:leave-one-out",
+    "remove:greedy",
+    "remove:laco:merge=top",
+    "remove:laco:merge=sum",
+    "remove:laco:merge=mean",
+    "remove:sliding:merge=top",
+    "remove:sliding:merge=sum",
+    "remove:sliding:merge=mean",
+    "remove:streamline+matrix",
+    "remove:greedy+matrix",
+    "remove:greedy+writer",
+    "remove:shortgpt+writers",
+    "remove:streamline+writers",
+    "remove:greedy+writers",
+    "remove:greedy:share=0.5/dynamic:lr:base=0+span=3+repair",
+)
+"""Width and depth, what closes the gaps, and half of each."""
 
 
-class ContestRecipe(Evaluated):
+class ContestRecipe(Extras):
     """Ways to decide where to cut against each other, all at the same size, on the same windows.
 
-    The size is what constant slicing at ``target`` leaves (or, for the published protocol, the mean slice).
-    Every entry is calibrated once for each of the ``seeds``, the controls for the first alone.
+    The size is what constant slicing at ``target`` leaves (or, for the published protocol, the mean slice),
+    or a share of the parameters that goes, to the nearest whole block: that is what removal can reach. Every
+    entry is calibrated once for each of the ``seeds``, the controls for the first alone.
     """
 
     kind: Literal["contest"] = "contest"
@@ -314,8 +493,8 @@ class ContestRecipe(Evaluated):
     equal: Equal = "parameters"
     seeds: tuple[int, ...] = (0, 1, 2)
     """Of the calibration windows; ``seed`` is passed over."""
-    other: TextSource | None = None
-    """A second evaluation text."""
+    fewer: float | None = None
+    """The share of the parameters that goes; ``None`` where the plan's target says how much."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -334,13 +513,15 @@ class ContestRecipe(Evaluated):
 
     def trial(self, entry: Entry, seed: int) -> TrialRecipe:
         """The trial of an entry with one calibration seed."""
+        if not entry.slices:
+            return self._trial(None, seed, repair=False, removal=entry.removal)
         usual = Plan()
         deciding = {name: getattr(entry, name) for name in ("allocation", "settings", "score", "span")}
         if entry.allocation == "searched":  # one search serves all seeds
             deciding["settings"] = {"draw": float(self.seeds[0]), **entry.settings}
         if not find_allocation(entry.allocation).uses_scores:
             deciding |= {"score": usual.score, "first_token": usual.first_token}
-        return self._trial(Plan(**{**dict(self.plan), **deciding}), seed, entry.repair)
+        return self._trial(Plan(**{**dict(self.plan), **deciding}), seed, entry.repair, entry.removal)
 
     def seeds_of(self, entry: Entry) -> tuple[int, ...]:
         """The seeds that an entry is calibrated for."""
@@ -358,15 +539,61 @@ class ContestRecipe(Evaluated):
             ),
         )
 
-    def _trial(self, plan: Plan | None, seed: int, repair: bool) -> TrialRecipe:
-        shared = {name: getattr(self, name) for name in Evaluated.model_fields}
+    def _trial(
+        self, plan: Plan | None, seed: int, repair: bool, removal: Removal | None = None
+    ) -> TrialRecipe:
+        shared = {name: getattr(self, name) for name in Extras.model_fields}
         equal: Equal = "slice" if plan is None else self.equal
-        shared |= {"seed": seed, "repair": repair}
-        return TrialRecipe(**shared, plan=plan, equal=equal, other=self.other)
+        fewer = None if plan is None and removal is None else self.fewer
+        shared |= {"seed": seed, "repair": repair, "equal": equal, "fewer": fewer, "removal": removal}
+        if removal is None:  # what does not matter to it is what it usually is
+            shared["search_windows"] = SEARCH_WINDOWS
+        return TrialRecipe(**shared, plan=plan)
+
+
+class LeaderboardRecipe(Extras):
+    """Width and depth against each other at several sizes: a contest for each."""
+
+    kind: Literal["leaderboard"] = "leaderboard"
+    plan: Plan = Plan()
+    entries: tuple[Entry, ...] = tuple(Entry.parse(text) for text in BOARD_ENTRIES)
+    seeds: tuple[int, ...] = (0,)
+    sizes: tuple[float, ...] = (0.1, 0.2, 0.3)
+    """The shares of the parameters that go."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if not self.sizes or len(set(self.sizes)) < len(self.sizes):
+            raise PlanError(
+                f"A leaderboard needs distinct sizes, but got {list(self.sizes)}: name each once."
+            )
+        self.trials()  # each plan is checked as it is made
+        return self
+
+    def contest(self, size: float) -> ContestRecipe:
+        """The contest at one size."""
+        shared = {name: getattr(self, name) for name in (*Extras.model_fields, "plan", "entries", "seeds")}
+        return ContestRecipe(**shared, equal="parameters", fewer=size)
+
+    def contests(self) -> tuple[ContestRecipe, ...]:
+        """The contests at all sizes."""
+        return tuple(self.contest(size) for size in self.sizes)
+
+    def trials(self) -> tuple[TrialRecipe, ...]:
+        """All trials in the order they are run, each once."""
+        return tuple({trial.key: trial for contest in self.contests() for trial in contest.trials()}.values())
 
 
 Recipe = Annotated[
-    ProfileRecipe | SliceRecipe | CompareRecipe | SearchRecipe | TrialRecipe | SweepRecipe | ContestRecipe,
+    ProfileRecipe
+    | SliceRecipe
+    | RemoveRecipe
+    | CompareRecipe
+    | SearchRecipe
+    | TrialRecipe
+    | SweepRecipe
+    | ContestRecipe
+    | LeaderboardRecipe,
     Field(discriminator="kind"),
 ]
 
@@ -433,7 +660,9 @@ class Contestant(Value):
     """``dense``, ``constant``, ``dynamic`` (or the allocation's name), ``constant-matched``."""
     title: str
     schedule: SlicingSchedule | None
-    """``None`` for the dense model."""
+    """``None`` for a model that is not sliced."""
+    layout: Layout | None = None
+    """Which blocks are left; ``None`` for all."""
     mean_slice: float
     parameters: int
     bytes: int
@@ -468,6 +697,7 @@ class Contestant(Value):
             "mean_slice": self.mean_slice,
             "widths": list(widths),
             "embedding": self.schedule.embedding if self.schedule else None,
+            "layout": self.layout and {"label": self.layout.label, **self.layout.model_dump(mode="json")},
             "protocol": self.evaluation.protocol,
             "tokens_per_second": self.evaluation.tokens_per_second,
             "evaluation_seconds": self.evaluation.seconds,
@@ -481,6 +711,26 @@ class Contestant(Value):
             "slicing_peak_memory": self.slicing_peak_memory,
             "nll": list(self.evaluation.nll),
         }
+
+
+class RemoveResult(Value):
+    """What a removal made; the model lies in the run's folder, under ``model``."""
+
+    kind: Literal["remove"] = "remove"
+    profile: LayerProfile
+    layout: Layout
+    parameters: int
+    dense_parameters: int
+    plain: bool
+    """Whether any tool opens it as a model of its architecture, without code of ours."""
+    repair: Repair | None
+    """What closing the gaps did, where it was asked for."""
+    deciding_seconds: float
+    seconds: float
+    calibration: TextUsed
+    dense: Perplexity | None = None
+    """Of the dense model, where an evaluation was asked for; the same windows as ``reduced``."""
+    reduced: Perplexity | None = None
 
 
 class CompareResult(Value):
@@ -553,8 +803,27 @@ class ContestResult(Value):
     evaluation: TextUsed
 
 
+class LeaderboardResult(Value):
+    """What a leaderboard found: the contestants of its trials, in their order."""
+
+    kind: Literal["leaderboard"] = "leaderboard"
+    profile: LayerProfile
+    shape: ModelShape
+    contestants: tuple[Contestant, ...]
+    calibration: TextUsed
+    evaluation: TextUsed
+
+
 Result = Annotated[
-    ProfileResult | SliceResult | CompareResult | SearchResult | TrialResult | SweepResult | ContestResult,
+    ProfileResult
+    | SliceResult
+    | RemoveResult
+    | CompareResult
+    | SearchResult
+    | TrialResult
+    | SweepResult
+    | ContestResult
+    | LeaderboardResult,
     Field(discriminator="kind"),
 ]
 

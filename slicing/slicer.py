@@ -70,7 +70,7 @@ class Followed:
 
     model: PreTrainedModel
     ends: tuple[int, ...]
-    """For every sub-layer of the model to be sliced, the number of sub-layers of this one that it ends after."""
+    """For every sub-layer of the model to be sliced, how many sub-layers of this one it ends after."""
 
 
 @torch.no_grad()

@@ -18,6 +18,7 @@ from analysis.shape import ModelShape
 from analysis.source import SLICED_MANIFEST, ModelSource, OpenModel, is_sliced, open_dense, quiet_transformers
 from analysis.storage import require_space, storage_errors, whole_folder
 from analysis.values import Value
+from slicing.depth.reduce import ReducedModel
 from slicing.modeling_sliced import SlicedConfig, SlicedForCausalLM
 from slicing.schedule import SlicingSchedule
 from slicing.slicer import SlicedModel
@@ -74,6 +75,32 @@ def save_sliced(
         tokenizer.save_pretrained(draft)
         (draft / CARD).write_text(_card(manifest, numbers), encoding="utf-8")
         (draft / SLICED_MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
+
+
+def save_reduced(
+    reduced: ReducedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    *,
+    made_from: str,
+    method: str,
+    dense_parameters: int,
+    calibration: str,
+    numbers: tuple[str, ...] = (),
+) -> None:
+    """Write a model with fewer blocks as a new folder, whole or not at all (``StorageError``).
+
+    A plain one is a checkpoint of its architecture like any other, and opens as a ``ModelSource`` does.
+    """
+    model = reduced.model
+    size = sum(parameter.numel() for parameter in model.parameters())
+    require_space(folder, size * model.dtype.itemsize)
+    with whole_folder(folder) as draft, quiet_transformers():
+        # What merging and fitting made may be a view of something larger, or shared with the dense model.
+        model.save_pretrained(draft)
+        tokenizer.save_pretrained(draft)
+        card = _reduced_card(reduced, made_from, method, calibration, size, dense_parameters, numbers)
+        (draft / CARD).write_text(card, encoding="utf-8")
 
 
 def open_model(source: ModelSource) -> OpenModel:
@@ -173,4 +200,57 @@ tokenizer = AutoTokenizer.from_pretrained("PATH", trust_remote_code=True)
 
 With slicescope, which brings the same file: `import slicing` and leave `trust_remote_code` out, or
 `model, tokenizer = slicing.load("PATH")`.
+"""
+
+
+def _reduced_card(
+    reduced: ReducedModel,
+    made_from: str,
+    method: str,
+    calibration: str,
+    parameters: int,
+    dense_parameters: int,
+    numbers: tuple[str, ...],
+) -> str:
+    """The model card: which blocks are gone, what closes the gaps, numbers, and how to open the model."""
+    layout, repair = reduced.layout, reduced.repair
+    closing = "Nothing closes the gaps."
+    if repair and repair.kept:
+        closing = (
+            f"The gaps are closed in closed form, calibrated on {calibration}: loss on {repair.windows} "
+            f"windows held out {repair.repaired:.3f}, without {repair.unrepaired:.3f} nats per token."
+        )
+    what = "What is left is as it was, but for what closes the gaps."
+    if any(len(group) > 1 for group in layout.groups):
+        what = f"Neighbouring blocks became one by the rule '{layout.merge}'."
+    share = 1 - parameters / dense_parameters
+    code = "" if reduced.plain else ", trust_remote_code=True"
+    measured = "\n".join(f"- {line}" for line in numbers) or "- No perplexity was measured for this folder."
+    return f"""---
+library_name: transformers
+tags: [slicescope, layer-pruning, pruned]
+---
+
+# {made_from}, {len(layout.groups)} of {layout.blocks} blocks
+
+{made_from} {layout.label}, made with slicescope.
+
+## Recipe
+
+- Blocks are numbered from 0, those of {made_from}; chosen by: {method}, calibrated on {calibration}.
+- {what}
+- {closing}
+
+## Numbers
+
+- {parameters:,} parameters, {share:.1%} fewer than the dense {dense_parameters:,}.
+{measured}
+
+## Use
+
+```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+model = AutoModelForCausalLM.from_pretrained("PATH"{code})
+tokenizer = AutoTokenizer.from_pretrained("PATH")
+```
 """

@@ -5,7 +5,7 @@ A method is one file and one line here.
 
 from slicing.depth import control, greedy, merging, shortgpt, spans
 from slicing.depth.layout import Gap, Layout, Merge
-from slicing.depth.methods import METHODS, Method, find_method, make_method
+from slicing.depth.methods import METHODS, RemovalMethod, find_method, make_method
 from slicing.depth.operator import reduce_blocks
 from slicing.depth.survey import Survey
 
@@ -14,7 +14,7 @@ __all__ = [
     "Gap",
     "Layout",
     "Merge",
-    "Method",
+    "RemovalMethod",
     "Survey",
     "control",
     "find_method",

@@ -41,7 +41,10 @@ def bridge_model(
     reduced = reduce_blocks(model, layout, check=False)
     gaps = {gap.to: gap.after for gap in layout.gaps if gap.after >= 0}
     config = BridgedConfig(
-        text_config=reduced.config, blocks=block_path(reduced), bridges=sorted(gaps.values()), dtype=model.dtype
+        text_config=reduced.config,
+        blocks=block_path(reduced),
+        bridges=sorted(gaps.values()),
+        dtype=model.dtype,
     )
     config._attn_implementation = model.config._attn_implementation
     with torch.device("meta"):  # the bridges' numbers come below
@@ -50,7 +53,7 @@ def bridge_model(
     told: list[SublayerRepair] = []
     for place in range(layout.blocks + 1):
         if place in gaps:
-            target = blocks(bridged)[gaps[place]]
+            target: Any = blocks(bridged)[gaps[place]]
             matrix, fit = walk.fitted(held)
             told.append(fit)
             target.bridge = torch.nn.Parameter(matrix.to(model.device, model.dtype), requires_grad=False)
@@ -84,7 +87,7 @@ class _Walk:
             self.contexts.append(known.setdefault(batch.shape, context))
 
     def advance(self, place: int, kept: Any) -> None:
-        """Pass the dense stream through a block, and the other one through what is left of it, if anything."""
+        """Pass the dense stream through a block, and the other one through what is left of it."""
         for index in range(len(self.dense)):
             for states, block in ((self.dense, blocks(self.model)[place]), (self.short, kept)):
                 if block is None:

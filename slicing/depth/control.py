@@ -6,12 +6,12 @@ import numpy as np
 from pydantic import Field
 
 from slicing.depth.layout import Layout
-from slicing.depth.methods import Method, method
+from slicing.depth.methods import RemovalMethod, method
 from slicing.depth.survey import Survey
 
 
 @method
-class Random(Method):
+class Random(RemovalMethod):
     """Any blocks, each as likely as the others."""
 
     name = "random"

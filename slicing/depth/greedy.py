@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from slicing.depth.layout import Layout
-from slicing.depth.methods import Method, method
+from slicing.depth.methods import RemovalMethod, method
 from slicing.depth.survey import Survey
 
 
 @method
-class Greedy(Method):
+class Greedy(RemovalMethod):
     """At every step the block goes without which the loss of the model that is left rises least (SLEB)."""
 
     name = "greedy"
@@ -29,7 +29,7 @@ class Greedy(Method):
 
 
 @method
-class OneShot(Method):
+class OneShot(RemovalMethod):
     """The blocks of lowest leave-one-out loss in the dense model, all at once."""
 
     name = "leave-one-out"

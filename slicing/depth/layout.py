@@ -35,7 +35,7 @@ class Layout(Value):
     blocks: int
     """L, of the dense model."""
     groups: tuple[tuple[int, ...], ...]
-    """For every block that is left, the neighbouring dense blocks that it stands for; what is in none is gone."""
+    """For every block that is left, the neighbouring dense blocks that it stands for; others are gone."""
     merge: Merge = "top"
 
     @model_validator(mode="after")

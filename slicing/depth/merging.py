@@ -1,5 +1,5 @@
-"""Neighbouring blocks become one, from the top down, as long as the output stays alike: LaCo and Sliding Layer
-Merging, one search between them.
+"""Neighbouring blocks become one, from the top down, as long as the output stays alike: LaCo and Sliding
+Layer Merging, one search between them.
 
 What size comes out depends on a threshold of likeness. Where none is given, the highest is found that removes
 as many blocks as asked for; the search stops as soon as they are gone.
@@ -12,14 +12,14 @@ from abc import abstractmethod
 from pydantic import Field
 
 from slicing.depth.layout import Layout, Merge
-from slicing.depth.methods import Method, method
+from slicing.depth.methods import RemovalMethod, method
 from slicing.depth.survey import Survey
 
 _STEPS = 7
 """Halvings of the range of thresholds, which ends up a hundredth wide."""
 
 
-class Merging(Method):
+class Merging(RemovalMethod):
     """What the two methods share."""
 
     merge: Merge = Field(default="sum", title="Merge rule")
@@ -61,8 +61,8 @@ class LaCo(Merging):
     title = "Layer collapse (LaCo)"
     source = "Yang et al., LaCo, Findings of EMNLP 2024"
     fault = (
-        "The released code replaces the blocks by their last (rule 'top'); by the paper's own rule ('sum') the "
-        "output's likeness falls to about 0."
+        "The released code replaces the blocks by their last (rule 'top'); by the paper's own rule ('sum') "
+        "the output's likeness falls to about 0."
     )
 
     width: int = Field(default=3, ge=1, title="Blocks per merge")
@@ -94,8 +94,8 @@ class SlidingMerge(Merging):
     title = "Sliding layer merging"
     source = "Ding et al., Sliding Layer Merging, AAAI 2026"
     fault = (
-        "The released code keeps the window's last block with the first one's norms (rule 'top' keeps its own), "
-        "and drops a window that reaches block 0 unmerged."
+        "The released code keeps the window's last block with the first one's norms (rule 'top' keeps its "
+        "own), and drops a window that reaches block 0 unmerged."
     )
 
     def merged(self, survey: Survey, threshold: float, count: int) -> Layout:

@@ -1,7 +1,7 @@
 """The methods that decide which blocks go: a name for each, and one file.
 
-A method is a frozen value; calling it with a survey of the model and a count gives the layout. Its fields draw
-the controls in the app and go into the run.
+A method is a frozen value; calling it with a survey of the model and a count gives the layout. Its fields
+draw the controls in the app and go into the run.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from slicing.depth.layout import Layout
 from slicing.depth.survey import Survey
 
 
-class Method(Value):
+class RemovalMethod(Value):
     """A way to decide which blocks go. Subclasses are listed in ``METHODS``."""
 
     name: ClassVar[str]
@@ -36,13 +36,14 @@ class Method(Value):
         """The layout with ``count`` blocks fewer (``PlanError`` unless some are left)."""
         if not 0 <= count < survey.blocks:
             raise PlanError(
-                f"From 0 to {survey.blocks - 1} of the {survey.blocks} blocks can go, but {count} were asked for."
+                f"From 0 to {survey.blocks - 1} of the {survey.blocks} blocks can go, but {count} were asked "
+                "for."
             )
         return self.layout(survey, count) if count else Layout.whole(survey.blocks)
 
 
-MethodType = TypeVar("MethodType", bound=Method)
-METHODS: dict[str, type[Method]] = {}
+MethodType = TypeVar("MethodType", bound=RemovalMethod)
+METHODS: dict[str, type[RemovalMethod]] = {}
 
 
 def method(cls: type[MethodType]) -> type[MethodType]:
@@ -53,14 +54,14 @@ def method(cls: type[MethodType]) -> type[MethodType]:
     return cls
 
 
-def find_method(name: str) -> type[Method]:
+def find_method(name: str) -> type[RemovalMethod]:
     """The registered method of this name, or a ``PlanError`` that suggests the nearest."""
     if name not in METHODS:
         raise PlanError(unknown_name("method of removal", name, METHODS))
     return METHODS[name]
 
 
-def make_method(name: str, settings: dict[str, float | str]) -> Method:
+def make_method(name: str, settings: dict[str, float | str]) -> RemovalMethod:
     """The method with its settings (``PlanError`` when it does not take them)."""
     kind = find_method(name)
     try:

@@ -33,10 +33,12 @@ def reduce_blocks(model: PreTrainedModel, layout: Layout, check: bool = True) ->
     configuration that cannot say which blocks are left. Raises ``UnsupportedError`` where that is so, where
     blocks that are to become one differ in their shapes, and for a model that accelerate keeps in parts.
     """
-    if len(set(getattr(model, "hf_device_map", {}).values())) > 1 or any(p.is_meta for p in model.parameters()):
+    if len(set(getattr(model, "hf_device_map", {}).values())) > 1 or any(
+        p.is_meta for p in model.parameters()
+    ):
         raise UnsupportedError(
-            "Blocks are removed from a model on one device, and this one is spread or offloaded: open it with "
-            "device 'cpu', or on a device that holds it whole."
+            "Blocks are removed from a model on one device, and this one is spread or offloaded: open it "
+            "with device 'cpu', or on a device that holds it whole."
         )
     if layout.blocks != len(blocks(model)):
         raise UnsupportedError(
@@ -130,12 +132,18 @@ def _merge(model: PreTrainedModel, made: PreTrainedModel, layout: Layout) -> Non
         if len(group) == 1 or layout.merge == "top":
             continue
         many = [dict(blocks(model)[each].named_parameters()) for each in group]
-        if any({n: p.shape for n, p in each.items()} != {n: p.shape for n, p in many[0].items()} for each in many):
-            raise UnsupportedError(f"Blocks {group[0]} to {group[-1]} differ in their shapes, and cannot be one.")
+        if any(
+            {n: p.shape for n, p in each.items()} != {n: p.shape for n, p in many[0].items()} for each in many
+        ):
+            raise UnsupportedError(
+                f"Blocks {group[0]} to {group[-1]} differ in their shapes, and cannot be one."
+            )
         for name, parameter in list(blocks(made)[place].named_parameters()):
             merged = merge_tensors([each[name] for each in many], layout.merge)
             if not merged.isfinite().all():
-                raise ModelError(f"Merging blocks {group[0]} to {group[-1]} overflows: open the model in float32.")
+                raise ModelError(
+                    f"Merging blocks {group[0]} to {group[-1]} overflows: open the model in float32."
+                )
             set_parameter(blocks(made)[place], name, merged.to(parameter.dtype))
 
 

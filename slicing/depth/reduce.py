@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -105,7 +106,7 @@ def _fit_writers(
     phase: str,
     budget: tuple[int, int] | None,
 ) -> Any:
-    """Fit writers of ``reduced`` in place; the model sliced at full width, where nothing turns, is the tool."""
+    """Fit writers of ``reduced`` in place; slicing at full width, where nothing turns, is the tool."""
     if reason := why_not_sliceable(model.config):
         raise UnsupportedError(f"Writers cannot be fitted: {reason} Close the gaps with a matrix instead.")
     refuse_unless_invariant(model)
@@ -140,7 +141,7 @@ def _fit_writers(
     return sliced.repair.sublayers
 
 
-def _adopt_writers(reduced: PreTrainedModel, sliced: SlicedForCausalLM, fitted: Any) -> None:
+def _adopt_writers(reduced: PreTrainedModel, sliced: SlicedForCausalLM, fitted: Callable[[int], bool]) -> None:
     """Give the plain model the writers of the one that was sliced at full width."""
     anatomy = anatomy_of(reduced.config)
     place = 0
@@ -152,15 +153,14 @@ def _adopt_writers(reduced: PreTrainedModel, sliced: SlicedForCausalLM, fitted: 
                 for (_, holder, attribute), (_, new, _) in zip(there, found, strict=True):
                     if not fitted(place):
                         continue
-                    weight = getattr(new, attribute) / anatomy.branch_scale
+                    weight: Tensor = getattr(new, attribute) / anatomy.branch_scale
                     _put(holder, attribute, weight.T if isinstance(holder, Conv1D) else weight)
-                    if getattr(holder, "bias", None) is not None:
-                        _put(holder, "bias", new.bias / anatomy.branch_scale)
+                    bias: Tensor | None = getattr(new, "bias", None)
+                    if bias is not None:
+                        _put(holder, "bias", bias / anatomy.branch_scale)
             place += 1
 
 
 def _put(holder: Any, attribute: str, tensor: Tensor) -> None:
     like = getattr(holder, attribute)
     setattr(holder, attribute, torch.nn.Parameter(tensor.to(like.dtype).contiguous(), requires_grad=False))
-
-

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from slicing.depth.layout import Layout
-from slicing.depth.methods import Method, method
+from slicing.depth.methods import RemovalMethod, method
 from slicing.depth.survey import Survey
 
 
 @method
-class Angular(Method):
+class Angular(RemovalMethod):
     """The span ``l .. l+n-1`` of least angular distance at the last token of each window (equation 7)."""
 
     name = "angular"
@@ -24,7 +24,7 @@ class Angular(Method):
 
 
 @method
-class Streamline(Method):
+class Streamline(RemovalMethod):
     """The span ``l .. l+n-1`` of largest mean cosine over all tokens."""
 
     name = "streamline"
@@ -41,7 +41,7 @@ class Streamline(Method):
 
 
 @method
-class Top(Method):
+class Top(RemovalMethod):
     """The last blocks, all of them."""
 
     name = "top"
@@ -55,7 +55,7 @@ class Top(Method):
 
 
 @method
-class BelowLast(Method):
+class BelowLast(RemovalMethod):
     """The blocks just below the last one."""
 
     name = "below-last"
