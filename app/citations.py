@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import importlib.metadata
 from collections.abc import Iterable
+from typing import Any
 
 from analysis import scores
 from slicing.allocation import find_allocation
-from slicing.runs import ContestRecipe, ProfileRecipe, Recipe, TrialRecipe
+from slicing.runs import ContestRecipe, LeaderboardRecipe, ProfileRecipe, Recipe
 
 ENTRIES = {
     "dumitru2024change": """@inproceedings{dumitru2024change,
@@ -76,6 +77,56 @@ ENTRIES = {
   eprint    = {2502.14770},
   archiveprefix = {arXiv}
 }""",
+    "song2024sleb": """@inproceedings{song2024sleb,
+  title     = {{SLEB}: Streamlining {LLMs} through Redundancy Verification and Elimination of Transformer
+               Blocks},
+  author    = {Song, Jiwon and Oh, Kyungseok and Kim, Taesu and Kim, Hyungjun and Kim, Yulhwa and
+               Kim, Jae-Joon},
+  booktitle = {International Conference on Machine Learning},
+  year      = {2024},
+  eprint    = {2402.09025},
+  archiveprefix = {arXiv}
+}""",
+    "yang2024laco": """@inproceedings{yang2024laco,
+  title     = {{LaCo}: Large Language Model Pruning via Layer Collapse},
+  author    = {Yang, Yifei and Cao, Zouying and Zhao, Hai},
+  booktitle = {Findings of the Association for Computational Linguistics: EMNLP 2024},
+  year      = {2024},
+  eprint    = {2402.11187},
+  archiveprefix = {arXiv}
+}""",
+    "ding2026sliding": """@inproceedings{ding2026sliding,
+  title     = {A Sliding Layer Merging Method for Efficient Depth-Wise Pruning in {LLMs}},
+  author    = {Ding, Xuan and others},
+  booktitle = {AAAI Conference on Artificial Intelligence},
+  year      = {2026},
+  eprint    = {2502.19159},
+  archiveprefix = {arXiv}
+}""",
+    "chen2025streamlining": """@inproceedings{chen2025streamlining,
+  title     = {Streamlining Redundant Layers to Compress Large Language Models},
+  author    = {Chen, Xiaodong and Hu, Yuxuan and Zhang, Jing and Wang, Yanling and Li, Cuiping and
+               Chen, Hong},
+  booktitle = {International Conference on Learning Representations},
+  year      = {2025},
+  eprint    = {2403.19135},
+  archiveprefix = {arXiv}
+}""",
+    "yuan2025lift": """@inproceedings{yuan2025lift,
+  title     = {Why Lift so Heavy? Slimming Large Language Models by Cutting Off the Layers},
+  author    = {Yuan, Shuzhou and Nie, Ercong and Ma, Bolei and F{\\"a}rber, Michael},
+  booktitle = {International Joint Conference on Neural Networks},
+  year      = {2025},
+  eprint    = {2402.11700},
+  archiveprefix = {arXiv}
+}""",
+    "shopkhoev2025replaceme": """@article{shopkhoev2025replaceme,
+  title   = {{ReplaceMe}: Network Simplification via Depth Pruning and Transformer Block Linearization},
+  author  = {Shopkhoev, Dmitriy and others},
+  year    = {2025},
+  eprint  = {2505.02819},
+  archiveprefix = {arXiv}
+}""",
     "rethinking2026relevance": """@inproceedings{rethinking2026relevance,
   title     = {Rethinking Layer Relevance in Large Language Models Beyond Cosine Similarity},
   booktitle = {International Conference on Learning Representations},
@@ -84,6 +135,17 @@ ENTRIES = {
   archiveprefix = {arXiv},
   note      = {Authors: see arXiv}
 }""",
+}
+METHODS = {
+    "shortgpt": "men2025shortgpt",
+    "angular": "gromov2025unreasonable",
+    "below-last": "gromov2025unreasonable",
+    "streamline": "chen2025streamlining",
+    "top": "yuan2025lift",
+    "leave-one-out": "rethinking2026relevance",
+    "greedy": "song2024sleb",
+    "laco": "yang2024laco",
+    "sliding": "ding2026sliding",
 }
 SCORES = {
     "lr": "dumitru2024change",
@@ -104,16 +166,24 @@ ALLOCATIONS = {
 
 
 def citations(recipe: Recipe) -> tuple[str, ...]:
-    """The keys of what a recipe used, each once: its scores, its allocations, slicing itself."""
+    """The keys of what a recipe used, each once: its methods, its scores, its allocations, slicing itself."""
     if isinstance(recipe, ProfileRecipe):
         measured = [name for name, score in scores.SCORES.items() if score.measure]
         return _once(SCORES[name] for name in [*measured, *recipe.probes])
-    if isinstance(recipe, TrialRecipe) and recipe.plan is None:
-        return ()
-    deciding = recipe.entries if isinstance(recipe, ContestRecipe) else [recipe.plan]
-    used = ["ashkboos2024slicegpt"]
+    deciding: list[Any]
+    if isinstance(recipe, ContestRecipe | LeaderboardRecipe):
+        removals = [entry.removal for entry in recipe.entries]
+        deciding = [entry for entry in recipe.entries if entry.slices]
+    else:
+        removals, deciding = [getattr(recipe, "removal", None)], [getattr(recipe, "plan", None)]
+    used: list[str] = []
+    for removal in removals:
+        if removal is not None:
+            used.append(METHODS.get(removal.method, ""))
+            used += ["shopkhoev2025replaceme"] if removal.closing != "none" else []
     for each in deciding:
         if each is not None:
+            used.append("ashkboos2024slicegpt")
             used.append(ALLOCATIONS.get(each.allocation, ""))
             used += [SCORES[each.score]] if find_allocation(each.allocation).uses_scores else []
     return _once(used)

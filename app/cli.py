@@ -61,9 +61,7 @@ err = Console(stderr=True)
 
 
 EvaluationOption = Annotated[str, typer.Option(help=f"Text the perplexity is measured on: {TEXT_HELP}")]
-OtherOption = Annotated[
-    str, typer.Option(help=f"A second text to evaluate on, or '' for none: {TEXT_HELP}")
-]
+OtherOption = Annotated[str, typer.Option(help=f"A second text to evaluate on, or '' for none: {TEXT_HELP}")]
 TasksOption = Annotated[
     str, typer.Option(help="Tasks of the lm-evaluation-harness for everyone, with commas.")
 ]
@@ -243,10 +241,9 @@ def remove(
     which: ModelOptions,
     calibrate: CalibrationOptions,
     blocks: Annotated[int, typer.Option(min=1, help="How many blocks go.")] = 4,
-    method: Annotated[
+    by: Annotated[
         str,
         typer.Option(
-            "--by",
             help="Which ones: method[:setting=value...], such as greedy, shortgpt, angular, streamline, top, "
             "below-last, leave-one-out, laco:merge=mean, sliding:merge=top, random:draw=1.",
         ),
@@ -268,17 +265,21 @@ def remove(
     json_path: JsonOption = None,
 ) -> None:
     """Take whole blocks out of a model, close the gaps, and keep it: a checkpoint that any tool opens."""
+    from analysis.errors import PlanError
     from analysis.texts import TextSource
     from slicing.runs import Entry, RemoveRecipe
 
     _require_new(output)
     fields = calibrate.fields()
-    del fields["repair"], fields["method"]
+    if fields.pop("repair") or fields.pop("method") != "faithful":
+        raise PlanError(
+            "Gaps are closed by --closing, and no bases are found: leave --repair and --method out."
+        )
     closed = "" if closing is Closing.NONE else f"+{closing.value}"
     recipe = RemoveRecipe(
         model=which.source(),
         **fields,
-        removal=Entry.parse(f"remove:{method}{closed}").removal,  # type: ignore[arg-type]
+        removal=Entry.parse(f"remove:{by}{closed}").removal,  # type: ignore[arg-type]
         blocks=blocks,
         search_windows=search_windows,
         evaluation=TextSource.parse(evaluation, "evaluation") if evaluation_windows else None,
@@ -507,7 +508,7 @@ def leaderboard(
     workers: WorkersOption = None,
     json_path: JsonOption = None,
 ) -> None:
-    """Slicing beside removing whole blocks, at equal size, at several sizes; stored trials are not run again."""
+    """Slicing beside removing whole blocks, at several sizes and equal at each; stored trials are kept."""
     from analysis.texts import TextSource
     from app import wording
     from app.tables import board_table
@@ -543,7 +544,7 @@ def leaderboard(
     board = read_board(recipe)
     for table in board.tables:
         out.print(f"{wording.percent(table.recipe.fewer or 0.0)} fewer parameters", highlight=False)
-        out.print(board_table(table).to_string(index=False), highlight=False)
+        out.print(board_table(table, run.result.shape).to_string(index=False), highlight=False)  # type: ignore[union-attr]
     for sentence in wording.board(board):
         out.print(sentence, highlight=False)
     _where(run)

@@ -7,7 +7,7 @@ Knows nothing about results.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -21,7 +21,16 @@ from app import state, wording
 from app.figures.profile import DAMAGES, outliers
 from slicing.allocation import ALLOCATIONS
 from slicing.plan import Plan
-from slicing.runs import USUAL_ENTRIES, CompareRecipe, ContestRecipe, Entry, SweepRecipe
+from slicing.runs import (
+    BOARD_ENTRIES,
+    SEARCH_WINDOWS,
+    USUAL_ENTRIES,
+    CompareRecipe,
+    ContestRecipe,
+    Entry,
+    LeaderboardRecipe,
+    SweepRecipe,
+)
 from slicing.schedule import ROUNDINGS
 
 BY_HAND = [name for name, kind in ALLOCATIONS.items() if not kind.made]
@@ -368,6 +377,70 @@ def contest(usual: CompareRecipe) -> ContestRecipe:
         method=method,
         other=TextSource.parse(other, "evaluation") if second else None,
     )
+
+
+def leaderboard(usual: CompareRecipe) -> LeaderboardRecipe:
+    """Who takes part in a leaderboard, at which sizes, and on what."""
+    sizes = st.multiselect(
+        "Fewer parameters than dense, %",
+        [5, 10, 15, 20, 25, 30, 40, 50],
+        default=[10, 20, 30],
+        key="board-sizes",
+        persist_state="session",
+        help="Each to the nearest whole block: that is what removal can reach, and slicing is brought to it.",
+    )
+    entries = st.multiselect(
+        "Entries",
+        BOARD_ENTRIES,
+        default=FIRST_ON_BOARD,
+        key="board-entries",
+        persist_state="session",
+        help="Slicing as in a contest; remove:method, with +matrix, +writer or +writers to close the gaps; "
+        "or both, with the share of the budget that goes in whole blocks.",
+    )
+    search_windows = number("Windows that choose blocks", "board-search-windows", SEARCH_WINDOWS, high=64)
+    shared = _trials("leaderboard", usual)
+    second = st.toggle("Evaluate on a second text too", True, key="board-second", persist_state="session")
+    other = text("Second text", "evaluation", "board-other", "demo:out-of-style")
+    timed = st.toggle(
+        "Time each model beside dense",
+        False,
+        key="board-timed",
+        persist_state="session",
+        help="Five rounds of a prompt and some tokens, in turns with the dense model.",
+    )
+    return LeaderboardRecipe(
+        **shared,
+        plan=Plan(rounding=usual.plan.rounding, embedding=usual.plan.embedding),
+        entries=tuple(Entry.parse(name) for name in BOARD_ENTRIES if name in entries),
+        sizes=tuple(size / 100 for size in sorted(sizes)),
+        search_windows=search_windows,
+        speed_rounds=5 if timed else 0,
+        other=TextSource.parse(other, "evaluation") if second else None,
+    )
+
+
+FIRST_ON_BOARD = [
+    "constant",
+    "dynamic:lr:base=0+span=3+repair",
+    "remove:shortgpt",
+    "remove:streamline",
+    "remove:streamline+matrix",
+    "remove:streamline+writers",
+]
+"""A small board that is honest and quick: no method that tries every block."""
+
+
+def board_text() -> Literal["first", "second"]:
+    """Which evaluation text the chart shows."""
+    titles = {"first": "First text", "second": "Second text"}
+    return _choice("Evaluated on", "board-text", titles, "first")
+
+
+def board_size(sizes: Sequence[float]) -> float:
+    """Which size is looked at from near."""
+    titles = {size: f"{100 * size:g} % fewer" for size in sizes}
+    return _choice("Everyone at", "board-size-shown", titles, sizes[0])
 
 
 FIRST_ENTRIES = [

@@ -80,6 +80,12 @@ page = st.navigation(
             help="Ways to decide where to cut against each other at equal size, and against chance.",
         ),
         st.Page(
+            "app_pages/leaderboard.py",
+            title="Leaderboard",
+            icon=":material/leaderboard:",
+            help="Slicing beside removing whole blocks, at equal size: which one for this model and budget.",
+        ),
+        st.Page(
             "app_pages/runs.py",
             title="Runs",
             icon=":material/folder_open:",

@@ -192,7 +192,7 @@ class Policy(Value):
 
     def _check_cells(self, within: dict[str, Any]) -> None:
         several = {name: len(value) for name, value in within.items() if isinstance(value, tuple | list)}
-        cells = prod(several.values())
+        cells = prod(max(1, count) for count in several.values())
         if self.cells is not None and cells > self.cells:
             raise Refused(
                 f"This server allows {self.cells} cells at most, but got {cells} "

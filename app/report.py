@@ -15,6 +15,7 @@ from analysis.scores import SCORES
 from app import wording
 from app.citations import bibtex
 from app.figures.base import LIGHT, Drawing
+from app.figures.board import draw_board
 from app.figures.compare import draw_differences, draw_perplexities, draw_windows
 from app.figures.contest import draw_contest
 from app.figures.page import FUNCTIONS, embedded, script
@@ -22,12 +23,14 @@ from app.figures.plan import draw_schedule
 from app.figures.profile import DAMAGES, draw_profile, draw_scatter, draw_similarity, draw_split
 from app.figures.sweep import draw_grid, draw_pareto
 from app.tables import (
+    board_table,
     contest_table,
     damage_table,
     difference_table,
     grid_table,
     passage_table,
     perplexity_table,
+    removal_table,
     schedule_table,
     similarity_table,
     size_table,
@@ -36,6 +39,7 @@ from app.tables import (
     text_table,
     trial_table,
 )
+from slicing.board import read_board
 from slicing.contest import read_contest
 from slicing.grid import read_grid
 from slicing.library import note_of
@@ -45,7 +49,10 @@ from slicing.runs import (
     CompareResult,
     ContestRecipe,
     ContestResult,
-    ProfileRecipe,
+    LeaderboardRecipe,
+    LeaderboardResult,
+    RemoveRecipe,
+    RemoveResult,
     Run,
     SliceRecipe,
     SliceResult,
@@ -100,6 +107,17 @@ def _of_kind(run: Run) -> Iterator[Section]:
         grid = read_grid(recipe, result)
         yield Section("Which base, which target", draw_grid(grid), grid_table(grid), wording.GRID_READING)
         yield Section("Size against loss", draw_pareto(grid), trial_table(grid))
+    elif isinstance(recipe, LeaderboardRecipe) and isinstance(result, LeaderboardResult):
+        board = read_board(recipe, result)
+        told = " ".join([wording.BOARD_READING, *wording.board(board)])
+        yield Section(
+            "Size against loss", draw_board(board), board_table(board.tables[0], result.shape), told
+        )
+        for table in board.tables:
+            size = f"{wording.percent(table.recipe.fewer or 0.0)} fewer parameters"
+            yield Section(size, draw_contest(table), board_table(table, result.shape))
+    elif isinstance(recipe, RemoveRecipe) and isinstance(result, RemoveResult):
+        yield Section("What was removed", None, removal_table(result))
     elif isinstance(recipe, ContestRecipe) and isinstance(result, ContestResult):
         found = read_contest(recipe, result)
         told = " ".join([wording.CONTEST_READING, *wording.contest(found)])
@@ -108,7 +126,7 @@ def _of_kind(run: Run) -> Iterator[Section]:
 
 def _of_profile(run: Run) -> Iterator[Section]:
     recipe, profile = run.recipe, run.result.profile
-    plan = None if isinstance(recipe, ProfileRecipe) else recipe.plan
+    plan = getattr(recipe, "plan", None)
     score, first_token = (plan or Plan()).score, (plan or Plan()).first_token
     title, source = SCORES[score].title, SCORES[score].source
     told = f"{SCORES[score].description} Source: {source}."

@@ -30,9 +30,11 @@ from slicing.preview import Preview, PreviewRecipe
 from slicing.runs import (
     CompareRecipe,
     ContestRecipe,
+    LeaderboardRecipe,
     ProfileRecipe,
     Run,
     SweepRecipe,
+    bundled_board,
     bundled_contest,
     bundled_run,
     bundled_sweep,
@@ -40,11 +42,12 @@ from slicing.runs import (
     list_runs,
 )
 
-View = Literal["profile", "compare", "sweep", "contest"]
-"""What can be looked at: a run's profile, a comparison, a sweep, a contest. Also the names in the URL."""
-VIEWS: tuple[View, ...] = ("profile", "compare", "sweep", "contest")
-WORDS = {"compare": "comparison", "sweep": "sweep", "contest": "contest"}
-Trials = SweepRecipe | ContestRecipe
+View = Literal["profile", "compare", "sweep", "contest", "leaderboard"]
+"""What can be looked at: a run's profile, a comparison, a sweep, a contest, a leaderboard. Also the names in
+the URL."""
+VIEWS: tuple[View, ...] = ("profile", "compare", "sweep", "contest", "leaderboard")
+WORDS = {"compare": "comparison", "sweep": "sweep", "contest": "contest", "leaderboard": "leaderboard"}
+Trials = SweepRecipe | ContestRecipe | LeaderboardRecipe
 """What is made of trials, and can be looked at while they come."""
 
 UNDOABLE = 50
@@ -179,15 +182,19 @@ def shown(view: View) -> Shown | None:
             problem = f"The run {run.key} is no {WORDS[view]}, so the demo's is shown."
         except StorageError:
             problem = f"The run '{key}' is no longer stored, so the demo's is shown."
-    ships = {"sweep": bundled_sweep, "contest": bundled_contest}.get(view, bundled_run)
+    ships = {
+        "sweep": bundled_sweep,
+        "contest": bundled_contest,
+        "leaderboard": bundled_board,
+    }.get(view, bundled_run)
     try:
         return Shown(ships(), bundled=True, problem=problem)
     except StorageError:
         return None
 
 
-def unfinished(view: Literal["sweep", "contest"]) -> Trials | None:
-    """The sweep or contest that this session asked for last, or else one that runs while no other is shown.
+def unfinished(view: Literal["sweep", "contest", "leaderboard"]) -> Trials | None:
+    """What is made of trials that this session asked for last, or else one that runs while no other is shown.
 
     ``None`` once it is done: then it is a run like others.
     """

@@ -13,13 +13,14 @@ import pandas as pd
 from analysis.details import Details
 from analysis.evaluate import Difference
 from analysis.profile import LayerProfile
+from analysis.shape import ModelShape
 from analysis.speed import Ratio
 from analysis.texts import TextSource
 from app import wording
 from slicing.allocation import Fractions
 from slicing.contest import Table
 from slicing.grid import Cell, Grid, pareto
-from slicing.runs import CompareResult, Contestant, ContestRecipe, ProfileRecipe, Recipe, Run, SweepRecipe
+from slicing.runs import CompareResult, Contestant, ProfileRecipe, Recipe, RemoveResult, Run
 from slicing.schedule import SlicingSchedule
 
 
@@ -294,6 +295,80 @@ def contest_table(table: Table) -> pd.DataFrame:
     return pd.DataFrame(rows).round(2)
 
 
+def removal_table(result: RemoveResult) -> pd.DataFrame:
+    """One row: what is left, and what it is worth."""
+    return pd.DataFrame(
+        {
+            "blocks": [result.layout.label],
+            "left": [len(result.layout.groups)],
+            "parameters": [f"{result.parameters:,}"],
+            "vs dense": [wording.percent(result.parameters / result.dense_parameters - 1.0, signed=True)],
+            "perplexity": [result.reduced and round(result.reduced.perplexity, 2)],
+            "dense": [result.dense and round(result.dense.perplexity, 2)],
+            "opens without our code": [result.plain],
+        }
+    ).dropna(axis="columns", how="all")
+
+
+def board_table(table: Table, shape: ModelShape | None = None) -> pd.DataFrame:
+    """Everyone at one size of a leaderboard, best first, after the dense model; ``shape`` is that model's."""
+    if table.dense is None:
+        return pd.DataFrame()
+    dense = table.dense
+    rows = [{"entry": "dense", **_board_row(dense, dense)}]
+    for each in table.standings:
+        gain = each.gain
+        low, high = (gain.percent_interval if gain else None) or (None, None)
+        row = _board_row(each.runs[0], dense) | {
+            "perplexity": each.perplexity,
+            "× dense": float(np.exp(each.nats)),
+            "vs constant, %": gain.percent if gain else None,
+            "from": low,
+            "to": high,
+            "verdict": gain.verdict if gain else "",
+            "seeds": len(each.runs),
+            "seconds": round(each.seconds),
+            "free bits, at most %": shape and _free_bits(each.runs[0], shape),
+        }
+        if each.other_nats is not None:
+            row |= {"second text": each.other_perplexity, "× dense there": float(np.exp(each.other_nats))}
+        rows.append({"entry": each.entry.name, **row})
+    return pd.DataFrame(rows).round(3).dropna(axis="columns", how="all")
+
+
+def _free_bits(each: Contestant, shape: ModelShape) -> float | None:
+    """The share of a sliced model's storage that its symmetries would save, at most."""
+    if each.schedule is None:
+        return None
+    if each.layout:
+        shape = shape.model_copy(update={"blocks": tuple(shape.blocks[top] for top in each.layout.tops)})
+    return 100 * each.schedule.symmetric_parameters(shape) / each.parameters
+
+
+def _board_row(each: Contestant, dense: Contestant) -> dict[str, object]:
+    """What every model of a leaderboard has; the order is that of the columns."""
+    return {
+        "perplexity": each.evaluation.perplexity,
+        "× dense": 1.0,
+        "second text": each.other and each.other.perplexity,
+        "× dense there": 1.0 if each.other else None,
+        "vs constant, %": None,
+        "from": None,
+        "to": None,
+        "verdict": "",
+        **{f"{task.task}, {task.metric}": task.value for task in each.tasks},
+        "parameters": each.parameters,
+        "blocks": each.layout.label if each.layout else "all blocks",
+        "mean slice, %": 100 * each.mean_slice if each.schedule else None,
+        "tokens/s": round(each.evaluation.tokens_per_second),
+        "prompt, × dense": each.speed and each.speed.prompt.median,
+        "generation, × dense": each.speed and each.speed.generation.median,
+        "free bits, at most %": None,
+        "seeds": None,
+        "seconds": None,
+    }
+
+
 def _size_row(each: Contestant, dense: Contestant) -> dict[str, object]:
     seconds, peak = each.slicing_seconds, each.slicing_peak_memory
     return {
@@ -321,9 +396,13 @@ def _times(ratio: Ratio | None) -> str:
     return "" if ratio is None else f"{ratio.median:.2f}× ({ratio.low:.2f} to {ratio.high:.2f})"
 
 
+ONE_PLAN = ("slice", "compare", "search", "trial")
+"""The kinds of recipe that slice by one plan."""
+
+
 def _run_row(run: Run) -> dict[str, object]:
     recipe, result = run.recipe, run.result
-    plan = None if isinstance(recipe, ProfileRecipe | SweepRecipe | ContestRecipe) else recipe.plan
+    plan = getattr(recipe, "plan", None) if recipe.kind in ONE_PLAN else None
     base = plan.settings.get("base") if plan else None
     row: dict[str, object] = {
         "key": run.key,

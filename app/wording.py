@@ -20,6 +20,7 @@ from app.engine import Load, Task, Unload
 from app.jobs import Job
 from slicing.allocation import Allocation
 from slicing.bench import phases
+from slicing.board import Board, Kind, against, best, kind_of
 from slicing.contest import Standing, Table
 from slicing.plan import Plan
 from slicing.preview import Preview
@@ -30,8 +31,13 @@ from slicing.runs import (
     Contestant,
     ContestRecipe,
     Entry,
+    Evaluated,
+    Extras,
+    LeaderboardRecipe,
     ProfileRecipe,
     Recipe,
+    Removal,
+    RemoveRecipe,
     Run,
     SearchRecipe,
     SliceRecipe,
@@ -93,8 +99,16 @@ def title(task: Task) -> str:
     if isinstance(task, ContestRecipe):
         size = "equal parameters" if task.equal == "parameters" else "equal mean slice"
         return f"Contest of {len(task.entries)} on {task.model.label}, SP {percent(task.plan.target)}, {size}"
+    if isinstance(task, LeaderboardRecipe):
+        sizes = "/".join(f"{100 * each:g}" for each in task.sizes)
+        return f"Leaderboard of {len(task.entries)} on {task.model.label}, {sizes} % fewer parameters"
+    if isinstance(task, RemoveRecipe):
+        return f"Remove {task.blocks} of the blocks of {task.model.label}, {removal_line(task.removal)}"
     verb = {"slice": "Slice", "compare": "Compare", "trial": "Try", "search": "Search"}[task.kind]
     plan = "dense" if task.plan is None else plan_line(task.plan)
+    if isinstance(task, TrialRecipe) and task.removal:
+        rest = f", {plan}" if task.plan else ""
+        plan = f"{percent(task.fewer or 0.0)} fewer parameters, {removal_line(task.removal)}{rest}"
     return f"{verb} {task.model.label}, {plan}{' + repair' if task.repair else ''}{preview}"
 
 
@@ -119,6 +133,25 @@ def plan_line(plan: Plan) -> str:
     ]
     span = [f"{plan.span} blocks to a basis"] if plan.span else []
     return ", ".join([plan.allocation, f"SP {percent(plan.target)}", *settings, *span])
+
+
+def removal_line(removal: Removal) -> str:
+    """A removal in one line."""
+    closing = "" if removal.closing == "none" else f", {CLOSINGS[removal.closing]}"
+    share = f", {percent(removal.share)} of what goes" if removal.share < 1.0 else ""
+    settings = [
+        value if isinstance(value, str) else f"{name} {value:g}" for name, value in removal.settings.items()
+    ]
+    return f"blocks by {', '.join([removal.method, *settings])}{share}{closing}"
+
+
+CLOSINGS = {
+    "none": "gaps left open",
+    "matrix": "a matrix over each gap",
+    "writer": "the writer in front of each gap fitted",
+    "writers": "all writers from the first gap on fitted",
+}
+"""What closes the gaps, in words."""
 
 
 def is_share(rule: type[Allocation], name: str) -> bool:
@@ -165,7 +198,7 @@ def run_line(run: Run) -> str:
     return f"{title(run.recipe)} · {run.created:%d %b %Y %H:%M} UTC"
 
 
-def trials_size(recipe: SweepRecipe | ContestRecipe, like: Run) -> str:
+def trials_size(recipe: SweepRecipe | ContestRecipe | LeaderboardRecipe, like: Run) -> str:
     """How many trials there are, and how long they take at the pace of another run of the same model."""
     trials = recipe.trials()
     if isinstance(recipe, SweepRecipe):
@@ -182,7 +215,7 @@ def trials_size(recipe: SweepRecipe | ContestRecipe, like: Run) -> str:
     return told + " Trials that are stored are not run again."
 
 
-EACH_TRIAL = ("Slicing", "Evaluating")
+EACH_TRIAL = ("Slicing", "Closing gaps", "Evaluating")
 """The phases that every trial of a sweep or contest goes through by itself."""
 
 
@@ -321,6 +354,8 @@ def command(recipe: Recipe) -> str:
     of what it found.
     """
     if isinstance(recipe, TrialRecipe):
+        if recipe.fewer is not None:
+            return command(_board_of(recipe))
         return command(_contest_of(recipe) if recipe.equal == "parameters" else _sweep_of(recipe))
     if isinstance(recipe, SearchRecipe):
         shared = {name: getattr(recipe, name) for name in Calibrated.model_fields}
@@ -329,6 +364,8 @@ def command(recipe: Recipe) -> str:
     words = ["slicescope", recipe.kind]
     if isinstance(recipe, SliceRecipe):
         words += ["--out", "sliced-model"]
+    if isinstance(recipe, RemoveRecipe):
+        words += ["--out", "smaller-model"]
     words += _model_flags(recipe.model)
     default: Any = type(recipe).model_fields
     flags: dict[str, tuple[Any, Any]] = {}
@@ -336,7 +373,7 @@ def command(recipe: Recipe) -> str:
         flags["text"] = (text_argument(recipe.text, "calibration"), "demo")
         flags["windows"] = (recipe.windows, default["windows"].default)
     else:
-        if not isinstance(recipe, ContestRecipe):
+        if not isinstance(recipe, ContestRecipe | LeaderboardRecipe | RemoveRecipe):
             words += _plan_flags(recipe.plan, swept=isinstance(recipe, SweepRecipe))
         flags["calibration"] = (text_argument(recipe.calibration, "calibration"), "demo")
         flags["calibration-windows"] = (recipe.calibration_windows, default["calibration_windows"].default)
@@ -360,16 +397,22 @@ def command(recipe: Recipe) -> str:
             flags["probe"] = (",".join(recipe.probes), None)
         return shlex.join(words + _changed(flags) + (["--bases"] if recipe.bases else []))
     flags["method"] = (recipe.method, default["method"].default)
-    if isinstance(recipe, ContestRecipe):
+    if isinstance(recipe, ContestRecipe | LeaderboardRecipe):
         del flags["seed"]
-        words += _contest_flags(recipe)
+        words += _contest_flags(recipe) if isinstance(recipe, ContestRecipe) else _board_flags(recipe)
+    if isinstance(recipe, RemoveRecipe):
+        by = Entry(removal=recipe.removal.model_copy(update={"closing": "none"})).name.removeprefix("remove:")
+        flags["blocks"] = (recipe.blocks, default["blocks"].default)
+        flags["by"] = (by, Removal().method)
+        flags["closing"] = (recipe.removal.closing, "writers")
+        flags["search-windows"] = (recipe.search_windows, default["search_windows"].default)
     return shlex.join(words + _changed(flags) + (["--repair"] if recipe.repair else []))
 
 
 def _sweep_of(trial: TrialRecipe) -> SweepRecipe:
     plan = trial.plan or Plan()
     base = plan.settings.get("base", 0.0)
-    shared = trial.model_dump(exclude={"kind", "plan", "equal", "other"})
+    shared = {name: getattr(trial, name) for name in Evaluated.model_fields}
     swept = plan if "base" in plan.settings else Plan()
     return SweepRecipe(
         **shared, plan=swept, bases=(base if isinstance(base, float) else 0.0,), targets=(plan.target,)
@@ -419,6 +462,79 @@ def contest(table: Table) -> list[str]:
     return told
 
 
+def board(board: Board) -> list[str]:
+    """What a leaderboard says, in sentences: which one to take at each size, and what else is near."""
+    told = [sentence for table in board.tables if (sentence := _which_one(table))]
+    if not told:
+        return [f"{board.done} of {board.total} trials have run."]
+    seeds = len(board.recipe.seeds)
+    draws = "one draw" if seeds == 1 else f"{seeds} draws"
+    told.append(f"Intervals are over evaluation windows; {draws} of calibration windows.")
+    return told
+
+
+def _which_one(table: Table) -> str | None:
+    """Which one to use at a size, in one sentence drawn from the numbers."""
+    winner = best(table)
+    if winner is None or table.dense is None:
+        return None
+    told = (
+        f"At {percent(table.recipe.fewer or 0.0)} fewer parameters take {winner.entry.name}: perplexity "
+        f"{winner.perplexity:.2f}, {_times_dense(winner.nats)} the dense model's"
+    )
+    if winner.other_perplexity is not None and winner.other_nats is not None:
+        told += f", and {winner.other_perplexity:.2f}, {_times_dense(winner.other_nats)}, on the second text"
+    beaten = []
+    kinds: tuple[Kind, ...] = ("width", "depth", "both")
+    for kind in kinds:
+        rival = best(table, kind)
+        if rival and kind != kind_of(winner.entry):
+            gap = against(rival, winner)
+            clear = "" if gap.verdict == "worse" else f", {gap.verdict}"
+            beaten.append(f"{KINDS[kind]} ({rival.entry.name}) has {rival.perplexity:.2f}{clear}")
+    return f"{told}; {'; '.join(beaten)}." if beaten else f"{told}."
+
+
+def _times_dense(nats: float) -> str:
+    return f"{math.exp(nats):.2f} times"
+
+
+KINDS: dict[Kind, str] = {
+    "width": "the best that slices",
+    "depth": "the best that removes blocks",
+    "both": "the best that does both",
+}
+"""What an entry makes smaller, in words."""
+NOT_RUN = (
+    (
+        "Sheared LLaMA",
+        "Xia et al., ICLR 2024",
+        "masks trained on 0.4 billion tokens, then 50 billion tokens of training",
+    ),
+    (
+        "DISP-LLM",
+        "Gao et al., NeurIPS 2024",
+        "a hypernetwork trained through the model for 10,000 steps of 2,048 tokens",
+    ),
+    (
+        "Bypass Back-propagation",
+        "Gao et al., ACL 2025",
+        "a policy trained on 120,000 sequences, with two passes through the model for each",
+    ),
+    (
+        "LLM-Streamline, trained",
+        "Chen et al., ICLR 2025",
+        "a block trained on 100,000 sequences in the place of the span",
+    ),
+)
+"""Methods that are not on the board because they train, and what they take as published."""
+BOARD_READING = (
+    "All entries of a size have the same number of parameters, to a rounding step, and see the same windows. "
+    "Loss is told as a multiple of the dense model's perplexity."
+)
+"""How to read a leaderboard."""
+
+
 def _pairs(table: Table, field: str) -> list[tuple[Standing, Standing]]:
     """Those entries that take part without something, and with it."""
     found = []
@@ -431,8 +547,8 @@ def _pairs(table: Table, field: str) -> list[tuple[Standing, Standing]]:
 
 
 def chance(table: Table) -> tuple[float, float] | None:
-    """What shares drawn at random keep of constant slicing's loss, from and to; ``None`` below two draws."""
-    drawn = [each.share for each in table.standings if each.entry.allocation == "random"]
+    """What random draws keep of constant slicing's loss, from and to; ``None`` below two draws."""
+    drawn = [each.share for each in table.standings if each.entry.by_chance]
     return (min(drawn), max(drawn)) if len(drawn) > 1 else None
 
 
@@ -450,18 +566,54 @@ def repaired(each: Contestant) -> str | None:
     )
 
 
+def _entry_of(trial: TrialRecipe) -> Entry:
+    if trial.plan is None:
+        return Entry(removal=trial.removal)
+    shared = {name: getattr(trial.plan, name) for name in ("allocation", "score", "settings", "span")}
+    return Entry(**shared, repair=trial.repair, removal=trial.removal)
+
+
+def _board_of(trial: TrialRecipe) -> LeaderboardRecipe:
+    plan = trial.plan or Plan()
+    entries = dict.fromkeys(each.name for each in (Entry(), _entry_of(trial)))
+    return LeaderboardRecipe(
+        **{name: getattr(trial, name) for name in Extras.model_fields if name != "repair"},
+        plan=Plan(rounding=plan.rounding, embedding=plan.embedding),
+        entries=tuple(Entry.parse(name) for name in entries),
+        seeds=(trial.seed,),
+        sizes=(trial.fewer or 0.0,),
+    )
+
+
+def _board_flags(recipe: LeaderboardRecipe) -> list[str]:
+    usual, usual_plan = LeaderboardRecipe.model_fields, Plan()
+    flags: dict[str, tuple[Any, Any]] = {
+        "sizes": (_listed(recipe.sizes), _listed(usual["sizes"].default)),
+        "seeds": (_listed(recipe.seeds), _listed(usual["seeds"].default)),
+        "search-windows": (recipe.search_windows, usual["search_windows"].default),
+        "other": (text_argument(recipe.other, "evaluation") if recipe.other else "", "demo:out-of-style"),
+        "rounding": (recipe.plan.rounding, usual_plan.rounding),
+        "embedding": (recipe.plan.embedding, usual_plan.embedding),
+        "speed-rounds": (recipe.speed_rounds, usual["speed_rounds"].default),
+        "tasks": (",".join(recipe.tasks), ""),
+        "limit": (recipe.task_limit, None),
+        "include": (recipe.task_folder, None),
+    }
+    if recipe.entries != usual["entries"].default:
+        flags["entries"] = (",".join(entry.name for entry in recipe.entries), None)
+    return _changed(flags)
+
+
 def _contest_of(trial: TrialRecipe) -> ContestRecipe:
-    shared = trial.model_dump(exclude={"kind", "plan", "repair", "equal", "other"})
+    shared = {name: getattr(trial, name) for name in Extras.model_fields if name not in ("repair", "other")}
     entries = [Entry(allocation="constant")]
     plan = trial.plan or Plan()
     if trial.plan:
-        entry = Entry(
-            allocation=plan.allocation, score=plan.score, settings=plan.settings, repair=trial.repair
-        )
+        entry = _entry_of(trial)
         entries += [entry] if entry not in entries else []
     return ContestRecipe(
         **shared,
-        plan=plan.model_copy(update={"allocation": "constant", "settings": {}}),
+        plan=plan.model_copy(update={"allocation": "constant", "settings": {}, "span": 0}),
         entries=tuple(entries),
         seeds=(trial.seed,),
         equal=trial.equal,

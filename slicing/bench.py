@@ -367,9 +367,9 @@ class _Bench:
 
     def layout(self, removal: Removal, count: int) -> tuple[Layout, float]:
         """The layout without ``count`` blocks, and the seconds that deciding on it takes."""
-        before, start = self.survey.seconds, time.perf_counter()
-        known = removal.rule()(self.survey, count)
-        return known, max(self.survey.seconds - before, time.perf_counter() - start)
+        with self.survey.timing() as seconds:
+            layout = removal.rule()(self.survey, count)
+            return layout, seconds()
 
     def budget(self, fewer: float) -> tuple[int, int]:
         """Of a share of the parameters: the nearest number of whole blocks, and what a model without so many
@@ -638,8 +638,11 @@ def _remove(recipe: RemoveRecipe, opened: OpenModel, progress: Progress, folder:
         numbers=numbers,
     )
     progress("Saving", 1, 1)
+    reason = why_not_sliceable(opened.model.config)
     return RemoveResult(
         profile=bench.profile,
+        shape=None if reason else read_shape(opened.model),
+        not_sliceable=reason,
         layout=layout,
         parameters=count_parameters(cut.model),
         dense_parameters=count_parameters(opened.model),

@@ -7,7 +7,11 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
+import numpy as np
+
+from analysis.evaluate import Difference, paired
 from slicing.contest import Standing, Table, known_trials, read_contest
+from slicing.grid import pareto
 from slicing.runs import Contestant, Entry, LeaderboardRecipe, LeaderboardResult
 
 Kind = Literal["width", "depth", "both"]
@@ -33,31 +37,22 @@ class Board(NamedTuple):
     def front(self) -> tuple[Standing, ...]:
         """The ones that no other beats in both size and loss, largest first; controls are passed over."""
         everyone = [each for table in self.tables for each in table.standings if not each.entry.control]
-        return tuple(
-            sorted(
-                (
-                    each
-                    for each in everyone
-                    if not any(
-                        other.parameters <= each.parameters
-                        and other.nats <= each.nats
-                        and (other.parameters, other.nats) != (each.parameters, each.nats)
-                        for other in everyone
-                    )
-                ),
-                key=lambda each: -each.parameters,
-            )
-        )
+        # By the first seed, as a size is too.
+        unbeaten = pareto([(str(place), each.runs[0]) for place, each in enumerate(everyone)])
+        chosen = [each for place, each in enumerate(everyone) if str(place) in unbeaten]
+        return tuple(sorted(chosen, key=lambda each: -each.parameters))
 
-    def best(self, kind: Kind) -> tuple[Standing | None, ...]:
-        """The one of this kind that loses least, at every size."""
-        return tuple(
-            next(
-                (each for each in table.standings if kind_of(each.entry) == kind and not each.entry.control),
-                None,
-            )
-            for table in self.tables
-        )
+
+def best(table: Table, kind: Kind | None = None) -> Standing | None:
+    """The one that loses least at a size, of one kind where that is given; controls are passed over."""
+    rightful = (each for each in table.standings if not each.entry.control)
+    return next((each for each in rightful if kind in (None, kind_of(each.entry))), None)
+
+
+def against(one: Standing, other: Standing) -> Difference:
+    """How much more one loses than the other, on the windows of the first text, averaged over its seeds."""
+    ours, theirs = (np.mean([each.evaluation.nll for each in side.runs], axis=0) for side in (one, other))
+    return paired(other.entry.name, one.entry.name, ours - theirs)
 
 
 def kind_of(entry: Entry) -> Kind:

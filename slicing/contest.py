@@ -82,7 +82,7 @@ class Table(NamedTuple):
     @property
     def random(self) -> tuple[float, float] | None:
         """The band of the random draws: the least and the largest loss above dense, nats per token."""
-        drawn = [each.nats for each in self.standings if each.entry.allocation == "random"]
+        drawn = [each.nats for each in self.standings if each.entry.by_chance]
         return (min(drawn), max(drawn)) if len(drawn) > 1 else None
 
     @property

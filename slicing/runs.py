@@ -39,6 +39,7 @@ DETAILS_FILE = "profile.safetensors"
 BUNDLED_RUN = Path(__file__).parents[1] / "assets" / "demo-run"
 BUNDLED_SWEEP = BUNDLED_RUN.with_name("demo-sweep")
 BUNDLED_CONTEST = BUNDLED_RUN.with_name("demo-contest")
+BUNDLED_BOARD = BUNDLED_RUN.with_name("demo-board")
 PROMPT = "Mr. Speaker, the state of our Union is"
 
 
@@ -346,6 +347,11 @@ class Entry(Value):
             span = f"+span={self.span}" if self.span else ""
             parts.append(":".join(words) + span + ("+repair" if self.repair else ""))
         return "/".join(parts)
+
+    @property
+    def by_chance(self) -> bool:
+        """Whether it is drawn at random."""
+        return "random" in (self.removal.method if self.removal else "", self.allocation)
 
     @property
     def control(self) -> bool:
@@ -718,6 +724,9 @@ class RemoveResult(Value):
 
     kind: Literal["remove"] = "remove"
     profile: LayerProfile
+    shape: ModelShape | None
+    """Of the dense model; ``None`` when it cannot be sliced."""
+    not_sliceable: str | None
     layout: Layout
     parameters: int
     dense_parameters: int
@@ -898,6 +907,11 @@ def bundled_sweep() -> Run:
 def bundled_contest() -> Run:
     """The finished demo contest that ships with slicescope."""
     return load_run(BUNDLED_CONTEST)
+
+
+def bundled_board() -> Run:
+    """The finished demo leaderboard that ships with slicescope."""
+    return load_run(BUNDLED_BOARD)
 
 
 def find_details(run: Run) -> Details | None:

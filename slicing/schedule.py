@@ -6,6 +6,7 @@ fractions were found.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple, Self
 
@@ -145,6 +146,23 @@ class SlicingSchedule(Value):
     def cuts(self, block: int) -> bool:
         """Whether anything is cut of the stream in the basis of ``block``."""
         return min(self.widths[slice(*self.basis_of(block))]) < self.hidden_size
+
+    def symmetric_parameters(self, shape: ModelShape) -> int:
+        """Parameters that a lossless code could leave out, at most: every basis that a shortcut matrix enters
+        can be turned within itself without changing the function, d (d - 1) / 2 numbers for d dimensions
+        (Getting Free Bits Back from Rotational Symmetries, 2410.01309).
+
+        Where blocks of several widths share a basis, only what each width adds can be turned.
+        """
+        total = 0
+        for block in range(shape.block_count):
+            first, last = self.basis_of(block)
+            if block != first or (self.span and not self.cuts(block)):  # counted already, or the head's
+                continue
+            steps = [0, *sorted(set(self.widths[first:last]))]
+            bases = len(shape.blocks[block]) if self.span == 0 else 1
+            total += bases * sum((b - a) * (b - a - 1) // 2 for a, b in itertools.pairwise(steps))
+        return total
 
     def sites(self, shape: ModelShape) -> Iterator[SiteShape]:
         """Every sub-layer in order; only a block's last one leaves its width."""

@@ -8,7 +8,16 @@ from app.figures.plan import draw_schedules
 from app.figures.profile import draw_overlay
 from app.tables import overlay_table, run_table, together_table, widths_table
 from slicing.library import LARGEST, Note, annotate, bring_in, note_of, take_back, throw_away
-from slicing.runs import CompareRecipe, CompareResult, ContestResult, Run, SliceResult, SweepResult, list_runs
+from slicing.runs import (
+    CompareRecipe,
+    CompareResult,
+    ContestResult,
+    LeaderboardResult,
+    Run,
+    SliceResult,
+    SweepResult,
+    list_runs,
+)
 from slicing.schedule import SlicingSchedule
 
 TOGETHER = 4  # more lines in one chart cannot be told apart
@@ -36,6 +45,8 @@ def look(run: Run) -> None:
         places.append(("Open the sweep", "sweep", ":material/grid_on:"))
     if isinstance(run.result, ContestResult):
         places.append(("Open the contest", "contest", ":material/trophy:"))
+    if isinstance(run.result, LeaderboardResult):
+        places.append(("Open the leaderboard", "leaderboard", ":material/leaderboard:"))
     for label, page, icon in places:
         if st.button(label, icon=icon):
             state.show("profile" if page == "tune" else page, run.key)  # type: ignore[arg-type]

@@ -35,15 +35,20 @@ ROLES = (
     Role("shared basis", "triangle-up", SHARED),
     Role("repaired", "star", HIGHLIGHT),
     Role("control", "circle-open", ""),
+    Role("removes blocks", "hexagon", MANUAL),
+    Role("removes blocks, gaps closed", "hexagram", MANUAL),
+    Role("removes and slices", "star-diamond", HIGHLIGHT),
 )
 
 
 def role_of(entry: Entry) -> Role:
-    """The role of an entry: repair before all else, since it gains more than any rule."""
-    if entry.repair:
-        place = 4
-    elif entry.control:
+    """The role of an entry: repair before any rule, since it gains more."""
+    if entry.control:
         place = 5
+    elif entry.removal:
+        place = 8 if entry.slices else 6 if entry.removal.closing == "none" else 7
+    elif entry.repair:
+        place = 4
     elif entry.span:
         place = 3
     elif entry.allocation == "constant":
@@ -85,7 +90,7 @@ def draw_contest(table: Table, chosen: Standing | None = None, theme: Theme = LI
             x=100 * band[1],
             xanchor="right",  # to the left there is room
             y=len(rows) - 0.15,
-            text="chance: random shares",
+            text="chance: random draws",
             showarrow=False,
             font={"size": 13, "color": theme.label},
         )

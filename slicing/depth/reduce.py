@@ -141,7 +141,9 @@ def _fit_writers(
     return sliced.repair.sublayers
 
 
-def _adopt_writers(reduced: PreTrainedModel, sliced: SlicedForCausalLM, fitted: Callable[[int], bool]) -> None:
+def _adopt_writers(
+    reduced: PreTrainedModel, sliced: SlicedForCausalLM, fitted: Callable[[int], bool]
+) -> None:
     """Give the plain model the writers of the one that was sliced at full width."""
     anatomy = anatomy_of(reduced.config)
     place = 0

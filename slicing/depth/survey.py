@@ -6,7 +6,8 @@ Knows nothing about who asks.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -38,9 +39,8 @@ class Survey:
         self.model, self.windows, self.profile = model, windows, profile
         self.progress = progress
         self.precision: Precision = precision
-        self.seconds = 0.0
-        """What all answers took to measure, also those that were known already."""
         self._known: dict[Any, tuple[Any, float]] = {}
+        self._asked: set[Any] = set()
 
     @property
     def blocks(self) -> int:
@@ -93,6 +93,11 @@ class Survey:
             start = time.perf_counter()
             value = measure()
             self._known[key] = value, time.perf_counter() - start
-        value, seconds = self._known[key]
-        self.seconds += seconds
-        return value
+        self._asked.add(key)
+        return self._known[key][0]
+
+    @contextmanager
+    def timing(self) -> Iterator[Callable[[], float]]:
+        """Yield what tells the seconds that the answers asked for since took to measure, whenever that was."""
+        self._asked = set()
+        yield lambda: sum(self._known[key][1] for key in self._asked)

@@ -1,0 +1,134 @@
+"""Chart of a leaderboard as far as it has come: size against loss, width beside depth."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import plotly.graph_objects as go
+
+from app.figures.base import DYNAMIC, HIGHLIGHT, LIGHT, MANUAL, Drawing, Theme, empty_figure
+from slicing.board import Board, Kind, kind_of
+from slicing.contest import Standing
+from slicing.runs import Contestant, Entry
+
+Text = Literal["first", "second"]
+"""The evaluation text that is looked at."""
+
+
+class Side(NamedTuple):
+    """How the entries of one kind are drawn."""
+
+    name: str
+    colour: str
+    """Empty for the colour of labels, which depends on the theme."""
+    dash: str
+
+
+SIDES: dict[Kind, Side] = {
+    "width": Side("slices", DYNAMIC, "solid"),
+    "depth": Side("removes blocks", MANUAL, "dash"),
+    "both": Side("does both", HIGHLIGHT, "dot"),
+}
+CONTROL = Side("control", "", "dashdot")
+SYMBOLS = {"none": "circle", "matrix": "square", "writer": "triangle-up", "writers": "star"}
+"""What closes the gaps, or repairs."""
+
+
+def symbol_of(entry: Entry) -> str:
+    """The marker of an entry, by what repairs it."""
+    if entry.slices:
+        return SYMBOLS["writers" if entry.repair else "none"]
+    return SYMBOLS[entry.removal.closing] if entry.removal else SYMBOLS["none"]
+
+
+def draw_board(
+    board: Board, chosen: str | None = None, text: Text = "first", theme: Theme = LIGHT
+) -> Drawing:
+    """Every entry over the sizes, as a multiple of the dense model's perplexity on a log axis."""
+    figure = empty_figure(theme, height=520)
+    dense = board.dense
+    if dense is None:
+        return Drawing(figure, f"{board.done} of {board.total} trials have run.")
+    shown: set[str] = set()
+    for entry in sorted(board.recipe.entries, key=lambda entry: entry.name == chosen):  # the chosen on top
+        rows = [each for table in board.tables for each in table.standings if each.entry == entry]
+        points = [(each, _nats(each, text)) for each in rows]
+        known = sorted(
+            ((each, nats) for each, nats in points if nats is not None), key=lambda pair: -pair[0].parameters
+        )
+        if not known:
+            continue
+        side = CONTROL if entry.control else SIDES[kind_of(entry)]
+        colour = side.colour or theme.label
+        figure.add_trace(
+            go.Scatter(
+                x=[_fewer(each, dense) for each, _ in known],
+                y=[math.exp(nats) for _, nats in known],
+                mode="lines+markers",
+                name=side.name,
+                legendgroup=side.name,
+                showlegend=side.name not in shown,
+                customdata=[entry.name] * len(known),
+                line={"color": colour, "dash": side.dash, "width": 3 if entry.name == chosen else 1},
+                marker={
+                    "symbol": symbol_of(entry),
+                    "size": 14 if entry.name == chosen else 10,
+                    "color": colour,
+                },
+                opacity=1.0 if chosen in (None, entry.name) else 0.45,
+                text=[_told(each, nats) for each, nats in known],
+                hovertemplate="%{text}<extra></extra>",
+            )
+        )
+        shown.add(side.name)
+    figure.add_hline(y=1.0, line={"color": theme.dense, "width": 1.5, "dash": "dash"})
+    figure.update_layout(
+        xaxis={"title": {"text": "parameters fewer than dense"}, "ticksuffix": " %", "zeroline": False},
+        yaxis={
+            "title": {"text": "perplexity, × dense (log)"},
+            "type": "log",
+            "tickformat": "~r",
+            "zeroline": False,
+        },
+        hovermode="closest",
+    )
+    return Drawing(figure, _takeaway(board, text))
+
+
+def _nats(each: Standing, text: Text) -> float | None:
+    return each.nats if text == "first" else each.other_nats
+
+
+def _fewer(each: Standing, dense: Contestant) -> float:
+    return 100 * (1 - each.parameters / dense.parameters)
+
+
+def _told(each: Standing, nats: float) -> str:
+    first = each.runs[0]
+    blocks = f"<br>{first.layout.label}" if first.layout else ""
+    seeds = len(each.runs)
+    return (
+        f"{each.entry.name}: {math.exp(nats):.2f} × dense"
+        f"<br>{each.parameters:,} parameters, {seeds} calibration{'s' * (seeds > 1)}{blocks}"
+    )
+
+
+def _takeaway(board: Board, text: Text) -> str:
+    told = []
+    for table in board.tables:
+        ranked = _ranked(table.standings, text)
+        if ranked:
+            nats, winner = ranked[0]
+            size = f"{100 * (table.recipe.fewer or 0):.0f} % fewer"
+            told.append(f"{size}: {winner.entry.name}, {math.exp(nats):.2f} times")
+    where = "" if text == "first" else " on the second text"
+    return (
+        f"Least perplexity against dense{where} at {'; at '.join(told)}." if told else "No size is done yet."
+    )
+
+
+def _ranked(standings: Sequence[Standing], text: Text) -> list[tuple[float, Standing]]:
+    known = [(nats, each) for each in standings if (nats := _nats(each, text)) is not None]
+    return sorted((pair for pair in known if not pair[1].entry.control), key=lambda pair: pair[0])
