@@ -398,6 +398,13 @@ def leaderboard(usual: CompareRecipe) -> LeaderboardRecipe:
         help="Slicing as in a contest; remove:method, with +matrix, +writer or +writers to close the gaps; "
         "or both, with the share of the budget that goes in whole blocks.",
     )
+    share = _choice(
+        "What does both removes in whole blocks",
+        "board-share",
+        {0.25: "25 %", 0.5: "50 %", 0.75: "75 %", "search": "Searched"},
+        0.5,
+        "Of what goes; slicing takes the rest. Searched: whichever loses least as a preview.",
+    )
     search_windows = number("Windows that choose blocks", "board-search-windows", SEARCH_WINDOWS, high=64)
     shared = _trials("leaderboard", usual)
     second = st.toggle("Evaluate on a second text too", True, key="board-second", persist_state="session")
@@ -412,12 +419,19 @@ def leaderboard(usual: CompareRecipe) -> LeaderboardRecipe:
     return LeaderboardRecipe(
         **shared,
         plan=Plan(rounding=usual.plan.rounding, embedding=usual.plan.embedding),
-        entries=tuple(Entry.parse(name) for name in BOARD_ENTRIES if name in entries),
+        entries=tuple(_shared(Entry.parse(name), share) for name in BOARD_ENTRIES if name in entries),
         sizes=tuple(size / 100 for size in sorted(sizes)),
         search_windows=search_windows,
         speed_rounds=5 if timed else 0,
         other=TextSource.parse(other, "evaluation") if second else None,
     )
+
+
+def _shared(entry: Entry, share: float | Literal["search"]) -> Entry:
+    """The entry with this share in whole blocks, where it does both."""
+    if entry.removal is None or not entry.removal.slices:
+        return entry
+    return entry.model_copy(update={"removal": entry.removal.model_copy(update={"share": share})})
 
 
 FIRST_ON_BOARD = [
@@ -427,6 +441,7 @@ FIRST_ON_BOARD = [
     "remove:streamline",
     "remove:streamline+matrix",
     "remove:streamline+writers",
+    "remove:streamline:share=0.5/dynamic:lr:base=0+span=3+repair",
 ]
 """A small board that is honest and quick: no method that tries every block."""
 

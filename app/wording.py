@@ -138,7 +138,13 @@ def plan_line(plan: Plan) -> str:
 def removal_line(removal: Removal) -> str:
     """A removal in one line."""
     closing = "" if removal.closing == "none" else f", {CLOSINGS[removal.closing]}"
-    share = f", {percent(removal.share)} of what goes" if removal.share < 1.0 else ""
+    share = ""
+    if removal.slices:
+        share = (
+            ", a searched share"
+            if isinstance(removal.share, str)
+            else f", {percent(removal.share)} of what goes"
+        )
     settings = [
         value if isinstance(value, str) else f"{name} {value:g}" for name, value in removal.settings.items()
     ]

@@ -57,6 +57,7 @@ from slicing.runs import (
     MODEL_FOLDER,
     RUN_FILE,
     SEARCH_WINDOWS,
+    SHARES,
     Calibrated,
     CompareRecipe,
     CompareResult,
@@ -768,9 +769,13 @@ def _made_smaller(recipe: TrialRecipe, bench: _Bench) -> tuple[_Cut, float | Non
     names, titles = [], []
     if recipe.removal:
         assert count is not None
+        assert size is not None
         rule = recipe.removal.rule()
-        layout, spent = bench.layout(recipe.removal, max(1, round(recipe.removal.share * count)))
-        names, titles, seconds = [rule.name], [rule.title], [spent]
+        share, searching = recipe.removal.share, 0.0
+        if share == "search":
+            share, searching = _best_share(recipe, bench, count, size)
+        layout, spent = bench.layout(recipe.removal, max(1, round(share * count)))
+        names, titles, seconds = [rule.name], [rule.title], [spent + searching]
     if recipe.plan is None:
         assert layout is not None
         assert recipe.removal is not None
@@ -782,6 +787,28 @@ def _made_smaller(recipe: TrialRecipe, bench: _Bench) -> tuple[_Cut, float | Non
         if (spent := bench.deciding_seconds(recipe.plan)) is not None:
             seconds.append(spent)
     return cut, sum(seconds) if seconds else None, "/".join(names), ", ".join(titles)
+
+
+def _best_share(recipe: TrialRecipe, bench: _Bench, count: int, size: int) -> tuple[float, float]:
+    """The share in whole blocks whose preview loses least on windows of its own, and the seconds it took."""
+    assert recipe.removal is not None
+    assert recipe.plan is not None
+    start = time.perf_counter()
+    windows = bench.draw(recipe.search_windows, skip=recipe.calibration_windows)
+    precision = safe_precision(recipe.model, windows, bench.model)
+    plan = bench.resolve(recipe.plan)
+    losses: dict[float, float] = {}
+    tried: dict[Layout, float] = {}
+    for share in SHARES:
+        layout, _ = bench.layout(recipe.removal, max(1, round(share * count)))
+        if layout not in tried:  # at small sizes several shares are the same number of blocks
+            reduced = reduce_blocks(bench.model, layout)
+            bases = find_bases(reduced, bench.windows, bench.progress)
+            preview = recut(reduced, bench.schedule(plan, recipe.equal, size, layout), bases)
+            found = perplexity(preview.model, windows, bench.progress, "Searching", precision)
+            tried[layout] = float(np.mean(found.nll))
+        losses[share] = tried[layout]
+    return min(losses, key=lambda share: losses[share]), time.perf_counter() - start
 
 
 class Trials:

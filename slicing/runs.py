@@ -58,6 +58,8 @@ class ProfileRecipe(Value):
     """Scores with passes of their own that are measured too, by their names."""
 
 
+SHARES = (0.25, 0.5, 0.75)
+"""Of what is to go in whole blocks, where a search decides."""
 SEARCH_WINDOWS = 4
 """Of the calibration windows, so many are what methods of removal measure losses and likeness on."""
 Equal = Literal["slice", "parameters"]
@@ -154,23 +156,29 @@ class Removal(Value):
     """A name in ``slicing.depth.METHODS``."""
     settings: dict[str, float | str] = Field(default_factory=dict)
     """The method's own fields."""
-    share: float = 1.0
-    """Of the parameters that are to go, so much goes in whole blocks, the rest by slicing what is left."""
+    share: float | Literal["search"] = 1.0
+    """Of the parameters that are to go, so much goes in whole blocks, the rest by slicing what is left.
+    ``search``: whichever of ``SHARES`` loses least as a preview, on calibration windows of its own."""
     closing: Closing = "none"
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         self.rule()
-        if not 0.0 < self.share <= 1.0:
+        if self.share != "search" and not 0.0 < self.share <= 1.0:
             raise PlanError(
                 f"The share that goes in whole blocks must be above 0 and at most 1; got {self.share:g}."
             )
-        if self.share < 1.0 and self.closing != "none":
+        if self.slices and self.closing != "none":
             raise PlanError(
                 f"Where the rest is sliced, its repair closes the gaps as well: choose '+repair' instead of "
                 f"'+{self.closing}'."
             )
         return self
+
+    @property
+    def slices(self) -> bool:
+        """Whether anything is left to slicing."""
+        return self.share != 1.0
 
     def rule(self) -> RemovalMethod:
         """The method with its settings."""
@@ -193,7 +201,7 @@ class RemoveRecipe(Calibrated):
     def _check(self) -> Self:
         if self.blocks < 1:
             raise PlanError(f"At least one block must go, but {self.blocks} were asked for.")
-        if self.removal.share < 1.0:
+        if self.removal.slices:
             raise PlanError("This takes whole blocks out and slices nothing: leave out the share.")
         return self
 
@@ -236,6 +244,18 @@ class TrialRecipe(Extras):
                 f"The share of the parameters that goes must lie between 0 and 1; got {self.fewer:g}."
             )
         return self
+
+    def remove_recipe(self, layout: Layout) -> RemoveRecipe:
+        """The recipe that makes and keeps this trial's model, whose blocks are known."""
+        assert self.removal is not None
+        shared = {name: getattr(self, name) for name in Calibrated.model_fields}
+        return RemoveRecipe(
+            **shared,
+            removal=self.removal,
+            blocks=layout.count,
+            search_windows=self.search_windows,
+            evaluation=self.evaluation,
+        )
 
 
 class SweepRecipe(Evaluated):
@@ -322,7 +342,7 @@ class Entry(Value):
         if not first.startswith(_REMOVE):
             return cls(**_parse_slicing(text.strip()))
         removal = _parse_removal(first.removeprefix(_REMOVE))
-        if bool(slash) != (removal.share < 1.0):
+        if bool(slash) != removal.slices:
             raise PlanError(
                 f"'{text}' must say both or neither: which share goes in whole blocks, and how the rest is "
                 "sliced, as in 'remove:greedy:share=0.5/constant+span=3+repair'."
@@ -332,7 +352,7 @@ class Entry(Value):
     @property
     def slices(self) -> bool:
         """Whether anything is sliced."""
-        return self.removal is None or self.removal.share < 1.0
+        return self.removal is None or self.removal.slices
 
     @property
     def name(self) -> str:
@@ -406,8 +426,8 @@ def _parse_removal(text: str) -> Removal:
             settings[name] = float(value)
         except ValueError:
             settings[name] = value
-    share = settings.pop("share", 1.0)
-    if isinstance(share, str) or added not in ([], *([each] for each in _CLOSINGS)):
+    share: Any = settings.pop("share", 1.0)
+    if (isinstance(share, str) and share != "search") or added not in ([], *([each] for each in _CLOSINGS)):
         raise PlanError(
             f"'{_REMOVE}{text}' cannot be read: the share is a number, and one of "
             f"{', '.join('+' + each for each in _CLOSINGS)} can be added."
@@ -419,12 +439,16 @@ def _parse_removal(text: str) -> Removal:
 _CLOSINGS = tuple(each for each in get_args(Closing) if each != "none")
 
 
+def _value(value: float | str) -> str:
+    return value if isinstance(value, str) else f"{value:g}"
+
+
 def _removal_name(removal: Removal) -> str:
     numbers = [
         f"{name}={value if isinstance(value, str) else f'{value:g}'}"
         for name, value in removal.settings.items()
     ]
-    share = [f"share={removal.share:g}"] if removal.share < 1.0 else []
+    share = [f"share={_value(removal.share)}"] if removal.slices else []
     closing = "" if removal.closing == "none" else f"+{removal.closing}"
     return _REMOVE + ":".join([removal.method, *numbers, *share]) + closing
 
@@ -479,6 +503,7 @@ BOARD_ENTRIES = (
     "remove:shortgpt+writers",
     "remove:streamline+writers",
     "remove:greedy+writers",
+    "remove:streamline:share=0.5/dynamic:lr:base=0+span=3+repair",
     "remove:greedy:share=0.5/dynamic:lr:base=0+span=3+repair",
 )
 """Width and depth, what closes the gaps, and half of each."""

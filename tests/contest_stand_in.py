@@ -74,15 +74,16 @@ def _contestant(repaired: bool, loss: float, plan: Plan | None) -> Contestant:
     )
     return like.model_copy(
         update={
-            "evaluation": _evaluation(loss),
-            "other": _evaluation(loss / 2),
+            "evaluation": evaluation(loss),
+            "other": evaluation(loss / 2),
             "repair": repair if repaired else None,
             "deciding_seconds": 30.0,
         }
     )
 
 
-def _evaluation(loss: float) -> Perplexity:
+def evaluation(loss: float) -> Perplexity:
+    """The dense model's, with so many nats per token more."""
     dense: Perplexity = bundled_run().result.contestant("dense").evaluation  # type: ignore[union-attr]
     # What is lost differs from window to window, so that there is an interval to draw.
     nll = np.asarray(dense.nll) + loss * np.linspace(0.9, 1.1, len(dense.nll))

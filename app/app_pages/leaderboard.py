@@ -4,13 +4,14 @@ import pandas as pd
 import streamlit as st
 
 from analysis.shape import ModelShape
+from analysis.storage import runs_folder
 from app import controls, parts, state, wording
 from app.figures.board import draw_board
 from app.figures.contest import draw_contest
 from app.tables import board_table
 from slicing.board import Board, read_board
 from slicing.contest import Standing, Table
-from slicing.runs import LeaderboardRecipe, LeaderboardResult
+from slicing.runs import MODEL_FOLDER, LeaderboardRecipe, LeaderboardResult, RemoveRecipe
 
 
 def standings(board: Board, shape: ModelShape | None = None) -> None:
@@ -42,11 +43,11 @@ def near(table: Table, shape: ModelShape | None, chosen: str | None) -> None:
 
     parts.chart(draw_contest(table, found, parts.theme()), "board-size", board_table(table, shape), pick)
     if found:
-        entry(found)
+        entry(found, table)
 
 
-def entry(chosen: Standing) -> None:
-    """One entry at one size, in numbers."""
+def entry(chosen: Standing, table: Table) -> None:
+    """One entry at one size, in numbers, and the model itself."""
     first = chosen.runs[0]
     with st.container(border=True, key="board-card"):
         st.markdown(f"**{chosen.entry.name}**: perplexity **{chosen.perplexity:.2f}**")
@@ -61,6 +62,18 @@ def entry(chosen: Standing) -> None:
             f"{chosen.parameters:,} parameters; {wording.duration(chosen.seconds)} to decide and to make. "
             f"{first.evaluation.protocol}"
         )
+        if first.layout and not chosen.entry.slices:
+            keep(table.recipe.trial(chosen.entry, table.recipe.seeds[0]).remove_recipe(first.layout))
+
+
+def keep(recipe: RemoveRecipe) -> None:
+    """The model itself: make it, or say where it is."""
+    folder = runs_folder() / recipe.key / MODEL_FOLDER
+    if folder.is_dir():
+        st.markdown("This model is kept in this folder; the Model page opens it, and so does any other tool.")
+        st.code(str(folder), language=None, wrap_lines=True)
+    elif st.button("Make and keep this model", icon=":material/layers_clear:"):
+        parts.queue(lambda: recipe)
 
 
 st.title("Slice, or remove whole blocks?")

@@ -35,20 +35,23 @@ ROLES = (
     Role("shared basis", "triangle-up", SHARED),
     Role("repaired", "star", HIGHLIGHT),
     Role("control", "circle-open", ""),
+)
+REMOVING = (
     Role("removes blocks", "hexagon", MANUAL),
     Role("removes blocks, gaps closed", "hexagram", MANUAL),
     Role("removes and slices", "star-diamond", HIGHLIGHT),
 )
+"""Roles that only a leaderboard has; their colours are those of their kind there."""
 
 
 def role_of(entry: Entry) -> Role:
     """The role of an entry: repair before any rule, since it gains more."""
-    if entry.control:
-        place = 5
-    elif entry.removal:
-        place = 8 if entry.slices else 6 if entry.removal.closing == "none" else 7
-    elif entry.repair:
+    if entry.removal and not entry.control:
+        return REMOVING[2 if entry.slices else entry.removal.closing != "none"]
+    if entry.repair:
         place = 4
+    elif entry.control:
+        place = 5
     elif entry.span:
         place = 3
     elif entry.allocation == "constant":
@@ -103,7 +106,7 @@ def draw_contest(table: Table, chosen: Standing | None = None, theme: Theme = LI
         line={"color": CONSTANT, "width": 1.5, "dash": "dash"},
         layer="below",
     )
-    for role in ROLES:
+    for role in (*ROLES, *REMOVING):
         if members := [(row, each) for row, each in enumerate(rows) if role_of(each.entry) == role]:
             _add_role(figure, role, members, theme)
     _add_second_text(figure, rows, theme)

@@ -11,6 +11,7 @@ from abc import abstractmethod
 
 from pydantic import Field
 
+from analysis.errors import PlanError
 from slicing.depth.layout import Layout, Merge
 from slicing.depth.methods import RemovalMethod, method
 from slicing.depth.survey import Survey
@@ -36,10 +37,15 @@ class Merging(RemovalMethod):
             return self.merged(survey, self.threshold, count)
         low, high = -1.0, 1.0  # at the lower one every merge is accepted
         best = self.merged(survey, low, count)
+        if best.count < count:
+            raise PlanError(
+                f"The method '{self.name}' merges away {best.count} of the {survey.blocks} blocks at most, but "
+                f"{count} are to go: ask for fewer, or choose another method."
+            )
         for _ in range(_STEPS):
             middle = (low + high) / 2
             found = self.merged(survey, middle, count)
-            if found.count == best.count:
+            if found.count == count:
                 best, low = found, middle
             else:
                 high = middle

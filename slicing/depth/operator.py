@@ -139,12 +139,12 @@ def _merge(model: PreTrainedModel, made: PreTrainedModel, layout: Layout) -> Non
                 f"Blocks {group[0]} to {group[-1]} differ in their shapes, and cannot be one."
             )
         for name, parameter in list(blocks(made)[place].named_parameters()):
-            merged = merge_tensors([each[name] for each in many], layout.merge)
+            merged = merge_tensors([each[name] for each in many], layout.merge).to(parameter.dtype)
             if not merged.isfinite().all():
                 raise ModelError(
                     f"Merging blocks {group[0]} to {group[-1]} overflows: open the model in float32."
                 )
-            set_parameter(blocks(made)[place], name, merged.to(parameter.dtype))
+            set_parameter(blocks(made)[place], name, merged)
 
 
 def merge_tensors(tensors: list[Tensor], merge: Merge) -> Tensor:

@@ -98,6 +98,6 @@ class Survey:
 
     @contextmanager
     def timing(self) -> Iterator[Callable[[], float]]:
-        """Yield what tells the seconds that the answers asked for since took to measure, whenever that was."""
+        """Yield what tells how many seconds the answers asked for since took to measure, whenever it was."""
         self._asked = set()
         yield lambda: sum(self._known[key][1] for key in self._asked)

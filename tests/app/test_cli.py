@@ -21,7 +21,17 @@ from analysis.texts import TextSource
 from app import wording
 from app.cli import main
 from slicing.plan import Plan
-from slicing.runs import CompareRecipe, ContestRecipe, Entry, ProfileRecipe, SliceRecipe, SweepRecipe
+from slicing.runs import (
+    CompareRecipe,
+    ContestRecipe,
+    Entry,
+    LeaderboardRecipe,
+    ProfileRecipe,
+    Removal,
+    RemoveRecipe,
+    SliceRecipe,
+    SweepRecipe,
+)
 
 TEXT = "It is a truth universally acknowledged, that a tensor in possession of many rows must want a basis. "
 
@@ -283,6 +293,18 @@ SHARES = Plan(target=0.2, allocation="manual", settings={"shares": (0.1, 0.25, 0
             equal="slice",
             calibration_windows=64,
         ),
+        LeaderboardRecipe(**DEMO, other=TextSource(kind="demo", split="out-of-style")),
+        LeaderboardRecipe(
+            **DEMO,
+            entries=(Entry(), Entry.parse("remove:laco:merge=mean:width=2+matrix")),
+            sizes=(0.25,),
+            seeds=(1, 2),
+            search_windows=2,
+            speed_rounds=3,
+            tasks=("one",),
+        ),
+        RemoveRecipe(**DEMO, removal=Removal(closing="writers")),
+        RemoveRecipe(**DEMO, removal=Removal(method="sliding", settings={"merge": "top"}), blocks=2, seed=3),
     ],
     ids=lambda recipe: recipe.kind,
 )

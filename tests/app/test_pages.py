@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from board_stand_in import board_run
 from contest_stand_in import LOSSES, contest_recipe, contest_run
 from streamlit.testing.v1 import AppTest
 
@@ -26,8 +27,10 @@ from slicing.runs import (
     CompareRecipe,
     CompareResult,
     ContestRecipe,
+    LeaderboardRecipe,
     ProfileRecipe,
     ProfileResult,
+    RemoveRecipe,
     SliceRecipe,
     SweepRecipe,
     SweepResult,
@@ -788,6 +791,50 @@ def test_a_public_server_offers_neither_import_nor_deletion(desk: Desk, monkeypa
     assert "No runs are stored yet" in said(app)  # a stranger's runs are not listed
     assert not [button for button in app.button if button.label in ("Delete", "Store it")]
     assert f"Run {key}" in said(page("compare", compare=key))  # but are opened by their keys
+
+
+def test_leaderboard_shows_a_board_follows_an_entry_and_keeps_its_model(desk: Desk) -> None:
+    run = bring_in(board_run().to_json().encode(), "it")
+    app = page("leaderboard", leaderboard=run.key)
+    assert not app.error
+    assert charts(app) == ["leaderboard", "board-size"]
+    assert "take remove:streamline+writers" in said(app)
+    app.session_state["leaderboard-mark"] = "remove:streamline+writers"
+    app.run()
+    assert "without 5-8" in said(app)
+    press(app, "Make and keep this model")
+    (recipe,) = desk.tasks
+    assert isinstance(recipe, RemoveRecipe)
+    assert (recipe.blocks, recipe.removal.method, recipe.removal.closing) == (4, "streamline", "writers")
+    app.segmented_control(key="board-size-shown").set_value(0.2).run()
+    assert "without 5-12" in said(app)
+    app.segmented_control(key="board-text").set_value("second").run()
+    assert not app.exception
+
+
+def test_a_board_is_queued_and_shows_what_has_come(desk: Desk) -> None:
+    app = page("leaderboard")
+    app.multiselect(key="board-sizes").set_value([20])
+    both = "remove:greedy:share=0.5/dynamic:lr:base=0+span=3+repair"
+    app.multiselect(key="board-entries").set_value(["remove:greedy", "constant", both])
+    app.segmented_control(key="board-share").set_value("search")
+    press(app, "Run")
+    (recipe,) = desk.tasks
+    assert isinstance(recipe, LeaderboardRecipe)
+    assert recipe.sizes == (0.2,)
+    names = [entry.name for entry in recipe.entries]
+    assert names == ["constant", "remove:greedy", both.replace("0.5", "search")]
+    assert "0 of 4 trials" in said(app) or app.get("progress")
+
+
+@pytest.mark.parametrize(("sizes", "entries"), [([], ["constant"]), ([10], ["remove:top"])])
+def test_an_impossible_board_is_a_sentence(desk: Desk, sizes, entries) -> None:
+    app = page("leaderboard")
+    app.multiselect(key="board-sizes").set_value(sizes)
+    app.multiselect(key="board-entries").set_value(entries)
+    press(app, "Run")
+    assert app.warning
+    assert desk.tasks == []
 
 
 # The strip

@@ -11,8 +11,8 @@ from analysis.bases import find_bases, joint_basis
 from analysis.errors import PlanError
 from analysis.hooks import watch_blocks
 from analysis.source import ModelSource
-from slicing import repair as repairing
 from slicing import modeling_sliced, slicer
+from slicing import repair as repairing
 from slicing.plan import Plan
 from slicing.repair import WriterFit
 from slicing.schedule import SlicingSchedule

@@ -1,0 +1,271 @@
+"""Methods of removal: each beside what its definition says when it is done the long way."""
+
+from __future__ import annotations
+
+import re
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from conftest import all_states, tiny_model
+from torch import Tensor
+from torch.nn import functional
+
+from analysis.anatomy import blocks
+from analysis.errors import PlanError
+from analysis.evaluate import perplexity
+from analysis.profile import profile_blocks
+from slicing.depth import METHODS, Layout, RemovalMethod, Survey, find_method, make_method, reduce_blocks
+from slicing.depth.methods import method
+
+BLOCKS = 6
+MERGING = ("laco", "sliding")
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny_model("llama", num_hidden_layers=BLOCKS)
+
+
+def said_by(model) -> Tensor:
+    """(12, 24) token ids that the model says itself, so that it misses every block that does something."""
+    torch.manual_seed(2)
+    start = torch.randint(3, 300, (12, 4))
+    options = {"min_new_tokens": 20, "max_new_tokens": 20, "do_sample": True, "top_k": 0}
+    return model.generate(start, attention_mask=torch.ones_like(start), pad_token_id=0, **options)
+
+
+@pytest.fixture(scope="module")
+def spoken(model) -> Tensor:
+    return said_by(model)
+
+
+def survey_of(model, windows: Tensor) -> Survey:
+    return Survey(model, windows, profile_blocks(model, windows, model_label="", text_label=""))
+
+
+@pytest.fixture(scope="module")
+def survey(model, spoken) -> Survey:
+    return survey_of(model, spoken)
+
+
+def idle(*places: int):
+    """A model in which the blocks at ``places`` do nothing."""
+    model = tiny_model("llama", num_hidden_layers=BLOCKS)
+    for place in places:
+        blocks(model)[place].self_attn.o_proj.weight.zero_()
+        blocks(model)[place].mlp.down_proj.weight.zero_()
+    return model
+
+
+def loss(model, windows: Tensor) -> float:
+    return float(np.mean(perplexity(model, windows).nll))
+
+
+@pytest.mark.parametrize("name", ["shortgpt", "greedy", "leave-one-out", "angular", "streamline"])
+@pytest.mark.parametrize("place", [0, 2, 5])
+def test_a_block_that_does_nothing_goes_first(name, place):
+    model = idle(place)
+    survey = survey_of(model, said_by(model))
+    assert make_method(name, {})(survey, 1).removed == (place,)
+    if name in ("shortgpt", "greedy", "leave-one-out"):
+        assert place in make_method(name, {})(survey, 3).removed
+
+
+def test_shortgpt_takes_the_blocks_of_least_influence(model, spoken, survey):
+    states = all_states(model, spoken)
+    influence = [
+        float(1 - functional.cosine_similarity(a, b, dim=-1)[:, 1:].mean()) for a, b in pairwise(states)
+    ]
+    for count in range(1, BLOCKS):
+        least = np.argsort(influence)[:count]
+        assert make_method("shortgpt", {})(survey, count).removed == tuple(sorted(least))
+
+
+@pytest.mark.parametrize("name", ["angular", "streamline"])
+@pytest.mark.parametrize("count", range(1, BLOCKS))
+def test_the_span_is_the_best_of_all_spans(name, count, model, spoken, survey):
+    states = all_states(model, spoken)
+
+    def turned(first: int) -> float:
+        found = functional.cosine_similarity(states[first], states[first + count], dim=-1)
+        return float(found[:, -1].arccos().mean()) if name == "angular" else -float(found.mean())
+
+    best = min(range(BLOCKS - count + 1), key=turned)
+    assert make_method(name, {})(survey, count) == Layout.without(BLOCKS, range(best, best + count))
+
+
+def test_top_and_below_last_take_the_last_ones_and_those_below(survey):
+    assert make_method("top", {})(survey, 2).removed == (4, 5)
+    assert make_method("below-last", {})(survey, 2).removed == (3, 4)
+    assert make_method("below-last", {})(survey, 5).tops == (5,)
+
+
+@pytest.mark.parametrize("count", [1, 3, 5])
+def test_the_top_cut_loses_what_the_head_says_after_the_block_it_is_cut_at(count, model, spoken, survey):
+    reduced = reduce_blocks(model, make_method("top", {})(survey, count))
+    states = all_states(model, spoken)[BLOCKS - count].float()
+    logits = model.lm_head(model.model.norm(states))[:, :-1]
+    expected = functional.cross_entropy(logits.flatten(0, 1), spoken[:, 1:].flatten())
+    assert loss(reduced, spoken) == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_greedy_takes_what_the_perplexity_of_every_candidate_says(model, spoken, survey):
+    gone: set[int] = set()
+    for count in range(1, BLOCKS - 1):
+        candidates = {
+            place: loss(reduce_blocks(model, Layout.without(BLOCKS, {*gone, place})), spoken)
+            for place in range(BLOCKS)
+            if place not in gone
+        }
+        if count == 1:
+            once = sorted(candidates, key=candidates.__getitem__)
+        gone.add(min(candidates, key=candidates.__getitem__))
+        assert make_method("greedy", {})(survey, count).removed == tuple(sorted(gone))
+        assert make_method("leave-one-out", {})(survey, count).removed == tuple(sorted(once[:count]))
+
+
+def test_rises_of_the_loss_are_those_of_models_without_the_block(model, spoken, survey):
+    layout = Layout.without(BLOCKS, (1, 4))
+    base = loss(reduce_blocks(model, layout), spoken)
+    for place, rise in zip(layout.tops, survey.losses_without(layout), strict=True):
+        less = reduce_blocks(model, Layout.without(BLOCKS, (1, 4, place)))
+        assert rise == pytest.approx(loss(less, spoken) - base, abs=1e-5)
+
+
+def test_likeness_is_the_cosine_of_what_the_decoders_give(model, spoken, survey):
+    layout = Layout.without(BLOCKS, (2,))
+    dense, short = (
+        each.model(spoken[:10]).last_hidden_state for each in (model, reduce_blocks(model, layout))
+    )
+    expected = functional.cosine_similarity(dense.flatten(1), short.flatten(1), dim=1).mean()
+    assert survey.similarity(layout) == pytest.approx(float(expected), abs=1e-6)
+    assert survey.similarity(Layout.whole(BLOCKS)) == pytest.approx(1.0, abs=1e-6)
+
+
+@pytest.mark.parametrize("rule", ["top", "sum", "mean"])
+@pytest.mark.parametrize("name", MERGING)
+def test_without_a_threshold_exactly_so_many_blocks_go(name, rule, survey):
+    for count in range(1, BLOCKS - 1):
+        layout = make_method(name, {"merge": rule})(survey, count)
+        assert (layout.count, layout.merge) == (count, rule)
+        assert [place for group in layout.groups for place in group] == list(range(BLOCKS))
+
+
+@pytest.mark.parametrize("name", MERGING)
+def test_what_no_threshold_can_take_away_is_refused_in_one_sentence(name, survey):
+    settings = {"interval": 4.0} if name == "laco" else {}
+    with pytest.raises(PlanError, match=r"^The method '.*' merges away \d of the 6 blocks at most.*\.$"):
+        make_method(name, settings)(survey, BLOCKS - 1)
+
+
+@pytest.mark.parametrize("name", MERGING)
+def test_a_threshold_above_all_likeness_merges_nothing(name, survey):
+    for count in (1, 4):
+        layout = make_method(name, {"threshold": 1.01})(survey, count)
+        assert layout.groups == Layout.whole(BLOCKS).groups
+
+
+def test_a_threshold_below_all_likeness_merges_what_the_windows_reach(survey):
+    unlimited = BLOCKS - 1
+
+    def groups(name: str, **settings: float) -> tuple[tuple[int, ...], ...]:
+        return make_method(name, {"threshold": -1.01, **settings})(survey, unlimited).groups
+
+    # One window from below the last block down to block 0.
+    assert groups("sliding") == (tuple(range(BLOCKS - 1)), (BLOCKS - 1,))
+    # From the last two on, each merge takes in the block below.
+    assert groups("laco", width=1, interval=1) == (tuple(range(BLOCKS)),)
+    # 4 takes in 5; two below, 2 takes in 3 and that; two below, 0 takes in 1 and that.
+    assert groups("laco", width=2, interval=2) == (tuple(range(BLOCKS)),)
+    # 4 takes in 5; three below, 1 takes in 2 alone; three below there is nothing.
+    assert groups("laco", width=1, interval=3) == ((0,), (1, 2), (3,), (4, 5))
+
+
+@pytest.mark.parametrize("name", MERGING)
+@pytest.mark.parametrize("threshold", [-1.01, 0.2, 0.6, 0.9])
+def test_a_merged_layout_holds_all_blocks_and_never_lacks_more_than_asked_for(name, threshold, survey):
+    for count in range(1, BLOCKS):
+        layout = make_method(name, {"threshold": threshold, "merge": "mean"})(survey, count)
+        assert [place for group in layout.groups for place in group] == list(range(BLOCKS))
+        assert 0 <= layout.count <= count
+        if layout.count:  # every merge left the output alike enough, the last one too
+            assert survey.similarity(layout) > threshold
+
+
+@pytest.mark.parametrize(("name", "settings"), [("laco", {"width": 1.0}), ("sliding", {})])
+def test_layers_that_do_nothing_become_one_with_the_next_and_the_output_stays(name, settings, spoken):
+    survey = survey_of(idle(1, 2), spoken)
+    chosen = make_method(name, {"merge": "top", "threshold": 0.9999, **settings})(survey, BLOCKS - 1)
+    assert chosen.groups == ((0,), (1, 2, 3), (4,), (5,))
+    assert survey.similarity(chosen) == pytest.approx(1.0, abs=1e-5)
+    highest = make_method(name, {"merge": "top", **settings})(survey, 2)
+    assert highest.groups == chosen.groups
+
+
+def test_random_blocks_are_the_same_for_the_same_draw(survey):
+    for count in range(1, BLOCKS):
+        drawn = [make_method("random", {"draw": float(draw)})(survey, count) for draw in (0, 0, 1, 2, 3)]
+        assert drawn[0] == drawn[1]
+        assert len(set(drawn)) > 2
+        assert {layout.count for layout in drawn} == {count}
+
+
+def test_random_blocks_are_each_as_likely_as_the_others(survey):
+    taken = np.zeros(BLOCKS)
+    for draw in range(300):
+        taken[list(make_method("random", {"draw": draw})(survey, 2).removed)] += 1
+    assert taken == pytest.approx(np.full(BLOCKS, 100), abs=30)  # within four standard deviations
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_nothing_removed_is_the_whole_model_and_all_is_refused(name, survey):
+    chosen = find_method(name)()
+    assert chosen(survey, 0) == Layout.whole(BLOCKS)
+    for count in (-1, BLOCKS, BLOCKS + 1):
+        with pytest.raises(PlanError, match=rf"^From 0 to 5 of the 6 blocks can go, but {count} were asked"):
+            chosen(survey, count)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_says_what_it_is_and_gives_the_same_again(name, survey):
+    kind = METHODS[name]
+    assert kind.name == name
+    assert kind.title
+    assert kind.control or re.search(r"\b20\d\d\b", kind.source)
+    assert not kind.fault or kind.fault.endswith(".")
+    assert kind()(survey, 2) == kind()(survey, 2)
+    assert kind()(survey, 2).count == 2
+
+
+def test_titles_and_names_are_given_once():
+    assert len({kind.title for kind in METHODS.values()}) == len(METHODS)
+    with pytest.raises(ValueError, match="'top' is registered twice"):
+
+        @method
+        class Another(RemovalMethod):
+            name = "top"
+
+    assert METHODS["top"].__name__ == "Top"
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "told"),
+    [
+        ("laco", {"width": 0.0}, "greater than or equal to 1"),
+        ("laco", {"width": 1.5}, "fractional part"),
+        ("laco", {"interval": "x"}, "valid integer"),
+        ("laco", {"merge": "max"}, "'top', 'sum' or 'mean'"),
+        ("sliding", {"width": 3.0}, "its settings are: merge, threshold"),
+        ("sliding", {"threshold": float("nan")}, "finite"),
+        ("random", {"draw": -1.0}, "its settings are: draw"),
+        ("greedy", {"draw": 1.0}, "its settings are: none"),
+        ("gredy", {}, "Did you mean 'greedy'"),
+    ],
+)
+def test_settings_that_a_method_does_not_take_are_one_sentence(name, settings, told):
+    with pytest.raises(PlanError, match=told) as raised:
+        make_method(name, settings)
+    assert str(raised.value).endswith(".")
+    assert "\n" not in str(raised.value)
