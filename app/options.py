@@ -50,6 +50,7 @@ class Closing(StrEnum):
     NONE = "none"
     MATRIX = "matrix"
     WRITER = "writer"
+    BLOCK = "block"
     WRITERS = "writers"
 
 

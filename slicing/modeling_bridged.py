@@ -10,6 +10,7 @@ Needs torch and transformers, nothing else.
 
 from __future__ import annotations
 
+import inspect
 from typing import Any, ClassVar
 
 import torch
@@ -91,9 +92,31 @@ class BridgedForCausalLM(PreTrainedModel, GenerationMixin):
             listed[place] = BridgedBlock(listed[place], text.get_text_config().hidden_size)
         self.post_init()
 
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """As the reduced model's class; see there."""
-        return self.inner(*args, **kwargs)
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Any = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | Tensor = 0,
+        **kwargs: Any,
+    ) -> Any:
+        """As the reduced model's class; see there. What that does not name is passed over."""
+        named = {
+            "input_ids": input_ids,
+            "attention_mask": attention_mask,
+            "position_ids": position_ids,
+            "past_key_values": past_key_values,
+            "inputs_embeds": inputs_embeds,
+            "labels": labels,
+            "use_cache": use_cache,
+            "logits_to_keep": logits_to_keep,
+        }
+        known = inspect.signature(self.inner.forward).parameters
+        return self.inner(**{name: value for name, value in named.items() if name in known}, **kwargs)
 
     def prepare_inputs_for_generation(self, *args: Any, **kwargs: Any) -> Any:
         """As the reduced model's class."""

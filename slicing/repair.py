@@ -32,7 +32,7 @@ class SublayerRepair(Value):
     """How far one sub-layer misses the dense stream, as a share of its energy, on held-out tokens."""
 
     ridge: float | None
-    """The strength that did best, or ``None`` where none did better than no repair."""
+    """The strength that did best, 0 where it was trained instead, or ``None`` where nothing was gained."""
     before: float
     after: float
 

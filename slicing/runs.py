@@ -335,7 +335,7 @@ class Entry(Value):
     @classmethod
     def parse(cls, text: str) -> Self:
         """Read ``allocation[:score][:setting=value...][+span=blocks][+repair]``, or
-        ``remove:method[:setting=value...][+matrix|+writer|+writers]``, or, for both,
+        ``remove:method[:setting=value...][+matrix|+writer|+block|+writers]``, or, for both,
         ``remove:method:share=value/allocation...`` (``PlanError``).
         """
         first, slash, rest = text.strip().partition("/")
@@ -500,6 +500,7 @@ BOARD_ENTRIES = (
     "remove:streamline+matrix",
     "remove:greedy+matrix",
     "remove:greedy+writer",
+    "remove:streamline+block",
     "remove:shortgpt+writers",
     "remove:streamline+writers",
     "remove:greedy+writers",

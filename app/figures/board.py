@@ -32,7 +32,13 @@ SIDES: dict[Kind, Side] = {
     "both": Side("does both", HIGHLIGHT, "dot"),
 }
 CONTROL = Side("control", "", "dashdot")
-SYMBOLS = {"none": "circle", "matrix": "square", "writer": "triangle-up", "writers": "star"}
+SYMBOLS = {
+    "none": "circle",
+    "matrix": "square",
+    "writer": "triangle-up",
+    "block": "diamond",
+    "writers": "star",
+}
 """What closes the gaps, or repairs."""
 
 

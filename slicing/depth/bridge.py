@@ -1,37 +1,44 @@
-"""A bridge: one D x D matrix in the place of the blocks that were removed, fitted in closed form.
+"""What takes the place of removed blocks, for every family: a matrix in closed form, or a trained block.
 
-For every family whose blocks run one after the other, with or without a known anatomy.
+Both look at the stream as it leaves the gap in the dense model, and at nothing inside a block.
 """
 
 from __future__ import annotations
 
+import copy
+import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from analysis.anatomy import block_path, blocks
-from analysis.device import on_device
-from analysis.evaluate import batches_of
-from analysis.hooks import entering_states, returns_tuple
 from slicing.depth.layout import Layout
 from slicing.depth.operator import reduce_blocks
-from slicing.kept import Kept, budgets
+from slicing.depth.walk import Walk
 from slicing.modeling_bridged import BridgedConfig, BridgedForCausalLM
-from slicing.repair import RidgeFit, SublayerRepair
+from slicing.repair import RidgeFit, SublayerRepair, token_weights
+
+EPOCHS, PATIENCE = 40, 5
+"""Of training: passes over the windows at most, and those without gain after which it stops."""
+RATES = (2e-4, 5e-5)
+"""Learning rates at the start and at the end, a cosine between (LLM-Streamline, 2403.19135)."""
+
+Tell = Callable[[int], None]
 
 
+@torch.no_grad()
 def bridge_model(
     model: PreTrainedModel,
     layout: Layout,
     windows: Tensor,
     held: int,
-    tell: Callable[[int], None],
+    tell: Tell,
     budget: tuple[int, int] | None = None,
 ) -> tuple[BridgedForCausalLM, tuple[SublayerRepair, ...]]:
-    """The reduced model with a matrix behind every block that a gap follows.
+    """The reduced model with a matrix (D, D) behind every block that a gap follows.
 
     Each is the ridge regression from the stream that the reduced model has there to the dense stream behind
     the gap, over ``windows`` (N, T), all but the last ``held`` of them, tokens weighted by the inverse RMS of
@@ -39,76 +46,137 @@ def bridge_model(
     of a gap at the start there is nothing to bridge from.
     """
     reduced = reduce_blocks(model, layout, check=False)
-    gaps = {gap.to: gap.after for gap in layout.gaps if gap.after >= 0}
+    after = [gap.after for gap in layout.gaps if gap.after >= 0]
     config = BridgedConfig(
-        text_config=reduced.config,
-        blocks=block_path(reduced),
-        bridges=sorted(gaps.values()),
-        dtype=model.dtype,
+        text_config=reduced.config, blocks=block_path(reduced), bridges=after, dtype=model.dtype
     )
     config._attn_implementation = model.config._attn_implementation
+    plain = list(blocks(reduced))
     with torch.device("meta"):  # the bridges' numbers come below
         bridged: Any = BridgedForCausalLM(config, inner=reduced)
-    walk = _Walk(model, windows, budget)
-    told: list[SublayerRepair] = []
-    for place in range(layout.blocks + 1):
-        if place in gaps:
-            target: Any = blocks(bridged)[gaps[place]]
-            matrix, fit = walk.fitted(held)
-            told.append(fit)
-            target.bridge = torch.nn.Parameter(matrix.to(model.device, model.dtype), requires_grad=False)
-            walk.turn(target.bridged)
-        if place < layout.blocks:
-            kept = layout.tops.index(place) if place in layout.tops else None
-            block: Any = None if kept is None else blocks(bridged)[kept]
-            walk.advance(place, getattr(block, "block", block) if hasattr(block, "bridge") else block)
-        tell(place)
+
+    def close(walk: Walk, place: int, block: int) -> SublayerRepair | None:
+        walk.pass_short(place, plain[block])
+        if block not in after:
+            return None
+        fit = RidgeFit(model.get_input_embeddings().weight.shape[1])  # type: ignore[union-attr]
+        for _, found, wanted, kept in walk.pairs(held):
+            precise = torch.promote_types(found.dtype, torch.float32)
+            fit.add(found.to(precise), wanted.to(precise), kept)
+        matrix, told = fit.solve(torch.eye(fit.width))
+        there: Any = blocks(bridged)[block]
+        there.bridge = nn.Parameter(matrix.to(model.device, model.dtype), requires_grad=False)
+        for index, found, _, _ in walk.pairs(0):
+            walk.short[index] = there.bridged(found)
+        return told
+
+    told = _over_gaps(model, layout, windows, tell, budget, close)
     if model.generation_config is not None:
         bridged.generation_config = reduced.generation_config
-    return bridged.eval(), tuple(told)
+    return bridged.eval(), told
 
 
-class _Walk:
-    """The streams of the dense and of the reduced model over the same windows, block by block."""
+@torch.no_grad()
+def train_blocks(
+    model: PreTrainedModel,
+    reduced: PreTrainedModel,
+    layout: Layout,
+    windows: Tensor,
+    held: int,
+    tell: Tell,
+    budget: tuple[int, int] | None = None,
+) -> tuple[SublayerRepair, ...]:
+    """Train the block in front of each gap of ``reduced``, in place, to make up for those that are gone.
 
-    def __init__(self, model: PreTrainedModel, windows: Tensor, budget: tuple[int, int] | None) -> None:
-        self.model, self.device = model, model.device
-        self.precise = torch.promote_types(model.dtype, torch.float32)
-        self.tuples = returns_tuple(model, windows[:1, :8].to(self.device))
-        sizes = budgets(self.device) if budget is None else budget
-        self.dense, self.short = (Kept(self.device, *sizes) for _ in range(2))
-        self.contexts: list[list[dict[str, Any]]] = []
-        self.windows = len(windows)
-        known: dict[torch.Size, list[dict[str, Any]]] = {}
-        for batch in batches_of(windows, self.device):
-            states, context = entering_states(model, batch.to(self.device), self.tuples)
-            self.dense.append(states)
-            self.short.append(states.clone())
-            self.contexts.append(known.setdefault(batch.shape, context))
+    So one block stands for itself and the span after it, as in LLM-Streamline (2403.19135), whose light block
+    starts with the first removed block's weights. The loss is the squared distance to the dense stream
+    behind the gap, tokens weighted by the inverse RMS of their target; the windows held out stop it.
+    """
+    after = [gap.after for gap in layout.gaps if gap.after >= 0]
+    listed = blocks(reduced)
 
-    def advance(self, place: int, kept: Any) -> None:
-        """Pass the dense stream through a block, and the other one through what is left of it."""
-        for index in range(len(self.dense)):
-            for states, block in ((self.dense, blocks(self.model)[place]), (self.short, kept)):
-                if block is None:
-                    continue
-                context = on_device(self.contexts[index][place], self.device)
-                output = block(states.take(index, self.device), **context)
-                states[index] = output[0] if isinstance(output, tuple) else output
+    def close(walk: Walk, place: int, block: int) -> SublayerRepair | None:
+        told = None
+        if block in after:
+            listed[block], told = _trained(walk, place, listed[block], held)
+        walk.pass_short(place, listed[block])
+        return told
 
-    def fitted(self, held: int) -> tuple[Tensor, SublayerRepair]:
-        """The matrix (D, D) from where the reduced model's stream is to where the dense one is, fp64."""
-        fit, left = None, self.windows
-        for index in range(len(self.dense)):
-            found, wanted = (each.take(index, self.device) for each in (self.short, self.dense))
-            self.short[index], self.dense[index] = found, wanted
-            fit = fit or RidgeFit(found.shape[-1])
-            left -= len(found)
-            fit.add(found.to(self.precise), wanted.to(self.precise), min(len(found), max(0, held - left)))
-        assert fit is not None
-        return fit.solve(torch.eye(fit.width))
+    return _over_gaps(model, layout, windows, tell, budget, close)
 
-    def turn(self, bridged: Callable[[Tensor], Tensor]) -> None:
-        """Pass the reduced model's stream over a bridge."""
-        for index in range(len(self.short)):
-            self.short[index] = bridged(self.short.take(index, self.device))
+
+def _over_gaps(
+    model: PreTrainedModel,
+    layout: Layout,
+    windows: Tensor,
+    tell: Tell,
+    budget: tuple[int, int] | None,
+    close: Callable[[Walk, int, int], SublayerRepair | None],
+) -> tuple[SublayerRepair, ...]:
+    """Walk both streams, the dense one ahead to where the next block begins; ``close`` passes the other."""
+    walk = Walk(model, windows, budget)
+    following = [*(group[0] for group in layout.groups[1:]), layout.blocks]
+    told: list[SublayerRepair] = []
+    for block, (top, first) in enumerate(zip(layout.tops, following, strict=True)):
+        walk.pass_dense(first)
+        if found := close(walk, top, block):
+            told.append(found)
+        tell(first)
+    return tuple(told)
+
+
+def _trained(walk: Walk, place: int, block: nn.Module, held: int) -> tuple[nn.Module, SublayerRepair]:
+    """A trained copy of the block, or the block itself where training gained nothing held out."""
+    pupil = copy.deepcopy(block).float().requires_grad_(True)
+    optimiser = torch.optim.AdamW(pupil.parameters(), lr=RATES[0], weight_decay=1e-3)
+    contexts = [_fresh(each[place]) for each in walk.contexts]  # a tensor from inference mode has no gradient
+
+    def losses(train: bool) -> float:
+        """The mean weighted loss of a pass over the windows that train, or over those held out."""
+        total = count = 0.0
+        for index, found, wanted, kept in walk.pairs(held):
+            rows = slice(None, len(found) - kept) if train else slice(len(found) - kept, None)
+            if not len(found[rows]):
+                continue
+            target = wanted[rows].float()
+            with torch.set_grad_enabled(train):  # of the whole batch, which the context was made for
+                output = pupil(found.float().clone(), **contexts[index])
+                output = (output[0] if isinstance(output, tuple) else output)[rows]
+                loss = ((output - target) * token_weights(target)).square().mean()
+            if train:
+                optimiser.zero_grad()
+                loss.backward()
+                nn.utils.clip_grad_norm_(pupil.parameters(), 5.0)
+                optimiser.step()
+            total, count = total + float(loss) * len(target), count + len(target)
+        return total / count
+
+    before = best = losses(train=False)
+    kept, waited = None, 0
+    for epoch in range(EPOCHS):
+        share = (1 + math.cos(math.pi * epoch / EPOCHS)) / 2
+        for group in optimiser.param_groups:
+            group["lr"] = RATES[1] + share * (RATES[0] - RATES[1])
+        losses(train=True)
+        loss = losses(train=False)
+        waited = 0 if loss < best else waited + 1
+        if loss < best:
+            best, kept = loss, {name: value.clone() for name, value in pupil.state_dict().items()}
+        if waited == PATIENCE:
+            break
+    if kept is None:
+        return block, SublayerRepair(ridge=None, before=before, after=before)
+    pupil.load_state_dict(kept)
+    dtype = next(block.parameters()).dtype
+    return pupil.to(dtype).requires_grad_(False), SublayerRepair(ridge=0.0, before=before, after=best)
+
+
+def _fresh(value: Any) -> Any:
+    """Copies of all tensors in ``value``, floating ones in fp32."""
+    if isinstance(value, Tensor):
+        return value.clone().float() if value.is_floating_point() else value.clone()
+    if isinstance(value, dict):
+        return {key: _fresh(each) for key, each in value.items()}
+    if isinstance(value, tuple | list):
+        return type(value)(_fresh(each) for each in value)
+    return value

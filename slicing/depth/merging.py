@@ -39,8 +39,8 @@ class Merging(RemovalMethod):
         best = self.merged(survey, low, count)
         if best.count < count:
             raise PlanError(
-                f"The method '{self.name}' merges away {best.count} of the {survey.blocks} blocks at most, but "
-                f"{count} are to go: ask for fewer, or choose another method."
+                f"The method '{self.name}' merges away {best.count} of the {survey.blocks} blocks at most, "
+                f"but {count} are to go: ask for fewer, or choose another method."
             )
         for _ in range(_STEPS):
             middle = (low + high) / 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import product
 from typing import Any, Literal
 
 import numpy as np
@@ -17,7 +18,7 @@ from analysis.device import out_of_memory_told
 from analysis.errors import UnsupportedError
 from analysis.evaluate import check_windows, perplexity
 from analysis.values import Progress, no_progress
-from slicing.depth.bridge import bridge_model
+from slicing.depth.bridge import bridge_model, train_blocks
 from slicing.depth.layout import Layout
 from slicing.depth.operator import reduce_blocks
 from slicing.modeling_bridged import BridgedForCausalLM
@@ -26,10 +27,11 @@ from slicing.repair import Repair, held_out
 from slicing.schedule import SlicingSchedule
 from slicing.slicer import Followed, refuse_unless_invariant, slice_once
 
-Closing = Literal["none", "matrix", "writer", "writers"]
+Closing = Literal["none", "matrix", "writer", "block", "writers"]
 """What closes the gaps. ``matrix``: one D x D matrix behind every block that a gap follows. ``writer``: that
-block's last writer, fitted anew. ``writers``: that one and every writer after it, one after the other, so
-that each makes up for what the ones before could not. The last two leave a plain model."""
+block's last writer, fitted anew. ``block``: all of that block, trained. ``writers``: that writer and every
+one after it, fitted one after the other, so that each makes up for what the ones before could not. All but
+the matrix leave a plain model."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,17 @@ def reduce_model(
             closed, told = bridge_model(
                 model, layout, windows, held, lambda done: progress(phase, done, layout.blocks), budget
             )
+        elif closing == "block":
+            closed = reduce_blocks(model, layout, check=False)
+            told = train_blocks(
+                model,
+                closed,
+                layout,
+                windows,
+                held,
+                lambda done: progress(phase, done, layout.blocks),
+                budget,
+            )
         else:
             closed = reduce_blocks(model, layout, check=False)
             told = _fit_writers(model, closed, layout, windows, held, closing, progress, phase, budget)
@@ -117,14 +130,16 @@ def _fit_writers(
         embedding="shared" if shape.tied else "untied",
         span=shape.block_count,
     )
-    changed = {gap.after for gap in layout.gaps}
-    changed |= {place for place, group in enumerate(layout.groups) if len(group) > 1}
-    lasts = {rows * (place + 1) - 1 for place in changed if place >= 0}
-    first = max(0, rows * min(changed)) if len(lasts) == len(changed) else 0
+    before = {gap.after for gap in layout.gaps}
+    merged = {place for place, group in enumerate(layout.groups) if len(group) > 1}
+    lasts = {rows * (place + 1) - 1 for place in before | merged if place >= 0}
+    # In front of a gap the stream is still the dense one; a merged block's first writer reads another.
+    first = min({max(0, rows * (place + 1) - 1) for place in before} | {rows * place for place in merged})
 
     def fitted(place: int) -> bool:
         return place in lasts if closing == "writer" else place >= first
 
+    _refuse_experts(reduced, fitted)
     steps = len(shape.sublayers)
     sliced = slice_once(
         reduced,
@@ -139,6 +154,18 @@ def _fit_writers(
     _adopt_writers(reduced, sliced.model, fitted)
     assert sliced.repair is not None
     return sliced.repair.sublayers
+
+
+def _refuse_experts(model: PreTrainedModel, fitted: Callable[[int], bool]) -> None:
+    rows = anatomy_of(model.config).sublayers
+    for place, (block, branches) in enumerate(product(blocks(model), rows)):
+        for branch in branches:
+            for name, holder, _ in parameters_named(core_of(block, branch), branch.writers):
+                if fitted(place) and not isinstance(holder, torch.nn.Linear | Conv1D):
+                    raise UnsupportedError(
+                        f"Writers cannot be fitted: '{name}' is one for every expert, not a plain linear "
+                        "map. Close the gaps with a matrix instead."
+                    )
 
 
 def _adopt_writers(

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from analysis.anatomy import blocks, decoder
+from analysis.details import DetailsCollector
 from analysis.device import Precision
 from analysis.probes import damage, leave_out
-from analysis.profile import LayerProfile
-from analysis.spans import SpanMap, span_map
+from analysis.profile import LayerProfile, profile_blocks
 from analysis.values import Progress, no_progress
 from slicing.depth.layout import Layout
 from slicing.depth.operator import reduce_blocks
@@ -48,9 +48,25 @@ class Survey:
         return len(blocks(self.model))
 
     @property
-    def spans(self) -> SpanMap:
-        """Distances over every span of blocks."""
-        return self._once("spans", lambda: span_map(self.model, self.windows, self.progress))
+    def spans(self) -> dict[str, np.ndarray]:
+        """How alike the stream is at the two ends of every span: the maps of ``analysis.details``.
+
+        The diagonal k of a map is all spans of k blocks, by their first one.
+        """
+
+        def measure() -> dict[str, np.ndarray]:
+            details = DetailsCollector(self.model, self.windows)
+            profile_blocks(
+                self.model,
+                self.windows,
+                model_label=self.profile.model,
+                text_label=self.profile.text,
+                progress=lambda _, done, total: self.progress("Comparing spans", done, total),
+                details=details,
+            )
+            return details.details().maps()
+
+        return self._once("spans", measure)
 
     def losses_without(self, layout: Layout) -> np.ndarray:
         """Rise of the loss when one more block of the reduced model is left out, (blocks left,).

@@ -14,7 +14,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from serving import chromium, serving, settle, visit
 
-from slicing.runs import BUNDLED_CONTEST, BUNDLED_RUN, BUNDLED_SWEEP, load_run
+from slicing.runs import BUNDLED_BOARD, BUNDLED_CONTEST, BUNDLED_RUN, BUNDLED_SWEEP, load_run
 
 FOLDER = Path(__file__).parents[2] / "assets" / "screenshots"
 PAGES = {
@@ -25,17 +25,18 @@ PAGES = {
     "compare": "compare",
     "sweep": "sweep",
     "contest": "contest",
+    "leaderboard": "leaderboard",
     "runs": "runs",
     **{f"talk-{step}": f"?present=1&step={step}" for step in range(1, 8)},
 }
-NARROW = ("profile", "tune", "compare", "sweep", "contest", "runs", "talk-3")
+NARROW = ("profile", "tune", "compare", "sweep", "contest", "leaderboard", "runs", "talk-3")
 
 
 def main() -> None:
     """One picture of each page in light and in dark, some of them as on a phone too."""
     FOLDER.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as home, chromium() as browser:
-        for folder in (BUNDLED_RUN, BUNDLED_SWEEP, BUNDLED_CONTEST):
+        for folder in (BUNDLED_RUN, BUNDLED_SWEEP, BUNDLED_CONTEST, BUNDLED_BOARD):
             shutil.copytree(folder, Path(home, "runs", load_run(folder).key))
         with serving(Path(home)) as server:
             for scheme in ("light", "dark"):

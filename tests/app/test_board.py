@@ -50,8 +50,8 @@ def test_kinds_differ_in_colour_and_dash_and_repairs_in_shape(board):
     figure, _ = draw_board(board)
     legend = {trace.name: (trace.line.color, trace.line.dash) for trace in figure.data}
     assert len(set(legend.values())) == len(legend) == 4
-    closings = ("", "+matrix", "+writer", "+writers")
-    assert len({symbol_of(Entry.parse(f"remove:top{each}")) for each in closings}) == 4
+    closings = ("", "+matrix", "+writer", "+block", "+writers")
+    assert len({symbol_of(Entry.parse(f"remove:top{each}")) for each in closings}) == len(closings)
 
 
 def test_the_table_is_best_first_and_says_what_is_left(board):
