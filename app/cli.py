@@ -251,8 +251,8 @@ def remove(
     closing: Annotated[
         Closing,
         typer.Option(
-            help="What closes the gaps: nothing, a matrix for each, the writer in front of each, the block in "
-            "front of each (trained), or all writers from there on. All but the matrix leave a plain model."
+            help="What closes the gaps: nothing, a matrix for each, the writer in front of each, the block "
+            "in front of each (trained), or all writers from there on. All but the matrix leave a plain model."
         ),
     ] = Closing.WRITERS,
     search_windows: Annotated[
@@ -481,8 +481,8 @@ def leaderboard(
     entries: Annotated[
         str,
         typer.Option(
-            help="As in a contest, and remove:method[:setting=value][+matrix|+writer|+block|+writers], or both: "
-            "remove:greedy:share=0.5/constant+span=3+repair.",
+            help="As in a contest, and remove:method[:setting=value][+matrix|+writer|+block|+writers], or "
+            "both: remove:greedy:share=0.5/constant+span=3+repair.",
             show_default="width, depth and both",
         ),
     ] = "",

@@ -395,8 +395,8 @@ def leaderboard(usual: CompareRecipe) -> LeaderboardRecipe:
         default=FIRST_ON_BOARD,
         key="board-entries",
         persist_state="session",
-        help="Slicing as in a contest; remove:method, with +matrix, +writer, +block or +writers to close the gaps; "
-        "or both, with the share of the budget that goes in whole blocks.",
+        help="Slicing as in a contest; remove:method, with +matrix, +writer, +block or +writers to close "
+        "the gaps; or both, with the share of the budget that goes in whole blocks.",
     )
     share = _choice(
         "What does both removes in whole blocks",

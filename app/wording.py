@@ -531,8 +531,10 @@ NOT_RUN = (
 )
 """Methods that are not on the board because they train, and what they take as published."""
 BOARD_READING = (
-    "All entries of a size have the same number of parameters, to a rounding step, and see the same windows. "
-    "Loss is told as a multiple of the dense model's perplexity."
+    "All entries of a size have the same number of parameters, to a rounding step or a matrix, and see the "
+    "same windows. Circles: gaps left open, or nothing repaired; squares: a matrix over each gap; triangles: "
+    "the writer in front of each fitted; diamonds: the block in front of each trained; stars: all writers "
+    "fitted."
 )
 """How to read a leaderboard."""
 

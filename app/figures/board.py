@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 
 import plotly.graph_objects as go
 
-from app.figures.base import DYNAMIC, HIGHLIGHT, LIGHT, MANUAL, Drawing, Theme, empty_figure
+from app.figures.base import CONSTANT, DYNAMIC, HIGHLIGHT, LIGHT, MANUAL, Drawing, Theme, empty_figure
 from slicing.board import Board, Kind, kind_of
 from slicing.contest import Standing
 from slicing.runs import Contestant, Entry
@@ -32,6 +32,7 @@ SIDES: dict[Kind, Side] = {
     "both": Side("does both", HIGHLIGHT, "dot"),
 }
 CONTROL = Side("control", "", "dashdot")
+REFERENCE = Side("constant slicing", CONSTANT, "longdash")
 SYMBOLS = {
     "none": "circle",
     "matrix": "square",
@@ -66,7 +67,7 @@ def draw_board(
         )
         if not known:
             continue
-        side = CONTROL if entry.control else SIDES[kind_of(entry)]
+        side = REFERENCE if entry == Entry() else CONTROL if entry.control else SIDES[kind_of(entry)]
         colour = side.colour or theme.label
         figure.add_trace(
             go.Scatter(

@@ -49,7 +49,7 @@ def test_the_second_text_and_the_chosen_entry_are_shown(board):
 def test_kinds_differ_in_colour_and_dash_and_repairs_in_shape(board):
     figure, _ = draw_board(board)
     legend = {trace.name: (trace.line.color, trace.line.dash) for trace in figure.data}
-    assert len(set(legend.values())) == len(legend) == 4
+    assert len(set(legend.values())) == len(legend) == 5
     closings = ("", "+matrix", "+writer", "+block", "+writers")
     assert len({symbol_of(Entry.parse(f"remove:top{each}")) for each in closings}) == len(closings)
 
