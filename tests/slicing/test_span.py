@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+from types import SimpleNamespace
+
 import pytest
 import torch
 from conftest import FAMILIES, tiny_model
@@ -170,3 +173,32 @@ def test_a_span_costs_no_parameters_and_leaves_constant_slicing_as_published(win
     assert constant.flops_per_token(shape) - planned.flops_per_token(shape) == 2 * saved
     with pytest.raises(PlanError, match="span must be 0 or more"):
         Plan(span=-1)
+
+
+def test_the_schedule_and_the_modelling_file_turn_alike():
+    for count, span in itertools.product((2, 3, 5), range(7)):
+        for widths in itertools.product((4, 8), repeat=count):
+            schedule = SlicingSchedule(hidden_size=8, widths=(*widths, 8), embedding="untied", span=span)
+            config = SimpleNamespace(span=span, widths=[*widths, 8])
+            for block in range(count):
+                assert schedule.turns(block, True) == modeling_sliced._turns(block, count, config)
+
+
+def test_blocks_that_cut_nothing_stay_in_the_plain_basis(windows):
+    model = tiny_model("llama")
+    shape = read_shape(model)
+    whole = schedule_for(model, 4, (32,) * 4)
+    assert not any(site.turns for site in whole.sites(shape))
+    found = slice_model(model, whole, windows).model
+    logits, expected = found(windows).logits, model(windows).logits
+    assert float((logits - expected).norm() / expected.norm()) < 1e-5
+
+
+def test_symmetric_parameters_are_those_of_the_bases_that_can_be_turned():
+    shape = read_shape(tiny_model("llama"))  # three blocks of two sub-layers
+    own = schedule_for(tiny_model("llama"), 0, (24, 16, 29, 32))
+    assert own.symmetric_parameters(shape) == 2 * (24 * 23 + 16 * 15 + 29 * 28) // 2
+    shared = schedule_for(tiny_model("llama"), 2, (24, 16, 29, 32))
+    # The first 16 dimensions are in both blocks, the 8 after them in one: neither mixes with the other.
+    assert shared.symmetric_parameters(shape) == (16 * 15 + 8 * 7) // 2 + 29 * 28 // 2
+    assert schedule_for(tiny_model("llama"), 3, (32,) * 4).symmetric_parameters(shape) == 0
