@@ -6,6 +6,7 @@ Collected during the profile's own forward pass. Knows nothing about scores or s
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +28,50 @@ TOKENS_PAIRED = 512
 """Tokens of a batch whose states are held at all depths at once, for the similarity of depths."""
 
 
+class Likeness(NamedTuple):
+    """One way to tell how alike the stream is at two depths."""
+
+    name: str
+    """The field of ``Details`` that holds it."""
+    title: str
+    description: str
+    """One sentence: what is measured, the range, and who goes by it."""
+    source: str
+    higher_is_alike: bool
+
+
+LIKENESSES: dict[str, Likeness] = {
+    likeness.name: likeness
+    for likeness in (
+        Likeness(
+            "similarity",
+            "Cosine",
+            "Mean cosine of a token's states at two depths, at most 1; higher means more alike. "
+            "LLM-Streamline removes the span over which it is largest.",
+            "Chen et al., LLM-Streamline, ICLR 2025",
+            higher_is_alike=True,
+        ),
+        Likeness(
+            "angular",
+            "Angle at the last token",
+            "Angle between the states of a window's last token at two depths over pi, from 0 to 1; lower "
+            "means more alike. Unreasonable Ineffectiveness removes the span over which it is least.",
+            "Gromov et al., The Unreasonable Ineffectiveness of the Deeper Layers, ICLR 2025",
+            higher_is_alike=False,
+        ),
+        Likeness(
+            "cka",
+            "CKA",
+            "Linear centred kernel alignment of the tokens' states at two depths, from 0 to 1; higher means "
+            "more alike. Sliding Layer Merging shows by it that blocks which work alike form patches; so do "
+            "blocks where one token's state outweighs all others.",
+            "Ding et al., Sliding Layer Merging, AAAI 2026",
+            higher_is_alike=True,
+        ),
+    )
+}
+
+
 class Details(NamedTuple):
     """What the sums of a profile no longer tell."""
 
@@ -37,13 +82,38 @@ class Details(NamedTuple):
     growth: np.ndarray
     """(L,) float32: mean ratio of the norms leaving and entering, first tokens left out."""
     similarity: np.ndarray
-    """(L + 1, L + 1) float32: mean cosine of a token's states at two depths; row 0 enters block 0."""
+    """(L + 1, L + 1) float32: mean cosine of a token's states at two depths; row 0 enters block 0. Over a
+    sample of ``TOKENS_PAIRED`` tokens of every batch, first tokens left out: close to the mean over all
+    tokens that LLM-Streamline (2403.19135) takes, and it does not hang on what first tokens do."""
     split: np.ndarray | None
     """(L, 2) float32: the change of the stream that heads and MLP make, each as the mean over tokens of its
     projection on the block's whole change over the norm entering; they add up to the whole. ``None`` where
     the family's heads and MLP cannot be told apart."""
     pieces: dict[int, str]
     """The text of every token id that occurs."""
+    angular: np.ndarray | None = None
+    """(L + 1, L + 1) float32: angle over pi between the states of a window's last token at two depths, mean
+    over windows (Gromov et al., The Unreasonable Ineffectiveness of the Deeper Layers, 2403.17887, equation
+    6). ``None`` in files of before it was measured, as the next."""
+    cka: np.ndarray | None = None
+    """(L + 1, L + 1) float32: linear CKA of the states at two depths over the tokens of a sample as for
+    ``similarity``, mean over batches weighted by their tokens (Ding et al., Sliding Layer Merging,
+    2502.19159). A token whose state is far larger than the others' outweighs them, and over so few tokens it
+    is larger than over many."""
+    lens: np.ndarray | None = None
+    """(N, L) float32: loss in nats per token when the stream goes from each block straight to the head (see
+    ``analysis.lens``), over all windows; ``None`` where it was not asked for."""
+
+    def maps(self) -> dict[str, np.ndarray]:
+        """How alike the stream is at every two depths, in each of the ways in ``LIKENESSES`` it holds."""
+        held = {name: getattr(self, name) for name in LIKENESSES}
+        return {name: values for name, values in held.items() if values is not None}
+
+    def lens_perplexities(self) -> np.ndarray:
+        """Perplexity when the head follows straight after each block, (L,); the last is the model's own."""
+        assert self.lens is not None
+        # A broken model may be so bad that exp overflows; the largest number still says so.
+        return np.exp(np.minimum(self.lens.astype(np.float64).mean(axis=0), 700.0))
 
     def save(self, path: Path) -> None:
         """Write a safetensors file."""
@@ -78,10 +148,12 @@ class DetailsCollector:
         self.change = np.zeros((*self.tokens.shape, self.blocks), dtype=np.float16)
         self.growth = np.zeros(self.blocks)
         self.split = np.zeros((self.blocks, 2))
-        self.similarity = torch.zeros((self.blocks + 1, self.blocks + 1), dtype=torch.float64)
+        depths = (self.blocks + 1, self.blocks + 1)
+        self.similarity, self.angular, self.cka = (torch.zeros(depths, dtype=torch.float64) for _ in range(3))
         self._seen = np.zeros(self.blocks, dtype=np.int64)
         self._paired = 0
-        self._depths: list[Tensor] = []
+        self._ended = 0
+        self._depths: list[tuple[Tensor, Tensor]] = []
         self._model = model
         self._heads = _heads_watch(model)
         self._seen_of_heads: dict[int, Tensor] = {}
@@ -123,25 +195,30 @@ class DetailsCollector:
             self.split[block] += by_heads, total - by_heads
 
     def _pair(self, block: int, entering: Tensor, leaving: Tensor) -> None:
-        """Hold unit vectors of some tokens at every depth until the batch is through."""
+        """Hold the states of some tokens, and of the last ones, at every depth until the batch is through."""
         if block == 0:
             self._depths = []
         self._depths.append(self._sample(entering))
         if block < self.blocks - 1 or len(self._depths) < self.blocks:
             return
         self._depths.append(self._sample(leaving))
-        depths = torch.stack(self._depths, dim=1)  # (tokens, L + 1, D)
-        self.similarity += (depths @ depths.mT).sum(dim=0).double().cpu()
-        self._paired += len(depths)
+        some, last = (torch.stack(each, dim=1) for each in zip(*self._depths, strict=True))  # (n, L + 1, D)
         self._depths = []
+        self.similarity += _cosines(some).sum(dim=0).double().cpu()
+        self.angular += (torch.arccos(_cosines(last)) / math.pi).sum(dim=0).double().cpu()
+        self.cka += len(some) * _cka(some).double().cpu()
+        self._paired += len(some)
+        self._ended += len(last)
 
-    def _sample(self, states: Tensor) -> Tensor:
+    def _sample(self, states: Tensor) -> tuple[Tensor, Tensor]:
         flat = states[:, 1:].flatten(0, 1)
-        some = flat[:: -(-len(flat) // TOKENS_PAIRED)].to(self._model.device, torch.float32)
-        return nn.functional.normalize(some, dim=-1)
+        some, last = flat[:: -(-len(flat) // TOKENS_PAIRED)], states[:, -1]
+        # Copied, since a view would hold the states of the whole batch.
+        device = self._model.device
+        return some.to(device, torch.float32, copy=True), last.to(device, torch.float32, copy=True)
 
-    def details(self, tokenizer: Any) -> Details:
-        """All of it, with the text of the tokens."""
+    def details(self, tokenizer: Any = None) -> Details:
+        """All of it, with the text of the tokens where a tokenizer is given."""
         seen = np.maximum(self._seen, 1)
         return Details(
             tokens=self.tokens,
@@ -149,8 +226,29 @@ class DetailsCollector:
             growth=(self.growth / seen).astype(np.float32),
             similarity=(self.similarity / max(self._paired, 1)).float().numpy(),
             split=None if self._heads is None else (self.split / seen[:, None]).astype(np.float32),
-            pieces={int(token): tokenizer.decode([int(token)]) for token in np.unique(self.tokens)},
+            pieces={int(token): tokenizer.decode([int(token)]) for token in np.unique(self.tokens)}
+            if tokenizer is not None
+            else {},
+            # The arccos is steep at 1: rounding alone would be a ten thousandth of a half turn.
+            angular=(self.angular / max(self._ended, 1)).fill_diagonal_(0.0).float().numpy(),
+            cka=(self.cka / max(self._paired, 1)).float().numpy(),
         )
+
+
+def _cosines(states: Tensor) -> Tensor:
+    """The cosine of every two of a token's states, (n, depths, D) to (n, depths, depths), in [-1, 1]."""
+    products = states @ states.mT
+    norms = products.diagonal(dim1=1, dim2=2).sqrt()
+    whole = norms.unsqueeze(2) * norms.unsqueeze(1)
+    return (products / whole.clamp_min(torch.finfo(states.dtype).tiny)).clamp(-1.0, 1.0)
+
+
+def _cka(states: Tensor) -> Tensor:
+    """The linear CKA of every two depths over the tokens, (n, depths, D) to (depths, depths)."""
+    rows = (states - states.mean(dim=0)).transpose(0, 1)
+    grams = nn.functional.normalize((rows @ rows.mT).flatten(1), dim=1)
+    # The cosine of the Gram matrices. Their norms are found as the products are: so rounding cancels out.
+    return _cosines(grams.unsqueeze(0)).squeeze(0)
 
 
 class _HeadsWatch(NamedTuple):

@@ -105,21 +105,31 @@ def profile(
             "discarded-energy, heavy-tail, depth."
         ),
     ] = "",
+    lens: Annotated[
+        bool,
+        typer.Option(
+            "--lens", help="The logit lens too: the loss when the head follows straight after each block."
+        ),
+    ] = False,
     json_path: JsonOption = None,
 ) -> None:
     """Measure how much every block changes its input: LR score, block influence, angular distance."""
-    from slicing.runs import ProfileRecipe
+    from slicing.runs import ProfileRecipe, find_details
 
     probes = tuple(name.strip() for name in probe.split(",") if name.strip())
-    recipe = ProfileRecipe(model=which.source(), **measure.fields(), bases=bases, probes=probes)
+    recipe = ProfileRecipe(model=which.source(), **measure.fields(), bases=bases, probes=probes, lens=lens)
     run = _perform(recipe)
     frame = run.result.profile.to_frame(first_token)  # type: ignore[union-attr]
+    further = list(probes)
+    if lens and (details := find_details(run)) and details.lens is not None:
+        frame["logit lens"] = details.lens.mean(axis=0, dtype=float)
+        further.append("logit lens")
     data = {"key": run.key, "recipe": _plain(recipe), "blocks": frame.to_dict("records")}
     if _printed_as_json(data, json_path):
         return
-    table = _table("block", "cosine", "LR score", "± sd", "block influence", "angular distance", *probes)
+    table = _table("block", "cosine", "LR score", "± sd", "block influence", "angular distance", *further)
     for row in frame.to_dict("records"):
-        numbers = ("cosine", "lr", "lr sd", "block-influence", "angular", *probes)
+        numbers = ("cosine", "lr", "lr sd", "block-influence", "angular", *further)
         table.add_row(row["module"], *(f"{row[column]:.3f}" for column in numbers))
     out.print(table)
     out.print("LR score: 1 is the block that changes its input least, 0 the one that changes it most.")
@@ -252,7 +262,7 @@ def remove(
         Closing,
         typer.Option(
             help="What closes the gaps: nothing, a matrix for each, the writer in front of each, the block "
-            "in front of each (trained), or all writers from there on. All but the matrix leave a plain model."
+            "in front of each (trained), all writers from there on. All but the matrix leave a plain model."
         ),
     ] = Closing.WRITERS,
     search_windows: Annotated[

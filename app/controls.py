@@ -14,6 +14,7 @@ import pandas as pd
 import streamlit as st
 from pydantic.fields import FieldInfo
 
+from analysis.details import LIKENESSES, Details
 from analysis.profile import LayerProfile
 from analysis.scores import SCORES
 from analysis.texts import PRESETS, Role, TextSource
@@ -295,6 +296,12 @@ def damage(key: str, profile: LayerProfile) -> str | None:
     if len(held) < 2:
         return next(iter(held), None)
     return _choice("Damage", key, held, next(iter(held)))
+
+
+def likeness(details: Details) -> str:
+    """By which of the measures that were kept the stream at two depths is compared."""
+    held = {name: LIKENESSES[name].title for name in details.maps()}
+    return _choice("Compared by", "compared-by", held, next(iter(held)))
 
 
 def sweep(usual: CompareRecipe) -> SweepRecipe:

@@ -191,8 +191,11 @@ class Policy(Value):
             raise Refused(f"The {name} is {len(value):,} long, but {LONGEST:,} is the most here: shorten it.")
 
     def _check_cells(self, within: dict[str, Any]) -> None:
-        several = {name: len(value) for name, value in within.items() if isinstance(value, tuple | list)}
-        cells = prod(max(1, count) for count in several.values())
+        # An empty list asks for nothing, and so multiplies nothing.
+        several = {
+            name: len(value) for name, value in within.items() if isinstance(value, tuple | list) and value
+        }
+        cells = prod(several.values())
         if self.cells is not None and cells > self.cells:
             raise Refused(
                 f"This server allows {self.cells} cells at most, but got {cells} "

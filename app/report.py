@@ -20,7 +20,14 @@ from app.figures.compare import draw_differences, draw_perplexities, draw_window
 from app.figures.contest import draw_contest
 from app.figures.page import FUNCTIONS, embedded, script
 from app.figures.plan import draw_schedule
-from app.figures.profile import DAMAGES, draw_profile, draw_scatter, draw_similarity, draw_split
+from app.figures.profile import (
+    DAMAGES,
+    draw_lens,
+    draw_profile,
+    draw_scatter,
+    draw_similarity,
+    draw_split,
+)
 from app.figures.sweep import draw_grid, draw_pareto
 from app.tables import (
     board_table,
@@ -28,6 +35,7 @@ from app.tables import (
     damage_table,
     difference_table,
     grid_table,
+    lens_table,
     passage_table,
     perplexity_table,
     removal_table,
@@ -143,6 +151,8 @@ def _of_profile(run: Run) -> Iterator[Section]:
         yield Section("Depth by depth", draw_similarity(details), similarity_table(details))
         if details.split is not None:
             yield Section("Heads and MLP", draw_split(details), split_table(details))
+        if details.lens is not None:
+            yield Section("Logit lens", draw_lens(details), lens_table(details), wording.LENS_READING)
 
 
 def build_report(run: Run) -> str:

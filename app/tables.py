@@ -60,13 +60,29 @@ def token_table(details: Details, window: int, block: int) -> pd.DataFrame:
     )
 
 
-def similarity_table(details: Details) -> pd.DataFrame:
-    """The mean cosine of the stream at every two depths, one row and one column for each."""
-    frame = pd.DataFrame(
-        details.similarity.round(4), columns=[str(i) for i in range(len(details.similarity))]
-    )
+def similarity_table(details: Details, by: str = "similarity") -> pd.DataFrame:
+    """How alike the stream is at every two depths, by a measure in ``LIKENESSES``: a row for each."""
+    values = details.maps()[by]
+    frame = pd.DataFrame(values.round(4), columns=[str(i) for i in range(len(values))])
     frame.insert(0, "depth", range(len(frame)))
     return frame
+
+
+def lens_table(details: Details) -> pd.DataFrame:
+    """One row per block: how well the head predicts straight after it, with the spread over windows."""
+    assert details.lens is not None
+    nats, perplexities = details.lens.astype(np.float64), details.lens_perplexities()
+    count = len(perplexities)
+    return pd.DataFrame(
+        {
+            "after block": range(count),
+            "blocks left out": range(count - 1, -1, -1),
+            "nats per token": nats.mean(axis=0).round(4),
+            "± sd": (nats.std(axis=0, ddof=1) if len(nats) > 1 else np.zeros(count)).round(4),
+            "perplexity": perplexities.round(2),
+            "× dense": (perplexities / perplexities[-1]).round(3),
+        }
+    )
 
 
 def split_table(details: Details) -> pd.DataFrame:

@@ -178,20 +178,36 @@ def outliers(blocks: Sequence[int], left_off: bool) -> str:
     return f"Blocks {listed} are {what}: they compress the rest"
 
 
-def pair(details: Details, first: int, second: int) -> str:
-    """What the similarity of two depths says."""
+def pair(details: Details, first: int, second: int, by: str = "similarity") -> str:
+    """What a measure in ``LIKENESSES`` says of two depths."""
     if first == second:
         return "These are the same depth: choose two."
     first, second = min(first, second), max(first, second)
-    cosine = float(details.similarity[first, second])
-    angle = math.degrees(math.acos(max(-1.0, min(1.0, cosine))))
+    value = float(details.maps()[by][first, second])
+    ends = f"between the stream entering block {first} and after block {second - 1}"
     between = second - first
     blocks = f"block {first}" if between == 1 else f"the {between} blocks {first} to {second - 1}"
     turn = "turns" if between == 1 else "together turn"
-    return (
-        f"Mean cosine **{cosine:.3f}** between the stream entering block {first} and after block "
-        f"{second - 1}: {blocks} {turn} it by about {angle:.0f}°."
-    )
+    if by == "angular":
+        return (
+            f"Angle **{value:.3f} π** at the last token, mean over windows, {ends}: {blocks} {turn} it by "
+            f"{180 * value:.0f}°."
+        )
+    if by == "cka":
+        return (
+            f"CKA **{value:.3f}** {ends}: it would be 1 if {blocks} did no more than turn and scale the "
+            "stream as a whole."
+        )
+    angle = math.degrees(math.acos(max(-1.0, min(1.0, value))))
+    return f"Mean cosine **{value:.3f}** {ends}: {blocks} {turn} it by about {angle:.0f}°."
+
+
+LENS_READING = (
+    "After each block the stream goes straight to the final norm and the head, and the blocks above are left "
+    "out: the loss of the model cut off there, on the windows of the profile. Sources: nostalgebraist, "
+    "Interpreting GPT: The Logit Lens, 2020; Yuan et al., Why Lift so Heavy?, IJCNN 2025."
+)
+"""What the logit lens shows."""
 
 
 def profile_name(run: Run) -> str:
@@ -402,7 +418,8 @@ def command(recipe: Recipe) -> str:
     if isinstance(recipe, ProfileRecipe):
         if recipe.probes:
             flags["probe"] = (",".join(recipe.probes), None)
-        return shlex.join(words + _changed(flags) + (["--bases"] if recipe.bases else []))
+        words += _changed(flags)
+        return shlex.join(words + ["--bases"] * recipe.bases + ["--lens"] * recipe.lens)
     flags["method"] = (recipe.method, default["method"].default)
     if isinstance(recipe, ContestRecipe | LeaderboardRecipe):
         del flags["seed"]

@@ -33,6 +33,7 @@ from analysis.evaluate import (
     perplexity,
     safe_precision,
 )
+from analysis.lens import logit_lens
 from analysis.profile import profile_blocks
 from analysis.scores import find_score
 from analysis.shape import ModelShape
@@ -117,7 +118,10 @@ def phases(recipe: Recipe) -> tuple[tuple[str, float], ...]:
     """
     if isinstance(recipe, ProfileRecipe):
         tokens = recipe.windows * recipe.window_length
-        steps = [*_START, ("Profiling", tokens), *([("Finding bases", 800.0)] if recipe.bases else [])]
+        steps = [*_START, ("Profiling", tokens)]
+        if recipe.lens:
+            steps.append(("Looking through the head", 10.0 * tokens))  # the head once for every block
+        steps += [("Finding bases", 800.0)] if recipe.bases else []
         if passing := [name for name in recipe.probes if name in ("leave-one-out", "slice-one")]:
             steps.append(("Probing", 20.0 * len(passing) * tokens))
         return tuple(steps)
@@ -245,7 +249,13 @@ def _profile(recipe: ProfileRecipe, opened: OpenModel, progress: Progress, folde
         bases=collector,
         details=details,
     )
-    details.details(opened.tokenizer).save(folder / DETAILS_FILE)
+    found = details.details(opened.tokenizer)
+    judged = recipe.lens or recipe.probes
+    precision = safe_precision(recipe.model, windows, opened.model) if judged else "exact"
+    if recipe.lens:
+        lens = logit_lens(opened.model, windows, progress, precision)
+        found = found._replace(lens=lens.astype(np.float32))
+    found.save(folder / DETAILS_FILE)
     bases: Any = None
     if collector is not None:
         progress("Finding bases", 0, 1)
@@ -255,7 +265,6 @@ def _profile(recipe: ProfileRecipe, opened: OpenModel, progress: Progress, folde
             bases.save(folder / BASES_FILE)
         progress("Finding bases", 1, 1)
     if recipe.probes:
-        precision = safe_precision(recipe.model, windows, opened.model)
         probing = Probing(opened.model, windows, lambda: bases, progress, precision)
         for name in recipe.probes:
             profile = profile.with_probed(name, PROBES[name](probing))

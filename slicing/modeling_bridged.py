@@ -33,11 +33,19 @@ class BridgedConfig(PreTrainedConfig):
     """The places of the blocks that a bridge follows."""
     tie_word_embeddings: bool = False
 
+    def get_text_config(self, *args: Any, **kwargs: Any) -> Any:
+        """The part of the reduced model's configuration that is for text."""
+        inner = self.__dict__.get("text_config")
+        return self if inner is None else inner.get_text_config(*args, **kwargs)
+
     def __getattr__(self, name: str) -> Any:
         # What tools ask of any configuration (vocabulary, context, heads) is the reduced model's answer.
         if name.startswith("_") or "text_config" not in self.__dict__:
             raise AttributeError(name)
-        return getattr(self.__dict__["text_config"], name)
+        inner = self.__dict__["text_config"]
+        if name in (getattr(inner, "per_layer_attributes", None) or ()):  # no one answer for all blocks
+            raise AttributeError(name)
+        return getattr(inner, name)
 
 
 class BridgedBlock(nn.Module):
@@ -122,9 +130,21 @@ class BridgedForCausalLM(PreTrainedModel, GenerationMixin):
         """As the reduced model's class."""
         return self.inner.prepare_inputs_for_generation(*args, **kwargs)
 
+    def generate(self, *args: Any, **kwargs: Any) -> Any:
+        """As the reduced model's class, which may have positions and a cache of its own."""
+        self.inner.generation_config = self.generation_config
+        return self.inner.generate(*args, **kwargs)
+
+    @classmethod
+    def is_custom_code(cls) -> bool:
+        """No: else transformers passes over what the class inside computes anew when a model is opened."""
+        return False
+
     def get_decoder(self) -> Any:
         """The model without its head."""
-        return self.inner.get_decoder()
+        found = self.inner.get_decoder()
+        # Where transformers finds none it gives the whole model, or a last linear layer of that name.
+        return self.inner.model if found is self.inner or isinstance(found, nn.Linear) else found
 
     def get_input_embeddings(self) -> Any:
         """The embedding."""

@@ -56,6 +56,8 @@ class ProfileRecipe(Value):
     """Keep the bases of the stream with the run (of a sliceable model), so that plans can be previewed."""
     probes: tuple[str, ...] = ()
     """Scores with passes of their own that are measured too, by their names."""
+    lens: bool = False
+    """Measure the logit lens too: the loss when the stream goes straight to the head after each block."""
 
 
 SHARES = (0.25, 0.5, 0.75)

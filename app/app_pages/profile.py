@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from analysis.details import Details
+from analysis.details import LIKENESSES, Details
 from analysis.profile import LayerProfile
 from analysis.scores import SCORES
 from analysis.texts import TextSource
@@ -10,6 +10,7 @@ from app import controls, parts, state, wording
 from app.coloured import coloured_text, legend
 from app.figures.profile import (
     DAMAGES,
+    draw_lens,
     draw_overlay,
     draw_profile,
     draw_similarity,
@@ -17,7 +18,7 @@ from app.figures.profile import (
     draw_tokens,
     outliers,
 )
-from app.tables import overlay_table, similarity_table, split_table, token_table
+from app.tables import lens_table, overlay_table, similarity_table, split_table, token_table
 from slicing.runs import ProfileRecipe, Run, find_details
 
 OVERLAID = 3  # more lines than these and the one shown cannot be told apart
@@ -45,6 +46,12 @@ def measure_form() -> None:
             help="How much the loss rises without each block, and with a quarter of its width cut: what the "
             "scores are to foretell. Takes about twenty times as long, for each of the two.",
         )
+        lens = st.toggle(
+            "Measure the logit lens too",
+            key="profile-lens",
+            help="The loss when the head follows straight after each block: how early the model knows what "
+            "it will say. Takes about ten times as long.",
+        )
         if st.form_submit_button("Measure", type="primary", icon=":material/query_stats:", width="stretch"):
             parts.queue(
                 lambda: ProfileRecipe(
@@ -55,6 +62,7 @@ def measure_form() -> None:
                     seed=seed,
                     bases=bases,
                     probes=DAMAGES if damage else (),
+                    lens=lens,
                 )
             )
     st.caption(
@@ -109,15 +117,17 @@ def tokens(details: Details, profile: LayerProfile) -> None:
 
 def similarity(details: Details) -> None:
     """How alike the stream is at every two depths."""
+    by = controls.likeness(details)
+    st.markdown(LIKENESSES[by].description)
     depths = len(details.similarity)
     pair = state.pair(depths)
-    drawing = draw_similarity(details, pair, parts.theme())
+    drawing = draw_similarity(details, pair, parts.theme(), by)
     map_, answer = st.columns([3, 2], gap="large")
     with map_:
         parts.chart(
             drawing,
             "similarity",
-            similarity_table(details),
+            similarity_table(details, by),
             pick=lambda point: state.choose_pair((int(point["y"]), int(point["x"]))),
         )
     with answer:
@@ -125,10 +135,11 @@ def similarity(details: Details) -> None:
         with st.container(horizontal=True):
             first = st.number_input("From depth", 0, depths - 1, key="pair-from")
             second = st.number_input("To depth", 0, depths - 1, key="pair-to")
-        st.markdown(wording.pair(details, int(first), int(second)))
+        st.markdown(wording.pair(details, int(first), int(second), by))
         st.caption(
             "Depth 0 is the stream that enters block 0; depth d has passed d blocks. A bright square far "
-            "from the diagonal is a stretch of blocks that hardly turns the stream."
+            "from the diagonal is a stretch of blocks that hardly changes the stream. "
+            f"Source: {LIKENESSES[by].source}."
         )
 
 
@@ -142,6 +153,15 @@ def split(details: Details) -> None:
         "Every block adds to the stream what its heads make, and what its MLP makes. Each is projected on "
         "the whole change, so that the two add up to 100 %; a part below 0 works against the other."
     )
+
+
+def lens(details: Details) -> None:
+    """What the head would say after every block."""
+    if details.lens is None:
+        st.info("No logit lens was measured here: measure the profile again, with the logit lens.")
+        return
+    parts.chart(draw_lens(details, parts.theme()), "lens", lens_table(details))
+    st.caption(wording.LENS_READING)
 
 
 def overlay(run: Run) -> None:
@@ -176,15 +196,15 @@ def overlay(run: Run) -> None:
 def near(run: Run) -> None:
     """What the profile looks like from near, one view at a time."""
     details = find_details(run)
-    names = ["Tokens", "Depth by depth", "Heads and MLP", "Against damage", "Beside other runs"]
+    names = ["Tokens", "Depth by depth", "Heads and MLP", "Logit lens", "Against damage", "Beside other runs"]
     tabs = st.tabs(names, bind="query-params", key="near")
     for tab, name in zip(tabs, names, strict=True):
         if not tab.open:
             continue
         with tab:
-            if name == names[4]:
+            if name == names[5]:
                 overlay(run)
-            elif name == names[3]:
+            elif name == names[4]:
                 parts.damage(run.result.profile, controls.shown_score()[1])
             elif details is None:
                 st.info("This run was stored without its tokens: measure it again, and they appear here.")
@@ -192,6 +212,8 @@ def near(run: Run) -> None:
                 tokens(details, run.result.profile)
             elif name == names[1]:
                 similarity(details)
+            elif name == names[3]:
+                lens(details)
             else:
                 split(details)
 

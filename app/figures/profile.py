@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from analysis.details import Details
+from analysis.details import LIKENESSES, Details
 from analysis.profile import LayerProfile
 from analysis.scores import find_score
 from app.figures.base import (
@@ -86,25 +86,36 @@ def draw_profile(
     )
 
 
-def draw_similarity(details: Details, chosen: tuple[int, int] | None = None, theme: Theme = LIGHT) -> Drawing:
-    """Mean cosine of a token's states at every two depths, with an invisible marker over every cell.
+UNITS = {"similarity": "cosine", "angular": "angle / π", "cka": "CKA"}
+"""What the numbers of a map of depths are called, beside them."""
 
-    The markers answer to a click, which a heat map's cells do not.
+
+def draw_similarity(
+    details: Details,
+    chosen: tuple[int, int] | None = None,
+    theme: Theme = LIGHT,
+    by: str = "similarity",
+) -> Drawing:
+    """How alike the stream is at every two depths, bright for alike, an invisible marker over every cell.
+
+    ``by`` names a measure in ``LIKENESSES``. The markers answer to a click, which a heat map's cells do not.
+    A visible one stands where the ends of a quarter of the blocks are most alike.
     """
-    values = details.similarity
+    values, higher = details.maps()[by], LIKENESSES[by].higher_is_alike
+    span, first, value = most_alike(values, higher)
     depths = np.arange(len(values))
     names = [depth_name(int(depth)) for depth in depths]
     figure = empty_figure(theme, height=520)
-    low = float(values.min())
+    low, high = (min(0.0, float(values.min())), 1.0) if higher else (0.0, max(0.5, float(values.max())))
     figure.add_trace(
         go.Heatmap(
             z=values,
             x=depths,
             y=depths,
-            colorscale="Cividis",
-            zmin=min(0.0, low),
-            zmax=1.0,
-            colorbar={"title": {"text": "cosine"}, "thickness": 14, "outlinewidth": 0},
+            colorscale="Cividis" if higher else "Cividis_r",
+            zmin=low,
+            zmax=high,
+            colorbar={"title": {"text": UNITS[by]}, "thickness": 14, "outlinewidth": 0},
             hoverinfo="skip",
         )
     )
@@ -120,8 +131,20 @@ def draw_similarity(details: Details, chosen: tuple[int, int] | None = None, the
                 for row, column in zip(rows, columns, strict=True)
             ],
             hovertemplate="%{customdata[0]} and %{customdata[1]}<br>"
-            "cosine %{customdata[2]:.3f}<extra></extra>",
+            f"{UNITS[by]} %{{customdata[2]:.3f}}<extra></extra>",
             showlegend=False,
+        )
+    )
+    picked = f"span of {span} picked by Unreasonable Ineffectiveness"
+    figure.add_trace(
+        go.Scatter(
+            x=[first + span],
+            y=[first],
+            mode="markers",
+            marker={"size": 10, "color": "#FFFFFF", "line": {"color": LIGHT.ink, "width": 2}},
+            name=picked if by == "angular" else f"most alike ends of {span} blocks",
+            hoverinfo="skip",
+            showlegend=True,
         )
     )
     if chosen:
@@ -132,12 +155,14 @@ def draw_similarity(details: Details, chosen: tuple[int, int] | None = None, the
         axes(title={"text": "depth (blocks passed)"}, dtick=step, tick0=0, showgrid=False, zeroline=False)
     figure.update_xaxes(range=[-0.5, len(values) - 0.5])
     figure.update_yaxes(range=[len(values) - 0.5, -0.5])
-    span, first, value = most_alike(values)
-    return Drawing(
-        figure,
-        f"Of all stretches of {span} blocks, blocks {first} to {first + span - 1} change the stream least: "
-        f"its states before and after them have a mean cosine of {value:.3f}.",
-    )
+    what = "CKA" if by == "cka" else "mean cosine"
+    told = f"change the stream least: its states before and after them have a {what} of {value:.3f}."
+    if by == "angular":
+        told = (
+            f"turn the last token least, by {value:.3f} π ({180 * value:.0f}°): the span that Unreasonable "
+            "Ineffectiveness would remove."
+        )
+    return Drawing(figure, f"Of all stretches of {span} blocks, blocks {first} to {first + span - 1} {told}")
 
 
 def depth_name(depth: int) -> str:
@@ -145,12 +170,68 @@ def depth_name(depth: int) -> str:
     return "entering block 0" if depth == 0 else f"after block {depth - 1}"
 
 
-def most_alike(similarity: np.ndarray) -> tuple[int, int, float]:
-    """The quarter of the blocks whose two ends are most alike: its length, first block and cosine."""
-    span = max(1, (len(similarity) - 1) // 4)
-    along = np.diagonal(similarity, offset=span)
-    first = int(along.argmax())
+def most_alike(values: np.ndarray, higher_is_alike: bool = True) -> tuple[int, int, float]:
+    """The quarter of the blocks whose two ends are most alike: its length, first block and value."""
+    span = max(1, (len(values) - 1) // 4)
+    along = np.diagonal(values, offset=span)
+    first = int(along.argmax() if higher_is_alike else along.argmin())
     return span, first, float(along[first])
+
+
+def draw_lens(details: Details, theme: Theme = LIGHT) -> Drawing:
+    """Perplexity when the stream goes straight to the head after each block, beside the dense model's."""
+    found = details.lens_perplexities()
+    count, dense = len(found), float(found[-1])
+    figure = empty_figure(theme, height=400)
+    figure.add_trace(
+        go.Scatter(
+            x=np.arange(count),
+            y=found,
+            mode="lines+markers",
+            line={"color": theme.measured, "width": 2},
+            marker={"size": 8, "color": theme.measured},
+            customdata=np.stack([np.arange(count)[::-1], found / dense], axis=1),
+            hovertemplate="straight after block %{x}: perplexity %{y:,.1f}<br>%{customdata[1]:.2f} × dense, "
+            "%{customdata[0]} blocks left out<extra></extra>",
+            name="straight to the head",
+        )
+    )
+    figure.add_trace(
+        go.Scatter(
+            x=[-0.7, count - 0.3],
+            y=[dense, dense],
+            mode="lines",
+            line={"color": theme.dense, "width": 2, "dash": "dash"},
+            hoverinfo="skip",
+            name=f"dense model: {dense:.2f}",
+        )
+    )
+    block_axis(figure, count)
+    figure.update_xaxes(title={"text": "last block that is run (0-based)"})
+    figure.update_yaxes(
+        title={"text": "perplexity (log)"}, type="log", exponentformat="power", minor={"showgrid": False}
+    )
+    return Drawing(figure, _lens_told(found))
+
+
+def _lens_told(found: np.ndarray) -> str:
+    """How many blocks can go from the top before perplexity doubles."""
+    dense, count = float(found[-1]), len(found)
+    doubled = np.flatnonzero(found > 2.0 * dense)
+    gone = count - 2 - int(doubled.max()) if doubled.size else count - 1
+    if count == 1:
+        return f"There is one block alone, after which perplexity is {dense:.2f}."
+    if not gone:
+        return (
+            f"No block can go from the top before perplexity doubles: straight after block {count - 2} it is "
+            f"{found[-2]:,.2f}, {found[-2] / dense:.1f} times the dense model's {dense:.2f}."
+        )
+    which = "last block" if gone == 1 else f"last {gone} blocks"
+    return (
+        f"The {which} can go before perplexity doubles: straight after block {count - 1 - gone} it is "
+        f"{found[count - 1 - gone]:,.2f}, {found[count - 1 - gone] / dense:.1f} times the dense model's "
+        f"{dense:.2f}."
+    )
 
 
 def draw_tokens(details: Details, block: int, theme: Theme = LIGHT) -> Drawing:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from analysis.anatomy import block_path, blocks
+from analysis.errors import UnsupportedError
 from slicing.depth.layout import Layout
 from slicing.depth.operator import reduce_blocks
 from slicing.depth.walk import Walk
@@ -59,12 +60,17 @@ def bridge_model(
         walk.pass_short(place, plain[block])
         if block not in after:
             return None
-        fit = RidgeFit(model.get_input_embeddings().weight.shape[1])  # type: ignore[union-attr]
+        there: Any = blocks(bridged)[block]
+        fit = RidgeFit(len(there.bridge))
         for _, found, wanted, kept in walk.pairs(held):
+            if found.shape[-1] != fit.width:
+                raise UnsupportedError(
+                    f"A matrix bridges a stream as wide as the model, {fit.width:,}, but between the blocks "
+                    f"of '{model.config.model_type}' it is {found.shape[-1]:,} wide: leave the gaps open."
+                )
             precise = torch.promote_types(found.dtype, torch.float32)
             fit.add(found.to(precise), wanted.to(precise), kept)
         matrix, told = fit.solve(torch.eye(fit.width))
-        there: Any = blocks(bridged)[block]
         there.bridge = nn.Parameter(matrix.to(model.device, model.dtype), requires_grad=False)
         for index, found, _, _ in walk.pairs(0):
             walk.short[index] = there.bridged(found)

@@ -61,6 +61,8 @@ def reduced_config(config: Any, layout: Layout) -> Any:
     made = copy.deepcopy(config)
     text = made.get_text_config(decoder=True)
     tops, count = layout.tops, layout.blocks
+    own = text.to_dict().get("per_layer_config") or {}  # what some blocks have otherwise than the rest
+    text.per_layer_config = None
     for name, value in list(vars(text).items()):
         if name in _BY_PLACE and isinstance(value, list):
             setattr(text, name, [tops.index(place) for place in value if place in tops])
@@ -73,6 +75,10 @@ def reduced_config(config: Any, layout: Layout) -> Any:
     if hasattr(text, "scale_depth"):  # MiniCPM divides what its sub-layers write by the root of their count
         text.scale_depth *= (len(tops) / count) ** 0.5
     text.num_hidden_layers = len(tops)
+    if own:
+        text.per_layer_config = {
+            tops.index(int(place)): each for place, each in own.items() if int(place) in tops
+        }
     return made
 
 

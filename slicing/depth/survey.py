@@ -16,7 +16,7 @@ from torch import Tensor
 
 from analysis.anatomy import blocks, decoder
 from analysis.details import DetailsCollector
-from analysis.device import Precision
+from analysis.device import Precision, matmuls
 from analysis.probes import damage, leave_out
 from analysis.profile import LayerProfile, profile_blocks
 from analysis.values import Progress, no_progress
@@ -102,7 +102,8 @@ class Survey:
         # As many and as long as the published code of Sliding Layer Merging takes: ten samples of 128 tokens.
         texts = self.windows[:, : self.windows.shape[1] // 128 * 128 or None]
         texts = texts.reshape(-1, min(128, texts.shape[1]))[:10].to(model.device)
-        return decoder(model)(texts, use_cache=False).last_hidden_state.float().flatten(1)
+        with matmuls(self.precision, model.device, model.dtype):
+            return decoder(model)(texts, use_cache=False).last_hidden_state.float().flatten(1)
 
     def _once(self, key: Any, measure: Callable[[], Any]) -> Any:
         if key not in self._known:

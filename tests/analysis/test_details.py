@@ -15,7 +15,7 @@ from torch import Tensor
 
 from analysis import details as details_module
 from analysis.anatomy import blocks
-from analysis.details import Details, DetailsCollector
+from analysis.details import LIKENESSES, Details, DetailsCollector
 from analysis.errors import StorageError
 from analysis.profile import profile_blocks
 
@@ -45,6 +45,60 @@ def test_every_token_every_norm_and_every_pair_of_depths(family, windows):
             assert found.similarity[i, j] == pytest.approx(float(expected), abs=1e-5)
     assert (found.tokens == windows.numpy()).all()
     assert set(found.pieces) == set(windows.unique().tolist())
+
+
+def test_the_angle_is_that_of_the_last_tokens(family, windows):
+    model = tiny_model(family)
+    found, states = details_of(model, windows).angular, all_states(model, windows)
+    assert found is not None
+    for i, one in enumerate(states):
+        for j, other in enumerate(states):
+            expected = np.arccos(np.clip(cosines(one[:, -1], other[:, -1]), -1, 1)).mean() / np.pi
+            assert found[i, j] == pytest.approx(expected, abs=2e-4 if i == j else 1e-5)
+    assert (np.diagonal(found) == 0.0).all()
+    assert ((found >= 0.0) & (found <= 1.0)).all()
+
+
+def test_the_angle_of_neighbours_is_the_score(windows):
+    model = tiny_model("llama")
+    collector = DetailsCollector(model, windows)
+    profile = profile_blocks(model, windows, model_label="tiny", text_label="random", details=collector)
+    angular = collector.details().maps()["angular"]
+    np.testing.assert_allclose(np.diagonal(angular, 1), profile.values("angular"), atol=1e-6)
+
+
+def test_a_stream_that_turns_around_is_clamped(windows):
+    model = tiny_model("llama")
+    collector = DetailsCollector(model, windows)
+    states = torch.randn(2, 16, 32, generator=torch.Generator().manual_seed(0))
+    for block in range(3):
+        collector.look(slice(0, 2), block, (-1) ** block * states, (-1) ** (block + 1) * states)
+    angular = collector.details().maps()["angular"]
+    expected = [[(i + j) % 2 for j in range(4)] for i in range(4)]
+    np.testing.assert_allclose(angular, expected, atol=2e-4)
+
+
+def linear_cka(one: Tensor, other: Tensor) -> float:
+    """By its definition, on the features (Kornblith et al. 2019, equation 3)."""
+    one, other = (each - each.mean(0) for each in (one, other))
+    return float((one.T @ other).norm() ** 2 / ((one.T @ one).norm() * (other.T @ other).norm()))
+
+
+@pytest.mark.parametrize("split", [6, 4])
+def test_cka_is_that_of_the_states_weighted_by_tokens(family, split, windows, monkeypatch):
+    monkeypatch.setattr("analysis.profile.batches_of", lambda windows, device: iter(windows.split(split)))
+    model = tiny_model(family)
+    found = details_of(model, windows).cka
+    assert found is not None
+    states = [
+        [part[:, 1:].flatten(0, 1) for part in each.split(split)] for each in all_states(model, windows)
+    ]
+    weights = [len(part) for part in states[0]]
+    for i, one in enumerate(states):
+        for j, other in enumerate(states):
+            each = [linear_cka(a, b) for a, b in zip(one, other, strict=True)]
+            assert found[i, j] == pytest.approx(np.average(each, weights=weights), abs=1e-4)
+    np.testing.assert_allclose(np.diagonal(found), 1.0, atol=1e-5)
 
 
 def test_heads_and_mlp_add_up_to_the_change(family, windows):
@@ -106,21 +160,45 @@ def test_depths_are_paired_on_a_sample_of_each_batch(windows, monkeypatch):
     monkeypatch.setattr(details_module, "TOKENS_PAIRED", 30)  # every third of 90 tokens
     model = tiny_model("llama")
     states = [each[:, 1:].flatten(0, 1)[::3] for each in all_states(model, windows)]
-    assert details_of(model, windows).similarity[1, 3] == pytest.approx(
-        float(cosines(states[1], states[3]).mean()), abs=1e-5
-    )
+    found = details_of(model, windows).maps()
+    assert found["similarity"][1, 3] == pytest.approx(float(cosines(states[1], states[3]).mean()), abs=1e-5)
+    assert found["cka"][1, 3] == pytest.approx(linear_cka(states[1], states[3]), abs=1e-4)
+
+
+def test_states_are_held_only_until_the_batch_is_through(windows):
+    model = tiny_model("llama")
+    collector = DetailsCollector(model, windows)
+    states = torch.randn(6, 16, 32)
+    collector.look(slice(0, 6), 0, states, states)
+    held = [part for each in collector._depths for part in each]
+    assert all(part.untyped_storage().nbytes() == part.nbytes for part in held)  # no views of the batch
+    for block in (1, 2):
+        collector.look(slice(0, 6), block, states, states)
+    assert collector._depths == []
 
 
 def test_what_is_saved_is_loaded_again(windows, tmp_path: Path):
     for model in (tiny_model("llama"), tiny("gemma3_text")):
-        saved = details_of(model, windows % 60)
-        path = tmp_path / "profile.safetensors"
-        saved.save(path)
-        loaded = Details.load(path)
-        assert loaded.pieces == saved.pieces
-        assert (loaded.split is None) == (saved.split is None)
-        for name in ("tokens", "change", "growth", "similarity"):
-            np.testing.assert_array_equal(getattr(loaded, name), getattr(saved, name))
+        found = details_of(model, windows % 60)
+        for saved in (found, found._replace(lens=np.ones((6, 3), dtype=np.float32))):
+            path = tmp_path / "profile.safetensors"
+            saved.save(path)
+            loaded = Details.load(path)
+            assert loaded.pieces == saved.pieces
+            assert (loaded.split is None) == (saved.split is None)
+            assert (loaded.lens is None) == (saved.lens is None)
+            for name in ("tokens", "change", "growth", "similarity", "angular", "cka", "lens"):
+                np.testing.assert_array_equal(getattr(loaded, name), getattr(saved, name))
+
+
+def test_a_file_of_before_is_loaded_without_what_was_not_measured_then(windows, tmp_path: Path):
+    now = details_of(tiny_model("llama"), windows)
+    assert list(now.maps()) == list(LIKENESSES)
+    before = now._replace(angular=None, cka=None, lens=None)
+    before.save(tmp_path / "profile.safetensors")
+    loaded = Details.load(tmp_path / "profile.safetensors")
+    assert (loaded.angular, loaded.cka, loaded.lens) == (None, None, None)
+    assert list(loaded.maps()) == ["similarity"]
 
 
 @pytest.mark.parametrize("content", [None, b"", b"no safetensors", b"\x08\0\0\0\0\0\0\0{}      "])

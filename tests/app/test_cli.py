@@ -229,6 +229,17 @@ def test_profile_keeps_its_bases_when_asked(monkeypatch, tiny_folder, texts):
         assert sorted(f.name for f in run_folder.glob("*.safetensors")) == [*kept, "profile.safetensors"]
 
 
+def test_profile_tells_the_logit_lens_when_asked(monkeypatch, tiny_folder, texts, capsys):
+    words = ["profile", "--model", tiny_folder, "--text", texts[0], "--windows", 2, "--window-length", 16]
+    assert run(monkeypatch, *words, "--lens", "--json", "-") == 0
+    blocks = json.loads(capsys.readouterr().out)["blocks"]
+    assert all(row["logit lens"] > 0.0 for row in blocks)
+    assert run(monkeypatch, *words, "--lens") == 0
+    assert "logit lens" in " ".join(capsys.readouterr().out.split())
+    assert run(monkeypatch, *words, "--json", "-") == 0
+    assert "logit lens" not in json.loads(capsys.readouterr().out)["blocks"][0]
+
+
 def test_tasks_run_on_a_sliced_folder(monkeypatch, tiny_folder, texts, tmp_path, capsys):
     pytest.importorskip("lm_eval")
     rows = [{"question": f"{n}+{n}=", "choices": [str(2 * n), "z"], "answer": 0} for n in range(4)]
@@ -281,6 +292,7 @@ SHARES = Plan(target=0.2, allocation="manual", settings={"shares": (0.1, 0.25, 0
         SliceRecipe(**DEMO, plan=Plan(allocation="constant", settings={}, embedding="untied")),
         SweepRecipe(**DEMO, bases=(0.0, 0.05), targets=(0.1, 0.25), method="preview", evaluation_windows=9),
         ProfileRecipe(model=DEMO["model"], text=DEMO["calibration"], probes=("leave-one-out", "depth")),
+        ProfileRecipe(model=DEMO["model"], text=DEMO["calibration"], bases=True, lens=True),
         CompareRecipe(**DEMO, plan=Plan(allocation="softmax", settings={"temperature": 0.1}), repair=True),
         CompareRecipe(**DEMO, plan=Plan(span=3)),
         CompareRecipe(**DEMO, tasks=("one", "two"), task_limit=5, task_folder=Path("/some/where")),

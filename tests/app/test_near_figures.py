@@ -7,14 +7,23 @@ import re
 import numpy as np
 import pytest
 
-from analysis.details import Details
+from analysis.details import LIKENESSES, Details
+from app import wording
 from app.coloured import coloured_text, legend
 from app.figures.base import CONSTANT, DARK, DYNAMIC, HIGHLIGHT, LIGHT, Theme, luminance, rgb
 from app.figures.compare import draw_windows
-from app.figures.profile import draw_overlay, draw_similarity, draw_split, draw_tokens, most_alike
+from app.figures.profile import (
+    draw_lens,
+    draw_overlay,
+    draw_similarity,
+    draw_split,
+    draw_tokens,
+    most_alike,
+)
 from app.figures.sweep import draw_grid, draw_pareto
 from app.tables import (
     grid_table,
+    lens_table,
     overlay_table,
     passage_table,
     similarity_table,
@@ -53,7 +62,7 @@ def begun(sweep: Run) -> Grid:
 
 def test_the_map_of_depths_has_a_mark_over_every_cell(details):
     figure, takeaway = draw_similarity(details, (3, 7))
-    heat, marks = figure.data
+    heat, marks, best = figure.data
     np.testing.assert_allclose(heat.z, details.similarity)
     assert len(marks.x) == details.similarity.size
     place = 5 * len(details.similarity) + 9
@@ -65,6 +74,82 @@ def test_the_map_of_depths_has_a_mark_over_every_cell(details):
     span, first, value = most_alike(details.similarity)
     assert f"blocks {first} to {first + span - 1}" in takeaway
     assert f"{value:.3f}" in takeaway
+    assert (best.y, best.x) == ((first,), (first + span,))
+
+
+@pytest.mark.parametrize("by", LIKENESSES)
+def test_alike_is_bright_by_every_measure(details, by):
+    values = details.maps()[by]
+    figure, takeaway = draw_similarity(details, by=by)
+    heat, marks, best = figure.data
+    np.testing.assert_allclose(heat.z, values)
+    assert heat.zmin <= values.min() and heat.zmax >= values.max() - 1e-5
+    brightness = [luminance(rgb(colour)) for _, colour in heat.colorscale]
+    assert (brightness[-1] > brightness[0]) == LIKENESSES[by].higher_is_alike
+    assert f"{heat.colorbar.title.text} %" in marks.hovertemplate
+    pick = max if LIKENESSES[by].higher_is_alike else min
+    value = pick(values[first, first + 7] for first in range(24))
+    assert f"{value:.3f}" in takeaway
+    assert values[best.y[0], best.x[0]] == value
+    assert ("Unreasonable Ineffectiveness" in takeaway) == (by == "angular")
+    assert ("Unreasonable Ineffectiveness" in best.name) == (by == "angular")
+    assert similarity_table(details, by).iloc[3]["7"] == pytest.approx(values[3, 7], abs=1e-4)
+
+
+def test_two_depths_are_told_by_the_measure_that_was_chosen(details):
+    for by, words in (
+        ("similarity", "Mean cosine **{}** between the stream entering block 3 and after block 8"),
+        ("angular", "Angle **{} π** at the last token"),
+        ("cka", "CKA **{}** between"),
+    ):
+        told = wording.pair(details, 9, 3, by)
+        assert words.format(f"{details.maps()[by][3, 9]:.3f}") in told
+        assert "the 6 blocks 3 to 8" in told
+        assert told == wording.pair(details, 3, 9, by)
+        assert "choose two" in wording.pair(details, 4, 4, by)
+    assert f"{180 * details.angular[3, 9]:.0f}°" in wording.pair(details, 3, 9, "angular")
+    assert "block 3 turns" in wording.pair(details, 3, 4, "angular")
+
+
+def test_the_lens_shows_every_block_beside_the_dense_model(details):
+    figure, takeaway = draw_lens(details)
+    line, dense = figure.data
+    found = np.exp(details.lens.astype(float).mean(axis=0))
+    np.testing.assert_allclose(line.y, found)
+    assert figure.layout.yaxis.type == "log"
+    np.testing.assert_allclose(dense.y, found[-1])
+    assert f"{found[-1]:.2f}" in dense.name
+    assert takeaway.startswith(
+        "No block can go from the top before perplexity doubles: straight after block 28"
+    )
+    assert f"{found[28]:.2f}" in takeaway and f"{found[-1]:.2f}" in takeaway
+    table = lens_table(details)
+    assert list(table["blocks left out"]) == list(range(29, -1, -1))
+    np.testing.assert_allclose(table["perplexity"], found, rtol=1e-3)
+    assert table["× dense"].iloc[-1] == 1.0
+    assert not table.isna().any(axis=None)
+
+
+@pytest.mark.parametrize(
+    ("losses", "told"),
+    [
+        ((5.0, 4.0, 3.0), "No block can go from the top before perplexity doubles: straight after block 1"),
+        ((5.0, 3.1, 3.0), "The last block can go before perplexity doubles: straight after block 1"),
+        (
+            (3.1, 5.0, 3.2, 3.1, 3.0),
+            "The last 2 blocks can go before perplexity doubles: straight after block 2",
+        ),
+        ((3.2, 3.1, 3.0), "The last 2 blocks can go before perplexity doubles: straight after block 0"),
+        ((3.0,), "There is one block alone"),
+        ((900.0, 3.0), "No block can go"),
+    ],
+)
+def test_how_much_can_go_from_the_top_is_one_sentence(details, losses, told):
+    changed = details._replace(lens=np.array([losses, losses], dtype=np.float32))
+    takeaway = draw_lens(changed).takeaway
+    assert takeaway.startswith(told)
+    assert takeaway.endswith(".") and "nan" not in takeaway and "inf" not in takeaway
+    assert len(lens_table(changed._replace(lens=changed.lens[:1]))) == len(losses)
 
 
 def test_the_most_alike_stretch_is_found_by_brute_force(details):

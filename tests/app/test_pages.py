@@ -37,6 +37,7 @@ from slicing.runs import (
     TrialResult,
     bundled_run,
     bundled_sweep,
+    find_details,
 )
 
 MAIN = Path(__file__).parents[2] / "app" / "main.py"
@@ -711,11 +712,50 @@ def test_damage_is_held_against_the_score(desk: Desk) -> None:
 
 @pytest.mark.parametrize(
     ("tab", "chart"),
-    [("Tokens", "tokens"), ("Depth by depth", "similarity"), ("Heads and MLP", "split")],
+    [
+        ("Tokens", "tokens"),
+        ("Depth by depth", "similarity"),
+        ("Heads and MLP", "split"),
+        ("Logit lens", "lens"),
+    ],
 )
 def test_the_profile_is_seen_from_near(desk: Desk, tab: str, chart: str) -> None:
     app = page("profile", near=tab)
     assert [each.key for each in app.get("plotly_chart")] == ["profile", chart]
+
+
+def test_depths_are_compared_by_the_measure_that_is_chosen(desk: Desk) -> None:
+    app = page("profile", near="Depth by depth")
+    control = app.segmented_control(key="compared-by")
+    assert control.options == ["Cosine", "Angle at the last token", "CKA"]
+    assert "Mean cosine **" in said(app) and "LLM-Streamline" in said(app)
+    app.number_input(key="pair-from").set_value(4).run()
+    control.set_value("angular").run()
+    assert not app.exception
+    assert "Angle **" in said(app) and "entering block 4" in said(app)
+    assert "the span that Unreasonable Ineffectiveness would remove" in said(app)
+    app = page("profile", **{"near": "Depth by depth", "compared-by": "CKA"})
+    assert "CKA **" in said(app)
+
+
+def test_only_the_measures_that_were_kept_are_offered(desk: Desk) -> None:
+    found = find_details(bundled_run())
+    assert found is not None
+    before = found._replace(angular=None, cka=None, lens=None)
+    before.save(runs_folder() / stored() / runs.DETAILS_FILE)
+    app = page("profile", **{"near": "Depth by depth", "compared-by": "CKA"})
+    assert app.segmented_control(key="compared-by").options == ["Cosine"]
+    assert "Mean cosine **" in said(app)
+    assert "No logit lens was measured here" in said(page("profile", near="Logit lens"))
+
+
+def test_the_logit_lens_is_measured_when_asked_for(desk: Desk) -> None:
+    app = page("profile", near="Logit lens")
+    assert "before perplexity doubles" in said(app)
+    app.toggle(key="profile-lens").set_value(True)
+    press(app, "Measure")
+    (recipe,) = desk.tasks
+    assert recipe.lens and not recipe.probes
 
 
 def test_profiles_are_laid_over_one_another(desk: Desk) -> None:

@@ -153,7 +153,7 @@ def test_what_the_pages_propose_is_allowed_in_demo_mode() -> None:
     for plan in plans:
         policy.check(compare(plan=plan))
         policy.check(PreviewRecipe(run="abcdef123456", plan=plan, evaluation=EVALUATION))
-    for task in (profile(), profile(bases=True), sweep(), Load(DEMO), bundled_run().recipe, DEMO):
+    for task in (profile(), profile(bases=True, lens=True), sweep(), Load(DEMO), bundled_run().recipe, DEMO):
         policy.check(task)
     for trial in sweep().trials():
         policy.check(trial)

@@ -54,11 +54,12 @@ def test_a_comparison_has_all_its_charts_tables_and_facts(report):
         "LR score of every block",
         "Depth by depth",
         "Heads and MLP",
+        "Logit lens",
     ]
     for each in sections(run):
         assert f"<h2>{each.title}</h2>" in report
         assert not each.table.empty
-    assert report.count('class="chart"') == 7
+    assert report.count('class="chart"') == 8
     for fact in (
         run.key,
         "slicescope compare --model demo",
@@ -82,7 +83,7 @@ def test_it_asks_for_nothing_from_outside(report):
 
 def test_the_charts_are_whole_figures(report):
     drawn = re.findall(r"draw\('chart-\d+',(.*?)\)</script>", report, flags=re.S)
-    assert len(drawn) == 7
+    assert len(drawn) == 8
     for content in drawn:
         assert json.loads(content.replace("<\\/", "</"))["data"]
 
@@ -134,10 +135,12 @@ def test_a_sweep_and_a_profile_have_reports_too(tiny_folder: Path, tmp_path: Pat
         "Depth by depth",
         "Heads and MLP",
     ]
+    looked = bench.perform(ProfileRecipe(text=source, windows=2, lens=True, **shared))
+    assert [each.title for each in sections(looked)][-1] == "Logit lens"
     sliced = bench.perform(SliceRecipe(plan=Plan(rounding=1), **bases))
     assert sections(sliced)[0].title == "What was cut where"
     trial = bench.perform(TrialRecipe(evaluation=source, evaluation_windows=3, plan=None, **bases))
-    for run in (profile, sliced, trial):
+    for run in (profile, looked, sliced, trial):
         assert run.key in build_report(run)
 
 

@@ -180,6 +180,24 @@ def test_what_is_said_block_by_block_is_said_of_those_that_are_left(family, wind
     assert off(again(windows, use_cache=False).logits, logits_without(model, (0, 2), windows)) < 1e-5
 
 
+@pytest.mark.parametrize("family", ["dots3_note_text", "gemma4_unified_text"])
+def test_blocks_with_configurations_of_their_own_keep_them(family, windows, tmp_path):
+    model = tiny(family)
+    said = model.config.to_dict()
+    own = {int(place): each for place, each in said["per_layer_config"].items()}
+    for removed, kept in ((1, (0, 2)), (0, (1, 2))):
+        made = reduced_config(model.config, Layout.without(3, (removed,))).to_dict()["per_layer_config"]
+        expected = {place: own[top] for place, top in enumerate(kept) if top in own}
+        assert {int(place): each for place, each in made.items()} == expected
+        reduced = reduce_blocks(model, Layout.without(3, (removed,)))
+        found = reduced(windows, use_cache=False).logits
+        assert off(found, logits_without(model, (removed,), windows)) < 1e-5
+        reduced.save_pretrained(tmp_path / str(removed))
+        again = AutoModelForCausalLM.from_pretrained(tmp_path / str(removed)).requires_grad_(False)
+        assert torch.equal(again(windows, use_cache=False).logits, found)
+    assert model.config.to_dict() == said
+
+
 def test_counts_from_the_first_block_on_are_counts_of_those_left():
     config = tiny("deepseek_v3").config
     assert (config.num_hidden_layers, config.first_k_dense_replace) == (3, 1)

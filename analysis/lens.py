@@ -1,0 +1,58 @@
+"""What the head would say after every block: the logit lens.
+
+One pass through the blocks. Changes no weight.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from analysis.anatomy import blocks
+from analysis.device import Precision, matmuls, out_of_memory_told
+from analysis.errors import ModelError, TextError
+from analysis.evaluate import batches_of, check_windows, window_nll
+from analysis.hooks import going_on_from, returns_tuple, watch_blocks
+from analysis.values import Progress, no_progress
+
+
+@torch.inference_mode()
+def logit_lens(
+    model: Any, windows: Tensor, progress: Progress = no_progress, precision: Precision = "exact"
+) -> np.ndarray:
+    """Loss when the stream goes from each block straight to the final norm and the head, (N, L).
+
+    In nats per token. The last column is the model's own loss, and column l that of the model cut off after
+    block l (Yuan et al., Why Lift so Heavy?, 2402.11700). One pass through the blocks, and the head once for
+    every block. Raises ``TextError`` for windows that do not fit, ``ModelError`` when a loss is not finite,
+    ``OutOfMemoryError``.
+    """
+    check_windows(model, windows)
+    if windows.shape[1] < 2:
+        raise TextError("The logit lens needs windows of at least 2 tokens.")
+    count, tuples = len(blocks(model)), returns_tuple(model, windows[:1, :8].to(model.device))
+    states: dict[int, Tensor] = {}
+    rows: list[np.ndarray] = []
+    done, steps = 0, count * len(list(batches_of(windows, model.device)))
+    with out_of_memory_told("looking through the head"):
+        for batch in batches_of(windows, model.device):
+            tokens = batch.to(model.device)
+            with matmuls(precision, model.device, model.dtype):
+                with watch_blocks(model, lambda block, _, leaving: states.update({block: leaving})):
+                    whole = np.asarray(window_nll(model, tokens))
+                found = []
+                for block in range(count - 1):
+                    with going_on_from(model, count, states.pop(block), tuples):
+                        found.append(np.asarray(window_nll(model, tokens)))
+                    done += 1
+                    progress("Looking through the head", done, steps)
+            rows.append(np.stack([*found, whole], axis=1))
+            done += 1
+            progress("Looking through the head", done, steps)
+    lens = np.concatenate(rows)
+    if not np.isfinite(lens).all():
+        raise ModelError("A loss of the logit lens is not finite: open the model in float32.")
+    return lens
