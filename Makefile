@@ -32,7 +32,7 @@ BOARD = constant,dynamic:lr:base=0+span=3+repair,remove:random:draw=0,remove:ran
 	remove:greedy:share=0.5/dynamic:lr:base=0+span=3+repair
 demo-run: $(INSTALLED)  ## make the runs that ship in assets/ anew: comparison, sweep by previews, contest, leaderboard
 	rm -rf build/demo-run build/demo-sweep build/demo-contest build/demo-board
-	SLICESCOPE_HOME=build/demo-run $(BIN)/slicescope compare --model demo
+	SLICESCOPE_HOME=build/demo-run $(BIN)/slicescope compare --model demo --lens
 	SLICESCOPE_HOME=build/demo-sweep $(BIN)/slicescope sweep --model demo --method preview \
 		--bases 0,.05,.1,.15,.2 --targets .1,.2,.3 --json build/demo-sweep/run.json
 	SLICESCOPE_HOME=build/demo-contest $(BIN)/slicescope contest --model demo --seeds 0 --json build/demo-contest/run.json \

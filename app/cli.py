@@ -82,6 +82,12 @@ WorkersOption = Annotated[
     int | None,
     typer.Option(min=1, help="ray: at most so many; each opens the model.", show_default="a slot each"),
 ]
+LensOption = Annotated[
+    bool,
+    typer.Option(
+        "--lens", help="The logit lens too: the loss when the head follows straight after each block."
+    ),
+]
 JsonOption = Annotated[
     Path | None, typer.Option("--json", help="Write the result there as JSON; '-' prints it instead.")
 ]
@@ -105,12 +111,7 @@ def profile(
             "discarded-energy, heavy-tail, depth."
         ),
     ] = "",
-    lens: Annotated[
-        bool,
-        typer.Option(
-            "--lens", help="The logit lens too: the loss when the head follows straight after each block."
-        ),
-    ] = False,
+    lens: LensOption = False,
     json_path: JsonOption = None,
 ) -> None:
     """Measure how much every block changes its input: LR score, block influence, angular distance."""
@@ -335,6 +336,7 @@ def compare(
     evaluation_windows: EvaluationWindowsOption = 16,
     prompt: Annotated[str | None, typer.Option(help="What the illustration continues.")] = None,
     new_tokens: Annotated[int, typer.Option(min=0, help="Its length in tokens; 0 for none.")] = 40,
+    lens: LensOption = False,
     speed_rounds: Annotated[
         int, typer.Option(min=0, help="Rounds of timing each sliced model in turn with the dense one.")
     ] = 5,
@@ -355,6 +357,7 @@ def compare(
         evaluation_windows=evaluation_windows,
         prompt=prompt or PROMPT,
         new_tokens=new_tokens,
+        lens=lens,
         speed_rounds=speed_rounds,
         tasks=tuple(name.strip() for name in tasks.split(",") if name.strip()),
         task_limit=limit,

@@ -430,7 +430,8 @@ def command(recipe: Recipe) -> str:
         flags["by"] = (by, Removal().method)
         flags["closing"] = (recipe.removal.closing, "writers")
         flags["search-windows"] = (recipe.search_windows, default["search_windows"].default)
-    return shlex.join(words + _changed(flags) + (["--repair"] if recipe.repair else []))
+    lens = isinstance(recipe, CompareRecipe) and recipe.lens
+    return shlex.join(words + _changed(flags) + ["--repair"] * recipe.repair + ["--lens"] * lens)
 
 
 def _sweep_of(trial: TrialRecipe) -> SweepRecipe:

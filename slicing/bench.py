@@ -22,7 +22,7 @@ from torch import Tensor
 
 from analysis.anatomy import read_shape, why_not_sliceable
 from analysis.bases import Bases, BasesCollector, find_bases
-from analysis.details import DetailsCollector
+from analysis.details import Details, DetailsCollector
 from analysis.device import PeakMemory, Precision, free_memory, pick_device, pick_dtype
 from analysis.errors import PlanError, StorageError, UnsupportedError, unknown_name
 from analysis.evaluate import (
@@ -250,11 +250,8 @@ def _profile(recipe: ProfileRecipe, opened: OpenModel, progress: Progress, folde
         details=details,
     )
     found = details.details(opened.tokenizer)
-    judged = recipe.lens or recipe.probes
-    precision = safe_precision(recipe.model, windows, opened.model) if judged else "exact"
     if recipe.lens:
-        lens = logit_lens(opened.model, windows, progress, precision)
-        found = found._replace(lens=lens.astype(np.float32))
+        found = _through_lens(found, recipe.model, opened.model, windows, progress)
     found.save(folder / DETAILS_FILE)
     bases: Any = None
     if collector is not None:
@@ -265,6 +262,7 @@ def _profile(recipe: ProfileRecipe, opened: OpenModel, progress: Progress, folde
             bases.save(folder / BASES_FILE)
         progress("Finding bases", 1, 1)
     if recipe.probes:
+        precision = safe_precision(recipe.model, windows, opened.model)
         probing = Probing(opened.model, windows, lambda: bases, progress, precision)
         for name in recipe.probes:
             profile = profile.with_probed(name, PROBES[name](probing))
@@ -275,6 +273,15 @@ def _profile(recipe: ProfileRecipe, opened: OpenModel, progress: Progress, folde
         text=_used(recipe.text, windows),
         bases=collector is not None and recipe.bases,
     )
+
+
+def _through_lens(
+    details: Details, source: ModelSource, model: Any, windows: Tensor, progress: Progress
+) -> Details:
+    """The details with the logit lens on all windows."""
+    precision = safe_precision(source, windows, model)
+    lens = logit_lens(model, windows, progress, precision)
+    return details._replace(lens=lens.astype(np.float32))
 
 
 class _Bench:
@@ -329,8 +336,10 @@ class _Bench:
         check_windows(self.model, windows)
         return windows
 
-    def measure(self, folder: Path | None) -> None:
-        """Profile the model, its details into ``folder``; for previews find the bases as well."""
+    def measure(self, folder: Path | None, lens: bool = False) -> None:
+        """Profile the model, its details into ``folder``, with the logit lens where that is asked for; for
+        previews find the bases as well.
+        """
         windows = self.windows[: self.recipe.profile_windows]
         details = DetailsCollector(self.model, windows) if folder else None
         self.profile = profile_blocks(
@@ -342,7 +351,10 @@ class _Bench:
             details=details,
         )
         if folder and details:
-            details.details(self.opened.tokenizer).save(folder / DETAILS_FILE)
+            found = details.details(self.opened.tokenizer)
+            if lens:
+                found = _through_lens(found, self.recipe.model, self.model, windows, self.progress)
+            found.save(folder / DETAILS_FILE)
         if self.recipe.method == "preview":
             self.bases  # noqa: B018 (found now, so that the time left is told rightly)
 
@@ -670,7 +682,7 @@ def _compare(recipe: CompareRecipe, opened: OpenModel, progress: Progress, folde
     if recipe.tasks:  # before the work begins
         check_tasks(recipe.tasks, limit=recipe.task_limit, include=recipe.task_folder)
     bench = _Bench(recipe, opened, progress, recipe.plan)
-    bench.measure(folder)
+    bench.measure(folder, recipe.lens)
     assert bench.evaluation is not None
     plan, shape, evaluation = bench.resolve(recipe.plan), bench.shape, bench.evaluation
 

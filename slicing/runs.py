@@ -116,6 +116,8 @@ class CompareRecipe(Evaluated):
     prompt: str = PROMPT
     new_tokens: int = 40
     """Length of the generated illustration; 0 for none."""
+    lens: bool = False
+    """Measure the logit lens with the profile."""
     speed_rounds: int = 5
     """Rounds in which each sliced model is timed in turn with the dense one; 0 for none."""
     tasks: tuple[str, ...] = ()

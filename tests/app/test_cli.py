@@ -294,7 +294,7 @@ SHARES = Plan(target=0.2, allocation="manual", settings={"shares": (0.1, 0.25, 0
         ProfileRecipe(model=DEMO["model"], text=DEMO["calibration"], probes=("leave-one-out", "depth")),
         ProfileRecipe(model=DEMO["model"], text=DEMO["calibration"], bases=True, lens=True),
         CompareRecipe(**DEMO, plan=Plan(allocation="softmax", settings={"temperature": 0.1}), repair=True),
-        CompareRecipe(**DEMO, plan=Plan(span=3)),
+        CompareRecipe(**DEMO, plan=Plan(span=3), lens=True),
         CompareRecipe(**DEMO, tasks=("one", "two"), task_limit=5, task_folder=Path("/some/where")),
         ContestRecipe(**DEMO, other=TextSource(kind="demo", split="out-of-style")),
         ContestRecipe(
