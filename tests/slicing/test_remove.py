@@ -353,6 +353,20 @@ def test_the_best_and_the_front_are_those_that_nothing_beats(finished):
     assert sizes == sorted(sizes, reverse=True)
 
 
+def test_chance_is_never_best_and_never_on_the_front(finished):
+    found = finished[0]
+    table = found.tables[0]
+    drawn = table.standing("remove:random:draw=0")
+    lucky = drawn._replace(
+        runs=tuple(each.model_copy(update={"parameters": 1}) for each in drawn.runs), nats=-9.0
+    )
+    others = tuple(each for each in table.standings if each != drawn)
+    luckier = found._replace(tables=(table._replace(standings=(lucky, *others)), *found.tables[1:]))
+    assert luckier.front == found.front
+    assert best(luckier.tables[0]) == best(table)
+    assert best(luckier.tables[0], "depth") == best(table, "depth")
+
+
 def test_a_leaderboard_that_was_stopped_makes_no_trial_twice(board, monkeypatch):
     board = board.model_copy(update={"entries": tuple(map(Entry.parse, (*ENTRIES[:2], *ENTRIES[-2:])))})
     tried: list[str] = []
