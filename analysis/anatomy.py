@@ -320,6 +320,8 @@ ANATOMIES: dict[str, Anatomy | Callable[[Any], Anatomy]] = {
 """The families that can be sliced, by ``config.model_type``; a function where the configuration decides."""
 
 
+BRIDGED = "bridged"
+"""The type of our models with matrices in the place of blocks (``slicing.modeling_bridged``)."""
 SLICED_ALREADY = "This model is sliced already: open the dense model it was made from."
 
 
@@ -338,6 +340,11 @@ def why_not_sliceable(config: Any) -> str | None:
     """``None`` when the family can be sliced, otherwise one sentence that says why not."""
     if config.model_type == "sliced":
         return SLICED_ALREADY
+    if config.model_type == BRIDGED:
+        return (
+            "This model has matrices in the place of blocks, which slicing does not turn: slice the model "
+            "that it was made from, or one whose gaps were closed without matrices."
+        )
     try:
         anatomy_of(config)
     except UnsupportedError as error:

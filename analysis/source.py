@@ -29,7 +29,7 @@ from transformers import (
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import logging as transformers_logging
 
-from analysis.anatomy import SLICED_ALREADY, read_shape, why_not_sliceable
+from analysis.anatomy import BRIDGED, SLICED_ALREADY, read_shape, why_not_sliceable
 from analysis.device import is_out_of_memory, out_of_memory_told, pick_device, pick_dtype
 from analysis.errors import ModelError, SlicescopeError, UnsupportedError, one_line
 from analysis.hub import hub_answers
@@ -342,7 +342,7 @@ def _require_safetensors(source: ModelSource) -> None:
 def _require_causal(source: ModelSource, config: Any) -> None:
     architectures = config.architectures or []
     causal = any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in architectures)
-    known = config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    known = config.model_type in {*MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, BRIDGED}
     if config.is_encoder_decoder or not known or (architectures and not causal):
         kind = architectures[0] if architectures else config.model_type
         raise ModelError(

@@ -6,6 +6,8 @@ same run. Nothing here knows who asks: progress is a callback.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Collection
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
@@ -365,7 +367,7 @@ class Entry(Value):
         if self.slices:
             rule = find_allocation(self.allocation)
             numbers = [
-                f"{name}={value:g}" for name, value in self.settings.items() if isinstance(value, float)
+                f"{name}={_value(value)}" for name, value in self.settings.items() if isinstance(value, float)
             ]
             words = [self.allocation, *([self.score] if rule.uses_scores else []), *numbers]
             span = f"+span={self.span}" if self.span else ""
@@ -396,13 +398,13 @@ def _parse_slicing(text: str) -> dict[str, Any]:
     score = "lr"
     for word in rest:
         name, equals, value = word.partition("=")
-        try:
-            if equals:
-                settings[name] = float(value)
-            else:
-                score = find_score(name).name
-        except ValueError:
-            raise PlanError(f"The setting '{word}' of '{text}' needs a number, as in 'base=0.1'.") from None
+        if not equals:
+            score = find_score(name).name
+            continue
+        number = _read_value(name, value, settings, text)
+        if isinstance(number, str):
+            raise PlanError(f"The setting '{word}' of '{text}' needs a number, as in 'base=0.1'.")
+        settings[name] = number
     span, repair = 0, False
     for word in (each.strip() for each in added):
         name, _, blocks = word.partition("=")
@@ -426,10 +428,7 @@ def _parse_removal(text: str) -> Removal:
         name, equals, value = word.partition("=")
         if not equals:
             raise PlanError(f"'{word}' of '{_REMOVE}{text}' is no setting: name it, as in 'merge=mean'.")
-        try:
-            settings[name] = float(value)
-        except ValueError:
-            settings[name] = value
+        settings[name] = _read_value(name, value, settings, text)
     share: Any = settings.pop("share", 1.0)
     if (isinstance(share, str) and share != "search") or added not in ([], *([each] for each in _CLOSINGS)):
         raise PlanError(
@@ -443,15 +442,25 @@ def _parse_removal(text: str) -> Removal:
 _CLOSINGS = tuple(each for each in get_args(Closing) if each != "none")
 
 
+def _read_value(name: str, value: str, known: Collection[str], text: str) -> float | str:
+    """A finite number, or a word; ``PlanError`` for anything between, or where the name stands twice."""
+    if name in known:
+        raise PlanError(f"'{text}' sets '{name}' twice: name it once.")
+    try:
+        number = float(value)
+    except ValueError:
+        return value
+    if not math.isfinite(number):
+        raise PlanError(f"The setting '{name}' of '{text}' must be a finite number, but is {value}.")
+    return number
+
+
 def _value(value: float | str) -> str:
-    return value if isinstance(value, str) else f"{value:g}"
+    return value if isinstance(value, str) else f"{value:.15g}"  # what ``parse`` reads back as it was
 
 
 def _removal_name(removal: Removal) -> str:
-    numbers = [
-        f"{name}={value if isinstance(value, str) else f'{value:g}'}"
-        for name, value in removal.settings.items()
-    ]
+    numbers = [f"{name}={_value(value)}" for name, value in removal.settings.items()]
     share = [f"share={_value(removal.share)}"] if removal.slices else []
     closing = "" if removal.closing == "none" else f"+{removal.closing}"
     return _REMOVE + ":".join([removal.method, *numbers, *share]) + closing

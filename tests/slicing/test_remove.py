@@ -22,7 +22,8 @@ from slicing import bench
 from slicing.bench import perform, phases
 from slicing.board import Board, against, best, kind_of, read_board
 from slicing.depth import METHODS
-from slicing.depth.reduce import ReducedModel
+from slicing.depth.layout import Layout
+from slicing.depth.reduce import ReducedModel, reduce_model
 from slicing.plan import Plan
 from slicing.repair import Repair
 from slicing.runs import (
@@ -38,7 +39,7 @@ from slicing.runs import (
     list_runs,
     load_run,
 )
-from slicing.store import open_model
+from slicing.store import open_model, save_reduced
 
 TEXT = "What is taken away from the middle is missed less than what is taken away from either end. "
 PROMPT = torch.arange(10, 26).view(2, 8)
@@ -462,3 +463,38 @@ def test_a_size_that_is_no_block_is_one_sentence(board):
 def test_an_unsliceable_model_has_no_leaderboard(board, tmp_path):
     with pytest.raises(UnsupportedError, match="'gemma2' cannot be sliced"):
         perform(board.model_copy(update={"model": folder_of(tiny("gemma2"), tmp_path / "gemma2")}))
+
+
+def test_a_bridged_folder_opens_here_too_and_says_why_it_is_not_sliced(
+    windows, tokenizer, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(Repair, "kept", property(lambda _: True))
+    model = tiny_model("llama")
+    reduced = reduce_model(model, Layout.without(3, {1}), windows, "matrix")
+    assert not reduced.plain
+    told = {"made_from": "it", "method": "by hand", "dense_parameters": 1, "calibration": "it"}
+    save_reduced(reduced, tokenizer, tmp_path / "it", **told)
+    assert "trust_remote_code=True" in (tmp_path / "it" / "README.md").read_text().split("tokenizer =")[1]
+    source = ModelSource.parse(str(tmp_path / "it"), dtype="float32")
+    assert torch.equal(open_model(source).model(windows).logits, reduced.model(windows).logits)
+    assert "matrices in the place of blocks" in str(describe(source).not_sliceable)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("dynamic:lr:base=nan", "finite"),
+        ("remove:laco:threshold=inf", "finite"),
+        ("remove:greedy:share=search:share=0.5/constant", "twice"),
+        ("dynamic:base=0:base=0.1", "twice"),
+    ],
+)
+def test_numbers_of_an_entry_are_finite_and_named_once(text, said):
+    with pytest.raises(PlanError, match=said) as error:
+        Entry.parse(text)
+    assert "\n" not in str(error.value)
+
+
+def test_the_name_of_an_entry_holds_all_of_its_numbers():
+    name = "remove:laco:merge=mean:threshold=0.123456789"
+    assert Entry.parse(Entry.parse(name).name) == Entry.parse(name)
