@@ -21,6 +21,7 @@ from slicing.runs import (
     ContestRecipe,
     ContestResult,
     Entry,
+    Evaluated,
     SearchRecipe,
     TrialRecipe,
     list_runs,
@@ -174,13 +175,11 @@ def test_equal_mean_slice_is_the_published_protocol(recipe):
     assert {round(each.runs[0].mean_slice, 2) for each in table.standings} == {0.25}
     dynamic = table.standing("dynamic:lr:base=0.1")
     assert dynamic is not None
-    shared = {
-        name: getattr(published, name) for name in CompareRecipe.model_fields if hasattr(published, name)
-    }
-    del shared["kind"]
+    shared = {name: getattr(published, name) for name in Evaluated.model_fields}
     compared = perform(
         CompareRecipe(
-            **{**shared, "plan": Plan(target=0.25, settings={"base": 0.1}, rounding=1, embedding="untied")},
+            **shared,
+            plan=Plan(target=0.25, settings={"base": 0.1}, rounding=1, embedding="untied"),
             new_tokens=0,
             speed_rounds=0,
         )
