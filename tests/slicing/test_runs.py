@@ -20,6 +20,7 @@ from analysis.source import ModelSource, open_dense
 from analysis.storage import runs_folder
 from analysis.texts import TextSource, token_windows
 from slicing.bench import perform, phases
+from slicing.board import read_board
 from slicing.contest import read_contest
 from slicing.library import throw_away
 from slicing.plan import Plan
@@ -28,8 +29,11 @@ from slicing.runs import (
     CompareRecipe,
     ContestRecipe,
     ContestResult,
+    LeaderboardRecipe,
+    LeaderboardResult,
     ProfileRecipe,
     Run,
+    bundled_board,
     bundled_contest,
     bundled_run,
     find_run,
@@ -366,6 +370,19 @@ def test_open_model_is_left_as_it_was(recipe):
     before = {name: tensor.clone() for name, tensor in opened.model.state_dict().items()}
     perform(recipe, opener=lambda source: opened)
     assert all(tensor.equal(before[name]) for name, tensor in opened.model.state_dict().items())
+
+
+def test_bundled_board_holds_everyone_that_its_recipe_names_at_one_size():
+    run = bundled_board()
+    recipe, result = run.recipe, run.result
+    assert isinstance(recipe, LeaderboardRecipe)
+    assert isinstance(result, LeaderboardResult)
+    board = read_board(recipe, result)
+    assert board.done == board.total
+    for table in board.tables:
+        assert len(table.standings) == len(recipe.entries)
+        sizes = [each.parameters for each in table.standings]
+        assert max(sizes) - min(sizes) < 0.005 * min(sizes)  # a matrix more, or a rounding step
 
 
 def test_bundled_contest_holds_everyone_that_its_recipe_names():
