@@ -59,6 +59,7 @@ def draw_board(
     if dense is None:
         return Drawing(figure, f"{board.done} of {board.total} trials have run.")
     shown: set[str] = set()
+    limit = _limit(board, text)
     for entry in sorted(board.recipe.entries, key=lambda entry: entry.name == chosen):  # the chosen on top
         rows = [each for table in board.tables for each in table.standings if each.entry == entry]
         points = [(each, _nats(each, text)) for each in rows]
@@ -72,7 +73,7 @@ def draw_board(
         figure.add_trace(
             go.Scatter(
                 x=[_fewer(each, dense) for each, _ in known],
-                y=[math.exp(nats) for _, nats in known],
+                y=[min(math.exp(nats), limit) for _, nats in known],
                 mode="lines+markers",
                 name=side.name,
                 legendgroup=side.name,
@@ -80,7 +81,9 @@ def draw_board(
                 customdata=[entry.name] * len(known),
                 line={"color": colour, "dash": side.dash, "width": 3 if entry.name == chosen else 1},
                 marker={
-                    "symbol": symbol_of(entry),
+                    "symbol": [
+                        symbol_of(entry) if math.exp(nats) <= limit else "arrow-up" for _, nats in known
+                    ],
                     "size": 14 if entry.name == chosen else 10,
                     "color": colour,
                 },
@@ -92,7 +95,15 @@ def draw_board(
         shown.add(side.name)
     figure.add_hline(y=1.0, line={"color": theme.dense, "width": 1.5, "dash": "dash"})
     figure.update_layout(
-        xaxis={"title": {"text": "parameters fewer than dense"}, "ticksuffix": " %", "zeroline": False},
+        xaxis={
+            "title": {"text": "parameters fewer than dense"},
+            "ticksuffix": " %",
+            "zeroline": False,
+            "range": [
+                100 * min(board.recipe.sizes) - 2,  # one size alone would be stretched over all the width
+                100 * max(board.recipe.sizes) + 2,
+            ],
+        },
         yaxis={
             "title": {"text": "perplexity, × dense (log)"},
             "type": "log",
@@ -102,6 +113,17 @@ def draw_board(
         hovermode="closest",
     )
     return Drawing(figure, _takeaway(board, text))
+
+
+def _limit(board: Board, text: Text) -> float:
+    """Where the axis ends: twice what slicing and chance lose. A model that broke would hide all others."""
+    known = [
+        nats
+        for table in board.tables
+        for each in table.standings
+        if (each.entry.control or each.entry.removal is None) and (nats := _nats(each, text)) is not None
+    ]
+    return 2 * math.exp(max(known)) if known else math.inf
 
 
 def _nats(each: Standing, text: Text) -> float | None:
@@ -131,9 +153,17 @@ def _takeaway(board: Board, text: Text) -> str:
             size = f"{100 * (table.recipe.fewer or 0):.0f} % fewer"
             told.append(f"{size}: {winner.entry.name}, {math.exp(nats):.2f} times")
     where = "" if text == "first" else " on the second text"
-    return (
-        f"Least perplexity against dense{where} at {'; at '.join(told)}." if told else "No size is done yet."
-    )
+    if not told:
+        return "No size is done yet."
+    limit = _limit(board, text)
+    above = {
+        each.entry.name
+        for table in board.tables
+        for each in table.standings
+        if (nats := _nats(each, text)) is not None and math.exp(nats) > limit
+    }
+    off = f" Above the chart (arrows): {', '.join(sorted(above))}." if above else ""
+    return f"Least perplexity against dense{where} at {'; at '.join(told)}.{off}"
 
 
 def _ranked(standings: Sequence[Standing], text: Text) -> list[tuple[float, Standing]]:

@@ -19,6 +19,10 @@ BELOW = 0.3
 """How far below its point, in rows, an entry's second text stands; its range over seeds as far above."""
 
 
+FAR = 4.0
+"""Shares of constant slicing's loss beyond this are told, not drawn."""
+
+
 class Role(NamedTuple):
     """What an entry is in a contest, and so how it is drawn."""
 
@@ -109,6 +113,16 @@ def draw_contest(table: Table, chosen: Standing | None = None, theme: Theme = LI
     for role in (*ROLES, *REMOVING):
         if members := [(row, each) for row, each in enumerate(rows) if role_of(each.entry) == role]:
             _add_role(figure, role, members, theme)
+    for row, each in enumerate(rows):
+        if each.share > FAR:  # a model that broke would squeeze all others into a corner
+            figure.add_annotation(
+                x=100 * FAR,
+                xanchor="right",
+                y=row,
+                text=f"{100 * each.share:,.0f} % →",
+                showarrow=False,
+                font={"size": 13, "color": theme.label},
+            )
     _add_second_text(figure, rows, theme)
     _add_ranges(figure, rows, theme)
     if chosen:
@@ -217,6 +231,7 @@ def _reach(rows: Sequence[Standing]) -> list[float]:
     ends = [1.0, *(each.share for each in rows), *(each.other_share or 1.0 for each in rows)]
     ends += [end for each in rows for end in interval(each) or ()]
     ends += [each.share * end / each.nats for each in rows if each.nats > 0 for end in each.spread]
+    ends = [min(end, FAR) for end in ends]
     room = 0.04 * (max(ends) - min(ends)) + 0.005
     return [100 * (min(ends) - room), 100 * (max(ends) + room)]
 

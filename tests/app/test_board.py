@@ -11,11 +11,12 @@ from app import wording
 from app.citations import citations
 from app.figures.base import DARK, LIGHT
 from app.figures.board import draw_board, symbol_of
+from app.figures.contest import draw_contest
 from app.policy import Policy, Refused
 from app.report import build_report
 from app.tables import board_table
 from slicing.board import Board, against, best, kind_of, read_board
-from slicing.runs import Entry
+from slicing.runs import Entry, bundled_board
 
 
 @pytest.fixture
@@ -35,6 +36,24 @@ def test_every_entry_is_drawn_over_the_sizes_where_its_loss_is(board):
             assert [math.log(y) for y in trace.y] == pytest.approx([loss, 2 * loss], rel=1e-6)
     assert takeaway.count("remove:streamline+writers") == 2
     assert figure.layout.yaxis.type == "log"
+
+
+def test_a_model_that_broke_hides_no_other():
+    run = bundled_board()  # there LaCo by its paper's rule ends at 3 billion
+    figure, takeaway = draw_board(read_board(run.recipe, run.result))
+    broken = next(trace for trace in figure.data if trace.customdata[0] == "remove:laco:merge=sum")
+    assert list(broken.marker.symbol) == ["arrow-up"]
+    assert "142" in broken.text[0].replace(",", "")  # the true number is told
+    assert max(max(trace.y) for trace in figure.data) < 20
+    assert "Above the chart (arrows): remove:below-last, remove:laco:merge=sum, remove:top" in takeaway
+
+
+def test_what_lost_far_more_than_constant_slicing_is_told_at_the_edge():
+    run = bundled_board()
+    figure, _ = draw_contest(read_board(run.recipe, run.result).tables[0])
+    assert figure.layout.xaxis.range[1] < 450
+    edges = [each.text for each in figure.layout.annotations if each.text.endswith("→")]
+    assert len(edges) == 3
 
 
 def test_the_second_text_and_the_chosen_entry_are_shown(board):
