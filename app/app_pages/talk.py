@@ -30,11 +30,20 @@ STYLE = """<style>
   .st-key-talk-chart .js-plotly-plot { transform: scale(1.4); transform-origin: 0 0; }
 }
 </style>"""
-# A slider keeps the keyboard after it was dragged, and the arrow keys would move it instead of the story.
+# A slider keeps the keyboard after it was dragged, and takes it back a moment later; the arrow keys would
+# move it instead of the story. Who walks to it with Tab moves it.
 RELEASE = """<script>
-window.slicescopeRelease ??= document.addEventListener("pointerup", () => setTimeout(() => {
-  if (document.querySelector(".st-key-talk")) document.activeElement?.blur();
-})) ?? true;
+window.slicescopeRelease ??= (() => {
+  let dragged = false;
+  const release = () => {
+    if (dragged && document.querySelector(".st-key-talk")) document.activeElement?.blur();
+  };
+  document.addEventListener("pointerup", () => { dragged = true; release(); });
+  document.addEventListener("focusin", release);
+  document.addEventListener("pointerdown", () => { dragged = false; }, true);
+  document.addEventListener("keydown", (event) => { if (event.key === "Tab") dragged = false; }, true);
+  return true;
+})();
 </script>"""
 
 
@@ -59,8 +68,11 @@ def leave() -> None:
 
 
 @st.fragment
-def scene(step: Step, case: Case, revealed: bool) -> None:
+def scene(step: Step, case: Case, at: state.Talk) -> None:
     """What changes while the dial of a step moves."""
+    if state.standing() != at:
+        st.rerun()  # a key that came with the dial's last move: the browser asks for the scene alone
+    revealed = at.revealed
     words, formula = st.container(key="talk-words"), st.container(key="talk-formula")
     picture = st.container(key="talk-chart", height="stretch")
     setting = step.setting(case)
@@ -123,5 +135,5 @@ with st.container(key="talk"):
         except SlicescopeError as error:
             st.error(state.told(error), icon=":material/error:")
         else:
-            scene(step, case, at.revealed)
+            scene(step, case, at)
     foot(at)
