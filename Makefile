@@ -37,7 +37,7 @@ demo-run: $(INSTALLED)  ## make the runs that ship in assets/ anew: comparison, 
 		--bases 0,.05,.1,.15,.2 --targets .1,.2,.3 --json build/demo-sweep/run.json
 	SLICESCOPE_HOME=build/demo-contest $(BIN)/slicescope contest --model demo --seeds 0 --json build/demo-contest/run.json \
 		--entries constant,dynamic:lr:base=0,rising,random:draw=0,random:draw=1,random:draw=2,constant+repair,$(SHARED)
-	SLICESCOPE_HOME=build/demo-board $(BIN)/slicescope leaderboard --model demo --sizes .1 --json build/demo-board/run.json \
+	SLICESCOPE_HOME=build/demo-board $(BIN)/slicescope leaderboard --model demo --sizes .1,.2,.3 --json build/demo-board/run.json \
 		--entries $(BOARD)
 	mkdir -p assets/demo-run assets/demo-sweep assets/demo-contest assets/demo-board
 	cp build/demo-run/runs/*/run.json build/demo-run/runs/*/profile.safetensors assets/demo-run/
