@@ -116,14 +116,16 @@ def draw_board(
 
 
 def _limit(board: Board, text: Text) -> float:
-    """Where the axis ends: twice what slicing and chance lose. A model that broke would hide all others."""
+    """Where the axis ends: four times what slices, else chance. A model that broke would hide all others."""
     known = [
-        nats
+        (each.entry.control, nats)
         for table in board.tables
         for each in table.standings
         if (each.entry.control or each.entry.removal is None) and (nats := _nats(each, text)) is not None
     ]
-    return 2 * math.exp(max(known)) if known else math.inf
+    # Chance hits blocks that no model does without once it takes many.
+    slicing = [nats for control, nats in known if not control] or [nats for _, nats in known]
+    return 4 * math.exp(max(slicing)) if slicing else math.inf
 
 
 def _nats(each: Standing, text: Text) -> float | None:

@@ -42,10 +42,13 @@ def test_a_model_that_broke_hides_no_other():
     run = bundled_board()  # there LaCo by its paper's rule ends at 3 billion
     figure, takeaway = draw_board(read_board(run.recipe, run.result))
     broken = next(trace for trace in figure.data if trace.customdata[0] == "remove:laco:merge=sum")
-    assert list(broken.marker.symbol) == ["arrow-up"]
+    assert list(broken.marker.symbol) == ["arrow-up"] * 3
     assert "142" in broken.text[0].replace(",", "")  # the true number is told
+    # Constant slicing has 5 times dense at the smallest size, and chance 23,000 times.
     assert max(max(trace.y) for trace in figure.data) < 20
-    assert "Above the chart (arrows): remove:below-last, remove:laco:merge=sum, remove:top" in takeaway
+    assert "Above the chart (arrows): " in takeaway
+    for name in ("remove:below-last", "remove:laco:merge=sum", "remove:random:draw=0", "remove:top"):
+        assert name in takeaway
 
 
 def test_what_lost_far_more_than_constant_slicing_is_told_at_the_edge():
