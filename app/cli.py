@@ -317,6 +317,8 @@ def remove(
         f"{result.parameters:,} parameters ({result.parameters / result.dense_parameters - 1:+.1%} against "
         f"dense): [bold]{output}[/bold]"
     )
+    if result.repair is None and recipe.removal.closing != "none":
+        out.print("No gap has a block in front that could close it, so they stay open.")
     if result.repair and not result.repair.kept:
         out.print("Closing the gaps lowered no loss on the windows held out, so they stay open.")
     if result.reduced:

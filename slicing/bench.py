@@ -12,9 +12,9 @@ import platform
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -86,6 +86,7 @@ from slicing.runs import (
     TextUsed,
     TrialRecipe,
     TrialResult,
+    TrialsResult,
     keep_run,
     load_run,
 )
@@ -199,7 +200,7 @@ def perform(
         CompareRecipe: _compare,
         TrialRecipe: _trial,
         SearchRecipe: lambda recipe, opened, progress, _: _search(recipe, opened, progress),
-        SweepRecipe: _sweep,
+        SweepRecipe: partial(_all_trials, SweepResult),
         ContestRecipe: _contest,
         LeaderboardRecipe: _leaderboard,
         RemoveRecipe: _remove,
@@ -865,27 +866,9 @@ class Trials:
         return run
 
 
-def _sweep(recipe: SweepRecipe, opened: OpenModel, progress: Progress, folder: Path) -> SweepResult:
-    bench, found = _all_trials(recipe, opened, progress, folder)
-    return SweepResult(
-        profile=bench.profile,
-        shape=bench.shape,
-        contestants=tuple(each.contestant for each in found),
-        calibration=found[0].calibration,
-        evaluation=found[0].evaluation,
-    )
-
-
 def _contest(recipe: ContestRecipe, opened: OpenModel, progress: Progress, folder: Path) -> ContestResult:
     scores = sorted({entry.score for entry in recipe.entries if entry.score in PROBES})
-    bench, found = _all_trials(recipe, opened, progress, folder, scores)
-    return ContestResult(
-        profile=bench.profile,
-        shape=bench.shape,
-        contestants=tuple(each.contestant for each in found),
-        calibration=found[0].calibration,
-        evaluation=found[0].evaluation,
-    )
+    return _all_trials(ContestResult, recipe, opened, progress, folder, scores)
 
 
 def _leaderboard(
@@ -893,24 +876,21 @@ def _leaderboard(
 ) -> LeaderboardResult:
     if recipe.tasks:  # before the work begins
         check_tasks(recipe.tasks, limit=recipe.task_limit, include=recipe.task_folder)
-    bench, found = _all_trials(recipe, opened, progress, folder)
-    return LeaderboardResult(
-        profile=bench.profile,
-        shape=bench.shape,
-        contestants=tuple(each.contestant for each in found),
-        calibration=found[0].calibration,
-        evaluation=found[0].evaluation,
-    )
+    return _all_trials(LeaderboardResult, recipe, opened, progress, folder)
+
+
+Found = TypeVar("Found", bound=TrialsResult)
 
 
 def _all_trials(
+    made: type[Found],
     recipe: SweepRecipe | ContestRecipe | LeaderboardRecipe,
     opened: OpenModel,
     progress: Progress,
     folder: Path,
     probes: Sequence[str] = (),
-) -> tuple[_Bench, list[TrialResult]]:
-    """The bench of the first trial, with those probes measured, and the outcomes of all trials in order."""
+) -> Found:
+    """The outcomes of all trials in order, with the first one's profile and those probes measured for it."""
     wanted = recipe.trials()
     trials = Trials(opened, progress)
     # An impossible plan is told before the work begins.
@@ -928,7 +908,13 @@ def _all_trials(
         assert isinstance(result, TrialResult)
         found.append(result)
     progress("Trials", len(wanted), len(wanted))
-    return first, found
+    return made(
+        profile=first.profile,
+        shape=first.shape,
+        contestants=tuple(each.contestant for each in found),
+        calibration=found[0].calibration,
+        evaluation=found[0].evaluation,
+    )
 
 
 def _search(recipe: SearchRecipe, opened: OpenModel, progress: Progress) -> SearchResult:

@@ -17,7 +17,7 @@ from slicing.runs import (
     ContestResult,
     Entry,
     LeaderboardRecipe,
-    LeaderboardResult,
+    TrialsResult,
 )
 
 
@@ -95,9 +95,7 @@ Known = dict[str, Contestant | None]
 """What is known of trials, by their keys."""
 
 
-def known_trials(
-    recipe: ContestRecipe | LeaderboardRecipe, result: ContestResult | LeaderboardResult | None = None
-) -> Known:
+def known_trials(recipe: ContestRecipe | LeaderboardRecipe, result: TrialsResult | None = None) -> Known:
     """What a finished run says of its trials, or what is stored of one that runs or was stopped."""
     known: Known = {}
     for index, trial in enumerate(recipe.trials()):

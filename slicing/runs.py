@@ -813,15 +813,21 @@ class TrialResult(Value):
     evaluation: TextUsed
 
 
-class SweepResult(Value):
-    """What a sweep found: the contestants of its trials, in their order."""
+class TrialsResult(Value):
+    """What a list of trials found: their contestants, in their order."""
 
-    kind: Literal["sweep"] = "sweep"
     profile: LayerProfile
+    """With the first seed, and all scores that entries use."""
     shape: ModelShape
     contestants: tuple[Contestant, ...]
     calibration: TextUsed
     evaluation: TextUsed
+
+
+class SweepResult(TrialsResult):
+    """What a sweep found."""
+
+    kind: Literal["sweep"] = "sweep"
 
 
 class SearchResult(Value):
@@ -839,27 +845,16 @@ class SearchResult(Value):
     windows: TextUsed
 
 
-class ContestResult(Value):
-    """What a contest found: the contestants of its trials, in their order."""
+class ContestResult(TrialsResult):
+    """What a contest found."""
 
     kind: Literal["contest"] = "contest"
-    profile: LayerProfile
-    """With the first seed, and all scores that entries use."""
-    shape: ModelShape
-    contestants: tuple[Contestant, ...]
-    calibration: TextUsed
-    evaluation: TextUsed
 
 
-class LeaderboardResult(Value):
-    """What a leaderboard found: the contestants of its trials, in their order."""
+class LeaderboardResult(TrialsResult):
+    """What a leaderboard found."""
 
     kind: Literal["leaderboard"] = "leaderboard"
-    profile: LayerProfile
-    shape: ModelShape
-    contestants: tuple[Contestant, ...]
-    calibration: TextUsed
-    evaluation: TextUsed
 
 
 Result = Annotated[

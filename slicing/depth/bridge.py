@@ -39,17 +39,17 @@ def bridge_model(
     tell: Tell,
     budget: tuple[int, int] | None = None,
 ) -> tuple[BridgedForCausalLM, tuple[SublayerRepair, ...]]:
-    """The reduced model with a matrix (D, D) behind every block that a gap follows.
+    """The reduced model with a matrix (D, D) behind every block at a seam.
 
     Each is the ridge regression from the stream that the reduced model has there to the dense stream behind
-    the gap, over ``windows`` (N, T), all but the last ``held`` of them, tokens weighted by the inverse RMS of
-    their target. (Ghosted Layers, 2605.15491, fits the same without weights, by a ridge of 1e-6.) In front
-    of a gap at the start there is nothing to bridge from.
+    the gap, or behind the blocks that became one, over ``windows`` (N, T), all but the last ``held`` of them,
+    tokens weighted by the inverse RMS of their target. (Ghosted Layers, 2605.15491, fits the same without
+    weights, by a ridge of 1e-6.) In front of a gap at the start there is nothing to bridge from.
     """
     reduced = reduce_blocks(model, layout, check=False)
-    after = [gap.after for gap in layout.gaps if gap.after >= 0]
+    after = layout.seams
     config = BridgedConfig(
-        text_config=reduced.config, blocks=block_path(reduced), bridges=after, dtype=model.dtype
+        text_config=reduced.config, blocks=block_path(reduced), bridges=list(after), dtype=model.dtype
     )
     config._attn_implementation = model.config._attn_implementation
     plain = list(blocks(reduced))
@@ -92,18 +92,17 @@ def train_blocks(
     tell: Tell,
     budget: tuple[int, int] | None = None,
 ) -> tuple[SublayerRepair, ...]:
-    """Train the block in front of each gap of ``reduced``, in place, to make up for those that are gone.
+    """Train the block at each seam of ``reduced``, in place, to make up for those that are gone.
 
     So one block stands for itself and the span after it, as in LLM-Streamline (2403.19135), whose light block
     starts with the first removed block's weights. The loss is the squared distance to the dense stream
-    behind the gap, tokens weighted by the inverse RMS of their target; the windows held out stop it.
+    there, tokens weighted by the inverse RMS of their target; the windows held out stop it.
     """
-    after = [gap.after for gap in layout.gaps if gap.after >= 0]
     listed = blocks(reduced)
 
     def close(walk: Walk, place: int, block: int) -> SublayerRepair | None:
         told = None
-        if block in after:
+        if block in layout.seams:
             listed[block], told = _trained(walk, place, listed[block], held)
         walk.pass_short(place, listed[block])
         return told

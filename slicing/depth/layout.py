@@ -91,6 +91,14 @@ class Layout(Value):
         )
 
     @property
+    def seams(self) -> tuple[int, ...]:
+        """The blocks of the reduced model behind which the stream is no longer the dense one's: those in
+        front of a gap, and those that several became.
+        """
+        merged = {place for place, group in enumerate(self.groups) if len(group) > 1}
+        return tuple(sorted({gap.after for gap in self.gaps if gap.after >= 0} | merged))
+
+    @property
     def label(self) -> str:
         """The blocks that are gone or merged, in words."""
         parts = []

@@ -28,10 +28,11 @@ from slicing.schedule import SlicingSchedule
 from slicing.slicer import Followed, refuse_unless_invariant, slice_once
 
 Closing = Literal["none", "matrix", "writer", "block", "writers"]
-"""What closes the gaps. ``matrix``: one D x D matrix behind every block that a gap follows. ``writer``: that
-block's last writer, fitted anew. ``block``: all of that block, trained. ``writers``: that writer and every
-one after it, fitted one after the other, so that each makes up for what the ones before could not. All but
-the matrix leave a plain model."""
+"""What closes the gaps, and where blocks became one makes up for the others. ``matrix``: one D x D matrix
+behind the block in front of every gap, and behind every merged block. ``writer``: that block's last writer,
+fitted anew. ``block``: all of that block, trained. ``writers``: that writer and every one after it, fitted
+one after the other, so that each makes up for what the ones before could not. All but the matrix leave a
+plain model."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,8 @@ def reduce_model(
     """
     with out_of_memory_told("removing blocks", model.device):
         reduced = reduce_blocks(model, layout)
-        if closing == "none" or not layout.count:
+        # Behind a gap at the very start there is no block in front to close it with, only writers after it.
+        if closing == "none" or not (layout.seams or (layout.gaps and closing == "writers")):
             return ReducedModel(reduced, layout)
         assert windows is not None, "closing gaps takes windows"
         check_windows(model, windows)
@@ -130,11 +132,10 @@ def _fit_writers(
         embedding="shared" if shape.tied else "untied",
         span=shape.block_count,
     )
-    before = {gap.after for gap in layout.gaps}
-    merged = {place for place, group in enumerate(layout.groups) if len(group) > 1}
-    lasts = {rows * (place + 1) - 1 for place in before | merged if place >= 0}
+    lasts = {rows * (place + 1) - 1 for place in layout.seams}
     # In front of a gap the stream is still the dense one; a merged block's first writer reads another.
-    first = min({max(0, rows * (place + 1) - 1) for place in before} | {rows * place for place in merged})
+    merged = {rows * place for place, group in enumerate(layout.groups) if len(group) > 1}
+    first = min({max(0, rows * (gap.after + 1) - 1) for gap in layout.gaps} | merged)
 
     def fitted(place: int) -> bool:
         return place in lasts if closing == "writer" else place >= first

@@ -72,22 +72,22 @@ def generated(model, windows: Tensor, cached: bool) -> Tensor:
 
 
 @pytest.mark.parametrize(
-    ("groups", "tops", "removed", "gaps", "label"),
+    ("groups", "tops", "removed", "gaps", "seams", "label"),
     [
-        (((0,), (1,), (2,), (3,)), (0, 1, 2, 3), (), (), "all blocks"),
-        (((2,), (3,)), (2, 3), (0, 1), (Gap(-1, 2),), "without 0-1"),
-        (((0,), (1,)), (0, 1), (2, 3), (Gap(1, 4),), "without 2-3"),
-        (((0,), (3,)), (0, 3), (1, 2), (Gap(0, 3),), "without 1-2"),
-        (((1,),), (1,), (0, 2, 3), (Gap(-1, 1), Gap(0, 4)), "without 0, 2-3"),
-        (((0,), (1, 2), (3,)), (0, 2, 3), (1,), (), "1-2 as one"),
-        (((1, 2),), (2,), (0, 1, 3), (Gap(-1, 1), Gap(0, 4)), "without 0, 3, 1-2 as one"),
-        (((0, 1), (2, 3)), (1, 3), (0, 2), (), "0-1 as one, 2-3 as one"),
+        (((0,), (1,), (2,), (3,)), (0, 1, 2, 3), (), (), (), "all blocks"),
+        (((2,), (3,)), (2, 3), (0, 1), (Gap(-1, 2),), (), "without 0-1"),
+        (((0,), (1,)), (0, 1), (2, 3), (Gap(1, 4),), (1,), "without 2-3"),
+        (((0,), (3,)), (0, 3), (1, 2), (Gap(0, 3),), (0,), "without 1-2"),
+        (((1,),), (1,), (0, 2, 3), (Gap(-1, 1), Gap(0, 4)), (0,), "without 0, 2-3"),
+        (((0,), (1, 2), (3,)), (0, 2, 3), (1,), (), (1,), "1-2 as one"),
+        (((1, 2),), (2,), (0, 1, 3), (Gap(-1, 1), Gap(0, 4)), (0,), "without 0, 3, 1-2 as one"),
+        (((0, 1), (2, 3)), (1, 3), (0, 2), (), (0, 1), "0-1 as one, 2-3 as one"),
     ],
 )
-def test_a_layout_says_what_is_left_what_is_gone_and_where(groups, tops, removed, gaps, label):
+def test_a_layout_says_what_is_left_what_is_gone_and_where(groups, tops, removed, gaps, seams, label):
     layout = Layout(blocks=4, groups=groups)
-    found = (layout.tops, layout.removed, layout.gaps, layout.label, layout.count)
-    assert found == (tops, removed, gaps, label, 4 - len(groups))
+    found = (layout.tops, layout.removed, layout.gaps, layout.seams, layout.label, layout.count)
+    assert found == (tops, removed, gaps, seams, label, 4 - len(groups))
     if all(len(group) == 1 for group in groups):
         assert layout == Layout.without(4, removed)
 

@@ -153,9 +153,10 @@ def test_writers_are_fitted_before_a_gap_or_from_there_on_and_nothing_else(
     open_ = reduce_blocks(model, layout)
     for closing, names in (("writer", writer), ("writers", writers)):
         found = reduce_model(model, layout, many, closing)
-        assert found.repair is not None
-        assert len(found.repair.sublayers) == len(names)
-        told = [each.ridge is not None for each in found.repair.sublayers]
+        assert (found.repair is None) == (not names)
+        sublayers = found.repair.sublayers if found.repair else ()
+        assert len(sublayers) == len(names)
+        told = [each.ridge is not None for each in sublayers]
         other = changed(found.model, open_)
         assert len(other) == sum(told)  # where no ridge was better, the writer stays
         assert other <= {f"model.layers.{place}.{name}" for place, name in names}
@@ -175,11 +176,19 @@ def test_the_block_before_a_gap_is_trained_and_nothing_else(many, keeping):
     assert changed(found.model, reduce_blocks(model, layout)) == names
 
 
-@pytest.mark.parametrize("closing", ["writer", "writers"])
+@pytest.mark.parametrize("closing", ["matrix", "writer", "block"])
+def test_a_gap_with_no_block_in_front_stays_open_and_makes_no_other_model(closing, many):
+    found = reduce_model(five("llama"), Layout.without(5, (0,)), many, closing)
+    assert found.repair is None
+    assert found.plain
+
+
+@pytest.mark.parametrize("closing", CLOSINGS)
 def test_a_merged_block_comes_nearer_to_the_blocks_it_stands_for(closing, many, keeping):
     model = five("llama", torch.float64)
     wanted = all_states(model, many)[3]
     found = [reduce_model(model, MERGED, many, each).model for each in ("none", closing)]
+    found[1] = getattr(found[1], "inner", found[1])  # with matrices, the model that has them in its blocks
     before, after = (off(all_states(each, many)[2], wanted) for each in found)
     assert after < before
 
