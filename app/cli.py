@@ -25,13 +25,18 @@ from analysis.errors import Cancelled, SlicescopeError
 from app.options import (
     TEXT_HELP,
     Alike,
+    AmountOptions,
     CalibrationOptions,
     Closing,
+    DrawOptions,
     Embedding,
+    Method,
+    MethodOption,
     ModelOptions,
-    PlanOptions,
     ProfileOptions,
     Rounding,
+    SharingOptions,
+    SlicingOptions,
     grouped,
     numbers,
 )
@@ -43,7 +48,8 @@ if TYPE_CHECKING:
     from slicing.runs import CompareResult, Recipe, Run
 
 EXIT_CODES = (
-    "Exit codes: 0 done, 2 unknown flag, 3 model, 4 text, 5 plan, 6 storage, 7 out of memory, 130 cancelled."
+    "Exit codes: 0 done, 2 unknown flag, 3 model, 4 text, 5 plan, 6 storage, 7 out of memory, 130 cancelled, "
+    "1 anything else."
 )
 app = typer.Typer(
     help="See where a language model is redundant, decide how much to cut where, cut it, and read honestly "
@@ -53,7 +59,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
-runs_app = typer.Typer(help="List, show and delete stored runs.", invoke_without_command=True)
+runs_app = typer.Typer(help="Stored runs: list, show, rename, export, import, delete and restore.", invoke_without_command=True)
 app.add_typer(runs_app, name="runs")
 
 out = Console()
@@ -63,11 +69,12 @@ err = Console(stderr=True)
 EvaluationOption = Annotated[str, typer.Option(help=f"Text the perplexity is measured on: {TEXT_HELP}")]
 OtherOption = Annotated[str, typer.Option(help=f"A second text to evaluate on, or '' for none: {TEXT_HELP}")]
 TasksOption = Annotated[
-    str, typer.Option(help="Tasks of the lm-evaluation-harness for everyone, with commas.")
+    str, typer.Option(help="Tasks of the lm-evaluation-harness for every model, with commas.")
 ]
-LimitOption = Annotated[int | None, typer.Option(min=1, help="Examples per task at most.")]
+LimitOption = Annotated[int | None, typer.Option(min=1, help="With --tasks: examples per task at most.")]
 IncludeOption = Annotated[
-    Path | None, typer.Option(help="A folder of further tasks in YAML; functions it names are run.")
+    Path | None,
+    typer.Option(help="With --tasks: a folder of further tasks in YAML; functions it names are run."),
 ]
 EvaluationWindowsOption = Annotated[int, typer.Option(min=1, help="Evaluation windows, from the start.")]
 LengthOption = Annotated[int, typer.Option(min=2, help="Tokens in a window.")]
@@ -141,7 +148,8 @@ def profile(
 @grouped
 def plan(
     which: ModelOptions,
-    cut: PlanOptions,
+    amount: AmountOptions,
+    cut: SharingOptions,
     measure: ProfileOptions,
     json_path: JsonOption = None,
 ) -> None:
@@ -152,7 +160,7 @@ def plan(
     from analysis.errors import StorageError, UnsupportedError
     from slicing.runs import ProfileRecipe, find_run
 
-    chosen = cut.plan()
+    chosen = cut.plan(amount.target, amount.base)
     recipe = ProfileRecipe(model=which.source(), **measure.fields())
     try:
         run = find_run(recipe.key)
@@ -197,8 +205,9 @@ def plan(
 def slice_command(
     output: Annotated[Path, typer.Option("--out", help="New folder for the sliced model.")],
     which: ModelOptions,
-    cut: PlanOptions,
-    calibrate: CalibrationOptions,
+    amount: AmountOptions,
+    cut: SharingOptions,
+    calibrate: SlicingOptions,
     evaluation: EvaluationOption = "demo",
     evaluation_windows: Annotated[
         int, typer.Option(min=0, help="Evaluation windows, for the model card; 0 for none.")
@@ -212,7 +221,7 @@ def slice_command(
     _require_new(output)
     recipe = SliceRecipe(
         model=which.source(),
-        plan=cut.plan(),
+        plan=cut.plan(amount.target, amount.base),
         **calibrate.fields(),
         evaluation=TextSource.parse(evaluation, "evaluation") if evaluation_windows else None,
         evaluation_windows=evaluation_windows or 8,
@@ -250,7 +259,7 @@ def slice_command(
 def remove(
     output: Annotated[Path, typer.Option("--out", help="New folder for the model with fewer blocks.")],
     which: ModelOptions,
-    calibrate: CalibrationOptions,
+    calibrate: DrawOptions,
     blocks: Annotated[int, typer.Option(min=1, help="How many blocks go.")] = 4,
     by: Annotated[
         str,
@@ -276,20 +285,14 @@ def remove(
     json_path: JsonOption = None,
 ) -> None:
     """Take whole blocks out of a model, close the gaps, and keep it: a checkpoint that any tool opens."""
-    from analysis.errors import PlanError
     from analysis.texts import TextSource
     from slicing.runs import Entry, RemoveRecipe
 
     _require_new(output)
-    fields = calibrate.fields()
-    if fields.pop("repair") or fields.pop("method") != "faithful":
-        raise PlanError(
-            "Gaps are closed by --closing, and no bases are found: leave --repair and --method out."
-        )
     closed = "" if closing is Closing.NONE else f"+{closing.value}"
     recipe = RemoveRecipe(
         model=which.source(),
-        **fields,
+        **calibrate.fields(),
         removal=Entry.parse(f"remove:{by}{closed}").removal,  # type: ignore[arg-type]
         blocks=blocks,
         search_windows=search_windows,
@@ -332,11 +335,12 @@ def remove(
 @grouped
 def compare(
     which: ModelOptions,
-    cut: PlanOptions,
-    calibrate: CalibrationOptions,
+    amount: AmountOptions,
+    cut: SharingOptions,
+    calibrate: SlicingOptions,
     evaluation: EvaluationOption = "demo",
     evaluation_windows: EvaluationWindowsOption = 16,
-    prompt: Annotated[str | None, typer.Option(help="What the illustration continues.")] = None,
+    prompt: Annotated[str | None, typer.Option(help="The prompt of the sample text.")] = None,
     new_tokens: Annotated[int, typer.Option(min=0, help="Its length in tokens; 0 for none.")] = 40,
     lens: LensOption = False,
     speed_rounds: Annotated[
@@ -347,13 +351,13 @@ def compare(
     include: IncludeOption = None,
     json_path: JsonOption = None,
 ) -> None:
-    """Evaluate dense, constant and dynamic slicing on the same windows, paired, and keep the run."""
+    """Evaluate the dense model, constant slicing and the plan on the same windows, paired, and keep the run."""
     from analysis.texts import TextSource
     from slicing.runs import PROMPT, CompareRecipe
 
     recipe = CompareRecipe(
         model=which.source(),
-        plan=cut.plan(),
+        plan=cut.plan(amount.target, amount.base),
         **calibrate.fields(),
         evaluation=TextSource.parse(evaluation, "evaluation"),
         evaluation_windows=evaluation_windows,
@@ -378,8 +382,8 @@ def compare(
 @grouped
 def sweep(
     which: ModelOptions,
-    cut: PlanOptions,
-    calibrate: CalibrationOptions,
+    cut: SharingOptions,
+    calibrate: SlicingOptions,
     bases: Annotated[str, typer.Option(help="SB of the columns, with commas.")] = "0,.1,.2",
     targets: Annotated[str, typer.Option(help="SP of the rows, with commas.")] = (".15,.25,.35"),
     evaluation: EvaluationOption = "demo",
@@ -418,14 +422,15 @@ def sweep(
 def contest(
     which: ModelOptions,
     calibrate: CalibrationOptions,
+    method: MethodOption = Method.FAITHFUL,
     target: Annotated[
         float, typer.Option(help="SP of constant slicing, whose size all others are brought to.")
     ] = 0.25,
     entries: Annotated[
         str,
         typer.Option(
-            help="allocation[:score][:setting=value][+span=blocks][+repair], with commas, such as "
-            "constant,dynamic:lr:base=0+span=3+repair.",
+            help="With commas, each: allocation [:score] [:setting=value] [+span=blocks] [+repair], without "
+            "spaces, such as constant,dynamic:lr:base=0+span=3+repair. Constant has to be among them.",
             show_default="everyone",
         ),
     ] = "",
@@ -454,8 +459,6 @@ def contest(
     from slicing.plan import Plan
     from slicing.runs import ContestRecipe, Entry
 
-    fields = calibrate.fields()
-    del fields["seed"], fields["repair"]  # every seed of the contest, and every entry's own
     chosen: dict[str, Any] = {
         "plan": Plan(
             target=target, rounding=int(rounding), max_fraction=max_fraction, embedding=embedding.value
@@ -466,7 +469,8 @@ def contest(
     recipe = ContestRecipe.model_validate(
         {
             "model": which.source(),
-            **fields,
+            **calibrate.fields(),
+            "method": method.value,
             **chosen,
             "seeds": tuple(int(seed) for seed in numbers("seeds", seeds)),
             "equal": equal.value,
@@ -490,14 +494,15 @@ def contest(
 def leaderboard(
     which: ModelOptions,
     calibrate: CalibrationOptions,
+    method: MethodOption = Method.FAITHFUL,
     sizes: Annotated[
         str, typer.Option(help="The shares of the parameters that go, with commas; each to a whole block.")
     ] = "0.1,0.2,0.3",
     entries: Annotated[
         str,
         typer.Option(
-            help="As in a contest, and remove:method[:setting=value][+matrix|+writer|+block|+writers], or "
-            "both: remove:greedy:share=0.5/constant+span=3+repair.",
+            help="As in a contest, and remove:method [:setting=value] [+matrix or +writer or +block or "
+            "+writers], or both: remove:greedy:share=0.5/constant+span=3+repair.",
             show_default="width, depth and both",
         ),
     ] = "",
@@ -531,15 +536,14 @@ def leaderboard(
     from slicing.plan import Plan
     from slicing.runs import Entry, LeaderboardRecipe
 
-    fields = calibrate.fields()
-    del fields["seed"], fields["repair"]  # every seed of the contests, and every entry's own
     chosen: dict[str, Any] = {"plan": Plan(rounding=int(rounding), embedding=embedding.value)}
     if entries:
         chosen["entries"] = tuple(Entry.parse(each) for each in entries.split(","))
     recipe = LeaderboardRecipe.model_validate(
         {
             "model": which.source(),
-            **fields,
+            **calibrate.fields(),
+            "method": method.value,
             **chosen,
             "sizes": numbers("sizes", sizes),
             "seeds": tuple(int(seed) for seed in numbers("seeds", seeds)),
@@ -575,10 +579,8 @@ def evaluate(
     tasks: Annotated[
         str, typer.Option(help="Tasks of the lm-evaluation-harness instead, such as 'arc_easy,hellaswag'.")
     ] = "",
-    include: Annotated[
-        Path | None, typer.Option(help="A folder of further tasks in YAML; functions it names are run.")
-    ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Examples per task at most.")] = None,
+    include: IncludeOption = None,
+    limit: LimitOption = None,
     num_fewshot: Annotated[int | None, typer.Option(min=0, help="Worked examples per question.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Rows per forward pass of the tasks.")] = 1,
     json_path: JsonOption = None,

@@ -10,7 +10,7 @@ import inspect
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from enum import IntEnum, StrEnum
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
@@ -18,7 +18,10 @@ if TYPE_CHECKING:
     from analysis.source import ModelSource
     from slicing.plan import Plan
 
-TEXT_HELP = "'demo', a preset (wikitext2, c4, alpaca, ptb, pg19), owner/name on the Hub, or a file."
+TEXT_HELP = (
+    "'demo', 'demo:out-of-style', a preset (wikitext2, c4, alpaca, ptb, pg19), owner/name on the Hub, "
+    "or a file."
+)
 
 
 class Rounding(IntEnum):
@@ -61,6 +64,15 @@ class Method(StrEnum):
     PREVIEW = "preview"
 
 
+MethodOption = Annotated[
+    Method,
+    typer.Option(
+        help="faithful: each basis is found on the part that is sliced already. preview: all bases come "
+        "from one pass over the dense model, which is quicker and costs some perplexity."
+    ),
+]
+
+
 @dataclass(frozen=True)
 class ModelOptions:
     """Which model, and where it is opened."""
@@ -79,8 +91,8 @@ class ModelOptions:
 
 
 @dataclass(frozen=True)
-class PlanOptions:
-    """How much to cut where."""
+class AmountOptions:
+    """How much to cut."""
 
     target: Annotated[float, typer.Option(help="SP: mean share of the width to cut, from 0 to below 1.")] = (
         0.25
@@ -88,6 +100,12 @@ class PlanOptions:
     base: Annotated[float, typer.Option(help="SB: the share that every block loses; at most the target.")] = (
         0.10
     )
+
+
+@dataclass(frozen=True)
+class SharingOptions:
+    """Where to cut it, and in what form."""
+
     allocation: Annotated[
         str,
         typer.Option(
@@ -102,9 +120,10 @@ class PlanOptions:
     temperature: Annotated[
         float | None, typer.Option(help="softmax: higher spreads the cut more.", show_default="0.05")
     ] = None
-    spread: Annotated[float | None, typer.Option(help="band: its half width, of 1.", show_default="0.3")] = (
-        None
-    )
+    spread: Annotated[
+        float | None,
+        typer.Option(help="band: shares from 1 - this to 1 + this times the target.", show_default="0.3"),
+    ] = None
     slope: Annotated[
         float | None, typer.Option(help="rising, falling: from 0 (constant) to 1.", show_default="0.5")
     ] = None
@@ -133,21 +152,24 @@ class PlanOptions:
     ] = Embedding.AUTO
     span: Annotated[
         int,
-        typer.Option(min=0, help="So many blocks in a row share one basis; 0: none, as published."),
+        typer.Option(
+            min=0,
+            help="So many blocks in a row share one basis; 0: every sub-layer has its own, as published.",
+        ),
     ] = 0
 
-    def plan(self) -> Plan:
-        """The plan they describe (``PlanError``)."""
+    def plan(self, target: float = 0.25, base: float = 0.10) -> Plan:
+        """The plan they describe at that target and base (``PlanError``)."""
         from slicing.allocation import find_allocation
         from slicing.plan import Plan
 
         shares = numbers("shares", self.shares)
         # A setting belongs to the allocations that have it; constant slicing has none.
         known = find_allocation(self.allocation).model_fields
-        given = {"base": self.base, "shares": shares or None}
+        given = {"base": base, "shares": shares or None}
         given |= {name: getattr(self, name) for name in ("temperature", "spread", "slope", "draw", "rounds")}
         return Plan(
-            target=self.target,
+            target=target,
             allocation=self.allocation,
             settings={name: value for name, value in given.items() if name in known and value is not None},
             score=self.score,
@@ -178,44 +200,47 @@ class ProfileOptions:
 
 @dataclass(frozen=True)
 class CalibrationOptions:
-    """The text that profile and bases are found on, and how."""
+    """The text that everything is decided and fitted on."""
 
-    calibration: Annotated[str, typer.Option(help=f"Text the bases are found on: {TEXT_HELP}")] = "demo"
+    calibration: Annotated[str, typer.Option(help=f"Text to calibrate on: {TEXT_HELP}")] = "demo"
     calibration_windows: Annotated[int, typer.Option(min=1, help="Calibration windows.")] = 16
     profile_windows: Annotated[
         int | None,
         typer.Option(min=1, help="How many of them the profile is measured on.", show_default="up to 8"),
     ] = None
     window_length: Annotated[int, typer.Option(min=2, help="Tokens in a window.")] = 512
-    seed: Annotated[int, typer.Option(help="Draws the windows.")] = 0
-    method: Annotated[
-        Method,
-        typer.Option(
-            help="faithful: each basis is found on the part that is sliced already. preview: all bases come "
-            "from one pass over the dense model, which is quicker and costs some perplexity."
-        ),
-    ] = Method.FAITHFUL
-    repair: Annotated[
-        bool,
-        typer.Option(
-            "--repair", help="Fit the writers anew so that the sliced stream follows the dense one."
-        ),
-    ] = False
 
     def fields(self) -> dict[str, Any]:
         """The fields of a recipe that they fill (``TextError``)."""
         from analysis.texts import TextSource
 
-        method: Literal["faithful", "preview"] = self.method.value
-        return {
+        given = {each.name: getattr(self, each.name) for each in fields(self)}
+        return {name: getattr(each, "value", each) for name, each in given.items()} | {
             "calibration": TextSource.parse(self.calibration, "calibration"),
-            "calibration_windows": self.calibration_windows,
             "profile_windows": self.profile_windows or min(8, self.calibration_windows),
-            "window_length": self.window_length,
-            "seed": self.seed,
-            "method": method,
-            "repair": self.repair,
         }
+
+
+@dataclass(frozen=True)
+class DrawOptions(CalibrationOptions):
+    """One draw of the calibration windows."""
+
+    seed: Annotated[int, typer.Option(help="Draws the windows.")] = 0
+
+
+@dataclass(frozen=True)
+class SlicingOptions(DrawOptions):
+    """And how a model is sliced on them."""
+
+    method: MethodOption = Method.FAITHFUL
+    repair: Annotated[
+        bool,
+        typer.Option(
+            "--repair",
+            help="Fit the writers anew so that the sliced stream follows the dense one. Takes several times "
+            "as long; with few calibration windows it gains on their style alone.",
+        ),
+    ] = False
 
 
 def numbers(what: str, text: str) -> tuple[float, ...]:
