@@ -39,6 +39,7 @@ from app.options import (
     SlicingOptions,
     grouped,
     numbers,
+    whole_numbers,
 )
 
 if TYPE_CHECKING:
@@ -59,7 +60,9 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
-runs_app = typer.Typer(help="Stored runs: list, show, rename, export, import, delete and restore.", invoke_without_command=True)
+runs_app = typer.Typer(
+    help="Stored runs: list, show, rename, export, import, delete and restore.", invoke_without_command=True
+)
 app.add_typer(runs_app, name="runs")
 
 out = Console()
@@ -351,7 +354,7 @@ def compare(
     include: IncludeOption = None,
     json_path: JsonOption = None,
 ) -> None:
-    """Evaluate the dense model, constant slicing and the plan on the same windows, paired, and keep the run."""
+    """Evaluate the dense model, constant slicing and the plan, paired on the same windows; keep the run."""
     from analysis.texts import TextSource
     from slicing.runs import PROMPT, CompareRecipe
 
@@ -369,8 +372,6 @@ def compare(
         task_limit=limit,
         task_folder=include,
     )
-    if recipe.warning:
-        err.print(recipe.warning, style="yellow", markup=False, highlight=False)
     run = _perform(recipe)
     result: Any = run.result
     if not _printed_as_json(_comparison(run, result), json_path):
@@ -472,7 +473,7 @@ def contest(
             **calibrate.fields(),
             "method": method.value,
             **chosen,
-            "seeds": tuple(int(seed) for seed in numbers("seeds", seeds)),
+            "seeds": whole_numbers("seeds", seeds),
             "equal": equal.value,
             "evaluation": TextSource.parse(evaluation, "evaluation"),
             "other": TextSource.parse(other, "evaluation") if other else None,
@@ -546,7 +547,7 @@ def leaderboard(
             "method": method.value,
             **chosen,
             "sizes": numbers("sizes", sizes),
-            "seeds": tuple(int(seed) for seed in numbers("seeds", seeds)),
+            "seeds": whole_numbers("seeds", seeds),
             "search_windows": search_windows,
             "evaluation": TextSource.parse(evaluation, "evaluation"),
             "other": TextSource.parse(other, "evaluation") if other else None,
@@ -898,6 +899,8 @@ def _perform(recipe: Recipe, executor: Executor | None = None) -> Run:
     if isinstance(recipe, SliceRecipe | CompareRecipe):
         need = memory_need(recipe, shape_of(recipe.model))
         err.print(f"Slicing takes {need} at its peak.", style="dim", highlight=False)
+    if warning := getattr(recipe, "warning", None):
+        err.print(warning, style="yellow", markup=False, highlight=False)
     with _progress() as listen:
         return perform(recipe, listen, executor=executor)
 

@@ -255,6 +255,16 @@ def numbers(what: str, text: str) -> tuple[float, ...]:
         ) from None
 
 
+def whole_numbers(what: str, text: str) -> tuple[int, ...]:
+    """The same for whole numbers."""
+    from analysis.errors import PlanError
+
+    found = numbers(what, text)
+    if not all(each.is_integer() for each in found):
+        raise PlanError(f"The {what} must be whole numbers with commas between them, but are '{text}'.")
+    return tuple(int(each) for each in found)
+
+
 def grouped(command: Callable[..., None]) -> Callable[..., None]:
     """A command whose parameters may be groups: every field of a group becomes an option of its own."""
     hints = get_type_hints(command, include_extras=True)

@@ -120,6 +120,8 @@ def set_up(title: str, make: Callable[[CompareRecipe], state.Trials]) -> None:
     if problem:
         st.warning(problem, icon=":material/warning:")
     if recipe:
+        if recipe.warning:
+            st.warning(recipe.warning, icon=":material/warning:")
         st.caption(wording.trials_size(recipe, profiled.run))
         if pressed:
             queue(lambda: recipe)
@@ -154,6 +156,8 @@ def provenance(view: state.View) -> state.Shown | None:
         return None
     if shown.problem:
         st.warning(shown.problem, icon=":material/info:")
+    if warning := getattr(shown.run.recipe, "warning", None):
+        st.warning(warning, icon=":material/warning:")
     origin = "The demo run that ships with slicescope" if shown.bundled else f"Run {shown.run.key}"
     with st.container(horizontal=True, vertical_alignment="center"):
         st.caption(f":material/history: {origin} · {state.title(shown.run)}")

@@ -187,8 +187,8 @@ def _head(run: Run) -> str:
             f"<p class=quiet>{_text(result.evaluation.label)}: {_text(protocol)}. "
             f"{_text(wording.METHODS[recipe.method])}</p>"
         )
-        if recipe.warning:
-            said.append(f"<p class=note>{_text(recipe.warning)}</p>")
+    if warning := getattr(recipe, "warning", None):
+        said.append(f"<p class=note>{_text(warning)}</p>")
     return "".join(said)
 
 

@@ -549,10 +549,10 @@ NOT_RUN = (
 )
 """Methods that are not on the board because they train, and what they take as published."""
 BOARD_READING = (
-    "All entries of a size have the same number of parameters, to a rounding step or a matrix, and see the "
-    "same windows. Circles: gaps left open, or nothing repaired; squares: a matrix over each gap; triangles: "
-    "the writer in front of each fitted; diamonds: the block in front of each trained; stars: all writers "
-    "fitted."
+    "All entries of a size have the same number of parameters, to a rounding step, and with '+matrix' a "
+    "matrix more for each gap; they see the same windows. Circles: gaps left open, or nothing repaired; "
+    "squares: a matrix over each gap; triangles: the writer in front of each fitted; diamonds: the block in "
+    "front of each trained; stars: all writers fitted."
 )
 """How to read a leaderboard."""
 
@@ -583,8 +583,8 @@ def repaired(each: Contestant) -> str | None:
     losses = f"{told.unrepaired:.3f} to {told.repaired:.3f} nats per token on held-out windows"
     kept = "it was kept" if told.kept else "it was not kept"
     return (
-        f"Repair of {each.title.lower()} took the loss from {losses}: {kept}; {back} of "
-        f"{len(told.sublayers)} sub-layers gained nothing and stayed as they were."
+        f"Repair of {each.title.lower()} took the loss from {losses}: {kept}; {back} of its "
+        f"{len(told.sublayers)} fits gained nothing and were left out."
     )
 
 

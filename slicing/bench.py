@@ -23,7 +23,7 @@ from torch import Tensor
 from analysis.anatomy import read_shape, why_not_sliceable
 from analysis.bases import Bases, BasesCollector, find_bases
 from analysis.details import Details, DetailsCollector
-from analysis.device import PeakMemory, Precision, free_memory, pick_device, pick_dtype
+from analysis.device import PeakMemory, Precision, free_memory, pick_device, pick_dtype, synchronise
 from analysis.errors import PlanError, StorageError, UnsupportedError, unknown_name
 from analysis.evaluate import (
     batch_tokens,
@@ -51,13 +51,12 @@ from slicing.depth.survey import Survey
 from slicing.memory import MemoryNeed, slicing_need
 from slicing.plan import Plan
 from slicing.probes import CURVES, FRACTIONS, NEED_SLICING, PROBES, USUAL, Probing
-from slicing.repair import Repair
+from slicing.repair import Repair, held_out
 from slicing.runs import (
     BASES_FILE,
     DETAILS_FILE,
     MODEL_FOLDER,
     RUN_FILE,
-    SEARCH_WINDOWS,
     SHARES,
     Calibrated,
     CompareRecipe,
@@ -323,6 +322,8 @@ class _Bench:
         """Seconds that every probe and search took."""
         self.measured: dict[str, Any] = {}
         """Curves and searched shares."""
+        self.surveys: dict[int, Survey] = {}
+        """What methods of removal asked, by the number of windows that it was measured on."""
 
     def draw(self, count: int, skip: int = 0) -> Tensor:
         """Windows of the calibration text, (count, T), after the first ``skip`` of the draw."""
@@ -376,23 +377,43 @@ class _Bench:
             safe_precision(self.recipe.model, windows, self.model),
         )
 
-    @cached_property
-    def survey(self) -> Survey:
+    def survey(self, search_windows: int) -> Survey:
         """What methods of removal ask."""
-        windows = self.windows[: getattr(self.recipe, "search_windows", SEARCH_WINDOWS)]
-        return Survey(
-            self.model,
-            windows,
-            self.profile,
-            lambda *step: self.progress(*step),
-            safe_precision(self.recipe.model, windows, self.model),
-        )
+        if search_windows not in self.surveys:
+            windows = self.windows[:search_windows]
+            self.surveys[search_windows] = Survey(
+                self.model,
+                windows,
+                self.profile,
+                lambda *step: self.progress(*step),
+                safe_precision(self.recipe.model, windows, self.model),
+            )
+        return self.surveys[search_windows]
 
-    def layout(self, removal: Removal, count: int) -> tuple[Layout, float]:
+    def layout(self, removal: Removal, count: int, search_windows: int) -> tuple[Layout, float]:
         """The layout without ``count`` blocks, and the seconds that deciding on it takes."""
-        with self.survey.timing() as seconds:
-            layout = removal.rule()(self.survey, count)
+        survey = self.survey(search_windows)
+        with survey.timing() as seconds:
+            layout = removal.rule()(survey, count)
             return layout, seconds()
+
+    def check(self, trial: TrialRecipe) -> None:
+        """Refuse what this model cannot give, before any work (``PlanError``)."""
+        if trial.repair or (trial.removal and trial.removal.closing != "none"):
+            held_out(trial.calibration_windows)
+        if trial.fewer is None:
+            return
+        count, _ = self.budget(trial.fewer)
+        if trial.removal:
+            share = trial.removal.share
+            whole = trial.removal.whole_blocks(count, max(SHARES) if share == "search" else share)
+            most = trial.removal.rule().most(self.shape.block_count)
+            if whole > most:
+                raise PlanError(
+                    f"The method '{trial.removal.method}' can take {most} of the {self.shape.block_count} "
+                    f"blocks at most, but {trial.fewer:.0%} of the parameters is {count}: choose a smaller "
+                    "size, or leave the method out."
+                )
 
     def budget(self, fewer: float) -> tuple[int, int]:
         """Of a share of the parameters: the nearest number of whole blocks, and what a model without so many
@@ -478,6 +499,7 @@ class _Bench:
         if size is not None:
             shape = self.shape
             if layout:
+                plan = _of_layout(plan, layout)
                 redundancy = tuple(redundancy[top] for top in layout.tops)
                 shape = shape.model_copy(update={"blocks": tuple(shape.blocks[top] for top in layout.tops)})
             if plan.allocation == "constant" and plan.span == 0:
@@ -501,21 +523,22 @@ class _Bench:
         """Slice the model to ``schedule``, or what ``layout`` leaves of it, with what that took."""
         start = time.perf_counter()
         with PeakMemory(self.model.device) as peak:
+            model = reduce_blocks(self.model, layout) if layout else self.model
             if self.recipe.method == "preview":
                 self.progress(phase, 0, 1)
-                sliced = recut(self.model, schedule, self.bases)
-            elif layout:
+                bases = find_bases(model, self.windows, self.progress) if layout else self.bases
+                sliced = recut(model, schedule, bases)
+            else:
                 sliced = slice_model(
-                    reduce_blocks(self.model, layout),
+                    model,
                     schedule,
                     self.windows,
                     self.progress,
                     phase,
                     repair=repair,
-                    followed=followed(self.model, layout),
+                    followed=followed(self.model, layout) if layout else None,
                 )
-            else:
-                sliced = slice_model(self.model, schedule, self.windows, self.progress, phase, repair=repair)
+            synchronise(self.model.device)
         return _Cut(sliced.model, time.perf_counter() - start, peak.bytes, sliced.repair, sliced, layout)
 
     def reduce(self, layout: Layout, closing: Closing, phase: str) -> _Cut:
@@ -523,6 +546,7 @@ class _Bench:
         start = time.perf_counter()
         with PeakMemory(self.model.device) as peak:
             found = reduce_model(self.model, layout, self.windows, closing, self.progress, phase)
+            synchronise(self.model.device)
         return _Cut(found.model, time.perf_counter() - start, peak.bytes, found.repair, None, layout)
 
     def judge(
@@ -635,7 +659,7 @@ def _slice(recipe: SliceRecipe, opened: OpenModel, progress: Progress, folder: P
 def _remove(recipe: RemoveRecipe, opened: OpenModel, progress: Progress, folder: Path) -> RemoveResult:
     bench = _Bench(recipe, opened, progress, slices=False)
     bench.measure(folder)
-    layout, deciding = bench.layout(recipe.removal, recipe.blocks)
+    layout, deciding = bench.layout(recipe.removal, recipe.blocks, recipe.search_windows)
     cut = bench.reduce(layout, recipe.removal.closing, "Closing gaps")
     used = _used(recipe.calibration, bench.windows)
     dense = reduced = None
@@ -796,7 +820,8 @@ def _made_smaller(recipe: TrialRecipe, bench: _Bench) -> tuple[_Cut, float | Non
         share, searching = recipe.removal.share, 0.0
         if share == "search":
             share, searching = _best_share(recipe, bench, count, size)
-        layout, spent = bench.layout(recipe.removal, max(1, round(share * count)))
+        whole = recipe.removal.whole_blocks(count, share)
+        layout, spent = bench.layout(recipe.removal, whole, recipe.search_windows)
         names, titles, seconds = [rule.name], [rule.title], [spent + searching]
     if recipe.plan is None:
         assert layout is not None
@@ -812,25 +837,34 @@ def _made_smaller(recipe: TrialRecipe, bench: _Bench) -> tuple[_Cut, float | Non
 
 
 def _best_share(recipe: TrialRecipe, bench: _Bench, count: int, size: int) -> tuple[float, float]:
-    """The share in whole blocks whose preview loses least on windows of its own, and the seconds it took."""
+    """The share in whole blocks whose preview loses least on windows of its own, and the seconds of the
+    previews.
+    """
     assert recipe.removal is not None
     assert recipe.plan is not None
-    start = time.perf_counter()
     windows = bench.draw(recipe.search_windows, skip=recipe.calibration_windows)
     precision = safe_precision(recipe.model, windows, bench.model)
     plan = bench.resolve(recipe.plan)
+
+    def loss(layout: Layout) -> float:
+        reduced = reduce_blocks(bench.model, layout)
+        bases = find_bases(reduced, bench.windows, bench.progress)
+        preview = recut(reduced, bench.schedule(plan, recipe.equal, size, layout), bases)
+        return float(np.mean(perplexity(preview.model, windows, bench.progress, "Searching", precision).nll))
+
     losses: dict[float, float] = {}
     tried: dict[Layout, float] = {}
+    seconds = 0.0
     for share in SHARES:
-        layout, _ = bench.layout(recipe.removal, max(1, round(share * count)))
+        whole = recipe.removal.whole_blocks(count, share)
+        layout, _ = bench.layout(recipe.removal, whole, recipe.search_windows)
         if layout not in tried:  # at small sizes several shares are the same number of blocks
-            reduced = reduce_blocks(bench.model, layout)
-            bases = find_bases(reduced, bench.windows, bench.progress)
-            preview = recut(reduced, bench.schedule(plan, recipe.equal, size, layout), bases)
-            found = perplexity(preview.model, windows, bench.progress, "Searching", precision)
-            tried[layout] = float(np.mean(found.nll))
+            start = time.perf_counter()
+            tried[layout] = loss(layout)
+            free_memory()
+            seconds += time.perf_counter() - start
         losses[share] = tried[layout]
-    return min(losses, key=lambda share: losses[share]), time.perf_counter() - start
+    return min(losses, key=lambda share: losses[share]), seconds
 
 
 class Trials:
@@ -842,14 +876,11 @@ class Trials:
 
     def bench(self, recipe: TrialRecipe, folder: Path | None = None) -> _Bench:
         """A bench for this trial that has measured; details of its profile go into ``folder``."""
-        shared = recipe.model_copy(
-            update={"plan": None, "repair": False, "equal": "slice", "removal": None, "fewer": None}
-        )
-        if self._bench is None or self._bench[0] != shared.key:
+        if self._bench is None or self._bench[0] != recipe.bench_key:
             self._bench = None
             bench = _Bench(recipe, self.opened, self.progress)
             bench.measure(folder)
-            self._bench = shared.key, bench
+            self._bench = recipe.bench_key, bench
         self._bench[1].progress = self.progress
         return self._bench[1]
 
@@ -894,10 +925,14 @@ def _all_trials(
     wanted = recipe.trials()
     trials = Trials(opened, progress)
     # An impossible plan is told before the work begins.
-    _Bench(wanted[0], opened, no_progress, *(trial.plan for trial in wanted if trial.plan))
-    first = trials.bench(wanted[0], folder)
+    checking = _Bench(wanted[0], opened, no_progress, *(trial.plan for trial in wanted if trial.plan))
+    for trial in wanted:
+        checking.check(trial)
+    first: _Bench | None = trials.bench(wanted[0], folder)
     for name in probes:
         first.probe(name)
+    profile, shape = first.profile, first.shape
+    del checking
     found: list[TrialResult] = []
     for trial in wanted:
         begun = len(found)
@@ -907,10 +942,14 @@ def _all_trials(
         result = trials.run(trial).result
         assert isinstance(result, TrialResult)
         found.append(result)
+        if first and trial.bench_key == wanted[0].bench_key:
+            profile, shape = first.profile, first.shape  # with what trials have measured
+        else:
+            first = None  # and its windows, bases and answers go
     progress("Trials", len(wanted), len(wanted))
     return made(
-        profile=first.profile,
-        shape=first.shape,
+        profile=profile,
+        shape=shape,
         contestants=tuple(each.contestant for each in found),
         calibration=found[0].calibration,
         evaluation=found[0].evaluation,
@@ -963,6 +1002,17 @@ def _finished(recipe: TrialRecipe | SearchRecipe) -> Run | None:
         return load_run(runs_folder() / recipe.key)
     except StorageError:
         return None
+
+
+def _of_layout(plan: Plan, layout: Layout) -> Plan:
+    """The plan with what its settings say of every block for those alone that ``layout`` leaves."""
+    settings = dict(plan.settings)
+    for name in ("shares", "damage"):
+        values = settings.get(name)
+        if isinstance(values, tuple):
+            rows = np.reshape(values, (layout.blocks, -1))
+            settings[name] = tuple(rows[list(layout.tops)].ravel().tolist())
+    return plan.model_copy(update={"settings": settings})
 
 
 def _deciding(plan: Plan) -> str:

@@ -50,8 +50,13 @@ def best(table: Table, kind: Kind | None = None) -> Standing | None:
 
 
 def against(one: Standing, other: Standing) -> Difference:
-    """How much more one loses than the other, on the windows of the first text, averaged over its seeds."""
-    ours, theirs = (np.mean([each.evaluation.nll for each in side.runs], axis=0) for side in (one, other))
+    """How much more one loses than the other, on the windows of the first text, averaged over the seeds that
+    both ran with.
+    """
+    both = min(len(one.runs), len(other.runs))  # seeds are run in their order
+    ours, theirs = (
+        np.mean([each.evaluation.nll for each in side.runs[:both]], axis=0) for side in (one, other)
+    )
     return paired(other.entry.name, one.entry.name, ours - theirs)
 
 

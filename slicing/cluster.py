@@ -230,7 +230,7 @@ class _Crew:
         for member in self.members:
             if member not in busy and (trial := self._next(member)):
                 self.waiting.remove(trial)
-                member.bench = _bench(trial)
+                member.bench = trial.bench_key
                 if search := _search(trial):
                     member.searches.add(search)
                 self.at[member.actor.make.remote(trial.to_json())] = member, trial
@@ -246,15 +246,10 @@ class _Crew:
         benches = {each.bench for each in others}
 
         def rank(trial: TrialRecipe) -> int:
-            bench = _bench(trial)
+            bench = trial.bench_key
             return 0 if bench == member.bench else 1 if bench not in benches else 2
 
         return min(fitting, key=rank, default=None)  # of equals the first
-
-
-def _bench(trial: TrialRecipe) -> str:
-    """The same for trials that share windows and profile."""
-    return trial.model_copy(update={"plan": None, "repair": False, "equal": "slice"}).key
 
 
 def _search(trial: TrialRecipe) -> str | None:

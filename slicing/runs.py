@@ -28,7 +28,7 @@ from analysis.texts import Passage, TextSource
 from analysis.values import Value
 from slicing.allocation import Fractions, find_allocation
 from slicing.depth.layout import Layout
-from slicing.depth.methods import RemovalMethod, find_method, make_method
+from slicing.depth.methods import METHODS, RemovalMethod, find_method, make_method
 from slicing.depth.reduce import Closing
 from slicing.plan import Plan
 from slicing.repair import Repair
@@ -99,6 +99,16 @@ class Evaluated(Calibrated):
     evaluation: TextSource
     evaluation_windows: int = 16
 
+    @property
+    def warning(self) -> str | None:
+        """What makes the comparison too rosy, in one sentence, or ``None``."""
+        if self.calibration not in (self.evaluation, getattr(self, "other", None)):
+            return None
+        return (
+            f"Calibration and evaluation are both on '{self.calibration.label}', which flatters every "
+            "smaller model: choose another text or split for one of them."
+        )
+
 
 class SliceRecipe(Calibrated):
     """Profile, plan, slice and keep the sliced model."""
@@ -128,16 +138,6 @@ class CompareRecipe(Evaluated):
     """Examples per task at most."""
     task_folder: Path | None = None
     """A folder of further tasks in YAML; functions that they name are run."""
-
-    @property
-    def warning(self) -> str | None:
-        """What makes the comparison too rosy, in one sentence, or ``None``."""
-        if self.calibration != self.evaluation:
-            return None
-        return (
-            f"Calibration and evaluation are both on '{self.calibration.label}', which flatters every "
-            "sliced model: choose another text or split for one of them."
-        )
 
     def slice_recipe(self) -> SliceRecipe:
         """The recipe that makes and keeps this comparison's planned model."""
@@ -189,6 +189,20 @@ class Removal(Value):
     def rule(self) -> RemovalMethod:
         """The method with its settings."""
         return make_method(self.method, self.settings)
+
+    def whole_blocks(self, count: int, share: float) -> int:
+        """How many of ``count`` blocks' worth of parameters go in whole blocks, where that share does.
+
+        Where something is left to slicing, at least one block's worth is (``PlanError`` where none can be).
+        """
+        if share == 1.0:
+            return count
+        if count < 2:
+            raise PlanError(
+                "Where some goes in whole blocks and the rest by slicing, two blocks' worth of parameters or "
+                "more must go, and here it is one: choose a larger size, or leave out the share."
+            )
+        return min(max(1, round(share * count)), count - 1)
 
 
 class RemoveRecipe(Calibrated):
@@ -250,6 +264,12 @@ class TrialRecipe(Extras):
                 f"The share of the parameters that goes must lie between 0 and 1; got {self.fewer:g}."
             )
         return self
+
+    @property
+    def bench_key(self) -> str:
+        """The same for trials that share windows and profile."""
+        alone = {"plan": None, "repair": False, "equal": "slice", "removal": None, "fewer": None}
+        return self.model_copy(update={**alone, "search_windows": SEARCH_WINDOWS}).key
 
     def remove_recipe(self, layout: Layout) -> RemoveRecipe:
         """The recipe that makes and keeps this trial's model, whose blocks are known."""
@@ -496,20 +516,11 @@ BOARD_ENTRIES = (
     "constant",
     "dynamic:lr:base=0",
     "dynamic:lr:base=0+span=3+repair",
-    *(f"remove:random:draw={draw}" for draw in range(3)),
-    "remove:shortgpt",
-    "remove:angular",
-    "remove:streamline",
-    "remove:top",
-    "remove:below-last",
-    "remove:leave-one-out",
-    "remove:greedy",
-    "remove:laco:merge=top",
-    "remove:laco:merge=sum",
-    "remove:laco:merge=mean",
-    "remove:sliding:merge=top",
-    "remove:sliding:merge=sum",
-    "remove:sliding:merge=mean",
+    *(
+        f"remove:{name}:{settings}".rstrip(":")
+        for name, rule in METHODS.items()
+        for settings in rule.variants
+    ),
     "remove:streamline+matrix",
     "remove:greedy+matrix",
     "remove:greedy+writer",
@@ -520,7 +531,7 @@ BOARD_ENTRIES = (
     "remove:streamline:share=0.5/dynamic:lr:base=0+span=3+repair",
     "remove:greedy:share=0.5/dynamic:lr:base=0+span=3+repair",
 )
-"""Width and depth, what closes the gaps, and half of each."""
+"""Width, every method of removal, what closes the gaps, and half of each."""
 
 
 class ContestRecipe(Extras):
@@ -549,6 +560,11 @@ class ContestRecipe(Extras):
                 raise PlanError(f"A contest needs distinct {what}, but got {list(values)}: name each once.")
         if "constant" not in names:
             raise PlanError("A contest needs 'constant' among its entries: all others are measured by it.")
+        if self.fewer is not None and any(entry.allocation == "searched" for entry in self.entries):
+            raise PlanError(
+                "A search looks for shares at the size that a target (SP) leaves, so 'searched' takes part "
+                "in contests, and not in leaderboards: leave it out."
+            )
         self.trials()  # each plan is checked as it is made
         return self
 
@@ -566,6 +582,10 @@ class ContestRecipe(Extras):
             deciding["settings"] = {"draw": float(self.seeds[0]), **entry.settings}
         if not find_allocation(entry.allocation).uses_scores:
             deciding |= {"score": usual.score, "first_token": usual.first_token}
+        if self.fewer is not None:  # then the size decides on the target, which has to allow the base
+            base = entry.settings.get("base", 0.0)
+            assert isinstance(base, float)
+            deciding["target"] = max(self.plan.target, base)
         return self._trial(Plan(**{**dict(self.plan), **deciding}), seed, entry.repair, entry.removal)
 
     def seeds_of(self, entry: Entry) -> tuple[int, ...]:

@@ -216,9 +216,11 @@ def _reduced_card(
     layout, repair = reduced.layout, reduced.repair
     closing = "Nothing closes the gaps."
     if repair and repair.kept:
+        trained = any(row.ridge == 0.0 for row in repair.sublayers)
+        how = "by training the blocks in front" if trained else "in closed form"
         closing = (
-            f"The gaps are closed in closed form, calibrated on {calibration}: loss on {repair.windows} "
-            f"windows held out {repair.repaired:.3f}, without {repair.unrepaired:.3f} nats per token."
+            f"The gaps are closed {how}, calibrated on {calibration}: loss on {repair.windows} windows held "
+            f"out {repair.repaired:.3f}, without {repair.unrepaired:.3f} nats per token."
         )
     what = "What is left is as it was, but for what closes the gaps."
     if any(len(group) > 1 for group in layout.groups):

@@ -60,6 +60,7 @@ def draw_board(
         return Drawing(figure, f"{board.done} of {board.total} trials have run.")
     shown: set[str] = set()
     limit = _limit(board, text)
+    reached = [100 * size for size in board.recipe.sizes]
     for entry in sorted(board.recipe.entries, key=lambda entry: entry.name == chosen):  # the chosen on top
         rows = [each for table in board.tables for each in table.standings if each.entry == entry]
         points = [(each, _nats(each, text)) for each in rows]
@@ -68,6 +69,7 @@ def draw_board(
         )
         if not known:
             continue
+        reached += [_fewer(each, dense) for each, _ in known]
         side = REFERENCE if entry == Entry() else CONTROL if entry.control else SIDES[kind_of(entry)]
         colour = side.colour or theme.label
         figure.add_trace(
@@ -99,10 +101,7 @@ def draw_board(
             "title": {"text": "parameters fewer than dense"},
             "ticksuffix": " %",
             "zeroline": False,
-            "range": [
-                100 * min(board.recipe.sizes) - 2,  # one size alone would be stretched over all the width
-                100 * max(board.recipe.sizes) + 2,
-            ],
+            "range": [min(reached) - 2, max(reached) + 2],  # one size alone would fill all the width
         },
         yaxis={
             "title": {"text": "perplexity, × dense (log)"},

@@ -257,7 +257,8 @@ def _takeaway(rows: Sequence[Standing], band: tuple[float, float] | None) -> str
     if band is None:
         return f"{told}."
     beyond = [each for each in rows if not each.entry.control and each.share < band[0]]
+    drawn = "blocks" if any(each.entry.removal for each in rows if each.entry.control) else "shares"
     return (
-        f"{told}; random shares keep {100 * band[0]:.1f} to {100 * band[1]:.1f} %, and {len(beyond)} of the "
+        f"{told}; random {drawn} keep {100 * band[0]:.1f} to {100 * band[1]:.1f} %, and {len(beyond)} of the "
         f"others {'keeps' if len(beyond) == 1 else 'keep'} less than that."
     )

@@ -18,6 +18,7 @@ class Random(RemovalMethod):
     title = "Random blocks"
     source = "control"
     control = True
+    variants = ("draw=0", "draw=1", "draw=2")
 
     draw: int = Field(default=0, ge=0, title="Draw")
 

@@ -37,6 +37,9 @@ class Layout(Value):
     groups: tuple[tuple[int, ...], ...]
     """For every block that is left, the neighbouring dense blocks that it stands for; others are gone."""
     merge: Merge = "top"
+    inner: tuple[tuple[int, int], ...] = ()
+    """First and last blocks of what became one before the group around it did, in that order: to the rules of
+    merging, such a part of a group is one block."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -49,6 +52,8 @@ class Layout(Value):
             )
         if any(b - a != 1 for group in self.groups for a, b in pairwise(group)):
             raise PlanError("Only neighbouring blocks can become one.")
+        if not all(any({first, last} <= set(group) for group in self.groups) for first, last in self.inner):
+            raise PlanError("What became one before its group did must be part of it.")
         return self
 
     @classmethod
@@ -63,6 +68,23 @@ class Layout(Value):
         if unknown:
             raise PlanError(f"There is no block {unknown[0]}: they go from 0 to {blocks - 1}.")
         return cls(blocks=blocks, groups=tuple((place,) for place in range(blocks) if place not in removed))
+
+    def weights(self, place: int) -> tuple[float, ...]:
+        """How much of each of its blocks the reduced model's block at ``place`` is, by the merge rule."""
+        group = self.groups[place]
+        parts = {(block, block): {block: 1.0} for block in group}
+        for first, last in (*self.inner, (group[0], group[-1])):
+            joined = [part for part in parts if first <= part[0] and part[1] <= last]
+            if len(joined) < 2:  # of another group, or all of one block
+                continue
+            many = [parts.pop(part) for part in joined]
+            found = dict.fromkeys(range(first, last + 1), 0.0)
+            for part, share in zip(many, _shares(len(many), self.merge), strict=True):
+                for block, weight in part.items():
+                    found[block] += share * weight
+            parts[first, last] = found
+            parts = dict(sorted(parts.items()))
+        return tuple(parts[group[0], group[-1]].values())
 
     @property
     def tops(self) -> tuple[int, ...]:
@@ -108,6 +130,14 @@ class Layout(Value):
         merged = [group for group in self.groups if len(group) > 1]
         parts += [f"{group[0]}-{group[-1]} as one" for group in merged]
         return ", ".join(parts) or "all blocks"
+
+
+def _shares(count: int, merge: Merge) -> list[float]:
+    """How much of each of ``count`` blocks the one that they become is."""
+    if merge == "mean":
+        return [1.0 / count] * count
+    first, others = (2.0 - count, 1.0) if merge == "sum" else (0.0, 0.0)
+    return [first, *([others] * (count - 2)), 1.0]
 
 
 def _ranges(places: list[int]) -> str:

@@ -23,6 +23,8 @@ _STEPS = 7
 class Merging(RemovalMethod):
     """What the two methods share."""
 
+    variants = ("merge=top", "merge=sum", "merge=mean")
+
     merge: Merge = Field(default="sum", title="Merge rule")
     threshold: float | None = Field(default=None, title="Threshold of likeness")
     """The least cosine of the outputs; ``None`` for the highest that removes enough."""
@@ -34,7 +36,14 @@ class Merging(RemovalMethod):
     def layout(self, survey: Survey, count: int) -> Layout:
         """At the threshold, or at the highest one that takes away ``count`` blocks."""
         if self.threshold is not None:
-            return self.merged(survey, self.threshold, count)
+            found = self.merged(survey, self.threshold, count)
+            if found.count < count:
+                raise PlanError(
+                    f"At a threshold of {self.threshold:g} '{self.name}' merges away {found.count} of the "
+                    f"{survey.blocks} blocks, but {count} are to go: leave the threshold out, and the "
+                    "highest that is enough is found."
+                )
+            return found
         low, high = -1.0, 1.0  # at the lower one every merge is accepted
         best = self.merged(survey, low, count)
         if best.count < count:
@@ -51,16 +60,26 @@ class Merging(RemovalMethod):
                 high = middle
         return best
 
-    def joined(self, blocks: int, groups: list[tuple[int, ...]]) -> Layout:
-        """The layout of these groups, given from the top down."""
-        return Layout(blocks=blocks, groups=tuple(reversed(groups)), merge=self.merge)
+    def joined(
+        self, blocks: int, groups: list[tuple[int, ...]], before: tuple[tuple[int, ...], ...] = ()
+    ) -> Layout:
+        """The layout of these groups; ``before`` them, some of their parts had become one."""
+        inner = [(part[0], part[-1]) for part in before if part not in groups]
+        # The last of some parts is the last of them all, whatever became one first.
+        return Layout(
+            blocks=blocks,
+            groups=tuple(groups),
+            merge=self.merge,
+            inner=() if self.merge == "top" else tuple(inner),
+        )
 
 
 @method
 class LaCo(Merging):
     """``width`` blocks after a block fold into it where the output stays alike, else one block further down.
 
-    After a merge the search goes on ``interval`` blocks below (algorithm 1).
+    After a merge the search goes on ``interval`` blocks below (algorithm 1). A merged block is one block to
+    the next merge that takes it in.
     """
 
     name = "laco"
@@ -77,17 +96,18 @@ class LaCo(Merging):
     def merged(self, survey: Survey, threshold: float, count: int) -> Layout:
         """From the last blocks down."""
         groups = [(place,) for place in range(survey.blocks)]
-        first = len(groups) - 2
+        merged: tuple[tuple[int, ...], ...] = ()
+        first = len(groups) - 1 - min(self.width, count)
         while first >= 0 and survey.blocks - len(groups) < count:
             many = min(self.width, count - (survey.blocks - len(groups)), len(groups) - 1 - first)
             joined = sum(groups[first : first + many + 1], ())
             tried = [*groups[:first], joined, *groups[first + many + 1 :]]
-            if survey.similarity(self.joined(survey.blocks, tried[::-1])) > threshold:
-                groups = tried
+            if survey.similarity(self.joined(survey.blocks, tried, merged)) > threshold:
+                groups, merged = tried, (*merged, joined)
                 first -= self.interval
             else:
                 first -= 1
-        return self.joined(survey.blocks, groups[::-1])
+        return self.joined(survey.blocks, groups, merged)
 
 
 @method
@@ -104,6 +124,10 @@ class SlidingMerge(Merging):
         "own), and drops a window that reaches block 0 unmerged."
     )
 
+    def most(self, blocks: int) -> int:
+        """The last block stays as it is, and one below it."""
+        return blocks - 2
+
     def merged(self, survey: Survey, threshold: float, count: int) -> Layout:
         """The last block stays as it is."""
         last = survey.blocks - 1
@@ -113,10 +137,10 @@ class SlidingMerge(Merging):
             gone = last + 1 - place - len(done) - 1  # if this block joined the window
             wider = (place, *window)
             below = [(each,) for each in range(place - 1, -1, -1)]
-            tried = self.joined(survey.blocks, [*done, wider, *below])
+            tried = self.joined(survey.blocks, [*done, wider, *below][::-1])
             if gone <= count and survey.similarity(tried) > threshold:
                 window = wider
             else:
                 done.append(window)
                 window = (place,)
-        return self.joined(survey.blocks, [*done, window])
+        return self.joined(survey.blocks, [*done, window][::-1])

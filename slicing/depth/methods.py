@@ -27,10 +27,16 @@ class RemovalMethod(Value):
     """What is known against it, or against its released code, in one sentence."""
     control: ClassVar[bool] = False
     """Whether it is there to be beaten."""
+    variants: ClassVar[tuple[str, ...]] = ("",)
+    """The settings with which it takes part in a leaderboard, as entries write them: ``merge=mean``."""
 
     @abstractmethod
     def layout(self, survey: Survey, count: int) -> Layout:
         """The model without ``count`` of its blocks, 1 <= count < L."""
+
+    def most(self, blocks: int) -> int:
+        """How many of so many blocks can go at most."""
+        return blocks - 1
 
     def __call__(self, survey: Survey, count: int) -> Layout:
         """The layout with ``count`` blocks fewer (``PlanError`` unless some are left)."""
@@ -47,7 +53,7 @@ METHODS: dict[str, type[RemovalMethod]] = {}
 
 
 def method(cls: type[MethodType]) -> type[MethodType]:
-    """Register a method: it then appears in the app, the command line and the tests."""
+    """Register a method: it then appears in the app, the command line, the leaderboard and the tests."""
     if cls.name in METHODS:
         raise ValueError(f"The method '{cls.name}' is registered twice.")
     METHODS[cls.name] = cls

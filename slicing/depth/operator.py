@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from analysis.anatomy import block_path, blocks
 from analysis.errors import ModelError, UnsupportedError, one_line
 from analysis.hooks import leaving_out, returns_tuple
-from slicing.depth.layout import Layout, Merge
+from slicing.depth.layout import Layout
 from slicing.slicer import GUARD_TOLERANCE
 
 _FIRST_SO_MANY = ("first_k_dense_replace", "num_dense_layers", "moe_layer_start_index", "max_window_layers")
@@ -144,8 +144,9 @@ def _merge(model: PreTrainedModel, made: PreTrainedModel, layout: Layout) -> Non
             raise UnsupportedError(
                 f"Blocks {group[0]} to {group[-1]} differ in their shapes, and cannot be one."
             )
+        weights = layout.weights(place)
         for name, parameter in list(blocks(made)[place].named_parameters()):
-            merged = merge_tensors([each[name] for each in many], layout.merge).to(parameter.dtype)
+            merged = weighted_sum([each[name] for each in many], weights).to(parameter.dtype)
             if not merged.isfinite().all():
                 raise ModelError(
                     f"Merging blocks {group[0]} to {group[-1]} overflows: open the model in float32."
@@ -153,13 +154,13 @@ def _merge(model: PreTrainedModel, made: PreTrainedModel, layout: Layout) -> Non
             set_parameter(blocks(made)[place], name, merged)
 
 
-def merge_tensors(tensors: list[Tensor], merge: Merge) -> Tensor:
-    """What the parameters of neighbouring blocks become, first to last."""
-    if merge == "top":
-        return tensors[-1]
-    precise = [tensor.to(torch.promote_types(tensor.dtype, torch.float32)) for tensor in tensors]
-    total = torch.stack(precise).sum(0)
-    return total / len(precise) if merge == "mean" else total - (len(precise) - 1) * precise[0]
+def weighted_sum(tensors: list[Tensor], weights: tuple[float, ...]) -> Tensor:
+    """The sum of tensors of one shape, each times its weight; at least in fp32."""
+    precise = torch.promote_types(tensors[0].dtype, torch.float32)
+    return sum(
+        (weight * tensor.to(precise) for tensor, weight in zip(tensors, weights, strict=True)),
+        start=torch.zeros((), dtype=precise, device=tensors[0].device),
+    )
 
 
 def set_parameter(module: Any, name: str, tensor: Tensor) -> None:

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 from analysis.anatomy import block_path, blocks
 from analysis.errors import ModelError, PlanError, UnsupportedError
 from slicing.depth import Gap, Layout, reduce_blocks
-from slicing.depth.operator import merge_tensors, reduced_config
+from slicing.depth.operator import reduced_config, weighted_sum
 
 REFUSED_BY_SLICING = ("gemma2", "olmo2", "bloom")
 FULL, SLIDING = "full_attention", "sliding_attention"
@@ -247,7 +247,33 @@ def test_equal_blocks_become_that_block(merge, windows):
     merged = reduce_blocks(model, Layout(blocks=5, groups=((0,), (1, 2), (3,), (4,)), merge=merge))
     assert off(merged(windows).logits, logits_without(model, (1,), windows)) < 1e-5
     one = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
-    assert torch.allclose(merge_tensors([one] * 4, merge), one, atol=1e-6)
+    weights = Layout(blocks=4, groups=((0, 1, 2, 3),), merge=merge, inner=((1, 2),)).weights(0)
+    assert torch.allclose(weighted_sum([one] * 4, weights), one, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("merge", "inner", "weights"),
+    [
+        ("top", (), (0, 0, 0, 1)),
+        ("sum", (), (-2, 1, 1, 1)),
+        ("mean", (), (1 / 4, 1 / 4, 1 / 4, 1 / 4)),
+        # c and d became d; then a + (b - a) + (d - a).
+        ("sum", ((2, 3),), (-1, 1, 0, 1)),
+        ("mean", ((2, 3),), (1 / 3, 1 / 3, 1 / 6, 1 / 6)),
+        # Then b and that became c + d - b, which is -b + c + d of the first rule; a and it become it.
+        ("sum", ((1, 3),), (0, -1, 1, 1)),
+        ("sum", ((2, 3), (1, 3)), (0, 0, 0, 1)),
+        ("mean", ((2, 3), (1, 3)), (1 / 2, 1 / 4, 1 / 8, 1 / 8)),
+    ],
+)
+def test_a_part_that_became_one_before_its_group_is_one_block_to_the_rule(merge, inner, weights):
+    layout = Layout(
+        blocks=5, groups=((0,), (1, 2, 3, 4)), merge=merge, inner=[(a + 1, b + 1) for a, b in inner]
+    )
+    assert layout.weights(1) == pytest.approx(weights)
+    assert layout.weights(0) == (1,)
+    with pytest.raises(PlanError, match="must be part of it"):
+        Layout(blocks=5, groups=((0,), (1, 2, 3, 4)), merge=merge, inner=((0, 1),))
 
 
 def test_merging_leaves_the_dense_model_and_its_dtype_alone():

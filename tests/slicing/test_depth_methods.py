@@ -163,31 +163,46 @@ def test_what_no_threshold_can_take_away_is_refused_in_one_sentence(name, survey
 @pytest.mark.parametrize("name", MERGING)
 def test_a_threshold_above_all_likeness_merges_nothing(name, survey):
     for count in (1, 4):
-        layout = make_method(name, {"threshold": 1.01})(survey, count)
+        layout = make_method(name, {}).merged(survey, 1.01, count)
         assert layout.groups == Layout.whole(BLOCKS).groups
+        with pytest.raises(
+            PlanError, match=rf"^At a threshold of 1\.01 '{name}' merges away 0 of the 6 .*\.$"
+        ):
+            make_method(name, {"threshold": 1.01})(survey, count)
 
 
 def test_a_threshold_below_all_likeness_merges_what_the_windows_reach(survey):
     unlimited = BLOCKS - 1
 
     def groups(name: str, **settings: float) -> tuple[tuple[int, ...], ...]:
-        return make_method(name, {"threshold": -1.01, **settings})(survey, unlimited).groups
+        return make_method(name, settings).merged(survey, -1.01, unlimited).groups
 
     # One window from below the last block down to block 0.
     assert groups("sliding") == (tuple(range(BLOCKS - 1)), (BLOCKS - 1,))
     # From the last two on, each merge takes in the block below.
     assert groups("laco", width=1, interval=1) == (tuple(range(BLOCKS)),)
-    # 4 takes in 5; two below, 2 takes in 3 and that; two below, 0 takes in 1 and that.
-    assert groups("laco", width=2, interval=2) == (tuple(range(BLOCKS)),)
+    # 3 takes in 4 and 5; two below, 1 takes in 2 and that; two below there is nothing.
+    assert groups("laco", width=2, interval=2) == ((0,), tuple(range(1, BLOCKS)))
     # 4 takes in 5; three below, 1 takes in 2 alone; three below there is nothing.
     assert groups("laco", width=1, interval=3) == ((0,), (1, 2), (3,), (4, 5))
+
+
+def test_a_merged_block_is_one_block_to_the_next_merge(survey):
+    """By the published loop, which goes on with the model it has merged."""
+    layout = make_method("laco", {"width": 2, "interval": 2, "merge": "mean"}).merged(
+        survey, -1.01, BLOCKS - 1
+    )
+    assert layout.inner == ((3, 5),)
+    assert layout.weights(1) == pytest.approx([1 / 3, 1 / 3, 1 / 9, 1 / 9, 1 / 9])
+    top = make_method("laco", {"width": 2, "interval": 2, "merge": "top"}).merged(survey, -1.01, BLOCKS - 1)
+    assert (top.inner, top.weights(1)) == ((), (0, 0, 0, 0, 1))
 
 
 @pytest.mark.parametrize("name", MERGING)
 @pytest.mark.parametrize("threshold", [-1.01, 0.2, 0.6, 0.9])
 def test_a_merged_layout_holds_all_blocks_and_never_lacks_more_than_asked_for(name, threshold, survey):
     for count in range(1, BLOCKS):
-        layout = make_method(name, {"threshold": threshold, "merge": "mean"})(survey, count)
+        layout = make_method(name, {"merge": "mean"}).merged(survey, threshold, count)
         assert [place for group in layout.groups for place in group] == list(range(BLOCKS))
         assert 0 <= layout.count <= count
         if layout.count:  # every merge left the output alike enough, the last one too
@@ -197,7 +212,7 @@ def test_a_merged_layout_holds_all_blocks_and_never_lacks_more_than_asked_for(na
 @pytest.mark.parametrize(("name", "settings"), [("laco", {"width": 1.0}), ("sliding", {})])
 def test_layers_that_do_nothing_become_one_with_the_next_and_the_output_stays(name, settings, spoken):
     survey = survey_of(idle(1, 2), spoken)
-    chosen = make_method(name, {"merge": "top", "threshold": 0.9999, **settings})(survey, BLOCKS - 1)
+    chosen = make_method(name, {"merge": "top", **settings}).merged(survey, 0.9999, BLOCKS - 1)
     assert chosen.groups == ((0,), (1, 2, 3), (4,), (5,))
     assert survey.similarity(chosen) == pytest.approx(1.0, abs=1e-5)
     highest = make_method(name, {"merge": "top", **settings})(survey, 2)
