@@ -87,6 +87,11 @@ class Layout(Value):
         return tuple(parts[group[0], group[-1]].values())
 
     @property
+    def alike(self) -> int:
+        """How many blocks from the first on are the dense ones."""
+        return next((place for place, group in enumerate(self.groups) if group != (place,)), len(self.groups))
+
+    @property
     def tops(self) -> tuple[int, ...]:
         """For every block that is left, the last dense block that it stands for."""
         return tuple(group[-1] for group in self.groups)

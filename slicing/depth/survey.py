@@ -17,6 +17,7 @@ from torch import Tensor
 from analysis.anatomy import blocks, decoder
 from analysis.details import DetailsCollector
 from analysis.device import Precision, matmuls
+from analysis.hooks import going_on_from, returns_tuple, watch_blocks
 from analysis.probes import damage, leave_out
 from analysis.profile import LayerProfile, profile_blocks
 from analysis.values import Progress, no_progress
@@ -85,16 +86,32 @@ class Survey:
     def similarity(self, layout: Layout) -> float:
         """Mean over windows of the cosine between the dense and the reduced model's outputs of the decoder.
 
-        All tokens of a window as one vector; after the final norm.
+        All tokens of a window as one vector; after the final norm. The blocks that both have in front are
+        computed once for all.
         """
 
         def measure() -> float:
-            dense = self._once("outputs", lambda: self._outputs(self.model))
-            found = self._outputs(reduce_blocks(self.model, layout, check=False))
+            dense, states, tuples = self._once("outputs", self._dense)
+            reduced = reduce_blocks(self.model, layout, check=False)
+            alike = layout.alike
+            with going_on_from(reduced, alike, states[alike], tuples):  # so far they are the same model
+                found = self._outputs(reduced)
             self.progress("Merging", 0, 1)
             return float(torch.nn.functional.cosine_similarity(found, dense, dim=1).mean())
 
         return self._once(("similarity", layout), measure)
+
+    def _dense(self) -> tuple[Tensor, list[Tensor], bool]:
+        """The dense model's outputs, what enters every block and leaves the last, and how blocks answer."""
+        states: list[Tensor] = []
+        last = self.blocks - 1
+
+        def look(block: int, entering: Tensor, leaving: Tensor) -> None:
+            states.extend((entering, leaving) if block == last else (entering,))
+
+        with watch_blocks(self.model, look):
+            outputs = self._outputs(self.model)
+        return outputs, states, returns_tuple(self.model, self.windows[:1, :8].to(self.model.device))
 
     @torch.inference_mode()
     def _outputs(self, model: Any) -> Tensor:

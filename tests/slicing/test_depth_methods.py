@@ -134,8 +134,17 @@ def test_rises_of_the_loss_are_those_of_models_without_the_block(model, spoken, 
         assert rise == pytest.approx(loss(less, spoken) - base, abs=1e-5)
 
 
-def test_likeness_is_the_cosine_of_what_the_decoders_give(model, spoken, survey):
-    layout = Layout.without(BLOCKS, (2,))
+@pytest.mark.parametrize(
+    "layout",
+    [
+        Layout.without(BLOCKS, (2,)),
+        Layout.without(BLOCKS, (0, 3)),
+        Layout.without(BLOCKS, (4, 5)),
+        Layout(blocks=BLOCKS, groups=((0,), (1,), (2, 3, 4), (5,)), merge="mean"),
+    ],
+    ids=lambda layout: layout.label,
+)
+def test_likeness_is_the_cosine_of_what_the_decoders_give(layout, model, spoken, survey):
     dense, short = (
         each.model(spoken[:10]).last_hidden_state for each in (model, reduce_blocks(model, layout))
     )
