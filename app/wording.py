@@ -25,6 +25,7 @@ from slicing.contest import Standing, Table
 from slicing.plan import Plan
 from slicing.preview import Preview
 from slicing.runs import (
+    DECIDING,
     Calibrated,
     CompareRecipe,
     CompareResult,
@@ -132,7 +133,8 @@ def plan_line(plan: Plan) -> str:
         if isinstance(value, float)
     ]
     span = [f"{plan.span} blocks to a basis"] if plan.span else []
-    return ", ".join([plan.allocation, f"SP {percent(plan.target)}", *settings, *span])
+    middle = [f"middle ×{plan.middle:g}"] if plan.middle != 1.0 else []
+    return ", ".join([plan.allocation, f"SP {percent(plan.target)}", *settings, *span, *middle])
 
 
 def removal_line(removal: Removal) -> str:
@@ -591,7 +593,7 @@ def repaired(each: Contestant) -> str | None:
 def _entry_of(trial: TrialRecipe) -> Entry:
     if trial.plan is None:
         return Entry(removal=trial.removal)
-    shared = {name: getattr(trial.plan, name) for name in ("allocation", "score", "settings", "span")}
+    shared = {name: getattr(trial.plan, name) for name in DECIDING}
     return Entry(**shared, repair=trial.repair, removal=trial.removal)
 
 
@@ -635,7 +637,7 @@ def _contest_of(trial: TrialRecipe) -> ContestRecipe:
         entries += [entry] if entry not in entries else []
     return ContestRecipe(
         **shared,
-        plan=plan.model_copy(update={"allocation": "constant", "settings": {}, "span": 0}),
+        plan=plan.model_copy(update={"allocation": "constant", "settings": {}, "span": 0, "middle": 1.0}),
         entries=tuple(entries),
         seeds=(trial.seed,),
         equal=trial.equal,
@@ -678,7 +680,7 @@ def _plan_flags(plan: Plan, swept: bool) -> list[str]:
         for name, value in own.items()
         if not (swept and name in ("target", "base"))
     }
-    for name in ("score", "max_fraction", "rounding", "embedding", "span"):
+    for name in ("score", "max_fraction", "rounding", "embedding", "span", "middle"):
         flags[name.replace("_", "-")] = (getattr(plan, name), getattr(usual, name))
     return _changed(flags) + (["--first-token"] if plan.first_token else [])
 

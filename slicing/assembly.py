@@ -42,8 +42,11 @@ class Site(NamedTuple):
     """The dense block."""
     branches: tuple[Branch, ...]
     sliced: SlicedSublayer
-    leaving: int
-    """The width it writes."""
+
+    @property
+    def leaving(self) -> int:
+        """The width it writes."""
+        return self.sliced.leaving
 
     @property
     def turns(self) -> bool:
@@ -62,6 +65,7 @@ def blank(model: PreTrainedModel, schedule: SlicingSchedule) -> SlicedForCausalL
         widths=list(schedule.widths),
         embedding=schedule.embedding,
         span=schedule.span,
+        middles=list(schedule.middles) or None,
         norm_epsilon=norm_epsilon(getattr(blocks(model)[0], anatomy.sublayers[0][0].norm), anatomy),
         tie_word_embeddings=schedule.embedding == "shared",
         dtype=model.dtype,
@@ -74,12 +78,12 @@ def blank(model: PreTrainedModel, schedule: SlicingSchedule) -> SlicedForCausalL
     return sliced.eval()
 
 
-def sites(model: PreTrainedModel, sliced: SlicedForCausalLM, schedule: SlicingSchedule) -> Iterator[Site]:
+def sites(model: PreTrainedModel, sliced: SlicedForCausalLM) -> Iterator[Site]:
     """Every sub-layer in the order of application."""
     rows = anatomy_of(model.config).sublayers
     for index, (dense, block) in enumerate(zip(blocks(model), blocks(sliced), strict=True)):
         for branches, sublayer in zip(rows, block.sublayers, strict=True):  # type: ignore[arg-type]
-            yield Site(index, dense, branches, sublayer, schedule.widths[index + (branches is rows[-1])])
+            yield Site(index, dense, branches, sublayer)
 
 
 @torch.no_grad()

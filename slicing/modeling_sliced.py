@@ -41,6 +41,8 @@ class SlicedConfig(PreTrainedConfig):
     """``shared``: one table serves embedding and head, with a rotation after the look-up."""
     span: int = 0
     """So many blocks in a row share one basis of the stream; 0: every sub-layer has its own."""
+    middles: list | None = None
+    """(L,): the width between attention and MLP, where that is not the one which enters the block."""
     norm_epsilon: float = 1e-5
     tie_word_embeddings: bool = False
 
@@ -192,16 +194,19 @@ class SlicedSublayer(nn.Module):
 class SlicedBlock(nn.Module):
     """A decoder block: its sliced sub-layers, one after the other."""
 
-    def __init__(self, block: nn.Module, config: Any, entering: int, leaving: int, turns: bool) -> None:
+    def __init__(self, block: nn.Module, config: Any, index: int, turns: bool) -> None:
         super().__init__()
         anatomy = _names(config)
+        entering, leaving = config.widths[index : index + 2]
+        middle = config.middles[index] if config.middles else entering
         *first, last = anatomy.sublayers
         within = config.span == 0
-        self.sublayers = nn.ModuleList(
-            SlicedSublayer(block, branches, config, entering, entering, within) for branches in first
-        )
-        self.sublayers.append(SlicedSublayer(block, last, config, entering, leaving, turns))
         self.entering = entering
+        self.sublayers = nn.ModuleList()
+        for branches in first:
+            self.sublayers.append(SlicedSublayer(block, branches, config, entering, middle, within))
+            entering = middle
+        self.sublayers.append(SlicedSublayer(block, last, config, entering, leaving, turns))
         self.arguments = argument_names(block)
         self.returns_tuple = anatomy.returns_tuple
 
@@ -295,8 +300,7 @@ def _slice(dense: Any, config: Any) -> Any:
         setattr(inner, anatomy.widened, Widen(widths[-1]))
     blocks = getattr(inner, anatomy.blocks)
     for index, block in enumerate(blocks):
-        turns = _turns(index, len(blocks), config)
-        blocks[index] = SlicedBlock(block, config, widths[index], widths[index + 1], turns)
+        blocks[index] = SlicedBlock(block, config, index, _turns(index, len(blocks), config))
     norm, head = getattr(inner, anatomy.final_norm), getattr(dense, anatomy.head)
     if not shared:  # the norm's gain and shift are part of the head
         if getattr(norm, "bias", None) is not None and head.bias is None:

@@ -42,6 +42,9 @@ class Plan(Value):
     span: int = 0
     """So many blocks in a row share one basis, without shortcut matrices between; 0: none, as published.
     Constant slicing, which plans are measured by, never shares."""
+    middle: float = 1.0
+    """What a block loses between its attention and its MLP, in multiples of its fraction; 1: as much, as
+    published."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -52,6 +55,15 @@ class Plan(Value):
             raise PlanError(f"The rounding must be at least 1, but is {self.rounding}.")
         if self.span < 0:
             raise PlanError(f"The span must be 0 or more blocks, but is {self.span}.")
+        if not 0.0 <= self.middle <= 10.0:
+            raise PlanError(
+                f"The middle is a multiple from 0 to 10 of what a block loses, but is {self.middle:g}."
+            )
+        if self.middle != 1.0 and self.span:
+            raise PlanError(
+                f"Blocks that share a basis have no width of their own in the middle, but it is "
+                f"{self.middle:g}: leave it at 1, or the span at 0."
+            )
         return self
 
     def rule(self) -> Allocation:
@@ -78,7 +90,7 @@ class Plan(Value):
 
     def schedule(self, redundancy: Sequence[float], shape: ModelShape) -> SlicingSchedule:
         """The planned schedule. ``redundancy`` (L,): higher means more redundant."""
-        return self._rounded(self.fractions(redundancy), shape, self.span)
+        return self._rounded(self.fractions(redundancy), shape, self.span, self.middle)
 
     def constant(self, shape: ModelShape) -> SlicingSchedule:
         """Constant slicing at the same target, rounding and embedding form."""
@@ -121,9 +133,11 @@ class Plan(Value):
             )
         return best
 
-    def _rounded(self, fractions: Fractions, shape: ModelShape, span: int = 0) -> SlicingSchedule:
+    def _rounded(
+        self, fractions: Fractions, shape: ModelShape, span: int = 0, middle: float = 1.0
+    ) -> SlicingSchedule:
         schedule = SlicingSchedule.from_fractions(
-            fractions.values, shape.hidden_size, self.rounding, self.form(shape), span
+            fractions.values, shape.hidden_size, self.rounding, self.form(shape), span, middle
         )
         schedule.check_fits(shape)
         return schedule

@@ -113,7 +113,7 @@ def _sliced(probing: Probing, fraction: float) -> Replacement:
             widths=tuple(width if index == block else hidden for index in range(shape.block_count + 1)),
             embedding="shared" if shape.tied else "untied",
         )
-        found = [site for site in sites(model, blank(model, schedule), schedule) if site.block == block]
+        found = [site for site in sites(model, blank(model, schedule)) if site.block == block]
         # Narrow before every sub-layer, and whole again after the last.
         stages = [
             bases.vectors[place][:, :width].to(entering.device, precise)

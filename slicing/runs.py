@@ -346,6 +346,10 @@ class SweepRecipe(Evaluated):
         return TrialRecipe(**shared, plan=plan)
 
 
+DECIDING = ("allocation", "score", "settings", "span", "middle")
+"""What entries say of plans, by its name in both."""
+
+
 class Entry(Value):
     """One side of a contest: a way to decide where to cut, or which blocks go, or both; repaired or not."""
 
@@ -354,13 +358,15 @@ class Entry(Value):
     settings: dict[str, float | tuple[float, ...]] = Field(default_factory=dict)
     span: int = 0
     """How many blocks share a basis, as in a plan."""
+    middle: float = 1.0
+    """What a block loses in its middle, as in a plan."""
     repair: bool = False
     removal: Removal | None = None
     """Which blocks go first; what is above then slices the rest, where the removal leaves a share to it."""
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read ``allocation[:score][:setting=value...][+span=blocks][+repair]``, or
+        """Read ``allocation[:score][:setting=value...][+span=blocks|+middle=multiple][+repair]``, or
         ``remove:method[:setting=value...][+matrix|+writer|+block|+writers]``, or, for both,
         ``remove:method:share=value/allocation...`` (``PlanError``).
         """
@@ -390,8 +396,12 @@ class Entry(Value):
                 f"{name}={_value(value)}" for name, value in self.settings.items() if isinstance(value, float)
             ]
             words = [self.allocation, *([self.score] if rule.uses_scores else []), *numbers]
-            span = f"+span={self.span}" if self.span else ""
-            parts.append(":".join(words) + span + ("+repair" if self.repair else ""))
+            added = [
+                *([f"span={self.span}"] if self.span else []),
+                *([f"middle={self.middle:g}"] if self.middle != 1.0 else []),
+                *(["repair"] if self.repair else []),
+            ]
+            parts.append("+".join([":".join(words), *added]))
         return "/".join(parts)
 
     @property
@@ -425,19 +435,21 @@ def _parse_slicing(text: str) -> dict[str, Any]:
         if isinstance(number, str):
             raise PlanError(f"The setting '{word}' of '{text}' needs a number, as in 'base=0.1'.")
         settings[name] = number
-    span, repair = 0, False
+    found: dict[str, Any] = {"allocation": allocation, "score": score, "settings": settings}
     for word in (each.strip() for each in added):
-        name, _, blocks = word.partition("=")
-        if name == "span" and blocks.isdecimal():
-            span = int(blocks)
+        name, _, value = word.partition("=")
+        if name == "span" and value.isdecimal():
+            found["span"] = int(value)
+        elif name == "middle" and value.replace(".", "", 1).isdecimal():
+            found["middle"] = float(value)
         elif word == "repair":
-            repair = True
+            found["repair"] = True
         else:
             raise PlanError(
-                f"'{text}' adds '{word}', but only '+span=blocks', as in '+span=3', and '+repair' can be "
-                "added."
+                f"'{text}' adds '{word}', but only '+span=blocks', as in '+span=3', '+middle=multiple', as "
+                "in '+middle=1.2', and '+repair' can be added."
             )
-    return {"allocation": allocation, "score": score, "settings": settings, "span": span, "repair": repair}
+    return found
 
 
 def _parse_removal(text: str) -> Removal:
@@ -577,7 +589,7 @@ class ContestRecipe(Extras):
         if not entry.slices:
             return self._trial(None, seed, repair=False, removal=entry.removal)
         usual = Plan()
-        deciding = {name: getattr(entry, name) for name in ("allocation", "settings", "score", "span")}
+        deciding = {name: getattr(entry, name) for name in DECIDING}
         if entry.allocation == "searched":  # one search serves all seeds
             deciding["settings"] = {"draw": float(self.seeds[0]), **entry.settings}
         if not find_allocation(entry.allocation).uses_scores:

@@ -46,11 +46,14 @@ class SlicingSchedule(Value):
     hidden_size: int
     """D, the dense width."""
     widths: tuple[int, ...]
-    """(L + 1,): ``widths[l]`` enters block l and lives between its attention and its MLP."""
+    """(L + 1,): ``widths[l]`` enters block l."""
     embedding: EmbeddingForm
     span: int = 0
     """So many blocks in a row share one basis of the stream, without shortcut matrices between; 0: every
     sub-layer has its own, as published."""
+    middles: tuple[int, ...] = ()
+    """(L,): the width between the attention and the MLP of every block; empty where that is the one which
+    enters the block, as published."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -58,12 +61,17 @@ class SlicingSchedule(Value):
             raise PlanError(f"The span must be 0 or more blocks, but is {self.span}.")
         if len(self.widths) < 2:
             raise PlanError("A schedule needs a width for each block and one for the head.")
-        for index, width in enumerate(self.widths):
+        for place, width in (*enumerate(self.widths), *enumerate(self.middles)):
             if not 1 <= width <= self.hidden_size:
                 raise PlanError(
-                    f"Width {index} of the schedule is {width}, but must lie between 1 and "
+                    f"Width {place} of the schedule is {width}, but must lie between 1 and "
                     f"{self.hidden_size}."
                 )
+        if self.middles and (self.span or len(self.middles) != len(self.widths) - 1):
+            raise PlanError(
+                "A schedule has a width inside of every block, or of none, and none where blocks share a "
+                "basis: leave the middle at 1, or the span at 0."
+            )
         if self.widths[-1] != self.hidden_size:
             raise PlanError(
                 f"The head reads the whole stream: the last width must be {self.hidden_size}, "
@@ -79,25 +87,36 @@ class SlicingSchedule(Value):
         rounding: int,
         embedding: EmbeddingForm,
         span: int = 0,
+        middle: float = 1.0,
     ) -> Self:
         """Round fractions (L,) to widths that are multiples of ``rounding``, keeping their mean.
 
         Largest remainder: every width is rounded down, then the blocks that lost most get one step back
         until the mean is met, up to half a step in all. A block that is not cut keeps D whatever the
-        rounding. The head's width is D.
+        rounding. The head's width is D. ``middle`` times its fraction is what a block loses between its
+        attention and its MLP, rounded in the same way.
         """
-        for fraction in fractions:
+        inside = [middle * fraction for fraction in fractions]
+        for fraction in (*fractions, *inside):
             check_fraction("slice fraction of a block", fraction)
         if rounding < 1 or rounding > hidden_size:
             raise PlanError(
                 f"The rounding must lie between 1 and the hidden size of {hidden_size}, but is {rounding}."
             )
-        widths = _round_to_mean(np.asarray(fractions, dtype=np.float64), hidden_size, rounding)
+        widths, middles = (
+            tuple(
+                _round_to_mean(np.asarray(values, dtype=np.float64), hidden_size, rounding)
+                .astype(int)
+                .tolist()
+            )
+            for values in (fractions, inside)
+        )
         return cls(
             hidden_size=hidden_size,
-            widths=(*(int(width) for width in widths), hidden_size),
+            widths=(*widths, hidden_size),
             embedding=embedding,
             span=span,
+            middles=() if middle == 1.0 else middles,
         )
 
     @property
@@ -121,6 +140,11 @@ class SlicingSchedule(Value):
             raise PlanError(
                 "The shared embedding form needs a model whose head is its embedding table, and this one has "
                 "two tables: choose the untied form."
+            )
+        if self.middles and any(len(block) != 2 for block in shape.blocks):
+            raise PlanError(
+                "A width between attention and MLP needs blocks in which one follows the other, and in this "
+                "model they are side by side: leave the middle at 1."
             )
 
     def turns(self, block: int, last: bool) -> bool:
@@ -154,22 +178,26 @@ class SlicingSchedule(Value):
 
         Where blocks of several widths share a basis, only what each width adds can be turned.
         """
+        if self.span == 0:
+            return sum(site.entering * (site.entering - 1) // 2 for site in self.sites(shape))
         total = 0
         for block in range(shape.block_count):
             first, last = self.basis_of(block)
-            if block != first or (self.span and not self.cuts(block)):  # counted already, or the head's
+            if block != first or not self.cuts(block):  # counted already, or the head's
                 continue
             steps = [0, *sorted(set(self.widths[first:last]))]
-            bases = len(shape.blocks[block]) if self.span == 0 else 1
-            total += bases * sum((b - a) * (b - a - 1) // 2 for a, b in itertools.pairwise(steps))
+            total += sum((b - a) * (b - a - 1) // 2 for a, b in itertools.pairwise(steps))
         return total
 
     def sites(self, shape: ModelShape) -> Iterator[SiteShape]:
-        """Every sub-layer in order; only a block's last one leaves its width."""
+        """Every sub-layer in order."""
+        middles = self.middles or self.widths
         for index, block in enumerate(shape.blocks):
-            width, following = self.widths[index : index + 2]
-            yield from (SiteShape(width, width, self.turns(index, last=False)) for _ in block[:-1])
-            yield SiteShape(width, following, self.turns(index, last=True))
+            entering = self.widths[index]
+            for _ in block[:-1]:
+                yield SiteShape(entering, middles[index], self.turns(index, last=False))
+                entering = middles[index]
+            yield SiteShape(entering, self.widths[index + 1], self.turns(index, last=True))
 
     def parameters(self, shape: ModelShape) -> int:
         """Parameters of the sliced model, shortcut matrices included; exact."""

@@ -142,7 +142,7 @@ def slice_once(
     stream.turn(schedule.widths[0], stream.ahead(model, schedule, 0, dense))
     with present_ends(model):
         fill_ends(model, sliced, stream.basis)
-    for done, site in enumerate(sites(model, sliced, schedule), start=1):
+    for done, site in enumerate(sites(model, sliced), start=1):
         with present(site.dense) as device:
             stream.move(device)
             fill_readers(model, site, stream.basis)  # (rows, D) -> (rows, W)
@@ -197,13 +197,17 @@ def recut(model: PreTrainedModel, schedule: SlicingSchedule, bases: Bases) -> Sl
 
         def basis_at(site: int, width: int) -> Tensor:
             # Where nothing is cut every basis gives the same function; the head's is the plain one.
-            if site == rows * shape.block_count or not schedule.cuts(site // rows):
+            block = site // rows
+            cut = width < shape.hidden_size
+            if schedule.span and block < shape.block_count:
+                cut = schedule.cuts(block)
+            if not cut:
                 discarded.append(0.0)
                 return plain
             if schedule.span == 0:
                 discarded.append(bases.discarded(site, width))
                 return bases.vectors[site][:, :width].to(model.device, precise)
-            first, last = schedule.basis_of(site // rows)
+            first, last = schedule.basis_of(block)
             among = range(rows * first, rows * last)
             if among not in shared:
                 shared.clear()
@@ -231,7 +235,7 @@ def fill_in_bases(
     entering = basis_at(0, schedule.widths[0])
     with present_ends(model):
         fill_ends(model, sliced, entering)
-    for following, site in enumerate(sites(model, sliced, schedule), start=1):
+    for following, site in enumerate(sites(model, sliced), start=1):
         leaving = basis_at(following, site.leaving)
         with present(site.dense) as device:
             entering, leaving = entering.to(device), leaving.to(device)
@@ -424,7 +428,7 @@ class _Dense:
             widths=(shape.hidden_size,) * (shape.block_count + 1),
             embedding="shared" if shape.tied else "untied",
         )
-        self.sites = sites(self.model, blank(self.model, whole), whole)
+        self.sites = sites(self.model, blank(self.model, whole))
         self.passed = 0
         self.states = Kept(stream.device, *stream.budget)
         # The same blocks have the same contexts; others, such as those with a window of their own, have not.

@@ -128,9 +128,9 @@ def load_sliced(source: ModelSource) -> tuple[SlicedModel, PreTrainedTokenizerBa
         with quiet_transformers():
             tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
             config: Any = SlicedConfig.from_pretrained(folder, local_files_only=True)
-            said = tuple(config.widths), config.embedding, config.span, config.text_config.num_hidden_layers
-            meant = schedule.widths, schedule.embedding, schedule.span, manifest.shape.block_count
-            if said != meant:
+            said = tuple(config.widths), tuple(config.middles or ()), config.embedding, config.span
+            meant = schedule.widths, schedule.middles, schedule.embedding, schedule.span
+            if said != meant or config.text_config.num_hidden_layers != manifest.shape.block_count:
                 raise misfit
             loaded: Any = SlicedForCausalLM.from_pretrained(
                 folder,
@@ -177,7 +177,7 @@ The residual stream of {manifest.made_from} cut to a width of its own for every 
 
 - One basis for every {f"{schedule.span} blocks" if schedule.span else "sub-layer"}.
 - Mean slice {schedule.mean_slice:.1%} of {shape.hidden_size:,}; widths of the stream entering each block,
-  then the head: {", ".join(map(str, schedule.widths))}.
+  then the head: {", ".join(map(str, schedule.widths))}.{_inside(schedule)}
 - Bases: {found[manifest.method]}, by principal component analysis, on {manifest.calibration}.
 - Embedding: {schedule.embedding}.
 
@@ -201,6 +201,12 @@ tokenizer = AutoTokenizer.from_pretrained("PATH", trust_remote_code=True)
 With slicescope, which brings the same file: `import slicing` and leave `trust_remote_code` out, or
 `model, tokenizer = slicing.load("PATH")`.
 """
+
+
+def _inside(schedule: SlicingSchedule) -> str:
+    if not schedule.middles:
+        return ""
+    return f" Between attention and MLP: {', '.join(map(str, schedule.middles))}."
 
 
 def _reduced_card(

@@ -66,7 +66,8 @@ def entry(chosen: Standing, table: Table, run: Run | None) -> None:
         parts.chart(
             drawing, "entry-widths", widths_table([(chosen.entry.name, planned), ("constant", beside)])
         )
-        alike = table.recipe.plan.model_copy(update={"span": chosen.entry.span})
+        entry = chosen.entry
+        alike = table.recipe.plan.model_copy(update={"span": entry.span, "middle": entry.middle})
         plan = controls.by_hand(alike, fractions, scaled=False)
         if st.button("Open in Tune", icon=":material/tune:", on_click=controls.take, args=(plan,)):
             if run:
