@@ -1,4 +1,4 @@
-"""What matters in repair and in sharing bases, on the demo model: ``make ablation``. Not a test.
+"""What matters in repair, in bases and in widths, on the demo model: ``make ablation``. Not a test.
 
 Constant slicing, always at as many parameters as a quarter of the width leaves in the published form.
 Judged by windows of the calibration text that nothing else sees: the evaluation text chooses nothing.
@@ -19,17 +19,22 @@ from torch import Tensor
 
 from analysis.anatomy import read_shape
 from analysis.bases import find_bases
-from analysis.evaluate import perplexity
+from analysis.evaluate import paired, perplexity, safe_precision
 from analysis.source import ModelSource
 from analysis.texts import TextSource, token_windows
 from slicing import repair
 from slicing.plan import Plan
-from slicing.slicer import SlicedModel, recut, slice_model
+from slicing.repair import held_out
+from slicing.schedule import SlicingSchedule
+from slicing.slicer import SlicedModel, recut, slice_model, slice_once
 from slicing.store import open_model
 
 LENGTH, SKIPPED, JUDGED = 512, 64, 16
 """Tokens of a window, windows of the draw that may calibrate, and those after them that judge."""
-SPANS = (0, 1, 2, 3, 5, 10, 30)
+SPANS = (0, 1, 2, 3, 5)
+MIDDLES = (0.75, 1.25)
+MORE = 2
+"""Times as many windows calibrate in the last rows."""
 
 
 def mean_energy(gram: Tensor) -> Tensor:
@@ -42,7 +47,6 @@ REPAIRS: dict[str, dict[str, Any]] = {
     "repair, no ridge": {"RIDGES": (1e-6,)},
     "repair, ridge 0.1": {"RIDGES": (0.1,)},
     "repair, ridge 1": {"RIDGES": (1.0,)},
-    "repair, ridge 10": {"RIDGES": (10.0,)},
     "repair, one strength for all features": {"ridge_scale": mean_energy},
     "repair, tokens weigh alike": {"token_weights": lambda target: torch.ones_like(target[..., :1])},
 }
@@ -51,49 +55,64 @@ REPAIRS: dict[str, dict[str, Any]] = {
 
 def main(windows: int = 16) -> None:
     """Print the table, a row as soon as it is known."""
-    opened = open_model(ModelSource(kind="demo"))
+    source = ModelSource(kind="demo")
+    opened = open_model(source)
     model: Any = opened.model
     shape, text = read_shape(model), TextSource(kind="demo", split="calibration")
-    calibration = token_windows(text, opened.tokenizer, LENGTH, windows, 0)
-    judges = token_windows(text, opened.tokenizer, LENGTH, JUDGED, 0, SKIPPED)
+    drawn = token_windows(text, opened.tokenizer, LENGTH, MORE * windows, 0)
+    calibration = drawn[:windows]
+    judges = token_windows(text, opened.tokenizer, LENGTH, JUDGED, 0, max(SKIPPED, MORE * windows))
+    precision = safe_precision(source, judges, model)
     size = Plan().constant(shape).parameters(shape)
 
-    def schedule(span: int) -> Any:
-        plan = Plan(allocation="constant", settings={}, span=span)
+    def schedule(span: int, middle: float = 1.0) -> SlicingSchedule:
+        plan = Plan(allocation="constant", settings={}, span=span, middle=middle)
         return plan.at_parameters(size, (0.0,) * shape.block_count, shape)
+
+    def repaired(span: int, some: Tensor, changes: dict[str, Any]) -> SlicedModel:
+        with ExitStack() as stack:
+            for name, value in changes.items():
+                stack.enter_context(patch.object(repair, name, value))
+            # As fitted: whether it would be kept is not asked, since the windows that judge say it here.
+            return slice_once(model, schedule(span), some, None, lambda _: None, held_out(len(some)))
 
     def cuts() -> Iterator[tuple[str, int, Callable[[], SlicedModel]]]:
         for span in SPANS:
             yield "", span, lambda span=span: slice_model(model, schedule(span), calibration)
+        for middle in MIDDLES:
+            name = f"between attention and MLP {middle:g} times as much"
+            yield name, 0, lambda middle=middle: slice_model(model, schedule(0, middle), calibration)
         bases = find_bases(model, calibration)
         for span in (0, 3):
             yield "bases of the dense stream", span, lambda span=span: recut(model, schedule(span), bases)
-        yield "repair", 0, lambda: slice_model(model, schedule(0), calibration, repair=True)
+        yield "repair", 0, lambda: repaired(0, calibration, {})
         for name, changes in REPAIRS.items():
-            yield name, 3, lambda changes=changes: repaired(changes)
+            yield name, 3, lambda changes=changes: repaired(3, calibration, changes)
+        more = f"{len(drawn)} windows"
+        yield more, 3, lambda: slice_model(model, schedule(3), drawn)
+        yield f"repair, {more}", 3, lambda: repaired(3, drawn, {})
 
-    def repaired(changes: dict[str, Any]) -> SlicedModel:
-        with ExitStack() as stack:
-            for name, value in changes.items():
-                stack.enter_context(patch.object(repair, name, value))
-            return slice_model(model, schedule(3), calibration, repair=True)
-
-    dense = float(np.mean(perplexity(model, judges).nll))
-    told(f"dense: perplexity {np.exp(dense):.2f}; {windows} calibration windows\n")
-    told("| variant | blocks to a basis | width | perplexity | loss above dense, % | s |")
-    told("|---|---|---|---|---|---|")
-    first = None
+    dense = np.asarray(perplexity(model, judges, precision=precision).nll)
+    told(f"dense: perplexity {np.exp(dense.mean()):.2f}; {windows} calibration windows\n")
+    told("| variant | blocks to a basis | width | perplexity | loss above dense, % | 95 % | s |")
+    told("|---|---|---|---|---|---|---|")
+    first: np.ndarray | None = None
     for name, span, make in cuts():
         begun = time.perf_counter()
         sliced = make()
         took = time.perf_counter() - begun
-        lost = float(np.mean(perplexity(sliced.model, judges).nll)) - dense
-        first = first or lost
-        back = " (stepped back)" if sliced.repair and not sliced.repair.kept else ""
+        lost = np.asarray(perplexity(sliced.model, judges, precision=precision).nll) - dense
+        first = lost if first is None else first
+        low, high = paired("constant", name, lost - first).nats_interval or (0.0, 0.0)
+        shares = [
+            100 * (first.mean() + each) / first.mean() for each in (lost.mean() - first.mean(), low, high)
+        ]
         told(
-            f"| {name or 'constant'}{back} | {span or 'none'} | {sliced.schedule.widths[1]} | "
-            f"{np.exp(dense + lost):.2f} | {100 * lost / first:.1f} | {took:.0f} |"
+            f"| {name or 'constant'} | {span or 'none'} | {sliced.schedule.widths[1]} | "
+            f"{np.exp((dense + lost).mean()):.2f} | {shares[0]:.1f} | {shares[1]:.1f} to {shares[2]:.1f} | "
+            f"{took:.0f} |"
         )
+        del sliced
 
 
 def told(line: str) -> None:
