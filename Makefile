@@ -54,7 +54,7 @@ timings: $(INSTALLED)  ## how quickly the app answers, in Chromium
 soak: $(INSTALLED)  ## 200 random actions of three sessions, with kills
 	$(BIN)/python tests/app/soak.py
 
-ablation: $(INSTALLED)  ## what matters in repair and in sharing bases
+ablation: $(INSTALLED)  ## what matters in repair, in bases and in widths
 	$(BIN)/python tests/benchmarks/ablation.py
 
 constraints: $(INSTALLED)  ## write down the versions that are installed now

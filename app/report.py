@@ -87,7 +87,7 @@ def sections(run: Run) -> list[Section]:
 def _of_kind(run: Run) -> Iterator[Section]:
     recipe, result = run.recipe, run.result
     if isinstance(recipe, CompareRecipe) and isinstance(result, CompareResult):
-        planned = recipe.plan.allocation
+        planned = recipe.planned
         pairs = wording.paired(result, planned)
         contestants = result.contestants
         yield Section("Perplexity", draw_perplexities(contestants), perplexity_table(contestants))
@@ -176,7 +176,7 @@ def _head(run: Run) -> str:
         said.append(f"<p class=note>{_text(note)}</p>")
     recipe, result = run.recipe, run.result
     if isinstance(recipe, CompareRecipe) and isinstance(result, CompareResult):
-        planned = recipe.plan.allocation
+        planned = recipe.planned
         said.append(f"<p class=verdict>{_text(wording.plain(wording.verdict(result, planned)))}</p>")
         said += [
             f"<p>{_text(how.capitalize())}: <b>{_text(each.verdict)}</b>. {_text(wording.evidence(each))}</p>"

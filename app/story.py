@@ -340,7 +340,7 @@ def _draw_target(case: Case, target: float, theme: Theme, concealed: bool) -> Dr
 
 
 def _cut_sentence(case: Case, _: float) -> str:
-    planned, dense = case.result.contestant(case.recipe.plan.allocation), case.result.contestant("dense")
+    planned, dense = case.result.contestant(case.recipe.planned), case.result.contestant("dense")
     change = planned.parameters / dense.parameters - 1.0
     return (
         f"A slice of {_share(case.recipe.plan.target)} leaves **{wording.millions(planned.parameters)}** of "
@@ -351,7 +351,7 @@ def _cut_sentence(case: Case, _: float) -> str:
 
 def _cut_answer(case: Case) -> str:
     result = case.result
-    planned, constant = result.contestant(case.recipe.plan.allocation), result.contestant("constant")
+    planned, constant = result.contestant(case.recipe.planned), result.contestant("constant")
     dense = result.contestant("dense").parameters
     return (
         f"By another: the mean slice is {wording.percent(planned.mean_slice)}, the parameters change by "
@@ -362,7 +362,7 @@ def _cut_answer(case: Case) -> str:
 
 
 def _draw_cut(case: Case, _: float, theme: Theme, concealed: bool) -> Drawing:
-    name = case.recipe.plan.allocation
+    name = case.recipe.planned
     planned, constant = case.result.contestant(name).schedule, case.result.contestant("constant").schedule
     if planned is None or constant is None:
         raise StorageError(
@@ -375,11 +375,11 @@ def _draw_cut(case: Case, _: float, theme: Theme, concealed: bool) -> Drawing:
 
 
 def _cost_sentence(case: Case, _: float) -> str:
-    return wording.verdict(case.result, case.recipe.plan.allocation)
+    return wording.verdict(case.result, case.recipe.planned)
 
 
 def _cost_answer(case: Case) -> str:
-    planned = case.recipe.plan.allocation
+    planned = case.recipe.planned
     told = [
         f"{how.capitalize()}: {each.verdict}, {wording.evidence(each)}."
         for how, each in wording.paired(case.result, planned)
@@ -389,7 +389,7 @@ def _cost_answer(case: Case) -> str:
 
 
 def _draw_costs(case: Case, _: float, theme: Theme, concealed: bool) -> Drawing:
-    names = dict.fromkeys(("dense", "constant", case.recipe.plan.allocation))
+    names = dict.fromkeys(("dense", "constant", case.recipe.planned))
     return draw_costs([case.result.contestant(name) for name in names], theme, concealed)
 
 

@@ -20,7 +20,7 @@ from app import wording
 from slicing.allocation import Fractions
 from slicing.contest import Table
 from slicing.grid import Cell, Grid, pareto
-from slicing.runs import CompareResult, Contestant, ProfileRecipe, Recipe, RemoveResult, Run
+from slicing.runs import CompareRecipe, CompareResult, Contestant, ProfileRecipe, Recipe, RemoveResult, Run
 from slicing.schedule import SlicingSchedule
 
 
@@ -437,10 +437,10 @@ def _run_row(run: Run) -> dict[str, object]:
         "made": run.created,
         "took": wording.duration(run.seconds),
     }
-    if isinstance(result, CompareResult) and plan:
-        for column, name in (("dense", "dense"), ("constant", "constant"), ("planned", plan.allocation)):
+    if isinstance(recipe, CompareRecipe) and isinstance(result, CompareResult):
+        for column, name in (("dense", "dense"), ("constant", "constant"), ("planned", recipe.planned)):
             row[column] = result.contestant(name).evaluation.perplexity
-        difference = result.difference("constant", plan.allocation)
+        difference = result.difference("constant", recipe.planned)
         row["vs constant, %"], row["verdict"] = difference.percent, difference.verdict
     return row
 

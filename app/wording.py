@@ -9,9 +9,11 @@ import math
 import re
 import shlex
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from analysis.details import Details
+from analysis.errors import TextError
 from analysis.evaluate import Difference
 from analysis.shape import ModelShape
 from analysis.source import ModelSource
@@ -44,6 +46,7 @@ from slicing.runs import (
     SliceRecipe,
     SweepRecipe,
     TrialRecipe,
+    number,
 )
 from slicing.schedule import SlicingSchedule
 
@@ -225,23 +228,17 @@ def run_line(run: Run) -> str:
 
 def trials_size(recipe: SweepRecipe | ContestRecipe | LeaderboardRecipe, like: Run) -> str:
     """How many trials there are, and how long they take at the pace of another run of the same model."""
-    trials = recipe.trials()
+    trials = len(recipe.trials())
     if isinstance(recipe, SweepRecipe):
         who = "the dense model, constant slicing at every target, and the cells"
     else:
         who = "the dense model, and every entry with every seed, controls with the first alone"
-    told = f"{len(trials)} trials: {who}."
+    told = f"{trials} trials: {who}."
     if isinstance(like.result, CompareResult) and like.recipe.model == recipe.model:
         pace = like.result.contestant("dense").evaluation.tokens_per_second
-        # What trials share is done once; what each does is told by itself, since entries differ.
-        shared = [weight for name, weight in phases(recipe) if name != "Trials"]
-        each = [weight for trial in trials for name, weight in phases(trial) if name in EACH_TRIAL]
-        told += f" About {duration(sum(shared + each) / pace)} at the pace of the run shown on Profile."
+        tokens = sum(weight for _, weight in phases(recipe))
+        told += f" About {duration(tokens / pace)} at the pace of the run shown on Profile."
     return told + " Trials that are stored are not run again."
-
-
-EACH_TRIAL = ("Slicing", "Closing gaps", "Evaluating")
-"""The phases that every trial of a sweep or contest goes through by itself."""
 
 
 def reduction(schedule: SlicingSchedule, shape: ModelShape) -> str:
@@ -353,9 +350,11 @@ def text_argument(source: TextSource, role: Role) -> str:
         return "demo" if source.split == role else f"demo:{source.split}"
     if source.kind == "file":
         return source.location
-    for name, preset in PRESETS.items():
-        if (preset.repo, preset.config) == (source.location, source.config):
-            return name if preset.splits[role] == source.split else f"{name}:{source.split}"
+    for name in PRESETS:
+        for said in (name, f"{name}:{source.split}"):
+            with suppress(TextError):  # of a split that this preset does not know
+                if TextSource.parse(said, role) == source:
+                    return said
     config = f"/{source.config}" if source.config else ""
     revision = f"@{source.revision}" if source.revision else ""
     return f"{source.location}{config}{revision}:{source.split}"
@@ -381,7 +380,10 @@ def command(recipe: Recipe) -> str:
     if isinstance(recipe, TrialRecipe):
         if recipe.fewer is not None:
             return command(_board_of(recipe))
-        return command(_contest_of(recipe) if recipe.equal == "parameters" else _sweep_of(recipe))
+        plan = recipe.plan or Plan()
+        swept = "base" in plan.settings or plan.published_constant or recipe.plan is None
+        swept = swept and recipe.equal == "slice" and recipe.other is None
+        return command(_sweep_of(recipe) if swept else _contest_of(recipe))
     if isinstance(recipe, SearchRecipe):
         shared = {name: getattr(recipe, name) for name in Calibrated.model_fields}
         evaluation = recipe.calibration
@@ -440,7 +442,9 @@ def _sweep_of(trial: TrialRecipe) -> SweepRecipe:
     plan = trial.plan or Plan()
     base = plan.settings.get("base", 0.0)
     shared = {name: getattr(trial, name) for name in Evaluated.model_fields}
-    swept = plan if "base" in plan.settings else Plan()
+    # Of constant slicing, what it shares with the cells that it is measured by.
+    shape = {name: getattr(plan, name) for name in ("rounding", "max_fraction", "embedding")}
+    swept = plan if "base" in plan.settings else Plan(**shape)
     return SweepRecipe(
         **shared, plan=swept, bases=(base if isinstance(base, float) else 0.0,), targets=(plan.target,)
     )
@@ -662,7 +666,7 @@ def _contest_flags(recipe: ContestRecipe) -> list[str]:
 
 
 def _listed(values: Sequence[float]) -> str:
-    return ",".join(f"{value:g}" for value in values)
+    return ",".join(number(value) for value in values)
 
 
 def _model_flags(model: ModelSource) -> list[str]:
@@ -689,7 +693,7 @@ def _changed(flags: dict[str, tuple[Any, Any]]) -> list[str]:
     words: list[str] = []
     for name, (value, usual) in flags.items():
         if value != usual:
-            words += [f"--{name}", f"{value:g}" if isinstance(value, float) else str(value)]
+            words += [f"--{name}", number(value) if isinstance(value, float) else str(value)]
     return words
 
 

@@ -10,7 +10,7 @@ import importlib.metadata
 import os
 import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from functools import cached_property, partial
 from pathlib import Path
@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from analysis.anatomy import read_shape, why_not_sliceable
+from analysis.anatomy import blocks, read_shape, why_not_sliceable
 from analysis.bases import Bases, BasesCollector, find_bases
 from analysis.details import Details, DetailsCollector
 from analysis.device import PeakMemory, Precision, free_memory, pick_device, pick_dtype, synchronise
@@ -46,7 +46,7 @@ from analysis.values import Progress, no_progress
 from slicing.allocation import Fractions, Searched
 from slicing.depth.layout import Layout
 from slicing.depth.operator import reduce_blocks
-from slicing.depth.reduce import Closing, ReducedModel, followed, reduce_model
+from slicing.depth.reduce import Closing, ReducedModel, followed, reduce_model, refuse_closing
 from slicing.depth.survey import Survey
 from slicing.memory import MemoryNeed, slicing_need
 from slicing.plan import Plan
@@ -150,21 +150,34 @@ def phases(recipe: Recipe) -> tuple[tuple[str, float], ...]:
             steps += [("Evaluating dense", evaluating), ("Evaluating reduced", evaluating)]
         return (*steps, ("Saving", 0.0))
     if isinstance(recipe, TrialRecipe):
-        return (*steps, *((("Slicing", slicing),) if recipe.plan else ()), ("Evaluating", evaluating))
+        return (*steps, *_own_phases(recipe, slicing, evaluating))
     if isinstance(recipe, SweepRecipe | ContestRecipe | LeaderboardRecipe):
-        trials = len(recipe.trials())
-        return (*steps, ("Trials", trials * evaluating + (trials - 1) * slicing))
+        shared = {name for name, _ in steps}
+        each = (step for trial in recipe.trials() for step in phases(trial) if step[0] not in shared)
+        return (*steps, ("Trials", sum(weight for _, weight in each)))
     told = len(recipe.tasks) * 300.0 * (recipe.task_limit or 1000)  # a guess: tasks differ
     # Of the time for timing: a prompt and some tokens, by two models.
     timing = 2.0 * recipe.speed_rounds * (PROMPT_TOKENS + 20 * NEW_TOKENS)
     steps += [("Slicing constant", slicing), ("Evaluating dense", evaluating)]
     steps += [("Tasks by dense", told)] if told else []
-    for name in ("constant", recipe.plan.allocation, "constant-matched"):
+    for name in ("constant", recipe.planned, "constant-matched"):
         steps += [] if name == "constant" else [(f"Slicing {name}", slicing)]
         steps += [(f"Evaluating {name}", evaluating)]
         steps += [(f"Tasks by {name}", told)] if told else []
         steps += [(f"Timing {name}", timing)] if recipe.speed_rounds else []
     return tuple(steps)
+
+
+def _own_phases(recipe: TrialRecipe, slicing: float, evaluating: float) -> Iterator[tuple[str, float]]:
+    """What a trial does beside what it shares with others."""
+    if recipe.removal:
+        tried = 20.0 * recipe.search_windows * recipe.window_length
+        yield "Trying", tried if recipe.removal.rule().tries else 0.0
+        if recipe.plan is None and recipe.removal.closing != "none":
+            yield "Closing gaps", slicing
+    if recipe.plan:
+        yield "Slicing", slicing
+    yield "Evaluating", (1 + (recipe.other is not None)) * evaluating
 
 
 Executor = Callable[[Sequence[TrialRecipe], Callable[[Run], None], Progress], None]
@@ -188,9 +201,11 @@ def perform(
         progress("Opening", 0, 1)
         opened = opener(recipe.model)
         progress("Opening", 1, 1)
-        if executor and isinstance(recipe, SweepRecipe | ContestRecipe | LeaderboardRecipe):
-            missing = [trial for trial in recipe.trials() if not _finished(trial)]
-            executor(missing, keep_run, progress)
+        if isinstance(recipe, SweepRecipe | ContestRecipe | LeaderboardRecipe):
+            _refuse_impossible(recipe, opened)
+            if executor:
+                missing = [trial for trial in recipe.trials() if not _finished(trial)]
+                executor(missing, keep_run, progress)
         return opened, makers[type(recipe)](recipe, opened, progress, folder)
 
     makers: dict[type, Callable[..., Any]] = {
@@ -308,7 +323,9 @@ class _Bench:
         # An impossible plan is told before the work begins.
         for plan in plans:
             find_score(plan.score)
-            plan.constant(self.shape)
+            plan.check_fits(self.shape)
+            if plan.allocation == "water-filling" and "at" not in plan.settings and plan.score not in CURVES:
+                raise PlanError(unknown_name("score with curves", plan.score, CURVES))
         progress("Reading text", 0, 1)
         self.windows = self.draw(recipe.calibration_windows)
         self.evaluation = self.other = None
@@ -407,13 +424,7 @@ class _Bench:
         if trial.removal:
             share = trial.removal.share
             whole = trial.removal.whole_blocks(count, max(SHARES) if share == "search" else share)
-            most = trial.removal.rule().most(self.shape.block_count)
-            if whole > most:
-                raise PlanError(
-                    f"The method '{trial.removal.method}' can take {most} of the {self.shape.block_count} "
-                    f"blocks at most, but {trial.fewer:.0%} of the parameters is {count}: choose a smaller "
-                    "size, or leave the method out."
-                )
+            trial.removal.rule().check(self.shape.block_count, whole)
 
     def budget(self, fewer: float) -> tuple[int, int]:
         """Of a share of the parameters: the nearest number of whole blocks, and what a model without so many
@@ -453,8 +464,6 @@ class _Bench:
         return self.deciding.get(_deciding(plan))
 
     def _curves(self, score: str) -> np.ndarray:
-        if score not in CURVES:
-            raise PlanError(unknown_name("score with curves", score, CURVES))
         name = f"{score} curves"
         if name not in self.measured:
             curves = self._timed(name, lambda: CURVES[score](self.probing))
@@ -502,12 +511,12 @@ class _Bench:
                 plan = _of_layout(plan, layout)
                 redundancy = tuple(redundancy[top] for top in layout.tops)
                 shape = shape.model_copy(update={"blocks": tuple(shape.blocks[top] for top in layout.tops)})
-            if plan.allocation == "constant" and plan.span == 0:
+            if plan.published_constant:
                 return constant_at_parameters(shape, size, plan.rounding, plan.form(shape))
             return plan.at_parameters(size, redundancy, shape)
         if equal == "slice":
             return plan.schedule(redundancy, self.shape)
-        if plan.allocation == "constant" and plan.span == 0:
+        if plan.published_constant:
             return plan.constant(self.shape)
         size = plan.constant(self.shape).parameters(self.shape)
         return plan.at_parameters(size, redundancy, self.shape)
@@ -657,6 +666,11 @@ def _slice(recipe: SliceRecipe, opened: OpenModel, progress: Progress, folder: P
 
 
 def _remove(recipe: RemoveRecipe, opened: OpenModel, progress: Progress, folder: Path) -> RemoveResult:
+    # Told before the work begins.
+    recipe.removal.rule().check(len(blocks(opened.model)), recipe.blocks)
+    if recipe.removal.closing != "none":
+        held_out(recipe.calibration_windows)
+        refuse_closing(opened.model, recipe.removal.closing)
     bench = _Bench(recipe, opened, progress, slices=False)
     bench.measure(folder)
     layout, deciding = bench.layout(recipe.removal, recipe.blocks, recipe.search_windows)
@@ -744,7 +758,8 @@ def _compare(recipe: CompareRecipe, opened: OpenModel, progress: Progress, folde
         free_memory()
         return made[schedule]
 
-    planned, schedule = plan.allocation, bench.schedule(plan)
+    planned, schedule = recipe.planned, bench.schedule(plan)
+    title = plan.rule().title if planned == plan.allocation else planned.capitalize()
     equal_slice = plan.constant(shape)
     equal_size = plan.constant_at_parameters_of(schedule, shape)
     first = bench.cut(equal_slice, "Slicing constant", recipe.repair)
@@ -754,7 +769,7 @@ def _compare(recipe: CompareRecipe, opened: OpenModel, progress: Progress, folde
     constant = made[equal_slice] = judge("constant", "Constant", first)
     del first
     free_memory()
-    dynamic = slice_and_judge(planned, plan.rule().title, schedule)
+    dynamic = slice_and_judge(planned, title, schedule)
     matched = slice_and_judge("constant-matched", "Constant, equal parameters", equal_size)
     everyone = {each.name: each for each in (dense, constant, dynamic, matched)}
     pairs = [("dense", "constant"), ("dense", planned), ("constant", planned), ("constant-matched", planned)]
@@ -905,9 +920,17 @@ def _contest(recipe: ContestRecipe, opened: OpenModel, progress: Progress, folde
 def _leaderboard(
     recipe: LeaderboardRecipe, opened: OpenModel, progress: Progress, folder: Path
 ) -> LeaderboardResult:
-    if recipe.tasks:  # before the work begins
-        check_tasks(recipe.tasks, limit=recipe.task_limit, include=recipe.task_folder)
     return _all_trials(LeaderboardResult, recipe, opened, progress, folder)
+
+
+def _refuse_impossible(recipe: SweepRecipe | ContestRecipe | LeaderboardRecipe, opened: OpenModel) -> None:
+    """Tell before any work what cannot be carried out on this model."""
+    if isinstance(recipe, LeaderboardRecipe) and recipe.tasks:
+        check_tasks(recipe.tasks, limit=recipe.task_limit, include=recipe.task_folder)
+    trials = recipe.trials()
+    bench = _Bench(trials[0], opened, no_progress, *(trial.plan for trial in trials if trial.plan))
+    for trial in trials:
+        bench.check(trial)
 
 
 Found = TypeVar("Found", bound=TrialsResult)
@@ -924,15 +947,10 @@ def _all_trials(
     """The outcomes of all trials in order, with the first one's profile and those probes measured for it."""
     wanted = recipe.trials()
     trials = Trials(opened, progress)
-    # An impossible plan is told before the work begins.
-    checking = _Bench(wanted[0], opened, no_progress, *(trial.plan for trial in wanted if trial.plan))
-    for trial in wanted:
-        checking.check(trial)
     first: _Bench | None = trials.bench(wanted[0], folder)
     for name in probes:
         first.probe(name)
     profile, shape = first.profile, first.shape
-    del checking
     found: list[TrialResult] = []
     for trial in wanted:
         begun = len(found)
@@ -1018,7 +1036,8 @@ def _of_layout(plan: Plan, layout: Layout) -> Plan:
 def _deciding(plan: Plan) -> str:
     """What the time is kept under that a plan's scores, curves or search took."""
     if plan.allocation == "searched":
-        return f"searched {sorted((k, v) for k, v in plan.settings.items() if k != 'shares')}"
+        settings = {name: value for name, value in plan.settings.items() if name != "shares"}
+        return f"searched {plan.model_copy(update={'settings': settings}).key}"
     return f"{plan.score} curves" if plan.allocation == "water-filling" else plan.score
 
 

@@ -259,6 +259,8 @@ def _search(trial: TrialRecipe) -> str | None:
 
 
 def _label(trial: TrialRecipe) -> str:
+    if trial.removal:
+        return f"of '{trial.removal.method}' with {trial.fewer:.0%} fewer parameters"
     return f"'{trial.plan.allocation}' at {trial.plan.target:.0%}" if trial.plan else "of the dense model"
 
 

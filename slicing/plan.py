@@ -66,6 +66,20 @@ class Plan(Value):
             )
         return self
 
+    @property
+    def published_constant(self) -> bool:
+        """Whether it is constant slicing as published, which others are measured by."""
+        return self.allocation == "constant" and self.span == 0 and self.middle == 1.0
+
+    def check_fits(self, shape: ModelShape) -> None:
+        """Raise ``PlanError`` when a model of this shape cannot be cut like this."""
+        self.constant(shape)
+        if self.middle != 1.0:
+            whole = (shape.hidden_size,) * (shape.block_count + 1)
+            SlicingSchedule(
+                hidden_size=shape.hidden_size, widths=whole, embedding=self.form(shape), middles=whole[:-1]
+            ).check_fits(shape)
+
     def rule(self) -> Allocation:
         """The allocation with its settings."""
         kind = find_allocation(self.allocation)

@@ -139,6 +139,13 @@ class CompareRecipe(Evaluated):
     task_folder: Path | None = None
     """A folder of further tasks in YAML; functions that they name are run."""
 
+    @property
+    def planned(self) -> str:
+        """The name of what the plan makes; ``constant`` is constant slicing as published."""
+        if self.plan.allocation != "constant":
+            return self.plan.allocation
+        return Entry(span=self.plan.span, middle=self.plan.middle).name
+
     def slice_recipe(self) -> SliceRecipe:
         """The recipe that makes and keeps this comparison's planned model."""
         shared = {name: getattr(self, name) for name in Calibrated.model_fields}
@@ -276,7 +283,7 @@ class TrialRecipe(Extras):
         assert self.removal is not None
         shared = {name: getattr(self, name) for name in Calibrated.model_fields}
         return RemoveRecipe(
-            **shared,
+            **{**shared, "method": "faithful", "repair": False},  # both are of slicing
             removal=self.removal,
             blocks=layout.count,
             search_windows=self.search_windows,
@@ -323,6 +330,8 @@ class SweepRecipe(Evaluated):
                 # What does not matter to it is what it usually is, so that sweeps share these trials.
                 score=usual.score,
                 first_token=usual.first_token,
+                span=usual.span,
+                middle=usual.middle,
             )
         )
 
@@ -398,7 +407,7 @@ class Entry(Value):
             words = [self.allocation, *([self.score] if rule.uses_scores else []), *numbers]
             added = [
                 *([f"span={self.span}"] if self.span else []),
-                *([f"middle={self.middle:g}"] if self.middle != 1.0 else []),
+                *([f"middle={number(self.middle)}"] if self.middle != 1.0 else []),
                 *(["repair"] if self.repair else []),
             ]
             parts.append("+".join([":".join(words), *added]))
@@ -440,8 +449,8 @@ def _parse_slicing(text: str) -> dict[str, Any]:
         name, _, value = word.partition("=")
         if name == "span" and value.isdecimal():
             found["span"] = int(value)
-        elif name == "middle" and value.replace(".", "", 1).isdecimal():
-            found["middle"] = float(value)
+        elif name == "middle" and not isinstance(middle := _read_value(name, value, (), text), str):
+            found["middle"] = middle
         elif word == "repair":
             found["repair"] = True
         else:
@@ -488,7 +497,12 @@ def _read_value(name: str, value: str, known: Collection[str], text: str) -> flo
 
 
 def _value(value: float | str) -> str:
-    return value if isinstance(value, str) else f"{value:.15g}"  # what ``parse`` reads back as it was
+    return value if isinstance(value, str) else number(value)
+
+
+def number(value: float) -> str:
+    """A number as briefly as it can be read back as it was."""
+    return str(int(value)) if float(value).is_integer() else repr(float(value))
 
 
 def _removal_name(removal: Removal) -> str:

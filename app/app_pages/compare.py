@@ -58,7 +58,7 @@ def set_up() -> None:
 
 def headline(result: CompareResult, recipe: CompareRecipe) -> None:
     """The verdict, then the perplexities beside it."""
-    planned = recipe.plan.allocation
+    planned = recipe.planned
     with st.container(border=True):
         st.header(wording.verdict(result, planned))
         for how, each in wording.paired(result, planned):
@@ -79,7 +79,7 @@ def headline(result: CompareResult, recipe: CompareRecipe) -> None:
 
 def evidence(result: CompareResult, recipe: CompareRecipe) -> None:
     """Charts and tables."""
-    planned = recipe.plan.allocation
+    planned = recipe.planned
     pairs = wording.paired(result, planned)
     left, right = st.columns(2, gap="large")
     with left:

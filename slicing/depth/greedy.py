@@ -13,6 +13,7 @@ from slicing.depth.survey import Survey
 class Greedy(RemovalMethod):
     """At every step the block goes without which the loss of the model that is left rises least (SLEB)."""
 
+    tries = True
     name = "greedy"
     title = "Greedy by loss (SLEB)"
     source = "Song et al., SLEB, ICML 2024"
@@ -32,6 +33,7 @@ class Greedy(RemovalMethod):
 class OneShot(RemovalMethod):
     """The blocks of lowest leave-one-out loss in the dense model, all at once."""
 
+    tries = True
     name = "leave-one-out"
     title = "Lowest leave-one-out loss"
     source = "Rethinking Layer Relevance Beyond Cosine Similarity, ICLR 2026"

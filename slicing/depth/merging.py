@@ -8,6 +8,7 @@ as many blocks as asked for; the search stops as soon as they are gone.
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable
 
 from pydantic import Field
 
@@ -23,6 +24,7 @@ _STEPS = 7
 class Merging(RemovalMethod):
     """What the two methods share."""
 
+    tries = True
     variants = ("merge=top", "merge=sum", "merge=mean")
 
     merge: Merge = Field(default="sum", title="Merge rule")
@@ -30,8 +32,18 @@ class Merging(RemovalMethod):
     """The least cosine of the outputs; ``None`` for the highest that removes enough."""
 
     @abstractmethod
+    def search(self, blocks: int, count: int, alike: Callable[[Layout], bool]) -> Layout:
+        """The layout with ``count`` of the ``blocks`` fewer at most, of merges after which the output is
+        still ``alike``.
+        """
+
     def merged(self, survey: Survey, threshold: float, count: int) -> Layout:
         """The layout at a threshold, with ``count`` blocks fewer at most."""
+        return self.search(survey.blocks, count, lambda tried: survey.similarity(tried) > threshold)
+
+    def most(self, blocks: int) -> int:
+        """What is gone where every merge is accepted."""
+        return self.search(blocks, blocks - 1, lambda _: True).count
 
     def layout(self, survey: Survey, count: int) -> Layout:
         """At the threshold, or at the highest one that takes away ``count`` blocks."""
@@ -46,11 +58,6 @@ class Merging(RemovalMethod):
             return found
         low, high = -1.0, 1.0  # at the lower one every merge is accepted
         best = self.merged(survey, low, count)
-        if best.count < count:
-            raise PlanError(
-                f"The method '{self.name}' merges away {best.count} of the {survey.blocks} blocks at most, "
-                f"but {count} are to go: ask for fewer, or choose another method."
-            )
         for _ in range(_STEPS):
             middle = (low + high) / 2
             found = self.merged(survey, middle, count)
@@ -93,21 +100,21 @@ class LaCo(Merging):
     width: int = Field(default=3, ge=1, title="Blocks per merge")
     interval: int = Field(default=1, ge=1, title="Interval")
 
-    def merged(self, survey: Survey, threshold: float, count: int) -> Layout:
+    def search(self, blocks: int, count: int, alike: Callable[[Layout], bool]) -> Layout:
         """From the last blocks down."""
-        groups = [(place,) for place in range(survey.blocks)]
+        groups = [(place,) for place in range(blocks)]
         merged: tuple[tuple[int, ...], ...] = ()
         first = len(groups) - 1 - min(self.width, count)
-        while first >= 0 and survey.blocks - len(groups) < count:
-            many = min(self.width, count - (survey.blocks - len(groups)), len(groups) - 1 - first)
+        while first >= 0 and blocks - len(groups) < count:
+            many = min(self.width, count - (blocks - len(groups)), len(groups) - 1 - first)
             joined = sum(groups[first : first + many + 1], ())
             tried = [*groups[:first], joined, *groups[first + many + 1 :]]
-            if survey.similarity(self.joined(survey.blocks, tried, merged)) > threshold:
+            if alike(self.joined(blocks, tried, merged)):
                 groups, merged = tried, (*merged, joined)
                 first -= self.interval
             else:
                 first -= 1
-        return self.joined(survey.blocks, groups, merged)
+        return self.joined(blocks, groups, merged)
 
 
 @method
@@ -124,23 +131,19 @@ class SlidingMerge(Merging):
         "own), and drops a window that reaches block 0 unmerged."
     )
 
-    def most(self, blocks: int) -> int:
-        """The last block stays as it is, and one below it."""
-        return blocks - 2
-
-    def merged(self, survey: Survey, threshold: float, count: int) -> Layout:
+    def search(self, blocks: int, count: int, alike: Callable[[Layout], bool]) -> Layout:
         """The last block stays as it is."""
-        last = survey.blocks - 1
+        last = blocks - 1
         done: list[tuple[int, ...]] = [(last,)]
         window = (last - 1,)
         for place in range(last - 2, -1, -1):
             gone = last + 1 - place - len(done) - 1  # if this block joined the window
             wider = (place, *window)
             below = [(each,) for each in range(place - 1, -1, -1)]
-            tried = self.joined(survey.blocks, [*done, wider, *below][::-1])
-            if gone <= count and survey.similarity(tried) > threshold:
+            tried = self.joined(blocks, [*done, wider, *below][::-1])
+            if gone <= count and alike(tried):
                 window = wider
             else:
                 done.append(window)
                 window = (place,)
-        return self.joined(survey.blocks, [*done, window][::-1])
+        return self.joined(blocks, [*done, window][::-1])

@@ -30,6 +30,9 @@ class RemovalMethod(Value):
     variants: ClassVar[tuple[str, ...]] = ("",)
     """The settings with which it takes part in a leaderboard, as entries write them: ``merge=mean``."""
 
+    tries: ClassVar[bool] = False
+    """Whether it runs smaller models to choose, which takes far longer than looking at the dense one."""
+
     @abstractmethod
     def layout(self, survey: Survey, count: int) -> Layout:
         """The model without ``count`` of its blocks, 1 <= count < L."""
@@ -38,13 +41,18 @@ class RemovalMethod(Value):
         """How many of so many blocks can go at most."""
         return blocks - 1
 
-    def __call__(self, survey: Survey, count: int) -> Layout:
-        """The layout with ``count`` blocks fewer (``PlanError`` unless some are left)."""
-        if not 0 <= count < survey.blocks:
+    def check(self, blocks: int, count: int) -> None:
+        """Raise ``PlanError`` where it cannot take away ``count`` of so many ``blocks``."""
+        most = self.most(blocks)
+        if not 0 <= count <= most:
             raise PlanError(
-                f"From 0 to {survey.blocks - 1} of the {survey.blocks} blocks can go, but {count} were asked "
-                "for."
+                f"The method '{self.name}' can take away from 0 to {most} of the {blocks} blocks, but "
+                f"{count} are to go: choose a number between, or another method."
             )
+
+    def __call__(self, survey: Survey, count: int) -> Layout:
+        """The layout with ``count`` blocks fewer (``PlanError`` unless so many can go)."""
+        self.check(survey.blocks, count)
         return self.layout(survey, count) if count else Layout.whole(survey.blocks)
 
 

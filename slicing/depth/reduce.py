@@ -99,6 +99,12 @@ def reduce_model(
         return ReducedModel(closed if repair.kept else reduced, layout, repair)
 
 
+def refuse_closing(model: PreTrainedModel, closing: Closing) -> None:
+    """Raise ``UnsupportedError`` where the gaps of this family cannot be closed like this."""
+    if closing in ("writer", "writers") and (reason := why_not_sliceable(model.config)):
+        raise UnsupportedError(f"Writers cannot be fitted: {reason} Close the gaps with a matrix instead.")
+
+
 def followed(model: PreTrainedModel, layout: Layout) -> Followed:
     """The dense model, for repair of one that was made of it by ``layout``."""
     rows = len(anatomy_of(model.config).sublayers)
@@ -122,8 +128,7 @@ def _fit_writers(
     budget: tuple[int, int] | None,
 ) -> Any:
     """Fit writers of ``reduced`` in place; slicing at full width, where nothing turns, is the tool."""
-    if reason := why_not_sliceable(model.config):
-        raise UnsupportedError(f"Writers cannot be fitted: {reason} Close the gaps with a matrix instead.")
+    refuse_closing(model, closing)
     refuse_unless_invariant(model)
     shape, rows = read_shape(reduced), len(anatomy_of(model.config).sublayers)
     whole = SlicingSchedule(

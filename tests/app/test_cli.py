@@ -187,7 +187,7 @@ def test_weights_that_do_not_fit_are_one_sentence(monkeypatch, tiny_folder, text
 def test_the_same_text_twice_is_warned_about(monkeypatch, tiny_folder, texts, capsys):
     text, _ = texts
     assert run(monkeypatch, "compare", "--model", tiny_folder, *budget((text, text))) == 0
-    assert "flatters every sliced model" in " ".join(capsys.readouterr().err.split())
+    assert "flatters every smaller model" in " ".join(capsys.readouterr().err.split())
 
 
 def test_json_into_a_missing_folder_is_one_sentence(monkeypatch, tiny_folder, texts, tmp_path, capsys):
@@ -295,6 +295,14 @@ SHARES = Plan(target=0.2, allocation="manual", settings={"shares": (0.1, 0.25, 0
         ProfileRecipe(model=DEMO["model"], text=DEMO["calibration"], bases=True, lens=True),
         CompareRecipe(**DEMO, plan=Plan(allocation="softmax", settings={"temperature": 0.1}), repair=True),
         CompareRecipe(**DEMO, plan=Plan(span=3), lens=True),
+        CompareRecipe(**DEMO, plan=Plan(middle=1.2345678), seed=20240101),
+        CompareRecipe(**DEMO, plan=Plan(allocation="random", settings={"draw": 20240101.0})),
+        CompareRecipe(**DEMO, plan=SHARES.model_copy(update={"target": 0.74 / 3})),
+        ContestRecipe(
+            **DEMO,
+            entries=(Entry(), Entry.parse("dynamic:lr:base=0.012345678+middle=0.00001")),
+            seeds=(20240101,),
+        ),
         CompareRecipe(**DEMO, tasks=("one", "two"), task_limit=5, task_folder=Path("/some/where")),
         ContestRecipe(**DEMO, other=TextSource(kind="demo", split="out-of-style")),
         ContestRecipe(
@@ -338,6 +346,24 @@ def test_a_trial_is_repeated_as_the_sweep_of_its_cell() -> None:
     assert wording.command(cell) == wording.command(sweep)
     for trial in (dense, constant):
         assert wording.command(trial).startswith("slicescope sweep --model demo")
+
+
+@pytest.mark.parametrize("equal", ["slice", "parameters"])
+@pytest.mark.parametrize("entry", [(), ("softmax:lr:temperature=0.1",), ("dynamic:lr:base=0.05+middle=1.2",)])
+@pytest.mark.parametrize("other", [None, DEMO["evaluation"]])
+def test_the_command_of_a_trial_makes_it(monkeypatch, equal: Any, entry: Any, other: Any) -> None:
+    def caught(asked: Any, *_: Any) -> Any:
+        raise Asked(asked)
+
+    plan = Plan(rounding=64, embedding="untied", max_fraction=0.6, target=0.2)
+    entries = (Entry(), *(Entry.parse(each) for each in entry))
+    contest = ContestRecipe(**DEMO, plan=plan, entries=entries, seeds=(7,), equal=equal, other=other)
+    trial = contest.trial(entries[-1], 7)
+    monkeypatch.setattr("app.cli._perform", caught)
+    monkeypatch.setattr(sys, "argv", shlex.split(wording.command(trial)))
+    with pytest.raises(Asked) as asked:
+        main()
+    assert trial in asked.value.args[0].trials()
 
 
 def test_sweep_prints_the_grid_and_runs_nothing_twice(monkeypatch, tiny_folder, texts, capsys, tmp_path):

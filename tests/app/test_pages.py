@@ -603,7 +603,7 @@ def test_a_contest_is_read_and_its_entries_have_cards(desk: Desk) -> None:
         assert f"**{name}**" in said(app)
         assert charts(app) == ["contest", "entry-widths", "scatter"]
     assert "took the loss from 3.500 to 3.250" in said(app)
-    assert "1 of 2 sub-layers gained nothing" in said(app)
+    assert "1 of its 2 fits gained nothing" in said(app)
     press(app, "Open in Tune")
     plan = app.session_state["plan"]
     result: Any = run.result

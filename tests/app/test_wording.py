@@ -35,7 +35,18 @@ def test_numbers_carry_their_units() -> None:
 @pytest.mark.parametrize("role", ["calibration", "evaluation"])
 @pytest.mark.parametrize(
     "text",
-    ["demo", "demo:out-of-style", *PRESETS, "wikitext2:validation", "o/n", "o/n:train[:10%]", "o/n/c@r:test"],
+    [
+        "demo",
+        "demo:out-of-style",
+        *PRESETS,
+        "wikitext2:validation",
+        "o/n",
+        "o/n:train[:10%]",
+        "o/n/c@r:test",
+        "emozilla/pg19:test",
+        "allenai/c4:validation",
+        "Salesforce/wikitext/wikitext-2-raw-v1@abc:test",
+    ],
 )
 def test_a_text_is_written_as_it_is_read(text: str, role: Role) -> None:
     source = TextSource.parse(text, role)
@@ -139,6 +150,6 @@ def test_repair_is_told_with_what_it_gained_and_whether_it_was_kept():
     assert wording.repaired(constant) is None
     told = wording.repaired(constant.model_copy(update={"repair": repair}))
     assert told is not None
-    assert "from 4.000 to 3.500 nats per token on held-out windows: it was kept; 1 of 2 sub-layers" in told
+    assert "from 4.000 to 3.500 nats per token on held-out windows: it was kept; 1 of its 2 fits" in told
     worse = repair.model_copy(update={"repaired": 4.5})
     assert "it was not kept" in str(wording.repaired(constant.model_copy(update={"repair": worse})))

@@ -224,8 +224,23 @@ def test_progress_keeps_to_the_phases(recipe):
     assert set(seen) <= {name for name, _ in phases(asked)}
 
 
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"blocks": 3}, "are to go"),
+        ({"calibration_windows": 1, "profile_windows": 1}, "only one calibration window"),
+    ],
+)
+def test_what_cannot_be_removed_is_told_before_the_text_is_read(recipe, changes, told):
+    seen: list[str] = []
+    asked = recipe.model_copy(update={"removal": Removal(method="greedy", closing="writers"), **changes})
+    with pytest.raises(PlanError, match=told):
+        perform(asked, lambda phase, done, total: seen.append(phase))
+    assert set(seen) == {"Opening"}
+
+
 def test_a_removal_that_fails_leaves_nothing(recipe):
-    with pytest.raises(PlanError, match="From 0 to 2 of the 3 blocks can go, but 3 were asked for"):
+    with pytest.raises(PlanError, match="can take away from 0 to 2 of the 3 blocks, but 3 are to go"):
         perform(recipe.model_copy(update={"blocks": 3}))
 
     def stop(phase: str, done: int, total: int) -> None:

@@ -99,6 +99,17 @@ def test_constant_plan_is_compared_with_itself(recipe):
     assert result.difference("constant", "constant").nats == 0.0
 
 
+def test_constant_plan_with_shared_bases_is_compared_with_the_published_one(recipe):
+    asked = recipe.model_copy(update={"plan": Plan(rounding=1, allocation="constant", settings={}, span=2)})
+    result = perform(asked).result
+    names = ["dense", "constant", "constant+span=2", "constant-matched"]
+    assert [each.name for each in result.contestants] == names
+    assert [result.contestant(name).schedule.span for name in names[1:]] == [0, 2, 0]
+    assert asked.planned == "constant+span=2"
+    assert result.difference("constant", asked.planned).nats != 0.0
+    assert {phase for phase, _ in phases(asked)} >= {"Slicing constant+span=2"}
+
+
 def test_run_comes_back_from_its_folder(recipe):
     run = perform(recipe)
     assert find_run(run.key[:6]) == run
@@ -355,7 +366,7 @@ def test_too_little_evaluation_text_is_told_before_the_profile(recipe):
 def test_same_text_twice_is_warned_about(recipe):
     assert recipe.warning is None
     twice = recipe.model_copy(update={"evaluation": recipe.calibration})
-    assert "flatters every sliced model" in str(twice.warning)
+    assert "flatters every smaller model" in str(twice.warning)
 
 
 def test_sliced_model_is_not_sliced_again(recipe):
