@@ -27,7 +27,7 @@ format: $(INSTALLED)  ## mend what can be mended
 SHARED = constant+span=3,dynamic:lr:base=0+span=3,dynamic:lr:base=0+span=3+repair
 CHOSEN = remove:shortgpt,remove:angular,remove:streamline,remove:top,remove:below-last,remove:leave-one-out,remove:greedy
 MERGED = remove:laco:merge=sum,remove:laco:merge=mean,remove:sliding:merge=top
-CLOSED = remove:streamline+matrix,remove:streamline+writers,remove:greedy+writers
+CLOSED = remove:streamline+matrix,remove:streamline+block,remove:streamline+writers,remove:greedy+writers
 BOARD = constant,dynamic:lr:base=0+span=3+repair,remove:random:draw=0,remove:random:draw=1,$(CHOSEN),$(MERGED),$(CLOSED),$\
 	remove:greedy:share=0.5/dynamic:lr:base=0+span=3+repair
 demo-run: $(INSTALLED)  ## make the runs that ship in assets/ anew: comparison, sweep by previews, contest, leaderboard

@@ -26,7 +26,7 @@ from serving import Server, chromium, demo_home, fill, measure, serving, settle,
 from analysis.storage import queue_folder
 from slicing.runs import list_runs
 
-PAGES = ("Model", "Profile", "Tune", "Compare", "Sweep", "Contest", "Runs")
+PAGES = ("Model", "Profile", "Tune", "Compare", "Sweep", "Contest", "Leaderboard", "Runs")
 SESSIONS = 3
 
 
