@@ -39,11 +39,11 @@ def test_every_entry_is_drawn_over_the_sizes_where_its_loss_is(board):
 
 
 def test_a_model_that_broke_hides_no_other():
-    run = bundled_board()  # there LaCo by its paper's rule ends at 3 billion
+    run = bundled_board()  # there LaCo by its paper's rule ends at 4 million
     figure, takeaway = draw_board(read_board(run.recipe, run.result))
     broken = next(trace for trace in figure.data if trace.customdata[0] == "remove:laco:merge=sum")
     assert list(broken.marker.symbol) == ["arrow-up"] * 3
-    assert "142" in broken.text[0].replace(",", "")  # the true number is told
+    assert "169437.49 × dense" in broken.text[0]  # the true number is told
     # Constant slicing has 5 times dense at the smallest size, and chance 23,000 times.
     assert max(max(trace.y) for trace in figure.data) < 20
     assert "Above the chart (arrows): " in takeaway
