@@ -28,8 +28,8 @@ SHARED = constant+span=3,dynamic:lr:base=0+span=3,dynamic:lr:base=0+span=3+repai
 CHOSEN = remove:shortgpt,remove:angular,remove:streamline,remove:top,remove:below-last,remove:leave-one-out,remove:greedy
 MERGED = remove:laco:merge=sum,remove:laco:merge=mean,remove:sliding:merge=top
 CLOSED = remove:streamline+matrix,remove:streamline+block,remove:streamline+writers,remove:greedy+writers
-BOARD = constant,dynamic:lr:base=0+span=3+repair,remove:random:draw=0,remove:random:draw=1,$(CHOSEN),$(MERGED),$(CLOSED),$\
-	remove:greedy:share=0.5/dynamic:lr:base=0+span=3+repair
+BOTH = remove:greedy:share=0.5/dynamic:lr:base=0+span=3+repair,remove:streamline:share=search/dynamic:lr:base=0+span=3+repair
+BOARD = constant,dynamic:lr:base=0+span=3+repair,remove:random:draw=0,remove:random:draw=1,$(CHOSEN),$(MERGED),$(CLOSED),$(BOTH)
 demo-run: $(INSTALLED)  ## make the runs that ship in assets/ anew: comparison, sweep by previews, contest, leaderboard
 	rm -rf build/demo-run build/demo-sweep build/demo-contest build/demo-board
 	SLICESCOPE_HOME=build/demo-run $(BIN)/slicescope compare --model demo --lens
