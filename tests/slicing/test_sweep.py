@@ -66,6 +66,14 @@ def test_the_trials_are_dense_then_constant_and_cells_by_target(recipe):
     assert all(trial.plan.rounding == 1 for trial in recipe.trials() if trial.plan)
 
 
+@pytest.mark.parametrize("change", [{"span": 2}, {"middle": 1.5}])
+def test_what_cells_are_measured_by_stays_as_published(recipe, change):
+    plan = Plan(**{**dict(recipe.plan), **change})
+    swept = recipe.model_copy(update={"plan": plan})
+    assert swept.constant(0.2) == recipe.constant(0.2)
+    assert swept.cell(0.0, 0.2) != recipe.cell(0.0, 0.2)
+
+
 def test_a_sweep_keeps_every_trial_and_its_grid_is_theirs(recipe):
     run = perform(recipe)
     assert isinstance(run.result, SweepResult)
