@@ -61,7 +61,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 runs_app = typer.Typer(
-    help="Stored runs: list, show, rename, export, import, delete, trash, restore.", invoke_without_command=True
+    help="Stored runs: list, show, rename, export, import, delete, trash, restore.",
+    invoke_without_command=True,
 )
 app.add_typer(runs_app, name="runs")
 
