@@ -10,11 +10,12 @@ from __future__ import annotations
 import math
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import numpy as np
 import torch
+from pydantic import model_validator
 from torch import Tensor
 from torch.nn import functional
 
@@ -32,8 +33,8 @@ from analysis.device import (
 from analysis.errors import ModelError, TextError
 from analysis.hooks import head_alone
 from analysis.source import ModelSource, OpenModel, context_length
-from analysis.statistics import bootstrap_interval
-from analysis.values import Progress, Value, no_progress
+from analysis.statistics import LEVEL, holm, mean_interval, p_value
+from analysis.values import Progress, Value, no_progress, without
 
 _ROWS = 256
 """Tokens whose logits are turned to fp32 at a time: (rows, V) in fp32 is 50 MB at V = 50,000."""
@@ -43,8 +44,6 @@ class Perplexity(Value):
     """Perplexity on a set of windows, with what it took to measure."""
 
     perplexity: float
-    interval: tuple[float, float] | None
-    """95 % bootstrap over windows; ``None`` below eight windows."""
     nll: tuple[float, ...]
     """Mean negative log-likelihood of each window, nats per token, (N,)."""
     window_length: int
@@ -55,6 +54,17 @@ class Perplexity(Value):
     """Bytes; see ``PeakMemory``."""
     precision: Precision = "exact"
     """Of the matrix products; see ``analysis.device.matmuls``."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_earlier(cls, data: Any) -> Any:
+        return without(data, "interval")  # version 0.1 stored a bootstrap
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """The 95 % interval over windows: exp of that of the mean loss; ``None`` below eight windows."""
+        found = mean_interval(np.asarray(self.nll))
+        return found and (_exp(found[0]), _exp(found[1]))
 
     @property
     def protocol(self) -> str:
@@ -74,7 +84,12 @@ class Difference(Value):
     nats: float
     """Mean difference in nats per token; negative means the contender is better."""
     nats_interval: tuple[float, float] | None
+    """Student's 95 % interval of this difference alone; ``None`` below eight windows."""
     windows: int
+    p_value: float | None
+    """Of Student's test that there is no difference, corrected for ``comparisons`` (Holm)."""
+    comparisons: int = 1
+    """How many differences the study tests, this one included."""
 
     @property
     def percent(self) -> float:
@@ -90,11 +105,12 @@ class Difference(Value):
 
     @property
     def verdict(self) -> Literal["better", "worse", "no clear difference", "too few windows to tell"]:
-        """What the interval allows to say about the contender."""
-        if self.nats_interval is None:
+        """What the p-value allows to say about the contender."""
+        if self.p_value is None:
             return "too few windows to tell"
-        low, high = self.nats_interval
-        return "better" if high < 0 else "worse" if low > 0 else "no clear difference"
+        if self.p_value >= 1.0 - LEVEL:
+            return "no clear difference"
+        return "better" if self.nats < 0 else "worse"
 
 
 class Sample(Value):
@@ -171,11 +187,9 @@ def perplexity(
     mean = float(np.mean(nll))
     if not math.isfinite(mean):
         raise ModelError("The loss is not finite: open the model in bfloat16 or float32.")
-    interval = bootstrap_interval(np.asarray(nll))
     timed = slice(1, None) if len(seconds) > 1 else slice(None)
     return Perplexity(
         perplexity=_exp(mean),
-        interval=None if interval is None else (_exp(interval[0]), _exp(interval[1])),
         nll=tuple(nll),
         window_length=windows.shape[1],
         tokens_per_second=sum(tokens[timed]) / sum(seconds[timed]),
@@ -224,8 +238,21 @@ def paired(baseline: str, contender: str, differences: np.ndarray) -> Difference
         baseline=baseline,
         contender=contender,
         nats=float(differences.mean()),
-        nats_interval=bootstrap_interval(differences),
+        nats_interval=mean_interval(differences),
         windows=differences.size,
+        p_value=p_value(differences),
+    )
+
+
+def corrected(differences: Sequence[Difference]) -> tuple[Difference, ...]:
+    """Correct the p-values of all differences of one study, each of which stood alone (Holm)."""
+    tested = [each.p_value for each in differences if each.p_value is not None]
+    values = iter(holm(tested))
+    return tuple(
+        each
+        if each.p_value is None
+        else each.model_copy(update={"p_value": next(values), "comparisons": len(tested)})
+        for each in differences
     )
 
 

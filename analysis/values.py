@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
-from typing import Self
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Literal, Self, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_core import to_jsonable_python
 
 from analysis.errors import SlicescopeError, StorageError, one_line
 
@@ -27,6 +29,9 @@ class Value(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
+    version: ClassVar[int] = 1
+    """Counts what the fields have meant. It grows when a default, or what is done with a field, changes."""
+
     def to_json(self) -> str:
         """Indented JSON, fields in their order of definition."""
         return self.model_dump_json(indent=2)
@@ -34,20 +39,71 @@ class Value(BaseModel):
     @classmethod
     def from_json(cls, text: str | bytes, origin: str) -> Self:
         """Read ``text``; a ``StorageError`` names ``origin`` and the first thing that does not fit."""
+        return cls._read(lambda: cls.model_validate_json(text), origin)
+
+    @classmethod
+    def from_plain(cls, data: Any, origin: str) -> Self:
+        """Read what a JSON reader made of a text, with the same errors as ``from_json``."""
+        return cls._read(lambda: cls.model_validate(data), origin)
+
+    @classmethod
+    def _read(cls, read: Callable[[], Self], origin: str) -> Self:
         try:
-            return cls.model_validate_json(text)
+            return read()
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"]) or "the whole file"
             problem = f"{where}: {first['msg']}"
         except SlicescopeError as error:  # what the value itself, or one inside it, checks
             problem = one_line(error)
-        raise StorageError(
-            f"{origin} is not a readable {cls.__name__} ({problem}); restore it from a copy or delete it."
-        )
+        raise StorageError(f"{origin} is not a readable {cls.__name__} ({problem}); {cls._remedy()}.")
+
+    @classmethod
+    def _remedy(cls) -> str:
+        return "restore it from a copy"
 
     @property
     def key(self) -> str:
-        """Twelve hex digits of the SHA-256 of the canonical JSON: the same content, the same key."""
-        canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+        """Twelve hex digits of the SHA-256 of what the value says: the same meaning, the same key.
+
+        Fields at their defaults are left out, so that a new field with a default changes no key. A default
+        whose meaning changes needs a new ``version``.
+        """
+        return key_of(_said(self))
+
+
+def without(data: Any, *names: str) -> Any:
+    """Drop fields that earlier versions of slicescope wrote, from data that is about to be read."""
+    if not isinstance(data, dict):
+        return data
+    return {name: value for name, value in data.items() if name not in names}
+
+
+def key_of(plain: Any) -> str:
+    """Twelve hex digits of the SHA-256 of the canonical JSON of plain data."""
+    canonical = json.dumps(plain, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+
+
+def _said(value: Any) -> Any:
+    """What a value says beyond its defaults, as plain data; constants such as ``kind`` stay."""
+    if isinstance(value, Value):
+        said: dict[str, Any] = {} if value.version == 1 else {"version": value.version}
+        for name, field in type(value).model_fields.items():
+            own = _said(getattr(value, name))
+            if _is_constant(field) or field.is_required() or own != _default(field):
+                said[name] = own
+        return said
+    if isinstance(value, Mapping):
+        return {str(name): _said(each) for name, each in value.items()}
+    if isinstance(value, tuple | list):
+        return [_said(each) for each in value]
+    return to_jsonable_python(value)
+
+
+def _is_constant(field: FieldInfo) -> bool:
+    return get_origin(field.annotation) is Literal and len(get_args(field.annotation)) == 1
+
+
+def _default(field: FieldInfo) -> Any:
+    return _said(field.get_default(call_default_factory=True))

@@ -126,7 +126,8 @@ def profile(
     json_path: JsonOption = None,
 ) -> None:
     """Measure how much every block changes its input: LR score, block influence, angular distance."""
-    from slicing.runs import ProfileRecipe, find_details
+    from slicing.runs import ProfileRecipe
+    from slicing.study.store import find_details
 
     probes = tuple(name.strip() for name in probe.split(",") if name.strip())
     recipe = ProfileRecipe(model=which.source(), **measure.fields(), bases=bases, probes=probes, lens=lens)
@@ -162,7 +163,8 @@ def plan(
     The profile of an earlier run of the same recipe is used again, so only the first call takes long.
     """
     from analysis.errors import StorageError, UnsupportedError
-    from slicing.runs import ProfileRecipe, find_run
+    from slicing.runs import ProfileRecipe
+    from slicing.study.store import find_run
 
     chosen = cut.plan(amount.target, amount.base)
     recipe = ProfileRecipe(model=which.source(), **measure.fields())
@@ -674,18 +676,18 @@ def runs(context: typer.Context, json_path: JsonOption = None) -> None:
     """List stored runs, newest first."""
     if context.invoked_subcommand:
         return
-    from slicing.runs import list_runs
+    from slicing.study.store import summaries
 
-    stored, broken = list_runs()
+    listed, broken = summaries()
     rows = [
         {
-            "key": run.key,
-            "kind": run.recipe.kind,
-            "model": run.recipe.model.label,
-            "created": run.created.isoformat(),
-            "seconds": run.seconds,
+            "key": each.name,
+            "kind": each.kind,
+            "model": each.model,
+            "created": each.created.isoformat(),
+            "seconds": each.seconds,
         }
-        for run in stored
+        for each in listed
     ]
     if _printed_as_json({"runs": rows, "broken": broken}, json_path):
         return
@@ -703,7 +705,8 @@ def show(
     json_path: JsonOption = None,
 ) -> None:
     """Show one run; --json gives all of it."""
-    from slicing.runs import CompareResult, find_run
+    from slicing.runs import CompareResult
+    from slicing.study.store import find_run
 
     run = find_run(key)
     if _printed_as_json(_plain(run), json_path):
@@ -763,7 +766,7 @@ def export(
 ) -> None:
     """Write a run to a zip file, for another machine: all but its model and its bases."""
     from slicing.library import pack
-    from slicing.runs import find_run
+    from slicing.study.store import find_run
 
     _write_new(output, pack(find_run(key).key))
 
@@ -799,7 +802,7 @@ def cite(key: Annotated[str, typer.Argument(help="The key, or 'demo'.")] = "demo
 
 
 def _run_named(key: str) -> Run:
-    from slicing.runs import bundled_run, find_run
+    from slicing.study.store import bundled_run, find_run
 
     return bundled_run() if key == "demo" else find_run(key)
 
@@ -1027,7 +1030,7 @@ def _require_new(output: Path) -> None:
 def _copy_model(run: Run, output: Path) -> None:
     """Copy the model that a run keeps to a new folder, whole or not at all."""
     from analysis.storage import require_space, runs_folder, whole_folder
-    from slicing.runs import MODEL_FOLDER
+    from slicing.study.store import MODEL_FOLDER
 
     model = runs_folder() / run.key / MODEL_FOLDER
     require_space(output, sum(file.stat().st_size for file in model.rglob("*") if file.is_file()))

@@ -66,8 +66,8 @@ from slicing.runs import (
     SliceResult,
     SweepRecipe,
     SweepResult,
-    find_details,
 )
+from slicing.study.store import find_details
 
 
 class Section(NamedTuple):

@@ -27,13 +27,8 @@ from app.policy import Policy, enforced
 from slicing.library import note_of
 from slicing.plan import Plan
 from slicing.preview import Preview, PreviewRecipe
-from slicing.runs import (
-    CompareRecipe,
-    ContestRecipe,
-    LeaderboardRecipe,
-    ProfileRecipe,
-    Run,
-    SweepRecipe,
+from slicing.runs import CompareRecipe, ContestRecipe, LeaderboardRecipe, ProfileRecipe, Run, SweepRecipe
+from slicing.study.store import (
     bundled_board,
     bundled_contest,
     bundled_run,
@@ -361,9 +356,8 @@ def widget(key: str, usual: Any) -> Any:
 def stored() -> list[Run]:
     """The stored runs but trials, newest first, and the bundled one; the Runs page tells of broken ones."""
     try:
-        found, _ = list_runs()
-        listed = (run for run in found if run.recipe.kind != "trial" and may_list(run.key))
-        return [*listed, bundled_run()]
+        found, _ = list_runs(but=("trial",))
+        return [*(run for run in found if may_list(run.key)), bundled_run()]
     except StorageError:
         return []
 

@@ -22,7 +22,7 @@ from app.engine import Load, Task, Unload
 from app.jobs import Job
 from slicing.allocation import Allocation
 from slicing.bench import phases
-from slicing.board import Board, Kind, against, best, kind_of
+from slicing.board import Board, Kind, Rival, best, rivals
 from slicing.contest import Standing, Table
 from slicing.plan import Plan
 from slicing.preview import Preview
@@ -341,7 +341,8 @@ def evidence(each: Difference) -> str:
         low, high = each.percent_interval
         between = _minus(f"95 % interval {low:+.1f} to {high:+.1f} %")
     nats = _minus(f"{each.nats:+.3f} nats per token")
-    return f"{change(each)} perplexity · {between} · {nats} · {each.windows} windows, paired"
+    among = f" · verdict corrected for {each.comparisons} comparisons" if each.comparisons > 1 else ""
+    return f"{change(each)} perplexity · {between} · {nats} · {each.windows} windows, paired{among}"
 
 
 def text_argument(source: TextSource, role: Role) -> str:
@@ -495,7 +496,8 @@ def contest(table: Table) -> list[str]:
 
 def board(board: Board) -> list[str]:
     """What a leaderboard says, in sentences: which one to take at each size, and what else is near."""
-    told = [sentence for table in board.tables if (sentence := _which_one(table))]
+    sizes = zip(board.tables, rivals(board), strict=True)
+    told = [sentence for table, others in sizes if (sentence := _which_one(table, others))]
     if not told:
         return [f"{board.done} of {board.total} trials have run."]
     seeds = len(board.recipe.seeds)
@@ -504,7 +506,7 @@ def board(board: Board) -> list[str]:
     return told
 
 
-def _which_one(table: Table) -> str | None:
+def _which_one(table: Table, others: Sequence[Rival]) -> str | None:
     """Which one to use at a size, in one sentence drawn from the numbers."""
     winner = best(table)
     if winner is None or table.dense is None:
@@ -516,13 +518,9 @@ def _which_one(table: Table) -> str | None:
     if winner.other_perplexity is not None and winner.other_nats is not None:
         told += f", and {winner.other_perplexity:.2f}, {_times_dense(winner.other_nats)}, on the second text"
     beaten = []
-    kinds: tuple[Kind, ...] = ("width", "depth", "both")
-    for kind in kinds:
-        rival = best(table, kind)
-        if rival and kind != kind_of(winner.entry):
-            gap = against(rival, winner)
-            clear = "" if gap.verdict == "worse" else f", {gap.verdict}"
-            beaten.append(f"{KINDS[kind]} ({rival.entry.name}) has {rival.perplexity:.2f}{clear}")
+    for kind, rival, gap in others:
+        clear = "" if gap.verdict == "worse" else f", {gap.verdict}"
+        beaten.append(f"{KINDS[kind]} ({rival.entry.name}) has {rival.perplexity:.2f}{clear}")
     return f"{told}; {'; '.join(beaten)}." if beaten else f"{told}."
 
 

@@ -24,12 +24,11 @@ from analysis.anatomy import blocks, read_shape, why_not_sliceable
 from analysis.bases import Bases, BasesCollector, find_bases
 from analysis.details import Details, DetailsCollector
 from analysis.device import PeakMemory, Precision, free_memory, pick_device, pick_dtype, synchronise
-from analysis.errors import PlanError, StorageError, UnsupportedError, unknown_name
+from analysis.errors import PlanError, UnsupportedError, unknown_name
 from analysis.evaluate import (
     batch_tokens,
     check_windows,
     continue_text,
-    difference,
     perplexity,
     safe_precision,
 )
@@ -39,7 +38,7 @@ from analysis.scores import find_score
 from analysis.shape import ModelShape
 from analysis.source import ModelSource, OpenModel
 from analysis.speed import NEW_TOKENS, PROMPT_TOKENS, compare_speed
-from analysis.storage import require_space, runs_folder, whole_folder
+from analysis.storage import require_space
 from analysis.tasks import TaskScore, check_tasks, evaluate_tasks
 from analysis.texts import Passage, TextSource, passages, token_windows
 from analysis.values import Progress, no_progress
@@ -53,10 +52,6 @@ from slicing.plan import Plan
 from slicing.probes import CURVES, FRACTIONS, NEED_SLICING, PROBES, USUAL, Probing
 from slicing.repair import Repair, held_out
 from slicing.runs import (
-    BASES_FILE,
-    DETAILS_FILE,
-    MODEL_FOLDER,
-    RUN_FILE,
     SHARES,
     Calibrated,
     CompareRecipe,
@@ -86,13 +81,19 @@ from slicing.runs import (
     TrialRecipe,
     TrialResult,
     TrialsResult,
-    keep_run,
-    load_run,
 )
 from slicing.schedule import SlicingSchedule, constant_at_parameters
 from slicing.search import Journal, search
 from slicing.slicer import SlicedModel, recut, refuse_unless_invariant, slice_model
 from slicing.store import open_model, save_reduced, save_sliced
+from slicing.study.store import (
+    BASES_FILE,
+    DETAILS_FILE,
+    MODEL_FOLDER,
+    find_stored,
+    keep_run,
+    store_run,
+)
 
 
 def memory_need(recipe: SliceRecipe | CompareRecipe, shape: ModelShape) -> MemoryNeed:
@@ -204,7 +205,7 @@ def perform(
         if isinstance(recipe, SweepRecipe | ContestRecipe | LeaderboardRecipe):
             _refuse_impossible(recipe, opened)
             if executor:
-                missing = [trial for trial in recipe.trials() if not _finished(trial)]
+                missing = [trial for trial in recipe.trials() if not find_stored(trial)]
                 executor(missing, keep_run, progress)
         return opened, makers[type(recipe)](recipe, opened, progress, folder)
 
@@ -224,16 +225,14 @@ def perform(
 
 def _stored(recipe: Recipe, work: Callable[[Path], tuple[OpenModel, Any]]) -> Run:
     """Do ``work`` in the run's folder, which it gets to write into, and store the run with its outcome."""
-    with whole_folder(runs_folder() / recipe.key, replace=True) as draft:
-        run = _made(recipe, lambda: work(draft))
-        (draft / RUN_FILE).write_text(run.to_json(), encoding="utf-8")
-    return run
+    return store_run(recipe, lambda folder: _made(recipe, lambda: work(folder)))
 
 
 def _made(recipe: Recipe, work: Callable[[], tuple[OpenModel, Any]]) -> Run:
     start = time.perf_counter()
     opened, result = work()
     return Run(
+        recorded_key=recipe.key,
         recipe=recipe,
         created=datetime.now(UTC).replace(microsecond=0),
         seconds=time.perf_counter() - start,
@@ -480,7 +479,7 @@ class _Bench:
         recipe = SearchRecipe(**shared, plan=plan)
         name = _deciding(plan)
         if name not in self.measured:
-            run = _finished(recipe) or _stored(
+            run = find_stored(recipe) or _stored(
                 recipe, lambda _: (self.opened, _search(recipe, self.opened, self.progress))
             )
             assert isinstance(run.result, SearchResult)
@@ -772,13 +771,11 @@ def _compare(recipe: CompareRecipe, opened: OpenModel, progress: Progress, folde
     dynamic = slice_and_judge(planned, title, schedule)
     matched = slice_and_judge("constant-matched", "Constant, equal parameters", equal_size)
     everyone = {each.name: each for each in (dense, constant, dynamic, matched)}
-    pairs = [("dense", "constant"), ("dense", planned), ("constant", planned), ("constant-matched", planned)]
     return CompareResult(
         profile=bench.profile,
         shape=shape,
         fractions=bench.fractions(plan),
         contestants=tuple(everyone.values()),
-        differences=tuple(difference(a, everyone[a].evaluation, b, everyone[b].evaluation) for a, b in pairs),
         **bench.texts(),
     )
 
@@ -905,7 +902,7 @@ class Trials:
 
     def run(self, recipe: TrialRecipe) -> Run:
         """The run of a trial: the stored one, or else it is made and stored."""
-        run = _finished(recipe)
+        run = find_stored(recipe)
         if run is None:
             run = self.make(recipe)
             keep_run(run)
@@ -1006,20 +1003,6 @@ def _search(recipe: SearchRecipe, opened: OpenModel, progress: Progress) -> Sear
         schedule=schedule(found.shares),
         windows=_used(recipe.calibration, windows),
     )
-
-
-def finished_trial(recipe: TrialRecipe) -> TrialResult | None:
-    """The outcome of a trial that is stored, or ``None``."""
-    run = _finished(recipe)
-    return run.result if run and isinstance(run.result, TrialResult) else None
-
-
-def _finished(recipe: TrialRecipe | SearchRecipe) -> Run | None:
-    """The stored run of a recipe that can be read, or ``None``."""
-    try:
-        return load_run(runs_folder() / recipe.key)
-    except StorageError:
-        return None
 
 
 def _of_layout(plan: Plan, layout: Layout) -> Plan:

@@ -5,12 +5,12 @@ Reads runs, makes none.
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 
-from analysis.evaluate import Difference, paired
-from slicing.contest import Standing, Table, known_trials, read_contest
+from analysis.evaluate import Difference, corrected, paired
+from slicing.contest import Standing, Table, known_trials, read_tables
 from slicing.grid import pareto
 from slicing.runs import Contestant, Entry, LeaderboardRecipe, LeaderboardResult
 
@@ -67,12 +67,41 @@ def kind_of(entry: Entry) -> Kind:
     return "both" if entry.slices else "depth"
 
 
+class Rival(NamedTuple):
+    """The best of another kind at a size, beside the best of all."""
+
+    kind: Kind
+    standing: Standing
+    gap: Difference
+    """How much more it loses than the winner."""
+
+
+def rivals(board: Board) -> tuple[tuple[Rival, ...], ...]:
+    """Find the rivals of every size's winner; their verdicts are corrected for being told together."""
+    found = [
+        (place, kind, rival, against(rival, winner))
+        for place, table in enumerate(board.tables)
+        if (winner := best(table))
+        for kind in get_args(Kind)
+        if kind != kind_of(winner.entry) and (rival := best(table, kind))
+    ]
+    told = corrected([gap for *_, gap in found])
+    return tuple(
+        tuple(
+            Rival(kind, rival, gap)
+            for (size, kind, rival, _), gap in zip(found, told, strict=True)
+            if size == place
+        )
+        for place in range(len(board.tables))
+    )
+
+
 def read_board(recipe: LeaderboardRecipe, result: LeaderboardResult | None = None) -> Board:
     """A finished leaderboard, or what is stored of one that runs or was stopped."""
     known = known_trials(recipe, result)
     return Board(
         recipe=recipe,
-        tables=tuple(read_contest(contest, known=known) for contest in recipe.contests()),
+        tables=read_tables(recipe.contests(), known),
         done=sum(each is not None for each in known.values()),
         total=len(known),
     )

@@ -5,12 +5,12 @@ Reads runs, makes none.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from analysis.evaluate import Difference, Perplexity, paired
-from slicing.bench import finished_trial
+from analysis.evaluate import Difference, Perplexity, corrected, paired
 from slicing.runs import (
     Contestant,
     ContestRecipe,
@@ -19,6 +19,7 @@ from slicing.runs import (
     LeaderboardRecipe,
     TrialsResult,
 )
+from slicing.study.store import finished_trial
 
 
 class Standing(NamedTuple):
@@ -104,12 +105,30 @@ def known_trials(recipe: ContestRecipe | LeaderboardRecipe, result: TrialsResult
     return known
 
 
-def read_contest(
-    recipe: ContestRecipe, result: ContestResult | None = None, known: Known | None = None
-) -> Table:
-    """The table of a finished contest, or what is stored of one that runs or was stopped."""
+def read_contest(recipe: ContestRecipe, result: ContestResult | None = None) -> Table:
+    """Read the table of a finished contest, or what is stored of one that runs or was stopped."""
+    return read_tables((recipe,), known_trials(recipe, result))[0]
+
+
+def read_tables(contests: Sequence[ContestRecipe], known: Known) -> tuple[Table, ...]:
+    """Read the tables of all contests of one study, whose verdicts are corrected together."""
+    tables = tuple(_table(contest, known) for contest in contests)
+    alone = [gain for table in tables for each in table.standings for gain in _gains(each) if gain]
+    told = iter(corrected(alone))
+
+    def correct(each: Standing) -> Standing:
+        gain, other = (gain and next(told) for gain in _gains(each))
+        return each._replace(gain=gain, other_gain=other)
+
+    return tuple(table._replace(standings=tuple(map(correct, table.standings))) for table in tables)
+
+
+def _gains(each: Standing) -> tuple[Difference | None, Difference | None]:
+    return each.gain, each.other_gain
+
+
+def _table(recipe: ContestRecipe, known: Known) -> Table:
     trials = recipe.trials()
-    known = known_trials(recipe, result) if known is None else known
     dense = known[recipe.dense().key]
 
     def ran(entry: Entry) -> dict[int, Contestant]:

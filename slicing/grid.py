@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from analysis.evaluate import Difference, difference
-from slicing.bench import finished_trial
+from analysis.evaluate import Difference, corrected, difference
 from slicing.runs import Contestant, SweepRecipe, SweepResult, TrialRecipe
+from slicing.study.store import finished_trial
 
 
 class Cell(NamedTuple):
@@ -66,15 +66,17 @@ def read_grid(recipe: SweepRecipe, result: SweepResult | None = None) -> Grid:
             stored = finished_trial(trial)
             known[trial.key] = stored and stored.contestant
     constant = {target: known[recipe.constant(target).key] for target in recipe.targets}
+    cells = [
+        _cell(recipe, base, target, known, constant[target])
+        for target in recipe.targets
+        for base in recipe.bases
+    ]
+    told = iter(corrected([cell.gain for cell in cells if cell.gain]))
     return Grid(
         recipe=recipe,
         dense=known[recipe.dense().key],
         constant=constant,
-        cells=tuple(
-            _cell(recipe, base, target, known, constant[target])
-            for target in recipe.targets
-            for base in recipe.bases
-        ),
+        cells=tuple(cell._replace(gain=next(told)) if cell.gain else cell for cell in cells),
         done=sum(each is not None for each in known.values()),
         total=len(trials),
     )

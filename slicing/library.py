@@ -6,6 +6,7 @@ A run's outcome is never changed: its label and note lie in a small file beside 
 from __future__ import annotations
 
 import io
+import itertools
 import shutil
 import time
 import zipfile
@@ -15,13 +16,26 @@ from pydantic import Field
 
 from analysis.details import Details
 from analysis.errors import StorageError
+from analysis.profile import LayerProfile
 from analysis.storage import runs_folder, storage_errors, whole_folder
 from analysis.values import Value
-from slicing.runs import DETAILS_FILE, RUN_FILE, Run
+from slicing.runs import Run
+from slicing.study.store import (
+    DETAILS_FILE,
+    NOTE_FILE,
+    PROFILE_FILE,
+    RUN_FILE,
+    clear_profiles,
+    find_run,
+    load_run,
+    parse_run,
+    write_run,
+)
 
-NOTE_FILE = "note.json"
 PACKED = (RUN_FILE, NOTE_FILE, DETAILS_FILE)
 """What leaves with a run: not its model, nor its bases, which are large and can be made again."""
+READABLE = (*PACKED, PROFILE_FILE)
+"""What may come in: the folder of a run that was packed by hand has its profile in a file of its own."""
 LARGEST = 64 * 2**20
 """Bytes of all files of a run that is brought in, unpacked."""
 TRASH = ".trash"
@@ -66,17 +80,14 @@ def throw_away(key: str) -> str:
 
 
 def take_back(name: str) -> str:
-    """Move a run out of the trash again; its key. ``StorageError`` where it was made anew."""
+    """Move a run out of the trash again, and give its key: another one where it was made anew meanwhile."""
     left = runs_folder() / TRASH / name
     if name not in trashed():
         raise StorageError(f"There is no '{name}' in the trash: 'slicescope runs trash' lists what there is.")
-    key = name.rpartition("-")[0]
-    place = runs_folder() / key
-    if place.exists():
-        raise StorageError(f"The run '{key}' was made again meanwhile: delete that one first.")
+    place = _free(name.rpartition("-")[0])
     with storage_errors(left):
         left.rename(place)
-    return key
+    return place.name
 
 
 def trashed() -> list[str]:
@@ -90,9 +101,11 @@ def trashed() -> list[str]:
 def pack(key: str) -> bytes:
     """A run as a zip file: its outcome, its note, its details."""
     folder, packed = _folder(key), io.BytesIO()
+    whole = load_run(folder).to_json()  # with its profile, wherever that is stored
     with storage_errors(folder), zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(RUN_FILE, whole)
         for name in PACKED:
-            if (folder / name).is_file():
+            if name != RUN_FILE and (folder / name).is_file():
                 archive.write(folder / name, name)
     return packed.getvalue()
 
@@ -100,23 +113,53 @@ def pack(key: str) -> bytes:
 def bring_in(content: bytes, origin: str) -> Run:
     """Store the run in a zip file as ``pack`` writes it, or in a ``run.json``.
 
-    Everything is checked before anything is stored. Raises ``StorageError`` for what is no run, is too
-    large, or is stored already.
+    A run keeps its key, unless another run is stored under that. Everything is checked before anything is
+    stored. Raises ``StorageError`` for what is no run, is too large, or is stored already.
     """
     files = _unpacked(content, origin) if content.startswith(b"PK") else {RUN_FILE: content}
     if sum(map(len, files.values())) > LARGEST:
         raise StorageError(_too_large(origin))
     if RUN_FILE not in files:
         raise StorageError(f"{origin} holds no {RUN_FILE}: give a run as slicescope exports it.")
-    run = Run.from_json(files[RUN_FILE], origin)
+
+    def profile(digest: str) -> LayerProfile:
+        if PROFILE_FILE not in files:
+            raise StorageError(
+                f"{origin} holds a run without its profile: give a zip file of 'slicescope runs export'."
+            )
+        return LayerProfile.from_json(files[PROFILE_FILE], origin)
+
+    run = parse_run(files[RUN_FILE], origin, profile)
     if NOTE_FILE in files:
         Note.from_json(files[NOTE_FILE], origin)
-    with whole_folder(runs_folder() / run.key) as draft:
-        for name, data in files.items():
-            (draft / name).write_bytes(data)
+    if _is_stored(run):
+        raise StorageError(
+            f"The run {run.key} of {origin} is stored here already and stays as it is: look at it with "
+            f"'slicescope runs show {run.key}'."
+        )
+    place = _free(run.key)
+    with whole_folder(place) as draft:
+        write_run(run, draft)
+        for name in (NOTE_FILE, DETAILS_FILE):
+            if name in files:
+                (draft / name).write_bytes(files[name])
         if DETAILS_FILE in files:
             Details.load(draft / DETAILS_FILE)
-    return run
+    return find_run(place.name)
+
+
+def _is_stored(run: Run) -> bool:
+    """Whether this very run is stored here: another one of the same key was made at another time."""
+    try:
+        return load_run(runs_folder() / run.key).created == run.created
+    except StorageError:
+        return False
+
+
+def _free(key: str) -> Path:
+    """Name a folder for a run of this key: that of the key, or of the key with a number where it is taken."""
+    names = (key if number == 1 else f"{key}-{number}" for number in itertools.count(1))
+    return next(place for name in names if not (place := runs_folder() / name).exists())
 
 
 def _folder(key: str) -> Path:
@@ -132,7 +175,7 @@ def _unpacked(content: bytes, origin: str) -> dict[str, bytes]:
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             entries = archive.infolist()
-            strange = [each.filename for each in entries if each.filename not in PACKED]
+            strange = [each.filename for each in entries if each.filename not in READABLE]
             if strange or len(entries) != len({each.filename for each in entries}):
                 named = strange[0] if strange else entries[0].filename
                 raise StorageError(
@@ -170,3 +213,4 @@ def _empty(trash: Path) -> None:
     for place, name in enumerate(trashed()):
         if place >= KEPT_IN_TRASH or _thrown(name) < oldest:
             shutil.rmtree(trash / name, ignore_errors=True)
+    clear_profiles()

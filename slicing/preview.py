@@ -22,10 +22,11 @@ from analysis.texts import TextSource, token_windows
 from analysis.values import Progress, Value, no_progress
 from slicing.bench import Opener
 from slicing.plan import Plan
-from slicing.runs import BASES_FILE, ProfileResult, find_run
+from slicing.runs import ProfileResult
 from slicing.schedule import SlicingSchedule
 from slicing.slicer import recut, refuse_unless_invariant
 from slicing.store import open_model
+from slicing.study.store import BASES_FILE, find_run
 
 
 class PreviewRecipe(Value):

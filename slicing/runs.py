@@ -1,7 +1,7 @@
-"""Recipes and runs: what was asked for, what came out, and the folder that holds both.
+"""Recipes and runs: what was asked for, and what came out.
 
 A recipe is a value; the same recipe, from the web or the command line, has the same key and gives the
-same run. Nothing here knows who asks: progress is a callback.
+same run. ``slicing.study.store`` keeps runs.
 """
 
 from __future__ import annotations
@@ -14,18 +14,16 @@ from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
-from analysis.details import Details
-from analysis.errors import PlanError, StorageError
-from analysis.evaluate import Difference, Perplexity, Sample
+from analysis.errors import PlanError
+from analysis.evaluate import Difference, Perplexity, Sample, corrected, difference
 from analysis.profile import LayerProfile
 from analysis.scores import find_score
 from analysis.shape import ModelShape
 from analysis.source import ModelSource
 from analysis.speed import Speed
-from analysis.storage import clear_abandoned, runs_folder, storage_errors, whole_folder
 from analysis.tasks import TaskScore
 from analysis.texts import Passage, TextSource
-from analysis.values import Value
+from analysis.values import Value, key_of, without
 from slicing.allocation import Fractions, find_allocation
 from slicing.depth.layout import Layout
 from slicing.depth.methods import METHODS, RemovalMethod, find_method, make_method
@@ -34,14 +32,6 @@ from slicing.plan import Plan
 from slicing.repair import Repair
 from slicing.schedule import SlicingSchedule
 
-RUN_FILE = "run.json"
-MODEL_FOLDER = "model"
-BASES_FILE = "bases.safetensors"
-DETAILS_FILE = "profile.safetensors"
-BUNDLED_RUN = Path(__file__).parents[1] / "assets" / "demo-run"
-BUNDLED_SWEEP = BUNDLED_RUN.with_name("demo-sweep")
-BUNDLED_CONTEST = BUNDLED_RUN.with_name("demo-contest")
-BUNDLED_BOARD = BUNDLED_RUN.with_name("demo-board")
 PROMPT = "Mr. Speaker, the state of our Union is"
 
 
@@ -835,9 +825,31 @@ class CompareResult(Value):
     shape: ModelShape
     fractions: Fractions
     contestants: tuple[Contestant, ...]
-    differences: tuple[Difference, ...]
     calibration: TextUsed
     evaluation: TextUsed
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_earlier(cls, data: Any) -> Any:
+        return without(data, "differences")  # version 0.1 stored them with bootstrap intervals
+
+    @property
+    def planned(self) -> str:
+        """The name of what the plan made."""
+        usual = ("dense", "constant", "constant-matched")
+        return next((each.name for each in self.contestants if each.name not in usual), "constant")
+
+    @property
+    def differences(self) -> tuple[Difference, ...]:
+        """The paired differences of the comparison, whose p-values are corrected for being four."""
+        pairs = (
+            ("dense", "constant"),
+            ("dense", self.planned),
+            ("constant", self.planned),
+            ("constant-matched", self.planned),
+        )
+        measured = {each.name: each.evaluation for each in self.contestants}
+        return corrected([difference(one, measured[one], two, measured[two]) for one, two in pairs])
 
     def contestant(self, name: str) -> Contestant:
         """The contestant of this name."""
@@ -918,96 +930,36 @@ Result = Annotated[
 
 
 class Run(Value):
-    """One recipe and its outcome. The recipe's key names the run and its folder."""
+    """One recipe and its outcome."""
 
     format: Literal[1] = 1
+    recorded_key: str = Field(pattern=r"^[0-9a-f]{12}$")
+    """The key that the recipe had when the run was made, by which links and scripts know the run.
+
+    It is believed, not computed anew: a later version of slicescope may give the same recipe another key.
+    """
     recipe: Recipe
     created: datetime
     seconds: float
     environment: Environment
     result: Result
 
+    @model_validator(mode="before")
+    @classmethod
+    def _record_key(cls, data: Any) -> Any:
+        if not isinstance(data, dict) or "recorded_key" in data:
+            return data
+        recipe = data.get("recipe")
+        if isinstance(recipe, Value):
+            return {**data, "recorded_key": recipe.key}
+        # Version 0.1 recorded no key: it was that of the whole recipe, defaults included, as it was stored.
+        return {**data, "recorded_key": key_of(recipe)}
+
     @property
     def key(self) -> str:
-        """The key of the recipe: the same recipe gives the same run."""
-        return self.recipe.key
+        """The name of the run, and of its folder."""
+        return self.recorded_key
 
-
-def load_run(folder: Path) -> Run:
-    """Read one run folder (``StorageError`` when it is missing or broken)."""
-    path = folder / RUN_FILE
-    with storage_errors(path):
-        content = path.read_bytes()
-    return Run.from_json(content, f"'{path}'")
-
-
-def keep_run(run: Run) -> None:
-    """Store a run that was made elsewhere, in place of one of the same recipe."""
-    with whole_folder(runs_folder() / run.key, replace=True) as draft:
-        (draft / RUN_FILE).write_text(run.to_json(), encoding="utf-8")
-
-
-def find_run(key: str) -> Run:
-    """The stored run whose key begins with ``key`` (``StorageError`` when there is none, or several)."""
-    known = [folder.name for folder in _run_folders()]
-    matches = [name for name in known if name.startswith(key)] if key else []
-    if len(matches) != 1:
-        found = "no run" if not matches else f"{len(matches)} runs"
-        raise StorageError(f"The key '{key}' fits {found}: 'slicescope runs' lists the keys.")
-    return load_run(runs_folder() / matches[0])
-
-
-def list_runs() -> tuple[list[Run], list[str]]:
-    """All stored runs, newest first, and one sentence for each folder that cannot be read."""
-    runs: list[Run] = []
-    broken: list[str] = []
-    for folder in _run_folders():
-        try:
-            run = load_run(folder)
-        except StorageError as error:
-            broken.append(str(error))
-            continue
-        if run.key == folder.name:
-            runs.append(run)
-        else:
-            broken.append(f"'{folder}' holds a copy of the run {run.key}: delete it, or name it so.")
-    return sorted(runs, key=lambda run: run.created, reverse=True), broken
-
-
-def bundled_run() -> Run:
-    """The finished demo comparison that ships with slicescope, so that there is something to look at."""
-    return load_run(BUNDLED_RUN)
-
-
-def bundled_sweep() -> Run:
-    """The finished demo sweep that ships with slicescope."""
-    return load_run(BUNDLED_SWEEP)
-
-
-def bundled_contest() -> Run:
-    """The finished demo contest that ships with slicescope."""
-    return load_run(BUNDLED_CONTEST)
-
-
-def bundled_board() -> Run:
-    """The finished demo leaderboard that ships with slicescope."""
-    return load_run(BUNDLED_BOARD)
-
-
-def find_details(run: Run) -> Details | None:
-    """What the run's profile looks like from near, or ``None`` for a run that did not keep it."""
-    stored = runs_folder() / run.key / DETAILS_FILE
-    bundled = BUNDLED_RUN / DETAILS_FILE
-    for path in (stored, *([bundled] if run.key == bundled_run().key else [])):
-        if path.is_file():
-            return Details.load(path)
-    return None
-
-
-def _run_folders() -> list[Path]:
-    home = runs_folder()
-    with storage_errors(home):
-        if not home.is_dir():
-            return []
-        clear_abandoned(home)
-        return sorted(f for f in home.iterdir() if f.is_dir() and not f.name.startswith("."))
+    @classmethod
+    def _remedy(cls) -> str:
+        return "update slicescope if a later version wrote it, or restore it from a copy"

@@ -8,15 +8,8 @@ from contest_stand_in import evaluation
 
 from slicing.depth.layout import Layout
 from slicing.plan import Plan
-from slicing.runs import (
-    Contestant,
-    Entry,
-    LeaderboardRecipe,
-    LeaderboardResult,
-    Run,
-    TrialRecipe,
-    bundled_run,
-)
+from slicing.runs import Contestant, Entry, LeaderboardRecipe, LeaderboardResult, Run, TrialRecipe
+from slicing.study.store import bundled_run
 
 LOSSES = {
     "constant": 1.0,

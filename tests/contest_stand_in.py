@@ -9,7 +9,8 @@ import numpy as np
 from analysis.evaluate import Perplexity
 from slicing.plan import Plan
 from slicing.repair import Repair, SublayerRepair
-from slicing.runs import Contestant, ContestRecipe, ContestResult, Entry, Run, bundled_run
+from slicing.runs import Contestant, ContestRecipe, ContestResult, Entry, Run
+from slicing.study.store import bundled_run
 
 LOSSES = {
     "constant": 1.0,

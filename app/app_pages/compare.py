@@ -5,7 +5,6 @@ from typing import Any
 import streamlit as st
 
 from analysis.errors import SlicescopeError
-from analysis.storage import runs_folder
 from app import controls, parts, state, wording
 from app.figures.compare import draw_differences, draw_perplexities, draw_windows
 from app.figures.plan import draw_schedule
@@ -18,7 +17,8 @@ from app.tables import (
     task_table,
 )
 from slicing.bench import memory_need
-from slicing.runs import MODEL_FOLDER, CompareRecipe, CompareResult
+from slicing.runs import CompareRecipe, CompareResult
+from slicing.study.store import MODEL_FOLDER, folder_of
 
 VERDICTS: dict[str, Any] = {
     "better": "green",
@@ -126,7 +126,7 @@ def illustration(result: CompareResult, prompt: str) -> None:
 def keep(recipe: CompareRecipe) -> None:
     """The sliced model itself: make it, or say where it is."""
     slicing = recipe.slice_recipe()
-    folder = runs_folder() / slicing.key / MODEL_FOLDER
+    folder = folder_of(slicing) / MODEL_FOLDER
     if folder.is_dir():
         st.markdown("The sliced model of this plan is kept in this folder; the Model page opens it.")
         st.code(str(folder), language=None, wrap_lines=True)

@@ -4,14 +4,14 @@ import pandas as pd
 import streamlit as st
 
 from analysis.shape import ModelShape
-from analysis.storage import runs_folder
 from app import controls, parts, state, wording
 from app.figures.board import draw_board
 from app.figures.contest import draw_contest
 from app.tables import board_table
 from slicing.board import Board, read_board
 from slicing.contest import Standing, Table
-from slicing.runs import MODEL_FOLDER, LeaderboardRecipe, LeaderboardResult, RemoveRecipe
+from slicing.runs import LeaderboardRecipe, LeaderboardResult, RemoveRecipe
+from slicing.study.store import MODEL_FOLDER, folder_of
 
 
 def standings(board: Board, shape: ModelShape | None = None) -> None:
@@ -68,7 +68,7 @@ def entry(chosen: Standing, table: Table) -> None:
 
 def keep(recipe: RemoveRecipe) -> None:
     """The model itself: make it, or say where it is."""
-    folder = runs_folder() / recipe.key / MODEL_FOLDER
+    folder = folder_of(recipe) / MODEL_FOLDER
     if folder.is_dir():
         st.markdown("This model is kept in this folder; the Model page opens it, and so does any other tool.")
         st.code(str(folder), language=None, wrap_lines=True)

@@ -5,7 +5,7 @@ import streamlit as st
 from analysis.errors import SlicescopeError
 from app import parts, state
 from app.story import STEPS, Case, Step, case_of
-from slicing.runs import find_details
+from slicing.study.store import find_details
 
 TALK = "app_pages/talk.py"
 PRINT = """<style>@media print {

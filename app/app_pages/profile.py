@@ -19,7 +19,8 @@ from app.figures.profile import (
     outliers,
 )
 from app.tables import lens_table, overlay_table, similarity_table, split_table, token_table
-from slicing.runs import ProfileRecipe, Run, find_details
+from slicing.runs import ProfileRecipe, Run
+from slicing.study.store import find_details
 
 OVERLAID = 3  # more lines than these and the one shown cannot be told apart
 

@@ -16,9 +16,9 @@ from slicing.runs import (
     Run,
     SliceResult,
     SweepResult,
-    list_runs,
 )
 from slicing.schedule import SlicingSchedule
+from slicing.study.store import find_run, summaries
 
 TOGETHER = 4  # more lines in one chart cannot be told apart
 COLUMNS = {
@@ -155,13 +155,13 @@ def import_form() -> None:
 st.title("What has been run?")
 st.markdown("One folder per recipe: the same recipe, from here or from the command line, is the same run.")
 try:
-    stored, broken = list_runs()
+    listed, broken = summaries()
 except StorageError as error:
-    stored, broken = [], [str(error)]
-stored = [run for run in stored if state.may_list(run.key)]
+    listed, broken = [], [str(error)]
+listed = [each for each in listed if state.may_list(each.name)]
 with st.container(horizontal=True, vertical_alignment="center"):
     trials = st.toggle(
-        "Show the trials of sweeps", key="trials", disabled=all(run.recipe.kind != "trial" for run in stored)
+        "Show the trials of sweeps", key="trials", disabled=all(each.kind != "trial" for each in listed)
     )
     if state.policy().may_import:
         import_form()
@@ -171,7 +171,7 @@ if thrown := state.last_trash():
         st.button("Undo", icon=":material/undo:", on_click=undo, args=(thrown[0],), key="undo-delete")
 if complaint := state.complaint():
     st.error(state.told(complaint), icon=":material/error:")
-shown = [run for run in stored if trials or run.recipe.kind != "trial"]
+shown = [find_run(each.name) for each in listed if trials or each.kind != "trial"]
 if shown:
     selected = st.dataframe(
         run_table(shown, [note_of(run.key).label for run in shown]),

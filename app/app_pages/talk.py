@@ -6,7 +6,7 @@ from analysis.errors import SlicescopeError
 from app import parts, state
 from app.figures.base import Drawing
 from app.story import STEPS, Case, Dial, Step, case_of
-from slicing.runs import find_details
+from slicing.study.store import find_details
 
 PROFILE = "app_pages/profile.py"
 CHART = {"displayModeBar": False, "doubleClick": False}

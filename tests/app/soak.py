@@ -24,7 +24,7 @@ from playwright.sync_api import TimeoutError as PlaywrightTimeout
 from serving import Server, chromium, demo_home, fill, measure, serving, settle, visit
 
 from analysis.storage import queue_folder
-from slicing.runs import list_runs
+from slicing.study.store import list_runs
 
 PAGES = ("Model", "Profile", "Tune", "Compare", "Sweep", "Contest", "Leaderboard", "Runs")
 SESSIONS = 3

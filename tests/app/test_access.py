@@ -19,7 +19,8 @@ from app import state
 from app.jobs import Job, Unload
 from app.policy import Policy, Refused
 from slicing.plan import Plan
-from slicing.runs import RUN_FILE, ProfileRecipe, bundled_run
+from slicing.runs import ProfileRecipe
+from slicing.study.store import RUN_FILE, bundled_run
 
 MAIN = Path(__file__).parents[2] / "app" / "main.py"
 AUTH = {"redirect_uri": "https://slices.example.org/oauth2callback", "cookie_secret": "x" * 40}

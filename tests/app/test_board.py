@@ -16,7 +16,8 @@ from app.policy import Policy, Refused
 from app.report import build_report
 from app.tables import board_table
 from slicing.board import Board, against, best, kind_of, read_board
-from slicing.runs import Entry, bundled_board
+from slicing.runs import Entry
+from slicing.study.store import bundled_board
 
 
 @pytest.fixture

@@ -20,7 +20,8 @@ from analysis.storage import queue_folder
 from analysis.texts import TextSource
 from app.engine import Load, Report, Unload, launch
 from app.jobs import Worker
-from slicing.runs import ProfileRecipe, find_run, list_runs
+from slicing.runs import ProfileRecipe
+from slicing.study.store import find_run, list_runs
 
 pytestmark = pytest.mark.timeout(180)
 

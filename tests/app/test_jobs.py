@@ -26,7 +26,8 @@ from app.engine import Child, Engine, Load, Report, Unload
 from app.jobs import Worker
 from slicing.plan import Plan
 from slicing.preview import PreviewRecipe
-from slicing.runs import CompareRecipe, ProfileRecipe, find_run
+from slicing.runs import CompareRecipe, ProfileRecipe
+from slicing.study.store import find_run
 
 TEXT = TextSource(kind="demo", split="calibration")
 

@@ -35,10 +35,8 @@ from slicing.runs import (
     SweepRecipe,
     SweepResult,
     TrialResult,
-    bundled_run,
-    bundled_sweep,
-    find_details,
 )
+from slicing.study.store import bundled_run, bundled_sweep, find_details
 
 MAIN = Path(__file__).parents[2] / "app" / "main.py"
 

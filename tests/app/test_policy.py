@@ -27,8 +27,8 @@ from slicing.runs import (
     SearchRecipe,
     SliceRecipe,
     SweepRecipe,
-    bundled_run,
 )
+from slicing.study.store import bundled_run
 
 DEMO = ModelSource(kind="demo")
 CALIBRATION = TextSource(kind="demo", split="calibration")

@@ -17,7 +17,8 @@ from app.report import build_report, sections
 from slicing import allocation, bench
 from slicing.library import Note, annotate, bring_in
 from slicing.plan import Plan
-from slicing.runs import ProfileRecipe, Run, SliceRecipe, TrialRecipe, bundled_run, bundled_sweep
+from slicing.runs import ProfileRecipe, Run, SliceRecipe, TrialRecipe
+from slicing.study.store import bundled_run, bundled_sweep
 
 
 class Page(HTMLParser):

@@ -16,8 +16,9 @@ from app.figures.story import SIZE, Turn, draw_pipe
 from app.story import STEPS, Case, case_of
 from slicing import runs
 from slicing.plan import Plan
-from slicing.runs import ProfileRecipe, bundled_run
+from slicing.runs import ProfileRecipe
 from slicing.schedule import SlicingSchedule
+from slicing.study.store import bundled_run
 
 MAIN = Path(__file__).parents[2] / "app" / "main.py"
 NUMBERS = range(1, len(STEPS) + 1)

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import pytest
 from serving import MISSING, chromium, served, settle, visit
 
-from slicing.runs import BUNDLED_RUN, RUN_FILE, bundled_run
+from slicing.study.store import BUNDLED_RUN, RUN_FILE, bundled_run
 
 pytestmark = [
     pytest.mark.browser,

@@ -15,7 +15,8 @@ from app import wording
 from app.cli import app as command_line
 from slicing.plan import Plan
 from slicing.repair import Repair, SublayerRepair
-from slicing.runs import CompareRecipe, ProfileRecipe, bundled_run
+from slicing.runs import CompareRecipe, ProfileRecipe
+from slicing.study.store import bundled_run
 
 DEMO = TextSource(kind="demo", split="calibration")
 EVALUATION = TextSource(kind="demo", split="evaluation")

@@ -24,10 +24,11 @@ from analysis.source import ModelSource, OpenModel
 from analysis.storage import runs_folder
 from analysis.texts import TextSource
 from slicing import cluster
-from slicing.bench import finished_trial, perform
+from slicing.bench import perform
 from slicing.cluster import on_ray, share_out
 from slicing.plan import Plan
-from slicing.runs import ContestRecipe, Entry, Run, SweepRecipe, keep_run
+from slicing.runs import ContestRecipe, Entry, Run, SweepRecipe
+from slicing.study.store import finished_trial, keep_run
 
 TEXT = "What many hands do at once is no other than what one hand does in turn, only that it is done sooner. "
 

@@ -25,8 +25,8 @@ from slicing.runs import (
     Evaluated,
     SearchRecipe,
     TrialRecipe,
-    list_runs,
 )
+from slicing.study.store import list_runs
 
 TEXT = "In a contest all run the same way, and the one who is first is told by the clock alone. "
 

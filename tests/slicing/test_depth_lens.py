@@ -22,7 +22,8 @@ from slicing.depth.layout import Layout
 from slicing.depth.methods import make_method
 from slicing.depth.operator import reduce_blocks
 from slicing.depth.survey import Survey
-from slicing.runs import ProfileRecipe, find_details
+from slicing.runs import ProfileRecipe
+from slicing.study.store import find_details
 
 OTHERS = ("gemma2", "olmo2", "bloom")
 """Families that cannot be sliced; they can be looked through all the same."""

@@ -23,17 +23,9 @@ from analysis.texts import TextSource
 from slicing.bench import perform, phases
 from slicing.kept import Kept
 from slicing.plan import Plan
-from slicing.runs import (
-    BASES_FILE,
-    MODEL_FOLDER,
-    CompareRecipe,
-    ProfileRecipe,
-    Recipe,
-    SliceRecipe,
-    list_runs,
-    load_run,
-)
+from slicing.runs import CompareRecipe, ProfileRecipe, Recipe, SliceRecipe
 from slicing.store import load_sliced
+from slicing.study.store import BASES_FILE, MODEL_FOLDER, list_runs, load_run
 
 TEXT = "It is a truth universally acknowledged, that a tensor in possession of many rows must want a basis. "
 

@@ -22,7 +22,8 @@ from slicing.library import (
     throw_away,
     trashed,
 )
-from slicing.runs import BUNDLED_RUN, Run, bundled_run, find_details, find_run, list_runs
+from slicing.runs import Run
+from slicing.study.store import BUNDLED_RUN, bundled_run, find_details, find_run, list_runs
 
 
 @pytest.fixture

@@ -17,10 +17,11 @@ from analysis.texts import TextSource
 from slicing.bench import perform
 from slicing.plan import Plan
 from slicing.preview import Previewer, PreviewRecipe
-from slicing.runs import BASES_FILE, CompareRecipe, ProfileRecipe
+from slicing.runs import CompareRecipe, ProfileRecipe
 from slicing.schedule import SlicingSchedule
 from slicing.slicer import recut, slice_model
 from slicing.store import open_model
+from slicing.study.store import BASES_FILE
 
 TEXT = "It is a truth universally acknowledged, that a tensor in possession of many rows must want a basis. "
 

@@ -28,7 +28,6 @@ from slicing.plan import Plan
 from slicing.repair import Repair
 from slicing.runs import (
     BOARD_ENTRIES,
-    MODEL_FOLDER,
     Entry,
     LeaderboardRecipe,
     LeaderboardResult,
@@ -36,10 +35,9 @@ from slicing.runs import (
     RemoveRecipe,
     RemoveResult,
     TrialRecipe,
-    list_runs,
-    load_run,
 )
 from slicing.store import open_model, save_reduced
+from slicing.study.store import MODEL_FOLDER, list_runs, load_run
 
 TEXT = "What is taken away from the middle is missed less than what is taken away from either end. "
 PROMPT = torch.arange(10, 26).view(2, 8)

@@ -25,7 +25,6 @@ from slicing.contest import read_contest
 from slicing.library import throw_away
 from slicing.plan import Plan
 from slicing.runs import (
-    BUNDLED_RUN,
     CompareRecipe,
     ContestRecipe,
     ContestResult,
@@ -33,13 +32,9 @@ from slicing.runs import (
     LeaderboardResult,
     ProfileRecipe,
     Run,
-    bundled_board,
-    bundled_contest,
-    bundled_run,
-    find_run,
-    list_runs,
 )
 from slicing.store import load_sliced
+from slicing.study.store import BUNDLED_RUN, bundled_board, bundled_contest, bundled_run, find_run, list_runs
 
 TEXT = "A whole is what has a beginning and middle and end; a window has at least the middle of one. "
 

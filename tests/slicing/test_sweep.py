@@ -11,10 +11,11 @@ from analysis.errors import Cancelled, PlanError
 from analysis.source import ModelSource
 from analysis.storage import runs_folder
 from analysis.texts import TextSource
-from slicing.bench import finished_trial, perform, phases
+from slicing.bench import perform, phases
 from slicing.grid import pareto, read_grid
 from slicing.plan import Plan
-from slicing.runs import CompareRecipe, Run, SweepRecipe, SweepResult, TrialResult, find_details, load_run
+from slicing.runs import CompareRecipe, Run, SweepRecipe, SweepResult, TrialResult
+from slicing.study.store import find_details, finished_trial, load_run
 
 TEXT = "A grid is what has rows and columns; a cell has at least the place where one of each meets. "
 

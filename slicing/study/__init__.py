@@ -1,0 +1,1 @@
+"""Studies: many recipes judged alike, and the store that keeps their runs."""

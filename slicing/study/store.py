@@ -1,0 +1,318 @@
+"""Stored runs: a folder for each, an index of all, and the runs that ship with slicescope.
+
+The name of a folder is the key of its run, whatever its recipe's key would be today: links and scripts that
+know the key stay right. The recipe of a run made by an earlier version is found by the index.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import re
+import shutil
+import threading
+from collections.abc import Callable, Collection
+from contextlib import suppress
+from datetime import datetime
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from analysis.details import Details
+from analysis.errors import StorageError
+from analysis.profile import LayerProfile
+from analysis.storage import clear_abandoned, runs_folder, storage_errors, whole_folder
+from analysis.values import Value, key_of
+from slicing.runs import Recipe, Run, TrialRecipe, TrialResult
+
+RUN_FILE = "run.json"
+MODEL_FOLDER = "model"
+BASES_FILE = "bases.safetensors"
+DETAILS_FILE = "profile.safetensors"
+PROFILE_FILE = "profile.json"
+NOTE_FILE = "note.json"
+BUNDLED_RUN = Path(__file__).parents[2] / "assets" / "demo-run"
+BUNDLED_SWEEP = BUNDLED_RUN.with_name("demo-sweep")
+BUNDLED_CONTEST = BUNDLED_RUN.with_name("demo-contest")
+BUNDLED_BOARD = BUNDLED_RUN.with_name("demo-board")
+_PROFILES = ".profiles"
+"""Every profile once, named by its content; the files of the runs are links to these."""
+_INDEX = ".index.json"
+_INDEX_FORMAT = 1
+"""Count it up when keys of recipes change, so that the index is made anew."""
+
+Stamp = tuple[int, int, int]
+"""Of a file: inode, size, time of its last change. Another content has another stamp."""
+
+
+class Summary(Value):
+    """What a list says about a stored run."""
+
+    name: str
+    """Of its folder, which is its key."""
+    kind: str
+    model: str
+    created: datetime
+    seconds: float
+    recipe_key: str
+    """The key that the recipe has now; that of a run made by an earlier version may differ."""
+    stamp: Stamp
+    """Of the run's file, to notice when it changes."""
+
+
+class _Index(Value):
+    made_by: str
+    runs: tuple[Summary, ...]
+
+
+# Reading
+
+
+def load_run(folder: Path) -> Run:
+    """Read one run folder (``StorageError`` when it is missing or broken)."""
+    path = folder / RUN_FILE
+    return _cached_run(folder, _stamp(path))
+
+
+def find_run(key: str) -> Run:
+    """Find the stored run whose key is, or begins with, ``key`` (``StorageError`` for none, or several).
+
+    The key that the recipe of an older run has now leads to it as well.
+    """
+    names = [folder.name for folder in _run_folders()]
+    matches = [key] if key in names else [name for name in names if key and name.startswith(key)]
+    if key and not matches:
+        matches = [each.name for each in summaries()[0] if each.recipe_key.startswith(key)]
+    if len(matches) != 1:
+        found = "no run" if not matches else f"{len(matches)} runs"
+        raise StorageError(f"The key '{key}' fits {found}: 'slicescope runs' lists the keys.")
+    return _stored(matches[0])
+
+
+def find_stored(recipe: Recipe) -> Run | None:
+    """Find the stored run of a recipe, or ``None`` where there is none that can be read."""
+    try:
+        return _stored(folder_of(recipe).name)
+    except StorageError:
+        return None
+
+
+def finished_trial(recipe: TrialRecipe) -> TrialResult | None:
+    """Find the outcome of a trial that is stored, or ``None``."""
+    run = find_stored(recipe)
+    return run.result if run and isinstance(run.result, TrialResult) else None
+
+
+def folder_of(recipe: Recipe) -> Path:
+    """Name the folder of the recipe's run: where it is stored, or else where it will be."""
+    usual = runs_folder() / recipe.key
+    if (usual / RUN_FILE).exists():
+        return usual
+    alike = (each.name for each in summaries()[0] if each.recipe_key == recipe.key)
+    return runs_folder() / next(alike, recipe.key)
+
+
+def summaries() -> tuple[list[Summary], list[str]]:
+    """List all stored runs, newest first, and one sentence for each folder that cannot be read.
+
+    Only the runs that are new or have changed since the last time are opened.
+    """
+    known = {each.name: each for each in _read_index()}
+    found: list[Summary] = []
+    broken: list[str] = []
+    for folder in _run_folders():
+        try:
+            stamp = _stamp(folder / RUN_FILE)
+            earlier = known.get(folder.name)
+            found.append(
+                earlier if earlier and earlier.stamp == stamp else _summary(_stored(folder.name), stamp)
+            )
+        except StorageError as error:
+            broken.append(str(error))
+    if found != list(known.values()):
+        _write_index(found)
+    return sorted(found, key=lambda each: each.created, reverse=True), broken
+
+
+def list_runs(but: Collection[str] = ()) -> tuple[list[Run], list[str]]:
+    """Read all stored runs, newest first, ``but`` those of some kinds, and tell of those that are broken."""
+    listed, broken = summaries()
+    return [_stored(each.name) for each in listed if each.kind not in but], broken
+
+
+def bundled_run() -> Run:
+    """Read the finished demo comparison that ships with slicescope, so that there is something to look at."""
+    return load_run(BUNDLED_RUN)
+
+
+def bundled_sweep() -> Run:
+    """Read the finished demo sweep that ships with slicescope."""
+    return load_run(BUNDLED_SWEEP)
+
+
+def bundled_contest() -> Run:
+    """Read the finished demo contest that ships with slicescope."""
+    return load_run(BUNDLED_CONTEST)
+
+
+def bundled_board() -> Run:
+    """Read the finished demo leaderboard that ships with slicescope."""
+    return load_run(BUNDLED_BOARD)
+
+
+def find_details(run: Run) -> Details | None:
+    """Read what the run's profile looks like from near, or ``None`` for a run that did not keep it."""
+    stored = runs_folder() / run.key / DETAILS_FILE
+    bundled = BUNDLED_RUN / DETAILS_FILE
+    for path in (stored, *([bundled] if run.key == bundled_run().key else [])):
+        if path.is_file():
+            return Details.load(path)
+    return None
+
+
+# Writing
+
+
+def store_run(recipe: Recipe, make: Callable[[Path], Run]) -> Run:
+    """Store the run that ``make`` makes of the recipe, whole or not at all.
+
+    ``make`` may write files into the folder that it gets. An earlier run of the recipe is replaced; its key
+    and its note stay. Raises ``StorageError`` before ``make`` is called when the folder cannot be written.
+    """
+    place = folder_of(recipe)
+    with whole_folder(place, replace=True) as draft:
+        run = _named(make(draft), place.name)
+        write_run(run, draft)
+        if (note := place / NOTE_FILE).is_file():
+            shutil.copy2(note, draft)
+    return run
+
+
+def keep_run(run: Run) -> None:
+    """Store a run that was made elsewhere, in place of one of the same recipe."""
+    store_run(run.recipe, lambda _: run)
+
+
+def write_run(run: Run, folder: Path) -> None:
+    """Write the files of a run into a folder that is to be stored. Equal profiles share one file."""
+    plain = run.model_dump(mode="json")
+    profile = plain["result"]["profile"]
+    plain["result"]["profile"] = digest = key_of(profile)
+    (folder / RUN_FILE).write_text(json.dumps(plain, indent=1, allow_nan=False), encoding="utf-8")
+    shared = runs_folder() / _PROFILES / f"{digest}.json"
+    with suppress(OSError):  # there is none, or this disk knows no links
+        os.link(shared, folder / PROFILE_FILE)
+        return
+    (folder / PROFILE_FILE).write_text(json.dumps(profile, allow_nan=False), encoding="utf-8")
+    with suppress(OSError):
+        shared.parent.mkdir(parents=True, exist_ok=True)
+        os.link(folder / PROFILE_FILE, shared)
+
+
+def clear_profiles() -> None:
+    """Delete the shared profiles that no run, stored or in the trash, links to any more."""
+    for path in (runs_folder() / _PROFILES).glob("*.json"):
+        with suppress(OSError):
+            if path.stat().st_nlink == 1:
+                path.unlink()
+
+
+# Folders
+
+
+def _run_folders() -> list[Path]:
+    home = runs_folder()
+    with storage_errors(home):
+        if not home.is_dir():
+            return []
+        clear_abandoned(home)
+        return sorted(f for f in home.iterdir() if f.is_dir() and not f.name.startswith("."))
+
+
+def _stored(name: str) -> Run:
+    """Read the run in the folder of this name, which is its key from then on."""
+    return _named(load_run(runs_folder() / name), name)
+
+
+def _named(run: Run, key: str) -> Run:
+    return run if run.key == key else run.model_copy(update={"recorded_key": key})
+
+
+def _stamp(path: Path) -> Stamp:
+    with storage_errors(path):
+        status = path.stat()
+    return status.st_ino, status.st_size, status.st_mtime_ns
+
+
+@lru_cache(maxsize=512)
+def _cached_run(folder: Path, stamp: Stamp) -> Run:
+    path = folder / RUN_FILE
+    with storage_errors(path):
+        content = path.read_bytes()
+    return parse_run(content, f"'{path}'", lambda digest: _profile(folder, digest))
+
+
+def parse_run(content: bytes, origin: str, profile: Callable[[str], LayerProfile]) -> Run:
+    """Read the JSON of a run; ``profile`` is asked for the layer profile where only its name is given."""
+    try:
+        plain: Any = json.loads(content)
+        named = plain["result"]["profile"]
+    except (ValueError, RecursionError, TypeError, KeyError):
+        return Run.from_json(content, origin)  # which says what is wrong
+    if isinstance(named, str):
+        plain["result"]["profile"] = profile(named)
+    return Run.from_plain(plain, origin)
+
+
+def _profile(folder: Path, digest: str) -> LayerProfile:
+    if not re.fullmatch(r"[0-9a-f]{12}", digest):
+        raise StorageError(
+            f"'{folder / RUN_FILE}' names the profile '{digest[:40]}', but names have 12 hexadecimal digits: "
+            "restore the file from a copy."
+        )
+    shared = runs_folder() / _PROFILES / f"{digest}.json"
+    return _cached_profile(shared if shared.is_file() else folder / PROFILE_FILE, digest)
+
+
+@lru_cache(maxsize=64)
+def _cached_profile(path: Path, digest: str) -> LayerProfile:
+    with storage_errors(path):
+        content = path.read_bytes()
+    return LayerProfile.from_json(content, f"'{path}'")
+
+
+# The index
+
+
+def _summary(run: Run, stamp: Stamp) -> Summary:
+    return Summary(
+        name=run.key,
+        kind=run.recipe.kind,
+        model=run.recipe.model.label,
+        created=run.created,
+        seconds=run.seconds,
+        recipe_key=run.recipe.key,
+        stamp=stamp,
+    )
+
+
+def _made_by() -> str:
+    return f"{_INDEX_FORMAT} {importlib.metadata.version('slicescope')}"
+
+
+def _read_index() -> tuple[Summary, ...]:
+    try:
+        index = _Index.from_json((runs_folder() / _INDEX).read_bytes(), "The index of runs")
+    except (OSError, StorageError):  # it is made anew
+        return ()
+    return index.runs if index.made_by == _made_by() else ()
+
+
+def _write_index(found: list[Summary]) -> None:
+    """Write the index anew. Where that cannot be, all runs are opened the next time too."""
+    path = runs_folder() / _INDEX
+    draft = path.with_name(f"{_INDEX}.{os.getpid()}-{threading.get_ident()}")
+    with suppress(OSError):
+        draft.write_text(_Index(made_by=_made_by(), runs=tuple(found)).to_json(), encoding="utf-8")
+        draft.replace(path)
