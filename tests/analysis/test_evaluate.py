@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import numpy as np
@@ -10,15 +11,14 @@ import torch
 from conftest import byte_tokenizer, tiny_model
 
 from analysis.errors import ModelError, OutOfMemoryError, TextError
-from analysis.evaluate import Perplexity, continue_text, difference, perplexity
+from analysis.evaluate import Perplexity, continue_text, corrected, difference, perplexity
 from analysis.source import OpenModel
-from analysis.statistics import bootstrap_interval
+from analysis.statistics import holm, mean_interval
 
 
 def measured(nll: list[float]) -> Perplexity:
     return Perplexity(
         perplexity=math.exp(np.mean(nll)),
-        interval=None,
         nll=tuple(nll),
         window_length=16,
         tokens_per_second=1.0,
@@ -156,7 +156,7 @@ def test_pairing_sees_what_two_intervals_do_not():
     generator = np.random.default_rng(1)
     base = generator.normal(3, 0.5, 32)
     found = difference("a", measured(base.tolist()), "b", measured((base + 0.02).tolist()))
-    low, high = bootstrap_interval(base) or (0, 0)
+    low, high = mean_interval(base) or (0, 0)
     assert high - low > 0.1  # alone, each is known to a tenth of a nat
     assert found.verdict == "worse"
 
@@ -166,12 +166,34 @@ def test_only_the_same_windows_are_paired():
         difference("a", measured([1.0] * 8), "b", measured([1.0] * 9))
 
 
-def test_bootstrap_is_repeatable_and_near_the_normal_interval():
-    values = np.random.default_rng(2).normal(1.0, 2.0, 400)
-    interval = bootstrap_interval(values)
-    assert interval == bootstrap_interval(values)
-    half = 1.96 * values.std(ddof=1) / 20
-    np.testing.assert_allclose(interval, (values.mean() - half, values.mean() + half), atol=0.03)
+def test_the_interval_of_a_perplexity_is_that_of_its_mean_loss():
+    nll = np.random.default_rng(2).normal(3.0, 0.3, 16)
+    found = measured(nll.tolist())
+    np.testing.assert_allclose(np.log(found.interval), mean_interval(nll))
+    assert measured([3.0] * 7).interval is None
+
+
+def test_an_evaluation_that_stored_its_interval_is_read():
+    found = measured([3.0, 3.5] * 8)
+    stored = {**found.model_dump(mode="json"), "interval": [1.0, 2.0]}
+    assert Perplexity.from_json(json.dumps(stored), "it") == found
+
+
+def test_many_differences_are_corrected_together():
+    generator = np.random.default_rng(4)
+    base = generator.normal(3, 0.5, 16)
+    found = [
+        difference("a", measured(base.tolist()), "b", measured((base + shift + 0.1 * noise).tolist()))
+        for shift in (0.0, 0.06, -0.2)
+        for noise in (generator.normal(0, 1, 16),)
+    ]
+    together = corrected(found)
+    assert [each.comparisons for each in together] == [3, 3, 3]
+    assert [each.p_value for each in together] == list(holm([each.p_value for each in found]))
+    assert [each.nats_interval for each in together] == [each.nats_interval for each in found]
+    assert together[2].verdict == "better"
+    few = difference("a", measured([1.0] * 7), "b", measured([2.0] * 7))
+    assert corrected([few, found[2]]) == (few, found[2])
 
 
 def test_continuation_is_the_greedy_one():

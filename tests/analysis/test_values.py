@@ -72,7 +72,7 @@ def test_what_is_no_such_value_is_one_sentence_that_names_the_place(text, said):
     message = str(error.value)
     assert message.startswith("'cut.json' is not a readable Cut (")
     assert said in message
-    assert message.endswith("; restore it from a copy or delete it.")
+    assert message.endswith("; restore it from a copy.")
     assert "\n" not in message
     assert error.value.__suppress_context__ or error.value.__context__ is None
 

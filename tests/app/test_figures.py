@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 from typing import Any
@@ -39,11 +40,11 @@ def profile() -> LayerProfile:
     )
 
 
-def evaluation(perplexity: float, interval: tuple[float, float] | None) -> Perplexity:
+def evaluation(perplexity: float, windows: int) -> Perplexity:
+    steps = np.linspace(-0.1, 0.1, windows)
     return Perplexity(
         perplexity=perplexity,
-        interval=interval,
-        nll=(1.0, 2.0),
+        nll=tuple(math.log(perplexity) + steps),
         window_length=8,
         tokens_per_second=1.0,
         seconds=1.0,
@@ -51,7 +52,7 @@ def evaluation(perplexity: float, interval: tuple[float, float] | None) -> Perpl
     )
 
 
-def contestant(name: str, perplexity: float, interval: tuple[float, float] | None = None) -> Contestant:
+def contestant(name: str, perplexity: float, windows: int = 2) -> Contestant:
     return Contestant(
         name=name,
         title=name.capitalize(),
@@ -60,7 +61,7 @@ def contestant(name: str, perplexity: float, interval: tuple[float, float] | Non
         parameters=1,
         bytes=4,
         flops_per_token=2,
-        evaluation=evaluation(perplexity, interval),
+        evaluation=evaluation(perplexity, windows),
         slicing_seconds=None,
         slicing_peak_memory=None,
         discarded=None,
@@ -138,7 +139,7 @@ def test_without_a_cap_there_is_no_hatch() -> None:
 @pytest.mark.parametrize("theme", [LIGHT, DARK])
 def test_perplexities_have_the_colours_of_their_roles(theme: figures.Theme) -> None:
     everyone = [
-        contestant("dense", 20.0, (18.0, 23.0)),
+        contestant("dense", 20.0, windows=16),
         contestant("constant", 40.0),
         contestant("dynamic", 30.0),
     ]
@@ -146,16 +147,23 @@ def test_perplexities_have_the_colours_of_their_roles(theme: figures.Theme) -> N
     bars: Any = drawing.figure.data
     assert [bar.x[0] for bar in bars] == [20.0, 40.0, 30.0]
     assert [bar.marker.color for bar in bars] == [theme.dense, CONSTANT, DYNAMIC]
-    assert (bars[0].error_x.array[0], bars[0].error_x.arrayminus[0]) == (3.0, 2.0)
+    low, high = everyone[0].evaluation.interval or (0.0, 0.0)
+    assert low < 20.0 < high
+    assert (bars[0].error_x.array[0], bars[0].error_x.arrayminus[0]) == (high - 20.0, 20.0 - low)
     assert [bar.error_x.visible for bar in bars] == [True, False, False]
     assert drawing.takeaway.startswith("Perplexity is lowest for Dense")
 
 
 def test_differences_stand_around_zero_with_their_verdict() -> None:
     each = Difference(
-        baseline="constant", contender="dynamic", nats=-0.1, nats_interval=(-0.2, -0.05), windows=9
+        baseline="constant",
+        contender="dynamic",
+        nats=-0.1,
+        nats_interval=(-0.2, -0.05),
+        windows=9,
+        p_value=0.01,
     )
-    alone = each.model_copy(update={"nats_interval": None})
+    alone = each.model_copy(update={"nats_interval": None, "p_value": None})
     drawing = draw_differences([("at equal mean slice", each), ("at equal parameters", alone)])
     first, second = drawing.figure.data
     assert first.x[0] == pytest.approx(each.percent) and first.text[0] == "better"  # type: ignore[union-attr]

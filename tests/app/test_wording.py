@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from typing import Any
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -101,39 +102,48 @@ def test_a_command_gives_the_recipe_it_was_made_from(monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize(
     ("slices", "parameters", "words"),
     [
-        ((-0.2, -0.1), (-0.3, -0.1), "Dynamic slicing predicts :green[better] than constant slicing: −"),
-        ((0.1, 0.2), (0.1, 0.3), "predicts :orange[worse]"),
-        ((-0.1, 0.1), (-0.1, 0.1), "no clear difference to constant slicing"),
-        ((-0.2, -0.1), (-0.1, 0.1), "at equal mean slice (−"),
+        (-0.15, -0.2, "Dynamic slicing predicts :green[better] than constant slicing: −"),
+        (0.15, 0.2, "predicts :orange[worse]"),
+        (0.0, 0.0, "no clear difference to constant slicing"),
+        (-0.15, 0.0, "at equal mean slice (−"),
         (None, None, "Too few windows to tell"),
     ],
 )
-def test_the_verdict_is_one_sentence(
-    slices: tuple[float, float] | None, parameters: tuple[float, float] | None, words: str
-) -> None:
-    result = bundled_run().result
-    differences = tuple(
-        Difference(
-            baseline=baseline,
-            contender="dynamic",
-            nats=sum(interval) / 2 if interval else -0.1,
-            nats_interval=interval,
-            windows=16,
+def test_the_verdict_is_one_sentence(slices: float | None, parameters: float | None, words: str) -> None:
+    result: Any = bundled_run().result
+    planned = result.contestant("dynamic").evaluation
+    nll = np.asarray(planned.nll) if slices is not None else np.asarray(planned.nll)[:7]
+    noise = np.resize([0.01, -0.01], nll.size)
+    shifts = {"constant": slices or 0.0, "constant-matched": parameters or 0.0}
+    moved = tuple(
+        each.model_copy(
+            update={
+                "evaluation": each.evaluation.model_copy(
+                    update={"nll": tuple(nll - shifts[each.name] + noise if each.name in shifts else nll)}
+                )
+            }
         )
-        for baseline, interval in (("constant", slices), ("constant-matched", parameters))
+        for each in result.contestants
     )
-    sentence = wording.verdict(result.model_copy(update={"differences": differences}), "dynamic")  # type: ignore[arg-type]
+    sentence = wording.verdict(result.model_copy(update={"contestants": moved}), "dynamic")
     assert words in sentence
     assert sentence.count(". ") == 0 and sentence.endswith(".")
 
 
 def test_evidence_names_interval_nats_and_windows() -> None:
     each = Difference(
-        baseline="constant", contender="dynamic", nats=-0.1, nats_interval=(-0.2, -0.05), windows=9
+        baseline="constant",
+        contender="dynamic",
+        nats=-0.1,
+        nats_interval=(-0.2, -0.05),
+        windows=9,
+        p_value=0.01,
     )
     assert wording.evidence(each) == (
         "−9.5 % perplexity · 95 % interval −18.1 to −4.9 % · −0.100 nats per token · 9 windows, paired"
     )
+    among = each.model_copy(update={"comparisons": 4})
+    assert wording.evidence(among).endswith(" · 9 windows, paired · verdict corrected for 4 comparisons")
 
 
 def test_repair_is_told_with_what_it_gained_and_whether_it_was_kept():

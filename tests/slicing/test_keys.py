@@ -1,4 +1,4 @@
-"""Keys of recipes last: new fields with defaults change none, and runs of earlier versions stay what they are."""
+"""Keys last: new fields with defaults change none, and runs of earlier versions stay what they are."""
 
 from __future__ import annotations
 

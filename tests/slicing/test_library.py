@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import shutil
 import zipfile
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -48,6 +50,7 @@ def test_a_note_lies_beside_the_outcome_and_changes_nothing_of_it(run):
     assert (runs_folder() / run.key / "run.json").read_bytes() == before
     assert sorted(p.name for p in (runs_folder() / run.key).iterdir()) == [
         "note.json",
+        "profile.json",
         "profile.safetensors",
         "run.json",
     ]
@@ -81,11 +84,13 @@ def test_a_deleted_run_can_be_taken_back_whole(run):
 
 
 def test_a_run_made_again_meanwhile_is_not_replaced(run):
+    annotate(run.key, Note(label="the first"))
     name = throw_away(run.key)
     bring_in(run.to_json().encode(), "it")
-    with pytest.raises(StorageError, match="made again meanwhile"):
-        take_back(name)
-    assert trashed() == [name]
+    assert take_back(name) == f"{run.key}-2"
+    assert trashed() == []
+    assert [note_of(key).label for key in (run.key, f"{run.key}-2")] == ["", "the first"]
+    assert {each.key for each in list_runs()[0]} == {run.key, f"{run.key}-2"}
 
 
 @pytest.mark.parametrize("name", ["", "x", "../x", ".."])
@@ -124,8 +129,10 @@ def test_a_packed_run_comes_in_elsewhere_as_it_was(run, monkeypatch, tmp_path):
 
 def test_a_stored_run_is_not_replaced_by_one_that_comes_in(run):
     annotate(run.key, Note(label="mine"))
-    with pytest.raises(StorageError, match="exists already"):
+    with pytest.raises(StorageError, match="is stored here already and stays as it is"):
         bring_in(run.to_json().encode(), "it")
+    later = run.model_copy(update={"created": run.created + timedelta(days=1)})
+    assert bring_in(later.to_json().encode(), "it").key == f"{run.key}-2"
     assert note_of(run.key).label == "mine"
 
 
@@ -152,7 +159,8 @@ GOOD = bundled_run().to_json().encode()
 def test_what_is_no_run_is_refused_and_leaves_nothing(content, part):
     with pytest.raises(StorageError, match=part):
         bring_in(content, "'given.zip'")
-    assert not runs_folder().exists() or list(runs_folder().iterdir()) == []
+    assert list_runs() == ([], [])
+    assert not runs_folder().exists() or [path.name for path in runs_folder().glob("[!.]*")] == []
 
 
 def test_a_zip_bomb_is_not_unpacked(monkeypatch):
@@ -175,11 +183,9 @@ def test_a_zip_that_names_a_file_twice_is_refused():
         bring_in(packed.getvalue(), "it")
 
 
-def test_a_copied_folder_is_told_and_can_be_deleted(run: Run):
+def test_a_copied_folder_is_a_run_of_its_own_and_can_be_deleted(run: Run):
     copy: Path = runs_folder() / "a copy"
-    (runs_folder() / run.key).rename(copy)
-    stored, told = list_runs()
-    assert stored == []
-    assert run.key in told[0]
+    shutil.copytree(runs_folder() / run.key, copy)
+    assert {each.key for each in list_runs()[0]} == {run.key, "a copy"}
     throw_away("a copy")
-    assert list_runs() == ([], [])
+    assert list_runs() == ([run], [])
