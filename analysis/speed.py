@@ -16,10 +16,15 @@ from torch import Tensor
 from analysis.device import out_of_memory_told, synchronise
 from analysis.evaluate import check_windows
 from analysis.source import context_length
+from analysis.statistics import median_coverage
 from analysis.values import Progress, Value, no_progress
 
 PROMPT_TOKENS, NEW_TOKENS = 256, 8
 """The longest prompt that is timed, and the tokens that are generated after it."""
+
+
+CLEAR = 1.2
+"""A ratio is told where the most of its rounds is not larger than so many times the least."""
 
 
 class Ratio(Value):
@@ -28,6 +33,11 @@ class Ratio(Value):
     median: float
     low: float
     high: float
+
+    @property
+    def clear(self) -> bool:
+        """Whether the rounds agree within a fifth; else the machine was too busy for a result."""
+        return self.high <= CLEAR * self.low
 
 
 class Speed(Value):
@@ -41,6 +51,11 @@ class Speed(Value):
     prompt_tokens: int
     new_tokens: int
     rounds: int
+
+    @property
+    def coverage(self) -> float:
+        """How often the range of so many rounds holds the true median."""
+        return median_coverage(self.rounds)
 
     @property
     def protocol(self) -> str:

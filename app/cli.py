@@ -126,6 +126,7 @@ def profile(
     json_path: JsonOption = None,
 ) -> None:
     """Measure how much every block changes its input: LR score, block influence, angular distance."""
+    from app import wording
     from slicing.runs import ProfileRecipe
     from slicing.study.store import find_details
 
@@ -146,6 +147,7 @@ def profile(
         table.add_row(row["module"], *(f"{row[column]:.3f}" for column in numbers))
     out.print(table)
     out.print("LR score: 1 is the block that changes its input least, 0 the one that changes it most.")
+    out.print(f"{run.result.profile.text}: {wording.profiled(recipe)}.", style="dim", highlight=False)
     _where(run)
 
 
@@ -163,6 +165,7 @@ def plan(
     The profile of an earlier run of the same recipe is used again, so only the first call takes long.
     """
     from analysis.errors import StorageError, UnsupportedError
+    from app import wording
     from slicing.runs import ProfileRecipe
     from slicing.study.store import find_run
 
@@ -197,6 +200,7 @@ def plan(
         mark = "capped" if fractions.capped[block] else ""
         table.add_row(str(block), f"{value:.3f}", f"{share:.1%}", str(schedule.widths[block]), mark)
     out.print(table)
+    out.print(f"{result.profile.text}: {wording.profiled(recipe)}.", style="dim", highlight=False)
     dense = result.shape.parameters
     for name, each in (("planned", schedule), ("constant", constant)):
         size = each.parameters(result.shape)
@@ -607,13 +611,14 @@ def evaluate(
         precision = safe_precision(source, windows, opened.model)
         measured = perplexity(opened.model, windows, listen, precision=precision)
     parameters = sum(parameter.numel() for parameter in opened.model.parameters())
+    interval = measured.interval
     data = {"model": source.label, "text": text.label, "parameters": parameters, **_plain(measured)}
+    data["interval"] = interval
     if _printed_as_json({**data, "protocol": measured.protocol}, json_path):
         return
-    interval = measured.interval
     between = f" (95 % interval {interval[0]:.2f} to {interval[1]:.2f})" if interval else ""
     out.print(f"{source.label}, {parameters:,} parameters: perplexity {measured.perplexity:.2f}{between}")
-    out.print(f"{text.label}: {measured.protocol}; {measured.tokens_per_second:.0f} tokens/s")
+    out.print(f"{text.label}: {measured.protocol}")
 
 
 def _evaluate_tasks(
@@ -668,7 +673,7 @@ def generate(
         sample = continue_text(opened, prompt, new_tokens)
     if not _printed_as_json({"model": source.label, "prompt": prompt, **_plain(sample)}, json_path):
         out.print(prompt + sample.text, markup=False, highlight=False)
-        err.print(f"{sample.tokens} tokens, {sample.tokens_per_second:.1f} tokens/s", style="dim")
+        err.print(f"{sample.tokens} tokens", style="dim")
 
 
 @runs_app.callback()

@@ -194,15 +194,27 @@ class ProfileOptions:
 
     text: Annotated[str, typer.Option(help=f"Text to profile on: {TEXT_HELP}")] = "demo"
     windows: Annotated[int, typer.Option(min=1, help="Windows to profile on.")] = 8
+    calibration_windows: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="They are the first of so many, as in slice and compare, so that the scores are the same.",
+            show_default="16, or as many as are profiled",
+        ),
+    ] = None
     window_length: Annotated[int, typer.Option(min=2, help="Tokens in a window.")] = 512
     seed: Annotated[int, typer.Option(help="Draws the windows.")] = 0
 
     def fields(self) -> dict[str, Any]:
         """The fields of a recipe that they fill (``TextError``)."""
         from analysis.texts import TextSource
+        from slicing.runs import drawn_for
 
-        text = TextSource.parse(self.text, "calibration")
-        return {"text": text, **{name: getattr(self, name) for name in ("windows", "window_length", "seed")}}
+        return {
+            "text": TextSource.parse(self.text, "calibration"),
+            "drawn": drawn_for(self.windows, self.calibration_windows),
+            **{name: getattr(self, name) for name in ("windows", "window_length", "seed")},
+        }
 
 
 @dataclass(frozen=True)

@@ -282,10 +282,16 @@ def proposal(run: Run) -> CompareRecipe:
     if isinstance(recipe, CompareRecipe):
         return recipe.model_copy(update={"plan": plan()})
     text = recipe.text if isinstance(recipe, ProfileRecipe) else recipe.calibration
+    drawn: dict[str, int] = {}
+    if not isinstance(recipe, ProfileRecipe):
+        drawn = {name: getattr(recipe, name) for name in ("calibration_windows", "profile_windows")}
+    elif recipe.drawn:
+        drawn = {"calibration_windows": recipe.drawn, "profile_windows": recipe.windows}
     return CompareRecipe(
         model=recipe.model,
         plan=plan(),
         calibration=text,
+        **drawn,
         evaluation=TextSource.parse("demo", "evaluation"),
         window_length=recipe.window_length,
         seed=recipe.seed,

@@ -14,7 +14,6 @@ from analysis.details import Details
 from analysis.evaluate import Difference
 from analysis.profile import LayerProfile
 from analysis.shape import ModelShape
-from analysis.speed import Ratio
 from analysis.texts import TextSource
 from app import wording
 from slicing.allocation import Fractions
@@ -307,7 +306,12 @@ def contest_table(table: Table) -> pd.DataFrame:
                 "vs constant there, %": each.other_gain.percent if each.other_gain else None,
             }
         rows.append(
-            {**row, "parameters": each.parameters, "seeds": len(each.runs), "seconds": round(each.seconds)}
+            {
+                **row,
+                "parameters": each.parameters,
+                "seeds": len(each.runs),
+                "seconds, one timing": round(each.seconds),
+            }
         )
     return pd.DataFrame(rows).round(2)
 
@@ -344,7 +348,7 @@ def board_table(table: Table, shape: ModelShape | None = None) -> pd.DataFrame:
             "to": high,
             "verdict": gain.verdict if gain else "",
             "seeds": len(each.runs),
-            "seconds": round(each.seconds),
+            "seconds, one timing": round(each.seconds),
             "free bits, at most %": shape and _free_bits(each.runs[0], shape),
         }
         if each.other_nats is not None:
@@ -377,17 +381,16 @@ def _board_row(each: Contestant, dense: Contestant) -> dict[str, object]:
         "parameters": each.parameters,
         "blocks": each.layout.label if each.layout else "all blocks",
         "mean slice, %": 100 * each.mean_slice if each.schedule else None,
-        "tokens/s": round(each.evaluation.tokens_per_second),
-        "prompt, × dense": each.speed and each.speed.prompt.median,
-        "generation, × dense": each.speed and each.speed.generation.median,
+        "prompt, × dense": wording.times(each.speed and each.speed.prompt),
+        "generation, × dense": wording.times(each.speed and each.speed.generation),
         "free bits, at most %": None,
         "seeds": None,
-        "seconds": None,
+        "seconds, one timing": None,
     }
 
 
 def _size_row(each: Contestant, dense: Contestant) -> dict[str, object]:
-    seconds, peak = each.slicing_seconds, each.slicing_peak_memory
+    peak = each.slicing_peak_memory
     return {
         "model": each.title,
         "mean slice": wording.percent(each.mean_slice),
@@ -395,10 +398,8 @@ def _size_row(each: Contestant, dense: Contestant) -> dict[str, object]:
         "vs dense": wording.percent(each.parameters / dense.parameters - 1.0, signed=True),
         "weights": wording.memory(each.bytes),
         "FLOPs per token": wording.flops(each.flops_per_token),
-        "tokens/s": f"{each.evaluation.tokens_per_second:,.0f}",
-        "prompt": _times(each.speed and each.speed.prompt),
-        "generation": _times(each.speed and each.speed.generation),
-        "slicing": "" if seconds is None else wording.duration(seconds),
+        "prompt": wording.times(each.speed and each.speed.prompt),
+        "generation": wording.times(each.speed and each.speed.generation),
         "peak while slicing": "" if peak is None else wording.memory(peak),
         "peak while evaluating": wording.memory(each.evaluation.peak_memory),
     }
@@ -406,11 +407,6 @@ def _size_row(each: Contestant, dense: Contestant) -> dict[str, object]:
 
 def _perplexity(each: Contestant | None) -> str:
     return "" if each is None else f"{each.evaluation.perplexity:.2f}"
-
-
-def _times(ratio: Ratio | None) -> str:
-    """How many times as fast as dense, with the range over rounds."""
-    return "" if ratio is None else f"{ratio.median:.2f}× ({ratio.low:.2f} to {ratio.high:.2f})"
 
 
 ONE_PLAN = ("slice", "compare", "search", "trial")

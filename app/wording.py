@@ -17,6 +17,7 @@ from analysis.errors import TextError
 from analysis.evaluate import Difference
 from analysis.shape import ModelShape
 from analysis.source import ModelSource
+from analysis.speed import Ratio, Speed
 from analysis.texts import DEMO_SPLITS, PRESETS, Role, TextSource
 from app.engine import Load, Task, Unload
 from app.jobs import Job
@@ -46,6 +47,7 @@ from slicing.runs import (
     SliceRecipe,
     SweepRecipe,
     TrialRecipe,
+    drawn_for,
     number,
 )
 from slicing.schedule import SlicingSchedule
@@ -221,6 +223,17 @@ def profile_name(run: Run) -> str:
     return f"{profile.model} on {profile.text}"
 
 
+def profiled(recipe: Recipe) -> str:
+    """Which windows the profile of a run was measured on. Equal words mean equal windows."""
+    if isinstance(recipe, ProfileRecipe):
+        windows, drawn = recipe.windows, recipe.drawn or recipe.windows
+    else:
+        windows, drawn = recipe.profile_windows, recipe.calibration_windows
+    seed = recipe.seeds[0] if isinstance(recipe, ContestRecipe | LeaderboardRecipe) else recipe.seed
+    of = "" if windows == drawn else f"the first {windows} of "
+    return f"{of}{drawn} windows of {recipe.window_length:,} tokens, drawn with seed {seed}"
+
+
 def run_line(run: Run) -> str:
     """A run in one line, for headings and pickers."""
     return f"{title(run.recipe)} · {run.created:%d %b %Y %H:%M} UTC"
@@ -334,6 +347,24 @@ def preview(found: Preview) -> str:
     )
 
 
+def times(ratio: Ratio | None) -> str:
+    """How many times as fast as dense, with the range over rounds, or that it was too noisy to say."""
+    if ratio is None:
+        return ""
+    if not ratio.clear:
+        return "too noisy to tell"
+    return f"{ratio.median:.2f}× ({ratio.low:.2f} to {ratio.high:.2f})"
+
+
+def speed(timed: Speed) -> str:
+    """How speed was measured, and how to read it."""
+    return (
+        f"Prompt and generation: times as fast as dense. {timed.protocol.capitalize()}. The range over rounds "
+        f"holds the true median with {100 * timed.coverage:.0f} %. Where it spans more than a fifth, the "
+        "machine was too busy to tell: time again when it is quiet, with more rounds."
+    )
+
+
 def evidence(each: Difference) -> str:
     """One paired difference with its interval, in percent and in nats."""
     between = "no interval below 8 windows"
@@ -400,6 +431,8 @@ def command(recipe: Recipe) -> str:
     if isinstance(recipe, ProfileRecipe):
         flags["text"] = (text_argument(recipe.text, "calibration"), "demo")
         flags["windows"] = (recipe.windows, default["windows"].default)
+        if recipe.drawn != drawn_for(recipe.windows):
+            flags["calibration-windows"] = (recipe.drawn or recipe.windows, None)
     else:
         if not isinstance(recipe, ContestRecipe | LeaderboardRecipe | RemoveRecipe):
             words += _plan_flags(recipe.plan, swept=isinstance(recipe, SweepRecipe))

@@ -244,7 +244,9 @@ def _made(recipe: Recipe, work: Callable[[], tuple[OpenModel, Any]]) -> Run:
 def _profile(recipe: ProfileRecipe, opened: OpenModel, progress: Progress, folder: Path) -> ProfileResult:
     reason = why_not_sliceable(opened.model.config)
     progress("Reading text", 0, 1)
-    windows = token_windows(recipe.text, opened.tokenizer, recipe.window_length, recipe.windows, recipe.seed)
+    drawn = recipe.drawn or recipe.windows
+    windows = token_windows(recipe.text, opened.tokenizer, recipe.window_length, drawn, recipe.seed)
+    windows = windows[: recipe.windows]
     progress("Reading text", 1, 1)
     for name in recipe.probes:
         if name not in PROBES:

@@ -50,6 +50,18 @@ class ProfileRecipe(Value):
     """Scores with passes of their own that are measured too, by their names."""
     lens: bool = False
     """Measure the logit lens too: the loss when the stream goes straight to the head after each block."""
+    drawn: int | None = None
+    """The windows are the first of a draw of so many, as those that slicing profiles are the first of its
+    calibration windows; ``None`` for a draw of ``windows``."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.drawn is not None and self.drawn < self.windows:
+            raise PlanError(
+                f"A profile of {self.windows} windows needs a draw of as many, but {self.drawn} are to be "
+                "drawn: draw more calibration windows, or profile fewer."
+            )
+        return self
 
 
 SHARES = (0.25, 0.5, 0.75)
@@ -81,6 +93,13 @@ class Calibrated(Value):
         if self.repair and self.method != "faithful":
             raise PlanError("Repair follows faithful slicing, not previews: choose the method 'faithful'.")
         return self
+
+
+def drawn_for(windows: int, calibration_windows: int | None = None) -> int | None:
+    """Say, for a profile recipe, of how many calibration windows it takes the first: by default the usual."""
+    usual = max(windows, Calibrated.model_fields["calibration_windows"].default)
+    drawn = usual if calibration_windows is None else calibration_windows
+    return None if drawn == windows else drawn
 
 
 class Evaluated(Calibrated):

@@ -99,7 +99,7 @@ def evidence(result: CompareResult, recipe: CompareRecipe) -> None:
     st.subheader("Four sizes, and what they took")
     st.dataframe(size_table(result), hide_index=True, key="sizes")
     if timed := next((each.speed for each in result.contestants if each.speed), None):
-        st.caption(f"Prompt and generation: times as fast as dense. {timed.protocol.capitalize()}.")
+        st.caption(wording.speed(timed))
     st.subheader("What was cut where")
     schedule, constant = (result.contestant(name).schedule for name in (planned, "constant"))
     if schedule and constant:
@@ -120,7 +120,7 @@ def illustration(result: CompareResult, prompt: str) -> None:
             with grid.container(border=True, height="stretch"):
                 st.markdown(f"**{each.title}**")
                 st.text(each.sample.text.strip())
-                st.caption(f"{each.sample.tokens} tokens, {each.sample.tokens_per_second:.1f} tokens/s")
+                st.caption(f"{each.sample.tokens} tokens")
 
 
 def keep(recipe: CompareRecipe) -> None:

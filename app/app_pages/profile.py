@@ -19,7 +19,7 @@ from app.figures.profile import (
     outliers,
 )
 from app.tables import lens_table, overlay_table, similarity_table, split_table, token_table
-from slicing.runs import ProfileRecipe, Run
+from slicing.runs import ProfileRecipe, Run, drawn_for
 from slicing.study.store import find_details
 
 OVERLAID = 3  # more lines than these and the one shown cannot be told apart
@@ -59,6 +59,7 @@ def measure_form() -> None:
                     model=state.source(),
                     text=TextSource.parse(text, "calibration"),
                     windows=windows,
+                    drawn=drawn_for(windows),
                     window_length=length,
                     seed=seed,
                     bases=bases,
@@ -72,8 +73,9 @@ def measure_form() -> None:
     )
 
 
-def draw(profile: LayerProfile) -> None:
+def draw(run: Run) -> None:
     """The chosen score of every block, how to read it, and the same as a table."""
+    profile = run.result.profile
     with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
         name = controls.score("shown", profile)
         first_token = st.toggle(
@@ -97,8 +99,7 @@ def draw(profile: LayerProfile) -> None:
     table = profile.to_frame(first_token).round(4)
     parts.chart(drawing, "profile", table, pick=lambda point: state.choose_block(int(point["x"])))
     st.caption(
-        f"{profile.text}, {profile.windows} windows of {profile.window_length:,} tokens, measured in "
-        f"{wording.duration(profile.seconds)}. Whiskers: standard deviation over windows. "
+        f"{profile.text}, {wording.profiled(run.recipe)}. Whiskers: standard deviation over windows. "
         f"Score: {score.source}. Click a block to see its tokens below."
     )
 
@@ -233,7 +234,7 @@ with view:
                 f"{state.source().label}.",
                 icon=":material/sync_problem:",
             )
-        draw(shown.run.result.profile)
+        draw(shown.run)
 if shown:
     st.subheader("From near")
     near(shown.run)

@@ -146,8 +146,13 @@ def actions(run: Run, plan: Plan, planned: SlicingSchedule) -> None:
     st.caption(
         f"The comparison slices on {proposal.calibration.label} and evaluates on "
         f"{proposal.evaluation.label}, {proposal.calibration_windows} and {proposal.evaluation_windows} "
-        f"windows of {proposal.window_length:,} tokens. It profiles anew on its own calibration windows, so "
-        "widths may differ a little from this preview."
+        f"windows of {proposal.window_length:,} tokens."
+        + (
+            ""
+            if wording.profiled(proposal) == wording.profiled(run.recipe)
+            else " It profiles anew on its own calibration windows, so widths may differ a little from this "
+            "preview."
+        )
     )
 
 
