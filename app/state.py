@@ -282,7 +282,7 @@ def proposal(run: Run) -> CompareRecipe:
     if isinstance(recipe, CompareRecipe):
         return recipe.model_copy(update={"plan": plan()})
     text = recipe.text if isinstance(recipe, ProfileRecipe) else recipe.calibration
-    drawn: dict[str, int] = {}
+    drawn: dict[str, Any] = {}
     if not isinstance(recipe, ProfileRecipe):
         drawn = {name: getattr(recipe, name) for name in ("calibration_windows", "profile_windows")}
     elif recipe.drawn:

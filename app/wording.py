@@ -359,9 +359,9 @@ def times(ratio: Ratio | None) -> str:
 def speed(timed: Speed) -> str:
     """How speed was measured, and how to read it."""
     return (
-        f"Prompt and generation: times as fast as dense. {timed.protocol.capitalize()}. The range over rounds "
-        f"holds the true median with {100 * timed.coverage:.0f} %. Where it spans more than a fifth, the "
-        "machine was too busy to tell: time again when it is quiet, with more rounds."
+        f"Prompt and generation: times as fast as dense. {timed.protocol.capitalize()}. The range over "
+        f"rounds holds the true median with {100 * timed.coverage:.0f} %. Where it spans more than a fifth, "
+        "the machine was too busy to tell: time again when it is quiet, with more rounds."
     )
 
 

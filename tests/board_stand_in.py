@@ -56,7 +56,7 @@ def board_run(**changes: Any) -> Run:
         calibration=result.calibration,
         evaluation=result.evaluation,
     )
-    return shipped.model_copy(update={"recipe": recipe, "result": found})
+    return shipped.model_copy(update={"recorded_key": recipe.key, "recipe": recipe, "result": found})
 
 
 def _contestant(trial: TrialRecipe, loss: float) -> Contestant:

@@ -58,7 +58,7 @@ def contest_run(**changes: Any) -> Run:
         calibration=result.calibration,
         evaluation=result.evaluation,
     )
-    return shipped.model_copy(update={"recipe": recipe, "result": found})
+    return shipped.model_copy(update={"recorded_key": recipe.key, "recipe": recipe, "result": found})
 
 
 def _contestant(repaired: bool, loss: float, plan: Plan | None) -> Contestant:

@@ -224,7 +224,7 @@ def test_profile_keeps_its_bases_when_asked(monkeypatch, tiny_folder, texts):
     for flag, kept in (([], []), (["--bases"], ["bases.safetensors"])):
         assert run(monkeypatch, *words, *flag) == 0
         (run_folder,) = [
-            f for f in runs_folder().iterdir() if (f / "bases.safetensors").exists() == bool(kept)
+            f for f in runs_folder().glob("[!.]*") if (f / "bases.safetensors").exists() == bool(kept)
         ]
         assert sorted(f.name for f in run_folder.glob("*.safetensors")) == [*kept, "profile.safetensors"]
 
@@ -388,7 +388,7 @@ def test_sweep_prints_the_grid_and_runs_nothing_twice(monkeypatch, tiny_folder, 
 def test_runs_travel_and_come_back(monkeypatch, tiny_folder, texts, capsys, tmp_path):
     text, _ = texts
     run(monkeypatch, "profile", "--model", tiny_folder, "--text", text, "--windows", 2, "--window-length", 16)
-    (folder,) = runs_folder().iterdir()
+    (folder,) = runs_folder().glob("[!.]*")
     key, packed, page = folder.name, tmp_path / "run.zip", tmp_path / "report.html"
     assert run(monkeypatch, "runs", "rename", key, "The talk", "--note", "in May") == 0
     assert run(monkeypatch, "runs", "export", key[:6], "--out", packed) == 0
@@ -405,8 +405,8 @@ def test_runs_travel_and_come_back(monkeypatch, tiny_folder, texts, capsys, tmp_
     assert run(monkeypatch, "runs", "trash") == 0
     name = capsys.readouterr().out.strip()
     assert name.startswith(key)
-    assert run(monkeypatch, "runs", "restore", name) == 6  # it was brought in again meanwhile
-    run(monkeypatch, "runs", "delete", key)
-    assert run(monkeypatch, "runs", "restore", name) == 0
-    assert run(monkeypatch, "runs", "show", key) == 0
+    assert run(monkeypatch, "runs", "restore", name) == 0  # beside the one that was brought in meanwhile
+    assert f"Run {key}-2 is back" in capsys.readouterr().out
+    assert run(monkeypatch, "runs", "restore", name) == 6
+    assert run(monkeypatch, "runs", "show", key) == run(monkeypatch, "runs", "show", f"{key}-2") == 0
     assert run(monkeypatch, "runs", "import", tmp_path / "nothing.zip") == 6

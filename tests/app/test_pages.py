@@ -36,6 +36,7 @@ from slicing.runs import (
     SweepResult,
     TrialResult,
 )
+from slicing.study import store
 from slicing.study.store import bundled_run, bundled_sweep, find_details
 
 MAIN = Path(__file__).parents[2] / "app" / "main.py"
@@ -309,7 +310,7 @@ def stored() -> str:
     run = bundled_run()
     folder = runs_folder() / run.key
     folder.mkdir(parents=True)
-    (folder / runs.RUN_FILE).write_text(run.to_json())
+    (folder / store.RUN_FILE).write_text(run.to_json())
     return run.key
 
 
@@ -317,7 +318,7 @@ def test_runs_are_listed_opened_and_deleted(desk: Desk) -> None:
     key = stored()
     broken = runs_folder() / "broken"
     broken.mkdir()
-    (broken / runs.RUN_FILE).write_text("{")
+    (broken / store.RUN_FILE).write_text("{")
     app = page("runs")
     (table,) = app.dataframe
     assert list(table.value["key"]) == [key]
@@ -337,7 +338,7 @@ def test_a_link_to_a_run_that_is_gone_shows_the_demo_and_says_so(desk: Desk) -> 
 def test_without_any_run_there_is_one_sentence(
     desk: Desk, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(runs, "BUNDLED_RUN", tmp_path / "nothing")
+    monkeypatch.setattr(store, "BUNDLED_RUN", tmp_path / "nothing")
     for name in ("profile", "tune", "compare"):
         assert "There is nothing to show yet" in said(page(name))
 
@@ -349,10 +350,10 @@ def test_a_model_that_cannot_be_sliced_is_told_on_the_tune_page(desk: Desk) -> N
         profile=result.profile, shape=None, not_sliceable="Its norms come after.", text=result.calibration
     )
     recipe = ProfileRecipe(model=run.recipe.model, text=TextSource(kind="demo", split="calibration"))
-    changed = run.model_copy(update={"recipe": recipe, "result": unsliceable})
+    changed = run.model_copy(update={"recorded_key": recipe.key, "recipe": recipe, "result": unsliceable})
     folder = runs_folder() / changed.key
     folder.mkdir(parents=True)
-    (folder / runs.RUN_FILE).write_text(changed.to_json())
+    (folder / store.RUN_FILE).write_text(changed.to_json())
     assert "Its norms come after." in said(page("tune", profile=changed.key))
 
 
@@ -741,7 +742,7 @@ def test_only_the_measures_that_were_kept_are_offered(desk: Desk) -> None:
     found = find_details(bundled_run())
     assert found is not None
     before = found._replace(angular=None, cka=None, lens=None)
-    before.save(runs_folder() / stored() / runs.DETAILS_FILE)
+    before.save(runs_folder() / stored() / store.DETAILS_FILE)
     app = page("profile", **{"near": "Depth by depth", "compared-by": "CKA"})
     assert app.segmented_control(key="compared-by").options == ["Cosine"]
     assert "Mean cosine **" in said(app)
@@ -800,7 +801,7 @@ def test_a_run_is_deleted_and_taken_back(desk: Desk) -> None:
     press(app, "Delete")
     bring_in(bundled_run().to_json().encode(), "it")
     press(app, "Undo")
-    assert "made again meanwhile" in app.error[0].value
+    assert set(app.dataframe[0].value["key"]) == {key, f"{key}-2"}
 
 
 def test_trials_are_listed_when_asked_for(desk: Desk) -> None:
@@ -814,7 +815,9 @@ def test_trials_are_listed_when_asked_for(desk: Desk) -> None:
         calibration=result.calibration,
         evaluation=result.evaluation,
     )
-    run = sweep.model_copy(update={"recipe": recipe.dense(), "result": trial})
+    run = sweep.model_copy(
+        update={"recorded_key": recipe.dense().key, "recipe": recipe.dense(), "result": trial}
+    )
     bring_in(run.to_json().encode(), "it")
     bring_in(sweep.to_json().encode(), "it")
     app = page("runs")

@@ -14,10 +14,10 @@ from analysis.errors import PlanError, StorageError
 from app.figures.base import DARK, LIGHT
 from app.figures.story import SIZE, Turn, draw_pipe
 from app.story import STEPS, Case, case_of
-from slicing import runs
 from slicing.plan import Plan
 from slicing.runs import ProfileRecipe
 from slicing.schedule import SlicingSchedule
+from slicing.study import store
 from slicing.study.store import bundled_run
 
 MAIN = Path(__file__).parents[2] / "app" / "main.py"
@@ -193,13 +193,15 @@ def test_the_cut_says_what_is_left_of_the_parameters() -> None:
 
 def test_a_plan_that_loses_is_told_as_it_is() -> None:
     told = case()
+    measured = told.result.contestant("dynamic").evaluation
+    worse_nll = tuple(2 * loss for loss in measured.nll)
     lost = tuple(
-        each.model_copy(update={"nats": 0.2, "nats_interval": (0.1, 0.3)})
-        if each.contender == "dynamic" and each.baseline.startswith("constant")
+        each.model_copy(update={"evaluation": measured.model_copy(update={"nll": worse_nll})})
+        if each.name == "dynamic"
         else each
-        for each in told.result.differences
+        for each in told.result.contestants
     )
-    worse = told._replace(result=told.result.model_copy(update={"differences": lost}))
+    worse = told._replace(result=told.result.model_copy(update={"contestants": lost}))
     assert "worse" in STEPS[6].sentence(worse, 0.0)
     assert "better" not in STEPS[6].sentence(worse, 0.0)
     assert "At equal mean slice: worse" in STEPS[6].answer(worse)
@@ -282,9 +284,9 @@ def test_a_dial_answers_at_once() -> None:
 
 def test_leaving_keeps_the_run_that_was_shown() -> None:
     run = bundled_run()
-    folder = runs.runs_folder() / run.key
+    folder = store.runs_folder() / run.key
     folder.mkdir(parents=True)
-    (folder / runs.RUN_FILE).write_text(run.to_json())
+    (folder / store.RUN_FILE).write_text(run.to_json())
     app = press(talk(step="3", compare=run.key), "leave")
     assert app.title[0].value == "Where is it redundant?"
     assert app.query_params["compare"] == run.key
@@ -294,7 +296,7 @@ def test_leaving_keeps_the_run_that_was_shown() -> None:
 def test_without_a_run_there_is_a_sentence_and_a_way_out(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(runs, "BUNDLED_RUN", tmp_path / "nothing")
+    monkeypatch.setattr(store, "BUNDLED_RUN", tmp_path / "nothing")
     app = talk()
     assert "no finished comparison" in app.info[0].value
     assert app.button(key="leave")

@@ -11,9 +11,11 @@ from typer.testing import CliRunner
 
 from analysis.evaluate import Difference
 from analysis.source import ModelSource
+from analysis.speed import Ratio
 from analysis.texts import PRESETS, Role, TextSource
 from app import wording
 from app.cli import app as command_line
+from app.tables import size_table
 from slicing.plan import Plan
 from slicing.repair import Repair, SublayerRepair
 from slicing.runs import CompareRecipe, ProfileRecipe
@@ -58,6 +60,10 @@ def test_a_text_is_written_as_it_is_read(text: str, role: Role) -> None:
 def test_a_command_gives_the_recipe_it_was_made_from(monkeypatch: pytest.MonkeyPatch) -> None:
     recipes = [
         ProfileRecipe(model=ModelSource(kind="demo"), text=DEMO, windows=3, seed=4),
+        ProfileRecipe(model=ModelSource(kind="demo"), text=DEMO, windows=3, drawn=16),
+        ProfileRecipe(model=ModelSource(kind="demo"), text=DEMO, windows=3, drawn=5),
+        ProfileRecipe(model=ModelSource(kind="demo"), text=DEMO, windows=16),
+        ProfileRecipe(model=ModelSource(kind="demo"), text=DEMO, windows=64),
         CompareRecipe(model=ModelSource(kind="demo"), calibration=DEMO, evaluation=EVALUATION),
         CompareRecipe(
             model=ModelSource(kind="hub", location="a/b", revision="r", device="cpu", dtype="float32"),
@@ -128,6 +134,32 @@ def test_the_verdict_is_one_sentence(slices: float | None, parameters: float | N
     sentence = wording.verdict(result.model_copy(update={"contestants": moved}), "dynamic")
     assert words in sentence
     assert sentence.count(". ") == 0 and sentence.endswith(".")
+
+
+def test_equal_words_about_a_profile_mean_equal_windows() -> None:
+    shared: dict[str, Any] = {"model": ModelSource(kind="demo"), "window_length": 64}
+    compared = CompareRecipe(**shared, calibration=DEMO, evaluation=EVALUATION)
+    told = wording.profiled(compared)
+    assert told == "the first 8 of 16 windows of 64 tokens, drawn with seed 0"
+    assert wording.profiled(ProfileRecipe(**shared, text=DEMO, drawn=16)) == told
+    assert wording.profiled(ProfileRecipe(**shared, text=DEMO)) == "8 windows of 64 tokens, drawn with seed 0"
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "told"),
+    [(1.0, 1.2, "1.10× (1.00 to 1.20)"), (1.0, 1.21, "too noisy to tell"), (0.9, 2.78, "too noisy to tell")],
+)
+def test_a_speed_is_told_where_the_rounds_agree_within_a_fifth(low: float, high: float, told: str) -> None:
+    assert wording.times(Ratio(median=1.1, low=low, high=high)) == told
+
+
+def test_the_run_that_ships_shows_no_speed_but_paired_ratios() -> None:
+    result: Any = bundled_run().result
+    table = size_table(result)
+    assert not {"tokens/s", "slicing"} & set(table.columns)
+    assert set(table["generation"]) >= {"", "too noisy to tell"}
+    timed = result.contestant("dynamic").speed
+    assert "94 %" in wording.speed(timed) and "5 rounds" in wording.speed(timed)
 
 
 def test_evidence_names_interval_nats_and_windows() -> None:

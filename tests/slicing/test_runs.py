@@ -312,6 +312,17 @@ def test_seed_draws_the_calibration_windows_and_the_profile_uses_the_first_of_th
     assert second.profile.measurements == expected.measurements
 
 
+def test_a_profile_of_the_calibration_draw_is_the_one_that_slicing_makes(recipe):
+    compared = perform(recipe).result.profile
+    shared = {"model": recipe.model, "text": recipe.calibration, "windows": 2, "window_length": 24}
+    same = perform(ProfileRecipe(**shared, drawn=4)).result.profile
+    other = perform(ProfileRecipe(**shared)).result.profile
+    assert same.measurements == compared.measurements
+    assert other.measurements != compared.measurements
+    with pytest.raises(PlanError, match="draw more calibration windows"):
+        ProfileRecipe(**shared, drawn=1)
+
+
 def test_runs_are_listed_newest_first(recipe):
     keys = []
     for day, seed in enumerate((3, 1, 2), start=1):
