@@ -205,7 +205,8 @@ def perform(
         if isinstance(recipe, SweepRecipe | ContestRecipe | LeaderboardRecipe):
             _refuse_impossible(recipe, opened)
             if executor:
-                missing = [trial for trial in recipe.trials() if not find_stored(trial)]
+                digest = _evaluation_digest(recipe, opened)
+                missing = [trial for trial in recipe.trials() if not _stored_trial(trial, digest)]
                 executor(missing, keep_run, progress)
         return opened, makers[type(recipe)](recipe, opened, progress, folder)
 
@@ -881,6 +882,21 @@ def _best_share(recipe: TrialRecipe, bench: _Bench, count: int, size: int) -> tu
     return min(losses, key=lambda share: losses[share]), seconds
 
 
+def _evaluation_digest(recipe: Evaluated, opened: OpenModel) -> str:
+    """Name the evaluation windows by their tokens: a text can change after trials were judged on it."""
+    windows = token_windows(
+        recipe.evaluation, opened.tokenizer, recipe.window_length, recipe.evaluation_windows
+    )
+    return _used(recipe.evaluation, windows).digest
+
+
+def _stored_trial(recipe: TrialRecipe, digest: str) -> Run | None:
+    """Find the stored run of a trial that was judged on these evaluation windows."""
+    run = find_stored(recipe)
+    result = run.result if run else None
+    return run if isinstance(result, TrialResult) and result.evaluation.digest == digest else None
+
+
 class Trials:
     """Trials on one model, one after the other; those that share calibration and profile share a bench."""
 
@@ -902,9 +918,9 @@ class Trials:
         """Make the run of a trial, and store nothing."""
         return _made(recipe, lambda: (self.opened, _tried(recipe, self.bench(recipe))))
 
-    def run(self, recipe: TrialRecipe) -> Run:
-        """The run of a trial: the stored one, or else it is made and stored."""
-        run = find_stored(recipe)
+    def run(self, recipe: TrialRecipe, digest: str) -> Run:
+        """Give the stored run of a trial that was judged on these windows, or else make and store one."""
+        run = _stored_trial(recipe, digest)
         if run is None:
             run = self.make(recipe)
             keep_run(run)
@@ -950,13 +966,14 @@ def _all_trials(
     for name in probes:
         first.probe(name)
     profile, shape = first.profile, first.shape
+    digest = _evaluation_digest(recipe, opened)
     found: list[TrialResult] = []
     for trial in wanted:
         begun = len(found)
         progress("Trials", begun, len(wanted))
         # Its own steps are too many to name; they are where the job can be cancelled.
         trials.progress = lambda *_, begun=begun: progress("Trials", begun, len(wanted))
-        result = trials.run(trial).result
+        result = trials.run(trial, digest).result
         assert isinstance(result, TrialResult)
         found.append(result)
         if first and trial.bench_key == wanted[0].bench_key:

@@ -67,6 +67,15 @@ def test_the_trials_are_dense_then_constant_and_cells_by_target(recipe):
     assert all(trial.plan.rounding == 1 for trial in recipe.trials() if trial.plan)
 
 
+def test_trials_on_a_text_that_has_changed_are_made_anew(recipe, tmp_path):
+    before = perform(recipe).result
+    (tmp_path / "evaluation.txt").write_text(TEXT.upper() * 20)
+    after = perform(recipe).result
+    assert after.evaluation.digest != before.evaluation.digest
+    pairs = zip(before.contestants, after.contestants, strict=True)
+    assert all(old.evaluation.nll != new.evaluation.nll for old, new in pairs)
+
+
 @pytest.mark.parametrize("change", [{"span": 2}, {"middle": 1.5}])
 def test_what_cells_are_measured_by_stays_as_published(recipe, change):
     plan = Plan(**{**dict(recipe.plan), **change})
