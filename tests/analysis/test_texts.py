@@ -16,7 +16,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from conftest import byte_tokenizer
+from conftest import byte_tokenizer, gemma_tokenizer
 from tokenizers.processors import TemplateProcessing
 
 from analysis.errors import TextError
@@ -217,6 +217,35 @@ def test_windows_that_cannot_be_had_are_refused(length, count, parts, tmp_path, 
     with pytest.raises(TextError) as error:
         token_windows(numbered(tmp_path, 812), tokenizer, length, count)
     says(error, *parts)
+
+
+@pytest.mark.parametrize("adds", [False, True])
+def test_windows_of_gemma_each_begin_with_bos_and_lose_no_text(adds, tmp_path):
+    tokenizer = gemma_tokenizer()
+    if adds:
+        tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+            single="<bos> $A", special_tokens=[("<bos>", 2)]
+        )
+    source = numbered(tmp_path, 98)
+    text = Path(source.location).read_text()
+    windows = token_windows(source, tokenizer, length=10, count=None)
+    assert windows.shape == (10, 10)
+    assert set(windows[:, 0].tolist()) == {2}
+    assert tokenizer.decode(windows[:, 1:].flatten().tolist()) == text[:90]
+    assert torch.equal(token_windows(source, tokenizer, 10, 3, skip=2), windows[2:5])
+    drawn = token_windows(source, tokenizer, 10, 4, seed=0)
+    rest = token_windows(source, tokenizer, 10, 6, seed=0, skip=4)
+    together = sorted(row[1:] for row in torch.cat([drawn, rest]).tolist())
+    assert together == sorted(windows[:, 1:].tolist())
+    with pytest.raises(TextError) as error:
+        token_windows(source, tokenizer, 10, 11)
+    says(error, "holds 98 tokens", "11 windows of 10, each begun by BOS, need 99")
+
+
+def test_windows_of_others_begin_with_bos_only_where_the_text_does(tmp_path, tokenizer):
+    for same in (tokenizer, byte_tokenizer(bos="<bos>", eos="<eos>", first=("<pad>", "<bos>", "<eos>"))):
+        windows = token_windows(numbered(tmp_path, 100), same, length=10, count=None)
+        assert same.decode(windows.flatten().tolist()) == (tmp_path / "numbers.txt").read_text()
 
 
 @pytest.fixture
@@ -771,6 +800,17 @@ def test_passages_tell_the_document_and_the_first_words(tmp_path: Path) -> None:
     assert [each.document for each in found] == [f"document {number}" for number in numbers]
     assert found[0].begins == "a" * 20
     assert found[2].begins == "a" * 10 + " " + "b" * 8
+
+
+def test_passages_of_windows_that_begin_with_bos_are_those_of_their_text(tmp_path: Path) -> None:
+    path = tmp_path / "text.jsonl"
+    path.write_text("\n".join(f'{{"text": "{each * 45}"}}' for each in "abc"))
+    source, tokenizer = file_source(path), gemma_tokenizer()
+    found = passages(source, tokenizer, token_windows(source, tokenizer, 11, None))
+    # Ten bytes of text a window; documents end, with what parts them, at 47, 94 and 141.
+    numbers = [1, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3]
+    assert [each.document for each in found] == [f"document {number}" for number in numbers]
+    assert [found[place].begins for place in (0, 5, 10)] == ["a" * 10, "b" * 10, "c" * 10]
 
 
 @pytest.mark.demo
