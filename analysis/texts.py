@@ -17,7 +17,7 @@ import re
 import threading
 import zlib
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from itertools import islice
@@ -146,6 +146,34 @@ class TextSource(Value):
         """
         readers = {"demo": _demo_documents, "hub": _hub_documents, "file": _file_documents}
         return islice(readers[self.kind](self), self.max_documents)
+
+
+def share_text(first: TextSource, second: TextSource) -> bool:
+    """Whether two texts have documents in common, as far as where they come from tells."""
+    same = "kind", "location", "config", "revision"
+    if any(getattr(first, name) != getattr(second, name) for name in same):
+        return False
+    if (first.column or "text") != (second.column or "text"):
+        return False
+    if first.data_files and second.data_files and first.data_files != second.data_files:
+        return False
+    whole, other = _whole_split(first.split), _whole_split(second.split)
+    return whole == other and not _apart(first.split, second.split)
+
+
+_PART = re.compile(r".*\[(?P<start>\d*)(?P<start_unit>%?):(?P<end>\d*)(?P<end_unit>%?)\]")
+
+
+def _apart(first: str, second: str) -> bool:
+    """Whether two parts of the same split, such as ``train[:90%]``, certainly do not overlap."""
+    one, two = _PART.fullmatch(first), _PART.fullmatch(second)
+    return bool(one and two) and any(
+        left["end"]
+        and right["start"]
+        and left["end_unit"] == right["start_unit"]
+        and int(left["end"]) <= int(right["start"])
+        for left, right in ((one, two), (two, one))
+    )
 
 
 class Preset(Value):
@@ -322,6 +350,11 @@ def passages(source: TextSource, tokenizer: PreTrainedTokenizerBase, windows: Te
         Passage(document=name, begins=shorten(text, 90, placeholder=" ..."))
         for name, text in zip(found, decoded, strict=True)
     )
+
+
+def count_documents(found: Iterable[Passage]) -> int:
+    """From how many documents windows are, each counted for the one that holds its middle."""
+    return len({each.document for each in found})
 
 
 def _names(source: TextSource) -> Iterator[str]:
