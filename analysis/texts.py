@@ -167,13 +167,13 @@ _PART = re.compile(r".*\[(?P<start>\d*)(?P<start_unit>%?):(?P<end>\d*)(?P<end_un
 def _apart(first: str, second: str) -> bool:
     """Whether two parts of the same split, such as ``train[:90%]``, certainly do not overlap."""
     one, two = _PART.fullmatch(first), _PART.fullmatch(second)
-    return bool(one and two) and any(
-        left["end"]
-        and right["start"]
-        and left["end_unit"] == right["start_unit"]
-        and int(left["end"]) <= int(right["start"])
-        for left, right in ((one, two), (two, one))
-    )
+    return one is not None and two is not None and (_ends_before(one, two) or _ends_before(two, one))
+
+
+def _ends_before(left: re.Match[str], right: re.Match[str]) -> bool:
+    if not (left["end"] and right["start"]) or left["end_unit"] != right["start_unit"]:
+        return False
+    return int(left["end"]) <= int(right["start"])
 
 
 class Preset(Value):
