@@ -469,7 +469,8 @@ def _parquet(path: Path, _: str) -> dataset.Dataset:
 
 
 def _delimited(path: Path, column: str, delimiters: str = ",;\t|") -> dataset.Dataset:
-    """A table whose first line names its columns, by the one delimiter that divides every row alike.
+    """A table whose first line names its columns, by the one delimiter that divides every row alike; the
+    first of them where there is one column.
 
     Python's parser checks the rows before Arrow's reads them: it tells a stray quote from one that encloses
     a field, and counts what has to come out.
@@ -505,7 +506,7 @@ FILE_FORMATS: dict[str, FileFormat] = {
     ".jsonl": FileFormat("JSON with one object on each line", _json_lines),
     ".json": FileFormat("JSON with one object on each line, or an array of objects", _json_lines),
     ".csv": FileFormat("CSV", _delimited),
-    ".tsv": FileFormat("a table divided by tabs", partial(_delimited, delimiters="\t")),
+    ".tsv": FileFormat("TSV", partial(_delimited, delimiters="\t,;|")),
     ".parquet": FileFormat("parquet", _parquet),
 }
 """By suffix, each but parquet also with ``.gz`` behind it; a file with any other suffix is read as text."""

@@ -470,6 +470,8 @@ def test_a_second_delimiter_among_the_names_is_no_trouble_where_it_does_not_divi
         ('text\tlabel\n"alpha" beta\t0\ngamma\t1\n', ['"alpha" beta', "gamma"]),
         ('text\tlabel\n"alpha\t0\nbeta"\t1\n', ['"alpha', 'beta"']),  # two rows, and not one
         ('text\n"alpha"\nbeta\n', ["alpha", "beta"]),
+        ("text\nalpha, beta\n", ["alpha, beta"]),
+        ("text,label\nalpha,0\n", ["alpha"]),  # whatever its suffix says
     ],
 )
 def test_a_table_of_tabs_is_read_with_quotes_or_without(content, documents, tmp_path):
