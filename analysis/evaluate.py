@@ -1,7 +1,8 @@
 """What a model is worth: perplexity by a stated protocol, its interval, its speed, and paired differences.
 
 The protocol: consecutive windows without overlap; in each, every token but the first is predicted from
-those before it; perplexity is exp of the mean negative log-likelihood over all predicted tokens.
+those before it; perplexity is exp of the mean negative log-likelihood over all predicted tokens. A BOS token
+in front of a window (``analysis.texts.BEGUN``) is its first; the first token of text is then predicted too.
 Knows nothing about how a model was made.
 """
 
@@ -54,6 +55,8 @@ class Perplexity(Value):
     """Bytes; see ``PeakMemory``."""
     precision: Precision = "exact"
     """Of the matrix products; see ``analysis.device.matmuls``."""
+    bos: bool = False
+    """Whether every window begins with the model's BOS token."""
 
     @model_validator(mode="before")
     @classmethod
@@ -70,9 +73,10 @@ class Perplexity(Value):
     def protocol(self) -> str:
         """How the number was measured, for the line beside it."""
         products = ", matrix products in bfloat16" if self.precision == "fast" else ""
+        begun = ", each begun by BOS" if self.bos else ""
         return (
-            f"token-level perplexity, {len(self.nll)} windows of {self.window_length:,} tokens, no overlap, "
-            f"exp of the mean negative log-likelihood{products}"
+            f"token-level perplexity, {len(self.nll)} windows of {self.window_length:,} tokens{begun}, no "
+            f"overlap, exp of the mean negative log-likelihood{products}"
         )
 
 
@@ -196,7 +200,14 @@ def perplexity(
         seconds=sum(seconds),
         peak_memory=peak.bytes,
         precision=precision,
+        bos=bool((windows[:, 0] == _bos(model)).all()),
     )
+
+
+def _bos(model: Any) -> int:
+    """The model's BOS token; -1, which no token is, where it has none."""
+    bos = getattr(model.config.get_text_config(decoder=True), "bos_token_id", None)
+    return bos if isinstance(bos, int) else -1
 
 
 SAFE_NATS = 0.005

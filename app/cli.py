@@ -11,7 +11,7 @@ import json
 import shutil
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -902,14 +902,18 @@ def _executor(name: str, address: str | None, workers: int | None) -> Executor |
 
 
 def _perform(recipe: Recipe, executor: Executor | None = None) -> Run:
+    from analysis.errors import UnsupportedError
     from analysis.source import shape_of
     from slicing.bench import memory_need, perform
     from slicing.runs import CompareRecipe, SliceRecipe
 
-    if isinstance(recipe, SliceRecipe | CompareRecipe):
-        need = memory_need(recipe, shape_of(recipe.model))
+    shape = None
+    with suppress(UnsupportedError):  # which says so itself where it is in the way
+        shape = shape_of(recipe.model)
+    if shape and isinstance(recipe, SliceRecipe | CompareRecipe):
+        need = memory_need(recipe, shape)
         err.print(f"Slicing takes {need} at its peak.", style="dim", highlight=False)
-    if warning := getattr(recipe, "warning", None):
+    for warning in recipe.warnings(shape):
         err.print(warning, style="yellow", markup=False, highlight=False)
     with _progress() as listen:
         return perform(recipe, listen, executor=executor)
@@ -959,7 +963,7 @@ def _comparison(run: Run, result: CompareResult) -> dict[str, Any]:
     return {
         "key": run.key,
         "recipe": _plain(run.recipe),
-        "warning": run.recipe.warning,  # type: ignore[union-attr]
+        "warning": " ".join(run.recipe.warnings(shape)) or None,
         "evaluations": [each.summary(shape.hidden_size, shape.block_count) for each in result.contestants],
         "differences": [
             {
@@ -984,7 +988,7 @@ def _table(*columns: str) -> Table:
 
 def _print_comparison(result: CompareResult, method: str) -> None:
     from app.tables import task_table
-    from app.wording import METHODS
+    from app.wording import METHODS, window_reading
 
     table = _table()
     for column in ("model", "perplexity", "95 % interval", "slice", "parameters", "MFLOPs"):
@@ -1007,6 +1011,7 @@ def _print_comparison(result: CompareResult, method: str) -> None:
         out.print(scores.to_string(index=False), highlight=False)
     out.print("MFLOPs are those of the linear maps for one token.", style="dim")
     out.print(f"{result.evaluation.label}: {dense.evaluation.protocol}.", style="dim", highlight=False)
+    out.print(window_reading(result.evaluation), style="dim", highlight=False)
     out.print(METHODS[method], style="dim")
     for each in result.contestants:
         if each.sample:

@@ -24,7 +24,7 @@ from app.figures.profile import draw_scatter, outliers
 from app.report import build_report
 from app.tables import damage_table, text_table
 from slicing.library import pack
-from slicing.runs import CompareRecipe, CompareResult, Run
+from slicing.runs import CompareRecipe, CompareResult, Recipe, Run
 
 CHART = {
     "displaylogo": False,
@@ -104,6 +104,12 @@ def queue(make: Callable[[], Task]) -> None:
     st.rerun()
 
 
+def warn(recipe: Recipe, like: Run) -> None:
+    """What a result may not hide, where ``like`` is a run of the same model."""
+    for sentence in recipe.warnings(like.result.shape):
+        st.warning(state.told(sentence), icon=":material/warning:")
+
+
 def set_up(title: str, make: Callable[[CompareRecipe], state.Trials]) -> None:
     """The form of a sweep or contest; what it does not ask for is as on the Tune page."""
     profiled = state.shown("profile")
@@ -120,8 +126,7 @@ def set_up(title: str, make: Callable[[CompareRecipe], state.Trials]) -> None:
     if problem:
         st.warning(problem, icon=":material/warning:")
     if recipe:
-        if recipe.warning:
-            st.warning(recipe.warning, icon=":material/warning:")
+        warn(recipe, profiled.run)
         st.caption(wording.trials_size(recipe, profiled.run))
         if pressed:
             queue(lambda: recipe)
@@ -156,8 +161,7 @@ def provenance(view: state.View) -> state.Shown | None:
         return None
     if shown.problem:
         st.warning(shown.problem, icon=":material/info:")
-    if warning := getattr(shown.run.recipe, "warning", None):
-        st.warning(warning, icon=":material/warning:")
+    warn(shown.run.recipe, shown.run)
     origin = "The demo run that ships with slicescope" if shown.bundled else f"Run {shown.run.key}"
     with st.container(horizontal=True, vertical_alignment="center"):
         st.caption(f":material/history: {origin} · {state.title(shown.run)}")

@@ -66,6 +66,7 @@ from slicing.runs import (
     SliceResult,
     SweepRecipe,
     SweepResult,
+    TextUsed,
 )
 from slicing.study.store import find_details
 
@@ -187,8 +188,9 @@ def _head(run: Run) -> str:
             f"<p class=quiet>{_text(result.evaluation.label)}: {_text(protocol)}. "
             f"{_text(wording.METHODS[recipe.method])}</p>"
         )
-    if warning := getattr(recipe, "warning", None):
-        said.append(f"<p class=note>{_text(warning)}</p>")
+    if isinstance(evaluation := getattr(result, "evaluation", None), TextUsed):
+        said.append(f"<p class=quiet>{_text(wording.window_reading(evaluation))}</p>")
+    said += [f"<p class=note>{_text(warning)}</p>" for warning in recipe.warnings(result.shape)]
     return "".join(said)
 
 

@@ -18,7 +18,7 @@ from analysis.evaluate import Difference
 from analysis.shape import ModelShape
 from analysis.source import ModelSource
 from analysis.speed import Ratio, Speed
-from analysis.texts import DEMO_SPLITS, PRESETS, Role, TextSource
+from analysis.texts import DEMO_SPLITS, PRESETS, Role, TextSource, count_documents
 from app.engine import Load, Task, Unload
 from app.jobs import Job
 from slicing.allocation import Allocation
@@ -46,6 +46,7 @@ from slicing.runs import (
     SearchRecipe,
     SliceRecipe,
     SweepRecipe,
+    TextUsed,
     TrialRecipe,
     drawn_for,
     number,
@@ -305,6 +306,24 @@ def verdict(result: CompareResult, planned: str) -> str:
         f"{name} slicing {words[slices.verdict]} at equal mean slice ({change(slices)} perplexity), and "
         f"{words[parameters.verdict]} at equal parameters ({change(parameters)})."
     )
+
+
+def window_reading(evaluation: TextUsed) -> str:
+    """From how many documents the windows are, and what that means for intervals over them."""
+    windows, documents = evaluation.windows, count_documents(evaluation.passages)
+    if not documents:
+        return "From how many documents the windows are was not stored with this run."
+    told = f"{_counted(windows, 'window')} from {_counted(documents, 'document')}"
+    if documents == windows:
+        return f"{told}, by what stands in the middle of each."
+    return (
+        f"{told}: windows of one document resemble each other, so that an interval over them is narrower "
+        "than one over as many new documents would be."
+    )
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 GRID_READING = (

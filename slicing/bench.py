@@ -649,6 +649,7 @@ def _slice(recipe: SliceRecipe, opened: OpenModel, progress: Progress, folder: P
         made_from=recipe.model.label,
         calibration=f"{used.label}, {used.windows} windows of {used.window_length} tokens",
         numbers=numbers,
+        warnings=recipe.warnings(bench.shape),
     )
     progress("Saving", 1, 1)
     return SliceResult(
@@ -690,6 +691,8 @@ def _remove(recipe: RemoveRecipe, opened: OpenModel, progress: Progress, folder:
         )
     progress("Saving", 0, 1)
     made = ReducedModel(cut.model, layout, cut.repair)
+    reason = why_not_sliceable(opened.model.config)
+    shape = None if reason else read_shape(opened.model)
     save_reduced(
         made,
         opened.tokenizer,
@@ -699,12 +702,12 @@ def _remove(recipe: RemoveRecipe, opened: OpenModel, progress: Progress, folder:
         dense_parameters=count_parameters(opened.model),
         calibration=f"{used.label}, {used.windows} windows of {used.window_length} tokens",
         numbers=numbers,
+        warnings=recipe.warnings(shape),
     )
     progress("Saving", 1, 1)
-    reason = why_not_sliceable(opened.model.config)
     return RemoveResult(
         profile=bench.profile,
-        shape=None if reason else read_shape(opened.model),
+        shape=shape,
         not_sliceable=reason,
         layout=layout,
         parameters=count_parameters(cut.model),

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from analysis.anatomy import Branch
 from analysis.bases import Covariance
 from analysis.errors import PlanError, UnsupportedError
+from analysis.shape import ModelShape
 from analysis.values import Value
 from slicing.modeling_sliced import SlicedSublayer, parameters_named
 
@@ -61,6 +62,11 @@ def held_out(windows: int) -> int:
             "use 2 or more."
         )
     return max(1, windows // HELD_OUT)
+
+
+def features(shape: ModelShape) -> int:
+    """What the largest fit of writers knows of a token: the stream, what writers read, and 1 for biases."""
+    return shape.hidden_size + max(each.writer_columns + (each.writer_bias > 0) for each in shape.sublayers)
 
 
 class RidgeFit:

@@ -25,10 +25,12 @@ from analysis.tasks import TaskScore
 from analysis.texts import Passage, TextSource
 from analysis.values import Value, key_of, without
 from slicing.allocation import Fractions, find_allocation
+from slicing.calibration import Fit, same_text, too_few_tokens
 from slicing.depth.layout import Layout
 from slicing.depth.methods import METHODS, RemovalMethod, find_method, make_method
 from slicing.depth.reduce import Closing
 from slicing.plan import Plan
+from slicing.probes import NEED_SLICING
 from slicing.repair import Repair
 from slicing.schedule import SlicingSchedule
 
@@ -63,6 +65,12 @@ class ProfileRecipe(Value):
             )
         return self
 
+    def warnings(self, shape: ModelShape | None) -> tuple[str, ...]:
+        """What the result may not hide, a sentence each; see ``Calibrated.warnings``."""
+        if shape is None or not (self.bases or any(name in NEED_SLICING for name in self.probes)):
+            return ()
+        return too_few_tokens({"bases"}, shape, self.windows, self.window_length)
+
 
 SHARES = (0.25, 0.5, 0.75)
 """Of what is to go in whole blocks, where a search decides."""
@@ -94,6 +102,22 @@ class Calibrated(Value):
             raise PlanError("Repair follows faithful slicing, not previews: choose the method 'faithful'.")
         return self
 
+    def fits(self) -> set[Fit]:
+        """What is fitted to the calibration text."""
+        return {"bases", "writers"} if self.repair else {"bases"}
+
+    def warnings(self, shape: ModelShape | None) -> tuple[str, ...]:
+        """What makes the result too rosy or too poor, a sentence each.
+
+        ``shape`` is the dense model's; without it, as for one that cannot be sliced, nothing is said of how
+        much text is enough.
+        """
+        evaluation, other = (getattr(self, name, None) for name in ("evaluation", "other"))
+        told = same_text(self.calibration, evaluation, other)
+        if shape is None:
+            return told
+        return told + too_few_tokens(self.fits(), shape, self.calibration_windows, self.window_length)
+
 
 def drawn_for(windows: int, calibration_windows: int | None = None) -> int | None:
     """Say, for a profile recipe, of how many calibration windows it takes the first: by default the usual."""
@@ -107,16 +131,6 @@ class Evaluated(Calibrated):
 
     evaluation: TextSource
     evaluation_windows: int = 16
-
-    @property
-    def warning(self) -> str | None:
-        """What makes the comparison too rosy, in one sentence, or ``None``."""
-        if self.calibration not in (self.evaluation, getattr(self, "other", None)):
-            return None
-        return (
-            f"Calibration and evaluation are both on '{self.calibration.label}', which flatters every "
-            "smaller model: choose another text or split for one of them."
-        )
 
 
 class SliceRecipe(Calibrated):
@@ -206,6 +220,11 @@ class Removal(Value):
         """The method with its settings."""
         return make_method(self.method, self.settings)
 
+    def fits(self) -> set[Fit]:
+        """What closing the gaps fits to the calibration text; a block is trained instead."""
+        found: dict[Closing, set[Fit]] = {"matrix": {"matrix"}, "writer": {"writers"}, "writers": {"writers"}}
+        return found.get(self.closing, set())
+
     def whole_blocks(self, count: int, share: float) -> int:
         """How many of ``count`` blocks' worth of parameters go in whole blocks, where that share does.
 
@@ -240,6 +259,10 @@ class RemoveRecipe(Calibrated):
         if self.removal.slices:
             raise PlanError("This takes whole blocks out and slices nothing: leave out the share.")
         return self
+
+    def fits(self) -> set[Fit]:
+        """What is fitted to the calibration text."""
+        return self.removal.fits()
 
 
 class Extras(Evaluated):
@@ -280,6 +303,11 @@ class TrialRecipe(Extras):
                 f"The share of the parameters that goes must lie between 0 and 1; got {self.fewer:g}."
             )
         return self
+
+    def fits(self) -> set[Fit]:
+        """What is fitted to the calibration text."""
+        sliced = set() if self.plan is None else super().fits()
+        return sliced | (self.removal.fits() if self.removal else set())
 
     @property
     def bench_key(self) -> str:
@@ -603,6 +631,10 @@ class ContestRecipe(Extras):
         self.trials()  # each plan is checked as it is made
         return self
 
+    def fits(self) -> set[Fit]:
+        """What any of the trials fits to the calibration text."""
+        return {fit for trial in self.trials() for fit in trial.fits()}
+
     def dense(self) -> TrialRecipe:
         """The trial of the dense model."""
         return self._trial(None, self.seeds[0], repair=False)
@@ -669,6 +701,10 @@ class LeaderboardRecipe(Extras):
             )
         self.trials()  # each plan is checked as it is made
         return self
+
+    def fits(self) -> set[Fit]:
+        """What any of the trials fits to the calibration text."""
+        return {fit for trial in self.trials() for fit in trial.fits()}
 
     def contest(self, size: float) -> ContestRecipe:
         """The contest at one size."""

@@ -55,10 +55,12 @@ def save_sliced(
     made_from: str,
     calibration: str,
     numbers: tuple[str, ...] = (),
+    warnings: tuple[str, ...] = (),
 ) -> None:
     """Write the model as a new folder, whole or not at all (``StorageError``).
 
-    ``numbers`` are lines of the model card: what was measured, each with its protocol.
+    ``numbers`` are lines of the model card: what was measured, each with its protocol; ``warnings`` stand
+    above all others.
     """
     manifest = Manifest(
         made_from=made_from,
@@ -73,7 +75,7 @@ def save_sliced(
     with whole_folder(folder) as draft, quiet_transformers():
         sliced.model.save_pretrained(draft)
         tokenizer.save_pretrained(draft)
-        (draft / CARD).write_text(_card(manifest, numbers), encoding="utf-8")
+        (draft / CARD).write_text(_card(manifest, numbers, warnings), encoding="utf-8")
         (draft / SLICED_MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
 
 
@@ -87,6 +89,7 @@ def save_reduced(
     dense_parameters: int,
     calibration: str,
     numbers: tuple[str, ...] = (),
+    warnings: tuple[str, ...] = (),
 ) -> None:
     """Write a model with fewer blocks as a new folder, whole or not at all (``StorageError``).
 
@@ -99,7 +102,9 @@ def save_reduced(
         # What merging and fitting made may be a view of something larger, or shared with the dense model.
         model.save_pretrained(draft)
         tokenizer.save_pretrained(draft)
-        card = _reduced_card(reduced, made_from, method, calibration, size, dense_parameters, numbers)
+        card = _reduced_card(
+            reduced, made_from, method, calibration, size, dense_parameters, numbers, warnings
+        )
         (draft / CARD).write_text(card, encoding="utf-8")
 
 
@@ -154,7 +159,7 @@ def load_sliced(source: ModelSource) -> tuple[SlicedModel, PreTrainedTokenizerBa
     return sliced, tokenizer
 
 
-def _card(manifest: Manifest, numbers: tuple[str, ...]) -> str:
+def _card(manifest: Manifest, numbers: tuple[str, ...], warnings: tuple[str, ...]) -> str:
     """The model card: recipe, numbers, protocol, and how to open the model."""
     schedule, shape = manifest.schedule, manifest.shape
     share = 1.0 - manifest.parameters / shape.parameters
@@ -170,6 +175,7 @@ tags: [slicescope, slicegpt, pruned]
 
 # {manifest.made_from}, sliced
 
+{_warned(warnings)}\
 The residual stream of {manifest.made_from} cut to a width of its own for every block: SliceGPT
 (arXiv 2401.15024) with the widths chosen per block (Dumitru et al., arXiv 2411.03513), made with slicescope.
 
@@ -203,6 +209,10 @@ With slicescope, which brings the same file: `import slicing` and leave `trust_r
 """
 
 
+def _warned(warnings: tuple[str, ...]) -> str:
+    return "".join(f"> **Warning:** {each}\n\n" for each in warnings)
+
+
 def _inside(schedule: SlicingSchedule) -> str:
     if not schedule.middles:
         return ""
@@ -217,6 +227,7 @@ def _reduced_card(
     parameters: int,
     dense_parameters: int,
     numbers: tuple[str, ...],
+    warnings: tuple[str, ...],
 ) -> str:
     """The model card: which blocks are gone, what closes the gaps, numbers, and how to open the model."""
     layout, repair = reduced.layout, reduced.repair
@@ -241,6 +252,7 @@ tags: [slicescope, layer-pruning, pruned]
 
 # {made_from}, {len(layout.groups)} of {layout.blocks} blocks
 
+{_warned(warnings)}\
 {made_from} {layout.label}, made with slicescope.
 
 ## Recipe

@@ -200,16 +200,23 @@ def windows() -> torch.Tensor:
     return torch.randint(3, 300, (6, 16), generator=torch.Generator().manual_seed(1))
 
 
-def byte_tokenizer() -> PreTrainedTokenizerFast:
-    """One token per byte, so that every count in a test can be done by hand."""
+def byte_tokenizer(
+    pad: str = "<pad>", bos: str = "<s>", eos: str = "</s>", first: tuple[str, ...] = ("<pad>", "<s>", "</s>")
+) -> PreTrainedTokenizerFast:
+    """One token per byte, so that every count in a test can be done by hand, behind the ``first``."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {"<pad>": 0, "<s>": 1, "</s>": 2, **{c: i + 3 for i, c in enumerate(alphabet)}}
+    vocabulary = {token: place for place, token in enumerate((*first, *alphabet))}
     core = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     core.decoder = decoders.ByteLevel()
     return PreTrainedTokenizerFast(
-        tokenizer_object=core, pad_token="<pad>", bos_token="<s>", eos_token="</s>", padding_side="left"
+        tokenizer_object=core, pad_token=pad, bos_token=bos, eos_token=eos, padding_side="left"
     )
+
+
+def gemma_tokenizer() -> PreTrainedTokenizerFast:
+    """One token per byte behind the first tokens of Gemma's vocabulary."""
+    return byte_tokenizer(bos="<bos>", eos="<eos>", first=("<pad>", "<eos>", "<bos>", "<unk>"))
 
 
 @pytest.fixture

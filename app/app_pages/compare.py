@@ -40,13 +40,14 @@ def set_up() -> None:
         )
         with st.form("compare-form", border=False):
             try:
-                recipe = controls.comparison(usual)
-                problem = recipe.warning
+                recipe, problem = controls.comparison(usual), None
             except SlicescopeError as error:
                 recipe, problem = None, state.told(error)
             pressed = st.form_submit_button("Run", type="primary", icon=":material/play_arrow:")
         if problem:
             st.warning(problem, icon=":material/warning:")
+        if recipe:
+            parts.warn(recipe, profiled.run)
         if recipe and (shape := profiled.run.result.shape):
             try:
                 st.caption(f"Slicing takes {memory_need(recipe, shape)} at its peak.")
@@ -72,6 +73,7 @@ def headline(result: CompareResult, recipe: CompareRecipe) -> None:
         note = f"perplexity, 95 % interval {wording.interval(each.evaluation.interval)}"
         parts.card(grid, each.title, f"{each.evaluation.perplexity:.2f}", change, note)
     st.caption(f"{result.evaluation.label}: {dense.protocol}. {wording.METHODS[recipe.method]}")
+    st.caption(wording.window_reading(result.evaluation))
     for each in result.contestants:
         if told := wording.repaired(each):
             st.caption(told)
@@ -140,8 +142,6 @@ set_up()
 if shown := parts.provenance("compare"):
     run, result, recipe = shown.run, shown.run.result, shown.run.recipe
     if isinstance(result, CompareResult) and isinstance(recipe, CompareRecipe):
-        if recipe.warning:
-            st.warning(recipe.warning, icon=":material/warning:")
         if recipe.plan != state.plan():
             st.caption(
                 "The plan on the Tune page has changed since: set up a comparison to see what that costs."

@@ -1,8 +1,11 @@
 """Page: how much every block changes its input, and so where the model is redundant."""
 
+from contextlib import suppress
+
 import streamlit as st
 
 from analysis.details import LIKENESSES, Details
+from analysis.errors import SlicescopeError
 from analysis.profile import LayerProfile
 from analysis.scores import SCORES
 from analysis.texts import TextSource
@@ -53,20 +56,29 @@ def measure_form() -> None:
             help="The loss when the head follows straight after each block: how early the model knows what "
             "it will say. Takes about ten times as long.",
         )
-        if st.form_submit_button("Measure", type="primary", icon=":material/query_stats:", width="stretch"):
-            parts.queue(
-                lambda: ProfileRecipe(
-                    model=state.source(),
-                    text=TextSource.parse(text, "calibration"),
-                    windows=windows,
-                    drawn=drawn_for(windows),
-                    window_length=length,
-                    seed=seed,
-                    bases=bases,
-                    probes=DAMAGES if damage else (),
-                    lens=lens,
-                )
-            )
+        pressed = st.form_submit_button(
+            "Measure", type="primary", icon=":material/query_stats:", width="stretch"
+        )
+
+    def asked() -> ProfileRecipe:
+        return ProfileRecipe(
+            model=state.source(),
+            text=TextSource.parse(text, "calibration"),
+            windows=windows,
+            drawn=drawn_for(windows),
+            window_length=length,
+            seed=seed,
+            bases=bases,
+            probes=DAMAGES if damage else (),
+            lens=lens,
+        )
+
+    like = state.shown("profile")
+    if pressed:
+        parts.queue(asked)
+    elif like and like.run.recipe.model == state.source():
+        with suppress(SlicescopeError):  # a text that is none is told when it is asked for
+            parts.warn(asked(), like.run)
     st.caption(
         "8 windows of 512 tokens are quick and usually enough: the whiskers say whether more are needed. "
         "Another model is chosen on the Model page."

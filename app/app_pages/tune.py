@@ -126,6 +126,7 @@ def actions(run: Run, plan: Plan, planned: SlicingSchedule) -> None:
             width="stretch",
             help="Start from these bars and change single blocks.",
         )
+    parts.warn(proposal, run)
     if st.button("Compare with constant", type="primary", icon=":material/balance:", width="stretch"):
         parts.queue(lambda: proposal)
     with st.container(horizontal=True):

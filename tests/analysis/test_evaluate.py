@@ -40,6 +40,15 @@ def test_perplexity_is_that_of_a_hand_computation(family, windows):
     assert found.protocol.startswith("token-level perplexity, 6 windows of 16 tokens, no overlap")
 
 
+def test_the_protocol_says_where_windows_begin_with_bos(windows):
+    model = tiny_model("gemma")
+    assert not perplexity(model, windows).bos
+    windows[:, 0] = model.config.bos_token_id
+    assert "6 windows of 16 tokens, each begun by BOS, no overlap" in perplexity(model, windows).protocol
+    model.config.bos_token_id = None
+    assert not perplexity(model, windows).bos
+
+
 def test_batches_do_not_matter(windows, monkeypatch):
     model = tiny_model("llama")
     together = perplexity(model, windows).nll

@@ -16,7 +16,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from conftest import byte_tokenizer
+from conftest import byte_tokenizer, gemma_tokenizer
 from tokenizers.processors import TemplateProcessing
 
 from analysis.errors import TextError
@@ -219,6 +219,35 @@ def test_windows_that_cannot_be_had_are_refused(length, count, parts, tmp_path, 
     says(error, *parts)
 
 
+@pytest.mark.parametrize("adds", [False, True])
+def test_windows_of_gemma_each_begin_with_bos_and_lose_no_text(adds, tmp_path):
+    tokenizer = gemma_tokenizer()
+    if adds:
+        tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+            single="<bos> $A", special_tokens=[("<bos>", 2)]
+        )
+    source = numbered(tmp_path, 98)
+    text = Path(source.location).read_text()
+    windows = token_windows(source, tokenizer, length=10, count=None)
+    assert windows.shape == (10, 10)
+    assert set(windows[:, 0].tolist()) == {2}
+    assert tokenizer.decode(windows[:, 1:].flatten().tolist()) == text[:90]
+    assert torch.equal(token_windows(source, tokenizer, 10, 3, skip=2), windows[2:5])
+    drawn = token_windows(source, tokenizer, 10, 4, seed=0)
+    rest = token_windows(source, tokenizer, 10, 6, seed=0, skip=4)
+    together = sorted(row[1:] for row in torch.cat([drawn, rest]).tolist())
+    assert together == sorted(windows[:, 1:].tolist())
+    with pytest.raises(TextError) as error:
+        token_windows(source, tokenizer, 10, 11)
+    says(error, "holds 98 tokens", "11 windows of 10, each begun by BOS, need 99")
+
+
+def test_windows_of_others_begin_with_bos_only_where_the_text_does(tmp_path, tokenizer):
+    for same in (tokenizer, byte_tokenizer(bos="<bos>", eos="<eos>", first=("<pad>", "<bos>", "<eos>"))):
+        windows = token_windows(numbered(tmp_path, 100), same, length=10, count=None)
+        assert same.decode(windows.flatten().tolist()) == (tmp_path / "numbers.txt").read_text()
+
+
 @pytest.fixture
 def readings(monkeypatch) -> list[str]:
     """The labels of the texts that were read, one for each time."""
@@ -313,8 +342,8 @@ def test_a_missing_demo_text_says_how_to_get_it(monkeypatch):
 
 def write_table(path: Path, records: list[dict[str, Any]]) -> Path:
     frame = pd.DataFrame(records)
-    if path.suffix == ".csv":
-        frame.to_csv(path, index=False)
+    if path.suffix in (".csv", ".tsv"):
+        frame.to_csv(path, index=False, sep="," if path.suffix == ".csv" else "\t")
     elif path.suffix == ".parquet":
         frame.to_parquet(path)
     else:
@@ -381,10 +410,28 @@ def test_text_is_text_whatever_its_suffix(tmp_path):
         ("latin.txt", b"gr\xfc\xdfe", ("'latin.txt' is not text in UTF-8", "save it as UTF-8")),
         ("weights.bin", b"\0\1\2\3", ("'weights.bin' is binary",)),
         ("cut.jsonl", b'{"text": "a"}\n{"text": "b"\n', ("as JSON with one object", "JSON parse error")),
-        ("list.json", b'[{"text": "a"}]', ("as JSON with one object on each line",)),
+        ("list.json", b'["a", "b"]', ("as JSON with one object on each line, or an array of objects",)),
         ("latin.jsonl", b'{"text": "\xfc"}\n', ("not text in UTF-8",)),
-        ("ragged.csv", b"id,text\n1,2,3\n", ("as CSV", "Expected 2 columns, got 3")),
-        ("latin.csv", b"id,text\n1,\xfc\n", ("holds no text in its column 'text'", "text (binary)")),
+        (
+            "ragged.csv",
+            b"id,text\n1,2,3\n",
+            ("as CSV", "first row has 2 fields", "row 2 has 3"),
+        ),
+        ("latin.csv", b"id,text\n1,\xfc\n", ("not text in UTF-8",)),
+        ("numbers.csv", b"id,text\n1,2\n", ("holds no text in its column 'text'", "text (int64)")),
+        ("glued.csv", b"text\nalpha, beta\n", ("as CSV", "first row has 1 fields", "row 2 has 2")),
+        ("both.csv", b"a;b,c\nd;e,f\n", ("as CSV", "',' and ';' divide its rows alike")),
+        ("stray.csv", b'text,n\n"alpha" beta,1\n', ("as CSV", "expected after")),
+        ("open.csv", b'text,n\nalpha,1\n"beta,2\n', ("as CSV", "unexpected end of data")),
+        ("blank.csv", b"\n\n", ("'blank.csv' holds only blank space",)),
+        ("pages.pdf", b"%PDF-1.4", ("'pages.pdf' is not plain text: save its text as .txt",)),
+        ("letter.DOCX", b"PK", ("'letter.DOCX' is not plain text: save its text as .txt",)),
+        ("page.html", b"<p>words</p>", ("'page.html' is not plain text",)),
+        ("sheet.xlsx", b"PK", ("'sheet.xlsx' is not plain text: save its table as .csv",)),
+        ("all.zip", b"PK", ("'all.zip' is not plain text: unpack it",)),
+        ("all.tar.gz", b"\x1f\x8b", ("'all.tar.gz' is not plain text: unpack it",)),
+        ("cut.csv.gz", gzip.compress(b"text\nalpha\n")[:-9], ("'cut.csv.gz' cannot be read as CSV",)),
+        ("not.txt.gz", b"words", ("'not.txt.gz' cannot be read as text",)),
         ("not.parquet", b"words, words, words", ("as parquet",)),
     ],
 )
@@ -394,6 +441,100 @@ def test_a_file_that_cannot_be_read_is_refused(name, content, parts, tmp_path):
     with pytest.raises(TextError) as error:
         list(file_source(path).documents())
     says(error, *parts)
+
+
+CELLS = ["alpha\nbeta", "gamma; delta, and | more\tstill", 'a "word", quoted']
+"""Texts with a line break and every delimiter in them."""
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
+@pytest.mark.parametrize("columns", [["text", "label"], ["label", "text"], ["text"]])
+def test_a_table_is_divided_by_the_delimiter_that_it_is_written_with(delimiter, columns, tmp_path):
+    path = tmp_path / "table.csv"
+    frame = pd.DataFrame({"text": CELLS, "label": [0, 1, 0]})[columns]
+    frame.to_csv(path, index=False, sep=delimiter)
+    assert list(file_source(path).documents()) == CELLS
+
+
+def test_a_second_delimiter_among_the_names_is_no_trouble_where_it_does_not_divide_the_rows(tmp_path):
+    path = tmp_path / "table.csv"
+    path.write_text("text;rating, 1 to 5\nalpha;3\nbeta, gamma, delta;4\n")
+    assert list(file_source(path).documents()) == ["alpha", "beta, gamma, delta"]
+
+
+@pytest.mark.parametrize(
+    ("content", "documents"),
+    [
+        ("text\tlabel\nalpha\t0\nbeta\t1\n", ["alpha", "beta"]),
+        ('text\tlabel\n"alpha\tbeta"\t0\ngamma\t1\n', ["alpha\tbeta", "gamma"]),
+        ('text\tlabel\n"alpha" beta\t0\ngamma\t1\n', ['"alpha" beta', "gamma"]),
+        ('text\tlabel\n"alpha\t0\nbeta"\t1\n', ['"alpha', 'beta"']),  # two rows, and not one
+        ('text\n"alpha"\nbeta\n', ["alpha", "beta"]),
+        ("text\nalpha, beta\n", ["alpha, beta"]),
+        ("text,label\nalpha,0\n", ["alpha"]),  # whatever its suffix says
+    ],
+)
+def test_a_table_of_tabs_is_read_with_quotes_or_without(content, documents, tmp_path):
+    path = tmp_path / "table.tsv"
+    path.write_text(content)
+    assert list(file_source(path).documents()) == documents
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("the film was slow,0\na good one,1\n", "it holds the number 0"),
+        ("alpha\n" * 3, "it holds 'alpha', which stands below too"),
+        ("One whole sentence is here\nAnother is here\n", "it holds 'One whole sentence is here'"),
+        ("Hello there!\nGood morning\n", "it holds 'Hello there!'"),
+        ("good;a film\nbad;a long wait\ngood;the end\n", "it holds 'good', which stands below too"),
+    ],
+)
+def test_a_table_without_names_is_refused_rather_than_its_first_row_lost(content, told, tmp_path):
+    path = tmp_path / "table.csv"
+    path.write_text(content)
+    with pytest.raises(TextError) as error:
+        list(file_source(path).documents())
+    says(error, "The first line of 'table.csv' looks like data", told, "'text' for the column to read")
+
+
+@pytest.mark.parametrize("name", ["No.", "Review text", "What was said there, in a few words?"])
+def test_names_of_columns_may_be_words_and_any_that_is_asked_for_by_its_name(name, tmp_path):
+    path = tmp_path / "table.csv"
+    path.write_text(f'"{name}"\nalpha\nbeta\n')
+    assert list(file_source(path, column=name).documents()) == ["alpha", "beta"]
+
+
+def test_an_array_of_objects_is_a_table_too(tmp_path):
+    path = tmp_path / "table.json"
+    # The keys of the first object are not those of all.
+    path.write_text(json.dumps([{"id": 1}, *RECORDS, {"text": "more", "by": "someone"}], indent=2))
+    expected = [*(record["text"] for record in RECORDS), "more"]
+    assert list(file_source(path).documents()) == expected
+
+
+ENCODINGS = ["utf-8-sig", "utf-16", "utf-16-le with its mark"]
+
+
+@pytest.mark.parametrize("suffix", [".txt", *(each for each in TABLES if each != ".parquet")])
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_a_mark_of_the_encoding_is_no_part_of_the_text(suffix, packed, encoding, tmp_path):
+    written = {".txt": "grüße", ".json": '{"text": "grüße"}', ".jsonl": '{"text": "grüße"}'}
+    content = written.get(suffix, "text\ngrüße\n")
+    if encoding.startswith("utf-16-le"):
+        raw = b"\xff\xfe" + content.encode("utf-16-le")
+    else:
+        raw = content.encode(encoding)
+    path = tmp_path / f"TABLE{suffix.upper()}{'.GZ' if packed else ''}"
+    path.write_bytes(gzip.compress(raw) if packed else raw)
+    assert list(file_source(path).documents()) == ["grüße"]
+    assert TextSource.parse(str(path), "calibration").kind == "file"
+
+
+def test_a_document_as_long_as_a_book_is_one_field(tmp_path):
+    path = write_table(tmp_path / "table.csv", [{"text": "x"}, {"text": "word " * 100_000}])
+    assert list(map(len, file_source(path).documents())) == [1, 500_000]
 
 
 def test_a_file_that_went_away_is_refused(tmp_path, tokenizer):
@@ -661,6 +802,17 @@ def test_passages_tell_the_document_and_the_first_words(tmp_path: Path) -> None:
     assert [each.document for each in found] == [f"document {number}" for number in numbers]
     assert found[0].begins == "a" * 20
     assert found[2].begins == "a" * 10 + " " + "b" * 8
+
+
+def test_passages_of_windows_that_begin_with_bos_are_those_of_their_text(tmp_path: Path) -> None:
+    path = tmp_path / "text.jsonl"
+    path.write_text("\n".join(f'{{"text": "{each * 45}"}}' for each in "abc"))
+    source, tokenizer = file_source(path), gemma_tokenizer()
+    found = passages(source, tokenizer, token_windows(source, tokenizer, 11, None))
+    # Ten bytes of text a window; documents end, with what parts them, at 47, 94 and 141.
+    numbers = [1, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3]
+    assert [each.document for each in found] == [f"document {number}" for number in numbers]
+    assert [found[place].begins for place in (0, 5, 10)] == ["a" * 10, "b" * 10, "c" * 10]
 
 
 @pytest.mark.demo

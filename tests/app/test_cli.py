@@ -75,7 +75,26 @@ def test_compare_keeps_its_contract(monkeypatch, tiny_folder, texts, tmp_path, c
     assert sum(by_name["dynamic"]["widths"][:3]) == 72
     assert [d["verdict"] for d in result["differences"]]
     assert "token-level perplexity, 8 windows of 32 tokens" in by_name["dense"]["protocol"]
-    assert "against constant" in capsys.readouterr().out
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "against constant" in printed
+    assert "8 windows from 1 document: windows of one document resemble each other" in printed
+
+
+def test_compare_warns_on_the_terminal_and_in_one_field_of_its_json(
+    monkeypatch, tiny_folder, texts, tmp_path, capsys
+):
+    text, path = texts[0], tmp_path / "result.json"
+
+    def warned(*flags: object) -> tuple[Any, str]:
+        where = ["--model", tiny_folder, *budget((text, text)), "--window-length", 16, "--new-tokens", 0]
+        assert run(monkeypatch, "compare", *where, *flags, "--speed-rounds", 0, "--json", path) == 0
+        return json.loads(path.read_text())["warning"], " ".join(capsys.readouterr().err.split())
+
+    both, told = warned()
+    assert "flatters every smaller model" in both
+    assert "32 dimensions are found on 48 tokens" in both
+    assert both in told
+    assert warned("--evaluation", texts[1], "--calibration-windows", 8)[0] is None
 
 
 def test_json_to_standard_output_is_nothing_but_json(monkeypatch, tiny_folder, texts, capsys):

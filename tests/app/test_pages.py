@@ -31,6 +31,7 @@ from slicing.runs import (
     ProfileRecipe,
     ProfileResult,
     RemoveRecipe,
+    Run,
     SliceRecipe,
     SweepRecipe,
     SweepResult,
@@ -305,9 +306,35 @@ def test_the_same_text_twice_is_warned_of(desk: Desk, tmp_path: Path) -> None:
     assert any("flatters" in warning.value for warning in app.warning)
 
 
-def stored() -> str:
-    """The bundled run, stored as a run of one's own."""
+def test_too_little_calibration_text_is_warned_of_where_it_is_asked_for(desk: Desk) -> None:
+    app = page("compare")
+    app.number_input(key="calibration-windows").set_value(1)
+    press(app, "Run")
+    (told,) = (warning.value for warning in app.warning)
+    assert "576 dimensions are found on 512 tokens" in told
+    app = page("sweep")
+    app.number_input(key="sweep-calibration-windows").set_value(1)
+    press(app, "Run")
+    assert any("576 dimensions are found on 512 tokens" in warning.value for warning in app.warning)
+    app = page("profile")
+    app.number_input(key="profile-windows").set_value(1)
+    press(app, "Measure")
+    assert any("576 dimensions are found on 512 tokens" in warning.value for warning in app.warning)
+
+
+def test_what_a_result_may_not_hide_is_said_once_with_it(desk: Desk) -> None:
     run = bundled_run()
+    few = {"calibration_windows": 1, "profile_windows": 1, "evaluation": run.recipe.calibration}
+    key = stored(run.model_copy(update={"recipe": run.recipe.model_copy(update=few)}))
+    app = page("compare", compare=key)
+    shown = [warning.value for warning in app.warning]
+    assert [sum(part in each for each in shown) for part in ("flatters", "576 dimensions")] == [1, 1]
+    assert "windows of one document resemble each other" in said(app)
+
+
+def stored(run: Run | None = None) -> str:
+    """The run, or the bundled one, stored as a run of one's own."""
+    run = run or bundled_run()
     folder = runs_folder() / run.key
     folder.mkdir(parents=True)
     (folder / store.RUN_FILE).write_text(run.to_json())

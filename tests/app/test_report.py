@@ -67,11 +67,21 @@ def test_a_comparison_has_all_its_charts_tables_and_facts(report):
         run.environment.versions["torch"],
         run.result.evaluation.digest,
         "no overlap, exp of the mean negative log-likelihood",
+        "16 windows from 1 document: windows of one document resemble each other",
         "@inproceedings{ashkboos2024slicegpt",
         "An illustration, not evidence",
         "−9.2 %",
     ):
         assert fact in report
+
+
+@pytest.mark.parametrize("bundled", [bundled_run, bundled_sweep])
+def test_a_report_says_all_that_a_result_may_not_hide(bundled):
+    run = bundled()
+    few = {"calibration_windows": 1, "profile_windows": 1, "evaluation": run.recipe.calibration}
+    content = build_report(run.model_copy(update={"recipe": run.recipe.model_copy(update=few)}))
+    assert content.count("which flatters every smaller model") == 1
+    assert content.count("576 dimensions are found on 512 tokens") == 1
 
 
 def test_it_asks_for_nothing_from_outside(report):

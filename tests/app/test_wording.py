@@ -12,13 +12,13 @@ from typer.testing import CliRunner
 from analysis.evaluate import Difference
 from analysis.source import ModelSource
 from analysis.speed import Ratio
-from analysis.texts import PRESETS, Role, TextSource
+from analysis.texts import PRESETS, Passage, Role, TextSource
 from app import wording
 from app.cli import app as command_line
 from app.tables import size_table
 from slicing.plan import Plan
 from slicing.repair import Repair, SublayerRepair
-from slicing.runs import CompareRecipe, ProfileRecipe
+from slicing.runs import CompareRecipe, ProfileRecipe, TextUsed
 from slicing.study.store import bundled_run
 
 DEMO = TextSource(kind="demo", split="calibration")
@@ -34,6 +34,22 @@ def test_numbers_carry_their_units() -> None:
     assert wording.millions(8_030_000_000) == "8.03 B"
     assert wording.flops(269_000_000) == "269 MFLOPs"
     assert [wording.duration(s) for s in (5, 300, 7200)] == ["5 s", "5 min", "2.0 h"]
+
+
+@pytest.mark.parametrize(
+    ("documents", "reading"),
+    [
+        ([1] * 8 + [2] * 8, "16 windows from 2 documents: windows of one document resemble each other, so"),
+        ([1], "1 window from 1 document, by what"),
+        ([1] * 3, "3 windows from 1 document: windows of one"),
+        ([1, 2, 3], "3 windows from 3 documents, by what stands in the middle of each."),
+        ([], "was not stored with this run."),
+    ],
+)
+def test_from_how_many_documents_windows_are_is_said(documents: list[int], reading: str) -> None:
+    where = tuple(Passage(document=f"document {number}", begins="") for number in documents)
+    used = TextUsed(label="", windows=len(where) or 4, window_length=8, digest="", passages=where)
+    assert reading in wording.window_reading(used)
 
 
 @pytest.mark.parametrize("role", ["calibration", "evaluation"])

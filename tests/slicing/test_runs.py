@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import byte_tokenizer, tiny_model
+from conftest import DEMO_SHAPE, byte_tokenizer, tiny_model
 from safetensors import SafetensorError
 
 from analysis.errors import Cancelled, PlanError, StorageError, TextError, UnsupportedError
@@ -28,13 +28,28 @@ from slicing.runs import (
     CompareRecipe,
     ContestRecipe,
     ContestResult,
+    Entry,
     LeaderboardRecipe,
     LeaderboardResult,
     ProfileRecipe,
+    Removal,
+    RemoveRecipe,
     Run,
+    SearchRecipe,
+    SliceRecipe,
+    SweepRecipe,
+    TrialRecipe,
 )
 from slicing.store import load_sliced
-from slicing.study.store import BUNDLED_RUN, bundled_board, bundled_contest, bundled_run, find_run, list_runs
+from slicing.study.store import (
+    BUNDLED_RUN,
+    bundled_board,
+    bundled_contest,
+    bundled_run,
+    bundled_sweep,
+    find_run,
+    list_runs,
+)
 
 TEXT = "A whole is what has a beginning and middle and end; a window has at least the middle of one. "
 
@@ -374,9 +389,103 @@ def test_too_little_evaluation_text_is_told_before_the_profile(recipe):
 
 
 def test_same_text_twice_is_warned_about(recipe):
-    assert recipe.warning is None
+    assert recipe.warnings(None) == ()
     twice = recipe.model_copy(update={"evaluation": recipe.calibration})
-    assert "flatters every smaller model" in str(twice.warning)
+    (told,) = twice.warnings(None)
+    assert "flatters every smaller model" in told
+    assert twice.slice_recipe().warnings(None) == (told,)
+
+
+def test_both_warnings_can_stand_together(recipe):
+    twice = recipe.model_copy(update={"evaluation": recipe.calibration, "calibration_windows": 1})
+    same, few = twice.warnings(DEMO_SHAPE)
+    assert "flatters" in same
+    assert "576 dimensions" in few
+
+
+SHARED: dict[str, Any] = {
+    "model": ModelSource(kind="demo"),
+    "calibration": TextSource(kind="demo", split="calibration"),
+    "calibration_windows": 2,
+    "profile_windows": 1,
+    "window_length": 256,
+}
+EVALUATED: dict[str, Any] = {**SHARED, "evaluation": TextSource(kind="demo", split="evaluation")}
+REMOVED = Removal(closing="writers")
+BASES, WRITERS, MATRIX = "The bases of a stream", "Writers are fitted", "A matrix over a gap is fitted"
+CALIBRATING: list[tuple[Any, list[str]]] = [
+    (SliceRecipe(**SHARED), [BASES]),
+    (SliceRecipe(**SHARED, repair=True), [BASES, WRITERS]),
+    (CompareRecipe(**EVALUATED), [BASES]),
+    (SearchRecipe(**SHARED, plan=Plan(allocation="searched", settings={})), [BASES]),
+    (SweepRecipe(**EVALUATED), [BASES]),
+    (RemoveRecipe(**SHARED), []),
+    (RemoveRecipe(**SHARED, removal=Removal(closing="block")), []),
+    (RemoveRecipe(**SHARED, removal=REMOVED), [WRITERS]),
+    (RemoveRecipe(**SHARED, removal=Removal(closing="matrix")), [MATRIX]),
+    (TrialRecipe(**EVALUATED, plan=None), []),
+    (TrialRecipe(**EVALUATED, plan=None, repair=True), []),
+    (TrialRecipe(**EVALUATED, plan=Plan()), [BASES]),
+    (TrialRecipe(**EVALUATED, plan=None, removal=REMOVED, fewer=0.1), [WRITERS]),
+    (ContestRecipe(**EVALUATED, entries=(Entry(),)), [BASES]),
+    (ContestRecipe(**EVALUATED, entries=(Entry(), Entry(repair=True))), [BASES, WRITERS]),
+    (
+        LeaderboardRecipe(**EVALUATED, entries=(Entry(), Entry.parse("remove:greedy+matrix"))),
+        [BASES, MATRIX],
+    ),
+    (
+        ProfileRecipe(model=SHARED["model"], text=SHARED["calibration"], windows=2, window_length=256),
+        [],
+    ),
+    (
+        ProfileRecipe(
+            model=SHARED["model"], text=SHARED["calibration"], windows=2, window_length=256, bases=True
+        ),
+        [BASES],
+    ),
+]
+
+
+@pytest.mark.parametrize(("asked", "told"), CALIBRATING)
+def test_every_recipe_warns_of_too_few_tokens_for_what_it_fits(asked, told):
+    found = asked.warnings(DEMO_SHAPE)
+    assert [
+        next(each for each in (BASES, WRITERS, MATRIX) if text.startswith(each)) for text in found
+    ] == told
+    assert asked.warnings(None) == ()
+    enough = "windows" if isinstance(asked, ProfileRecipe) else "calibration_windows"
+    assert asked.model_copy(update={enough: 16}).warnings(DEMO_SHAPE) == ()
+
+
+def test_bundled_runs_need_no_warning():
+    for run in (bundled_run(), bundled_sweep(), bundled_contest(), bundled_board()):
+        assert run.recipe.warnings(run.result.shape) == ()
+
+
+def test_a_model_card_begins_with_the_warnings(recipe):
+    few = recipe.slice_recipe().model_copy(
+        update={"evaluation": recipe.calibration, "calibration_windows": 1}
+    )
+    few = few.model_copy(update={"profile_windows": 1, "window_length": 16, "evaluation_windows": 1})
+    perform(few)
+    card = (runs_folder() / few.key / "model" / "README.md").read_text()
+    assert card.count("> **Warning:** ") == 2
+    assert (
+        card.index("flatters") < card.index("The bases of a stream of 32 dimensions") < card.index("Recipe")
+    )
+    removing = RemoveRecipe(
+        model=recipe.model,
+        calibration=recipe.calibration,
+        calibration_windows=2,
+        profile_windows=1,
+        window_length=16,
+        blocks=1,
+        removal=Removal(method="shortgpt", closing="matrix"),
+        search_windows=1,
+    )
+    perform(removing)
+    card = (runs_folder() / removing.key / "model" / "README.md").read_text()
+    assert card.count("> **Warning:** A matrix over a gap is fitted to 16 tokens") == 1
 
 
 def test_sliced_model_is_not_sliced_again(recipe):
