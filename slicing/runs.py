@@ -38,10 +38,13 @@ RUN_FILE = "run.json"
 MODEL_FOLDER = "model"
 BASES_FILE = "bases.safetensors"
 DETAILS_FILE = "profile.safetensors"
-BUNDLED_RUN = Path(__file__).parents[1] / "assets" / "demo-run"
-BUNDLED_SWEEP = BUNDLED_RUN.with_name("demo-sweep")
-BUNDLED_CONTEST = BUNDLED_RUN.with_name("demo-contest")
-BUNDLED_BOARD = BUNDLED_RUN.with_name("demo-board")
+_INSTALLED = Path(__file__).with_name("assets")
+BUNDLED = _INSTALLED if _INSTALLED.is_dir() else Path(__file__).parents[1] / "assets"
+"""The runs that ship: inside this package once it is installed, beside it in the repository."""
+BUNDLED_RUN = BUNDLED / "demo-run"
+BUNDLED_SWEEP = BUNDLED / "demo-sweep"
+BUNDLED_CONTEST = BUNDLED / "demo-contest"
+BUNDLED_BOARD = BUNDLED / "demo-board"
 PROMPT = "Mr. Speaker, the state of our Union is"
 
 
