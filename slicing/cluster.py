@@ -15,6 +15,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -24,6 +25,7 @@ from analysis.errors import OutOfMemoryError, SlicescopeError, one_line
 from analysis.source import ModelSource
 from analysis.values import Progress
 from slicing.bench import Executor, Opener, Trials
+from slicing.names import check_names
 from slicing.runs import Run, TrialRecipe
 from slicing.store import open_model
 
@@ -45,11 +47,15 @@ def on_ray(address: str | None, opener: Opener = open_model, workers: int | None
     at most. ``opener`` must be a function that the workers can import.
 
     A worker that dies is replaced and its trial given out again. An error of a trial ends the others, and is
-    raised as it would be here. Raises ``SlicescopeError`` when Ray is missing or the cluster cannot be
-    reached, ``OutOfMemoryError`` when a trial's workers keep dying.
+    raised as it would be here. Raises ``SlicescopeError`` when Ray is missing, the cluster cannot be reached
+    or the working folder hides a package of ours, ``OutOfMemoryError`` when a trial's workers keep dying.
     """
     if workers is not None and workers < 1:
         raise SlicescopeError(f"{workers} workers were asked for: ask for 1 or more.")
+    try:
+        check_names("analysis", "slicing", first=str(Path.cwd()))  # where Ray's workers look before all else
+    except ImportError as error:
+        raise SlicescopeError(str(error)) from None
     ray = _ray()
 
     def carry_out(

@@ -31,12 +31,12 @@ MISSING += [] if CHROMIUM else ["chromium"]
 class Server:
     """A server with runs of its own, that can be killed and started again at the same address."""
 
-    def __init__(self, home: Path, *flags: str) -> None:
+    def __init__(self, home: Path, *flags: str, **environment: str) -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
         self.address = f"http://127.0.0.1:{self.port}"
-        self.home, self.flags, self.log = home, flags, home / "log.txt"
+        self.home, self.flags, self.environment, self.log = home, flags, environment, home / "log.txt"
         self.start()
 
     def start(self) -> None:
@@ -50,12 +50,13 @@ class Server:
                     "HOME": str(self.home),
                     "PYTHONPATH": str(ROOT),
                     "PYTHONFAULTHANDLER": "1",
+                    **self.environment,
                 },
                 cwd=self.home,  # the theme and the pages are found wherever one stands
                 stdout=file,
                 stderr=file,
             )
-        _wait_for(self.address, self.process, self.log)
+        wait_until_it_answers(self.address, self.process, self.log)
 
     def engines(self) -> list[psutil.Process]:
         """The processes that compute, of which there should be one."""
@@ -94,9 +95,9 @@ def served(home: Path, *flags: str) -> Iterator[str]:
 
 
 @contextmanager
-def serving(home: Path, *flags: str) -> Iterator[Server]:
+def serving(home: Path, *flags: str, **environment: str) -> Iterator[Server]:
     """The same, to be handled by the test itself."""
-    server = Server(home, *flags)
+    server = Server(home, *flags, **environment)
     try:
         yield server
     finally:
@@ -104,7 +105,8 @@ def serving(home: Path, *flags: str) -> Iterator[Server]:
     assert "Traceback" not in server.log.read_text()
 
 
-def _wait_for(address: str, server: subprocess.Popen[Any], log: Path) -> None:
+def wait_until_it_answers(address: str, server: subprocess.Popen[Any], log: Path) -> None:
+    """Return as soon as a server answers."""
     for _ in range(300):
         if server.poll() is not None:
             break

@@ -32,10 +32,13 @@ BASES_FILE = "bases.safetensors"
 DETAILS_FILE = "profile.safetensors"
 PROFILE_FILE = "profile.json"
 NOTE_FILE = "note.json"
-BUNDLED_RUN = Path(__file__).parents[2] / "assets" / "demo-run"
-BUNDLED_SWEEP = BUNDLED_RUN.with_name("demo-sweep")
-BUNDLED_CONTEST = BUNDLED_RUN.with_name("demo-contest")
-BUNDLED_BOARD = BUNDLED_RUN.with_name("demo-board")
+_INSTALLED = Path(__file__).parents[1] / "assets"
+BUNDLED = _INSTALLED if _INSTALLED.is_dir() else Path(__file__).parents[2] / "assets"
+"""The runs that ship: inside the package ``slicing`` once it is installed, beside it in the repository."""
+BUNDLED_RUN = BUNDLED / "demo-run"
+BUNDLED_SWEEP = BUNDLED / "demo-sweep"
+BUNDLED_CONTEST = BUNDLED / "demo-contest"
+BUNDLED_BOARD = BUNDLED / "demo-board"
 _PROFILES = ".profiles"
 """Every profile once, named by its content; the files of the runs are links to these."""
 _INDEX = ".index.json"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -148,7 +150,10 @@ def test_runs_are_listed_shown_and_deleted(monkeypatch, tiny_folder, texts, caps
     run(monkeypatch, "profile", "--model", tiny_folder, "--text", text, "--windows", 2, "--window-length", 16)
     capsys.readouterr()
     assert run(monkeypatch, "runs", "--json", "-") == 0
-    (row,) = json.loads(capsys.readouterr().out)["runs"]
+    listed = capsys.readouterr().out
+    (row,) = json.loads(listed)["runs"]
+    assert run(monkeypatch, "runs", "list", "--json", "-") == 0
+    assert capsys.readouterr().out == listed
     assert run(monkeypatch, "runs", "show", row["key"][:5]) == 0
     assert "block" in capsys.readouterr().out
     assert run(monkeypatch, "runs", "delete", row["key"]) == 0
@@ -215,12 +220,79 @@ def test_json_into_a_missing_folder_is_one_sentence(monkeypatch, tiny_folder, te
     assert "cannot be read or written" in capsys.readouterr().err
 
 
-def test_help_is_quick_and_needs_no_torch():
-    script = "import sys; from app.cli import app; print('torch' in sys.modules, 'streamlit' in sys.modules)"
-    answer = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=True, env=os.environ
-    )
-    assert answer.stdout.split() == ["False", "False"]
+def test_the_version_is_printed(monkeypatch, capsys):
+    assert run(monkeypatch, "--version") == 0
+    assert capsys.readouterr().out == f"slicescope {importlib.metadata.version('slicescope')}\n"
+
+
+EVERY_HELP = """
+import sys, typer.main
+from app.cli import app, main
+
+def commands(group, words):
+    yield words
+    for name, command in getattr(group, "commands", {}).items():
+        yield from commands(command, [*words, name])
+
+for words in commands(typer.main.get_command(app), ["slicescope"]):
+    sys.argv = [*words, "--help"]
+    try:
+        main()
+    except SystemExit as ended:
+        assert not ended.code, words
+print("all:", len(list(commands(typer.main.get_command(app), []))))
+print("heavy:", {"torch", "transformers", "streamlit", "plotly"} & set(sys.modules))
+"""
+
+
+def test_every_help_is_quick_and_needs_no_torch():
+    answer = subprocess.run([sys.executable, "-c", EVERY_HELP], capture_output=True, text=True, check=True)
+    assert answer.stderr == ""
+    *_, count, heavy = answer.stdout.splitlines()
+    assert int(count.removeprefix("all: ")) > 20 and answer.stdout.count("Usage: slicescope") > 20
+    assert heavy == "heavy: set()"
+
+
+COMPLETED = """
+import sys
+from app.cli import main
+try:
+    main()
+finally:
+    assert "torch" not in sys.modules
+"""
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="not installed: bash")
+def test_bash_completes_commands_flags_and_choices(tmp_path):
+    program = tmp_path / "slicescope"
+    program.write_text(f"#!{sys.executable}\n{COMPLETED}")
+    program.chmod(0o700)
+    environment = {
+        **os.environ,
+        "HOME": str(tmp_path),
+        "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": str(Path(__file__).parents[2]),
+    }
+
+    def bash(script: str) -> str:
+        command = ["bash", "--norc", "-c", f"{script}\ntrue"]  # or bash would be replaced by what it starts
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+
+    assert "bash completion installed" in bash("slicescope --install-completion")
+
+    def completed(*words: str) -> list[str]:
+        answer = bash(
+            "source ~/.bashrc && complete -p slicescope > /dev/null\n"
+            f"COMP_WORDS=({shlex.join(words)}); COMP_CWORD={len(words) - 1}\n"
+            'COMPREPLY=(); _slicescope_completion slicescope; echo "${COMPREPLY[@]}"'
+        )
+        return answer.split()
+
+    assert completed("slicescope", "le") == ["leaderboard"]
+    assert completed("slicescope", "runs", "li") == ["list"]
+    assert completed("slicescope", "contest", "--meth") == ["--method"]
+    assert completed("slicescope", "contest", "--method", "") == ["faithful", "preview"]
 
 
 def test_tokenizer_of_the_tests_is_one_token_per_byte():

@@ -1,4 +1,4 @@
-"""The server binds this machine only, reads its settings from the repository, and sends nothing anywhere."""
+"""The server binds this machine only, has its settings with it, and sends nothing anywhere."""
 
 from __future__ import annotations
 
@@ -49,6 +49,62 @@ def test_the_defaults_are_private(started: list[dict[str, Any]]) -> None:
     assert settings["browser.gatherUsageStats"] is False
     assert settings["client.showErrorDetails"] == "type"
     assert {"theme.light.primaryColor", "theme.dark.primaryColor"} <= set(settings)
+
+
+@pytest.mark.parametrize("open_browser", [True, False])
+def test_streamlit_never_knows_of_a_browser(started: list[dict[str, Any]], open_browser: bool) -> None:
+    serve(open_browser=open_browser)
+    assert started[0]["server.headless"] is True
+
+
+@pytest.mark.parametrize(
+    ("address", "secure", "folder", "url"),
+    [
+        ("127.0.0.1", None, "", "http://127.0.0.1:8501"),
+        ("0.0.0.0", None, "/of/mine/", "http://localhost:8501/of/mine/"),
+        ("::1", "certificate.pem", "", "https://[::1]:8501"),
+    ],
+)
+@pytest.mark.parametrize("screen", [True, False])
+def test_the_browser_opens_only_when_the_app_answers(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    address: str,
+    secure: str | None,
+    folder: str,
+    url: str,
+    screen: bool,
+) -> None:
+    asked: list[Any] = []
+    opened: list[str] = []
+    options = {"server.sslCertFile": secure, "server.baseUrlPath": folder}
+
+    def answers(*where: Any) -> bool:
+        assert not opened
+        asked.append(where)
+        return len(asked) == 3
+
+    monkeypatch.setattr(module.st, "get_option", options.get)
+    monkeypatch.setattr(module, "_answers", answers)
+    monkeypatch.setattr(module.sys, "platform", "linux")
+    for name in ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER"):
+        monkeypatch.delenv(name, raising=False)
+    if screen:
+        monkeypatch.setenv("DISPLAY", ":0")
+    monkeypatch.setattr(module.subprocess, "run", lambda command, **_: opened.append(command[-1]))
+    module._greet(module._typed(address), 8501, open_browser=True)
+    path = f"/{folder.strip('/')}/_stcore/health".replace("//", "/")
+    assert asked == [(module._typed(address), 8501, bool(secure), path)] * 3
+    assert f"slicescope is at {url} (" in capsys.readouterr().out
+    assert opened == ([url] if screen else [])
+
+
+def test_a_server_that_never_answers_is_not_waited_for_for_ever(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(module, "PATIENCE", 0.2)
+    module._greet("127.0.0.1", 9, open_browser=True)  # port 9: nobody is there
+    assert capsys.readouterr().out == ""
 
 
 def test_every_setting_is_one_that_streamlit_knows(started: list[dict[str, Any]]) -> None:
@@ -209,7 +265,7 @@ def test_the_worker_lives_as_long_as_the_server(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(state, "worker", lambda: worker)
 
     async def life() -> None:
-        async with module._with_worker(None):  # type: ignore[arg-type]
+        async with module._worker():
             assert told == []
 
     asyncio.run(life())
