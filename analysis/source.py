@@ -33,6 +33,7 @@ from analysis.anatomy import BRIDGED, SLICED_ALREADY, read_shape, why_not_slicea
 from analysis.device import is_out_of_memory, out_of_memory_told, pick_device, pick_dtype
 from analysis.errors import ModelError, SlicescopeError, UnsupportedError, one_line
 from analysis.hub import hub_answers
+from analysis.portable import make_portable
 from analysis.shape import ModelShape
 from analysis.storage import cache_folder, storage_errors, whole_folder
 from analysis.values import Value
@@ -263,6 +264,7 @@ def dequantise(source: ModelSource) -> None:
     with whole_folder(folder, replace=True) as draft, quiet_transformers():
         model.save_pretrained(draft)
         tokenizer.save_pretrained(draft)
+        make_portable(draft, tokenizer)
 
 
 def _dequantised_folder(gguf: Path) -> Path:

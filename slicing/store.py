@@ -14,6 +14,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from analysis.device import is_out_of_memory, out_of_memory_told, pick_device, pick_dtype
 from analysis.errors import ModelError, one_line
+from analysis.portable import make_portable
 from analysis.shape import ModelShape
 from analysis.source import SLICED_MANIFEST, ModelSource, OpenModel, is_sliced, open_dense, quiet_transformers
 from analysis.storage import require_space, storage_errors, whole_folder
@@ -73,6 +74,7 @@ def save_sliced(
     with whole_folder(folder) as draft, quiet_transformers():
         sliced.model.save_pretrained(draft)
         tokenizer.save_pretrained(draft)
+        make_portable(draft, tokenizer)
         (draft / CARD).write_text(_card(manifest, numbers), encoding="utf-8")
         (draft / SLICED_MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
 
@@ -99,6 +101,7 @@ def save_reduced(
         # What merging and fitting made may be a view of something larger, or shared with the dense model.
         model.save_pretrained(draft)
         tokenizer.save_pretrained(draft)
+        make_portable(draft, tokenizer)
         card = _reduced_card(reduced, made_from, method, calibration, size, dense_parameters, numbers)
         (draft / CARD).write_text(card, encoding="utf-8")
 
