@@ -5,7 +5,7 @@ Written by slicescope. A bridged model is a model of transformers with fewer blo
 residual stream passes through a matrix, which stands for the blocks that followed (Ghosted Layers, arXiv
 2605.15491; ReplaceMe, arXiv 2505.02819). Everything else is the dense model's class.
 
-Needs torch and transformers, nothing else.
+Needs torch and transformers 5.23 or later, nothing else.
 """
 
 from __future__ import annotations
@@ -15,8 +15,16 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, GenerationMixin, PreTrainedConfig, PreTrainedModel
-from transformers.configuration_utils import SubConfigSpec
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationMixin, PreTrainedModel, __version__
+
+try:
+    from transformers import PreTrainedConfig
+    from transformers.configuration_utils import SubConfigSpec
+except ImportError as error:
+    raise ImportError(
+        f"This bridged model needs transformers 5.23 or later, and here is transformers {__version__}: run "
+        "'pip install --upgrade transformers' and open it again."
+    ) from error
 
 
 class BridgedConfig(PreTrainedConfig):

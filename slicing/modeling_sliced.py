@@ -5,7 +5,7 @@ basis and its width from sub-layer to sub-layer (SliceGPT, arXiv 2401.15024; a w
 block, arXiv 2411.03513). Only the parts that read or write the stream are made anew here, in their new
 shapes; positions, masks, attention, cache and head stay those of the dense model's class.
 
-Needs torch and transformers, nothing else.
+Needs torch and transformers 5.23 or later, nothing else.
 """
 
 from __future__ import annotations
@@ -20,9 +20,17 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import AutoConfig, AutoModelForCausalLM, GenerationMixin, PreTrainedConfig, PreTrainedModel
-from transformers.configuration_utils import SubConfigSpec
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationMixin, PreTrainedModel, __version__
 from transformers.pytorch_utils import Conv1D
+
+try:
+    from transformers import PreTrainedConfig
+    from transformers.configuration_utils import SubConfigSpec
+except ImportError as error:
+    raise ImportError(
+        f"This sliced model needs transformers 5.23 or later, and here is transformers {__version__}: run "
+        "'pip install --upgrade transformers' and open it again."
+    ) from error
 
 
 class SlicedConfig(PreTrainedConfig):
