@@ -1,5 +1,5 @@
 """Sliced models on disk, as a folder that transformers opens too: weights, configuration, tokenizer,
-the modelling file that runs them, a model card, and a manifest of our own.
+the modelling files that run them, a model card, and a manifest of our own.
 
 A sliced folder opens as a ``ModelSource`` like any other model. Knows nothing about calibration.
 """
@@ -25,6 +25,10 @@ from slicing.schedule import SlicingSchedule
 from slicing.slicer import SlicedModel
 
 CARD = "README.md"
+_NEEDED = """
+With torch and transformers 5.23 or later alone (the files `modeling_*.py` in this folder are run, so read
+them first):
+"""
 
 
 class Manifest(Value):
@@ -92,7 +96,8 @@ def save_reduced(
 ) -> None:
     """Write a model with fewer blocks as a new folder, whole or not at all (``StorageError``).
 
-    A plain one is a checkpoint of its architecture like any other, and opens as a ``ModelSource`` does.
+    A plain one is a checkpoint of its architecture like any other. One with matrices in the place of blocks
+    opens as a ``ModelSource`` too, and elsewhere with the modelling files that lie in the folder.
     """
     model = reduced.model
     size = sum(parameter.numel() for parameter in model.parameters())
@@ -192,16 +197,14 @@ The residual stream of {manifest.made_from} cut to a width of its own for every 
 {measured}
 
 ## Use
-
-With transformers alone (the file `modeling_sliced.py` in this folder is run, so read it first):
-
+{_NEEDED}
 ```python
 from transformers import AutoModelForCausalLM, AutoTokenizer
 model = AutoModelForCausalLM.from_pretrained("PATH", trust_remote_code=True)
 tokenizer = AutoTokenizer.from_pretrained("PATH", trust_remote_code=True)
 ```
 
-With slicescope, which brings the same file: `import slicing` and leave `trust_remote_code` out, or
+With slicescope, which brings the same files: `import slicing` and leave `trust_remote_code` out, or
 `model, tokenizer = slicing.load("PATH")`.
 """
 
@@ -236,6 +239,7 @@ def _reduced_card(
         what = f"Neighbouring blocks became one by the rule '{layout.merge}'."
     share = 1 - parameters / dense_parameters
     code = "" if reduced.plain else ", trust_remote_code=True"
+    needed = "" if reduced.plain else _NEEDED
     measured = "\n".join(f"- {line}" for line in numbers) or "- No perplexity was measured for this folder."
     return f"""---
 library_name: transformers
@@ -258,7 +262,7 @@ tags: [slicescope, layer-pruning, pruned]
 {measured}
 
 ## Use
-
+{needed}
 ```python
 from transformers import AutoModelForCausalLM, AutoTokenizer
 model = AutoModelForCausalLM.from_pretrained("PATH"{code})
