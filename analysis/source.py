@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self
 
 import torch
+from huggingface_hub import try_to_load_from_cache
 from pydantic import model_validator
 from transformers import (
     AutoConfig,
@@ -29,7 +30,8 @@ from transformers import (
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import logging as transformers_logging
 
-from analysis.anatomy import BRIDGED, SLICED_ALREADY, read_shape, why_not_sliceable
+from analysis.anatomy import BRIDGED, SLICED_ALREADY, blocks, read_shape, why_not_sliceable
+from analysis.checkpoint import refuse_extra_blocks, refuse_left_out, settle_tables, weight_files
 from analysis.device import is_out_of_memory, out_of_memory_told, pick_device, pick_dtype
 from analysis.errors import ModelError, SlicescopeError, UnsupportedError, one_line
 from analysis.hub import hub_answers
@@ -134,7 +136,7 @@ class OpenModel(NamedTuple):
 
 
 def read_config(source: ModelSource) -> PreTrainedConfig:
-    """The configuration of a causal language model.
+    """The configuration of a causal language model, corrected where its weights are here and say otherwise.
 
     Raises ``ModelError`` when there is none or the model is of another kind.
     """
@@ -146,6 +148,9 @@ def read_config(source: ModelSource) -> PreTrainedConfig:
         else:
             config = AutoConfig.from_pretrained(where, trust_remote_code=False, **options)
     _require_causal(source, config)
+    if (folder := _weights_at(source)) and not is_sliced(source):
+        with _reading(source):
+            settle_tables(config, folder)
     return config
 
 
@@ -157,10 +162,14 @@ def shape_of(source: ModelSource) -> ModelShape:
 
 
 def describe(source: ModelSource) -> ModelCard:
-    """The model card: from the configuration alone, without reading a weight."""
+    """The model card: from the configuration and the names of the weights, without opening the model.
+
+    Raises ``ModelError`` where the weights are of more blocks than the configuration says.
+    """
     config: Any = read_config(source)
     with _reading(source), torch.device("meta"):
         skeleton = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+        _refuse_extra_blocks(source, skeleton)
     text = config.get_text_config(decoder=True)
     heads = getattr(text, "num_attention_heads", 0)
     parameters = sum(parameter.numel() for parameter in skeleton.parameters())
@@ -209,16 +218,23 @@ def open_dense(source: ModelSource) -> OpenModel:
         model = _read_weights(
             source,
             where,
+            config=config,
             dtype=dtype,
             device_map=None if device.type == "cpu" else device,
             use_safetensors=True,
             **options,
         )
+        # What has just been fetched from the Hub could not be looked into before.
+        if (folder := _weights_at(source)) and settle_tables(model.config, folder):
+            model.tie_weights()
     return OpenModel(model.eval().requires_grad_(False), tokenizer)
 
 
 def _read_weights(source: ModelSource, where: str | Path, **options: Any) -> Any:
-    """The model, all of it from the file: transformers would fill what is missing with random numbers."""
+    """The model, all of it from the file and all of the file in it.
+
+    transformers would fill what is missing with random numbers, and leave out what it has no place for.
+    """
     loaded: Any = AutoModelForCausalLM.from_pretrained(
         where, trust_remote_code=False, output_loading_info=True, **options
     )
@@ -228,7 +244,19 @@ def _read_weights(source: ModelSource, where: str | Path, **options: Any) -> Any
             f"The model '{source.label}' lacks {len(missing)} of the weights that its configuration asks for "
             f"(the first is '{missing[0]}'): fetch or save it again."
         )
+    refuse_left_out(source.label, model, report["unexpected_keys"])
     return model
+
+
+def _refuse_extra_blocks(source: ModelSource, skeleton: PreTrainedModel) -> None:
+    folder = _weights_at(source)
+    if folder is None or is_sliced(source):
+        return
+    try:
+        blocks(skeleton)
+    except ModelError:  # a family whose blocks are no list
+        return
+    refuse_extra_blocks(source.label, skeleton, weight_files(folder))
 
 
 def is_sliced(source: ModelSource) -> bool:
@@ -331,6 +359,17 @@ def _where(source: ModelSource) -> tuple[str, dict[str, Any]]:
         return source.location, {"local_files_only": True}
     # Without an answer what was fetched before is looked up at once, instead of after half a minute.
     return source.location, {"revision": source.revision or "main", "local_files_only": not hub_answers()}
+
+
+def _weights_at(source: ModelSource) -> Path | None:
+    """The folder with the weights, where there is one on this machine."""
+    if source.kind == "folder":
+        return Path(source.location)
+    if source.kind in ("demo", "gguf"):
+        folder = _dequantised_folder(_gguf_path(source))
+        return folder if folder.is_dir() else None
+    found = try_to_load_from_cache(source.location, "config.json", revision=source.revision or "main")
+    return Path(found).parent if isinstance(found, str) else None
 
 
 def _require_safetensors(source: ModelSource) -> None:
