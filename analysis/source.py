@@ -113,7 +113,7 @@ class ModelCard(Value):
     blocks: int
     hidden_size: int
     heads: int
-    """Query heads; 0 where the blocks have no attention."""
+    """Query heads; 0 where the blocks have no attention, or not all the same number."""
     key_value_heads: int
     vocab_size: int
     context: int | None
@@ -171,7 +171,7 @@ def describe(source: ModelSource) -> ModelCard:
         skeleton = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
         _refuse_extra_blocks(source, skeleton)
     text = config.get_text_config(decoder=True)
-    heads = getattr(text, "num_attention_heads", 0)
+    heads = _said(text, "num_attention_heads") or 0
     parameters = sum(parameter.numel() for parameter in skeleton.parameters())
     not_sliceable = why_not_sliceable(config) or _refusal(skeleton)
     if is_sliced(source):
@@ -186,16 +186,24 @@ def describe(source: ModelSource) -> ModelCard:
         blocks=text.num_hidden_layers,
         hidden_size=text.hidden_size,
         heads=heads,
-        key_value_heads=getattr(text, "num_key_value_heads", None) or heads,
+        key_value_heads=_said(text, "num_key_value_heads") or heads,
         vocab_size=text.vocab_size,
         context=context_length(config),
         parameters=parameters,
-        tied=bool(config.tie_word_embeddings),
+        tied=bool(getattr(config, "tie_word_embeddings", False)),
         device=str(device),
         dtype=str(dtype).removeprefix("torch."),
         bytes=parameters * dtype.itemsize,
         not_sliceable=not_sliceable,
     )
+
+
+def _said(config: Any, name: str) -> Any:
+    """A setting of all blocks, or ``None`` where there is none."""
+    try:
+        return getattr(config, name, None)
+    except RuntimeError:  # transformers has no one answer where blocks differ
+        return None
 
 
 def open_dense(source: ModelSource) -> OpenModel:
