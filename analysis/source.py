@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self
 
 import torch
+from huggingface_hub import try_to_load_from_cache
 from pydantic import model_validator
 from transformers import (
     AutoConfig,
@@ -29,10 +30,12 @@ from transformers import (
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import logging as transformers_logging
 
-from analysis.anatomy import BRIDGED, SLICED_ALREADY, read_shape, why_not_sliceable
+from analysis.anatomy import BRIDGED, SLICED_ALREADY, blocks, read_shape, why_not_sliceable
+from analysis.checkpoint import refuse_extra_blocks, refuse_left_out, settle_tables, weight_files
 from analysis.device import is_out_of_memory, out_of_memory_told, pick_device, pick_dtype
 from analysis.errors import ModelError, SlicescopeError, UnsupportedError, one_line
 from analysis.hub import hub_answers
+from analysis.portable import make_portable
 from analysis.shape import ModelShape
 from analysis.storage import cache_folder, storage_errors, whole_folder
 from analysis.values import Value
@@ -110,7 +113,7 @@ class ModelCard(Value):
     blocks: int
     hidden_size: int
     heads: int
-    """Query heads; 0 where the blocks have no attention."""
+    """Query heads; 0 where the blocks have no attention, or not all the same number."""
     key_value_heads: int
     vocab_size: int
     context: int | None
@@ -133,7 +136,7 @@ class OpenModel(NamedTuple):
 
 
 def read_config(source: ModelSource) -> PreTrainedConfig:
-    """The configuration of a causal language model.
+    """The configuration of a causal language model, corrected where its weights are here and say otherwise.
 
     Raises ``ModelError`` when there is none or the model is of another kind.
     """
@@ -145,6 +148,9 @@ def read_config(source: ModelSource) -> PreTrainedConfig:
         else:
             config = AutoConfig.from_pretrained(where, trust_remote_code=False, **options)
     _require_causal(source, config)
+    if (folder := _weights_at(source)) and not is_sliced(source):
+        with _reading(source):
+            settle_tables(config, folder)
     return config
 
 
@@ -156,12 +162,16 @@ def shape_of(source: ModelSource) -> ModelShape:
 
 
 def describe(source: ModelSource) -> ModelCard:
-    """The model card: from the configuration alone, without reading a weight."""
+    """The model card: from the configuration and the names of the weights, without opening the model.
+
+    Raises ``ModelError`` where the weights are of more blocks than the configuration says.
+    """
     config: Any = read_config(source)
     with _reading(source), torch.device("meta"):
         skeleton = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+        _refuse_extra_blocks(source, skeleton)
     text = config.get_text_config(decoder=True)
-    heads = getattr(text, "num_attention_heads", 0)
+    heads = _said(text, "num_attention_heads") or 0
     parameters = sum(parameter.numel() for parameter in skeleton.parameters())
     not_sliceable = why_not_sliceable(config) or _refusal(skeleton)
     if is_sliced(source):
@@ -176,16 +186,24 @@ def describe(source: ModelSource) -> ModelCard:
         blocks=text.num_hidden_layers,
         hidden_size=text.hidden_size,
         heads=heads,
-        key_value_heads=getattr(text, "num_key_value_heads", None) or heads,
+        key_value_heads=_said(text, "num_key_value_heads") or heads,
         vocab_size=text.vocab_size,
         context=context_length(config),
         parameters=parameters,
-        tied=bool(config.tie_word_embeddings),
+        tied=bool(getattr(config, "tie_word_embeddings", False)),
         device=str(device),
         dtype=str(dtype).removeprefix("torch."),
         bytes=parameters * dtype.itemsize,
         not_sliceable=not_sliceable,
     )
+
+
+def _said(config: Any, name: str) -> Any:
+    """A setting of all blocks, or ``None`` where there is none."""
+    try:
+        return getattr(config, name, None)
+    except RuntimeError:  # transformers has no one answer where blocks differ
+        return None
 
 
 def open_dense(source: ModelSource) -> OpenModel:
@@ -208,16 +226,23 @@ def open_dense(source: ModelSource) -> OpenModel:
         model = _read_weights(
             source,
             where,
+            config=config,
             dtype=dtype,
             device_map=None if device.type == "cpu" else device,
             use_safetensors=True,
             **options,
         )
+        # What has just been fetched from the Hub could not be looked into before.
+        if (folder := _weights_at(source)) and settle_tables(model.config, folder):
+            model.tie_weights()
     return OpenModel(model.eval().requires_grad_(False), tokenizer)
 
 
 def _read_weights(source: ModelSource, where: str | Path, **options: Any) -> Any:
-    """The model, all of it from the file: transformers would fill what is missing with random numbers."""
+    """The model, all of it from the file and all of the file in it.
+
+    transformers would fill what is missing with random numbers, and leave out what it has no place for.
+    """
     loaded: Any = AutoModelForCausalLM.from_pretrained(
         where, trust_remote_code=False, output_loading_info=True, **options
     )
@@ -227,7 +252,19 @@ def _read_weights(source: ModelSource, where: str | Path, **options: Any) -> Any
             f"The model '{source.label}' lacks {len(missing)} of the weights that its configuration asks for "
             f"(the first is '{missing[0]}'): fetch or save it again."
         )
+    refuse_left_out(source.label, model, report["unexpected_keys"])
     return model
+
+
+def _refuse_extra_blocks(source: ModelSource, skeleton: PreTrainedModel) -> None:
+    folder = _weights_at(source)
+    if folder is None or is_sliced(source):
+        return
+    try:
+        blocks(skeleton)
+    except ModelError:  # a family whose blocks are no list
+        return
+    refuse_extra_blocks(source.label, skeleton, weight_files(folder))
 
 
 def is_sliced(source: ModelSource) -> bool:
@@ -263,6 +300,7 @@ def dequantise(source: ModelSource) -> None:
     with whole_folder(folder, replace=True) as draft, quiet_transformers():
         model.save_pretrained(draft)
         tokenizer.save_pretrained(draft)
+        make_portable(draft, tokenizer)
 
 
 def _dequantised_folder(gguf: Path) -> Path:
@@ -329,6 +367,17 @@ def _where(source: ModelSource) -> tuple[str, dict[str, Any]]:
         return source.location, {"local_files_only": True}
     # Without an answer what was fetched before is looked up at once, instead of after half a minute.
     return source.location, {"revision": source.revision or "main", "local_files_only": not hub_answers()}
+
+
+def _weights_at(source: ModelSource) -> Path | None:
+    """The folder with the weights, where there is one on this machine."""
+    if source.kind == "folder":
+        return Path(source.location)
+    if source.kind in ("demo", "gguf"):
+        folder = _dequantised_folder(_gguf_path(source))
+        return folder if folder.is_dir() else None
+    found = try_to_load_from_cache(source.location, "config.json", revision=source.revision or "main")
+    return Path(found).parent if isinstance(found, str) else None
 
 
 def _require_safetensors(source: ModelSource) -> None:

@@ -306,7 +306,10 @@ def remove(
     ] = 8,
     json_path: JsonOption = None,
 ) -> None:
-    """Take whole blocks out of a model, close the gaps, and keep it: a checkpoint that any tool opens."""
+    """Take whole blocks out of a model, close the gaps, and keep it.
+
+    It is a plain checkpoint that other tools open too; with a matrix in a gap it needs transformers 5.23.
+    """
     from analysis.texts import TextSource
     from slicing.runs import Entry, RemoveRecipe
 

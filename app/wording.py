@@ -753,6 +753,17 @@ def _short(rule: Any, name: str) -> str:
     return full.rpartition("(")[2].rstrip(")") if "(" in full else full.lower()
 
 
+def kept_model(plain: bool) -> str:
+    """Who opens a model with fewer blocks that is kept; ``plain`` is one without matrices in their place."""
+    others = (
+        "and so do other tools for models of its architecture."
+        if plain
+        else "and transformers 5.23 or later does with `trust_remote_code=True`. The matrices in the place "
+        "of blocks need the modelling files in the folder; other tools do not open it."
+    )
+    return f"This model is kept in this folder; the Model page opens it, {others}"
+
+
 def change(each: Difference) -> str:
     """A paired difference as a signed change of perplexity."""
     return _minus(f"{each.percent:+.1f} %")

@@ -1,11 +1,11 @@
-"""Causal language models with a linear map in the place of blocks that were removed, in one file that travels
+"""Causal language models with a linear map in the place of blocks that were removed, in a file that travels
 with the weights.
 
 Written by slicescope. A bridged model is a model of transformers with fewer blocks; behind some of them the
 residual stream passes through a matrix, which stands for the blocks that followed (Ghosted Layers, arXiv
 2605.15491; ReplaceMe, arXiv 2505.02819). Everything else is the dense model's class.
 
-Needs torch and transformers, nothing else.
+Needs torch and transformers 5.23 or later, and the file beside it, nothing else.
 """
 
 from __future__ import annotations
@@ -15,8 +15,18 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, GenerationMixin, PreTrainedConfig, PreTrainedModel
-from transformers.configuration_utils import SubConfigSpec
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationMixin, PreTrainedModel, __version__
+
+try:
+    from transformers import PreTrainedConfig
+    from transformers.configuration_utils import SubConfigSpec
+except ImportError as error:
+    raise ImportError(
+        f"This bridged model needs transformers 5.23 or later, and here is transformers {__version__}: run "
+        "'pip install --upgrade transformers' and open it again."
+    ) from error
+
+from .modeling_states import run_observed
 
 
 class BridgedConfig(PreTrainedConfig):
@@ -112,7 +122,10 @@ class BridgedForCausalLM(PreTrainedModel, GenerationMixin):
         logits_to_keep: int | Tensor = 0,
         **kwargs: Any,
     ) -> Any:
-        """As the reduced model's class; see there. What that does not name is passed over."""
+        """As the reduced model's class; see there. What that does not name is passed over.
+
+        Hidden states are those behind the bridges, where there are any.
+        """
         named = {
             "input_ids": input_ids,
             "attention_mask": attention_mask,
@@ -124,7 +137,9 @@ class BridgedForCausalLM(PreTrainedModel, GenerationMixin):
             "logits_to_keep": logits_to_keep,
         }
         known = inspect.signature(self.inner.forward).parameters
-        return self.inner(**{name: value for name, value in named.items() if name in known}, **kwargs)
+        arguments = {**{name: value for name, value in named.items() if name in known}, **kwargs}
+        blocks = self.inner.get_submodule(self.config.blocks)
+        return run_observed(self, self.get_decoder(), blocks, (), arguments)
 
     def prepare_inputs_for_generation(self, *args: Any, **kwargs: Any) -> Any:
         """As the reduced model's class."""

@@ -1,11 +1,11 @@
-"""Sliced causal language models for transformers, in one file that travels with the weights.
+"""Sliced causal language models for transformers, in a file that travels with the weights.
 
 Written by slicescope. A sliced model is a dense model of transformers whose residual stream changes its
 basis and its width from sub-layer to sub-layer (SliceGPT, arXiv 2401.15024; a width of its own for every
 block, arXiv 2411.03513). Only the parts that read or write the stream are made anew here, in their new
 shapes; positions, masks, attention, cache and head stay those of the dense model's class.
 
-Needs torch and transformers, nothing else.
+Needs torch and transformers 5.23 or later, and the file beside it, nothing else.
 """
 
 from __future__ import annotations
@@ -20,9 +20,19 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import AutoConfig, AutoModelForCausalLM, GenerationMixin, PreTrainedConfig, PreTrainedModel
-from transformers.configuration_utils import SubConfigSpec
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationMixin, PreTrainedModel, __version__
 from transformers.pytorch_utils import Conv1D
+
+try:
+    from transformers import PreTrainedConfig
+    from transformers.configuration_utils import SubConfigSpec
+except ImportError as error:
+    raise ImportError(
+        f"This sliced model needs transformers 5.23 or later, and here is transformers {__version__}: run "
+        "'pip install --upgrade transformers' and open it again."
+    ) from error
+
+from .modeling_states import run_observed
 
 
 class SlicedConfig(PreTrainedConfig):
@@ -157,6 +167,7 @@ class SlicedSublayer(nn.Module):
         self.norm = UnitRMSNorm(config.widths[-1], config.norm_epsilon)
         self.cores = nn.ModuleList()
         self.accepts: list[set[str] | None] = []
+        self.kinds = [branch.kind for branch in branches]
         for branch in branches:
             core = dense_core(block, branch)
             if hasattr(core, "experts") and (hasattr(core, "gate") or hasattr(core, "router")):
@@ -185,6 +196,10 @@ class SlicedSublayer(nn.Module):
             total = output if total is None else total + output
         assert total is not None
         return total
+
+    def attentions(self) -> Iterator[nn.Module]:
+        """The cores that are attention."""
+        return (core for core, kind in zip(self.cores, self.kinds, strict=True) if kind == "attention")
 
     def forward(self, states: Tensor, context: dict[str, Any]) -> Tensor:
         """(B, T, W_in) -> (B, T, W_out)."""
@@ -252,18 +267,28 @@ class SlicedForCausalLM(PreTrainedModel, GenerationMixin):
         logits_to_keep: int | Tensor = 0,
         **kwargs: Any,
     ) -> Any:
-        """As the dense model's class; see there."""
-        return self.inner(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            past_key_values=past_key_values,
-            inputs_embeds=inputs_embeds,
-            labels=labels,
-            use_cache=use_cache,
-            logits_to_keep=logits_to_keep,
+        """As the dense model's class; see there.
+
+        Hidden states and ``inputs_embeds`` have the width and the basis of their places: what leaves the
+        embedding, and what leaves each block, (B, T, W). ``labels`` are shifted inside, as always.
+        """
+        arguments = {
+            "input_ids": input_ids,
+            "attention_mask": attention_mask,
+            "position_ids": position_ids,
+            "past_key_values": past_key_values,
+            "inputs_embeds": inputs_embeds,
+            "labels": labels,
+            "use_cache": use_cache,
+            "logits_to_keep": logits_to_keep,
             **kwargs,
-        )
+        }
+        decoder = self.get_decoder()
+        blocks = getattr(decoder, _names(self.config).blocks)
+        attentions = [
+            each for block in blocks for sublayer in block.sublayers for each in sublayer.attentions()
+        ]
+        return run_observed(self, decoder, blocks, attentions, arguments)
 
     def prepare_inputs_for_generation(self, *args: Any, **kwargs: Any) -> Any:
         """As the dense model's class."""

@@ -1,5 +1,5 @@
 """Sliced models on disk, as a folder that transformers opens too: weights, configuration, tokenizer,
-the modelling file that runs them, a model card, and a manifest of our own.
+the modelling files that run them, a model card, and a manifest of our own.
 
 A sliced folder opens as a ``ModelSource`` like any other model. Knows nothing about calibration.
 """
@@ -14,6 +14,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from analysis.device import is_out_of_memory, out_of_memory_told, pick_device, pick_dtype
 from analysis.errors import ModelError, one_line
+from analysis.portable import make_portable
 from analysis.shape import ModelShape
 from analysis.source import SLICED_MANIFEST, ModelSource, OpenModel, is_sliced, open_dense, quiet_transformers
 from analysis.storage import require_space, storage_errors, whole_folder
@@ -24,6 +25,10 @@ from slicing.schedule import SlicingSchedule
 from slicing.slicer import SlicedModel
 
 CARD = "README.md"
+_NEEDED = """
+With torch and transformers 5.23 or later alone (the files `modeling_*.py` in this folder are run, so read
+them first):
+"""
 
 
 class Manifest(Value):
@@ -75,6 +80,7 @@ def save_sliced(
     with whole_folder(folder) as draft, quiet_transformers():
         sliced.model.save_pretrained(draft)
         tokenizer.save_pretrained(draft)
+        make_portable(draft, tokenizer)
         (draft / CARD).write_text(_card(manifest, numbers, warnings), encoding="utf-8")
         (draft / SLICED_MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
 
@@ -93,7 +99,8 @@ def save_reduced(
 ) -> None:
     """Write a model with fewer blocks as a new folder, whole or not at all (``StorageError``).
 
-    A plain one is a checkpoint of its architecture like any other, and opens as a ``ModelSource`` does.
+    A plain one is a checkpoint of its architecture like any other. One with matrices in the place of blocks
+    opens as a ``ModelSource`` too, and elsewhere with the modelling files that lie in the folder.
     """
     model = reduced.model
     size = sum(parameter.numel() for parameter in model.parameters())
@@ -102,6 +109,7 @@ def save_reduced(
         # What merging and fitting made may be a view of something larger, or shared with the dense model.
         model.save_pretrained(draft)
         tokenizer.save_pretrained(draft)
+        make_portable(draft, tokenizer)
         card = _reduced_card(
             reduced, made_from, method, calibration, size, dense_parameters, numbers, warnings
         )
@@ -195,16 +203,14 @@ The residual stream of {manifest.made_from} cut to a width of its own for every 
 {measured}
 
 ## Use
-
-With transformers alone (the file `modeling_sliced.py` in this folder is run, so read it first):
-
+{_NEEDED}
 ```python
 from transformers import AutoModelForCausalLM, AutoTokenizer
 model = AutoModelForCausalLM.from_pretrained("PATH", trust_remote_code=True)
 tokenizer = AutoTokenizer.from_pretrained("PATH", trust_remote_code=True)
 ```
 
-With slicescope, which brings the same file: `import slicing` and leave `trust_remote_code` out, or
+With slicescope, which brings the same files: `import slicing` and leave `trust_remote_code` out, or
 `model, tokenizer = slicing.load("PATH")`.
 """
 
@@ -244,6 +250,7 @@ def _reduced_card(
         what = f"Neighbouring blocks became one by the rule '{layout.merge}'."
     share = 1 - parameters / dense_parameters
     code = "" if reduced.plain else ", trust_remote_code=True"
+    needed = "" if reduced.plain else _NEEDED
     measured = "\n".join(f"- {line}" for line in numbers) or "- No perplexity was measured for this folder."
     return f"""---
 library_name: transformers
@@ -267,7 +274,7 @@ tags: [slicescope, layer-pruning, pruned]
 {measured}
 
 ## Use
-
+{needed}
 ```python
 from transformers import AutoModelForCausalLM, AutoTokenizer
 model = AutoModelForCausalLM.from_pretrained("PATH"{code})

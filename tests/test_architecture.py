@@ -31,7 +31,8 @@ def imports(path: Path) -> Iterator[str]:
         if isinstance(node, ast.Import):
             yield from (alias.name.partition(".")[0] for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path} imports relatively"
+            # The modelling files travel with the weights, into a package of another name.
+            assert node.level == 0 or path.name.startswith("modeling_"), f"{path} imports relatively"
             yield str(node.module).partition(".")[0]
 
 

@@ -70,7 +70,7 @@ def keep(recipe: RemoveRecipe) -> None:
     """The model itself: make it, or say where it is."""
     folder = folder_of(recipe) / MODEL_FOLDER
     if folder.is_dir():
-        st.markdown("This model is kept in this folder; the Model page opens it, and so does any other tool.")
+        st.markdown(wording.kept_model(plain=not any(folder.glob("modeling_*.py"))))
         st.code(str(folder), language=None, wrap_lines=True)
     elif st.button("Make and keep this model", icon=":material/layers_clear:"):
         parts.queue(lambda: recipe)

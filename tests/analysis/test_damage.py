@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import byte_tokenizer, tiny_model
+from every_family import tiny_config
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from analysis.errors import ModelError, OutOfMemoryError, SlicescopeError, StorageError
@@ -205,3 +206,14 @@ def test_card_of_a_model_without_attention_has_no_heads(tmp_path):
     config.save_pretrained(tmp_path)
     card = describe(ModelSource.parse(str(tmp_path)))
     assert (card.heads, card.key_value_heads, card.blocks) == (0, 0, 2)
+
+
+def test_card_of_a_model_whose_blocks_differ_in_their_heads_has_no_number(tmp_path):
+    tiny_config("dots3_note_text").save_pretrained(tmp_path)
+    card = describe(ModelSource.parse(str(tmp_path)))
+    assert (card.heads, card.blocks) == (0, 3)
+
+
+def test_card_of_a_model_that_knows_no_tied_head_says_its_own(tmp_path):
+    tiny_config("inkling_text").save_pretrained(tmp_path)
+    assert describe(ModelSource.parse(str(tmp_path))).tied is False

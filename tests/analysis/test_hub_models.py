@@ -23,7 +23,10 @@ from analysis.source import ModelSource, describe, open_dense
 for name in sys.argv[1:]:
     try:
         source = ModelSource.parse(name)
-        print(name, describe(source).parameters, type(open_dense(source).model).__name__)
+        before, model = describe(source), open_dense(source).model
+        count = sum(parameter.numel() for parameter in model.parameters())
+        after, head = describe(source), "tied" if model.config.tie_word_embeddings else "own"
+        print(name, before.parameters, after.parameters, count, head, type(model).__name__)
     except SlicescopeError as error:
         print(name, type(error).__name__, error)
 """
@@ -100,6 +103,10 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[dict[str
         tiny_model("llama").save_pretrained(folder / place)
         byte_tokenizer().save_pretrained(folder / place)
     (folder / "owner/pickled/main/model.safetensors").unlink()
+    tiny_model("llama", tie_word_embeddings=False).save_pretrained(folder / "owner/mistied/main")
+    byte_tokenizer().save_pretrained(folder / "owner/mistied/main")
+    config = folder / "owner/mistied/main/config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "tie_word_embeddings": True}))
     torch.save({}, folder / "owner/pickled/main/pytorch_model.bin")
     foreign = folder / "owner/foreign/main"
     foreign.mkdir(parents=True)
@@ -107,7 +114,7 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[dict[str
     auto = {"AutoConfig": "own.Own", "AutoModelForCausalLM": "own.Own"}
     (foreign / "config.json").write_text(json.dumps({"model_type": "own", "auto_map": auto}))
 
-    names = ["whole", "whole@v1", "whole@v2", "pickled", "foreign", "missing"]
+    names = ["whole", "whole@v1", "whole@v2", "mistied", "pickled", "foreign", "missing"]
     with Hub(folder) as hub:
         threading.Thread(target=hub.serve_forever, daemon=True).start()
         environment = {
@@ -133,7 +140,15 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[dict[str
 @pytest.mark.parametrize("name", ["whole", "whole@v1"])
 def test_model_on_the_hub_is_described_and_opened(answers, name):
     parameters = sum(parameter.numel() for parameter in tiny_model("llama").parameters())
-    assert answers[0][name] == f"{parameters} LlamaForCausalLM"
+    assert answers[0][name] == f"{parameters} {parameters} {parameters} tied LlamaForCausalLM"
+
+
+def test_head_of_its_own_is_noticed_once_the_weights_are_here(answers):
+    tied, own = (
+        sum(parameter.numel() for parameter in tiny_model("llama", tie_word_embeddings=each).parameters())
+        for each in (True, False)
+    )
+    assert answers[0]["mistied"] == f"{tied} {own} {own} own LlamaForCausalLM"
 
 
 @pytest.mark.parametrize("name", ["whole@v2", "pickled", "foreign", "missing"])

@@ -212,3 +212,10 @@ def test_repair_is_told_with_what_it_gained_and_whether_it_was_kept():
     assert "from 4.000 to 3.500 nats per token on held-out windows: it was kept; 1 of its 2 fits" in told
     worse = repair.model_copy(update={"repaired": 4.5})
     assert "it was not kept" in str(wording.repaired(constant.model_copy(update={"repair": worse})))
+
+
+def test_who_opens_a_kept_model_depends_on_its_matrices():
+    assert "so do other tools" in wording.kept_model(plain=True)
+    bridged = wording.kept_model(plain=False)
+    assert "transformers 5.23 or later" in bridged
+    assert "other tools do not open it" in bridged

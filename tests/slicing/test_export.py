@@ -5,6 +5,7 @@ Each way is tried in a process of its own.
 
 from __future__ import annotations
 
+import importlib
 import json
 import subprocess
 import sys
@@ -150,8 +151,31 @@ def test_card_states_recipe_numbers_and_how_to_open(tmp_path):
     assert "{" not in card
 
 
-def test_modelling_file_needs_torch_and_transformers_only():
-    source = (ROOT / "slicing" / "modeling_sliced.py").read_text()
-    assert "import analysis" not in source
-    assert "from analysis" not in source
-    assert "from slicing" not in source
+def test_modelling_files_need_torch_and_transformers_only():
+    for path in (ROOT / "slicing").glob("modeling_*.py"):
+        source = path.read_text()
+        assert "import analysis" not in source
+        assert "from analysis" not in source
+        assert "from slicing" not in source
+
+
+@pytest.mark.parametrize("kind", ["sliced", "bridged"])
+def test_older_transformers_are_told_in_one_sentence(kind, monkeypatch):
+    monkeypatch.delattr("transformers.configuration_utils.SubConfigSpec")
+    monkeypatch.delitem(sys.modules, f"slicing.modeling_{kind}")
+    said = (
+        rf"^This {kind} model needs transformers 5\.23 or later, and here is transformers [\d.]+: run .*\.$"
+    )
+    with pytest.raises(ImportError, match=said):
+        importlib.import_module(f"slicing.modeling_{kind}")
+
+
+def test_sliced_folder_without_trust_says_what_is_missing(tmp_path):
+    folder = save(sliced_model(), tmp_path / "sliced")
+    script = ALONE + (
+        "from transformers import AutoConfig\n"
+        f"try: AutoConfig.from_pretrained({str(folder)!r}, trust_remote_code=False)\n"
+        "except ValueError as error: print(error)\n"
+    )
+    answer = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert "trust_remote_code=True" in answer.stdout

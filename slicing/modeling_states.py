@@ -1,0 +1,80 @@
+"""What models of ours return of their inside, as models of transformers do; travels with the weights.
+
+Written by slicescope. transformers finds what it returns by the classes of blocks and attention, which ours
+are not. Needs torch and transformers, nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import fields
+from typing import Any
+
+from torch import Tensor, nn
+
+
+def run_observed(
+    model: Any, decoder: nn.Module, blocks: Any, attentions: Iterable[nn.Module], arguments: dict[str, Any]
+) -> Any:
+    """Run ``model.inner``, and put the hidden states and attentions that are asked for into its output.
+
+    Hidden states are the stream in front of the first block and behind every block, the last one behind the
+    final norm. ``output_hidden_states`` is a flag, or the places of those that are wanted. Where
+    ``attentions`` names no modules, those of the output are left as they are.
+    """
+    places, weighted = (
+        _asked(model, arguments, f"output_{name}") for name in ("hidden_states", "attentions")
+    )
+    modules = list(attentions) if weighted else []
+    if weighted:
+        arguments["output_attentions"] = True
+    if places is False and not modules:
+        return model.inner(**arguments)
+    as_dict = arguments.pop("return_dict", None)
+    as_dict = model.config.return_dict if as_dict is None else as_dict
+    states: list[Tensor] = []
+    last: list[Tensor] = []
+    weights: list[Tensor | None] = []
+
+    def enter(block: nn.Module, given: Any, named: dict[str, Any]) -> None:
+        stream = given[0] if given else named["hidden_states"]
+        states.append(stream[..., : getattr(block, "entering", None)])  # what ``Widen`` added is none of it
+
+    hooks = [
+        blocks[0].register_forward_pre_hook(enter, with_kwargs=True),
+        *(each.register_forward_hook(lambda _, __, made: states.append(_first(made))) for each in blocks),
+        decoder.register_forward_hook(lambda _, __, made: last.append(made[0])),
+        *(each.register_forward_hook(lambda _, __, made: weights.append(made[1])) for each in modules),
+    ]
+    try:
+        output = model.inner(**arguments)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    found = {field.name: getattr(output, field.name) for field in fields(output)}
+    if places is not False:
+        every = (*states[:-1], last[-1] if last else states[-1])
+        found["hidden_states"] = _chosen(every, places)
+    if weights and all(each is not None for each in weights):  # only some ways of computing it tell them
+        found["attentions"] = tuple(weights)
+    output = type(output)(**found)
+    return output if as_dict else output.to_tuple()
+
+
+def _asked(model: Any, arguments: dict[str, Any], name: str) -> Any:
+    """What the call says of an output, or else the configuration; ``False`` for nothing."""
+    given = arguments.pop(name, None)
+    given = getattr(model.config, name, None) if given is None else given
+    return False if given is None else given
+
+
+def _first(made: Any) -> Tensor:
+    return made[0] if isinstance(made, tuple) else made
+
+
+def _chosen(states: tuple[Tensor, ...], places: Any) -> tuple[Tensor | None, ...]:
+    """All states, or ``None`` in the stead of those whose places were not named."""
+    if places is True:
+        return states
+    wanted = {place % len(states) for place in ([places] if isinstance(places, int) else places)}
+    return tuple(state if place in wanted else None for place, state in enumerate(states))
