@@ -2,6 +2,7 @@
 
 PYTHON ?= python3
 PORT ?= 8501
+WORKERS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
@@ -13,7 +14,7 @@ demo: $(INSTALLED)  ## everything installed, the demo model converted, the app o
 	$(BIN)/slicescope app --port $(PORT)
 
 test: $(INSTALLED)  ## all tests; those in a browser too where Chromium is found
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile $(PYTEST_ARGS)
 
 lint: $(INSTALLED)  ## style and types
 	$(BIN)/ruff check .

@@ -69,7 +69,7 @@ def test_from_the_model_to_the_verdict(server: Server, page: Any) -> None:
 
     go(page, "Profile")
     measure(page, 2)
-    page.get_by_text("2 windows of 64 tokens, measured in").wait_for(timeout=MINUTES)
+    page.get_by_text("the first 2 of 16 windows of 64 tokens").wait_for(timeout=MINUTES)
     assert page.locator(".js-plotly-plot").first.locator(".bars .point").count() == 30
     assert "profile=" in page.url
     bar = page.locator(".js-plotly-plot").first.locator(".bars .point").nth(7)
@@ -176,7 +176,7 @@ def test_a_killed_worker_is_told_and_the_next_job_works(server: Server, page: An
     os.kill(engine.pid, signal.SIGKILL)
     page.get_by_text("most likely because the system ran out of memory").wait_for()
     measure(page, 3)
-    page.get_by_text("3 windows of 64 tokens, measured in").wait_for(timeout=MINUTES)
+    page.get_by_text("the first 3 of 16 windows of 64 tokens").wait_for(timeout=MINUTES)
     assert len(server.engines()) == 1
 
 

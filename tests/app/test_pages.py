@@ -195,6 +195,7 @@ def test_measuring_queues_a_recipe(desk: Desk) -> None:
             model=ModelSource(kind="demo"),
             text=TextSource(kind="demo", split="calibration"),
             windows=2,
+            drawn=16,
             window_length=64,
             bases=True,
         )
