@@ -10,14 +10,14 @@ import re
 import shlex
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, Literal
 
 from analysis.details import Details
 from analysis.errors import TextError
 from analysis.evaluate import Difference
 from analysis.shape import ModelShape
 from analysis.source import ModelSource
-from analysis.speed import Ratio, Speed
+from analysis.speed import COVERED, Ratio, Speed
 from analysis.texts import DEMO_SPLITS, PRESETS, Role, TextSource, count_documents
 from app.engine import Load, Task, Unload
 from app.jobs import Job
@@ -366,10 +366,13 @@ def preview(found: Preview) -> str:
     )
 
 
-def times(ratio: Ratio | None) -> str:
-    """How many times as fast as dense, with the range over rounds, or that it was too noisy to say."""
-    if ratio is None:
+def times(timed: Speed | None, what: Literal["prompt", "generation"]) -> str:
+    """Say how many times as fast as dense a model is, with the range over rounds, or why that is unknown."""
+    if timed is None:
         return ""
+    if timed.coverage < COVERED:
+        return "too few rounds to tell"
+    ratio: Ratio = getattr(timed, what)
     if not ratio.clear:
         return "too noisy to tell"
     return f"{ratio.median:.2f}× ({ratio.low:.2f} to {ratio.high:.2f})"

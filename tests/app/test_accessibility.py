@@ -56,8 +56,13 @@ def unfold(page: Any) -> None:
 def test_nothing_grave(address: str, browser: Any, name: str, scheme: str) -> None:
     page = visit(browser, f"{address}/{name}", color_scheme=scheme, viewport={"width": 1280, "height": 900})
     unfold(page)
-    page.wait_for_timeout(500)  # fades, in which colours have no contrast yet
-    assert violations(page) == []
+    found = violations(page)
+    for _ in range(10):  # fades, and a busy machine that has not coloured everything, have no contrast yet
+        if not found:
+            break
+        page.wait_for_timeout(500)
+        found = violations(page)
+    assert found == []
     page.context.close()
 
 

@@ -166,7 +166,13 @@ def test_equal_words_about_a_profile_mean_equal_windows() -> None:
     [(1.0, 1.2, "1.10× (1.00 to 1.20)"), (1.0, 1.21, "too noisy to tell"), (0.9, 2.78, "too noisy to tell")],
 )
 def test_a_speed_is_told_where_the_rounds_agree_within_a_fifth(low: float, high: float, told: str) -> None:
-    assert wording.times(Ratio(median=1.1, low=low, high=high)) == told
+    result: Any = bundled_run().result
+    timed = result.contestant("dynamic").speed
+    timed = timed.model_copy(update={"prompt": Ratio(median=1.1, low=low, high=high)})
+    assert wording.times(timed, "prompt") == told
+    few = timed.model_copy(update={"rounds": 4})
+    assert wording.times(few, "prompt") == "too few rounds to tell"
+    assert wording.times(None, "prompt") == ""
 
 
 def test_the_run_that_ships_shows_no_speed_but_paired_ratios() -> None:
