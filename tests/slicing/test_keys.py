@@ -18,6 +18,7 @@ from analysis.source import ModelSource, OpenModel
 from analysis.storage import runs_folder
 from analysis.texts import TextSource
 from analysis.values import Value
+from app.journal import Entry as Waiting
 from app.report import build_report
 from slicing.bench import perform
 from slicing.board import read_board
@@ -268,6 +269,13 @@ def test_a_run_that_cannot_be_read_is_never_to_be_deleted(old):
     _, (sentence,) = summaries()
     assert "update slicescope if a later version wrote it" in sentence
     assert "delete" not in sentence
+
+
+def test_a_job_that_waited_in_an_earlier_server_is_taken_over(old):
+    for key in (PROFILE, SLICED, REMOVED, COMPARED, SEARCHED, SWEPT, BOARD):
+        recipe = json.loads((old / key / "run.json").read_text())["recipe"]
+        noted = {"submitted": "2026-11-01T00:00:00Z", "owner": "ada", "recipe": recipe}
+        assert Waiting.from_json(json.dumps(noted), "it").recipe == find_run(key).recipe
 
 
 # The store
