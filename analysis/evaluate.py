@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from pydantic import model_validator
+from pydantic import computed_field, model_validator
 from torch import Tensor
 from torch.nn import functional
 
@@ -63,6 +63,7 @@ class Perplexity(Value):
     def _read_earlier(cls, data: Any) -> Any:
         return without(data, "interval")  # version 0.1 stored a bootstrap
 
+    @computed_field
     @property
     def interval(self) -> tuple[float, float] | None:
         """The 95 % interval over windows: exp of that of the mean loss; ``None`` below eight windows."""

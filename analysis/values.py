@@ -31,6 +31,8 @@ class Value(BaseModel):
 
     version: ClassVar[int] = 1
     """Counts what the fields have meant. It grows when a default, or what is done with a field, changes."""
+    always_said: ClassVar[tuple[str, ...]] = ()
+    """Fields that are part of the key at their defaults too: those whose defaults are lists that grow."""
 
     def to_json(self) -> str:
         """Indented JSON, fields in their order of definition."""
@@ -91,7 +93,8 @@ def _said(value: Any) -> Any:
         said: dict[str, Any] = {} if value.version == 1 else {"version": value.version}
         for name, field in type(value).model_fields.items():
             own = _said(getattr(value, name))
-            if _is_constant(field) or field.is_required() or own != _default(field):
+            always = _is_constant(field) or field.is_required() or name in value.always_said
+            if always or own != _default(field) or _is_renewed(getattr(value, name)):
                 said[name] = own
         return said
     if isinstance(value, Mapping):
@@ -99,6 +102,17 @@ def _said(value: Any) -> Any:
     if isinstance(value, tuple | list):
         return [_said(each) for each in value]
     return to_jsonable_python(value)
+
+
+def _is_renewed(value: Any) -> bool:
+    """Whether a value, or one inside it, has a version above 1, which its defaults do not tell."""
+    if isinstance(value, Value):
+        return value.version != 1 or any(
+            _is_renewed(getattr(value, name)) for name in type(value).model_fields
+        )
+    if isinstance(value, Mapping):
+        return any(map(_is_renewed, value.values()))
+    return isinstance(value, tuple | list) and any(map(_is_renewed, value))
 
 
 def _is_constant(field: FieldInfo) -> bool:

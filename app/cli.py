@@ -628,7 +628,6 @@ def evaluate(
     parameters = sum(parameter.numel() for parameter in opened.model.parameters())
     interval = measured.interval
     data = {"model": source.label, "text": text.label, "parameters": parameters, **_plain(measured)}
-    data["interval"] = interval
     if _printed_as_json({**data, "protocol": measured.protocol}, json_path):
         return
     between = f" (95 % interval {interval[0]:.2f} to {interval[1]:.2f})" if interval else ""

@@ -328,7 +328,7 @@ def _counted(number: int, what: str) -> str:
 
 GRID_READING = (
     "Change of perplexity against constant slicing at the same target; ▼ better and ▲ worse where the "
-    "interval leaves no doubt (in the table: *), else ≈."
+    "verdict, corrected for all cells, is clear (in the table: *), else ≈."
 )
 
 
@@ -382,8 +382,8 @@ def speed(timed: Speed) -> str:
     """How speed was measured, and how to read it."""
     return (
         f"Prompt and generation: times as fast as dense. {timed.protocol.capitalize()}. The range over "
-        f"rounds holds the true median with {100 * timed.coverage:.0f} %. Where it spans more than a fifth, "
-        "the machine was too busy to tell: time again when it is quiet, with more rounds."
+        f"rounds holds the true median in {100 * timed.coverage:.0f} % of cases. Where it spans more than a "
+        "fifth, the machine was too busy to tell: time again when it is quiet, with more rounds."
     )
 
 

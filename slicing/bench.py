@@ -205,8 +205,7 @@ def perform(
         if isinstance(recipe, SweepRecipe | ContestRecipe | LeaderboardRecipe):
             _refuse_impossible(recipe, opened)
             if executor:
-                digest = _evaluation_digest(recipe, opened)
-                missing = [trial for trial in recipe.trials() if not _stored_trial(trial, digest)]
+                missing = [trial for trial in recipe.trials() if not _stored_trial(trial, opened)]
                 executor(missing, keep_run, progress)
         return opened, makers[type(recipe)](recipe, opened, progress, folder)
 
@@ -482,9 +481,10 @@ class _Bench:
         recipe = SearchRecipe(**shared, plan=plan)
         name = _deciding(plan)
         if name not in self.measured:
-            run = find_stored(recipe) or _stored(
-                recipe, lambda _: (self.opened, _search(recipe, self.opened, self.progress))
-            )
+            run = find_stored(recipe)
+            digest = _used(recipe.calibration, self.draw(recipe.windows, recipe.calibration_windows)).digest
+            if run is None or not isinstance(run.result, SearchResult) or run.result.windows.digest != digest:
+                run = _stored(recipe, lambda _: (self.opened, _search(recipe, self.opened, self.progress)))
             assert isinstance(run.result, SearchResult)
             self.measured[name], self.deciding[name] = run.result.shares, run.seconds
         return self.measured[name]
@@ -885,19 +885,20 @@ def _best_share(recipe: TrialRecipe, bench: _Bench, count: int, size: int) -> tu
     return min(losses, key=lambda share: losses[share]), seconds
 
 
-def _evaluation_digest(recipe: Evaluated, opened: OpenModel) -> str:
-    """Name the evaluation windows by their tokens: a text can change after trials were judged on it."""
-    windows = token_windows(
-        recipe.evaluation, opened.tokenizer, recipe.window_length, recipe.evaluation_windows
-    )
-    return _used(recipe.evaluation, windows).digest
-
-
-def _stored_trial(recipe: TrialRecipe, digest: str) -> Run | None:
-    """Find the stored run of a trial that was judged on these evaluation windows."""
+def _stored_trial(recipe: TrialRecipe, opened: OpenModel) -> Run | None:
+    """Find the stored run of a trial, if it saw the windows of today: a text can change meanwhile."""
     run = find_stored(recipe)
-    result = run.result if run else None
-    return run if isinstance(result, TrialResult) and result.evaluation.digest == digest else None
+    if run is None or not isinstance(run.result, TrialResult):
+        return None
+    asked = (
+        (recipe.calibration, recipe.calibration_windows, recipe.seed),
+        (recipe.evaluation, recipe.evaluation_windows, None),
+    )
+    today = [
+        _used(text, token_windows(text, opened.tokenizer, recipe.window_length, count, seed)).digest
+        for text, count, seed in asked
+    ]
+    return run if today == [run.result.calibration.digest, run.result.evaluation.digest] else None
 
 
 class Trials:
@@ -921,9 +922,9 @@ class Trials:
         """Make the run of a trial, and store nothing."""
         return _made(recipe, lambda: (self.opened, _tried(recipe, self.bench(recipe))))
 
-    def run(self, recipe: TrialRecipe, digest: str) -> Run:
-        """Give the stored run of a trial that was judged on these windows, or else make and store one."""
-        run = _stored_trial(recipe, digest)
+    def run(self, recipe: TrialRecipe) -> Run:
+        """Give the stored run of a trial, or else make and store one."""
+        run = _stored_trial(recipe, self.opened)
         if run is None:
             run = self.make(recipe)
             keep_run(run)
@@ -969,14 +970,13 @@ def _all_trials(
     for name in probes:
         first.probe(name)
     profile, shape = first.profile, first.shape
-    digest = _evaluation_digest(recipe, opened)
     found: list[TrialResult] = []
     for trial in wanted:
         begun = len(found)
         progress("Trials", begun, len(wanted))
         # Its own steps are too many to name; they are where the job can be cancelled.
         trials.progress = lambda *_, begun=begun: progress("Trials", begun, len(wanted))
-        result = trials.run(trial, digest).result
+        result = trials.run(trial).result
         assert isinstance(result, TrialResult)
         found.append(result)
         if first and trial.bench_key == wanted[0].bench_key:

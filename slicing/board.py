@@ -5,6 +5,7 @@ Reads runs, makes none.
 
 from __future__ import annotations
 
+import itertools
 from typing import Literal, NamedTuple, get_args
 
 import numpy as np
@@ -45,8 +46,7 @@ class Board(NamedTuple):
 
 def best(table: Table, kind: Kind | None = None) -> Standing | None:
     """The one that loses least at a size, of one kind where that is given; controls are passed over."""
-    rightful = (each for each in table.standings if not each.entry.control)
-    return next((each for each in rightful if kind in (None, kind_of(each.entry))), None)
+    return next((each for each in _rightful(table) if kind in (None, kind_of(each.entry))), None)
 
 
 def against(one: Standing, other: Standing) -> Difference:
@@ -77,23 +77,33 @@ class Rival(NamedTuple):
 
 
 def rivals(board: Board) -> tuple[tuple[Rival, ...], ...]:
-    """Find the rivals of every size's winner; their verdicts are corrected for being told together."""
-    found = [
-        (place, kind, rival, against(rival, winner))
+    """Find the rivals of every size's winner.
+
+    Winner and rivals are chosen by the numbers that are then compared, so their verdicts are corrected for
+    all pairs of entries that the choice was made from, at all sizes.
+    """
+    pairs = [
+        (place, rival, winner)
         for place, table in enumerate(board.tables)
-        if (winner := best(table))
-        for kind in get_args(Kind)
-        if kind != kind_of(winner.entry) and (rival := best(table, kind))
+        for winner, rival in itertools.combinations(_rightful(table), 2)  # best first
     ]
-    told = corrected([gap for *_, gap in found])
+    told = corrected([against(rival, winner) for _, rival, winner in pairs])
+    gaps = {
+        (place, rival.entry.name, winner.entry.name): gap
+        for (place, rival, winner), gap in zip(pairs, told, strict=True)
+    }
     return tuple(
         tuple(
-            Rival(kind, rival, gap)
-            for (size, kind, rival, _), gap in zip(found, told, strict=True)
-            if size == place
+            Rival(kind, rival, gaps[place, rival.entry.name, winner.entry.name])
+            for kind in get_args(Kind)
+            if (winner := best(table)) and kind != kind_of(winner.entry) and (rival := best(table, kind))
         )
-        for place in range(len(board.tables))
+        for place, table in enumerate(board.tables)
     )
+
+
+def _rightful(table: Table) -> list[Standing]:
+    return [each for each in table.standings if not each.entry.control]
 
 
 def read_board(recipe: LeaderboardRecipe, result: LeaderboardResult | None = None) -> Board:

@@ -17,9 +17,10 @@ from slicing.runs import (
     ContestResult,
     Entry,
     LeaderboardRecipe,
+    SweepRecipe,
     TrialsResult,
 )
-from slicing.study.store import finished_trial
+from slicing.study.store import finished_trials
 
 
 class Standing(NamedTuple):
@@ -96,13 +97,14 @@ Known = dict[str, Contestant | None]
 """What is known of trials, by their keys."""
 
 
-def known_trials(recipe: ContestRecipe | LeaderboardRecipe, result: TrialsResult | None = None) -> Known:
+def known_trials(
+    recipe: SweepRecipe | ContestRecipe | LeaderboardRecipe, result: TrialsResult | None = None
+) -> Known:
     """What a finished run says of its trials, or what is stored of one that runs or was stopped."""
-    known: Known = {}
-    for index, trial in enumerate(recipe.trials()):
-        stored = result.contestants[index] if result else finished_trial(trial)
-        known[trial.key] = stored if isinstance(stored, Contestant | None) else stored.contestant
-    return known
+    trials = recipe.trials()
+    if result:
+        return {trial.key: each for trial, each in zip(trials, result.contestants, strict=True)}
+    return {key: each and each.contestant for key, each in finished_trials(trials).items()}
 
 
 def read_contest(recipe: ContestRecipe, result: ContestResult | None = None) -> Table:

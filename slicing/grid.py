@@ -8,8 +8,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from analysis.evaluate import Difference, corrected, difference
+from slicing.contest import Known, known_trials
 from slicing.runs import Contestant, SweepRecipe, SweepResult, TrialRecipe
-from slicing.study.store import finished_trial
 
 
 class Cell(NamedTuple):
@@ -57,14 +57,7 @@ class Grid(NamedTuple):
 
 def read_grid(recipe: SweepRecipe, result: SweepResult | None = None) -> Grid:
     """The grid of a finished sweep, or what is stored of one that runs or was stopped."""
-    trials = recipe.trials()
-    known: dict[str, Contestant | None] = {}
-    for index, trial in enumerate(trials):
-        if result is not None:
-            known[trial.key] = result.contestants[index]
-        else:
-            stored = finished_trial(trial)
-            known[trial.key] = stored and stored.contestant
+    known = known_trials(recipe, result)
     constant = {target: known[recipe.constant(target).key] for target in recipe.targets}
     cells = [
         _cell(recipe, base, target, known, constant[target])
@@ -78,7 +71,7 @@ def read_grid(recipe: SweepRecipe, result: SweepResult | None = None) -> Grid:
         constant=constant,
         cells=tuple(cell._replace(gain=next(told)) if cell.gain else cell for cell in cells),
         done=sum(each is not None for each in known.values()),
-        total=len(trials),
+        total=len(known),
     )
 
 
@@ -86,7 +79,7 @@ def _cell(
     recipe: SweepRecipe,
     base: float,
     target: float,
-    known: dict[str, Contestant | None],
+    known: Known,
     constant: Contestant | None,
 ) -> Cell:
     trial = recipe.cell(base, target)

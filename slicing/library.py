@@ -6,7 +6,6 @@ A run's outcome is never changed: its label and note lie in a small file beside 
 from __future__ import annotations
 
 import io
-import itertools
 import shutil
 import time
 import zipfile
@@ -27,8 +26,10 @@ from slicing.study.store import (
     RUN_FILE,
     clear_profiles,
     find_run,
+    free_folder,
     load_run,
     parse_run,
+    summaries,
     write_run,
 )
 
@@ -84,7 +85,7 @@ def take_back(name: str) -> str:
     left = runs_folder() / TRASH / name
     if name not in trashed():
         raise StorageError(f"There is no '{name}' in the trash: 'slicescope runs trash' lists what there is.")
-    place = _free(name.rpartition("-")[0])
+    place = free_folder(name.rpartition("-")[0])
     with storage_errors(left):
         left.rename(place)
     return place.name
@@ -137,7 +138,7 @@ def bring_in(content: bytes, origin: str) -> Run:
             f"The run {run.key} of {origin} is stored here already and stays as it is: look at it with "
             f"'slicescope runs show {run.key}'."
         )
-    place = _free(run.key)
+    place = free_folder(run.key)
     with whole_folder(place) as draft:
         write_run(run, draft)
         for name in (NOTE_FILE, DETAILS_FILE):
@@ -150,16 +151,8 @@ def bring_in(content: bytes, origin: str) -> Run:
 
 def _is_stored(run: Run) -> bool:
     """Whether this very run is stored here: another one of the same key was made at another time."""
-    try:
-        return load_run(runs_folder() / run.key).created == run.created
-    except StorageError:
-        return False
-
-
-def _free(key: str) -> Path:
-    """Name a folder for a run of this key: that of the key, or of the key with a number where it is taken."""
-    names = (key if number == 1 else f"{key}-{number}" for number in itertools.count(1))
-    return next(place for name in names if not (place := runs_folder() / name).exists())
+    key = run.recipe.key
+    return any(each.recipe_key == key and each.created == run.created for each in summaries()[0])
 
 
 def _folder(key: str) -> Path:

@@ -12,7 +12,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import Field, model_validator
+from pydantic import Field, computed_field, model_validator
 
 from analysis.errors import PlanError
 from analysis.evaluate import Difference, Perplexity, Sample, corrected, difference
@@ -605,6 +605,8 @@ class ContestRecipe(Extras):
     entry is calibrated once for each of the ``seeds``, the controls for the first alone.
     """
 
+    always_said = ("entries",)
+
     kind: Literal["contest"] = "contest"
     plan: Plan = Plan()
     """The settings that all entries share; its allocation and score are passed over."""
@@ -685,6 +687,8 @@ class ContestRecipe(Extras):
 
 class LeaderboardRecipe(Extras):
     """Width and depth against each other at several sizes: a contest for each."""
+
+    always_said = ("entries",)
 
     kind: Literal["leaderboard"] = "leaderboard"
     plan: Plan = Plan()
@@ -894,9 +898,10 @@ class CompareResult(Value):
         usual = ("dense", "constant", "constant-matched")
         return next((each.name for each in self.contestants if each.name not in usual), "constant")
 
+    @computed_field
     @property
     def differences(self) -> tuple[Difference, ...]:
-        """The paired differences of the comparison, whose p-values are corrected for being four."""
+        """The paired differences of the comparison, whose p-values are corrected for their number."""
         pairs = (
             ("dense", "constant"),
             ("dense", self.planned),
@@ -904,7 +909,8 @@ class CompareResult(Value):
             ("constant-matched", self.planned),
         )
         measured = {each.name: each.evaluation for each in self.contestants}
-        return corrected([difference(one, measured[one], two, measured[two]) for one, two in pairs])
+        known = [(one, two) for one, two in pairs if {one, two} <= measured.keys()]
+        return corrected([difference(one, measured[one], two, measured[two]) for one, two in known])
 
     def contestant(self, name: str) -> Contestant:
         """The contestant of this name."""

@@ -18,7 +18,7 @@ from slicing.runs import (
     SweepResult,
 )
 from slicing.schedule import SlicingSchedule
-from slicing.study.store import find_run, summaries
+from slicing.study.store import list_runs, summaries
 
 TOGETHER = 4  # more lines in one chart cannot be told apart
 COLUMNS = {
@@ -155,10 +155,9 @@ def import_form() -> None:
 st.title("What has been run?")
 st.markdown("One folder per recipe: the same recipe, from here or from the command line, is the same run.")
 try:
-    listed, broken = summaries()
-except StorageError as error:
-    listed, broken = [], [str(error)]
-listed = [each for each in listed if state.may_list(each.name)]
+    listed = [each for each in summaries()[0] if state.may_list(each.name)]
+except StorageError:  # which is told below
+    listed = []
 with st.container(horizontal=True, vertical_alignment="center"):
     trials = st.toggle(
         "Show the trials of sweeps", key="trials", disabled=all(each.kind != "trial" for each in listed)
@@ -171,7 +170,11 @@ if thrown := state.last_trash():
         st.button("Undo", icon=":material/undo:", on_click=undo, args=(thrown[0],), key="undo-delete")
 if complaint := state.complaint():
     st.error(state.told(complaint), icon=":material/error:")
-shown = [find_run(each.name) for each in listed if trials or each.kind != "trial"]
+try:
+    found, broken = list_runs(but=() if trials else ("trial",))
+except StorageError as error:
+    found, broken = [], [str(error)]
+shown = [run for run in found if state.may_list(run.key)]
 if shown:
     selected = st.dataframe(
         run_table(shown, [note_of(run.key).label for run in shown]),

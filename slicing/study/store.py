@@ -7,12 +7,13 @@ know the key stay right. The recipe of a run made by an earlier version is found
 from __future__ import annotations
 
 import importlib.metadata
+import itertools
 import json
 import os
 import re
 import shutil
 import threading
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from datetime import datetime
 from functools import lru_cache
@@ -45,6 +46,10 @@ _INDEX = ".index.json"
 _INDEX_FORMAT = 1
 """Count it up when keys of recipes change, so that the index is made anew."""
 
+_KEY = re.compile(r"[0-9a-f]{12}")
+_PROFILES_KEPT = 64
+_profiles: dict[str, LayerProfile] = {}
+"""Profiles that were read, by their names."""
 Stamp = tuple[int, int, int]
 """Of a file: inode, size, time of its last change. Another content has another stamp."""
 
@@ -95,25 +100,46 @@ def find_run(key: str) -> Run:
 
 def find_stored(recipe: Recipe) -> Run | None:
     """Find the stored run of a recipe, or ``None`` where there is none that can be read."""
-    try:
-        return _stored(folder_of(recipe).name)
-    except StorageError:
-        return None
+    return _readable(folder_of(recipe).name)
+
+
+def finished_trials(recipes: Sequence[TrialRecipe]) -> dict[str, TrialResult | None]:
+    """Find the outcomes of trials that are stored, by the keys of their recipes.
+
+    Only those that were judged on the same windows as the newest of them: a text can change.
+    """
+    stored = {each.recipe_key: each.name for each in reversed(summaries()[0])}
+    found: dict[str, TrialResult | None] = {}
+    newest: Run | None = None
+    for recipe in recipes:
+        key = recipe.key
+        run = _readable(stored[key]) if key in stored else None
+        found[key] = run.result if run and isinstance(run.result, TrialResult) else None
+        if run and found[key] and (newest is None or run.created > newest.created):
+            newest = run
+    judged = newest and newest.result.evaluation.digest  # type: ignore[union-attr]
+    return {key: each if each and each.evaluation.digest == judged else None for key, each in found.items()}
 
 
 def finished_trial(recipe: TrialRecipe) -> TrialResult | None:
     """Find the outcome of a trial that is stored, or ``None``."""
-    run = find_stored(recipe)
-    return run.result if run and isinstance(run.result, TrialResult) else None
+    return finished_trials((recipe,))[recipe.key]
 
 
 def folder_of(recipe: Recipe) -> Path:
-    """Name the folder of the recipe's run: where it is stored, or else where it will be."""
-    usual = runs_folder() / recipe.key
-    if (usual / RUN_FILE).exists():
-        return usual
-    alike = (each.name for each in summaries()[0] if each.recipe_key == recipe.key)
-    return runs_folder() / next(alike, recipe.key)
+    """Name the folder of the recipe's run: where it is stored, or else where it will be.
+
+    A folder that belongs to another recipe, or cannot be read, is never named.
+    """
+    key = recipe.key
+    alike = [each.name for each in summaries()[0] if each.recipe_key == key]
+    return runs_folder() / (key if key in alike else alike[0]) if alike else free_folder(key)
+
+
+def free_folder(key: str) -> Path:
+    """Name a folder for a run of this key: that of the key, or of the key with a number where it is taken."""
+    names = (key if number == 1 else f"{key}-{number}" for number in itertools.count(1))
+    return next(place for name in names if not (place := runs_folder() / name).exists())
 
 
 def summaries() -> tuple[list[Summary], list[str]]:
@@ -141,7 +167,14 @@ def summaries() -> tuple[list[Summary], list[str]]:
 def list_runs(but: Collection[str] = ()) -> tuple[list[Run], list[str]]:
     """Read all stored runs, newest first, ``but`` those of some kinds, and tell of those that are broken."""
     listed, broken = summaries()
-    return [_stored(each.name) for each in listed if each.kind not in but], broken
+    found: list[Run] = []
+    for each in listed:
+        if each.kind not in but:
+            try:
+                found.append(_stored(each.name))
+            except StorageError as error:  # its profile is damaged, or it was deleted meanwhile
+                broken.append(str(error))
+    return found, broken
 
 
 def bundled_run() -> Run:
@@ -185,11 +218,13 @@ def store_run(recipe: Recipe, make: Callable[[Path], Run]) -> Run:
     """
     place = folder_of(recipe)
     with whole_folder(place, replace=True) as draft:
-        run = _named(make(draft), place.name)
+        run = make(draft)
+        if _KEY.fullmatch(place.name):
+            run = _named(run, place.name)
         write_run(run, draft)
         if (note := place / NOTE_FILE).is_file():
             shutil.copy2(note, draft)
-    return run
+    return _named(run, place.name)
 
 
 def keep_run(run: Run) -> None:
@@ -204,12 +239,14 @@ def write_run(run: Run, folder: Path) -> None:
     plain["result"]["profile"] = digest = key_of(profile)
     (folder / RUN_FILE).write_text(json.dumps(plain, indent=1, allow_nan=False), encoding="utf-8")
     shared = runs_folder() / _PROFILES / f"{digest}.json"
-    with suppress(OSError):  # there is none, or this disk knows no links
-        os.link(shared, folder / PROFILE_FILE)
-        return
+    if _holds(shared, digest):
+        with suppress(OSError):  # this disk knows no links
+            os.link(shared, folder / PROFILE_FILE)
+            return
     (folder / PROFILE_FILE).write_text(json.dumps(profile, allow_nan=False), encoding="utf-8")
     with suppress(OSError):
         shared.parent.mkdir(parents=True, exist_ok=True)
+        shared.unlink(missing_ok=True)  # where it is damaged
         os.link(folder / PROFILE_FILE, shared)
 
 
@@ -236,6 +273,13 @@ def _run_folders() -> list[Path]:
 def _stored(name: str) -> Run:
     """Read the run in the folder of this name, which is its key from then on."""
     return _named(load_run(runs_folder() / name), name)
+
+
+def _readable(name: str) -> Run | None:
+    try:
+        return _stored(name)
+    except StorageError:
+        return None
 
 
 def _named(run: Run, key: str) -> Run:
@@ -269,20 +313,30 @@ def parse_run(content: bytes, origin: str, profile: Callable[[str], LayerProfile
 
 
 def _profile(folder: Path, digest: str) -> LayerProfile:
-    if not re.fullmatch(r"[0-9a-f]{12}", digest):
+    if not _KEY.fullmatch(digest):
         raise StorageError(
             f"'{folder / RUN_FILE}' names the profile '{digest[:40]}', but names have 12 hexadecimal digits: "
             "restore the file from a copy."
         )
-    shared = runs_folder() / _PROFILES / f"{digest}.json"
-    return _cached_profile(shared if shared.is_file() else folder / PROFILE_FILE, digest)
-
-
-@lru_cache(maxsize=64)
-def _cached_profile(path: Path, digest: str) -> LayerProfile:
+    if digest in _profiles:
+        return _profiles[digest]
+    own, shared = folder / PROFILE_FILE, runs_folder() / _PROFILES / f"{digest}.json"
+    path = shared if _holds(shared, digest) and not _holds(own, digest) else own
     with storage_errors(path):
         content = path.read_bytes()
-    return LayerProfile.from_json(content, f"'{path}'")
+    found = LayerProfile.from_json(content, f"'{path}'")
+    if len(_profiles) >= _PROFILES_KEPT:
+        _profiles.clear()
+    _profiles[digest] = found
+    return found
+
+
+def _holds(path: Path, digest: str) -> bool:
+    """Whether a file is the profile of this name, undamaged."""
+    try:
+        return key_of(json.loads(path.read_bytes())) == digest
+    except (OSError, ValueError, RecursionError):
+        return False
 
 
 # The index

@@ -181,7 +181,7 @@ def test_the_run_that_ships_shows_no_speed_but_paired_ratios() -> None:
     assert not {"tokens/s", "slicing"} & set(table.columns)
     assert set(table["generation"]) >= {"", "too noisy to tell"}
     timed = result.contestant("dynamic").speed
-    assert "94 %" in wording.speed(timed) and "5 rounds" in wording.speed(timed)
+    assert "94 % of cases" in wording.speed(timed) and "5 rounds" in wording.speed(timed)
 
 
 def test_evidence_names_interval_nats_and_windows() -> None:

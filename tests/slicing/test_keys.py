@@ -90,7 +90,7 @@ KEYS = {
     "trial": "8ead51f72082",
     "sweep": "9fca12ec62a9",
     "contest": "889092be8a23",
-    "leaderboard": "32db92ea2ca0",
+    "leaderboard": "fed8e1fdda63",
 }
 """Never changed: a key that differs here is one that nobody's stored run has."""
 SHIPPED = {
@@ -140,6 +140,24 @@ def test_a_default_that_means_something_else_changes_the_key():
         version = 2
 
     assert Later(model=DEMO, text=CALIBRATION).key != KEYS["profile"]
+
+
+def test_an_inner_default_that_means_something_else_changes_the_key():
+    class LaterPlan(Plan):
+        version = 2
+
+    class Later(SliceRecipe):
+        plan: LaterPlan = LaterPlan()  # type: ignore[assignment]
+
+    assert Later(**SHARED).key != KEYS["slice"]
+
+
+@pytest.mark.parametrize("kind", [ContestRecipe, LeaderboardRecipe])
+def test_entries_are_part_of_the_key_also_at_their_default(kind):
+    usual = kind.model_fields["entries"].default
+    later = create_model("Later", __base__=kind, entries=(tuple[Entry, ...], (*usual, Entry(span=7))))
+    assert later(**JUDGED).key != kind(**JUDGED).key
+    assert kind(**JUDGED, entries=usual).key == kind(**JUDGED).key
 
 
 @pytest.mark.parametrize("run", [bundled_run, bundled_sweep, bundled_contest, bundled_board])
@@ -326,6 +344,70 @@ def test_a_copied_folder_is_a_run_of_its_own(old):
     found = find_stored(find_run("my copy").recipe)
     assert found is not None
     assert found.key == "my copy"
+
+
+@pytest.mark.parametrize("name", ["my copy", f"{PROFILE}-2"])
+def test_a_run_made_again_under_another_name_stays_there_and_is_read(old, name):
+    (old / PROFILE).rename(old / name)
+    again = perform(find_run(name).recipe, opener=opened)
+    assert again.key == name
+    assert find_run(name).created == again.created
+    assert summaries()[1] == []
+    assert not (old / PROFILE).exists()
+
+
+def test_a_key_that_belongs_to_another_recipe_is_not_believed(old):
+    run, asked = find_run(COMPARED), stopped_contest().dense()
+    forged = json.loads(run.to_json()) | {"recorded_key": asked.key, "created": "2026-01-01T00:00:00Z"}
+    assert bring_in(json.dumps(forged).encode(), "it").key == asked.key
+    found = find_stored(asked)
+    assert found is not None
+    assert found.key == CONTEST_TRIALS[0]
+    other = stopped_contest().trial(Entry(allocation="rising"), 0)
+    forged = json.loads(run.to_json()) | {"recorded_key": other.key, "created": "2026-01-02T00:00:00Z"}
+    bring_in(json.dumps(forged).encode(), "it")
+    assert find_stored(other) is None
+    made = perform(other, opener=opened)
+    assert made.key == f"{other.key}-2"
+    assert find_run(other.key).recipe == run.recipe  # which was not replaced
+
+
+def test_a_run_is_brought_in_once(old):
+    later = json.loads(find_run(COMPARED).to_json()) | {"created": "2026-12-01T00:00:00Z"}
+    assert bring_in(json.dumps(later).encode(), "it").key == f"{COMPARED}-2"
+    with pytest.raises(StorageError, match="stored here already"):
+        bring_in(json.dumps(later).encode(), "it")
+
+
+def test_a_damaged_profile_is_told_hides_no_other_and_is_mended(old):
+    run = perform(find_run(PROFILE).recipe, opener=opened)
+    assert len(summaries()[0]) == COUNT
+    (shared,) = (old / ".profiles").iterdir()
+    shared.write_text("{")
+    store._cached_run.cache_clear()
+    store._profiles.clear()
+    found, (sentence,) = list_runs()
+    assert len(found) == COUNT - 1
+    assert "profile.json' is not a readable LayerProfile" in sentence
+    perform(run.recipe, opener=opened)
+    assert list_runs()[1] == []
+    assert len(list_runs()[0]) == COUNT
+
+
+def test_trials_that_saw_other_windows_are_not_counted(old):
+    recipe = stopped_contest()
+    path = old / CONTEST_TRIALS[0] / "run.json"
+    plain = json.loads(path.read_text())
+    plain["result"]["evaluation"]["digest"] = "0" * 16
+    path.write_text(json.dumps(plain))
+    assert read_contest(recipe).done == len(CONTEST_TRIALS) - 1
+
+
+def test_all_of_a_run_is_in_its_json(old):
+    plain = json.loads(find_run(COMPARED).to_json())["result"]
+    pairs = [(each["baseline"], each["contender"]) for each in plain["differences"]]
+    assert pairs[2:] == [("constant", "dynamic"), ("constant-matched", "dynamic")]
+    assert len(plain["contestants"][0]["evaluation"]["interval"]) == 2
 
 
 def test_trials_share_one_file_of_their_profile(old):
