@@ -481,10 +481,9 @@ class _Bench:
         recipe = SearchRecipe(**shared, plan=plan)
         name = _deciding(plan)
         if name not in self.measured:
-            run = find_stored(recipe)
-            digest = _used(recipe.calibration, self.draw(recipe.windows, recipe.calibration_windows)).digest
-            if run is None or not isinstance(run.result, SearchResult) or run.result.windows.digest != digest:
-                run = _stored(recipe, lambda _: (self.opened, _search(recipe, self.opened, self.progress)))
+            run = _stored_search(recipe, self.opened) or _stored(
+                recipe, lambda _: (self.opened, _search(recipe, self.opened, self.progress))
+            )
             assert isinstance(run.result, SearchResult)
             self.measured[name], self.deciding[name] = run.result.shares, run.seconds
         return self.measured[name]
@@ -890,15 +889,26 @@ def _stored_trial(recipe: TrialRecipe, opened: OpenModel) -> Run | None:
     run = find_stored(recipe)
     if run is None or not isinstance(run.result, TrialResult):
         return None
-    asked = (
-        (recipe.calibration, recipe.calibration_windows, recipe.seed),
-        (recipe.evaluation, recipe.evaluation_windows, None),
+    today = (
+        _digest(recipe.calibration, opened, recipe.window_length, recipe.calibration_windows, recipe.seed),
+        _digest(recipe.evaluation, opened, recipe.window_length, recipe.evaluation_windows),
     )
-    today = [
-        _used(text, token_windows(text, opened.tokenizer, recipe.window_length, count, seed)).digest
-        for text, count, seed in asked
-    ]
-    return run if today == [run.result.calibration.digest, run.result.evaluation.digest] else None
+    return run if today == (run.result.calibration.digest, run.result.evaluation.digest) else None
+
+
+def _stored_search(recipe: SearchRecipe, opened: OpenModel) -> Run | None:
+    """Find the stored run of a search, if it saw the windows of today."""
+    run = find_stored(recipe)
+    if run is None or not isinstance(run.result, SearchResult):
+        return None
+    skip = recipe.calibration_windows
+    today = _digest(recipe.calibration, opened, recipe.window_length, recipe.windows, recipe.seed, skip)
+    return run if today == run.result.windows.digest else None
+
+
+def _digest(source: TextSource, opened: OpenModel, *drawn: Any) -> str:
+    """Name windows by their tokens; ``drawn`` as ``token_windows`` takes it."""
+    return _used(source, token_windows(source, opened.tokenizer, *drawn)).digest
 
 
 class Trials:
