@@ -108,7 +108,7 @@ def finished_trials(recipes: Sequence[TrialRecipe]) -> dict[str, TrialResult | N
 
     Only those that were judged on the same windows as the newest of them: a text can change.
     """
-    stored = {each.recipe_key: each.name for each in reversed(summaries()[0])}
+    stored = _names_by_recipe()
     found: dict[str, TrialResult | None] = {}
     newest: Run | None = None
     for recipe in recipes:
@@ -121,19 +121,23 @@ def finished_trials(recipes: Sequence[TrialRecipe]) -> dict[str, TrialResult | N
     return {key: each if each and each.evaluation.digest == judged else None for key, each in found.items()}
 
 
-def finished_trial(recipe: TrialRecipe) -> TrialResult | None:
-    """Find the outcome of a trial that is stored, or ``None``."""
-    return finished_trials((recipe,))[recipe.key]
-
-
 def folder_of(recipe: Recipe) -> Path:
     """Name the folder of the recipe's run: where it is stored, or else where it will be.
 
     A folder that belongs to another recipe, or cannot be read, is never named.
     """
     key = recipe.key
-    alike = [each.name for each in summaries()[0] if each.recipe_key == key]
-    return runs_folder() / (key if key in alike else alike[0]) if alike else free_folder(key)
+    name = _names_by_recipe().get(key)
+    return runs_folder() / name if name else free_folder(key)
+
+
+def _names_by_recipe() -> dict[str, str]:
+    """Name the run of every recipe by the key that it has now: of several the one so named, or the newest."""
+    found: dict[str, str] = {}
+    for each in summaries()[0]:  # newest first
+        if each.name == each.recipe_key or each.recipe_key not in found:
+            found[each.recipe_key] = each.name
+    return found
 
 
 def free_folder(key: str) -> Path:

@@ -28,7 +28,7 @@ from slicing.bench import perform
 from slicing.cluster import on_ray, share_out
 from slicing.plan import Plan
 from slicing.runs import ContestRecipe, Entry, Run, SweepRecipe
-from slicing.study.store import finished_trial, keep_run
+from slicing.study.store import finished_trials, keep_run
 
 TEXT = "What many hands do at once is no other than what one hand does in turn, only that it is done sooner. "
 
@@ -234,7 +234,7 @@ def test_a_worker_that_is_killed_loses_nothing_and_repeats_nothing(recipe, ray_o
     on_ray(ray_on_two, _noting())(recipe.trials(), kept, _silent)
     wanted = [trial.key for trial in recipe.trials()]
     assert sorted(kept.keys) == sorted(wanted)
-    assert all(finished_trial(trial) for trial in recipe.trials())
+    assert all(finished_trials((trial,))[trial.key] for trial in recipe.trials())
     assert (home.folder / "died").exists()
     assert len(set(home.lines("opened"))) == 3  # two, and the one in the place of the dead
     begun = home.lines("begun")

@@ -35,10 +35,11 @@ def run() -> Run:
 
 
 def zipped(files: dict[str, bytes]) -> bytes:
+    """The same files give the same bytes: they are names of tests, which two processes have to agree on."""
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in files.items():
-            archive.writestr(name, content)
+            archive.writestr(zipfile.ZipInfo(name), content, zipfile.ZIP_DEFLATED)
     return packed.getvalue()
 
 

@@ -15,7 +15,7 @@ from slicing.bench import perform, phases
 from slicing.grid import pareto, read_grid
 from slicing.plan import Plan
 from slicing.runs import CompareRecipe, Run, SweepRecipe, SweepResult, TrialResult
-from slicing.study.store import find_details, finished_trial, load_run
+from slicing.study.store import find_details, finished_trials, load_run
 
 TEXT = "A grid is what has rows and columns; a cell has at least the place where one of each meets. "
 
@@ -155,7 +155,7 @@ def test_a_trial_alone_is_the_trial_of_the_sweep(recipe):
     trial = recipe.cell(0.0, 0.4)
     alone = perform(trial)
     assert isinstance(alone.result, TrialResult)
-    assert finished_trial(trial) == alone.result
+    assert finished_trials((trial,))[trial.key] == alone.result
     grid = read_grid(recipe)
     assert grid.done == 1
     assert grid.cell(0.0, 0.4).contestant == alone.result.contestant
@@ -165,9 +165,9 @@ def test_a_damaged_trial_is_run_again(recipe):
     trial = recipe.dense()
     perform(trial)
     (runs_folder() / trial.key / "run.json").write_text("{")
-    assert finished_trial(trial) is None
+    assert finished_trials((trial,))[trial.key] is None
     perform(recipe)
-    assert finished_trial(trial) is not None
+    assert finished_trials((trial,))[trial.key] is not None
 
 
 @pytest.mark.parametrize(
