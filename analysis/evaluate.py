@@ -92,7 +92,7 @@ class Difference(Value):
     """Student's 95 % interval of this difference alone; ``None`` below eight windows."""
     windows: int
     p_value: float | None
-    """Of Student's test that there is no difference, corrected for ``comparisons`` (Holm)."""
+    """The two-sided p-value of Student's test for no difference, corrected for ``comparisons`` (Holm)."""
     comparisons: int = 1
     """How many differences the study tests, this one included."""
 
@@ -110,7 +110,7 @@ class Difference(Value):
 
     @property
     def verdict(self) -> Literal["better", "worse", "no clear difference", "too few windows to tell"]:
-        """What the p-value allows to say about the contender."""
+        """Say in words what the p-value allows to say about the contender, at 5 %."""
         if self.p_value is None:
             return "too few windows to tell"
         if self.p_value >= 1.0 - LEVEL:

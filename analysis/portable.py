@@ -95,7 +95,7 @@ def _rope(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _read(kind: Any, content: dict[str, Any]) -> dict[str, Any]:
-    """What transformers 5 reads; of rotary positions without ``type``, an old name for what it has anyway."""
+    """Read a configuration as transformers 5 does, and leave out ``type``, its old name for ``rope_type``."""
 
     def number(entry: dict[str, Any]) -> Any:  # infinity has no JSON
         return float(entry["__float__"]) if set(entry) == {"__float__"} else entry

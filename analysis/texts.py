@@ -603,7 +603,7 @@ class _Divided(NamedTuple):
     rows: int
     """How many follow it."""
     again: tuple[str, ...]
-    """Of the names, those that stand below in their own column too."""
+    """Find the names that occur again as values of their own column."""
 
 
 def _divided(text: str, delimiters: str) -> _Divided:
@@ -677,7 +677,7 @@ _LONGEST_NAME = 40, 4
 
 
 def _no_names(shape: _Divided) -> str:
-    """What makes the first row of a table data rather than names; nothing where they may be names."""
+    """Say why the first row of a table is data, or return nothing where it may hold the names of columns."""
     for name in shape.names:
         shown = f"'{shorten(name, 40, placeholder=' ...')}'"
         characters, words = len(name), len(name.split())

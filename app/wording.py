@@ -225,12 +225,8 @@ def profile_name(run: Run) -> str:
 
 
 def profiled(recipe: Recipe) -> str:
-    """Which windows the profile of a run was measured on. Equal words mean equal windows."""
-    if isinstance(recipe, ProfileRecipe):
-        windows, drawn = recipe.windows, recipe.drawn or recipe.windows
-    else:
-        windows, drawn = recipe.profile_windows, recipe.calibration_windows
-    seed = recipe.seeds[0] if isinstance(recipe, ContestRecipe | LeaderboardRecipe) else recipe.seed
+    """Say which windows the profile of a run was measured on. Equal words mean equal windows."""
+    windows, drawn, seed = recipe.profile_draw
     of = "" if windows == drawn else f"the first {windows} of "
     return f"{of}{drawn} windows of {recipe.window_length:,} tokens, drawn with seed {seed}"
 

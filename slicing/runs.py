@@ -56,6 +56,11 @@ class ProfileRecipe(Value):
     """The windows are the first of a draw of so many, as those that slicing profiles are the first of its
     calibration windows; ``None`` for a draw of ``windows``."""
 
+    @property
+    def profile_draw(self) -> tuple[int, int, int]:
+        """How many windows are profiled, of how many that are drawn, and the seed of the draw."""
+        return self.windows, self.drawn or self.windows, self.seed
+
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.drawn is not None and self.drawn < self.windows:
@@ -95,6 +100,11 @@ class Calibrated(Value):
     method: Method = "faithful"
     repair: bool = False
     """Fit the writers anew to the dense stream; see ``slicing.repair``. Follows faithful slicing."""
+
+    @property
+    def profile_draw(self) -> tuple[int, int, int]:
+        """How many windows are profiled, of how many that are drawn, and the (first) seed of the draw."""
+        return self.profile_windows, self.calibration_windows, getattr(self, "seeds", (self.seed,))[0]
 
     @model_validator(mode="after")
     def _check_repair(self) -> Self:
