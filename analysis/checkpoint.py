@@ -1,4 +1,4 @@
-"""What the weights of a checkpoint say against its configuration, from names and headers.
+"""Compare a checkpoint's weights with its configuration, by their names and headers.
 
 A configuration may be wrong about whether head and embedding are one table, or about how many blocks there
 are. Then the weights are right. Knows nothing about where a model comes from.
@@ -21,7 +21,7 @@ from analysis.anatomy import block_path, blocks
 from analysis.errors import ModelError
 
 _ROWS = 4096
-"""Of two tables, compared at a time."""
+"""Rows of two tables that are compared at a time."""
 
 
 def weight_files(folder: Path) -> dict[str, Path]:

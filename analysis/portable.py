@@ -19,7 +19,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 _PLAIN = {"F64", "F32", "F16", "BF16", "I64", "BOOL"}
 """Types of tensors in safetensors that are numbers, places or masks; the others are codes of a quantiser."""
 _OF_LOADING = ("backend", "is_local", "local_files_only")
-"""What a tokenizer's settings say of how it was opened."""
+"""Settings of a tokenizer that only tell how it was opened."""
 _USUAL = ("rope_theta", "", "partial_rotary_factor")
 _NAMES = {
     **dict.fromkeys(("gemma3_text", "gemma3n_text"), ("rope_theta", "rope_local_base_freq", "")),

@@ -26,7 +26,7 @@ PROMPT_TOKENS, NEW_TOKENS = 256, 8
 CLEAR = 1.2
 """A ratio is told where the most of its rounds is not larger than so many times the least."""
 COVERED = 0.9
-"""And where that range holds the true median at least so often, which takes five rounds."""
+"""A ratio is told where its range holds the true median at least so often, which takes five rounds."""
 
 
 class Ratio(Value):

@@ -88,7 +88,7 @@ def key_of(plain: Any) -> str:
 
 
 def _said(value: Any) -> Any:
-    """What a value says beyond its defaults, as plain data; constants such as ``kind`` stay."""
+    """Give constants and the fields that differ from their defaults, as plain data."""
     if isinstance(value, Value):
         said: dict[str, Any] = {} if value.version == 1 else {"version": value.version}
         for name, field in type(value).model_fields.items():

@@ -113,7 +113,7 @@ def start(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    """What stands before a command."""
+    """The options that stand before a command."""
 
 
 @app.command()

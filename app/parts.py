@@ -105,7 +105,7 @@ def queue(make: Callable[[], Task]) -> None:
 
 
 def warn(recipe: Recipe, like: Run) -> None:
-    """What a result may not hide, where ``like`` is a run of the same model."""
+    """Show the warnings of a recipe; ``like``, a run of the same model, gives the shape."""
     for sentence in recipe.warnings(like.result.shape):
         st.warning(state.told(sentence), icon=":material/warning:")
 

@@ -83,7 +83,7 @@ def _names(usual: Sequence[str], address: str, hosts: Sequence[str]) -> list[str
 
 
 def _typed(address: str) -> str:
-    """What to type on this machine to reach the address; nobody types the one that means all of them."""
+    """Give the name to type on this machine to reach the address, also where that means every address."""
     return "localhost" if address in ("0.0.0.0", "::") else address
 
 

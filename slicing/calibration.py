@@ -1,4 +1,4 @@
-"""Whether the text for calibration is enough, and one of its own: what a result may not hide, in sentences.
+"""Warn, in sentences, where calibration text is too short, or is the evaluation text as well.
 
 Knows nothing about recipes or models, only about texts and shapes.
 """
@@ -14,7 +14,7 @@ from analysis.texts import TextSource, share_text
 from slicing.repair import features, held_out
 
 Fit = Literal["bases", "matrix", "writers"]
-"""What is fitted to calibration text: the bases of the stream; a matrix over a gap; writers, by repair."""
+"""Things that are fitted to calibration text: bases of the stream, a matrix over a gap, writers by repair."""
 
 
 PER_DIMENSION = 4

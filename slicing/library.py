@@ -36,7 +36,7 @@ from slicing.study.store import (
 PACKED = (RUN_FILE, NOTE_FILE, DETAILS_FILE)
 """What leaves with a run: not its model, nor its bases, which are large and can be made again."""
 READABLE = (*PACKED, PROFILE_FILE)
-"""What may come in: the folder of a run that was packed by hand has its profile in a file of its own."""
+"""Files that may come in. A folder that was packed by hand has its profile in a file of its own."""
 LARGEST = 64 * 2**20
 """Bytes of all files of a run that is brought in, unpacked."""
 TRASH = ".trash"

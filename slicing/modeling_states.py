@@ -1,4 +1,4 @@
-"""What models of ours return of their inside, as models of transformers do; travels with the weights.
+"""Collect hidden states and attentions of our models, as transformers does; travels with the weights.
 
 Written by slicescope. transformers finds what it returns by the classes of blocks and attention, which ours
 are not. Needs torch and transformers, nothing else.
@@ -62,7 +62,7 @@ def run_observed(
 
 
 def _asked(model: Any, arguments: dict[str, Any], name: str) -> Any:
-    """What the call says of an output, or else the configuration; ``False`` for nothing."""
+    """Decide whether an output is wanted: the call decides, or else the configuration, or else it is not."""
     given = arguments.pop(name, None)
     given = getattr(model.config, name, None) if given is None else given
     return False if given is None else given

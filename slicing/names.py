@@ -1,4 +1,4 @@
-"""Whether the names of our packages lead to our packages, and not to a file or folder of the user's.
+"""Check that the names of our packages lead to our packages, and not to a file or folder of the user's.
 
 Imports nothing of ours, so that it can be asked before anything else of ours is imported.
 """
@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 HOME = Path(__file__).resolve().parents[1]
-"""Where all of our packages lie side by side."""
+"""The folder in which all of our packages lie."""
 
 
 def check_names(*names: str, first: str | None = None) -> None:

@@ -65,7 +65,7 @@ def held_out(windows: int) -> int:
 
 
 def features(shape: ModelShape) -> int:
-    """What the largest fit of writers knows of a token: the stream, what writers read, and 1 for biases."""
+    """Count the features of a token in the largest fit: stream, inputs of the writers, and a bias."""
     return shape.hidden_size + max(each.writer_columns + (each.writer_bias > 0) for each in shape.sublayers)
 
 

@@ -71,7 +71,7 @@ class ProfileRecipe(Value):
         return self
 
     def warnings(self, shape: ModelShape | None) -> tuple[str, ...]:
-        """What the result may not hide, a sentence each; see ``Calibrated.warnings``."""
+        """Warn of what flatters or spoils the result, a sentence each; see ``Calibrated.warnings``."""
         if shape is None or not (self.bases or any(name in NEED_SLICING for name in self.probes)):
             return ()
         return too_few_tokens({"bases"}, shape, self.windows, self.window_length)
@@ -113,11 +113,11 @@ class Calibrated(Value):
         return self
 
     def fits(self) -> set[Fit]:
-        """What is fitted to the calibration text."""
+        """Name the things that are fitted to the calibration text."""
         return {"bases", "writers"} if self.repair else {"bases"}
 
     def warnings(self, shape: ModelShape | None) -> tuple[str, ...]:
-        """What makes the result too rosy or too poor, a sentence each.
+        """Warn of what flatters or spoils the result, a sentence each.
 
         ``shape`` is the dense model's; without it, as for one that cannot be sliced, nothing is said of how
         much text is enough.
@@ -231,7 +231,7 @@ class Removal(Value):
         return make_method(self.method, self.settings)
 
     def fits(self) -> set[Fit]:
-        """What closing the gaps fits to the calibration text; a block is trained instead."""
+        """Name the things that closing the gaps fits to the calibration text; blocks are trained."""
         found: dict[Closing, set[Fit]] = {"matrix": {"matrix"}, "writer": {"writers"}, "writers": {"writers"}}
         return found.get(self.closing, set())
 
@@ -271,7 +271,7 @@ class RemoveRecipe(Calibrated):
         return self
 
     def fits(self) -> set[Fit]:
-        """What is fitted to the calibration text."""
+        """Name the things that are fitted to the calibration text."""
         return self.removal.fits()
 
 
@@ -315,7 +315,7 @@ class TrialRecipe(Extras):
         return self
 
     def fits(self) -> set[Fit]:
-        """What is fitted to the calibration text."""
+        """Name the things that are fitted to the calibration text."""
         sliced = set() if self.plan is None else super().fits()
         return sliced | (self.removal.fits() if self.removal else set())
 
@@ -644,7 +644,7 @@ class ContestRecipe(Extras):
         return self
 
     def fits(self) -> set[Fit]:
-        """What any of the trials fits to the calibration text."""
+        """Name the things that any of the trials fits to the calibration text."""
         return {fit for trial in self.trials() for fit in trial.fits()}
 
     def dense(self) -> TrialRecipe:
@@ -717,7 +717,7 @@ class LeaderboardRecipe(Extras):
         return self
 
     def fits(self) -> set[Fit]:
-        """What any of the trials fits to the calibration text."""
+        """Name the things that any of the trials fits to the calibration text."""
         return {fit for trial in self.trials() for fit in trial.fits()}
 
     def contest(self, size: float) -> ContestRecipe:

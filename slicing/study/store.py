@@ -51,14 +51,14 @@ _PROFILES_KEPT = 64
 _profiles: dict[str, LayerProfile] = {}
 """Profiles that were read, by their names."""
 Stamp = tuple[int, int, int]
-"""Of a file: inode, size, time of its last change. Another content has another stamp."""
+"""Inode, size and time of the last change of a file. Another content has another stamp."""
 
 
 class Summary(Value):
-    """What a list says about a stored run."""
+    """One line of the index: the facts about a stored run that lists show."""
 
     name: str
-    """Of its folder, which is its key."""
+    """The name of its folder, which is its key."""
     kind: str
     model: str
     created: datetime
@@ -66,7 +66,7 @@ class Summary(Value):
     recipe_key: str
     """The key that the recipe has now; that of a run made by an earlier version may differ."""
     stamp: Stamp
-    """Of the run's file, to notice when it changes."""
+    """The stamp of the run's file, to notice when that changes."""
 
 
 class _Index(Value):
