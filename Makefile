@@ -13,10 +13,8 @@ demo: $(INSTALLED)  ## everything installed, the demo model converted, the app o
 	$(BIN)/slicescope prepare --model demo
 	$(BIN)/slicescope app --port $(PORT)
 
-# Those in a browser run after the others and one by one, since pages have to answer in time. Code 5: none was asked for.
 test: $(INSTALLED)  ## all tests; those in a browser too where Chromium is found
-	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile -m "not browser" $(PYTEST_ARGS) || test $$? -eq 5
-	$(BIN)/python -m pytest -m browser $(PYTEST_ARGS) || test $$? -eq 5
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 lint: $(INSTALLED)  ## style and types
 	$(BIN)/ruff check .
