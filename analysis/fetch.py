@@ -21,12 +21,10 @@ from typing import NamedTuple
 
 from analysis.child import start
 from analysis.errors import ModelError, SlicescopeError, StorageError
-from analysis.hub import hub_answers, refusal
+from analysis.hub import FETCHING, hub_answers, refusal
 from analysis.storage import storage_errors
 from analysis.values import Progress, no_progress
 
-PHASE = "Fetching"
-"""Its units are bytes."""
 LOOK = 0.2
 """Seconds between two looks at how far it is; nobody waits longer than this for a stop."""
 AT_ONCE = 4
@@ -66,7 +64,7 @@ def fetch(repository: str, revision: str | None = None, progress: Progress = no_
     """
     if folder := fetched(repository, revision):
         return folder
-    progress(PHASE, 0, 1)
+    progress(FETCHING, 0, 1)
     with _fetching(repository, revision) as answers:
         far = 0, 1
         while True:
@@ -82,7 +80,7 @@ def fetch(repository: str, revision: str | None = None, progress: Progress = no_
                 if isinstance(answer, Path):
                     return answer
                 far = answer
-            progress(PHASE, *far)
+            progress(FETCHING, *far)
 
 
 @contextmanager

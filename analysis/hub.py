@@ -20,6 +20,8 @@ _last: dict[str, tuple[float, bool]] = {}
 
 WEIGHTS = re.compile(r"model(-\d+-of-\d+)?\.safetensors")
 """The files of a model's weights, as ``save_pretrained`` names them."""
+FETCHING = "Fetching"
+"""The phase of a job in which its model comes from the Hub; its units are bytes."""
 ELSE = "or give a local folder, a GGUF file or 'demo'"
 
 

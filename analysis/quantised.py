@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import torch
-from transformers.quantizers import AutoHfQuantizer
+from transformers.quantizers.auto import AutoHfQuantizer
 
 from analysis.errors import one_line
 
@@ -88,7 +88,7 @@ def why_not_readable(config: Any, device: torch.device) -> str | None:
     if found is None or found.becomes_plain:
         return None
     try:
-        reader = AutoHfQuantizer.from_config(_settings(config), pre_quantized=True)
+        reader = AutoHfQuantizer.from_config(_settings(config) or {}, pre_quantized=True)
         reader.validate_environment(device_map={"": device})
     except Exception as error:  # each method has its own way to say what it lacks
         return f"its weights are quantised ({found.name}), which cannot be read here ({one_line(error)})"

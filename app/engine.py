@@ -172,10 +172,17 @@ class Engine:
         return Ended(asked.number, "done", key=self._perform(task, progress, self._open).key)
 
     def _open(self, source: ModelSource) -> Any:
-        """The model of ``source``; the one that was open is closed before another is read."""
+        """The model of ``source``; the one that was open is closed before another is read.
+
+        Both are reported as they happen, so that it is known whose task did it.
+        """
         if self._held is None or self._held[0] != source:
+            held = self._held is not None
             self._close()
+            if held:
+                self._report()
             self._held = (source, self._opener(source))
+            self._report()
         return self._held[1]
 
     def _close(self) -> None:

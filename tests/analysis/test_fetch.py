@@ -18,8 +18,8 @@ from safetensors.torch import save_file
 
 from analysis import hub as hub_module
 from analysis.errors import Cancelled, ModelError, StorageError
-from analysis.fetch import PHASE, fetch, fetched
-from analysis.hub import look_up
+from analysis.fetch import fetch, fetched
+from analysis.hub import FETCHING, look_up
 
 MIB = 2**20
 
@@ -110,7 +110,7 @@ def test_bytes_are_told_as_they_come(hub: Hub) -> None:
     told: list[tuple[str, int, int]] = []
     place = fetch("owner/big", progress=lambda *step: told.append(step))
     total = sum(file.stat().st_size for file in place.glob("*.safetensors"))
-    assert all(phase == PHASE for phase, _, _ in told)
+    assert all(phase == FETCHING for phase, _, _ in told)
     assert told[-1][1:] == (total, total)
     between = [done for _, done, all_of_it in told if all_of_it == total]
     assert between == sorted(between)
