@@ -29,7 +29,7 @@ LOOK = 0.2
 """Seconds between two looks at how far it is; nobody waits longer than this for a stop."""
 AT_ONCE = 4
 """Files that come at the same time."""
-CHUNK = 2**20
+CHUNK = 2**18
 """Bytes that are written at once. What has come of a chunk is lost when the process is stopped."""
 WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 SMALL = (".json", ".txt", ".model", ".jinja", ".tiktoken")

@@ -25,7 +25,7 @@ def header() -> None:
 def _strip(every: float) -> None:
     worker = state.worker()
     active = worker.active
-    if state.settle() or (every == BUSY) != bool(active):
+    if state.settle() or state.another_is_open() or (every == BUSY) != bool(active):
         st.rerun()
     _resources()
     if active:
@@ -91,7 +91,7 @@ def _jobs(active: tuple[Job, ...]) -> None:
                     args=(first,),
                     disabled=first.cancelling,
                 )
-        st.progress(_share(first), text=wording.progress(first, worker.position(first)))
+        st.progress(first.share, text=wording.progress(first, worker.position(first)))
         if first.restarted:
             st.caption("The server was restarted, and this job begins again. Finished trials are kept.")
         for job in fetching:
@@ -105,14 +105,7 @@ def _jobs(active: tuple[Job, ...]) -> None:
                         on_click=worker.cancel,
                         args=(job,),
                     )
-            st.progress(_share(job), text=wording.progress(job, worker.position(job)))
-
-
-def _share(job: Job) -> float:
-    """How much of a job is done, or of its fetching while that goes on."""
-    if job.fetching:
-        return min(job.done / job.total, 1.0)
-    return job.fraction
+            st.progress(job.share, text=wording.progress(job, worker.position(job)))
 
 
 def _title(job: Job) -> str:

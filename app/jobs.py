@@ -97,6 +97,11 @@ class Job:
         return (time.monotonic() - self._work_began) * (1.0 - self.fraction) / self.fraction
 
     @property
+    def share(self) -> float:
+        """How much is done of the whole job, or of fetching its model while that goes on."""
+        return min(self.done / max(self.total, 1), 1.0) if self.fetching else self.fraction
+
+    @property
     def _seconds_of_bytes_left(self) -> float | None:
         if self._fetch_began is None:
             return None

@@ -102,11 +102,18 @@ def opened() -> Opened | None:
     return worker().opened
 
 
+def another_is_open() -> bool:
+    """Whether another model is open than at the last call; notes whose of this session's was closed."""
+    st.session_state["closed"] = [*closed_models(), *worker().take_closed(owner())]
+    now = open_source()
+    before = st.session_state.get("last-open", now)
+    st.session_state["last-open"] = now
+    return now != before
+
+
 def closed_models() -> list[Closed]:
     """The models that this session used and others closed, until they are dismissed."""
-    found = st.session_state.setdefault("closed", [])
-    found.extend(worker().take_closed(st.session_state["owner"]))
-    return found
+    return st.session_state.get("closed", [])
 
 
 def dismiss_closed() -> None:

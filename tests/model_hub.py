@@ -17,6 +17,11 @@ from hashlib import sha1, sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import pytest
+from huggingface_hub import constants
+
+import analysis.hub
+
 
 def commit_of(revision: Path) -> str:
     """A stand-in for the commit hash: forty hex digits, fixed by the place."""
@@ -171,6 +176,20 @@ def hub_of(folder: Path) -> Iterator[Hub]:
         yield hub
         hub.stalled.clear()
         hub.shutdown()
+
+
+def ask(hub: Hub, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have this process, and those that it starts, ask this Hub and keep what they get in ``home``."""
+    for name in [name for name in os.environ if name.startswith("HF_")]:
+        monkeypatch.delenv(name)
+    for name, value in at(hub, home).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(home / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "ENDPOINT", hub.address)
+    files = hub.address + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", files)
+    monkeypatch.setattr(analysis.hub, "_last", {})
 
 
 def at(hub: Hub, home: Path) -> dict[str, str]:

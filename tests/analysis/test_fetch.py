@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import time
 from collections.abc import Iterator
@@ -12,11 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import byte_tokenizer, tiny_model
-from huggingface_hub import constants
-from model_hub import Hub, at, hub_of
+from model_hub import Hub, ask, hub_of
 from safetensors.torch import save_file
 
-from analysis import hub as hub_module
 from analysis.errors import Cancelled, ModelError, StorageError
 from analysis.fetch import fetch, fetched
 from analysis.hub import FETCHING, look_up
@@ -64,16 +61,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def hub(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     with hub_of(folder) as hub:
-        for name in [name for name in os.environ if name.startswith("HF_")]:
-            monkeypatch.delenv(name)
-        for name, value in at(hub, tmp_path / "hf").items():
-            monkeypatch.setenv(name, value)
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hf/hub"))
-        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.setattr(constants, "ENDPOINT", hub.address)
-        hub_module._last.clear()
+        ask(hub, tmp_path / "hf", monkeypatch)
         yield hub
-    hub_module._last.clear()
 
 
 def fetch_slowly(hub: Hub, stop_at: int) -> float:

@@ -307,13 +307,21 @@ def test_other_jobs_run_while_a_model_is_fetched(bench: Bench, monkeypatch: pyte
     assert bench.worker.wait(near, 5)
     assert (near.state, far.state, far.fetching) == ("done", "queued", True)
     until(lambda: far.done > 0)
+    assert 0 < far.share < 1
     assert re.match(r"Fetching \d+\sMiB of 1\.00\sGiB", wording.progress(far, 0))
     far._fetch_began = time.monotonic() - 10, 0
     assert far.seconds_left == pytest.approx(10 * (far.total - far.done) / far.done, rel=0.1)
     road.arrived.set()
     assert bench.worker.wait(far, 5)
+    assert far.share == 1
     assert (far.state, far.fetching) == ("done", False)
     assert bench.begun == [2, 1]
+
+
+def test_fetching_is_shown_before_the_first_byte() -> None:
+    job = jobs.Job(1, recipe(1, "far/away"), "", fetching=True)
+    assert (job.share, job.seconds_left) == (0.0, None)
+    assert wording.progress(job, 0) == "Fetching: asking the Hub"
 
 
 def test_fetching_is_cancelled_at_once(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
