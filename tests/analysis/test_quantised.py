@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import tiny_model
+from conftest import byte_tokenizer, tiny_model
 from safetensors.torch import load_file, save_file
 
 from analysis.errors import ModelError, UnsupportedError
@@ -138,3 +138,30 @@ def test_what_cannot_be_changed_is_refused_before_it_is_opened(tiny_folder, tmp_
     profile = ProfileRecipe(model=common["model"], text=common["calibration"], windows=4, window_length=16)
     with pytest.raises(AssertionError, match="it was opened"):
         perform(profile, opener=opener)
+
+
+def test_weights_in_mxfp4_become_plain(tmp_path):
+    model = tiny_model(
+        "gpt_oss", num_local_experts=2, num_experts_per_tok=1, intermediate_size=32, layer_types=None, head_dim=8
+    )
+    model.save_pretrained(tmp_path)
+    byte_tokenizer().save_pretrained(tmp_path)
+    stored: dict[str, torch.Tensor] = {}
+    for name, weight in load_file(tmp_path / "model.safetensors").items():
+        if not name.endswith(("gate_up_proj", "down_proj")):
+            stored[name] = weight
+            continue
+        experts, inner, outer = weight.shape
+        shape = (experts, outer, inner // 32)
+        stored[f"{name}_blocks"] = torch.full((*shape, 16), 0x32, dtype=torch.uint8)  # the codes of 1 and 1.5
+        stored[f"{name}_scales"] = torch.full(shape, 126, dtype=torch.uint8)  # 2 ** -1
+    save_file(stored, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    change(tmp_path, quantization_config={"quant_method": "mxfp4"})
+    source = ModelSource.parse(str(tmp_path), dtype="float32")
+    card = describe(source)
+    assert (card.quantised, card.becomes_plain) == ("MXFP4", True)
+    opened = open_dense(source).model
+    assert {parameter.dtype for parameter in opened.parameters()} == {torch.float32}
+    assert sum(parameter.numel() for parameter in opened.parameters()) == card.parameters
+    weights = dict(opened.named_parameters())["model.layers.0.mlp.experts.down_proj"]
+    assert sorted(weights.unique().tolist()) == [0.5, 0.75]
