@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shutil
 import threading
 from collections.abc import Iterator
@@ -36,8 +37,8 @@ SMALL = (".json", ".txt", ".model", ".jinja", ".tiktoken")
 """How the names of configurations and of files for tokenizers end."""
 UNWANTED = ("adapter_config.json",)
 """With this one transformers would look for weights elsewhere."""
-TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
-"""One of them is part of every tokenizer."""
+TOKENIZER = re.compile(r"(tokenizer|vocab|merges|spiece|sentencepiece).*|.*\.tiktoken")
+"""The names of files that tokenizers are made of."""
 
 
 def fetched(repository: str, revision: str | None = None) -> Path | None:
@@ -53,7 +54,7 @@ def fetched(repository: str, revision: str | None = None) -> Path | None:
     except ModelError:
         return None
     whole = bool(names) and all((folder / name).is_file() for name in names)
-    return folder if whole and any((folder / name).is_file() for name in TOKENIZERS) else None
+    return folder if whole and any(TOKENIZER.fullmatch(file.name) for file in folder.iterdir()) else None
 
 
 def fetch(repository: str, revision: str | None = None, progress: Progress = no_progress) -> Path:

@@ -20,6 +20,7 @@ _last: dict[str, tuple[float, bool]] = {}
 
 WEIGHTS = re.compile(r"model(-\d+-of-\d+)?\.safetensors")
 """The files of a model's weights, as ``save_pretrained`` names them."""
+_REPOSITORY = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}", re.ASCII)
 FETCHING = "Fetching"
 """The phase of a job in which its model comes from the Hub; its units are bytes."""
 ELSE = "or give a local folder, a GGUF file or 'demo'"
@@ -82,7 +83,8 @@ def _base_model(card: Any) -> str | None:
     named = getattr(card, "base_model", None)
     relation = getattr(card, "base_model_relation", None)
     one = named[0] if isinstance(named, list) and len(named) == 1 else named
-    return one if isinstance(one, str) and relation in (None, "quantized") else None
+    said = isinstance(one, str) and relation in (None, "quantized")
+    return one if said and _REPOSITORY.fullmatch(one) else None
 
 
 def refusal(repository: str, revision: str | None, error: BaseException) -> ModelError:

@@ -5,6 +5,7 @@ Slicing and removing blocks change weights as numbers, so they need plain ones. 
 
 from __future__ import annotations
 
+import re
 from typing import Any, NamedTuple
 
 import torch
@@ -29,6 +30,7 @@ _NAMES = {
 _TO_PLAIN = ("fp8", "mxfp8", "mxfp4")
 """Methods whose weights transformers turns into plain ones while it reads them, without a further package."""
 _BITS = ("bits", "w_bit", "nbits")
+_WORD = re.compile(r"[\w.+-]{1,40}", re.ASCII)
 
 
 class Quantisation(NamedTuple):
@@ -46,12 +48,17 @@ def quantisation_of(config: Any) -> Quantisation | None:
     if settings is None:
         return None
     method = str(settings.get("quant_method") or "").removesuffix("_4bit").removesuffix("_8bit")
-    bits = next((settings[name] for name in _BITS if isinstance(settings.get(name), int)), None)
+    bits = next((settings[name] for name in _BITS if _is_width(settings.get(name))), None)
     for wide in (4, 8):
         if settings.get(f"load_in_{wide}bit") or str(settings.get("quant_method")).endswith(f"_{wide}bit"):
             method, bits = method or "bitsandbytes", wide
-    name = _NAMES.get(method, method) or "an unnamed method"
+    # The name stands in sentences, so that only a word of a configuration becomes a part of one.
+    name = _NAMES.get(method) or (method if _WORD.fullmatch(method) else "an unnamed method")
     return Quantisation(f"{name}, {bits} bits" if bits else name, method in _TO_PLAIN)
+
+
+def _is_width(bits: object) -> bool:
+    return isinstance(bits, int) and not isinstance(bits, bool) and 1 <= bits <= 32
 
 
 def make_plain(config: Any) -> bool:

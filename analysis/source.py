@@ -184,7 +184,9 @@ def describe(source: ModelSource) -> ModelCard:
     listing, to_fetch = _listing(source)
     quantised = quantisation_of(config)
     not_sliceable = (
-        why_not_sliceable(config) or why_not_plain(config, listing.base_model) or _refusal(skeleton)
+        why_not_sliceable(config)
+        or (quantised and why_not_plain(config, _made_from(source)))
+        or _refusal(skeleton)
     )
     if is_sliced(source):
         not_sliceable = SLICED_ALREADY
@@ -215,14 +217,18 @@ def describe(source: ModelSource) -> ModelCard:
 
 def _listing(source: ModelSource) -> tuple[Listing, int | None]:
     """What is known of a model's files, and how many bytes of them have to be fetched."""
-    if not must_fetch(source):
-        here = _weights_at(source)
-        listing = look_at(here) if here else Listing(None, None)
-        if source.kind == "hub":  # its card is not fetched
-            listing = listing._replace(base_model=look_up(source.location, source.revision).base_model)
-        return listing, 0
-    listing = look_up(source.location, source.revision)
-    return listing, listing.bytes
+    if must_fetch(source):
+        listing = look_up(source.location, source.revision)
+        return listing, listing.bytes
+    here = _weights_at(source)
+    return (look_at(here) if here else Listing(None, None)), 0
+
+
+def _made_from(source: ModelSource) -> str | None:
+    """The model that a quantised one was made from, as its model card says, which is not fetched."""
+    if source.kind == "hub":
+        return look_up(source.location, source.revision).base_model
+    return _listing(source)[0].base_model
 
 
 def _said(config: Any, name: str) -> Any:
@@ -247,12 +253,12 @@ def require_plain(source: ModelSource) -> None:
     """Raise ``UnsupportedError`` where the weights are quantised and stay so, and cannot be changed."""
     config = read_config(source)
     if why_not_plain(config):
-        raise UnsupportedError(why_not_plain(config, _listing(source)[0].base_model))
+        raise UnsupportedError(why_not_plain(config, _made_from(source)))
 
 
 def _require_readable(source: ModelSource, config: PreTrainedConfig) -> None:
     if reason := why_not_readable(config, pick_device(source.device)):
-        made_from = _listing(source)[0].base_model
+        made_from = _made_from(source)
         origin = f"'{made_from}', from which it was made" if made_from else "the model that it was made from"
         raise ModelError(f"The model '{source.label}' cannot be opened, since {reason}: open {origin}.")
 

@@ -207,6 +207,7 @@ def test_the_listing_tells_size_and_base_model(hub: Hub) -> None:
         ({"base_model": ["a/b"], "base_model_relation": "quantized"}, "a/b"),
         ({"base_model": ["a/b", "a/c"]}, None),
         ({"base_model": "a/b", "base_model_relation": "finetune"}, None),
+        ({"base_model": "[log in](https://evil.example)"}, None),
     ):
         card.write_text(json.dumps(said))
         assert look_up("owner/big").base_model == meant

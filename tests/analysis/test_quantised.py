@@ -30,7 +30,9 @@ METHODS: list[tuple[dict[str, Any], str]] = [
     ({"quant_method": "hqq", "quant_config": {}}, "HQQ"),
     ({"quant_method": "aqlm"}, "AQLM"),
     ({"quant_method": "quanto", "weights": "int8"}, "Quanto"),
-    ({"quant_method": "tomorrow's"}, "tomorrow's"),
+    ({"quant_method": "tomorrow"}, "tomorrow"),
+    ({"quant_method": "[log in](https://evil.example)", "bits": 10**9}, "an unnamed method"),
+    ({"quant_method": ["gptq"], "bits": True}, "an unnamed method"),
     ({}, "an unnamed method"),
 ]
 BLOCK = 16
@@ -142,7 +144,12 @@ def test_what_cannot_be_changed_is_refused_before_it_is_opened(tiny_folder, tmp_
 
 def test_weights_in_mxfp4_become_plain(tmp_path):
     model = tiny_model(
-        "gpt_oss", num_local_experts=2, num_experts_per_tok=1, intermediate_size=32, layer_types=None, head_dim=8
+        "gpt_oss",
+        num_local_experts=2,
+        num_experts_per_tok=1,
+        intermediate_size=32,
+        layer_types=None,
+        head_dim=8,
     )
     model.save_pretrained(tmp_path)
     byte_tokenizer().save_pretrained(tmp_path)
