@@ -15,7 +15,7 @@ import shutil
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import NamedTuple
@@ -114,7 +114,8 @@ def begin(line: int) -> None:
         answer = error
     except Exception as error:  # the Hub's client, the transport and the disk raise classes of their own
         answer = _told(repository, revision, error)
-    connection.send(answer)
+    with suppress(OSError):  # nobody asks any more
+        connection.send(answer)
     os._exit(0)  # threads that still wait for the network are not waited for
 
 

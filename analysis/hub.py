@@ -83,8 +83,9 @@ def _base_model(card: Any) -> str | None:
     named = getattr(card, "base_model", None)
     relation = getattr(card, "base_model_relation", None)
     one = named[0] if isinstance(named, list) and len(named) == 1 else named
-    said = isinstance(one, str) and relation in (None, "quantized")
-    return one if said and _REPOSITORY.fullmatch(one) else None
+    if not isinstance(one, str) or not _REPOSITORY.fullmatch(one):
+        return None
+    return one if relation in (None, "quantized") else None
 
 
 def refusal(repository: str, revision: str | None, error: BaseException) -> ModelError:

@@ -251,6 +251,8 @@ def fetch_missing(source: ModelSource, progress: Progress = no_progress) -> None
 
 def require_plain(source: ModelSource) -> None:
     """Raise ``UnsupportedError`` where the weights are quantised and stay so, and cannot be changed."""
+    if source.kind in ("demo", "gguf"):  # dequantised by us
+        return
     config = read_config(source)
     if why_not_plain(config):
         raise UnsupportedError(why_not_plain(config, _made_from(source)))

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from conftest import byte_tokenizer, tiny_model
@@ -195,6 +198,26 @@ def test_without_the_hub_what_is_here_is_used_and_the_rest_is_a_sentence(
     ):
         fetch("owner/big")
     assert time.monotonic() - start < 15
+
+
+def test_what_fetches_ends_with_whoever_asked(hub: Hub) -> None:
+    hub.stalled.set()
+    command = (
+        "from analysis.fetch import fetch; fetch('owner/big', progress=lambda *far: print(*far, flush=True))"
+    )
+    asker = subprocess.Popen([sys.executable, "-c", command], stdout=subprocess.PIPE, text=True)
+    assert asker.stdout
+    while asker.stdout.readline().strip() in (f"{FETCHING} 0 1", ""):  # until it waits for the weights
+        assert asker.poll() is None
+    (child,) = psutil.Process(asker.pid).children()
+    asker.kill()
+    asker.wait()
+    asker.stdout.close()
+    for _ in range(50):
+        if not child.is_running() or child.status() == psutil.STATUS_ZOMBIE:
+            return
+        time.sleep(0.1)
+    raise AssertionError("it goes on")
 
 
 def test_the_listing_tells_size_and_base_model(hub: Hub) -> None:
