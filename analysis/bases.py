@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from analysis.anatomy import anatomy_of, blocks, decoder
-from analysis.device import out_of_memory_told
+from analysis.device import out_of_memory_told, precise_home, widen
 from analysis.errors import ModelError, StorageError
 from analysis.evaluate import batches_of, check_windows
 from analysis.values import Progress, no_progress
@@ -39,8 +39,7 @@ class Covariance:
     """
 
     def __init__(self, width: int, device: torch.device) -> None:
-        # MPS has no fp64; there the sums are kept on the host.
-        self.device = torch.device("cpu") if device.type == "mps" else device
+        self.device = precise_home(device)
         self.upper = torch.zeros(width, width, dtype=torch.float64, device=self.device)
         """The upper triangle of the sum; what lies below the panels is not kept."""
 
@@ -55,7 +54,7 @@ class Covariance:
             energy = flat.square().sum(dim=1)
             massive = energy > _MASSIVE * energy.median()
             if massive.any():
-                rows = flat[massive].to(self.device, torch.float64)
+                rows = widen(flat[massive], self.device)
                 self.upper.addmm_(rows.T, rows)
                 flat = flat[~massive]
             panel = -(-flat.shape[1] // _PANELS)
@@ -109,14 +108,14 @@ class Bases(NamedTuple):
 
     def shared(self, sites: range) -> Tensor:
         """The basis of several sites together, (D, D), columns by decreasing energy, fp32."""
-        vectors = [self.vectors[site].double() for site in sites]
+        vectors = [widen(self.vectors[site]) for site in sites]
         moments = ((v * self.energies[site]) @ v.T for site, v in zip(sites, vectors, strict=True))
         return joint_basis(moments)[0].float()
 
     def missed(self, site: int, basis: Tensor) -> float:
         """Share of the energy at ``site`` outside the columns of ``basis`` (D, W)."""
         energies = self.energies[site]
-        kept = ((basis.double().T @ self.vectors[site].double()).square() * energies).sum()
+        kept = ((widen(basis).T @ widen(self.vectors[site])).square() * energies).sum()
         return max(0.0, 1.0 - float(kept / energies.sum()))
 
     @property
@@ -134,10 +133,11 @@ class Bases(NamedTuple):
     def load(cls, path: Path, device: torch.device) -> Bases:
         """Read what ``save`` wrote (``StorageError`` when it is missing or damaged)."""
         try:
-            tensors = load_file(path, device=str(device))
+            tensors = load_file(path)
             sites = range(len(tensors) // 2)
             return cls(
-                tuple(tensors[f"vectors.{i}"] for i in sites), tuple(tensors[f"energies.{i}"] for i in sites)
+                tuple(tensors[f"vectors.{i}"].to(device) for i in sites),
+                tuple(widen(tensors[f"energies.{i}"], device) for i in sites),
             )
         except (OSError, SafetensorError, KeyError):
             raise StorageError(f"The bases '{path}' cannot be read: profile the model again.") from None

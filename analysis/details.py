@@ -205,9 +205,9 @@ class DetailsCollector:
         self._depths.append(self._sample(leaving))
         some, last = (torch.stack(each, dim=1) for each in zip(*self._depths, strict=True))  # (n, L + 1, D)
         self._depths = []
-        self.similarity += _cosines(some).sum(dim=0).double().cpu()
-        self.angular += (torch.arccos(_cosines(last)) / math.pi).sum(dim=0).double().cpu()
-        self.cka += len(some) * _cka(some).double().cpu()
+        self.similarity += _cosines(some).sum(dim=0).cpu().double()
+        self.angular += (torch.arccos(_cosines(last)) / math.pi).sum(dim=0).cpu().double()
+        self.cka += len(some) * _cka(some).cpu().double()
         self._paired += len(some)
         self._ended += len(last)
 

@@ -49,14 +49,17 @@ def pick_device(name: str) -> torch.device:
 
 
 def pick_dtype(name: str, device: torch.device, stored: object) -> torch.dtype:
-    """``auto`` is float32 on a CPU; on an accelerator float16 if stored so, else bfloat16."""
+    """``auto`` is float32 on a CPU; on an accelerator bfloat16, or float16 where the weights are stored so or
+    the device only emulates bfloat16 (NVIDIA cards before Ampere), which is many times slower.
+    """
     if name != "auto":
         if name not in DTYPES:
             raise ModelError(unknown_name("dtype", name, ("auto", *DTYPES)))
         return DTYPES[name]
     if device.type == "cpu":
         return torch.float32
-    return torch.float16 if stored == torch.float16 else torch.bfloat16
+    emulated = device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.float16 if stored == torch.float16 or emulated else torch.bfloat16
 
 
 Precision = Literal["exact", "fast"]
@@ -110,6 +113,19 @@ def on_device(value: Any, device: torch.device) -> Any:
     return value
 
 
+def precise_home(device: torch.device) -> torch.device:
+    """Where tensors of ``device`` can be in fp64: there, or on the host, since MPS has none."""
+    return torch.device("cpu") if device.type == "mps" else device
+
+
+def widen(tensor: torch.Tensor, home: torch.device | None = None) -> torch.Tensor:
+    """The tensor in fp64, on ``home`` (by default where it is) or where that has fp64.
+
+    It moves first: a device without fp64 cannot widen on the way.
+    """
+    return tensor.to(precise_home(home or tensor.device)).double()
+
+
 def synchronise(device: torch.device) -> None:
     """Wait for the device, so that a clock read next to it tells the truth."""
     if device.type == "cuda":
@@ -134,19 +150,46 @@ def free_memory() -> None:
 
 
 def memory(device: torch.device) -> tuple[int, int]:
-    """Bytes (free, total) on the device; for a CPU those of the machine."""
+    """Bytes (free, total) on the device; for a CPU and for MPS those of the machine.
+
+    What torch keeps for its next tensors counts as free. On CUDA asking makes a context, which takes memory
+    itself, so that only the process that has the model may ask.
+    """
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)
+        free, total = torch.cuda.mem_get_info(device)
+        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device), total
     machine = psutil.virtual_memory()
     return machine.available, machine.total
+
+
+def total_memory(device: torch.device) -> int:
+    """Bytes that the device has, free or not; any process may ask."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    return psutil.virtual_memory().total
+
+
+_OUT_OF_MEMORY = (
+    "can't allocate memory",
+    "not enough memory",
+    "out of memory",
+    "Invalid buffer size",  # MPS
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUSOLVER_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    # The libraries take their work space with the first product and the first eigenproblem.
+    "CUBLAS_STATUS_NOT_INITIALIZED when calling cublasCreate",
+    "CUSOLVER_STATUS_INTERNAL_ERROR when calling cusolverDnCreate",
+)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether the device or the host ran out of memory: torch has one type for CUDA, words for the rest."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    words = ("can't allocate memory", "not enough memory", "out of memory")
-    return isinstance(error, RuntimeError) and any(each in str(error) for each in words)
+    return isinstance(error, RuntimeError) and any(
+        each in str(error).replace("`", "") for each in _OUT_OF_MEMORY
+    )
 
 
 @contextmanager

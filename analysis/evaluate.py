@@ -26,10 +26,10 @@ from analysis.device import (
     Precision,
     is_out_of_memory,
     matmuls,
-    memory,
     multiplies_bf16,
     out_of_memory_told,
     synchronise,
+    total_memory,
 )
 from analysis.errors import ModelError, TextError
 from analysis.hooks import head_alone
@@ -127,13 +127,15 @@ class Sample(Value):
 
 
 def batch_tokens(device: torch.device) -> int:
-    """Tokens in a batch: 2,048 on a CPU, where more gains nothing; on an accelerator by its free memory.
+    """Tokens in a batch: 2,048 on a CPU, where more gains nothing; on an accelerator by the memory it has.
 
-    Half a megabyte per token is room for the logits of 128,000 tokens in 16 bits and the widest layers.
+    Half a megabyte per token is room for the logits of 128,000 tokens in 16 bits and the widest layers. What
+    is free at the moment does not matter: other batches have other last digits, and a result must not depend
+    on what ran before.
     """
     if device.type == "cpu":
         return 2048
-    return int(min(16384, max(1024, memory(device)[0] // 4 // 500_000)))
+    return int(min(16384, max(1024, total_memory(device) // 8 // 500_000)))
 
 
 def batches_of(windows: Tensor, device: torch.device) -> Iterator[Tensor]:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from analysis.anatomy import blocks, decoder
-from analysis.device import Precision, matmuls, out_of_memory_told
+from analysis.device import Precision, matmuls, out_of_memory_told, precise_home
 from analysis.errors import ModelError
 from analysis.evaluate import batches_of, check_windows, window_nll
 from analysis.hooks import going_on_from, returns_tuple, watch_blocks
@@ -88,7 +88,8 @@ def _exponents(block: nn.Module) -> list[float]:
         if isinstance(module, nn.Linear | Conv1D) and module.weight.ndim == 2:
             weight = module.weight.detach().float()
             small = weight if weight.shape[0] <= weight.shape[1] else weight.T
-            found.append(hill(torch.linalg.eigvalsh(small @ small.T).cpu().numpy()))
+            squares = (small @ small.T).to(precise_home(small.device))
+            found.append(hill(torch.linalg.eigvalsh(squares).cpu().numpy()))
     if not found:
         raise ModelError("The blocks of this model hold no plain linear layer to find an exponent for.")
     return found

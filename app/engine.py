@@ -84,13 +84,14 @@ class Ended(NamedTuple):
 
 
 class Report(NamedTuple):
-    """What is open, and the memory of the device it is on, in bytes."""
+    """What is open, and the memory of the device it is on, in bytes: of the host where nothing is open."""
 
     source: ModelSource | None
     device: str
     dtype: str
     free: int
     total: int
+    """0 where the device does not say."""
 
 
 class Engine:
@@ -116,6 +117,9 @@ class Engine:
             self._report()
             while (asked := self._inbox.get()) is not None:
                 self._connection.send(self._outcome(asked))
+                if not _cleaned_up():  # another engine can work on, this process cannot
+                    gone()
+                    return
                 self._report()
         except (OSError, ValueError):  # the connection is closed
             gone()
@@ -141,8 +145,6 @@ class Engine:
             if asked.number in self._stopped:
                 raise Cancelled("It was cancelled; nothing was stored.")
 
-        from analysis.device import free_memory
-
         try:
             return self._done(asked, progress)
         except Cancelled:
@@ -155,7 +157,6 @@ class Engine:
             return Ended(asked.number, "failed", told)
         finally:
             self._stopped.discard(asked.number)
-            free_memory()
 
     def _done(self, asked: Do, progress: Callable[[str, int, int], None]) -> Ended:
         task = asked.task
@@ -193,9 +194,27 @@ class Engine:
         from analysis.device import memory, pick_device
 
         source, opened = self._held or (None, None)
-        device = pick_device("auto") if opened is None else opened.model.device
+        # Asking CUDA takes memory of the card, and fails where that is full: not before a model is there.
+        device = pick_device("cpu") if opened is None else opened.model.device
         dtype = "" if opened is None else str(opened.model.dtype).removeprefix("torch.")
-        self._connection.send(Report(source, str(device), dtype, *memory(device)))
+        try:
+            free, total = memory(device)
+        except RuntimeError:
+            log.exception("The memory of %s is not known.", device)
+            free, total = 0, 0
+        self._connection.send(Report(source, str(device), dtype, free, total))
+
+
+def _cleaned_up() -> bool:
+    """Give memory back. False where the device answers nothing any more, as after a failed assertion."""
+    from analysis.device import free_memory
+
+    try:
+        free_memory()
+    except RuntimeError:
+        log.exception("The device does not answer any more, so the engine ends and another one begins.")
+        return False
+    return True
 
 
 class Child(NamedTuple):

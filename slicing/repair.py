@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from analysis.anatomy import Branch
 from analysis.bases import Covariance
+from analysis.device import widen
 from analysis.errors import PlanError, UnsupportedError
 from analysis.shape import ModelShape
 from analysis.values import Value
@@ -107,7 +108,7 @@ class RidgeFit:
         assert self.judged is not None
         gram, cross, _ = self._equations(self.fitted, basis)
         judge = self._equations(self.judged, basis)
-        there = there.to(gram)
+        there = widen(there, gram.device)
         scale = ridge_scale(gram)
         missing = cross - gram @ there
         before = _error(there, *judge)
@@ -127,7 +128,7 @@ class RidgeFit:
         cross, own = moment[:-count, -count:], moment[-count:, -count:]
         if basis is None:
             return moment[:-count, :-count], cross, float(own.trace())
-        basis = basis.to(moment)
+        basis = widen(basis, moment.device)
         return moment[:-count, :-count], cross @ basis, float((basis * (own @ basis)).sum())
 
 

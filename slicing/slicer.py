@@ -19,8 +19,8 @@ from transformers import PreTrainedModel
 
 from analysis.anatomy import anatomy_of, blocks, decoder, read_shape
 from analysis.bases import Bases, BasesCollector, Covariance
-from analysis.device import on_device, out_of_memory_told, present
-from analysis.errors import PlanError, UnsupportedError
+from analysis.device import memory, on_device, out_of_memory_told, present, widen
+from analysis.errors import OutOfMemoryError, PlanError, UnsupportedError
 from analysis.evaluate import batches_of, check_windows, perplexity
 from analysis.hooks import entering_states
 from analysis.shape import ModelShape
@@ -38,7 +38,7 @@ from slicing.assembly import (
     spread_like,
 )
 from slicing.kept import Kept, budgets
-from slicing.memory import slicing_need
+from slicing.memory import MemoryNeed, slicing_need
 from slicing.modeling_sliced import SlicedForCausalLM
 from slicing.repair import Repair, SublayerRepair, WriterFit, held_out
 from slicing.rotation import random_bases
@@ -104,6 +104,7 @@ def slice_model(
     batch = len(next(batches_of(windows, model.device))) * windows.shape[1]
     need = slicing_need(shape, schedule, windows.numel(), batch, model.dtype.itemsize, repair)
     steps = len(shape.sublayers)
+    _refuse_unless_it_fits(model, need)
     with out_of_memory_told("slicing", model.device, f"it takes {need}"):
         refuse_unless_invariant(model)
         if not repair:
@@ -165,6 +166,27 @@ def slice_once(
     spread_like(model, sliced)
     repair = Repair(sublayers=tuple(repairs), windows=held, unrepaired=0.0, repaired=0.0) if held else None
     return SlicedModel(sliced, schedule, shape, tuple(stream.discarded), "faithful", repair)
+
+
+def _refuse_unless_it_fits(model: PreTrainedModel, need: MemoryNeed) -> None:
+    """Raise ``OutOfMemoryError`` where slicing takes more than is free beside the dense weights.
+
+    A model that accelerate spreads or keeps elsewhere is not judged: not all of it is on one device.
+    """
+    if len(set(getattr(model, "hf_device_map", {}).values())) > 1:
+        return
+    free, total = memory(model.device)
+    if need.least - need.dense <= free:
+        return
+    lever = (
+        "close what else runs here, or use a smaller model or a 16-bit dtype"
+        if model.device.type == "cpu"
+        else "slice it on the CPU (device cpu), free the device of other programs, or use a smaller model"
+    )
+    raise OutOfMemoryError(
+        f"Slicing does not fit on {model.device}: it takes {need}, and beside the dense weights "
+        f"{free / 1e9:.2f} of {total / 1e9:.2f} GB are free. To go on, {lever}."
+    )
 
 
 def _itself(model: PreTrainedModel) -> Followed:
@@ -385,13 +407,13 @@ class _Stream:
         lost = 0.0
         if shared:
             rotation, energies = shared
-            turn = self.rotation.T.to(rotation) @ rotation
+            turn = widen(self.rotation.T, rotation.device) @ rotation
             lost = float(energies[width:].sum() / energies.sum())
         elif width == len(self.rotation):  # nothing is cut, so every basis gives the same function:
             rotation, turn = torch.eye(width), self.rotation.T  # the plain one
         else:
             turn, energies = self.covariance.principal_basis()
-            rotation = self.rotation.to(turn) @ turn
+            rotation = widen(self.rotation, turn.device) @ turn
             lost = float(energies[width:].sum() / energies.sum())
         self.discarded.append(lost)
         shortcut = turn[: self.width, :width].to(self.device, self.precise)

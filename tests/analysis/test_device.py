@@ -22,6 +22,12 @@ def test_host_that_cannot_give_the_memory_is_told():
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
         RuntimeError("MPS backend out of memory (MPS allocated: 9 GB)"),
         RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes."),
+        RuntimeError("Invalid buffer size: 28.62 GiB"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`"),
+        RuntimeError("cusolver error: CUSOLVER_STATUS_ALLOC_FAILED, when calling `cusolverDnXsyevd(...)`"),
+        RuntimeError("cusolver error: CUSOLVER_STATUS_INTERNAL_ERROR when calling `cusolverDnCreate`"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
         MemoryError(),
     ],
 )
@@ -31,7 +37,16 @@ def test_every_backend_says_it_in_its_own_words(error):
         raise error
 
 
-@pytest.mark.parametrize("error", [RuntimeError("size mismatch"), ValueError("out of memory"), KeyError("x")])
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("size mismatch"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasSgemm(...)`"),
+        RuntimeError("cusolver error: CUSOLVER_STATUS_INTERNAL_ERROR when calling `cusolverDnXsyevd(...)`"),
+        ValueError("out of memory"),
+        KeyError("x"),
+    ],
+)
 def test_other_errors_pass_as_they_are(error):
     assert not is_out_of_memory(error)
     with pytest.raises(type(error)) as raised, out_of_memory_told("x"):

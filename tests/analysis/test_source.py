@@ -228,7 +228,8 @@ def test_devices_that_are_not_here_are_refused(name):
         pick_device(name)
 
 
-def test_dtype_follows_the_device_unless_named():
+def test_dtype_follows_the_device_unless_named(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: True)
     cpu, cuda = torch.device("cpu"), torch.device("cuda")
     assert pick_dtype("auto", cpu, torch.bfloat16) is torch.float32
     assert pick_dtype("auto", cuda, torch.float16) is torch.float16

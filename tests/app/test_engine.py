@@ -9,18 +9,19 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import psutil
 import pytest
+import torch
 from conftest import byte_tokenizer, tiny_model
 from model_hub import ask, hub_of
 
 from analysis.source import ModelSource
 from analysis.storage import queue_folder
 from analysis.texts import TextSource
-from app.engine import Load, Report, Unload, launch
+from app.engine import Do, Ended, Engine, Load, Report, Step, Unload, launch
 from app.jobs import Worker
 from slicing.runs import ProfileRecipe
 from slicing.study.store import find_run, list_runs
@@ -220,3 +221,47 @@ def test_a_killed_server_takes_its_engine_along_and_the_next_one_goes_on(
     assert following.wait(job, 20)
     assert list(queue_folder().iterdir()) == []
     following.stop()
+
+
+class Line:
+    """A connection's end in this process: gives out what it was given, and keeps what is sent."""
+
+    def __init__(self, *messages: Any) -> None:
+        self.messages, self.sent = list(messages), []
+
+    def recv(self) -> Any:
+        if not self.messages:
+            raise EOFError
+        return self.messages.pop(0)
+
+    def send(self, message: Any) -> None:
+        self.sent.append(message)
+
+
+def test_a_device_that_answers_no_more_is_told_before_the_engine_ends(monkeypatch):
+    def broken(*_: Any) -> None:
+        raise RuntimeError("CUDA error: device-side assert triggered")
+
+    monkeypatch.setattr("analysis.device.free_memory", broken)
+    line: Any = Line(Do(1, Load(ModelSource(kind="demo"))), Do(2, Unload()))
+    Engine(line, opener=broken).run(gone=lambda: None)
+    assert [type(each) for each in line.sent] == [Report, Step, Ended]  # the second task is another engine's
+    assert "device-side assert triggered" in line.sent[-1].error
+
+
+def test_an_engine_asks_no_device_before_a_model_is_there_and_goes_on_where_one_is_full(monkeypatch):
+    def full(device: torch.device) -> tuple[int, int]:
+        if device.type == "cuda":
+            raise RuntimeError("CUDA error: out of memory")
+        return 3, 7
+
+    monkeypatch.setattr("analysis.device.memory", full)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    model = SimpleNamespace(model=SimpleNamespace(device=torch.device("cuda:0"), dtype=torch.float32))
+    line: Any = Line(Do(1, Load(ModelSource(kind="demo"))), Do(2, Unload()))
+    Engine(line, opener=lambda source: model).run(gone=lambda: None)
+    reports = [(each.device, each.free, each.total) for each in line.sent if isinstance(each, Report)]
+    assert reports[:2] == [("cpu", 3, 7), ("cuda:0", 0, 0)]
+    assert reports[-1] == ("cpu", 3, 7)
+    assert [each.outcome for each in line.sent if isinstance(each, Ended)] == ["done", "done"]

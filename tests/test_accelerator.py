@@ -1,0 +1,210 @@
+"""The whole job on simulated CUDA, on two of them and on MPS; what the simulation refuses and counts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from accelerate import dispatch_model
+from accelerator import Accelerator, simulated
+from conftest import tiny_model
+
+from analysis.anatomy import anatomy_of, block_path, blocks, read_shape
+from analysis.bases import Bases, find_bases
+from analysis.details import DetailsCollector
+from analysis.device import pick_dtype
+from analysis.errors import OutOfMemoryError, UnsupportedError
+from analysis.evaluate import batch_tokens, perplexity
+from analysis.lens import logit_lens
+from analysis.profile import profile_blocks
+from slicing.depth.layout import Layout
+from slicing.depth.reduce import reduce_model
+from slicing.probes import PROBES, Probing
+from slicing.schedule import SlicingSchedule
+from slicing.slicer import recut, slice_model
+
+KINDS = [
+    ("llama", torch.float32),
+    ("llama", torch.bfloat16),
+    ("falcon", torch.float32),
+    ("gpt2", torch.float32),
+]
+PLACES = ["cuda", "two", "mps"]
+
+
+def placed(accelerator: Accelerator, model: Any, place: str) -> Any:
+    """The model on its device, or its blocks after the first on another one, as accelerate spreads it."""
+    if place != "two":
+        return accelerator.put(model, place)
+    anatomy, path = anatomy_of(model.config), block_path(model)
+    parts = [f"{anatomy.decoder}.{name}" for name, _ in model.get_submodule(anatomy.decoder).named_children()]
+    device_map = {name: "cuda:0" for name in (*parts, anatomy.head) if name != path}
+    device_map |= {f"{path}.{place}": f"cuda:{int(place > 0)}" for place in range(len(blocks(model)))}
+    return dispatch_model(accelerator.put(model, "cuda:0"), device_map, force_hooks=True)
+
+
+def schedule(model: Any, span: int = 0) -> SlicingSchedule:
+    form: Any = "shared" if read_shape(model).tied else "untied"
+    return SlicingSchedule(hidden_size=32, widths=(24, 16, 29, 32), embedding=form, span=span)
+
+
+def profiled(model: Any, windows: torch.Tensor) -> float:
+    details = DetailsCollector(model, windows)
+    profile = profile_blocks(model, windows, model_label="", text_label="", details=details)
+    assert np.isfinite(details.details().cka).all()
+    return float(np.sum(profile.values("block-influence")))
+
+
+def previewed(model: Any, windows: torch.Tensor, folder: Path, span: int = 0) -> float:
+    find_bases(model, windows).save(folder / "bases.safetensors")
+    bases = Bases.load(folder / "bases.safetensors", model.device)
+    return perplexity(recut(model, schedule(model, span), bases).model, windows).perplexity
+
+
+def sliced(model: Any, windows: torch.Tensor, **options: Any) -> float:
+    made = slice_model(model, schedule(model, options.pop("span", 0)), windows, **options)
+    return perplexity(made.model, windows).perplexity
+
+
+def removed(model: Any, windows: torch.Tensor, closing: Any = "none") -> float:
+    layout = Layout.without(3, (1,))
+    return perplexity(reduce_model(model, layout, windows, closing).model, windows).perplexity
+
+
+def probed(model: Any, windows: torch.Tensor) -> float:
+    probing = Probing(model, windows, partial(find_bases, model, windows))
+    return sum(float(np.mean(probe(probing))) for probe in PROBES.values())
+
+
+JOBS: dict[str, Callable[[Any, torch.Tensor, Path], float]] = {
+    "profile": lambda model, windows, _: profiled(model, windows),
+    "evaluate": lambda model, windows, _: perplexity(model, windows).perplexity,
+    "lens": lambda model, windows, _: float(logit_lens(model, windows).mean()),
+    "probes": lambda model, windows, _: probed(model, windows),
+    "preview": lambda model, windows, folder: previewed(model, windows, folder),
+    "preview, shared bases": lambda model, windows, folder: previewed(model, windows, folder, span=2),
+    "slice": lambda model, windows, _: sliced(model, windows),
+    "slice, shared bases": lambda model, windows, _: sliced(model, windows, span=2),
+    "slice, repaired": lambda model, windows, _: sliced(model, windows, repair=True),
+    "slice, on disk": lambda model, windows, _: sliced(model, windows, budget=(0, 0)),
+    "remove": lambda model, windows, _: removed(model, windows),
+    "remove, matrix": lambda model, windows, _: removed(model, windows, "matrix"),
+    "remove, writers": lambda model, windows, _: removed(model, windows, "writers"),
+}
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., float]:
+    """What each job finds on the CPU."""
+    found: dict[Any, float] = {}
+
+    def on_the_cpu(job: str, family: str, dtype: torch.dtype, windows: torch.Tensor) -> float:
+        if (job, family, dtype) not in found:
+            model = tiny_model(family, dtype)
+            found[job, family, dtype] = JOBS[job](model, windows, tmp_path_factory.mktemp("cpu"))
+        return found[job, family, dtype]
+
+    return on_the_cpu
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize(("family", "dtype"), KINDS, ids=["llama", "llama bf16", "falcon", "gpt2"])
+@pytest.mark.parametrize("job", JOBS)
+def test_a_job_is_done_there_as_on_the_cpu(job, family, place, dtype, here, windows, tmp_path):
+    windows = windows[:4]
+    spread = place == "two" and job.startswith("remove")
+    expected = 0.0 if spread else here(job, family, dtype, windows)
+    with simulated("mps" if place == "mps" else "cuda", count=2) as accelerator:
+        model = placed(accelerator, tiny_model(family, dtype), place)
+        if spread:
+            with pytest.raises(UnsupportedError, match="a model on one device"):
+                JOBS[job](model, windows, tmp_path)
+            return
+        assert JOBS[job](model, windows, tmp_path) == pytest.approx(expected, rel=0.02)
+    assert accelerator.flops[dtype] > 0
+    assert accelerator.peak > 0
+
+
+def test_mps_refuses_fp64_and_what_it_lacks():
+    with simulated("mps"):
+        here = torch.ones(3, 3, device="mps")
+        for widening in (
+            lambda: here.double(),
+            lambda: here.to("cpu", torch.float64),
+            lambda: torch.ones(2, dtype=torch.float64).to("mps"),
+            lambda: torch.zeros(2, dtype=torch.float64, device="mps"),
+            lambda: here.to(torch.ones(2, dtype=torch.float64)),
+            lambda: here.mean(dtype=torch.float64),
+        ):
+            with pytest.raises(TypeError, match="float64"):
+                widening()
+        with pytest.raises(NotImplementedError, match="linalg_eigh"):
+            torch.linalg.eigh(here)
+        assert here.cpu().double().dtype is torch.float64
+
+
+def test_operands_on_two_devices_are_refused():
+    with simulated("cuda", count=2):
+        one, other, host = (torch.ones(2, device=name) for name in ("cuda:0", "cuda:1", "cpu"))
+        for pair in ((one, other), (one, host), (host, other)):
+            with pytest.raises(RuntimeError, match="Expected all tensors to be on the same device"):
+                torch.add(*pair)
+        assert (one + torch.tensor(1.0)).device == torch.device("cuda:0")
+        assert (one + other.to(one.device)).tolist() == [2.0, 2.0]
+        with pytest.raises(TypeError, match="can't convert cuda:0"):
+            one.numpy()
+
+
+def test_a_full_card_runs_out_of_memory_and_what_is_freed_can_be_taken_again():
+    with simulated("cuda", memory=4000) as accelerator:
+        first = torch.zeros(800, device="cuda")
+        with pytest.raises(torch.OutOfMemoryError):
+            torch.zeros(800, device="cuda")
+        view = first[:10]
+        del first
+        assert torch.cuda.mem_get_info() == (800, 4000)
+        del view
+        assert torch.cuda.mem_get_info() == (4000, 4000)
+        assert accelerator.peak == 3200
+
+
+def test_flops_copies_and_waits_are_counted():
+    with simulated("cuda") as accelerator:
+        one = torch.ones(2, 3).to("cuda")
+        product = one @ torch.ones(3, 4, device="cuda")
+        torch.nn.functional.linear(one.bfloat16(), torch.ones(5, 3, dtype=torch.bfloat16, device="cuda"))
+        assert float(product.sum()) == 24.0
+        product.cpu()
+    assert accelerator.flops == {torch.float32: 2 * 2 * 3 * 4, torch.bfloat16: 2 * 2 * 3 * 5}
+    assert accelerator.copies == {("cpu", "cuda"): 24, ("cuda", "cpu"): 32}
+    assert accelerator.waits == 2
+
+
+def test_slicing_that_does_not_fit_is_refused_before_any_work(windows):
+    model = tiny_model("llama")
+    size = sum(each.numel() * each.itemsize for each in model.parameters())
+    with simulated("cuda", memory=2 * size) as accelerator:
+        accelerator.put(model, "cuda")
+        with pytest.raises(OutOfMemoryError, match=r"does not fit on cuda:0.*slice it on the CPU"):
+            slice_model(model, schedule(model), windows)
+    assert not accelerator.flops
+
+
+def test_the_batch_does_not_depend_on_what_is_free():
+    with simulated("cuda", memory=8 * 10**9):
+        device = torch.device("cuda")
+        before = batch_tokens(device)
+        held = torch.empty(10**9, dtype=torch.float32, device=device)
+        assert batch_tokens(device) == before == 2000
+        del held
+
+
+@pytest.mark.parametrize(("emulated", "expected"), [(False, torch.bfloat16), (True, torch.float16)])
+def test_bfloat16_is_chosen_where_the_device_has_it(monkeypatch, emulated, expected):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: not emulated)
+    assert pick_dtype("auto", torch.device("cuda"), torch.bfloat16) is expected
