@@ -34,11 +34,13 @@ from analysis.anatomy import BRIDGED, SLICED_ALREADY, blocks, read_shape, why_no
 from analysis.checkpoint import refuse_extra_blocks, refuse_left_out, settle_tables, weight_files
 from analysis.device import is_out_of_memory, out_of_memory_told, pick_device, pick_dtype
 from analysis.errors import ModelError, SlicescopeError, UnsupportedError, one_line
-from analysis.hub import hub_answers
+from analysis.fetch import fetch, fetched
+from analysis.hub import Listing, hub_answers, look_at, look_up, refusal
 from analysis.portable import make_portable
+from analysis.quantised import make_plain, quantisation_of, why_not_plain, why_not_readable
 from analysis.shape import ModelShape
 from analysis.storage import cache_folder, storage_errors, whole_folder
-from analysis.values import Value
+from analysis.values import Progress, Value, no_progress
 
 SLICED_MANIFEST = "slicescope.json"
 """The file that marks a folder as a sliced model; written and read by ``slicing.store``."""
@@ -122,10 +124,16 @@ class ModelCard(Value):
     tied: bool
     device: str
     dtype: str
-    bytes: int
-    """Memory for the weights in that dtype."""
+    bytes: int | None
+    """Memory for the weights in that dtype; quantised ones as they are stored, ``None`` where nobody says."""
     not_sliceable: str | None
     """Why it cannot be sliced, or ``None`` when it can."""
+    quantised: str | None = None
+    """How the weights are stored, where they are quantised."""
+    becomes_plain: bool = False
+    """Whether quantised weights are plain numbers of that dtype once the model is open."""
+    to_fetch: int | None = None
+    """Bytes of weights that opening it fetches from the Hub, where that is known; 0 when all are here."""
 
 
 class OpenModel(NamedTuple):
@@ -173,7 +181,13 @@ def describe(source: ModelSource) -> ModelCard:
     text = config.get_text_config(decoder=True)
     heads = _said(text, "num_attention_heads") or 0
     parameters = sum(parameter.numel() for parameter in skeleton.parameters())
-    not_sliceable = why_not_sliceable(config) or _refusal(skeleton)
+    listing, to_fetch = _listing(source)
+    quantised = quantisation_of(config)
+    not_sliceable = (
+        why_not_sliceable(config)
+        or (quantised and why_not_plain(config, _made_from(source)))
+        or _refusal(skeleton)
+    )
     if is_sliced(source):
         not_sliceable = SLICED_ALREADY
         with _reading(source):
@@ -193,9 +207,28 @@ def describe(source: ModelSource) -> ModelCard:
         tied=bool(getattr(config, "tie_word_embeddings", False)),
         device=str(device),
         dtype=str(dtype).removeprefix("torch."),
-        bytes=parameters * dtype.itemsize,
+        bytes=listing.bytes if quantised and not quantised.becomes_plain else parameters * dtype.itemsize,
         not_sliceable=not_sliceable,
+        quantised=quantised and quantised.name,
+        becomes_plain=quantised is not None and quantised.becomes_plain,
+        to_fetch=to_fetch,
     )
+
+
+def _listing(source: ModelSource) -> tuple[Listing, int | None]:
+    """What is known of a model's files, and how many bytes of them have to be fetched."""
+    if must_fetch(source):
+        listing = look_up(source.location, source.revision)
+        return listing, listing.bytes
+    here = _weights_at(source)
+    return (look_at(here) if here else Listing(None, None)), 0
+
+
+def _made_from(source: ModelSource) -> str | None:
+    """The model that a quantised one was made from, as its model card says, which is not fetched."""
+    if source.kind == "hub":
+        return look_up(source.location, source.revision).base_model
+    return _listing(source)[0].base_model
 
 
 def _said(config: Any, name: str) -> Any:
@@ -206,10 +239,42 @@ def _said(config: Any, name: str) -> Any:
         return None
 
 
+def fetch_missing(source: ModelSource, progress: Progress = no_progress) -> None:
+    """Fetch what of a model is not on this machine; see ``analysis.fetch.fetch``. Opening does it too.
+
+    Raises ``ModelError``, before anything is fetched, where its weights could not be read here.
+    """
+    if must_fetch(source):
+        _require_readable(source, read_config(source))
+        fetch(source.location, source.revision, progress)
+
+
+def require_plain(source: ModelSource) -> None:
+    """Raise ``UnsupportedError`` where the weights are quantised and stay so, and cannot be changed."""
+    if source.kind in ("demo", "gguf"):  # dequantised by us
+        return
+    config = read_config(source)
+    if why_not_plain(config):
+        raise UnsupportedError(why_not_plain(config, _made_from(source)))
+
+
+def _require_readable(source: ModelSource, config: PreTrainedConfig) -> None:
+    if reason := why_not_readable(config, pick_device(source.device)):
+        made_from = _made_from(source)
+        origin = f"'{made_from}', from which it was made" if made_from else "the model that it was made from"
+        raise ModelError(f"The model '{source.label}' cannot be opened, since {reason}: open {origin}.")
+
+
+def must_fetch(source: ModelSource) -> bool:
+    """Whether opening a model takes something that is not on this machine."""
+    return source.kind == "hub" and fetched(source.location, source.revision) is None
+
+
 def open_dense(source: ModelSource) -> OpenModel:
     """Read the weights onto the source's device, in its dtype, ready for inference.
 
-    GGUF weights are dequantised once and kept as safetensors in the cache folder. Raises ``ModelError``
+    GGUF weights are dequantised once and kept as safetensors in the cache folder, other quantised weights as
+    they are read, where transformers can do that. Raises ``ModelError``
     for anything that is not a readable causal language model, ``OutOfMemoryError`` when it does not fit.
     """
     if is_sliced(source):
@@ -217,8 +282,12 @@ def open_dense(source: ModelSource) -> OpenModel:
     if source.kind in ("demo", "gguf"):
         dequantise(source)
     config = read_config(source)
+    _require_readable(source, config)
     where, options = _where(source)
+    if source.kind == "hub":
+        where, options = str(fetch(source.location, source.revision)), {"local_files_only": True}
     _require_safetensors(source)
+    becomes_plain = make_plain(config)
     device = pick_device(source.device)
     dtype = pick_dtype(source.dtype, device, config.dtype)
     with out_of_memory_told(f"loading {source.label} onto {device}"), _reading(source):
@@ -235,6 +304,8 @@ def open_dense(source: ModelSource) -> OpenModel:
         # What has just been fetched from the Hub could not be looked into before.
         if (folder := _weights_at(source)) and settle_tables(model.config, folder):
             model.tie_weights()
+        if becomes_plain:  # transformers leaves some of them in another dtype
+            model.to(dtype)
     return OpenModel(model.eval().requires_grad_(False), tokenizer)
 
 
@@ -429,9 +500,6 @@ def _reading(source: ModelSource) -> Iterator[None]:
     except Exception as error:  # safetensors, tokenizers and the Hub's checks raise classes of their own
         if isinstance(error, SlicescopeError) or is_out_of_memory(error):
             raise
-        if source.kind == "hub":
-            raise ModelError(
-                f"The model '{source.label}' cannot be fetched from the Hub ({one_line(error)}): check its "
-                "name, its access and the connection, or give a local folder, a GGUF file or 'demo'."
-            ) from error
+        if must_fetch(source):
+            raise refusal(source.location, source.revision, error) from error
         raise ModelError(f"The model '{source.label}' cannot be read: {one_line(error)}.") from error

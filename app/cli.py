@@ -19,10 +19,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich import box
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
+from rich.text import Text
 
 from analysis.errors import Cancelled, SlicescopeError
+from analysis.hub import FETCHING
 from app.options import (
     TEXT_HELP,
     Alike,
@@ -611,6 +623,7 @@ def evaluate(
 ) -> None:
     """Measure the perplexity of one model, dense or sliced, or what it scores on tasks."""
     from analysis.evaluate import perplexity, safe_precision
+    from analysis.source import fetch_missing
     from analysis.texts import TextSource, token_windows
     from slicing.store import open_model
 
@@ -620,6 +633,7 @@ def evaluate(
         return
     source, text = which.source(), TextSource.parse(evaluation, "evaluation")
     with _progress() as listen:
+        fetch_missing(source, listen)
         listen("Opening", 0, 1)
         opened = open_model(source)
         windows = token_windows(text, opened.tokenizer, window_length, evaluation_windows)
@@ -644,10 +658,12 @@ def _evaluate_tasks(
     batch_size: int,
     json_path: Path | None,
 ) -> None:
+    from analysis.source import fetch_missing
     from analysis.tasks import evaluate_tasks
     from slicing.store import open_model
 
     with _progress() as listen:
+        fetch_missing(source, listen)
         listen("Opening", 0, 1)
         opened = open_model(source)
         listen("Opening", 1, 1)
@@ -677,10 +693,12 @@ def generate(
 ) -> None:
     """Continue a prompt greedily with a model, dense or sliced."""
     from analysis.evaluate import continue_text
+    from analysis.source import fetch_missing
     from slicing.store import open_model
 
     source = which.source()
     with _progress() as listen:
+        fetch_missing(source, listen)
         listen("Opening", 0, 1)
         opened = open_model(source)
         listen("Generating", 0, 1)
@@ -883,10 +901,12 @@ def app_command(
 @app.command()
 @grouped
 def prepare(which: ModelOptions) -> None:
-    """Convert the weights of a GGUF model (the demo's too) once, so that it opens in a second."""
-    from analysis.source import dequantise
+    """Have a model ready: fetch it from the Hub, or convert the weights of a GGUF file (the demo's too)."""
+    from analysis.source import dequantise, fetch_missing
 
     source = which.source()
+    with _progress() as listen:
+        fetch_missing(source, listen)
     if source.kind in ("demo", "gguf"):
         with err.status(f"Converting {source.label}"):
             dequantise(source)
@@ -938,10 +958,34 @@ def _perform(recipe: Recipe, executor: Executor | None = None) -> Run:
         return perform(recipe, listen, executor=executor)
 
 
+class _Amount(ProgressColumn):
+    """How much of a phase is done: bytes where it fetches, else a count."""
+
+    _bytes, _count = DownloadColumn(binary_units=True), MofNCompleteColumn()
+
+    def render(self, task: Task) -> Text:
+        """Draw it for one phase."""
+        if task.description == FETCHING:
+            return self._bytes.render(task) if (task.total or 0) > 1 else Text("asking the Hub")
+        return self._count.render(task)
+
+
+class _Time(ProgressColumn):
+    """The time that fetching will take, or another phase has taken."""
+
+    _left, _taken = TimeRemainingColumn(), TimeElapsedColumn()
+
+    def render(self, task: Task) -> Text:
+        """Draw it for one phase."""
+        if task.description == FETCHING and not task.finished:
+            return Text.assemble(self._left.render(task), " left")
+        return self._taken.render(task)
+
+
 @contextmanager
 def _progress() -> Iterator[Any]:
     """A progress callback that draws one bar per phase on standard error."""
-    columns = (TextColumn("{task.description:<28}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (TextColumn("{task.description:<28}"), BarColumn(), _Amount(), _Time())
     with Progress(*columns, console=err) as bars:
         tasks: dict[str, Any] = {}
 

@@ -7,19 +7,17 @@ pages. A process of its own can be killed at any moment, and gives all of its me
 from __future__ import annotations
 
 import logging
-import multiprocessing
 import os
 import queue
 import subprocess
-import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from analysis.child import start
 from analysis.errors import Cancelled, SlicescopeError, one_line
 from analysis.source import ModelSource
 from slicing.preview import Preview, PreviewRecipe
@@ -174,10 +172,17 @@ class Engine:
         return Ended(asked.number, "done", key=self._perform(task, progress, self._open).key)
 
     def _open(self, source: ModelSource) -> Any:
-        """The model of ``source``; the one that was open is closed before another is read."""
+        """The model of ``source``; the one that was open is closed before another is read.
+
+        Both are reported as they happen, so that it is known whose task did it.
+        """
         if self._held is None or self._held[0] != source:
+            held = self._held is not None
             self._close()
+            if held:
+                self._report()
             self._held = (source, self._opener(source))
+            self._report()
         return self._held[1]
 
     def _close(self) -> None:
@@ -206,31 +211,18 @@ class Child(NamedTuple):
 
 MODESTY = 10
 """How far the engine steps back where processors are scarce: pages have to answer while it computes."""
-_BEGIN = "import sys; sys.path[:] = {path!r}; from app.engine import begin; begin({line})"
 
 
 def launch() -> Child:
     """Start an engine in a fresh process; it answers as soon as it has imported what it needs."""
-    ours, theirs = multiprocessing.Pipe()
-    line = theirs.fileno()
-    here = str(Path(__file__).parent)  # streamlit puts it first while it runs a page
-    path = [folder for folder in sys.path if folder != here]
-    # Not a process of multiprocessing: forks survive neither threads nor CUDA, and a spawned process runs the
-    # main module anew, which is the page itself once streamlit has run one.
-    process = subprocess.Popen(
-        [sys.executable, "-c", _BEGIN.format(path=path, line=line)],
-        pass_fds=[line],
-        stdin=subprocess.DEVNULL,
-        start_new_session=True,  # Ctrl-C in the server's terminal is for the server, which says when to end
-    )
-    theirs.close()  # so that our end notices when the process is gone
+    connection, process = start("app.engine")
 
     def ending() -> int | None:
         with suppress(subprocess.TimeoutExpired):
             process.wait(10)
         return process.returncode
 
-    return Child(ours, process.kill, ending, process.pid)
+    return Child(connection, process.kill, ending, process.pid)
 
 
 def begin(line: int) -> None:

@@ -25,7 +25,7 @@ def header() -> None:
 def _strip(every: float) -> None:
     worker = state.worker()
     active = worker.active
-    if state.settle() or (every == BUSY) != bool(active):
+    if state.settle() or state.another_is_open() or (every == BUSY) != bool(active):
         st.rerun()
     _resources()
     if active:
@@ -34,6 +34,10 @@ def _strip(every: float) -> None:
         with st.container(horizontal=True, vertical_alignment="center"):
             st.warning(state.told(sentence), icon=":material/restart_alt:")
             st.button("Dismiss", on_click=state.dismiss, key="dismiss-lost")
+    if closed := state.closed_models():
+        with st.container(horizontal=True, vertical_alignment="center"):
+            st.info(" ".join(map(wording.was_closed, closed)), icon=":material/eject:")
+            st.button("Dismiss", on_click=state.dismiss_closed, key="dismiss-closed")
     if notice := state.notice():
         _notice(notice)
 
@@ -44,8 +48,10 @@ def _resources() -> None:
         name, where = f"**{report.source.label}**", f"{report.device}, {report.dtype}"
     else:
         name, where = "No model is open", report.device if report else "starting"
-    free, total = state.memory()
-    used = f"memory {wording.memory(total - free)} of {wording.memory(total)} in use"
+    used = "memory not known"
+    if found := state.memory():
+        free, total = found
+        used = f"memory {wording.memory(total - free)} of {wording.memory(total)} in use"
     with st.container(horizontal=True, gap="medium"):
         st.caption(f":material/deployed_code: {name}", width="content")
         st.caption(f":material/developer_board: {where}", width="content")
@@ -54,12 +60,15 @@ def _resources() -> None:
 
 def _jobs(active: tuple[Job, ...]) -> None:
     worker, first = state.worker(), active[0]
+    # What is being fetched goes on beside the job that runs, and so is shown beside it.
+    fetching = [job for job in active[1:] if job.fetching]
+    waiting = [job for job in active[1:] if not job.fetching]
     with st.container(border=True, key="job"):
         with st.container(horizontal=True, vertical_alignment="center"):
             st.markdown(f"**{_title(first)}**", width="stretch")
-            if len(active) > 1:
-                with st.popover(f"{len(active) - 1} waiting"):
-                    for job in active[1:]:
+            if waiting:
+                with st.popover(f"{len(waiting)} waiting"):
+                    for job in waiting:
                         with st.container(horizontal=True, vertical_alignment="center"):
                             st.markdown(f"{worker.position(job)}. {_title(job)}")
                             if state.may_cancel(job):
@@ -82,9 +91,21 @@ def _jobs(active: tuple[Job, ...]) -> None:
                     args=(first,),
                     disabled=first.cancelling,
                 )
-        st.progress(first.fraction, text=wording.progress(first, worker.position(first)))
+        st.progress(first.share, text=wording.progress(first, worker.position(first)))
         if first.restarted:
             st.caption("The server was restarted, and this job begins again. Finished trials are kept.")
+        for job in fetching:
+            with st.container(horizontal=True, vertical_alignment="center"):
+                st.markdown(f"**{_title(job)}**", width="stretch")
+                if state.may_cancel(job):
+                    st.button(
+                        "Cancel",
+                        key=f"cancel-{job.number}",
+                        icon=":material/stop:",
+                        on_click=worker.cancel,
+                        args=(job,),
+                    )
+            st.progress(job.share, text=wording.progress(job, worker.position(job)))
 
 
 def _title(job: Job) -> str:
@@ -100,7 +121,6 @@ def _notice(job: Job) -> None:
             told = state.told(job.error)
             st.error(f"**{wording.title(job.task)}** failed. {told}", icon=":material/error:")
         else:
-            st.info(
-                f"**{wording.title(job.task)}** was cancelled; nothing was stored.", icon=":material/info:"
-            )
+            kept = "what has come is kept for the next time" if job.fetching else "nothing was stored"
+            st.info(f"**{wording.title(job.task)}** was cancelled; {kept}.", icon=":material/info:")
         st.button("Dismiss", on_click=state.dismiss)

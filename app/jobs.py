@@ -1,5 +1,7 @@
 """Long work, one job at a time: the queue, its progress, and the engine that does it.
 
+What a job needs from the Hub is fetched before its turn, while other jobs run.
+
 The engine is a process of its own (``app.engine``), so a job outlives the browser tab that asked for it, can
 be killed at any moment, and takes nothing with it when it dies. What waits is written down (``app.journal``),
 so that it outlives the server too. Knows nothing about streamlit or pages: whoever wants to know how a job is
@@ -9,6 +11,7 @@ doing looks at it.
 from __future__ import annotations
 
 import itertools
+import logging
 import signal
 import threading
 import time
@@ -16,13 +19,16 @@ from collections import OrderedDict, deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
-from analysis.errors import SlicescopeError, StorageError
+from analysis.errors import Cancelled, SlicescopeError, StorageError, one_line
+from analysis.source import ModelSource, fetch_missing, must_fetch
 from app.engine import Child, Do, Ended, Load, Report, Step, Stop, Task, Unload, launch
 from app.journal import Journal
-from slicing.bench import phases
+from slicing.bench import fetch_for, phases
 from slicing.preview import Preview, PreviewRecipe
+
+log = logging.getLogger(__name__)
 
 QUEUE_LIMIT = 8
 """Jobs that may wait; more than that is a mistake rather than a plan."""
@@ -56,10 +62,13 @@ class Job:
     """The key of the run it made."""
     restarted: bool = False
     """Whether it was taken over from a server that ended, and so begins again."""
+    fetching: bool = False
+    """Whether its model is on its way here, which is before its turn; ``done`` and ``total`` are bytes."""
     submitted: float = field(default_factory=time.monotonic)
     ended: float | None = None
     _step: int = 0
     _work_began: float | None = None
+    _fetch_began: tuple[float, int] | None = None
     _cancelled: float | None = None
 
     @property
@@ -81,9 +90,30 @@ class Job:
     @property
     def seconds_left(self) -> float | None:
         """The time left at the pace so far, or ``None`` while that would be a guess."""
+        if self.fetching:
+            return self._seconds_of_bytes_left
         if self._work_began is None or self.fraction < 0.03:
             return None
         return (time.monotonic() - self._work_began) * (1.0 - self.fraction) / self.fraction
+
+    @property
+    def share(self) -> float:
+        """How much is done of the whole job, or of fetching its model while that goes on."""
+        return min(self.done / max(self.total, 1), 1.0) if self.fetching else self.fraction
+
+    @property
+    def _seconds_of_bytes_left(self) -> float | None:
+        if self._fetch_began is None:
+            return None
+        began, had = self._fetch_began
+        seconds, come = time.monotonic() - began, self.done - had
+        return (self.total - self.done) * seconds / come if come and seconds > 2.0 else None
+
+    def fetch(self, phase: str, done: int, total: int) -> None:
+        """Note how many bytes of its model have come; a total of 1 stands for one that is not known yet."""
+        if total > 1 and self._fetch_began is None:
+            self._fetch_began = time.monotonic(), done
+        self.phase, self.done, self.total = phase, done, total
 
     def advance(self, phase: str, done: int, total: int) -> None:
         """Note how far the job is."""
@@ -97,6 +127,31 @@ class Job:
         finished = sum(weights[: self._step]) + weights[self._step] * done / max(total, 1)
         self.phase, self.done, self.total = phase, done, total
         self.fraction = min(finished / sum(weights), 1.0) if sum(weights) else 0.0
+
+
+@dataclass
+class Opened:
+    """The model that is open, and for whom."""
+
+    source: ModelSource
+    owner: str
+    """Who had it opened."""
+    since: float = field(default_factory=time.monotonic)
+    users: set[str] = field(default_factory=set)
+    """Who has used it since."""
+
+
+class Closed(NamedTuple):
+    """A model that somebody used and another person's task closed."""
+
+    source: ModelSource
+    instead: ModelSource | None
+    """What was opened in its place, if anything was."""
+
+
+def model_of(task: Task) -> ModelSource | None:
+    """The model that a task is about."""
+    return None if isinstance(task, Unload) else task.source if isinstance(task, Load) else task.model
 
 
 class Worker:
@@ -114,6 +169,8 @@ class Worker:
         self._previewed: OrderedDict[str, Preview | str] = OrderedDict()
         self._stopping = False
         self._report: Report | None = None
+        self._opened: Opened | None = None
+        self._closed: OrderedDict[str, list[Closed]] = OrderedDict()
         self._journal = Journal()
         self.lost: tuple[str, ...] = ()
         """One sentence for each job of an earlier server that cannot be taken over."""
@@ -160,7 +217,7 @@ class Worker:
             if job is self._running:
                 self._running = None
                 self._end(job, "cancelled")
-                self._restart()
+                self._restart(job.owner)
             else:
                 self.cancel(job)
 
@@ -185,6 +242,16 @@ class Worker:
     def report(self) -> Report | None:
         """What is open and how much memory there is, as the engine said last; ``None`` before it did."""
         return self._report
+
+    @property
+    def opened(self) -> Opened | None:
+        """The model that is open and for whom; ``None`` where none is."""
+        return self._opened
+
+    def take_closed(self, owner: str) -> list[Closed]:
+        """The models that this person used and others closed since this was asked last."""
+        with self._changed:
+            return self._closed.pop(owner, [])
 
     @property
     def pid(self) -> int | None:
@@ -232,7 +299,11 @@ class Worker:
         if not isinstance(job.task, Load | Unload):
             self._journal.note(job.number, job.task, job.owner)
         self._queue.append(job)
-        if self._previewing:
+        source = model_of(job.task)
+        if source and must_fetch(source):
+            job.fetching = True
+            threading.Thread(target=self._fetch, args=(job,), name="slicescope-fetch", daemon=True).start()
+        elif self._previewing:
             self._say(Stop(self._previewing[0]))  # jobs go first
         self._next()
         self._changed.notify_all()
@@ -250,11 +321,11 @@ class Worker:
         """Give the engine something to do when it has nothing."""
         if self._stopping or self._running or self._previewing:
             return
-        if self._queue:
-            job = self._queue.popleft()
+        if job := next((job for job in self._queue if not job.fetching), None):
+            self._queue.remove(job)
             if isinstance(job.task, Unload):  # only the end of a process gives all of its memory back
                 self._end(job, "done")
-                self._restart()
+                self._restart(job.owner)
                 return
             job.state, self._running = "running", job
             self._say(Do(job.number, job.task))
@@ -271,6 +342,58 @@ class Worker:
         self._journal.strike(job.number)
         self._ended.append(job)
         self._changed.notify_all()
+
+    def _fetch(self, job: Job) -> None:
+        """Fetch the model of a job that waits, in a thread of its own; then its turn can come."""
+
+        def listen(phase: str, done: int, total: int) -> None:
+            with self._changed:
+                if not job.active:
+                    raise Cancelled("It was cancelled.")
+                job.fetch(phase, done, total)
+
+        error = ""
+        try:
+            if isinstance(job.task, Load):
+                fetch_missing(job.task.source, listen)
+            elif not isinstance(job.task, Unload):
+                fetch_for(job.task, listen)
+        except SlicescopeError as told:
+            error = str(told)
+        except Exception as unexpected:  # a defect of ours or of a library: the log gets all of it
+            log.exception("Fetching for %s failed.", job.task)
+            error = f"It stopped at an unexpected {type(unexpected).__name__}: {one_line(unexpected)}."
+        with self._changed:
+            if job not in self._queue:  # it was cancelled meanwhile
+                return
+            job.fetching = False
+            if error:
+                self._queue.remove(job)
+                self._end(job, "failed", error)
+            if self._previewing:
+                self._say(Stop(self._previewing[0]))
+            self._next()
+
+    # Which model is open, and whose; always with the lock held.
+
+    def _note_opened(self, source: ModelSource | None, owner: str, instead: ModelSource | None) -> None:
+        """Note what the engine holds now, and tell those whose model was closed by another's task."""
+        before = self._opened
+        if source == (before.source if before else None):
+            return
+        if before:
+            for user in (before.users | {before.owner}) - {owner}:
+                self._closed.setdefault(user, []).append(Closed(before.source, instead))
+                del self._closed[user][:-OWNER_LIMIT]
+            while len(self._closed) > HISTORY:
+                self._closed.popitem(last=False)
+        self._opened = Opened(source, owner) if source else None
+
+    def _doing(self) -> tuple[str, ModelSource | None]:
+        """Who has the engine do what it does, and on which model."""
+        if self._running:
+            return self._running.owner, model_of(self._running.task)
+        return (self._previewing[1] if self._previewing else ""), None
 
     def _keep(self, recipe: PreviewRecipe, found: Preview | str) -> None:
         self._previewed[recipe.key] = found
@@ -290,7 +413,8 @@ class Worker:
         threading.Thread(target=self._listen, args=(child,), name="slicescope-worker", daemon=True).start()
         return child
 
-    def _restart(self) -> None:
+    def _restart(self, owner: str) -> None:
+        self._note_opened(None, owner, None)
         child, self._child, self._report = self._child, None, None
         if child:
             child.kill()
@@ -316,11 +440,14 @@ class Worker:
         job = self._running
         if isinstance(message, Report):
             self._report = message
+            self._note_opened(message.source, *self._doing())
         elif isinstance(message, Step):
             if job and job.number == message.number:
                 job.advance(message.phase, message.done, message.total)
         elif job and job.number == message.number:
             job.key, self._running = message.key, None
+            if self._opened and self._opened.source == model_of(job.task):
+                self._opened.users.add(job.owner)
             self._end(job, message.outcome, message.error)
             self._next()
         elif self._previewing and self._previewing[0] == message.number:
@@ -333,6 +460,7 @@ class Worker:
     def _mourn(self, ending: int | None) -> None:
         """The engine died: what it did has failed, and a fresh one goes on with the rest."""
         healthy = self._report is not None
+        self._note_opened(None, self._doing()[0], None)
         self._child = self._report = None
         told = _told(ending)
         if job := self._running:

@@ -17,7 +17,7 @@ from pydantic import BaseModel
 
 from analysis.errors import SlicescopeError, StorageError
 from analysis.scores import SCORES
-from analysis.source import ModelSource
+from analysis.source import ModelSource, must_fetch
 from analysis.storage import cache_folder, require_space, runs_folder
 from analysis.texts import DEMO_SPLITS, TextSource
 from analysis.values import Value
@@ -208,10 +208,10 @@ class Policy(Value):
             raise Refused(f"This server does not offer the model '{source.label}': choose from {offered}.")
         if self.models is None and source.kind in ("folder", "gguf"):
             self.check_path(source.location)
-        if source.kind == "hub" and not self.may_download_models and not _is_fetched(source):
+        if source.kind == "hub" and not self.may_download_models and must_fetch(source):
             raise Refused(
                 f"The model '{source.label}' is not on this server, which fetches none for visitors: whoever "
-                "runs it can fetch it with 'slicescope profile --model'."
+                "runs it can fetch it with 'slicescope prepare --model'."
             )
 
     def _check_text(self, source: TextSource) -> None:
@@ -255,12 +255,3 @@ def _require_spare_disk() -> None:
         raise Refused(
             "The disk of this server is nearly full, so nothing new can be stored: look at what there is."
         ) from None
-
-
-def _is_fetched(source: ModelSource) -> bool:
-    """Whether the weights of a Hub model are in the cache."""
-    from huggingface_hub import try_to_load_from_cache
-
-    names = ("model.safetensors", "model.safetensors.index.json")
-    found = (try_to_load_from_cache(source.location, name, revision=source.revision) for name in names)
-    return any(isinstance(path, str) for path in found)

@@ -22,7 +22,7 @@ from analysis.texts import TextSource
 from analysis.values import Value
 from app import wording
 from app.engine import Task
-from app.jobs import Job, Worker
+from app.jobs import Closed, Job, Opened, Worker
 from app.policy import Policy, enforced
 from slicing.library import note_of
 from slicing.plan import Plan
@@ -97,16 +97,41 @@ def open_source() -> ModelSource | None:
     return report.source if report else None
 
 
-def memory(device: str | None = None) -> tuple[int, int]:
-    """Free and total bytes of a device, by default the engine's.
+def opened() -> Opened | None:
+    """The model that is open and for whom; ``None`` where none is."""
+    return worker().opened
 
-    As the engine said last: to ask CUDA here would cost this process some hundred megabytes of it.
+
+def another_is_open() -> bool:
+    """Whether another model is open than at the last call; notes whose of this session's was closed."""
+    st.session_state["closed"] = [*closed_models(), *worker().take_closed(owner())]
+    now = open_source()
+    before = st.session_state.get("last-open", now)
+    st.session_state["last-open"] = now
+    return now != before
+
+
+def closed_models() -> list[Closed]:
+    """The models that this session used and others closed, until they are dismissed."""
+    return st.session_state.get("closed", [])
+
+
+def dismiss_closed() -> None:
+    """Forget them."""
+    st.session_state["closed"] = []
+
+
+def memory(device: str | None = None) -> tuple[int, int] | None:
+    """Free and total bytes of a device, by default the engine's; ``None`` where that is not known.
+
+    As the engine said last of the device that it is on: to ask CUDA here would cost this process some
+    hundred megabytes of it.
     """
     report = worker().report
     # The first device goes by two names: an open model is on cuda:0, an idle engine and a card say cuda.
     if report and (device is None or device.removesuffix(":0") == report.device.removesuffix(":0")):
-        return report.free, report.total
-    return host_memory(torch.device("cpu"))
+        return (report.free, report.total) if report.total else None
+    return host_memory(torch.device("cpu")) if device in (None, "cpu") else None
 
 
 def lost_jobs() -> tuple[str, ...]:
@@ -114,9 +139,14 @@ def lost_jobs() -> tuple[str, ...]:
     return () if st.session_state.get("lost-dismissed") else worker().lost
 
 
+def owner() -> str:
+    """Whose jobs this session's are."""
+    return st.session_state["owner"]
+
+
 def is_mine(job: Job) -> bool:
     """Whether this session asked for the job."""
-    return job.owner == st.session_state["owner"]
+    return job.owner == owner()
 
 
 def restore() -> None:

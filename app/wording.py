@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import re
 import shlex
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, Literal
@@ -20,7 +21,7 @@ from analysis.source import ModelSource
 from analysis.speed import COVERED, Ratio, Speed
 from analysis.texts import DEMO_SPLITS, PRESETS, Role, TextSource, count_documents
 from app.engine import Load, Task, Unload
-from app.jobs import Job
+from app.jobs import Closed, Job, Opened
 from slicing.allocation import Allocation
 from slicing.bench import phases
 from slicing.board import Board, Kind, Rival, best, rivals
@@ -121,6 +122,11 @@ def title(task: Task) -> str:
 
 def progress(job: Job, ahead: int) -> str:
     """Where a waiting or running job is."""
+    if job.fetching:
+        if job.total <= 1:
+            return "Fetching: asking the Hub"
+        left = f" · about {duration(job.seconds_left)} left" if job.seconds_left is not None else ""
+        return f"Fetching {memory(job.done)} of {memory(job.total)}{left}"
     if job.state == "queued":
         return f"Queued, {ahead} ahead"
     count = f", {job.done} of {job.total}" if job.total > 1 else ""
@@ -128,6 +134,35 @@ def progress(job: Job, ahead: int) -> str:
     if job.cancelling:
         return f"Cancelling after this step ({job.phase})"
     return f"{job.phase}{count}{left}"
+
+
+def ago(seconds: float) -> str:
+    """How long ago something was, as one would say it."""
+    if seconds < 90:
+        return "just now" if seconds < 20 else "a minute ago"
+    minutes = round(seconds / 60)
+    hours = round(seconds / 3600)
+    return f"{minutes} minutes ago" if minutes < 90 else f"{hours} hours ago"
+
+
+def closes(opened: Opened, owner: str) -> str:
+    """What loading another model does to the one that is open."""
+    who = "you" if opened.owner == owner else "another person"
+    when = ago(time.monotonic() - opened.since)
+    return f"This closes **{opened.source.label}**, which {who} opened {when}."
+
+
+def was_closed(closed: Closed) -> str:
+    """What another person's task did to a model that one used."""
+    label, again = closed.source.label, "Your next job on it opens it again."
+    if closed.instead is None:
+        return f"**{label}** is closed, since another person ended the process that held it. {again}"
+    instead = closed.instead.label
+    if closed.instead == closed.source.model_copy(
+        update={"device": closed.instead.device, "dtype": closed.instead.dtype}
+    ):
+        instead = f"it as {closed.instead.dtype} on {closed.instead.device}"
+    return f"**{label}** is closed, since another person opened **{instead}**. {again}"
 
 
 def plan_line(plan: Plan) -> str:

@@ -36,7 +36,7 @@ from analysis.lens import logit_lens
 from analysis.profile import profile_blocks
 from analysis.scores import find_score
 from analysis.shape import ModelShape
-from analysis.source import ModelSource, OpenModel
+from analysis.source import ModelSource, OpenModel, fetch_missing, require_plain
 from analysis.speed import NEW_TOKENS, PROMPT_TOKENS, compare_speed
 from analysis.storage import require_space
 from analysis.tasks import TaskScore, check_tasks, evaluate_tasks
@@ -185,6 +185,13 @@ Executor = Callable[[Sequence[TrialRecipe], Callable[[Run], None], Progress], No
 """Carries trials out elsewhere, and hands over every run once it is made, in whatever order."""
 
 
+def fetch_for(recipe: Recipe, progress: Progress = no_progress) -> None:
+    """Fetch the model of a recipe where it is not here; what its weights are no good for is told before."""
+    if not isinstance(recipe, ProfileRecipe):
+        require_plain(recipe.model)
+    fetch_missing(recipe.model, progress)
+
+
 def perform(
     recipe: Recipe,
     progress: Progress = no_progress,
@@ -199,6 +206,7 @@ def perform(
     """
 
     def work(folder: Path) -> tuple[OpenModel, Any]:
+        fetch_for(recipe, progress)
         progress("Opening", 0, 1)
         opened = opener(recipe.model)
         progress("Opening", 1, 1)

@@ -54,19 +54,46 @@ def draw_card(card: ModelCard) -> None:
         }
         for label, value in facts.items():
             grid.metric(label, value)
-        free, total = state.memory(card.device)
-        st.progress(
-            min(card.bytes / total, 1.0),
-            text=f"The weights need **{wording.memory(card.bytes)}** as {card.dtype} on {card.device}; "
-            f"{wording.memory(free)} of {wording.memory(total)} are free.",
+        draw_fit(card)
+
+
+def draw_fit(card: ModelCard) -> None:
+    """What has to be fetched, and whether there is room for it."""
+    if card.to_fetch:
+        st.caption(
+            f":material/download: Loading it fetches **{wording.memory(card.to_fetch)}** from the Hub first. "
+            "Other jobs go on meanwhile, and it can be cancelled: what has come is kept."
         )
-        if 2 * card.bytes > free:
-            st.warning("Slicing holds the dense and the sliced model at once, which may not fit here.")
-        else:
-            st.caption(
-                f"Slicing holds the dense and the sliced model at once: {wording.memory(2 * card.bytes)} "
-                "or less, and the text's states on top."
-            )
+    if card.becomes_plain:
+        st.caption(
+            f"Its weights are stored as {card.quantised}, and become plain {card.dtype} ones when it opens."
+        )
+    found, size = state.memory(card.device), card.bytes
+    if size is None:
+        st.caption("How much memory its quantised weights need is not known before they are fetched.")
+        return
+    stored = f" as they are stored ({card.quantised})" if card.quantised and not card.becomes_plain else ""
+    needs = f"The weights need **{wording.memory(size)}**{stored or f' as {card.dtype}'} on {card.device}"
+    if found is None:
+        st.caption(
+            f"{needs}. How much is free there is not known: the computing process says so when it is on "
+            f"{card.device} itself."
+        )
+        return
+    free, total = found
+    st.progress(
+        min(size / total, 1.0),
+        text=f"{needs}; {wording.memory(free)} of {wording.memory(total)} are free.",
+    )
+    if card.not_sliceable:
+        return
+    if 2 * size > free:
+        st.warning("Slicing holds the dense and the sliced model at once, which may not fit here.")
+    else:
+        st.caption(
+            f"Slicing holds the dense and the sliced model at once: {wording.memory(2 * size)} "
+            "or less, and the text's states on top."
+        )
 
 
 def any_model() -> Callable[[], ModelSource] | str:
@@ -118,7 +145,9 @@ with view:
         except SlicescopeError as error:
             st.error(state.told(error), icon=":material/error:")
 
-opened = state.open_source()
+opened, held = state.open_source(), state.opened()
+if held and card and source != held.source:
+    choice.caption(f":material/eject: {wording.closes(held, state.owner())}")
 with choice, st.container(horizontal=True):
     is_open = opened is not None and opened == source
     can_load = card is not None and not is_open

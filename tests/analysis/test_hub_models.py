@@ -1,20 +1,17 @@
-"""Models on the Hub, which here is a folder served on the loopback interface that notes what it is asked."""
+"""Models on the Hub as the library opens them."""
 
 from __future__ import annotations
 
 import json
-import os
+import shutil
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from hashlib import sha1
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 
 import pytest
 import torch
 from conftest import byte_tokenizer, tiny_model
+from model_hub import at, hub_of
 
 OPEN = """
 import sys
@@ -30,69 +27,6 @@ for name in sys.argv[1:]:
     except SlicescopeError as error:
         print(name, type(error).__name__, error)
 """
-
-
-def commit_of(revision: Path) -> str:
-    """A stand-in for the commit hash: forty hex digits, fixed by the place."""
-    return sha1(str(revision).encode()).hexdigest()
-
-
-class Hub(ThreadingHTTPServer):
-    def __init__(self, folder: Path) -> None:
-        super().__init__(("127.0.0.1", 0), Repositories)
-        self.folder = folder
-        self.asked: list[str] = []
-
-
-class Repositories(BaseHTTPRequestHandler):
-    """``/owner/name/resolve/revision/file`` from ``folder/owner/name/revision/file``, and hardly more."""
-
-    server: Hub
-
-    def do_HEAD(self) -> None:
-        self.answer()
-
-    def do_GET(self) -> None:
-        self.answer()
-
-    def do_POST(self) -> None:
-        self.answer()
-
-    def answer(self) -> None:
-        self.server.asked.append(f"{self.command} {self.path}")
-        parts = self.path.partition("?")[0].strip("/").removeprefix("api/models/").split("/")
-        owner, name, verb, revision, *path = [*parts, "", "", "", ""]
-        repository = self.server.folder / owner / name
-        known = {each: each for each in repository.glob("*")}
-        known |= {repository / commit_of(each): each for each in known}
-        folder = known.get(repository / revision)
-        if not owner:
-            self.reply(200)
-        elif not known:
-            self.reply(401, {"X-Error-Code": "RepoNotFound"})
-        elif folder is None:
-            self.reply(404, {"X-Error-Code": "RevisionNotFound"})
-        elif verb == "revision":
-            facts = {"id": f"{owner}/{name}", "sha": commit_of(folder), "siblings": []}
-            self.reply(200, {"Content-Type": "application/json"}, json.dumps(facts).encode())
-        elif verb != "resolve" or not folder.joinpath(*path).is_file():
-            self.reply(404, {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": commit_of(folder)})
-        else:
-            content = folder.joinpath(*path).read_bytes()
-            tag = f'"{sha1(content).hexdigest()}"'
-            self.reply(200, {"ETag": tag, "X-Repo-Commit": commit_of(folder)}, content)
-
-    def reply(self, status: int, headers: dict[str, str] | None = None, content: bytes = b"") -> None:
-        self.send_response(status)
-        for header, value in (headers or {}).items():
-            self.send_header(header, value)
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(content)
-
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-        pass
 
 
 @pytest.fixture(scope="module")
@@ -113,16 +47,16 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[dict[str
     (foreign / "own.py").write_text("raise SystemExit('executed')\n")
     auto = {"AutoConfig": "own.Own", "AutoModelForCausalLM": "own.Own"}
     (foreign / "config.json").write_text(json.dumps({"model_type": "own", "auto_map": auto}))
+    quantised = folder / "owner/quantised/main"
+    shutil.copytree(folder / "owner/whole/main", quantised)
+    config = json.loads((quantised / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "gptq", "bits": 4}
+    (quantised / "config.json").write_text(json.dumps(config))
+    (folder / "owner/quantised/.card").write_text(json.dumps({"base_model": "owner/whole"}))
 
-    names = ["whole", "whole@v1", "whole@v2", "mistied", "pickled", "foreign", "missing"]
-    with Hub(folder) as hub:
-        threading.Thread(target=hub.serve_forever, daemon=True).start()
-        environment = {
-            **os.environ,
-            "HF_HUB_OFFLINE": "0",
-            "HF_ENDPOINT": f"http://127.0.0.1:{hub.server_port}",
-            "HF_HOME": str(tmp_path_factory.mktemp("cache")),
-        }
+    names = ["whole", "whole@v1", "whole@v2", "mistied", "pickled", "foreign", "missing", "quantised"]
+    with hub_of(folder) as hub:
+        environment = at(hub, tmp_path_factory.mktemp("cache"))
         answer = subprocess.run(
             [sys.executable, "-c", OPEN, *(f"owner/{name}" for name in names)],
             capture_output=True,
@@ -131,7 +65,6 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[dict[str
             stdin=subprocess.DEVNULL,
             check=True,
         )
-        hub.shutdown()
     lines = answer.stdout.splitlines()
     assert len(lines) == len(names), answer.stdout
     yield {name: line.partition(" ")[2] for name, line in zip(names, lines, strict=True)}, hub.asked
@@ -151,11 +84,26 @@ def test_head_of_its_own_is_noticed_once_the_weights_are_here(answers):
     assert answers[0]["mistied"] == f"{tied} {own} {own} own LlamaForCausalLM"
 
 
-@pytest.mark.parametrize("name", ["whole@v2", "pickled", "foreign", "missing"])
-def test_what_the_hub_does_not_give_is_one_sentence(answers, name):
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("whole@v2", "has no revision 'v2': see http"),
+        ("pickled", "has no safetensors weights on the Hub, and pickled ones (.bin, .pt) are never opened"),
+        ("foreign", "cannot be fetched from the Hub ("),
+        ("missing", "is not on the Hub, or is private: check its name, log in with 'hf auth login'"),
+    ],
+)
+def test_what_the_hub_does_not_give_is_one_sentence(answers, name, sentence):
     said = answers[0][name]
-    assert said.startswith(f"ModelError The model 'owner/{name}' cannot be fetched from the Hub (")
-    assert said.endswith("or give a local folder, a GGUF file or 'demo'.")
+    assert said.startswith(f"ModelError The model 'owner/{name}' {sentence}")
+    assert said.endswith(".")
+
+
+def test_a_quantised_model_is_refused_before_its_weights_are_fetched(answers):
+    said = answers[0]["quantised"]
+    assert "its weights are quantised (GPTQ, 4 bits), which cannot be read here (" in said
+    assert said.endswith("): open 'owner/whole', from which it was made.")
+    assert not [line for line in answers[1] if "quantised" in line and ".safetensors" in line]
 
 
 def test_nothing_pickled_and_no_code_is_even_asked_for(answers):

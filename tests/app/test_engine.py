@@ -14,6 +14,8 @@ from typing import Any
 
 import psutil
 import pytest
+from conftest import byte_tokenizer, tiny_model
+from model_hub import ask, hub_of
 
 from analysis.source import ModelSource
 from analysis.storage import queue_folder
@@ -114,6 +116,41 @@ def test_an_engine_can_be_started_from_a_page(monkeypatch: pytest.MonkeyPatch) -
         child.kill()
         assert child.ending() == -signal.SIGKILL
         child.connection.close()
+
+
+def test_jobs_run_while_a_model_is_fetched_and_fetching_stops_at_once(
+    recipe: ProfileRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "hub/owner/large/main"
+    tiny_model("llama", vocab_size=30_000).save_pretrained(folder)
+    byte_tokenizer().save_pretrained(folder)
+    source = ModelSource(kind="hub", location="owner/large")
+    with hub_of(tmp_path / "hub") as hub:
+        ask(hub, tmp_path / "hf", monkeypatch)
+        worker = Worker()
+        hub.rate = 2**20
+        load = worker.submit(Load(source), "ann")
+        until(lambda: load.done)
+        hub.stalled.set()
+        job = worker.submit(recipe, "bob")
+        assert worker.wait(job, 60)
+        assert (job.state, load.state, load.fetching) == ("done", "queued", True)
+        children = [
+            each for each in psutil.Process().children() if "analysis.fetch" in " ".join(each.cmdline())
+        ]
+        assert len(children) == 1
+        begun = time.monotonic()
+        worker.cancel(load)
+        assert load.state == "cancelled"
+        until(lambda: not children[0].is_running())
+        assert time.monotonic() - begun < 1.0
+        hub.stalled.clear()
+        hub.rate = None
+        again = worker.submit(Load(source), "ann")
+        assert worker.wait(again, 60)
+        assert (again.state, again.error) == ("done", "")
+        until(lambda: worker.report and worker.report.source == source)
+        worker.stop()
 
 
 def memory_of(worker: Worker) -> int:

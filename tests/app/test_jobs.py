@@ -6,10 +6,12 @@ import json
 import multiprocessing
 import os
 import platform
+import re
 import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -21,7 +23,7 @@ from analysis.errors import PlanError, SlicescopeError, StorageError
 from analysis.source import ModelSource
 from analysis.storage import owned, queue_folder
 from analysis.texts import TextSource
-from app import jobs, state
+from app import jobs, state, wording
 from app.engine import Child, Engine, Load, Report, Unload
 from app.jobs import Worker
 from slicing.plan import Plan
@@ -75,6 +77,11 @@ class Bench:
             raise SlicescopeError("It is not there.")
         model = SimpleNamespace(device=torch.device("cpu"), dtype=torch.bfloat16)
         return SimpleNamespace(model=model, tokenizer=None)
+
+
+@pytest.fixture(autouse=True)
+def _all_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs, "must_fetch", lambda source: source.location.startswith("far/"))
 
 
 @pytest.fixture
@@ -271,6 +278,133 @@ def test_a_model_that_cannot_be_opened_leaves_none_open(bench: Bench) -> None:
     bench.worker.wait(job, 5)
     assert (job.state, job.error) == ("failed", "It is not there.")
     until(lambda: open_now(bench) is None)
+
+
+class Road:
+    """The way from the Hub: bytes come while a test lets them."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.arrived, self.left = threading.Event(), threading.Event()
+        self.error: Exception | None = None
+        monkeypatch.setattr(jobs, "fetch_for", lambda recipe, progress: self.come(progress))
+        monkeypatch.setattr(jobs, "fetch_missing", lambda source, progress: self.come(progress))
+
+    def come(self, progress: Any) -> None:
+        try:
+            progress("Fetching", 0, 1)
+            done = 0
+            while not self.arrived.wait(0.01):
+                progress("Fetching", done := min(done + 2**20, 2**29), 2**30)
+            if self.error:
+                raise self.error
+        finally:
+            self.left.set()
+
+
+def test_other_jobs_run_while_a_model_is_fetched(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    road = Road(monkeypatch)
+    far, near = bench.worker.submit(recipe(1, "far/away")), bench.worker.submit(recipe(2))
+    assert bench.worker.wait(near, 5)
+    assert (near.state, far.state, far.fetching) == ("done", "queued", True)
+    until(lambda: far.done > 0)
+    assert 0 < far.share < 1
+    assert re.match(r"Fetching \d+\sMiB of 1\.00\sGiB", wording.progress(far, 0))
+    far._fetch_began = time.monotonic() - 10, 0
+    assert far.seconds_left == pytest.approx(10 * (far.total - far.done) / far.done, rel=0.1)
+    road.arrived.set()
+    assert bench.worker.wait(far, 5)
+    assert far.share == 1
+    assert (far.state, far.fetching) == ("done", False)
+    assert bench.begun == [2, 1]
+
+
+def test_fetching_is_shown_before_the_first_byte() -> None:
+    job = jobs.Job(1, recipe(1, "far/away"), "", fetching=True)
+    assert (job.share, job.seconds_left) == (0.0, None)
+    assert wording.progress(job, 0) == "Fetching: asking the Hub"
+
+
+def test_fetching_is_cancelled_at_once(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    road = Road(monkeypatch)
+    job = bench.worker.submit(Load(ModelSource(kind="hub", location="far/away")))
+    until(lambda: job.total > 1)
+    bench.worker.cancel(job)
+    assert job.state == "cancelled"
+    assert road.left.wait(1.0)
+    assert bench.worker.active == ()
+    assert bench.opened == []
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [(SlicescopeError("It is gated."), "It is gated."), (KeyError("x"), "unexpected KeyError")],
+)
+def test_what_cannot_be_fetched_is_one_sentence(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, error: Exception, told: str
+) -> None:
+    road = Road(monkeypatch)
+    road.error = error
+    road.arrived.set()
+    job = bench.worker.submit(recipe(1, "far/away"))
+    assert bench.worker.wait(job, 5)
+    assert job.state == "failed"
+    assert told in job.error
+    assert bench.begun == []
+
+
+def load(bench: Bench, location: str, owner: str) -> None:
+    source = ModelSource(kind="hub", location=location)
+    assert bench.worker.wait(bench.worker.submit(Load(source), owner), 5)
+
+
+def test_who_had_the_model_that_another_closed_is_told_once(bench: Bench) -> None:
+    load(bench, "a/x", "ann")
+    opened = bench.worker.opened
+    assert opened and (opened.source.location, opened.owner) == ("a/x", "ann")
+    bench.act = lambda recipe, progress, open_model: open_model(recipe.model)
+    assert bench.worker.wait(bench.worker.submit(recipe(0, "a/x"), "cat"), 5)  # uses it too
+    load(bench, "a/y", "bob")
+    for owner in ("ann", "cat"):
+        (closed,) = bench.worker.take_closed(owner)
+        assert (closed.source.location, closed.instead and closed.instead.location) == ("a/x", "a/y")
+        assert bench.worker.take_closed(owner) == []
+    assert wording.was_closed(closed) == (
+        "**a/x** is closed, since another person opened **a/y**. Your next job on it opens it again."
+    )
+    assert bench.worker.take_closed("bob") == []
+    opened = bench.worker.opened
+    assert opened and (opened.source.location, opened.owner) == ("a/y", "bob")
+    opened.since -= 240
+    assert wording.closes(opened, "ann") == "This closes **a/y**, which another person opened 4 minutes ago."
+    assert wording.closes(opened, "bob") == "This closes **a/y**, which you opened 4 minutes ago."
+    load(bench, "a/z", "bob")  # one's own change is no news
+    assert bench.worker.take_closed("bob") == []
+
+
+@pytest.mark.parametrize("how", ["unload", "unopenable", "stop now", "death"])
+def test_a_model_that_is_closed_without_another_is_told_too(
+    bench: Bench, gate: threading.Event, how: str
+) -> None:
+    load(bench, "a/x", "ann")
+    if how == "unload":
+        bench.worker.wait(bench.worker.submit(Unload(), "bob"), 5)
+    elif how == "unopenable":
+        bench.unopenable.add("a/y")
+        load(bench, "a/y", "bob")
+    else:
+        job = bench.worker.submit(recipe(1, "a/x"), "bob")
+        until(lambda: bench.begun == [1])
+        if how == "stop now":
+            bench.worker.stop_now(job)
+        else:
+            assert bench.worker._child
+            bench.worker._child.kill()
+    until(lambda: bench.worker.opened is None)
+    (closed,) = bench.worker.take_closed("ann")
+    assert closed.source.location == "a/x"
+    assert bench.worker.take_closed("bob") == []
+    if how != "unopenable":
+        assert "since another person ended the process that held it" in wording.was_closed(closed)
 
 
 def test_stopping_cancels_what_is_left(bench: Bench, gate: threading.Event) -> None:
@@ -586,11 +720,20 @@ def test_a_note_holds_nothing_but_the_job(bench: Bench, gate: threading.Event) -
         ("cuda", "cuda:0", True),
         ("cuda:1", "cuda", False),
         ("cpu", "cuda", False),
+        ("cpu", "mps", False),
     ],
 )
-def test_memory_is_what_the_engine_said_of_that_device(
+def test_memory_is_what_the_engine_said_of_that_device_or_not_known(
     monkeypatch: pytest.MonkeyPatch, said: str, asked: str | None, known: bool
 ) -> None:
     report = Report(None, said, "", 3, 7)
     monkeypatch.setattr(state, "worker", lambda: SimpleNamespace(report=report))
-    assert (state.memory(asked) == (3, 7)) == known
+    assert state.memory(asked) == ((3, 7) if known else None)
+
+
+def test_memory_of_the_host_is_known_whatever_the_engine_is_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    for report in (Report(None, "cuda", "", 3, 7), None):
+        monkeypatch.setattr(state, "worker", lambda report=report: SimpleNamespace(report=report))
+        found = state.memory("cpu")
+        assert found
+        assert found[1] > 2**28

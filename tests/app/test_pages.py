@@ -17,7 +17,8 @@ from analysis.storage import runs_folder
 from analysis.texts import TextSource
 from app import controls, state
 from app.controls import FIRST_ENTRIES
-from app.jobs import Job, Load
+from app.engine import Report
+from app.jobs import Job, Load, Opened
 from app.policy import Policy
 from slicing import runs
 from slicing.library import bring_in
@@ -49,7 +50,8 @@ class Desk:
     def __init__(self) -> None:
         self.tasks: list[Any] = []
         self.active: tuple[Job, ...] = ()
-        self.report = None
+        self.report: Report | None = None
+        self.opened: Opened | None = None
         self.lost: tuple[str, ...] = ()
         self.refusal: str | None = None
         self.previewed: list[PreviewRecipe] = []
@@ -72,6 +74,9 @@ class Desk:
         self.active = tuple(each for each in self.active if each is not job)
 
     stop_now = cancel
+
+    def take_closed(self, owner: str) -> list[Any]:
+        return []
 
     def position(self, job: Job) -> int:
         return self.active.index(job)
@@ -173,6 +178,28 @@ def test_a_model_folder_has_a_card(desk: Desk, tiny_folder: Path) -> None:
     press(app, "Load")
     app.switch_page("app_pages/profile.py").run()
     assert f"press Measure for {tiny_folder.name}" in said(app)
+
+
+@pytest.mark.parametrize("said_of", ["cpu", "cuda:0"])
+def test_the_card_tells_memory_of_its_own_device_only(
+    desk: Desk, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch, said_of: str
+) -> None:
+    """The engine has told of the memory of one device, and the card is about the GPU."""
+    opened = ModelSource(kind="folder", location="/models/other", device="cpu")
+    desk.report = Report(opened, said_of, "float32", 3 * 2**30, 7 * 2**30)
+    desk.opened = Opened(opened, "another")
+    on_cuda = {"device": "cuda", "dtype": "bfloat16"}
+    monkeypatch.setattr(state, "describe", lambda source: describe(source).model_copy(update=on_cuda))
+    app = page("model")
+    app.segmented_control(key="model-kind").set_value("folder").run()
+    app.text_input(key="location-folder").set_value(str(tiny_folder)).run()
+    assert "This closes **other**, which another person opened just now." in said(app)
+    progress = " ".join(str(bar.proto.text) for bar in app.get("progress"))
+    if said_of == "cpu":
+        assert "as bfloat16 on cuda. How much is free there is not known" in said(app)
+        assert "are free" not in progress
+    else:
+        assert "on cuda; 3.00\N{NO-BREAK SPACE}GiB of 7.00\N{NO-BREAK SPACE}GiB are free" in progress
 
 
 def test_the_profile_switches_scores_and_zooms(desk: Desk) -> None:
