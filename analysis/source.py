@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self
 
 import torch
-from huggingface_hub import try_to_load_from_cache
+from huggingface_hub import hf_hub_download, try_to_load_from_cache
 from pydantic import model_validator
 from transformers import (
     AutoConfig,
@@ -40,6 +40,7 @@ from analysis.portable import make_portable
 from analysis.quantised import make_plain, quantisation_of, why_not_plain, why_not_readable
 from analysis.shape import ModelShape
 from analysis.storage import cache_folder, storage_errors, whole_folder
+from analysis.trust import pin, read_settings, require_own_weights, require_plain_folder
 from analysis.values import Progress, Value, no_progress
 
 SLICED_MANIFEST = "slicescope.json"
@@ -148,13 +149,17 @@ def read_config(source: ModelSource) -> PreTrainedConfig:
 
     Raises ``ModelError`` when there is none or the model is of another kind.
     """
-    where, options = _where(source)
     with _reading(source):
+        where, options = _where(source)
+        said = {}
+        if "gguf_file" not in options:
+            require_plain_folder(Path(where), source.label)
+            said = read_settings(Path(where) / "config.json", source.label)
         if is_sliced(source):  # the dense model's configuration is the part of it that says what it is
-            content = json.loads((Path(where) / "config.json").read_text(encoding="utf-8"))
-            config = AutoConfig.for_model(**content["text_config"])
+            config = AutoConfig.for_model(**said["text_config"])
         else:
             config = AutoConfig.from_pretrained(where, trust_remote_code=False, **options)
+        pin(config)
     _require_causal(source, config)
     if (folder := _weights_at(source)) and not is_sliced(source):
         with _reading(source):
@@ -285,8 +290,8 @@ def open_dense(source: ModelSource) -> OpenModel:
     _require_readable(source, config)
     where, options = _where(source)
     if source.kind == "hub":
-        where, options = str(fetch(source.location, source.revision)), {"local_files_only": True}
-    _require_safetensors(source)
+        where = str(fetch(source.location, source.revision))
+    require_own_weights(Path(where), source.label)
     becomes_plain = make_plain(config)
     device = pick_device(source.device)
     dtype = pick_dtype(source.dtype, device, config.dtype)
@@ -360,9 +365,9 @@ def dequantise(source: ModelSource) -> None:
     _check_gguf(path)
     options: dict[str, Any] = {"gguf_file": path.name, "local_files_only": True}
     with _reading(source):
-        config = AutoConfig.from_pretrained(path.parent, trust_remote_code=False, **options)
+        config = pin(AutoConfig.from_pretrained(path.parent, trust_remote_code=False, **options))
         _require_causal(source, config)
-        model = _read_weights(source, path.parent, dtype=torch.float32, **options)
+        model = _read_weights(source, path.parent, config=config, dtype=torch.float32, **options)
         tokenizer = AutoTokenizer.from_pretrained(path.parent, trust_remote_code=False, **options)
     # The weights are plain numbers now; without this the stored model would claim to be quantised.
     if hasattr(model.config, "quantization_config"):
@@ -436,8 +441,15 @@ def _where(source: ModelSource) -> tuple[str, dict[str, Any]]:
                 "give the folder that 'save_pretrained' wrote."
             )
         return source.location, {"local_files_only": True}
-    # Without an answer what was fetched before is looked up at once, instead of after half a minute.
-    return source.location, {"revision": source.revision or "main", "local_files_only": not hub_answers()}
+    # Its folder in the cache is given, for transformers would take a local folder of that name for it. Without
+    # an answer what was fetched before is looked up at once, instead of after half a minute.
+    config = hf_hub_download(
+        source.location,
+        "config.json",
+        revision=source.revision or "main",
+        local_files_only=not hub_answers(),
+    )
+    return str(Path(config).parent), {"local_files_only": True}
 
 
 def _weights_at(source: ModelSource) -> Path | None:
@@ -449,14 +461,6 @@ def _weights_at(source: ModelSource) -> Path | None:
         return folder if folder.is_dir() else None
     found = try_to_load_from_cache(source.location, "config.json", revision=source.revision or "main")
     return Path(found).parent if isinstance(found, str) else None
-
-
-def _require_safetensors(source: ModelSource) -> None:
-    if source.kind == "folder" and not any(Path(source.location).glob("*.safetensors")):
-        raise ModelError(
-            f"The folder '{source.location}' holds no safetensors weights, and pickled ones (.bin, .pt) "
-            "are never opened: save the model again with 'save_pretrained'."
-        )
 
 
 def _require_causal(source: ModelSource, config: Any) -> None:
