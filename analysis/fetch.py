@@ -255,7 +255,8 @@ def weight_names(folder: Path, label: str) -> list[str]:
         ) from None
     except (OSError, ValueError, LookupError, AttributeError, TypeError, RecursionError):
         raise ModelError(
-            f"The index of the weights of '{label}' cannot be read: choose another revision or model, or save this one again."
+            f"The index of the weights of '{label}' cannot be read: choose another revision or "
+            "model, or save this one again."
         ) from None
     if strange := [name for name in names if Path(name).name != name or not name.endswith(".safetensors")]:
         raise ModelError(

@@ -441,8 +441,8 @@ def _where(source: ModelSource) -> tuple[str, dict[str, Any]]:
                 "give the folder that 'save_pretrained' wrote."
             )
         return source.location, {"local_files_only": True}
-    # Its folder in the cache is given, for transformers would take a local folder of that name for it. Without
-    # an answer what was fetched before is looked up at once, instead of after half a minute.
+    # Its folder in the cache is given, for transformers would take a local folder of that name for it.
+    # Without an answer what was fetched before is looked up at once, instead of after half a minute.
     config = hf_hub_download(
         source.location,
         "config.json",

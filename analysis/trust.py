@@ -37,8 +37,8 @@ def require_plain_folder(folder: Path, label: str) -> None:
             )
         if _DISTRIBUTED.fullmatch(path.name):
             raise ModelError(
-                f"The model '{label}' holds pieces of a distributed checkpoint ('{path.name}'), which are not "
-                "read here: save the model again with 'save_pretrained'."
+                f"The model '{label}' holds pieces of a distributed checkpoint ('{path.name}'), which are "
+                "not read here: save the model again with 'save_pretrained'."
             )
 
 
@@ -129,8 +129,8 @@ def read_settings(path: Path, label: str) -> dict[str, Any]:
         said = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ModelError(
-            f"The model '{label}' cannot be read: its config.json cannot be opened ({error.strerror}); fetch or "
-            "save it again."
+            f"The model '{label}' cannot be read: its config.json cannot be opened ({error.strerror}); "
+            "fetch or save it again."
         ) from None
     except (ValueError, RecursionError):
         raise ModelError(

@@ -251,7 +251,7 @@ def _fields(part: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _links(folder: Path) -> Iterator[Path]:
-    """The links in a folder and in those inside it: a model's files may lie anywhere, as in the Hub's cache."""
+    """The links in a folder and in those inside it: what a model's files are may lie anywhere."""
     inside = list(_entries(folder))
     yield from (path for path in inside if path.is_symlink())
     for path in inside:
