@@ -9,7 +9,9 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import logging
 import re
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -31,10 +33,17 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from transformers.utils import logging as transformers_logging
 
 from analysis.anatomy import BRIDGED, SLICED_ALREADY, blocks, read_shape, why_not_sliceable
-from analysis.checkpoint import refuse_extra_blocks, refuse_left_out, settle_tables, weight_files
+from analysis.checkpoint import (
+    refuse_extra_blocks,
+    refuse_larger,
+    refuse_left_out,
+    settle_tables,
+    weight_files,
+)
 from analysis.device import is_out_of_memory, out_of_memory_told, pick_device, pick_dtype
-from analysis.errors import ModelError, SlicescopeError, UnsupportedError, one_line
+from analysis.errors import ModelError, UnsupportedError, is_ours, one_line
 from analysis.fetch import fetch, fetched
+from analysis.gguf_header import check_gguf
 from analysis.hub import Listing, hub_answers, look_at, look_up, refusal
 from analysis.portable import make_portable
 from analysis.quantised import make_plain, quantisation_of, why_not_plain, why_not_readable
@@ -170,8 +179,7 @@ def read_config(source: ModelSource) -> PreTrainedConfig:
 def shape_of(source: ModelSource) -> ModelShape:
     """The shapes of a sliceable model, from its configuration alone (``UnsupportedError`` for others)."""
     config = read_config(source)
-    with _reading(source), torch.device("meta"):
-        return read_shape(AutoModelForCausalLM.from_config(config, trust_remote_code=False))
+    return read_shape(_skeleton(source, config))
 
 
 def describe(source: ModelSource) -> ModelCard:
@@ -180,9 +188,7 @@ def describe(source: ModelSource) -> ModelCard:
     Raises ``ModelError`` where the weights are of more blocks than the configuration says.
     """
     config: Any = read_config(source)
-    with _reading(source), torch.device("meta"):
-        skeleton = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
-        _refuse_extra_blocks(source, skeleton)
+    skeleton = _skeleton(source, config)
     text = config.get_text_config(decoder=True)
     heads = _said(text, "num_attention_heads") or 0
     parameters = sum(parameter.numel() for parameter in skeleton.parameters())
@@ -292,6 +298,7 @@ def open_dense(source: ModelSource) -> OpenModel:
     if source.kind == "hub":
         where = str(fetch(source.location, source.revision))
     require_own_weights(Path(where), source.label)
+    _skeleton(source, config)
     becomes_plain = make_plain(config)
     device = pick_device(source.device)
     dtype = pick_dtype(source.dtype, device, config.dtype)
@@ -332,15 +339,21 @@ def _read_weights(source: ModelSource, where: str | Path, **options: Any) -> Any
     return model
 
 
-def _refuse_extra_blocks(source: ModelSource, skeleton: PreTrainedModel) -> None:
-    folder = _weights_at(source)
-    if folder is None or is_sliced(source):
-        return
-    try:
-        blocks(skeleton)
-    except ModelError:  # a family whose blocks are no list
-        return
-    refuse_extra_blocks(source.label, skeleton, weight_files(folder))
+def _skeleton(source: ModelSource, config: PreTrainedConfig) -> PreTrainedModel:
+    """The model without its weights, which are looked at, where they are here, for whether they fit it."""
+    with _reading(source):
+        with torch.device("meta"):
+            skeleton = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+        folder = _weights_at(source)
+        if folder is None or is_sliced(source):
+            return skeleton
+        refuse_larger(source.label, skeleton, folder)
+        try:
+            blocks(skeleton)
+        except ModelError:  # a family whose blocks are no list
+            return skeleton
+        refuse_extra_blocks(source.label, skeleton, weight_files(folder))
+    return skeleton
 
 
 def is_sliced(source: ModelSource) -> bool:
@@ -362,7 +375,7 @@ def dequantise(source: ModelSource) -> None:
     folder = _dequantised_folder(path)
     if folder.is_dir():
         return
-    _check_gguf(path)
+    check_gguf(path)
     options: dict[str, Any] = {"gguf_file": path.name, "local_files_only": True}
     with _reading(source):
         config = pin(AutoConfig.from_pretrained(path.parent, trust_remote_code=False, **options))
@@ -406,24 +419,9 @@ def _gguf_path(source: ModelSource) -> Path:
             )
         path = found[0]
     if not path.is_file():
-        raise ModelError(f"The GGUF file '{path}' does not exist: check the path.")
+        found = "is not a file" if path.exists() else "does not exist"
+        raise ModelError(f"The GGUF file '{path}' {found}: check the path.")
     return path
-
-
-def _check_gguf(path: Path) -> None:
-    with storage_errors(path), path.open("rb") as file:
-        magic = file.read(4)
-    if magic != b"GGUF":
-        raise ModelError(f"'{path.name}' is not a GGUF file (it does not begin with 'GGUF'): fetch it again.")
-    from gguf import GGUFReader
-
-    try:
-        tensors = GGUFReader(path).tensors
-        complete = all(tensor.data.size for tensor in tensors) and bool(tensors)
-    except Exception as error:  # the reader meets damage anywhere, with whatever numpy then raises
-        raise ModelError(f"The GGUF file '{path.name}' is damaged or cut short: fetch it again.") from error
-    if not complete:
-        raise ModelError(f"The GGUF file '{path.name}' holds no weights: fetch it again.")
 
 
 def _where(source: ModelSource) -> tuple[str, dict[str, Any]]:
@@ -432,7 +430,7 @@ def _where(source: ModelSource) -> tuple[str, dict[str, Any]]:
         path = _gguf_path(source)
         if (folder := _dequantised_folder(path)).is_dir():
             return str(folder), {"local_files_only": True}
-        _check_gguf(path)
+        check_gguf(path)
         return str(path.parent), {"gguf_file": path.name, "local_files_only": True}
     if source.kind == "folder":
         if not (Path(source.location) / "config.json").is_file():
@@ -485,12 +483,23 @@ def _refusal(skeleton: PreTrainedModel) -> str | None:
 
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """Keep transformers' own progress bars off the terminal."""
-    bars = transformers_logging.is_progress_bar_enabled()
+    """Keep the progress bars, tables and warnings of transformers and the Hub's client off the terminal.
+
+    What of them matters is told by our own errors.
+    """
+    bars, level = transformers_logging.is_progress_bar_enabled(), transformers_logging.get_verbosity()
+    hub = logging.getLogger("huggingface_hub")
+    hub_level = hub.level
     transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity(logging.CRITICAL)
+    hub.setLevel(logging.CRITICAL)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
     finally:
+        transformers_logging.set_verbosity(level)
+        hub.setLevel(hub_level)
         if bars:
             transformers_logging.enable_progress_bar()
 
@@ -501,8 +510,8 @@ def _reading(source: ModelSource) -> Iterator[None]:
     try:
         with quiet_transformers():
             yield
-    except Exception as error:  # safetensors, tokenizers and the Hub's checks raise classes of their own
-        if isinstance(error, SlicescopeError) or is_out_of_memory(error):
+    except BaseException as error:  # safetensors, tokenizers and the Hub's checks raise classes of their own
+        if is_ours(error) or is_out_of_memory(error):
             raise
         if must_fetch(source):
             raise refusal(source.location, source.revision, error) from error

@@ -36,7 +36,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 from torch.nn import functional
 
-from analysis.errors import ModelError, SlicescopeError, TextError, one_line, unknown_name
+from analysis.errors import ModelError, TextError, is_ours, one_line, unknown_name
 from analysis.hub import hub_answers
 from analysis.values import Value
 
@@ -448,7 +448,7 @@ def tokenizer_errors() -> Iterator[None]:
     try:
         yield
     except BaseException as error:  # what is written in Rust panics with a class outside of Exception
-        if isinstance(error, SlicescopeError | KeyboardInterrupt | SystemExit | GeneratorExit | MemoryError):
+        if is_ours(error) or isinstance(error, MemoryError):
             raise
         raise ModelError(
             f"The model's tokenizer fails on this text ({one_line(error)}): fetch or "

@@ -189,3 +189,34 @@ def test_other_sizes_are_bounded_too(tiny_folder, name, value):
 def test_no_type_is_refused_for_its_numbers(model_type):
     check_numbers(json.loads(CONFIG_MAPPING[model_type]().to_json_string(use_diff=False)), model_type)
     check_numbers(json.loads(tiny_config(model_type).to_json_string()), model_type)
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ({"num_hidden_layers": 1_000}, "asks for .* weights, and its files hold"),
+        ({"vocab_size": 2_000_000}, "asks for .* weights, and its files hold"),
+        ({"intermediate_size": 2_000_000}, "asks for .* weights, and its files hold"),
+    ],
+)
+def test_more_than_the_weights_hold_is_refused_before_they_are_read(
+    tiny_folder, monkeypatch, fields, sentence
+):
+    say(tiny_folder, **fields)
+    monkeypatch.setattr("analysis.source._read_weights", lambda *_, **__: pytest.fail("read"))
+    refused(tiny_folder, sentence)
+    with pytest.raises(ModelError, match=sentence):
+        describe(source_of(tiny_folder))
+
+
+def test_tables_that_nobody_has_the_memory_for_are_refused(tmp_path):
+    tiny_model("gptj").save_pretrained(tmp_path)
+    byte_tokenizer().save_pretrained(tmp_path)
+    say(tmp_path, n_positions=2**28, rotary_dim=64)
+    refused(tmp_path, r"asks for tables of \d+ GB beside the weights")
+
+
+def test_reports_of_transformers_never_reach_the_terminal(tiny_folder, capfd):
+    say(tiny_folder, num_hidden_layers=5)
+    refused(tiny_folder, "lacks 18 of the weights")
+    assert capfd.readouterr() == ("", "")
