@@ -190,6 +190,8 @@ def describe(source: ModelSource) -> ModelCard:
     config: Any = read_config(source)
     skeleton = _skeleton(source, config)
     text = config.get_text_config(decoder=True)
+    with _reading(source):
+        count = text.num_hidden_layers
     heads = _said(text, "num_attention_heads") or 0
     parameters = sum(parameter.numel() for parameter in skeleton.parameters())
     listing, to_fetch = _listing(source)
@@ -208,7 +210,7 @@ def describe(source: ModelSource) -> ModelCard:
     return ModelCard(
         label=source.label,
         architecture=config.model_type,
-        blocks=text.num_hidden_layers,
+        blocks=count,
         hidden_size=text.hidden_size,
         heads=heads,
         key_value_heads=_said(text, "num_key_value_heads") or heads,
@@ -350,7 +352,7 @@ def _skeleton(source: ModelSource, config: PreTrainedConfig) -> PreTrainedModel:
         refuse_larger(source.label, skeleton, folder)
         try:
             blocks(skeleton)
-        except ModelError:  # a family whose blocks are no list
+        except (ModelError, AttributeError):  # a family whose blocks are no list, or have no number
             return skeleton
         refuse_extra_blocks(source.label, skeleton, weight_files(folder))
     return skeleton
