@@ -374,7 +374,7 @@ def _names(source: TextSource) -> Iterator[str]:
 
 AT_ONCE = 2**26
 """Characters of a text that are tokenised in one go; a longer text takes too much memory that way."""
-PIECE = 2**22
+PIECE = 2**20
 """Characters of each piece of a longer text. Where pieces meet, a few tokens may differ."""
 
 

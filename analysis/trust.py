@@ -174,9 +174,8 @@ def _check_number(name: str, value: Any, bounds: tuple[int, int], label: str, ne
     if value is None and not needed:
         return
     least, most = bounds
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    if not whole or not least <= value <= most:
-        shown = f"{json.dumps(value)[:40]}"
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+        shown = json.dumps(value)[:40]
         raise ModelError(
             f"The configuration of '{label}' says {name} = {shown}, but that has to be a whole number from "
             f"{least} to {most:,}: {_OURS}."

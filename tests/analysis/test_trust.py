@@ -16,8 +16,10 @@ from every_family import NOT_TRIED, causal_types, tiny_config
 from model_hub import at, hub_of
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from analysis.errors import ModelError
+from analysis.errors import ModelError, SlicescopeError
+from analysis.evaluate import continue_text
 from analysis.source import ModelSource, describe, open_dense
+from analysis.texts import TextSource, token_windows
 from analysis.trust import check_numbers, pin
 
 
@@ -220,3 +222,42 @@ def test_reports_of_transformers_never_reach_the_terminal(tiny_folder, capfd):
     say(tiny_folder, num_hidden_layers=5)
     refused(tiny_folder, "lacks 18 of the weights")
     assert capfd.readouterr() == ("", "")
+
+
+def test_no_kernels_are_fetched_from_the_hub():
+    from transformers.integrations import hub_kernels
+
+    assert hub_kernels._kernels_enabled is False
+
+
+TOKENIZERS: dict[str, dict[str, Any]] = {
+    "bad pattern": {
+        "pre_tokenizer": {
+            "type": "Split",
+            "pattern": {"Regex": "(["},
+            "behavior": "Isolated",
+            "invert": False,
+        }
+    },
+    "huge pattern": {"normalizer": {"type": "Replace", "pattern": {"Regex": "(" * 10_000}, "content": ""}},
+    "no unknown token": {"model": {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "[UNK]"}},
+    "numbers for words": {"model": {"type": "BPE", "vocab": {"a": "b"}, "merges": []}},
+    "unknown merges": {"model": {"type": "BPE", "vocab": {"a": 0}, "merges": [["x", "y"]]}},
+    "no vocabulary": {"model": {"type": "Unigram", "unk_id": 5, "vocab": []}},
+    "wrong types": {"added_tokens": "none"},
+    "unknown kind": {"model": {"type": "nonsense"}},
+}
+
+
+@pytest.mark.parametrize("change", TOKENIZERS.values(), ids=list(TOKENIZERS))
+def test_tokenizer_that_explodes_is_one_sentence(tiny_folder, tmp_path, change):
+    path = tiny_folder / "tokenizer.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    (tmp_path / "text.txt").write_text("some words of a text " * 100)
+    source = TextSource(kind="file", location=str(tmp_path / "text.txt"))
+    with pytest.raises(SlicescopeError) as error:
+        opened = open_dense(source_of(tiny_folder))
+        continue_text(opened, "words", 1)
+        token_windows(source, opened.tokenizer, 8, 2)
+    assert str(error.value).endswith(".")
+    assert "\n" not in str(error.value)
