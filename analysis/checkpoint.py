@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from functools import lru_cache
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,43 @@ def refuse_extra_blocks(label: str, model: Any, names: Iterable[str]) -> None:
             f"The weights of '{label}' are of {held} blocks, and its configuration says {count}, so blocks "
             "would be left out: correct the number in its config.json, or fetch or save the model again."
         )
+
+
+_LARGER, _PACKED = 4, 64
+"""How many times as many numbers as the weights hold a model may ask for: plain ones, and quantised ones."""
+_SLACK = 2**22
+_MOST_BYTES = 2**34
+"""Of tables that are made rather than read, such as those of positions."""
+
+
+def refuse_larger(label: str, skeleton: nn.Module, folder: Path) -> None:
+    """Raise ``ModelError`` where a configuration asks for a model that its weights could never fill.
+
+    transformers would make up all that is missing first, in memory that nobody has.
+    """
+    held = sum(_elements(folder).values())
+    wanted = sum(parameter.numel() for parameter in skeleton.parameters())
+    quantised = getattr(skeleton.config, "quantization_config", None) is not None
+    if held and wanted > held * (_PACKED if quantised else _LARGER) + _SLACK:
+        raise ModelError(
+            f"The configuration of '{label}' asks for {wanted:,} weights, and its files hold {held:,}: "
+            "correct the numbers in its config.json, or fetch or save the model again."
+        )
+    tables = sum(buffer.numel() * buffer.element_size() for buffer in skeleton.buffers())
+    if tables > _MOST_BYTES:
+        raise ModelError(
+            f"The configuration of '{label}' asks for tables of {tables / 1e9:,.0f} GB beside the weights: "
+            "correct the numbers in its config.json, or fetch or save the model again."
+        )
+
+
+def _elements(folder: Path) -> dict[str, int]:
+    """How many numbers each tensor in a folder's safetensors has; reads headers only."""
+    found: dict[str, int] = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, "pt") as file:
+            found |= {name: prod(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    return found
 
 
 def refuse_left_out(label: str, model: Any, names: Iterable[str]) -> None:

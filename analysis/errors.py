@@ -65,6 +65,14 @@ class Cancelled(SlicescopeError):
     exit_code = 130
 
 
+def is_ours(error: BaseException) -> bool:
+    """Whether an error is one of the family, or ends the process or the thread, and so is to be passed on.
+
+    What is written in Rust panics with a class outside of ``Exception``, so such a class alone tells nothing.
+    """
+    return isinstance(error, SlicescopeError | KeyboardInterrupt | SystemExit | GeneratorExit)
+
+
 def one_line(error: BaseException) -> str:
     """The first line of another library's error, without the ending full stop.
 

@@ -12,6 +12,7 @@ import math
 import time
 import weakref
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import numpy as np
@@ -19,6 +20,7 @@ import torch
 from pydantic import computed_field, model_validator
 from torch import Tensor
 from torch.nn import functional
+from transformers import GenerationConfig
 
 from analysis.anatomy import decoder
 from analysis.device import (
@@ -33,8 +35,9 @@ from analysis.device import (
 )
 from analysis.errors import ModelError, TextError
 from analysis.hooks import head_alone
-from analysis.source import ModelSource, OpenModel, context_length
+from analysis.source import ModelSource, OpenModel, context_length, quiet_transformers
 from analysis.statistics import LEVEL, holm, mean_interval, p_value
+from analysis.texts import tokenizer_errors
 from analysis.values import Progress, Value, no_progress, without
 
 _ROWS = 256
@@ -275,7 +278,8 @@ def continue_text(opened: OpenModel, prompt: str, new_tokens: int) -> Sample:
     """Continue ``prompt`` greedily, with the key-value cache, by at most ``new_tokens`` tokens."""
     model: Any = opened.model
     tokenizer: Any = opened.tokenizer
-    encoded = tokenizer(prompt, return_tensors="pt")
+    with tokenizer_errors():
+        encoded = tokenizer(prompt, return_tensors="pt")
     if not encoded.input_ids.shape[1]:
         raise TextError("The prompt is empty: give at least one word.")
     if new_tokens < 1:
@@ -292,19 +296,18 @@ def continue_text(opened: OpenModel, prompt: str, new_tokens: int) -> Sample:
         new_tokens = min(new_tokens, room)
     encoded = encoded.to(model.device)
     start = time.perf_counter()
-    with out_of_memory_told("generating"):
+    with out_of_memory_told("generating"), quiet_transformers(), _without_settings(model) as ends:
         output = model.generate(
             input_ids=encoded.input_ids,
             attention_mask=encoded.attention_mask,
-            max_new_tokens=new_tokens,
-            do_sample=False,
-            # Plain greedy, whatever the model's own generation settings say.
-            num_beams=1,
-            repetition_penalty=1.0,
-            no_repeat_ngram_size=0,
-            pad_token_id=tokenizer.pad_token_id
-            if tokenizer.pad_token_id is not None
-            else tokenizer.eos_token_id,
+            generation_config=GenerationConfig(
+                max_new_tokens=new_tokens,
+                do_sample=False,
+                eos_token_id=ends or tokenizer.eos_token_id,
+                pad_token_id=tokenizer.pad_token_id
+                if tokenizer.pad_token_id is not None
+                else tokenizer.eos_token_id,
+            ),
         )
     synchronise(model.device)
     new = output[0, encoded.input_ids.shape[1] :]
@@ -313,6 +316,29 @@ def continue_text(opened: OpenModel, prompt: str, new_tokens: int) -> Sample:
         tokens=len(new),
         tokens_per_second=len(new) / (time.perf_counter() - start),
     )
+
+
+@contextmanager
+def _without_settings(model: Any) -> Iterator[list[int]]:
+    """Have a model generate plainly, whatever its own settings say; yield the tokens that end its texts.
+
+    Those of a stranger may ask for sampling or stop strings, or hold what ``generate`` cannot read.
+    """
+    parts = [each for each in model.modules() if hasattr(each, "generation_config")]
+    kept = [each.generation_config for each in parts]
+    said = getattr(kept[0], "eos_token_id", None) if kept else None
+    named = said if isinstance(said, list | tuple) else [said]
+    try:
+        for each in parts:
+            each.generation_config = GenerationConfig()
+        yield [
+            token
+            for token in named
+            if isinstance(token, int) and 0 <= token < model.config.get_text_config(decoder=True).vocab_size
+        ]
+    finally:
+        for each, settings in zip(parts, kept, strict=True):
+            each.generation_config = settings
 
 
 def window_nll(model: Any, tokens: Tensor) -> list[float]:

@@ -35,7 +35,7 @@ CHUNK = 2**18
 WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 SMALL = (".json", ".txt", ".model", ".jinja", ".tiktoken")
 """How the names of configurations and of files for tokenizers end."""
-UNWANTED = ("adapter_config.json",)
+ADAPTER = "adapter_config.json"
 """With this one transformers would look for weights elsewhere."""
 TOKENIZER = re.compile(r"(tokenizer|vocab|merges|spiece|sentencepiece).*|.*\.tiktoken")
 """The names of files that tokenizers are made of."""
@@ -241,7 +241,7 @@ class _Fetch:
         self._whole(each.name, commit)
 
 
-def weight_names(folder: Path, repository: str) -> list[str]:
+def weight_names(folder: Path, label: str) -> list[str]:
     """The files of weights that the index in a folder names (``ModelError`` when it names others)."""
     try:
         named = json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"]
@@ -250,23 +250,24 @@ def weight_names(folder: Path, repository: str) -> list[str]:
             raise ValueError("no weights")
     except FileNotFoundError:
         raise ModelError(
-            f"The model '{repository}' has no safetensors weights on the Hub, and pickled ones (.bin, .pt) "
+            f"The model '{label}' has no safetensors weights on the Hub, and pickled ones (.bin, .pt) "
             "are never opened: choose a revision or another model that has them."
         ) from None
-    except (OSError, ValueError, LookupError, AttributeError, TypeError):
+    except (OSError, ValueError, LookupError, AttributeError, TypeError, RecursionError):
         raise ModelError(
-            f"The index of the weights of '{repository}' cannot be read: choose another revision or model."
+            f"The index of the weights of '{label}' cannot be read: choose another revision or "
+            "model, or save this one again."
         ) from None
     if strange := [name for name in names if Path(name).name != name or not name.endswith(".safetensors")]:
         raise ModelError(
-            f"The index of the weights of '{repository}' names '{strange[0]}', but only safetensors files "
-            "beside it are opened: choose another revision or model."
+            f"The index of the weights of '{label}' names '{strange[0]}', but only safetensors files "
+            "beside it are opened: choose another revision or model, or save this one again."
         )
     return names
 
 
 def _is_small(name: str) -> bool:
-    return "/" not in name and name.endswith(SMALL) and name not in UNWANTED
+    return "/" not in name and name.endswith(SMALL) and name != ADAPTER
 
 
 def _parts(blob: Path) -> Iterator[Path]:

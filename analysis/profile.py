@@ -148,7 +148,8 @@ def profile_blocks(
     """Measure every block in one forward pass without the head over ``windows`` (N, T) of token ids.
 
     ``bases`` sums up the stream at every site, ``details`` looks at every token, in the same pass. Raises
-    ``ModelError`` when a state is not finite, ``TextError`` for windows longer than the context.
+    ``ModelError`` when a state is not finite or no block changes the stream, ``TextError`` for windows longer
+    than the context.
     """
     check_windows(model, windows)
     if windows.shape[1] < 2:
@@ -158,6 +159,7 @@ def profile_blocks(
     rows = slice(0, 0)
 
     ran: set[int] = set()
+    changed: set[int] = set()
 
     def look(block: int, entering: Tensor, leaving: Tensor) -> None:
         if entering.ndim != 3:
@@ -169,6 +171,8 @@ def profile_blocks(
         ran.add(block)
         if entering.shape != leaving.shape:
             raise ModelError("This model is sliced: its blocks change the width; profile the dense model.")
+        if not changed and not torch.equal(entering, leaving):
+            changed.add(block)
         for each in sums.values():
             each.look(rows, block, entering, leaving)
         if details is not None:
@@ -187,6 +191,12 @@ def profile_blocks(
             f"Block {idle[0]} of this {model.config.model_type} model does not run on text alone, so it "
             "cannot be measured: choose a text-only model."
         )
+    measurements = {name: each.done() for name, each in sums.items()}
+    if not changed:
+        raise ModelError(
+            "No block of this model changes the stream, so that there is nothing to measure; its weights may "
+            "all be zero: fetch or save the model again."
+        )
     synchronise(model.device)
     return LayerProfile(
         model=model_label,
@@ -195,7 +205,7 @@ def profile_blocks(
         blocks=len(blocks(model)),
         windows=count,
         window_length=length,
-        measurements={name: each.done() for name, each in sums.items()},
+        measurements=measurements,
         seconds=time.perf_counter() - start,
     )
 

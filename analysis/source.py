@@ -9,7 +9,9 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import logging
 import re
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -17,7 +19,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self
 
 import torch
-from huggingface_hub import try_to_load_from_cache
+from huggingface_hub import hf_hub_download, try_to_load_from_cache
 from pydantic import model_validator
 from transformers import (
     AutoConfig,
@@ -31,15 +33,23 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from transformers.utils import logging as transformers_logging
 
 from analysis.anatomy import BRIDGED, SLICED_ALREADY, blocks, read_shape, why_not_sliceable
-from analysis.checkpoint import refuse_extra_blocks, refuse_left_out, settle_tables, weight_files
+from analysis.checkpoint import (
+    refuse_extra_blocks,
+    refuse_larger,
+    refuse_left_out,
+    settle_tables,
+    weight_files,
+)
 from analysis.device import is_out_of_memory, out_of_memory_told, pick_device, pick_dtype
-from analysis.errors import ModelError, SlicescopeError, UnsupportedError, one_line
+from analysis.errors import ModelError, UnsupportedError, is_ours, one_line
 from analysis.fetch import fetch, fetched
+from analysis.gguf_header import check_gguf
 from analysis.hub import Listing, hub_answers, look_at, look_up, refusal
 from analysis.portable import make_portable
 from analysis.quantised import make_plain, quantisation_of, why_not_plain, why_not_readable
 from analysis.shape import ModelShape
 from analysis.storage import cache_folder, storage_errors, whole_folder
+from analysis.trust import pin, read_settings, require_own_weights, require_plain_folder
 from analysis.values import Progress, Value, no_progress
 
 SLICED_MANIFEST = "slicescope.json"
@@ -148,13 +158,17 @@ def read_config(source: ModelSource) -> PreTrainedConfig:
 
     Raises ``ModelError`` when there is none or the model is of another kind.
     """
-    where, options = _where(source)
     with _reading(source):
+        where, options = _where(source)
+        said = {}
+        if "gguf_file" not in options:
+            require_plain_folder(Path(where), source.label)
+            said = read_settings(Path(where) / "config.json", source.label)
         if is_sliced(source):  # the dense model's configuration is the part of it that says what it is
-            content = json.loads((Path(where) / "config.json").read_text(encoding="utf-8"))
-            config = AutoConfig.for_model(**content["text_config"])
+            config = AutoConfig.for_model(**said["text_config"])
         else:
             config = AutoConfig.from_pretrained(where, trust_remote_code=False, **options)
+        pin(config)
     _require_causal(source, config)
     if (folder := _weights_at(source)) and not is_sliced(source):
         with _reading(source):
@@ -165,8 +179,7 @@ def read_config(source: ModelSource) -> PreTrainedConfig:
 def shape_of(source: ModelSource) -> ModelShape:
     """The shapes of a sliceable model, from its configuration alone (``UnsupportedError`` for others)."""
     config = read_config(source)
-    with _reading(source), torch.device("meta"):
-        return read_shape(AutoModelForCausalLM.from_config(config, trust_remote_code=False))
+    return read_shape(_skeleton(source, config))
 
 
 def describe(source: ModelSource) -> ModelCard:
@@ -175,10 +188,10 @@ def describe(source: ModelSource) -> ModelCard:
     Raises ``ModelError`` where the weights are of more blocks than the configuration says.
     """
     config: Any = read_config(source)
-    with _reading(source), torch.device("meta"):
-        skeleton = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
-        _refuse_extra_blocks(source, skeleton)
+    skeleton = _skeleton(source, config)
     text = config.get_text_config(decoder=True)
+    with _reading(source):
+        count = text.num_hidden_layers
     heads = _said(text, "num_attention_heads") or 0
     parameters = sum(parameter.numel() for parameter in skeleton.parameters())
     listing, to_fetch = _listing(source)
@@ -197,7 +210,7 @@ def describe(source: ModelSource) -> ModelCard:
     return ModelCard(
         label=source.label,
         architecture=config.model_type,
-        blocks=text.num_hidden_layers,
+        blocks=count,
         hidden_size=text.hidden_size,
         heads=heads,
         key_value_heads=_said(text, "num_key_value_heads") or heads,
@@ -285,8 +298,9 @@ def open_dense(source: ModelSource) -> OpenModel:
     _require_readable(source, config)
     where, options = _where(source)
     if source.kind == "hub":
-        where, options = str(fetch(source.location, source.revision)), {"local_files_only": True}
-    _require_safetensors(source)
+        where = str(fetch(source.location, source.revision))
+    require_own_weights(Path(where), source.label)
+    _skeleton(source, config)
     becomes_plain = make_plain(config)
     device = pick_device(source.device)
     dtype = pick_dtype(source.dtype, device, config.dtype)
@@ -327,15 +341,21 @@ def _read_weights(source: ModelSource, where: str | Path, **options: Any) -> Any
     return model
 
 
-def _refuse_extra_blocks(source: ModelSource, skeleton: PreTrainedModel) -> None:
-    folder = _weights_at(source)
-    if folder is None or is_sliced(source):
-        return
-    try:
-        blocks(skeleton)
-    except ModelError:  # a family whose blocks are no list
-        return
-    refuse_extra_blocks(source.label, skeleton, weight_files(folder))
+def _skeleton(source: ModelSource, config: PreTrainedConfig) -> PreTrainedModel:
+    """The model without its weights, which are looked at, where they are here, for whether they fit it."""
+    with _reading(source):
+        with torch.device("meta"):
+            skeleton = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+        folder = _weights_at(source)
+        if folder is None or is_sliced(source):
+            return skeleton
+        refuse_larger(source.label, skeleton, folder)
+        try:
+            blocks(skeleton)
+        except (ModelError, AttributeError):  # a family whose blocks are no list, or have no number
+            return skeleton
+        refuse_extra_blocks(source.label, skeleton, weight_files(folder))
+    return skeleton
 
 
 def is_sliced(source: ModelSource) -> bool:
@@ -357,12 +377,12 @@ def dequantise(source: ModelSource) -> None:
     folder = _dequantised_folder(path)
     if folder.is_dir():
         return
-    _check_gguf(path)
+    check_gguf(path)
     options: dict[str, Any] = {"gguf_file": path.name, "local_files_only": True}
     with _reading(source):
-        config = AutoConfig.from_pretrained(path.parent, trust_remote_code=False, **options)
+        config = pin(AutoConfig.from_pretrained(path.parent, trust_remote_code=False, **options))
         _require_causal(source, config)
-        model = _read_weights(source, path.parent, dtype=torch.float32, **options)
+        model = _read_weights(source, path.parent, config=config, dtype=torch.float32, **options)
         tokenizer = AutoTokenizer.from_pretrained(path.parent, trust_remote_code=False, **options)
     # The weights are plain numbers now; without this the stored model would claim to be quantised.
     if hasattr(model.config, "quantization_config"):
@@ -401,24 +421,9 @@ def _gguf_path(source: ModelSource) -> Path:
             )
         path = found[0]
     if not path.is_file():
-        raise ModelError(f"The GGUF file '{path}' does not exist: check the path.")
+        found = "is not a file" if path.exists() else "does not exist"
+        raise ModelError(f"The GGUF file '{path}' {found}: check the path.")
     return path
-
-
-def _check_gguf(path: Path) -> None:
-    with storage_errors(path), path.open("rb") as file:
-        magic = file.read(4)
-    if magic != b"GGUF":
-        raise ModelError(f"'{path.name}' is not a GGUF file (it does not begin with 'GGUF'): fetch it again.")
-    from gguf import GGUFReader
-
-    try:
-        tensors = GGUFReader(path).tensors
-        complete = all(tensor.data.size for tensor in tensors) and bool(tensors)
-    except Exception as error:  # the reader meets damage anywhere, with whatever numpy then raises
-        raise ModelError(f"The GGUF file '{path.name}' is damaged or cut short: fetch it again.") from error
-    if not complete:
-        raise ModelError(f"The GGUF file '{path.name}' holds no weights: fetch it again.")
 
 
 def _where(source: ModelSource) -> tuple[str, dict[str, Any]]:
@@ -427,7 +432,7 @@ def _where(source: ModelSource) -> tuple[str, dict[str, Any]]:
         path = _gguf_path(source)
         if (folder := _dequantised_folder(path)).is_dir():
             return str(folder), {"local_files_only": True}
-        _check_gguf(path)
+        check_gguf(path)
         return str(path.parent), {"gguf_file": path.name, "local_files_only": True}
     if source.kind == "folder":
         if not (Path(source.location) / "config.json").is_file():
@@ -436,8 +441,15 @@ def _where(source: ModelSource) -> tuple[str, dict[str, Any]]:
                 "give the folder that 'save_pretrained' wrote."
             )
         return source.location, {"local_files_only": True}
+    # Its folder in the cache is given, for transformers would take a local folder of that name for it.
     # Without an answer what was fetched before is looked up at once, instead of after half a minute.
-    return source.location, {"revision": source.revision or "main", "local_files_only": not hub_answers()}
+    config = hf_hub_download(
+        source.location,
+        "config.json",
+        revision=source.revision or "main",
+        local_files_only=not hub_answers(),
+    )
+    return str(Path(config).parent), {"local_files_only": True}
 
 
 def _weights_at(source: ModelSource) -> Path | None:
@@ -449,14 +461,6 @@ def _weights_at(source: ModelSource) -> Path | None:
         return folder if folder.is_dir() else None
     found = try_to_load_from_cache(source.location, "config.json", revision=source.revision or "main")
     return Path(found).parent if isinstance(found, str) else None
-
-
-def _require_safetensors(source: ModelSource) -> None:
-    if source.kind == "folder" and not any(Path(source.location).glob("*.safetensors")):
-        raise ModelError(
-            f"The folder '{source.location}' holds no safetensors weights, and pickled ones (.bin, .pt) "
-            "are never opened: save the model again with 'save_pretrained'."
-        )
 
 
 def _require_causal(source: ModelSource, config: Any) -> None:
@@ -481,12 +485,23 @@ def _refusal(skeleton: PreTrainedModel) -> str | None:
 
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """Keep transformers' own progress bars off the terminal."""
-    bars = transformers_logging.is_progress_bar_enabled()
+    """Keep the progress bars, tables and warnings of transformers and the Hub's client off the terminal.
+
+    What of them matters is told by our own errors.
+    """
+    bars, level = transformers_logging.is_progress_bar_enabled(), transformers_logging.get_verbosity()
+    hub = logging.getLogger("huggingface_hub")
+    hub_level = hub.level
     transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity(logging.CRITICAL)
+    hub.setLevel(logging.CRITICAL)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
     finally:
+        transformers_logging.set_verbosity(level)
+        hub.setLevel(hub_level)
         if bars:
             transformers_logging.enable_progress_bar()
 
@@ -497,8 +512,8 @@ def _reading(source: ModelSource) -> Iterator[None]:
     try:
         with quiet_transformers():
             yield
-    except Exception as error:  # safetensors, tokenizers and the Hub's checks raise classes of their own
-        if isinstance(error, SlicescopeError) or is_out_of_memory(error):
+    except BaseException as error:  # safetensors, tokenizers and the Hub's checks raise classes of their own
+        if is_ours(error) or is_out_of_memory(error):
             raise
         if must_fetch(source):
             raise refusal(source.location, source.revision, error) from error

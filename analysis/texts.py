@@ -25,6 +25,7 @@ from pathlib import Path, PurePosixPath
 from textwrap import shorten
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import torch
@@ -35,7 +36,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 from torch.nn import functional
 
-from analysis.errors import TextError, one_line, unknown_name
+from analysis.errors import ModelError, TextError, is_ours, one_line, unknown_name
 from analysis.hub import hub_answers
 from analysis.values import Value
 
@@ -280,11 +281,14 @@ def token_windows(
         raise TextError(f"A window of {length} tokens predicts nothing: ask for a length of 2 or more.")
     if count is not None and count < 1:
         raise TextError(f"{count} windows were asked for: ask for 1 or more.")
-    stream, begin = _token_stream(source, tokenizer), begun_by(tokenizer)
+    begin = begun_by(tokenizer)
+    own = length - (begin is not None)  # of a window, the tokens that are text
+    wanted = skip + (count or 1)
+    all_of_it = count is None or seed is not None
+    stream = _token_stream(source, tokenizer, None if all_of_it else 1 + wanted * own)
     if begin is not None and len(stream) and stream[0] == begin:
         stream = stream[1:]
-    own = length - (begin is not None)  # of a window, the tokens that are text
-    available, wanted = len(stream) // own, skip + (count or 1)
+    available = len(stream) // own
     if available < wanted:
         windows, need = ("windows", "need") if wanted > 1 else ("window", "needs")
         begun = "" if begin is None else ", each begun by BOS,"
@@ -368,33 +372,88 @@ def _names(source: TextSource) -> Iterator[str]:
 # Token streams
 
 
+AT_ONCE = 2**26
+"""Characters of a text that are tokenised in one go; a longer text takes too much memory that way."""
+PIECE = 2**20
+"""Characters of each piece of a longer text. Where pieces meet, a few tokens may differ."""
+
+
+class _Stream(NamedTuple):
+    """A text as tokens, (tokens,), int32, or its beginning."""
+
+    tokens: Tensor
+    whole: bool
+
+
 _STREAMS_KEPT = 4
-_streams: OrderedDict[tuple[Any, ...], Tensor] = OrderedDict()
+_streams: OrderedDict[tuple[Any, ...], _Stream] = OrderedDict()
 _streams_lock = threading.Lock()
 
 
-def _token_stream(source: TextSource, tokenizer: PreTrainedTokenizerBase) -> Tensor:
-    """The whole text as tokens, (tokens,), int32; the last few streams are kept.
+def _token_stream(source: TextSource, tokenizer: PreTrainedTokenizerBase, needed: int | None) -> Tensor:
+    """The whole text as tokens, (tokens,), int32, or of a long one at least ``needed`` tokens.
 
-    A file is read again when its size or date has changed; a data set on the Hub is, within one process,
-    what it was when it was first read.
+    The last few streams are kept. A file is read again when its size or date has changed; a data set on the
+    Hub is, within one process, what it was when it was first read.
     """
     key = (source, _file_state(source), _tokenizer_state(tokenizer))
     # Held while tokenising, so that two threads never tokenise the same text.
     with _streams_lock:
-        if key not in _streams:
-            _streams[key] = _tokenise(source, tokenizer)
+        kept = _streams.get(key)
+        if kept is None or not (kept.whole or (needed is not None and len(kept.tokens) >= needed)):
+            _streams[key] = _tokenise(source, tokenizer, needed)
         _streams.move_to_end(key)
         while len(_streams) > _STREAMS_KEPT:
             _streams.popitem(last=False)
-        return _streams[key]
+        return _streams[key].tokens
 
 
-def _tokenise(source: TextSource, tokenizer: PreTrainedTokenizerBase) -> Tensor:
+def _tokenise(source: TextSource, tokenizer: PreTrainedTokenizerBase, needed: int | None) -> _Stream:
     text = DOCUMENT_SEPARATOR.join(source.documents())
-    # Not verbose: that the stream is longer than the model's context is the point, not a mistake.
-    encoding = tokenizer(text, return_attention_mask=False, return_token_type_ids=False, verbose=False)
-    return torch.tensor(encoding["input_ids"], dtype=torch.int32)
+    if len(text) <= AT_ONCE:
+        return _Stream(encode(tokenizer, text), whole=True)
+    found: list[Tensor] = []
+    for start, end in _pieces(text):
+        found.append(encode(tokenizer, text[start:end], add_special_tokens=not found))
+        if needed is not None and sum(map(len, found)) >= needed and end < len(text):
+            return _Stream(torch.cat(found), whole=False)
+    return _Stream(torch.cat(found), whole=True)
+
+
+def _pieces(text: str) -> Iterator[tuple[int, int]]:
+    """Where the pieces of a long text begin and end: before a line's end or a space where there is one."""
+    start = 0
+    while start < len(text):
+        end = start + PIECE
+        if end < len(text):
+            places = (text.rfind(each, start + PIECE // 2, end) for each in (DOCUMENT_SEPARATOR, "\n", " "))
+            end = next((place for place in places if place > 0), end)
+        yield start, min(end, len(text))
+        start = end
+
+
+def encode(tokenizer: PreTrainedTokenizerBase, text: str, **options: Any) -> Tensor:
+    """A text as tokens, (tokens,), int32 (``ModelError`` where the tokenizer fails on it)."""
+    with tokenizer_errors():
+        # Not verbose: that the stream is longer than the model's context is the point, not a mistake.
+        encoding = tokenizer(
+            text, return_attention_mask=False, return_token_type_ids=False, verbose=False, **options
+        )
+        return torch.tensor(encoding["input_ids"], dtype=torch.int32)
+
+
+@contextmanager
+def tokenizer_errors() -> Iterator[None]:
+    """Turn whatever a tokenizer raises into one sentence (``ModelError``)."""
+    try:
+        yield
+    except BaseException as error:  # what is written in Rust panics with a class outside of Exception
+        if is_ours(error) or isinstance(error, MemoryError):
+            raise
+        raise ModelError(
+            f"The model's tokenizer fails on this text ({one_line(error)}): fetch or "
+            "save the tokenizer again."
+        ) from error
 
 
 def _file_state(source: TextSource) -> tuple[int, ...] | None:
@@ -454,6 +513,7 @@ class FileFormat(NamedTuple):
 
 def _json_lines(path: Path, _: str) -> dataset.Dataset:
     text = _decoded(path)
+    _require_shallow(text)
     if text.lstrip().startswith("["):  # one array of objects, which Arrow does not read
         text = "\n".join(map(json.dumps, json.loads(text)))
     content = text.encode()
@@ -462,6 +522,19 @@ def _json_lines(path: Path, _: str) -> dataset.Dataset:
             pa.BufferReader(content), read_options=arrow_json.ReadOptions(block_size=_one_block(content))
         )
     )
+
+
+_DEEPEST = 100
+"""Brackets inside one another in JSON; some readers take each for a call, and end the interpreter."""
+_STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*(?:"|\\?\Z)', re.DOTALL)
+
+
+def _require_shallow(text: str) -> None:
+    outside = np.frombuffer(_STRING.sub(b"", text.encode()), dtype=np.uint8)
+    opened = np.isin(outside, list(b"[{")).astype(np.int32)
+    closed = np.isin(outside, list(b"]}")).astype(np.int32)
+    if (opened - closed).cumsum().max(initial=0) > _DEEPEST:
+        raise ValueError(f"its brackets are nested more than {_DEEPEST} deep")
 
 
 def _parquet(path: Path, _: str) -> dataset.Dataset:

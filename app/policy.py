@@ -208,6 +208,8 @@ class Policy(Value):
             raise Refused(f"This server does not offer the model '{source.label}': choose from {offered}.")
         if self.models is None and source.kind in ("folder", "gguf"):
             self.check_path(source.location)
+            for path in _links(Path(source.location)):
+                self.check_path(str(path))
         if source.kind == "hub" and not self.may_download_models and must_fetch(source):
             raise Refused(
                 f"The model '{source.label}' is not on this server, which fetches none for visitors: whoever "
@@ -246,6 +248,22 @@ _PATH = re.compile(
 def _fields(part: Any) -> Iterator[tuple[str, Any]]:
     names = (field.name for field in fields(part)) if is_dataclass(part) else type(part).model_fields
     return ((name, getattr(part, name)) for name in names)
+
+
+def _links(folder: Path) -> Iterator[Path]:
+    """The links in a folder and in those inside it: what a model's files are may lie anywhere."""
+    inside = list(_entries(folder))
+    yield from (path for path in inside if path.is_symlink())
+    for path in inside:
+        if not path.is_symlink():
+            yield from (each for each in _entries(path) if each.is_symlink())
+
+
+def _entries(folder: Path) -> Iterator[Path]:
+    try:
+        yield from folder.iterdir()
+    except OSError:  # a file, or nothing that could be read later
+        return
 
 
 def _require_spare_disk() -> None:

@@ -18,6 +18,7 @@ from analysis.portable import make_portable
 from analysis.shape import ModelShape
 from analysis.source import SLICED_MANIFEST, ModelSource, OpenModel, is_sliced, open_dense, quiet_transformers
 from analysis.storage import require_space, storage_errors, whole_folder
+from analysis.trust import pin, read_settings, require_own_weights, require_plain_folder
 from analysis.values import Value
 from slicing.depth.reduce import ReducedModel
 from slicing.modeling_sliced import SlicedConfig, SlicedForCausalLM
@@ -136,11 +137,14 @@ def load_sliced(source: ModelSource) -> tuple[SlicedModel, PreTrainedTokenizerBa
         content = (folder / SLICED_MANIFEST).read_bytes()
     manifest = Manifest.from_json(content, f"'{folder / SLICED_MANIFEST}'")
     device, schedule = pick_device(source.device), manifest.schedule
+    require_plain_folder(folder, source.label)
+    require_own_weights(folder, source.label)
+    read_settings(folder / "config.json", source.label)
     misfit = ModelError(f"The weights in '{folder}' do not fit its {SLICED_MANIFEST}: save the model again.")
     try:
         with quiet_transformers():
             tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-            config: Any = SlicedConfig.from_pretrained(folder, local_files_only=True)
+            config: Any = pin(SlicedConfig.from_pretrained(folder, local_files_only=True))
             said = tuple(config.widths), tuple(config.middles or ()), config.embedding, config.span
             meant = schedule.widths, schedule.middles, schedule.embedding, schedule.span
             if said != meant or config.text_config.num_hidden_layers != manifest.shape.block_count:

@@ -12,7 +12,7 @@ from conftest import byte_tokenizer, tiny_model
 
 from analysis.errors import ModelError, OutOfMemoryError, TextError
 from analysis.evaluate import Perplexity, continue_text, corrected, difference, perplexity
-from analysis.source import OpenModel
+from analysis.source import ModelSource, OpenModel, open_dense
 from analysis.statistics import holm, mean_interval
 
 
@@ -289,3 +289,38 @@ def test_model_whose_head_cannot_be_asked_alone_is_evaluated_whole(windows):
     other.forward = curious
     assert perplexity(other, windows).nll == pytest.approx(perplexity(model, windows).nll, rel=1e-6)
     assert type(other.model).__name__ == "LlamaModel"
+
+
+SETTINGS = [
+    {"stop_strings": ["x"]},
+    {"do_sample": True, "temperature": -1.0},
+    {"num_beams": 4, "num_return_sequences": 3},
+    {"suppress_tokens": ["x"]},
+    {"forced_eos_token_id": 10**9},
+    {"guidance_scale": 3.0},
+    {"prompt_lookup_num_tokens": 2},
+    {"eos_token_id": "x"},
+    {"eos_token_id": [-7, 10**12]},
+    {"max_time": 0.0},
+    {"return_dict_in_generate": True},
+    {"assistant_early_exit": 1},
+    {"constraints": [1]},
+]
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
+def test_settings_of_a_stranger_change_no_continuation(tiny_folder, settings, capfd):
+    plain = continue_text(open_dense(ModelSource.parse(str(tiny_folder))), "ab", 4)
+    (tiny_folder / "generation_config.json").write_text(json.dumps(settings))
+    capfd.readouterr()
+    opened = open_dense(ModelSource.parse(str(tiny_folder)))
+    kept = opened.model.generation_config
+    assert continue_text(opened, "ab", 4).text == plain.text
+    assert opened.model.generation_config is kept
+    assert capfd.readouterr() == ("", "")
+
+
+def test_settings_that_transformers_refuses_are_one_sentence(tiny_folder):
+    (tiny_folder / "generation_config.json").write_text('{"cache_implementation": "nonsense"}')
+    with pytest.raises(ModelError, match="'tiny' cannot be read: Invalid `cache_implementation`"):
+        open_dense(ModelSource.parse(str(tiny_folder)))

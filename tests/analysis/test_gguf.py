@@ -165,3 +165,55 @@ def test_file_that_may_not_be_read_is_one_sentence(tmp_path, monkeypatch):
     monkeypatch.setattr(Path, "open", refuse)  # root may read everything
     with pytest.raises(StorageError, match=r"tiny\.gguf' cannot be read or written: there is no permission"):
         describe(source)
+
+
+def damaged(tmp_path: Path, name: str, value: int) -> ModelSource:
+    """The tiny llama with another number in its header."""
+    path = tmp_path / "tiny.gguf"
+    source = write_gguf(path, tiny_model("llama"))
+    content = bytearray(path.read_bytes())
+    at = content.index(name.encode()) + len(name)
+    assert content[at : at + 4] == bytes([4, 0, 0, 0])  # an unsigned number of four bytes
+    content[at + 4 : at + 8] = value.to_bytes(4, "little")
+    path.write_bytes(content)
+    return source
+
+
+@pytest.mark.parametrize("name", ["block_count", "embedding_length", "vocab_size"])
+@pytest.mark.parametrize("value", [0, 1, 2, 299, 301, 10**6, 2**31, 2**32 - 1])
+def test_number_that_is_not_the_weights_is_refused_before_anything_is_built(
+    tmp_path, monkeypatch, name, value
+):
+    source = damaged(tmp_path, f"llama.{name}", value)
+    monkeypatch.setattr("analysis.source.AutoConfig.from_pretrained", lambda *_, **__: pytest.fail("built"))
+    for reading in (describe, open_dense):
+        with pytest.raises(
+            ModelError, match=rf"'tiny\.gguf' says llama\.{name} = {value}, but .*: fetch it again"
+        ):
+            reading(source)
+
+
+@pytest.mark.parametrize("name", ["feed_forward_length", "attention.head_count", "attention.head_count_kv"])
+@pytest.mark.parametrize("value", [2**31, 2**32 - 1])
+def test_absurd_number_is_refused(tmp_path, name, value):
+    with pytest.raises(ModelError, match=rf"says llama\.{name} = {value}, but that has to be"):
+        describe(damaged(tmp_path, f"llama.{name}", value))
+
+
+@pytest.mark.parametrize("value", [2**31, 2**40, 2**64 - 1])
+@pytest.mark.parametrize("name", ["tokenizer.ggml.tokens", "tokenizer.ggml.merges", "counts"])
+def test_counts_that_the_file_is_too_short_for_are_refused_at_once(tmp_path, name, value):
+    path = tmp_path / "tiny.gguf"
+    source = write_gguf(path, tiny_model("llama"))
+    content = bytearray(path.read_bytes())
+    at = 16 if name == "counts" else content.index(name.encode()) + len(name) + 8
+    content[at : at + 8] = value.to_bytes(8, "little")
+    path.write_bytes(content)
+    with pytest.raises(ModelError, match="is damaged or cut short"):
+        describe(source)
+
+
+def test_pipe_of_that_name_is_refused_at_once(tmp_path):
+    os.mkfifo(tmp_path / "pipe.gguf")
+    with pytest.raises(ModelError, match=r"pipe\.gguf' is not a file"):
+        describe(ModelSource.parse(str(tmp_path / "pipe.gguf")))

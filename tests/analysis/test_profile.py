@@ -215,3 +215,20 @@ def test_block_that_does_not_run_is_told(windows):
     model.model.layers.__class__ = Skipping
     with pytest.raises(ModelError, match="Block 1 of this llama model does not run on text alone"):
         profile(model, windows)
+
+
+@pytest.mark.parametrize("zero", ["every weight", "the writers"])
+def test_model_whose_blocks_do_nothing_is_refused(windows, zero):
+    model = tiny_model("llama")
+    for name, parameter in model.named_parameters():
+        if zero == "every weight" or name.endswith(("o_proj.weight", "down_proj.weight")):
+            parameter.zero_()
+    with pytest.raises(ModelError, match="No block of this model changes the stream"):
+        profile_blocks(model, windows, model_label="tiny", text_label="text")
+
+
+def test_model_that_gives_no_numbers_is_refused(windows):
+    model = tiny_model("llama")
+    model.model.layers[1].mlp.down_proj.weight.fill_(float("nan"))
+    with pytest.raises(ModelError, match="The stream is not finite from block 1 on"):
+        profile_blocks(model, windows, model_label="tiny", text_label="text")

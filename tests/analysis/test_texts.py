@@ -17,9 +17,12 @@ import pandas as pd
 import pytest
 import torch
 from conftest import byte_tokenizer, gemma_tokenizer
+from tokenizers import Tokenizer, models
 from tokenizers.processors import TemplateProcessing
+from transformers import PreTrainedTokenizerFast
 
-from analysis.errors import TextError
+from analysis import texts
+from analysis.errors import ModelError, TextError
 from analysis.texts import DEMO_SPLITS, FILE_FORMATS, PRESETS, TextSource, passages, token_windows
 
 ROLES = ("calibration", "evaluation")
@@ -830,3 +833,95 @@ def test_passages_of_the_demo_text_name_speaker_and_year() -> None:
     assert first.document == second.document == "Obama 2010"
     assert third.document == "Obama 2011"
     assert first.begins.startswith(documents[0][:20].split("\n")[0][:10])
+
+
+@pytest.mark.parametrize("name", ["deep.json", "deep.jsonl"])
+@pytest.mark.parametrize("content", ["[" * 100_000, '{"text": ' + "[" * 100_000, '{"a":\n' * 5_000])
+def test_brackets_within_brackets_are_one_sentence(tmp_path, name, content):
+    (tmp_path / name).write_text(content)
+    # In a process of its own, for it once ended the interpreter.
+    read = (
+        "from analysis.texts import TextSource\n"
+        f"list(TextSource(kind='file', location={str(tmp_path / name)!r}).documents())"
+    )
+    told = subprocess.run([sys.executable, "-c", read], capture_output=True, text=True)
+    assert told.returncode == 1, told.returncode
+    last = told.stderr.splitlines()[-1]
+    assert last.startswith("analysis.errors.TextError: The file 'deep.json")
+    assert "nested more than 100 deep" in last
+
+
+def test_brackets_in_text_are_no_nesting(tmp_path):
+    row = {"text": '[{"' * 500 + "\\", "more": [[1]]}
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n")
+    assert list(TextSource.parse(str(tmp_path / "rows.jsonl"), "evaluation").documents()) == [row["text"]]
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "folder"])
+@pytest.mark.parametrize("suffix", ["", ".txt", ".jsonl", ".gz", ".parquet"])
+def test_what_is_no_file_is_refused_at_once(tmp_path, kind, suffix):
+    path = tmp_path / f"text{suffix}"
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    else:
+        path.mkdir()
+    for read in (
+        lambda: TextSource.parse(str(path), "evaluation"),
+        lambda: list(TextSource(kind="file", location=str(path)).documents()),
+    ):
+        with pytest.raises(TextError, match=r"is not a file: give one file"):
+            read()
+
+
+@pytest.fixture
+def long_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[TextSource, TextSource]:
+    """A text that is tokenised in pieces, and the same tokenised in one go."""
+    sentence = "One word follows another in this line, and some of them are long. "
+    for name in ("pieces.txt", "whole.txt"):
+        (tmp_path / name).write_text(sentence * 400)
+    monkeypatch.setattr(texts, "PIECE", 1_000)
+    return file_source(tmp_path / "pieces.txt"), file_source(tmp_path / "whole.txt")
+
+
+def test_long_text_is_tokenised_in_pieces_and_only_as_far_as_needed(long_text, monkeypatch):
+    pieces, whole = long_text
+    tokenizer = byte_tokenizer()
+    right = {seed: token_windows(whole, tokenizer, 64, 8, seed=seed) for seed in (None, 0)}
+    monkeypatch.setattr(texts, "AT_ONCE", 5_000)
+    lengths: list[int] = []
+    encode = texts.encode
+
+    def noted(tokenizer, text, **options):
+        lengths.append(len(text))
+        return encode(tokenizer, text, **options)
+
+    monkeypatch.setattr(texts, "encode", noted)
+    assert torch.equal(token_windows(pieces, tokenizer, 64, 8), right[None])
+    assert max(lengths) <= 1_000
+    assert sum(lengths) < 2_000  # 512 tokens of a byte each
+    assert torch.equal(token_windows(pieces, tokenizer, 64, 8, seed=0), right[0])
+    assert sum(lengths[1:]) > 25_000
+
+
+def test_tokenizer_without_its_unknown_token_is_one_sentence(tmp_path):
+    backend = Tokenizer(models.WordLevel({"a": 0}, unk_token="[UNK]"))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend)
+    (tmp_path / "text.txt").write_text("b c d e f g")
+    source = TextSource.parse(str(tmp_path / "text.txt"), "evaluation")
+    with pytest.raises(ModelError, match=r"^The model's tokenizer fails on this text \(.*\): .*\.$"):
+        token_windows(source, tokenizer, 2, 1)
+
+
+def test_tokenizer_that_panics_is_one_sentence():
+    class Panic(BaseException):
+        """As those of Rust are."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise Panic("called `Result::unwrap()` on an `Err` value")
+
+    tokenizer: Any = fail
+
+    with pytest.raises(ModelError, match="tokenizer fails on this text"):
+        texts.encode(tokenizer, "a")

@@ -335,3 +335,25 @@ def test_widgets_learn_the_caps() -> None:
 def test_strangers_are_not_told_paths(said: str, heard: str) -> None:
     assert Policy.demo().tell(said) == heard
     assert Policy().tell(said) == said
+
+
+@pytest.mark.parametrize("inner", ["", "additional_chat_templates"])
+def test_folder_whose_files_are_links_to_elsewhere_is_refused(tmp_path, inner):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "config.json").write_text("{}")
+    place = tmp_path / "root" / "model" / inner
+    place.mkdir(parents=True)
+    policy = Policy(roots=(tmp_path / "root",))
+    policy.check(Load(folder(tmp_path / "root" / "model")))
+    (place / "config.json").symlink_to(tmp_path / "elsewhere" / "config.json")
+    with pytest.raises(Refused, match="lies outside what this server may read"):
+        policy.check(Load(folder(tmp_path / "root" / "model")))
+
+
+def test_links_of_the_hubs_cache_inside_a_root_are_followed(tmp_path):
+    (tmp_path / "models--o--n" / "blobs").mkdir(parents=True)
+    (tmp_path / "models--o--n" / "blobs" / "ab12").write_text("{}")
+    snapshot = tmp_path / "models--o--n" / "snapshots" / "c0"
+    snapshot.mkdir(parents=True)
+    (snapshot / "config.json").symlink_to("../../blobs/ab12")
+    Policy(roots=(tmp_path,)).check(Load(folder(snapshot)))
