@@ -21,9 +21,29 @@ class Branch(Value):
     core: str
     """The module that is called; several names are modules that follow one another."""
     readers: tuple[str, ...]
-    """Linear maps or parameters of the core that read the stream; those a block lacks are passed over."""
+    """Linear maps or parameters of the core that read the stream; those a block lacks are passed over.
+
+    Those of an attention are query, key and value, in this order, or one for all three."""
     writers: tuple[str, ...]
     """Those that write it."""
+    fused: Literal["sections", "groups", "blocks"] = "sections"
+    """How one reader for all three is laid out. ``sections``: all queries, then all keys, then all values.
+    ``groups``: group by group, queries, key and value. ``blocks``: in so many blocks, queries, values and
+    keys."""
+    blocks: int = 1
+    positions: Literal["half", "interleaved", "slopes", "none"] = "half"
+    """How an attention sees positions. They turn pairs of coordinates, each with the one ``half`` of all
+    further on or, ``interleaved``, neighbours; they add ``slopes`` per head to its scores; or ``none``."""
+    latent: bool = False
+    """Whether queries, keys and values are read once for all heads (multi-head latent attention)."""
+    paired: bool = False
+    """Whether heads half of all apart make one output (differential attention)."""
+    head_norms: tuple[str, ...] = ("q_norm", "k_norm", "q_layernorm", "k_layernorm", "query_layernorm")
+    """Norms of queries and keys."""
+    head_vectors: tuple[str, ...] = ("sinks",)
+    """Parameters of the core with one number for every query head."""
+    switches: tuple[str, ...] = ()
+    """Readers that choose or weigh the MLPs of a mixture of experts."""
 
     def but(self, **changes: Any) -> Branch:
         """The same with other names."""
@@ -75,7 +95,9 @@ _MLP = Branch(
     writers=("down_proj",),
 )
 # The latent of multi-head latent attention is read once, for all heads.
-_LATENT = _ATTENTION.but(readers=("q_proj", "q_a_proj", "kv_a_proj_with_mqa"))
+_LATENT = _ATTENTION.but(
+    readers=("q_proj", "q_a_proj", "kv_a_proj_with_mqa"), latent=True, positions="interleaved"
+)
 # Some blocks of a mixture of experts are plain MLPs. The router chooses by what it reads.
 _MIXTURE = _MLP.but(
     readers=(
@@ -87,12 +109,16 @@ _MIXTURE = _MLP.but(
         *(f"{name}.{part}" for name in ("shared_expert", "shared_experts") for part in _MLP.readers),
     ),
     writers=(*_MLP.writers, "experts.down_proj", "shared_expert.down_proj", "shared_experts.down_proj"),
+    switches=("gate", "router", "shared_expert_gate"),
 )
 _FUSED_MLP = _MLP.but(readers=("gate_up_proj",))
 _LLAMA = Anatomy(sublayers=((_ATTENTION,), (_MLP,)))
 _MOE = _LLAMA.but(sublayers=((_ATTENTION,), (_MIXTURE,)))
 _DEEPSEEK = _LLAMA.but(sublayers=((_LATENT,), (_MIXTURE,)))
-_COHERE = _LLAMA.but(sublayers=((_ATTENTION, _MLP.but(norm="input_layernorm")),), centred=True)
+_PARALLEL_MLP = _MLP.but(norm="input_layernorm")
+_PARALLEL = _LLAMA.but(sublayers=((_ATTENTION, _PARALLEL_MLP),), centred=True)
+_COHERE = _PARALLEL.but(sublayers=((_ATTENTION.but(positions="interleaved"), _PARALLEL_MLP),))
+_NEIGHBOURS = _LLAMA.but(sublayers=((_ATTENTION.but(positions="interleaved"),), (_MLP,)))
 
 
 def _granite(config: Any) -> Anatomy:
@@ -106,17 +132,19 @@ def _granitemoe(config: Any) -> Anatomy:
 
 def _minicpm3(config: Any) -> Anatomy:
     scale = config.scale_depth / config.num_hidden_layers**0.5
-    return _LLAMA.but(sublayers=((_LATENT,), (_MLP,)), branch_scale=scale)
+    return _LLAMA.but(sublayers=((_LATENT.but(positions="half"),), (_MLP,)), branch_scale=scale)
 
 
 def _stablelm(config: Any) -> Anatomy:
     if config.use_parallel_residual:
-        return _COHERE
+        return _PARALLEL
     return _LLAMA.but(centred=True)
 
 
 def _neox(config: Any) -> Anatomy:
-    attention = _ATTENTION.but(core="attention", readers=("query_key_value",), writers=("dense",))
+    attention = _ATTENTION.but(
+        core="attention", readers=("query_key_value",), writers=("dense",), fused="groups"
+    )
     mlp = _MLP.but(readers=("dense_h_to_4h",), writers=("dense_4h_to_h",))
     parallel = config.use_parallel_residual
     return Anatomy(
@@ -129,7 +157,13 @@ def _neox(config: Any) -> Anatomy:
 
 
 def _falcon(config: Any) -> Anatomy:
-    attention = _ATTENTION.but(core="self_attention", readers=("query_key_value",), writers=("dense",))
+    attention = _ATTENTION.but(
+        core="self_attention",
+        readers=("query_key_value",),
+        writers=("dense",),
+        fused="groups",
+        positions="slopes" if config.alibi else "half",
+    )
     mlp = _MLP.but(readers=("dense_h_to_4h",), writers=("dense_4h_to_h",))
     if config.new_decoder_architecture and config.num_ln_in_parallel_attn in (None, 2):
         sublayers: Any = ((attention.but(norm="ln_attn"), mlp.but(norm="ln_mlp")),)
@@ -159,7 +193,7 @@ def _opt(config: Any) -> Anatomy:
             "This OPT model projects its embeddings to another width, which slicing does not handle yet; "
             "its redundancy can still be profiled."
         )
-    attention = _ATTENTION.but(norm="self_attn_layer_norm", writers=("out_proj",))
+    attention = _ATTENTION.but(norm="self_attn_layer_norm", writers=("out_proj",), positions="none")
     mlp = _MLP.but(norm="final_layer_norm", core="fc1 activation_fn fc2", readers=("fc1",), writers=("fc2",))
     return _LLAMA.but(
         sublayers=((attention,), (mlp,)),
@@ -172,7 +206,11 @@ def _opt(config: Any) -> Anatomy:
 
 _GPT = Anatomy(
     sublayers=(
-        (_ATTENTION.but(norm="ln_1", core="attn", readers=("c_attn",), writers=("c_proj",)),),
+        (
+            _ATTENTION.but(
+                norm="ln_1", core="attn", readers=("c_attn",), writers=("c_proj",), positions="none"
+            ),
+        ),
         (_MLP.but(norm="ln_2", readers=("c_fc",), writers=("c_proj",)),),
     ),
     decoder="transformer",
@@ -183,6 +221,13 @@ _GPT = Anatomy(
     final_norm="ln_f",
     centred=True,
 )
+
+
+def _gpt_bigcode(config: Any) -> Anatomy:
+    attention = _GPT.sublayers[0][0].but(fused="sections" if config.multi_query else "groups")
+    return _GPT.but(sublayers=((attention,), _GPT.sublayers[1]))
+
+
 _APERTUS = _LLAMA.but(
     sublayers=(
         (_ATTENTION.but(norm="attention_layernorm"),),
@@ -197,6 +242,7 @@ _GPT_NEO = _GPT.but(
                 core="attn",
                 readers=("attention.q_proj", "attention.k_proj", "attention.v_proj"),
                 writers=("attention.out_proj",),
+                positions="none",
             ),
         ),
         _GPT.sublayers[1],
@@ -206,9 +252,11 @@ _GPT_NEO = _GPT.but(
 _GPTJ = _GPT.but(
     sublayers=(
         (
-            # CodeGen has the three readers in one.
             _ATTENTION.but(
-                norm="ln_1", core="attn", readers=(*_ATTENTION.readers, "qkv_proj"), writers=("out_proj",)
+                norm="ln_1",
+                core="attn",
+                writers=("out_proj",),
+                positions="interleaved",
             ),
             _MLP.but(norm="ln_1", readers=("fc_in",), writers=("fc_out",)),
         ),
@@ -216,9 +264,17 @@ _GPTJ = _GPT.but(
     positions=None,
     returns_tuple=True,
 )
+_CODEGEN = _GPTJ.but(
+    sublayers=(
+        (
+            _GPTJ.sublayers[0][0].but(readers=("qkv_proj",), fused="blocks", blocks=4),
+            _GPTJ.sublayers[0][1],
+        ),
+    )
+)
 _PERSIMMON = _LLAMA.but(
     sublayers=(
-        (_ATTENTION.but(readers=("query_key_value",), writers=("dense",)),),
+        (_ATTENTION.but(readers=("query_key_value",), writers=("dense",), fused="groups"),),
         (_MLP.but(readers=("dense_h_to_4h",), writers=("dense_4h_to_h",)),),
     ),
     final_norm="final_layernorm",
@@ -245,26 +301,26 @@ _VAULTGEMMA = _LLAMA.but(
 ANATOMIES: dict[str, Anatomy | Callable[[Any], Anatomy]] = {
     "apertus": _APERTUS,
     "arcee": _LLAMA,
-    "codegen": _GPTJ,
+    "codegen": _CODEGEN,
     "cohere": _COHERE,
     "cohere2": _COHERE,
-    "cohere_compass_text": _COHERE,
+    "cohere_compass_text": _PARALLEL,
     "cwm": _LLAMA,
     "deepseek_v2": _DEEPSEEK,
     "deepseek_v3": _DEEPSEEK,
-    "diffllama": _LLAMA,
+    "diffllama": _LLAMA.but(sublayers=((_ATTENTION.but(paired=True),), (_MLP,))),
     "dots1": _MOE,
-    "ernie4_5": _LLAMA,
-    "ernie4_5_moe": _MOE,
+    "ernie4_5": _NEIGHBOURS,
+    "ernie4_5_moe": _MOE.but(sublayers=(_NEIGHBOURS.sublayers[0], (_MIXTURE,))),
     "exaone_moe": _MOE,
     "falcon": _falcon,
     "flint": _MOE,
     "gemma": _LLAMA.but(gain_offset=1.0),
-    "glm": _LLAMA.but(sublayers=((_ATTENTION,), (_FUSED_MLP,))),
+    "glm": _LLAMA.but(sublayers=(_NEIGHBOURS.sublayers[0], (_FUSED_MLP,))),
     "glm4_moe": _MOE,
     "glm4_moe_lite": _DEEPSEEK,
     "gpt2": _GPT,
-    "gpt_bigcode": _GPT,
+    "gpt_bigcode": _gpt_bigcode,
     "gpt_neo": _GPT_NEO,
     "gpt_neox": _neox,
     "gptj": _GPTJ,
@@ -272,7 +328,7 @@ ANATOMIES: dict[str, Anatomy | Callable[[Any], Anatomy]] = {
     "granite_swa": _granite,
     "granitemoe": _granitemoe,
     "granitemoe_swa": _granitemoe,
-    "helium": _LLAMA,
+    "helium": _NEIGHBOURS,
     "hunyuan_v1_dense": _LLAMA,
     "internlm3": _LLAMA,
     "iquestcoder": _LLAMA,
