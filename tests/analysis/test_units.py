@@ -122,10 +122,13 @@ def gone(units: Units) -> np.ndarray:
 
 
 def zero(core: nn.Module, units: Units) -> None:
-    for name, places in units.columns.items():
-        new = features(core, name, "columns").clone()
+    """What a unit writes; of rotary pairs, which write nothing, what they read."""
+    for side, name, places in sides(units):
+        if side == "rows" and units.columns:
+            continue
+        new = features(core, name, side).clone()
         new[torch.as_tensor(places[gone(units)])] = 0.0
-        put(core, name, "columns", new)
+        put(core, name, side, new)
 
 
 def remove(core: nn.Module, units: Units) -> None:
@@ -188,6 +191,28 @@ def test_units_whose_columns_are_zero_can_be_taken_out(name):
             continue
         assert float((zeroed - logits(model)).norm()) > 1e-3
         assert_equal(changed(model, kind, remove)[0], zeroed)
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen2", "cohere", "helium"])
+def test_pairs_inside_of_heads_can_be_taken_out(name):
+    model = made(name)
+    zeroed, shorter = copy.deepcopy(model), copy.deepcopy(model)
+    left: list[int] = []
+    rotation = shorter.model.rotary_emb  # it keeps the frequencies of the pairs that are left
+    for each, change in ((zeroed, zero), (shorter, remove)):
+        for core, branch, found in list(each_branch(each)):
+            for units in (*found.of("value_pairs"), *found.of("rotary_pairs")):
+                change(core, units)
+            if each is shorter and branch.kind == "attention":
+                (pairs,) = found.of("rotary_pairs")
+                drop = pairs.rows["q_proj.weight"][gone(pairs)[: len(gone(pairs)) // pairs.parts], :2]
+                attention: Any = core
+                left = [place for place in range(attention.head_dim) if place not in drop]
+                attention.head_dim = len(left)  # two coordinates fewer of queries, keys and values alike
+    original = rotation.forward
+    rotation.forward = lambda *given, **named: tuple(f[..., left] for f in original(*given, **named))
+    assert float((logits(zeroed) - logits(model)).norm()) > 1e-3
+    assert_equal(logits(shorter), logits(zeroed))
 
 
 @pytest.mark.parametrize("name", NAMES)
