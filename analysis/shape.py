@@ -1,6 +1,6 @@
-"""The shapes of a causal language model, as plain numbers: enough to count parameters and FLOPs.
+"""The shapes of a causal language model, as plain numbers: parameters, FLOPs and bytes follow from them.
 
-Knows nothing about torch or weights, so a schedule can be priced while a slider moves.
+A changed model has a shape too, so that its price is known before a weight moves. Knows nothing about torch.
 Reading the shapes off a model is ``analysis.anatomy.read_shape``.
 """
 
@@ -34,6 +34,12 @@ class SublayerShape(Value):
     """Of the reader rows, those of experts that one token leaves alone."""
     idle_writer_columns: int = 0
     """The same of the writer columns."""
+    entering: int | None = None
+    """Width of the stream that it reads; ``None`` where that is the hidden size."""
+    leaving: int | None = None
+    """Width of the stream that it writes; ``None`` where that is the hidden size."""
+    turns: bool = False
+    """Whether the stream passes it through a matrix (entering, leaving)."""
 
     @property
     def busy_reader_rows(self) -> int:
@@ -45,9 +51,35 @@ class SublayerShape(Value):
         """Writer columns that one token uses."""
         return self.writer_columns - self.idle_writer_columns
 
+    def parameters(self, width: int) -> int:
+        """Parameters of the sub-layer in a model of hidden size ``width``."""
+        entering, leaving = self.widths(width)
+        return (
+            (self.reader_rows + self.norm) * entering
+            + (self.writer_columns + self.writer_bias) * leaving
+            + self.reader_bias
+            + self.inner
+            + self.turns * entering * leaving
+        )
+
+    def products(self, width: int) -> int:
+        """Multiply-adds of its linear maps for one token, in a model of hidden size ``width``."""
+        entering, leaving = self.widths(width)
+        through = self.turns * entering * leaving + self.inner_products
+        return self.busy_reader_rows * entering + self.busy_writer_columns * leaving + through
+
+    def widths(self, width: int) -> tuple[int, int]:
+        """Widths of the stream that enters and leaves, in a model of hidden size ``width``."""
+        return self.entering or width, self.leaving or width
+
+
+def bridge() -> SublayerShape:
+    """A matrix (D, D) that the stream passes through, in the place of blocks."""
+    return SublayerShape(kind="bridge", reader_rows=0, writer_columns=0, norm=0, turns=True)
+
 
 class ModelShape(Value):
-    """A causal language model with a norm in front of every sub-layer."""
+    """A causal language model with a norm in front of every sub-layer, or what became of one."""
 
     architecture: str
     """``config.model_type``."""
@@ -65,6 +97,8 @@ class ModelShape(Value):
     """Vectors, as long as the stream is wide, that the final norm holds."""
     final_shift: bool = False
     """Whether one of them is a shift, which slicing in the untied form turns into a bias of the head."""
+    rotated: bool = False
+    """Whether a matrix (D, W) leads from the embedding table to a stream of width W."""
 
     @property
     def block_count(self) -> int:
@@ -72,21 +106,23 @@ class ModelShape(Value):
         return len(self.blocks)
 
     @property
+    def embedding_width(self) -> int:
+        """Width of the stream that enters the first block."""
+        return self.sublayers[0].widths(self.hidden_size)[0]
+
+    @property
     def parameters(self) -> int:
-        """Parameters of the dense model; a shared table counts once."""
-        width, vocab = self.hidden_size, self.vocab_size
-        total = (vocab * (1 if self.tied else 2) + self.positions + self.final_norm) * width
+        """Parameters of the model; a shared table counts once."""
+        width, vocab, first = self.hidden_size, self.vocab_size, self.embedding_width
+        total = width * (vocab + self.final_norm) + first * self.positions
+        total += 0 if self.tied else vocab * first
+        total += width * first if self.rotated else 0
         total += vocab if self.head_bias else 0
         return total + sum(self.block_parameters(block) for block in range(self.block_count))
 
     def block_parameters(self, block: int) -> int:
         """Parameters of one block."""
-        return sum(
-            (each.reader_rows + each.writer_columns + each.norm + each.writer_bias) * self.hidden_size
-            + each.reader_bias
-            + each.inner
-            for each in self.blocks[block]
-        )
+        return sum(each.parameters(self.hidden_size) for each in self.blocks[block])
 
     @property
     def flops_per_token(self) -> int:
@@ -95,9 +131,12 @@ class ModelShape(Value):
         Attention scores and values are left out: they grow with the context, and slicing the residual
         stream does not change them.
         """
-        rows = sum(s.busy_reader_rows + s.busy_writer_columns for s in self.sublayers)
-        inner = sum(s.inner_products for s in self.sublayers)
-        return 2 * (self.hidden_size * (rows + self.vocab_size) + inner)
+        products = self.hidden_size * (self.vocab_size + self.rotated * self.embedding_width)
+        return 2 * (products + sum(each.products(self.hidden_size) for each in self.sublayers))
+
+    def weight_bytes(self, itemsize: int) -> int:
+        """Bytes of the weights, in memory and on disk, where each takes ``itemsize`` bytes."""
+        return self.parameters * itemsize
 
     @property
     def sublayers(self) -> tuple[SublayerShape, ...]:

@@ -205,14 +205,15 @@ def plan(
     redundancy = result.profile.redundancy(chosen.score, chosen.first_token)
     fractions = chosen.fractions(redundancy)
     schedule, constant = chosen.schedule(redundancy, result.shape), chosen.constant(result.shape)
+    shape = schedule.shape_after(result.shape)
     data = {
         "key": run.key,
         "plan": _plain(chosen),
         "schedule": _plain(schedule),
         "capped": list(fractions.capped),
         "mean_slice": schedule.mean_slice,
-        "parameters": schedule.parameters(result.shape),
-        "flops_per_token": schedule.flops_per_token(result.shape),
+        "parameters": shape.parameters,
+        "flops_per_token": shape.flops_per_token,
         "dense_parameters": result.shape.parameters,
         "dense_flops_per_token": result.shape.flops_per_token,
     }
@@ -227,10 +228,10 @@ def plan(
     out.print(f"{result.profile.text}: {wording.profiled(recipe)}.", style="dim", highlight=False)
     dense = result.shape.parameters
     for name, each in (("planned", schedule), ("constant", constant)):
-        size = each.parameters(result.shape)
+        shape = each.shape_after(result.shape)
         out.print(
-            f"{name}: mean slice {each.mean_slice:.1%}, {size:,} parameters ({size / dense - 1:+.1%} "
-            f"against dense), {each.flops_per_token(result.shape):,} FLOPs per token"
+            f"{name}: mean slice {each.mean_slice:.1%}, {shape.parameters:,} parameters "
+            f"({shape.parameters / dense - 1:+.1%} against dense), {shape.flops_per_token:,} FLOPs per token"
         )
 
 

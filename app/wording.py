@@ -288,7 +288,7 @@ def trials_size(recipe: SweepRecipe | ContestRecipe | LeaderboardRecipe, like: R
 
 def reduction(schedule: SlicingSchedule, shape: ModelShape) -> str:
     """What the mean slice means in parameters, which is not the same number."""
-    change = schedule.parameters(shape) / shape.parameters - 1.0
+    change = schedule.shape_after(shape).parameters / shape.parameters - 1.0
     parameters = f"{percent(abs(change))} {'fewer' if change <= 0 else 'more'} parameters"
     if schedule.span:
         why = f"a shortcut matrix stands after every {schedule.span} blocks, not after every sub-layer"

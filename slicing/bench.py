@@ -527,7 +527,7 @@ class _Bench:
             return plan.schedule(redundancy, self.shape)
         if plan.published_constant:
             return plan.constant(self.shape)
-        size = plan.constant(self.shape).parameters(self.shape)
+        size = plan.constant(self.shape).shape_after(self.shape).parameters
         return plan.at_parameters(size, redundancy, self.shape)
 
     def _redundancy(self, plan: Plan) -> tuple[float, ...]:
@@ -596,14 +596,12 @@ class _Bench:
         )
 
     def _flops(self, cut: _Cut | None) -> int:
+        shape = self.shape
         if cut and cut.sliced:
-            return cut.sliced.schedule.flops_per_token(cut.sliced.shape)
-        if cut is None or cut.layout is None:
-            return self.shape.flops_per_token
-        blocks = tuple(self.shape.blocks[top] for top in cut.layout.tops)
-        bridges = getattr(cut.model.config, "bridges", None) or ()
-        shorter = self.shape.model_copy(update={"blocks": blocks}).flops_per_token
-        return shorter + 2 * len(bridges) * self.shape.hidden_size**2
+            shape = cut.sliced.schedule.shape_after(cut.sliced.shape)
+        elif cut and cut.layout:
+            shape = cut.layout.shape_after(shape, getattr(cut.model.config, "bridges", None) or ())
+        return shape.flops_per_token
 
     def texts(self) -> dict[str, Any]:
         """The windows that calibration and evaluation saw."""
@@ -664,7 +662,7 @@ def _slice(recipe: SliceRecipe, opened: OpenModel, progress: Progress, folder: P
         shape=bench.shape,
         fractions=bench.fractions(plan),
         schedule=schedule,
-        parameters=schedule.parameters(bench.shape),
+        parameters=schedule.shape_after(bench.shape).parameters,
         discarded=cut.sliced.discarded,
         repair=cut.repair,
         seconds=cut.seconds,
@@ -1019,7 +1017,7 @@ def _search(recipe: SearchRecipe, opened: OpenModel, progress: Progress) -> Sear
     windows = bench.draw(recipe.windows, skip=recipe.calibration_windows)
     precision = safe_precision(recipe.model, windows, opened.model)
     shape, plan = bench.shape, recipe.plan
-    size = plan.constant(shape).parameters(shape)
+    size = plan.constant(shape).shape_after(shape).parameters
     rule = plan.rule()
     assert isinstance(rule, Searched)
 

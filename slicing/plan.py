@@ -113,7 +113,9 @@ class Plan(Value):
 
     def constant_at_parameters_of(self, schedule: SlicingSchedule, shape: ModelShape) -> SlicingSchedule:
         """Constant slicing with (nearly) as many parameters as ``schedule`` leaves."""
-        return constant_at_parameters(shape, schedule.parameters(shape), self.rounding, schedule.embedding)
+        return constant_at_parameters(
+            shape, schedule.shape_after(shape).parameters, self.rounding, schedule.embedding
+        )
 
     def at_parameters(
         self, parameters: int, redundancy: Sequence[float], shape: ModelShape
@@ -128,6 +130,7 @@ class Plan(Value):
         low, high = self.settings.get("base", 0.0), 0.95
         assert isinstance(low, float)
         best: SlicingSchedule | None = None
+        nearest = 0
         for _ in range(30):
             middle = (low + high) / 2
             try:
@@ -135,12 +138,12 @@ class Plan(Value):
             except PlanError:  # more than its bounds allow
                 high = middle
                 continue
-            size = found.parameters(shape)
-            if best is None or abs(size - parameters) < abs(best.parameters(shape) - parameters):
-                best = found
+            size = found.shape_after(shape).parameters
+            if best is None or abs(size - parameters) < abs(nearest - parameters):
+                best, nearest = found, size
             low, high = (middle, high) if size > parameters else (low, middle)
-        if best is None or abs(best.parameters(shape) - parameters) > near_enough:
-            near = "none at all" if best is None else f"{best.parameters(shape):,}"
+        if best is None or abs(nearest - parameters) > near_enough:
+            near = "none at all" if best is None else f"{nearest:,}"
             raise PlanError(
                 f"The allocation '{self.allocation}' reaches no size near {parameters:,} parameters "
                 f"(nearest: {near}): choose another target or base, or raise the largest fraction."

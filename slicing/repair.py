@@ -16,10 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from analysis.anatomy import Branch
 from analysis.bases import Covariance
 from analysis.device import widen
 from analysis.errors import PlanError, UnsupportedError
+from analysis.families import Branch
 from analysis.shape import ModelShape
 from analysis.values import Value
 from slicing.modeling_sliced import SlicedSublayer, parameters_named

@@ -14,7 +14,7 @@ import numpy as np
 from pydantic import model_validator
 
 from analysis.errors import PlanError
-from analysis.shape import ModelShape
+from analysis.shape import ModelShape, SublayerShape
 from analysis.values import Value
 from slicing.allocation import check_fraction
 
@@ -199,36 +199,38 @@ class SlicingSchedule(Value):
                 entering = middles[index]
             yield SiteShape(entering, self.widths[index + 1], self.turns(index, last=True))
 
-    def parameters(self, shape: ModelShape) -> int:
-        """Parameters of the sliced model, shortcut matrices included; exact."""
+    def shape_after(self, shape: ModelShape) -> ModelShape:
+        """The shape of the sliced model, from that of the dense one; exact."""
         self.check_fits(shape)
-        total = self._embedding_and_head(shape) + shape.positions * self.widths[0]
-        if self.embedding == "shared":
-            total += shape.hidden_size * shape.final_norm  # kept, since the shared table cannot take it
-        if shape.head_bias or (shape.final_shift and self.embedding == "untied"):
-            total += shape.vocab_size
-        for sublayer, site in zip(shape.sublayers, self.sites(shape), strict=True):
-            total += sublayer.reader_rows * site.entering + sublayer.writer_columns * site.leaving
-            total += site.shortcut + site.leaving * sublayer.writer_bias
-            total += sublayer.reader_bias + sublayer.new_bias + sublayer.inner
-        return total
+        shared = self.embedding == "shared"
+        sites = self.sites(shape)
+        blocks = tuple(
+            tuple(_sliced(sublayer, site) for sublayer, site in zip(block, sites, strict=False))
+            for block in shape.blocks
+        )
+        return shape.model_copy(
+            update={
+                "blocks": blocks,
+                "tied": shared,
+                "rotated": shared,
+                "final_norm": shape.final_norm if shared else 0,  # the shared table cannot take it
+                "final_shift": shape.final_shift and shared,
+                "head_bias": shape.head_bias or (shape.final_shift and not shared),
+            }
+        )
 
-    def flops_per_token(self, shape: ModelShape) -> int:
-        """FLOPs of the linear maps for one token, shortcuts included; see ``ModelShape``."""
-        self.check_fits(shape)
-        products = shape.vocab_size * shape.hidden_size
-        if self.embedding == "shared":
-            products += shape.hidden_size * self.widths[0]
-        for sublayer, site in zip(shape.sublayers, self.sites(shape), strict=True):
-            products += sublayer.busy_reader_rows * site.entering
-            products += sublayer.busy_writer_columns * site.leaving
-            products += site.shortcut + sublayer.inner_products
-        return 2 * products
 
-    def _embedding_and_head(self, shape: ModelShape) -> int:
-        table = shape.vocab_size * shape.hidden_size
-        rows = shape.hidden_size if self.embedding == "shared" else shape.vocab_size
-        return table + rows * self.widths[0]
+def _sliced(sublayer: SublayerShape, site: SiteShape) -> SublayerShape:
+    """The sub-layer at new widths, with what its norm multiplied by and added in its readers."""
+    changes = {
+        "entering": site.entering,
+        "leaving": site.leaving,
+        "turns": site.turns,
+        "norm": 0,
+        "reader_bias": sublayer.reader_bias + sublayer.new_bias,
+        "new_bias": 0,
+    }
+    return sublayer.model_copy(update=changes)
 
 
 def constant_at_parameters(
@@ -246,16 +248,19 @@ def constant_at_parameters(
             [fraction] * shape.block_count, shape.hidden_size, rounding, embedding
         )
 
+    def size(steps: int) -> int:
+        return at(steps).shape_after(shape).parameters
+
     low, high = 0, (shape.hidden_size - rounding) * shape.block_count  # low is the largest model
-    if not at(high).parameters(shape) <= parameters <= at(low).parameters(shape):
+    if not size(high) <= parameters <= size(low):
         raise PlanError(
             f"No constant schedule has {parameters:,} parameters: they range from "
-            f"{at(high).parameters(shape):,} to {at(low).parameters(shape):,} here."
+            f"{size(high):,} to {size(low):,} here."
         )
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (middle, high) if at(middle).parameters(shape) >= parameters else (low, middle)
-    return min(at(low), at(high), key=lambda schedule: abs(schedule.parameters(shape) - parameters))
+        low, high = (middle, high) if size(middle) >= parameters else (low, middle)
+    return at(min(low, high, key=lambda steps: abs(size(steps) - parameters)))
 
 
 def _round_to_mean(fractions: np.ndarray, hidden_size: int, step: int) -> np.ndarray:

@@ -72,7 +72,7 @@ def save_sliced(
         made_from=made_from,
         calibration=calibration,
         method=sliced.method,
-        parameters=sliced.schedule.parameters(sliced.shape),
+        parameters=sliced.schedule.shape_after(sliced.shape).parameters,
         schedule=sliced.schedule,
         shape=sliced.shape,
         discarded=sliced.discarded,

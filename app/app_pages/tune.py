@@ -37,17 +37,13 @@ def sizes(planned: SlicingSchedule, constant: SlicingSchedule, shape: ModelShape
     grid = st.grid(4, min_column_width=150, gap="medium")
     mean = f"constant: {wording.percent(constant.mean_slice)}"
     parts.card(grid, "Mean slice", wording.percent(planned.mean_slice), None, mean)
-    for label, words, dense, size_of in (
-        ("Parameters", wording.millions, shape.parameters, lambda s: s.parameters(shape)),
-        (
-            "Weight memory",
-            wording.memory,
-            shape.parameters * itemsize,
-            lambda s: s.parameters(shape) * itemsize,
-        ),
-        ("FLOPs per token", wording.flops, shape.flops_per_token, lambda s: s.flops_per_token(shape)),
+    shapes = (shape, planned.shape_after(shape), constant.shape_after(shape))
+    for label, words, size_of in (
+        ("Parameters", wording.millions, lambda s: s.parameters),
+        ("Weight memory", wording.memory, lambda s: s.weight_bytes(itemsize)),
+        ("FLOPs per token", wording.flops, lambda s: s.flops_per_token),
     ):
-        ours, theirs = size_of(planned), size_of(constant)
+        dense, ours, theirs = map(size_of, shapes)
         note = f"constant: {words(theirs)}, {wording.percent(theirs / dense - 1, signed=True)}"
         parts.card(grid, label, words(ours), ours / dense - 1, note)
 

@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple, Self
 from pydantic import model_validator
 
 from analysis.errors import PlanError
+from analysis.shape import ModelShape, bridge
 from analysis.values import Value
 
 Merge = Literal["top", "sum", "mean"]
@@ -124,6 +125,22 @@ class Layout(Value):
         """
         merged = {place for place, group in enumerate(self.groups) if len(group) > 1}
         return tuple(sorted({gap.after for gap in self.gaps if gap.after >= 0} | merged))
+
+    def shape_after(self, shape: ModelShape, bridges: Collection[int] = ()) -> ModelShape:
+        """The shape of the reduced model, from that of the dense one.
+
+        ``bridges`` are the blocks of the reduced model that have a matrix behind them.
+        """
+        if self.blocks != shape.block_count:
+            raise PlanError(
+                f"The layout is for a model of {self.blocks} blocks, and this one has {shape.block_count}: "
+                "make a layout for this model."
+            )
+        blocks = tuple(
+            (*shape.blocks[top], bridge()) if place in bridges else shape.blocks[top]
+            for place, top in enumerate(self.tops)
+        )
+        return shape.model_copy(update={"blocks": blocks})
 
     @property
     def label(self) -> str:

@@ -8,7 +8,6 @@ from conftest import FAMILIES, tiny_model
 from torch import nn
 
 from analysis.anatomy import (
-    ANATOMIES,
     anatomy_of,
     embedding_scale,
     norm_epsilon,
@@ -16,6 +15,7 @@ from analysis.anatomy import (
     why_not_sliceable,
 )
 from analysis.errors import UnsupportedError
+from analysis.families import ANATOMIES
 
 LLAMA = (("attention", 64, 32), ("mlp", 96, 48))
 GPT = (("attention", 96, 32), ("mlp", 48, 48))

@@ -22,7 +22,8 @@ from every_family import (
 )
 from torch.utils.flop_counter import FlopCounterMode
 
-from analysis.anatomy import ANATOMIES, blocks, decoder, read_shape, why_not_sliceable
+from analysis.anatomy import blocks, decoder, read_shape, why_not_sliceable
+from analysis.families import ANATOMIES
 from analysis.source import ModelSource
 from analysis.support import NEVER_SLICED, NOT_YET_PROFILED, NOT_YET_SLICED, reason_in
 from slicing.schedule import SlicingSchedule
@@ -84,10 +85,10 @@ def test_sliceable_types_are_sliced_as_predicted_kept_and_run(model_type, tmp_pa
         with FlopCounterMode(display=False) as counter:
             logits = sliced.model(windows).logits
         assert torch.isfinite(logits).all()
-        assert schedule.parameters(shape) == sum(p.numel() for p in sliced.model.parameters())
+        assert schedule.shape_after(shape).parameters == sum(p.numel() for p in sliced.model.parameters())
         products = counter.get_flop_counts()["Global"]
         linear = sum(flops for op, flops in products.items() if str(op) in ("aten.mm", "aten.addmm"))
-        assert schedule.flops_per_token(shape) * windows.numel() == linear
+        assert schedule.shape_after(shape).flops_per_token * windows.numel() == linear
 
         options = {"max_new_tokens": 8, "do_sample": False, "pad_token_id": 0}
         options["attention_mask"] = torch.ones_like(windows[:2])

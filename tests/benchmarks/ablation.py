@@ -63,7 +63,7 @@ def main(windows: int = 16) -> None:
     calibration = drawn[:windows]
     judges = token_windows(text, opened.tokenizer, LENGTH, JUDGED, 0, max(SKIPPED, MORE * windows))
     precision = safe_precision(source, judges, model)
-    size = Plan().constant(shape).parameters(shape)
+    size = Plan().constant(shape).shape_after(shape).parameters
 
     def schedule(span: int, middle: float = 1.0) -> SlicingSchedule:
         plan = Plan(allocation="constant", settings={}, span=span, middle=middle)

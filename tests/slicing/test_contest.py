@@ -195,7 +195,7 @@ def test_a_trial_at_equal_parameters_has_them(recipe):
     assert isinstance(trial, TrialRecipe)
     run = perform(trial)
     size = run.result.contestant.parameters  # type: ignore[union-attr]
-    constant = trial.plan.constant(run.result.shape).parameters(run.result.shape)  # type: ignore[union-attr]
+    constant = trial.plan.constant(run.result.shape).shape_after(run.result.shape).parameters  # type: ignore[union-attr]
     assert size == pytest.approx(constant, rel=0.01)  # a tiny model has coarse steps
 
 

@@ -57,7 +57,7 @@ def test_predicted_sizes_are_those_of_the_built_model_and_folders_come_back(
         recut(model, schedule, find_bases(model, windows)),
     ]
     for each in found:
-        assert sum(part.numel() for part in each.model.parameters()) == schedule.parameters(shape)
+        assert sum(part.numel() for part in each.model.parameters()) == schedule.shape_after(shape).parameters
         inside = [block.sublayers[1].entering for block in blocks(each.model)]
         assert tuple(inside) == MIDDLES
     save_sliced(found[0], tokenizer, tmp_path / "made", made_from="tiny", calibration="words")
@@ -69,9 +69,9 @@ def test_predicted_sizes_are_those_of_the_built_model_and_folders_come_back(
 
 def test_repair_fits_it_too(windows):
     model = tiny_model("llama")
-    schedule = schedule_for(model)
+    shape, schedule = read_shape(model), schedule_for(model)
     repaired = slice_model(model, schedule, windows, repair=True)
-    assert sum(part.numel() for part in repaired.model.parameters()) == schedule.parameters(read_shape(model))
+    assert sum(part.numel() for part in repaired.model.parameters()) == schedule.shape_after(shape).parameters
     assert all(row.after <= row.before for row in repaired.repair.sublayers)
     assert any(row.after < row.before for row in repaired.repair.sublayers)
 
@@ -84,7 +84,7 @@ def test_a_plan_cuts_it_in_multiples_of_the_block():
     assert plan.constant(shape).middles == ()  # stays as published
     usual = plan.model_copy(update={"middle": 1.0}).schedule((0.0,) * 3, shape)
     assert usual.middles == ()
-    at_size = plan.at_parameters(usual.parameters(shape), (0.0,) * 3, shape)
+    at_size = plan.at_parameters(usual.shape_after(shape).parameters, (0.0,) * 3, shape)
     assert at_size.widths[0] > usual.widths[0] > at_size.middles[0]
 
 

@@ -526,7 +526,7 @@ def test_bundled_contest_holds_everyone_that_its_recipe_names():
     size = result.contestants[1].parameters
     for each in result.contestants[1:]:
         assert each.schedule is not None
-        assert each.parameters == each.schedule.parameters(result.shape)
+        assert each.parameters == each.schedule.shape_after(result.shape).parameters
         assert abs(each.parameters - size) <= size // 1000
 
 

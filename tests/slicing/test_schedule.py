@@ -91,16 +91,16 @@ def test_equal_remainders_are_spread_over_the_depth():
 
 def test_published_parameter_counts_of_the_demo_model():
     assert DEMO_SHAPE.parameters == 134_515_008
-    assert constant(0.25, 8, "untied").parameters(DEMO_SHAPE) == 140_652_288
-    assert constant(0.25, 8, "shared").parameters(DEMO_SHAPE) == 119_668_032
+    assert constant(0.25, 8, "untied").shape_after(DEMO_SHAPE).parameters == 140_652_288
+    assert constant(0.25, 8, "shared").shape_after(DEMO_SHAPE).parameters == 119_668_032
     # Untied and fused, without shortcuts: the full-width form less its 60 shortcut matrices.
-    assert constant(0.0, 8, "untied").parameters(DEMO_SHAPE) - 60 * 576**2 == 162_791_424
+    assert constant(0.0, 8, "untied").shape_after(DEMO_SHAPE).parameters - 60 * 576**2 == 162_791_424
 
 
 def test_cutting_more_never_adds_parameters_or_flops():
     schedules = [constant(fraction / 100, 8) for fraction in range(2, 90, 2)]
-    sizes = [schedule.parameters(DEMO_SHAPE) for schedule in schedules]
-    flops = [schedule.flops_per_token(DEMO_SHAPE) for schedule in schedules]
+    sizes = [schedule.shape_after(DEMO_SHAPE).parameters for schedule in schedules]
+    flops = [schedule.shape_after(DEMO_SHAPE).flops_per_token for schedule in schedules]
     assert sizes == sorted(sizes, reverse=True)
     assert flops == sorted(flops, reverse=True)
 
@@ -116,10 +116,11 @@ def test_mean_slice_is_what_was_asked_for():
 @pytest.mark.parametrize("rounding", [1, 2, 4])
 def test_matched_constant_comes_as_near_as_any_constant_does(embedding, rounding):
     every = {
-        constant(steps / 480, rounding, embedding, SMALL).parameters(SMALL) for steps in range(10 * 16 * 3)
+        constant(steps / 480, rounding, embedding, SMALL).shape_after(SMALL).parameters
+        for steps in range(10 * 16 * 3)
     }
     for wanted in range(min(every), max(every), 7):
-        found = constant_at_parameters(SMALL, wanted, rounding, embedding).parameters(SMALL)
+        found = constant_at_parameters(SMALL, wanted, rounding, embedding).shape_after(SMALL).parameters
         assert abs(found - wanted) == min(abs(size - wanted) for size in every)
 
 
@@ -153,7 +154,9 @@ def test_planning_takes_less_than_a_frame():
     plan, redundancy = Plan(), [i / 29 for i in range(30)]
     seconds = min(
         timeit.repeat(
-            lambda: plan.schedule(redundancy, DEMO_SHAPE).parameters(DEMO_SHAPE), number=10, repeat=5
+            lambda: plan.schedule(redundancy, DEMO_SHAPE).shape_after(DEMO_SHAPE).parameters,
+            number=10,
+            repeat=5,
         )
     )
     assert seconds / 10 < 0.005  # measured 0.0002; a slider has 0.016

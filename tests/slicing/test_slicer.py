@@ -80,8 +80,8 @@ def test_predicted_sizes_are_those_of_the_built_model(family, windows):
     for form in forms(shape):
         schedule = schedule_for(shape, form=form)
         sliced = slice_model(model, schedule, windows).model
-        assert schedule.parameters(shape) == sum(p.numel() for p in sliced.parameters())
-        assert schedule.flops_per_token(shape) * windows.numel() == _linear_flops(sliced, windows)
+        assert schedule.shape_after(shape).parameters == sum(p.numel() for p in sliced.parameters())
+        assert schedule.shape_after(shape).flops_per_token * windows.numel() == _linear_flops(sliced, windows)
 
 
 def _linear_flops(model, windows: Tensor) -> int:

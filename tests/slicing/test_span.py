@@ -67,7 +67,9 @@ def test_predicted_sizes_are_those_of_the_built_model(family, span, windows):
     shape, schedule = read_shape(model), schedule_for(tiny_model(family), span)
     for make in makers(windows):
         found = make(model, schedule)
-        assert sum(each.numel() for each in found.model.parameters()) == schedule.parameters(shape)
+        assert (
+            sum(each.numel() for each in found.model.parameters()) == schedule.shape_after(shape).parameters
+        )
         assert len(found.discarded) == len(shape.sublayers) + 1
         assert all(0.0 <= lost < 1.0 for lost in found.discarded)
         assert found.discarded[-1] == 0.0
@@ -169,8 +171,10 @@ def test_a_span_costs_no_parameters_and_leaves_constant_slicing_as_published(win
         site.shortcut for site in planned.sites(shape)
     )
     assert saved == 5 * 24 * 24
-    assert constant.parameters(shape) - planned.parameters(shape) == saved
-    assert constant.flops_per_token(shape) - planned.flops_per_token(shape) == 2 * saved
+    assert constant.shape_after(shape).parameters - planned.shape_after(shape).parameters == saved
+    assert (
+        constant.shape_after(shape).flops_per_token - planned.shape_after(shape).flops_per_token == 2 * saved
+    )
     with pytest.raises(PlanError, match="span must be 0 or more"):
         Plan(span=-1)
 
