@@ -163,7 +163,7 @@ def memory(device: torch.device) -> tuple[int, int]:
 
 
 def total_memory(device: torch.device) -> int:
-    """Bytes that the device has, free or not; any process may ask."""
+    """Bytes that the device has, free or not: a property of it, for which no memory is looked at."""
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory
     return psutil.virtual_memory().total

@@ -16,6 +16,7 @@ Exit code 2 is the command line's own, for flags it cannot parse.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 
 
@@ -71,6 +72,15 @@ def is_ours(error: BaseException) -> bool:
     What is written in Rust panics with a class outside of ``Exception``, so such a class alone tells nothing.
     """
     return isinstance(error, SlicescopeError | KeyboardInterrupt | SystemExit | GeneratorExit)
+
+
+_UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]")
+"""Characters that do something to a terminal or to the direction of writing, in place of being seen."""
+
+
+def visible(text: str) -> str:
+    """The text with control characters written out, such as ``\\x1b``; lines and tabs stay."""
+    return _UNSEEN.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def one_line(error: BaseException) -> str:

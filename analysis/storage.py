@@ -61,6 +61,8 @@ def storage_errors(path: Path) -> Iterator[None]:
             errno.ENOTDIR: "a part of that path is a file, not a folder; choose another folder",
             errno.EEXIST: "a file of that name is in the way; choose another folder",
             errno.ENOENT: "it does not exist; check the path",
+            errno.ENAMETOOLONG: "the name is too long; choose a shorter one",
+            errno.EISDIR: "it is a folder; name a file",
         }
         told = os.strerror(number).lower() if number else one_line(error)
         reason = reasons.get(number, f"{told}; choose another folder")
@@ -107,7 +109,7 @@ def whole_folder(path: Path, replace: bool = False) -> Iterator[Path]:
         with storage_errors(path):
             yield draft
             draft.chmod(0o755)  # mkdtemp makes it private
-            _put_in_place(draft, path)
+            _put_in_place(draft, path, replace)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
 
@@ -156,16 +158,70 @@ def _lives(pid: int, token: str) -> bool:
 _OLD = "-old"
 
 
-def _put_in_place(draft: Path, path: Path) -> None:
-    if not path.exists():
-        draft.rename(path)
-        return
-    # A folder cannot be renamed over a full one, so the old one steps aside for a moment.
+_ATTEMPTS = 50
+
+
+def _put_in_place(draft: Path, path: Path, replace: bool) -> None:
+    """Rename ``draft`` to ``path``, whatever other processes put there meanwhile; the last one stays."""
     old = path.with_name(draft.name + _OLD)
-    path.rename(old)
-    try:
-        draft.rename(path)
-    except OSError:
-        old.rename(path)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
+    for _ in range(_ATTEMPTS):
+        with suppress(FileNotFoundError):  # another process has taken it away
+            if replace and path.exists():
+                # A folder cannot be renamed over a full one, so the old one steps aside for a moment.
+                path.rename(old)
+        try:
+            draft.rename(path)
+        except OSError as error:
+            if old.exists() and not path.exists():
+                old.rename(path)
+            if not replace or error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+        else:
+            shutil.rmtree(old, ignore_errors=True)
+            return
+        shutil.rmtree(old, ignore_errors=True)
+    raise StorageError(f"Other processes keep writing '{path}': let them end, then try again.")
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all (``StorageError``).
+
+    A link is followed. What is no ordinary file, such as a pipe or ``/dev/null``, is written into.
+    """
+    with storage_errors(path):
+        target = Path(os.path.realpath(path))
+        if target.exists() and not target.is_file():
+            target.write_bytes(content)
+            return
+        handle, name = tempfile.mkstemp(prefix=".slicescope-", dir=target.parent)
+        draft = Path(name)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(content)
+            draft.chmod(target.stat().st_mode & 0o777 if target.exists() else 0o666 & ~_umask())
+            draft.replace(target)
+        finally:
+            draft.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    """What the files of this process are not allowed; there is no way to ask without setting it."""
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return mask
+
+
+def check_output(path: Path) -> Path:
+    """Raise ``StorageError`` where a file cannot be written at ``path``; before the work that fills it."""
+    with storage_errors(path):
+        if path.is_dir():
+            raise StorageError(f"'{path}' is a folder: name a file to write.")
+        target = Path(os.path.realpath(path))
+        target.parent.stat()
+        if target.exists():
+            if not os.access(target, os.W_OK):
+                raise PermissionError(errno.EACCES, "not writable")
+        else:
+            target.touch()  # a name can be too long, and a folder read-only, in ways that only trying tells
+            target.unlink()
+    return path

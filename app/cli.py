@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import importlib.metadata
 import json
+import os
 import shutil
 import sys
 from collections.abc import Iterator
@@ -33,8 +34,9 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from analysis.errors import Cancelled, SlicescopeError
+from analysis.errors import Cancelled, SlicescopeError, visible
 from analysis.hub import FETCHING
+from analysis.storage import check_output, storage_errors, write_whole
 from app.options import (
     TEXT_HELP,
     Alike,
@@ -75,8 +77,16 @@ app = typer.Typer(
 runs_app = typer.Typer(invoke_without_command=True)
 app.add_typer(runs_app, name="runs")
 
-out = Console()
-err = Console(stderr=True)
+
+class _Terminal(Console):
+    """Shows strings as they are: names of runs and models come from anybody, and may hold anything."""
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        return super().render_str(visible(text), **options)
+
+
+out = _Terminal(markup=False)
+err = _Terminal(markup=False, stderr=True)
 
 
 EvaluationOption = Annotated[str, typer.Option(help=f"Text the perplexity is measured on: {TEXT_HELP}")]
@@ -109,7 +119,12 @@ LensOption = Annotated[
     ),
 ]
 JsonOption = Annotated[
-    Path | None, typer.Option("--json", help="Write the result there as JSON; '-' prints it instead.")
+    Path | None,
+    typer.Option(
+        "--json",
+        callback=lambda path: path if path is None or str(path) == "-" else check_output(path),
+        help="Write the result there as JSON; '-' prints it instead.",
+    ),
 ]
 
 
@@ -280,7 +295,7 @@ def slice_command(
     dense = result.shape.parameters
     out.print(
         f"Sliced to {result.parameters:,} parameters ({result.parameters / dense - 1:+.1%} against dense), "
-        f"mean slice {result.schedule.mean_slice:.1%}, in {result.seconds:.0f} s: [bold]{output}[/bold]"
+        f"mean slice {result.schedule.mean_slice:.1%}, in {result.seconds:.0f} s: {output}"
     )
     if result.sliced:
         out.print(
@@ -356,7 +371,7 @@ def remove(
     out.print(
         f"{len(result.layout.groups)} of {result.layout.blocks} blocks ({result.layout.label}), "
         f"{result.parameters:,} parameters ({result.parameters / result.dense_parameters - 1:+.1%} against "
-        f"dense): [bold]{output}[/bold]"
+        f"dense): {output}"
     )
     if result.repair is None and recipe.removal.closing != "none":
         out.print("No gap has a block in front that could close it, so they stay open.")
@@ -680,7 +695,7 @@ def _evaluate_tasks(
         table.add_row(
             each.task, each.metric, f"{each.value:.4f}", error, f"{each.examples:,}", str(each.few_shot)
         )
-    out.print(f"[bold]{source.label}[/bold]")
+    out.print(source.label, style="bold")
     out.print(table)
 
 
@@ -705,7 +720,7 @@ def generate(
         listen("Generating", 0, 1)
         sample = continue_text(opened, prompt, new_tokens)
     if not _printed_as_json({"model": source.label, "prompt": prompt, **_plain(sample)}, json_path):
-        out.print(prompt + sample.text, markup=False, highlight=False)
+        out.print(prompt + sample.text, highlight=False)
         err.print(f"{sample.tokens} tokens", style="dim")
 
 
@@ -739,7 +754,7 @@ def list_command(json_path: JsonOption = None) -> None:
         table.add_row(row["key"], row["kind"], row["model"], row["created"][:16], f"{row['seconds']:.0f}")
     out.print(table if rows else "No runs yet: 'slicescope compare' makes one.")
     for sentence in broken:
-        err.print(sentence, style="yellow", markup=False)
+        err.print(sentence, style="yellow")
 
 
 @runs_app.command()
@@ -819,11 +834,9 @@ def import_command(
     file: Annotated[Path, typer.Argument(help="A zip file that 'export' wrote, or a run.json.")],
 ) -> None:
     """Store a run that was made elsewhere."""
-    from analysis.storage import storage_errors
-    from slicing.library import bring_in
+    from slicing.library import bring_in, read_packed
 
-    with storage_errors(file):
-        content = file.read_bytes()
+    content = read_packed(file)
     run = bring_in(content, f"'{file}'")
     out.print(f"Run {run.key} is stored.", highlight=False)
 
@@ -841,7 +854,7 @@ def cite(key: Annotated[str, typer.Argument(help="The key, or 'demo'.")] = "demo
     """Print BibTeX of the methods that a run used."""
     from app.citations import bibtex
 
-    out.print(bibtex(_run_named(key).recipe), highlight=False, markup=False, soft_wrap=True)
+    out.print(bibtex(_run_named(key).recipe), highlight=False, soft_wrap=True)
 
 
 def _run_named(key: str) -> Run:
@@ -852,14 +865,10 @@ def _run_named(key: str) -> Run:
 
 def _write_new(path: Path, content: bytes) -> None:
     """Write a file whole, and never over another one."""
-    from analysis.storage import storage_errors
-
-    draft = path.with_name(f".{path.name}.draft")
     with storage_errors(path):
-        if path.exists():
+        if os.path.lexists(path):
             raise FileExistsError(errno.EEXIST, "exists", str(path))
-        draft.write_bytes(content)
-        draft.replace(path)
+    write_whole(path, content)
     out.print(f"{path}", highlight=False)
 
 
@@ -919,7 +928,7 @@ def main() -> None:
     try:
         app()
     except SlicescopeError as error:
-        err.print(f"slicescope: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        err.print(f"slicescope: {error}", style="red", highlight=False, soft_wrap=True)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         err.print("slicescope: stopped; nothing was stored.", style="red")
@@ -954,7 +963,7 @@ def _perform(recipe: Recipe, executor: Executor | None = None) -> Run:
         need = memory_need(recipe, shape)
         err.print(f"Slicing takes {need} at its peak.", style="dim", highlight=False)
     for warning in recipe.warnings(shape):
-        err.print(warning, style="yellow", markup=False, highlight=False)
+        err.print(warning, style="yellow", highlight=False)
     with _progress() as listen:
         return perform(recipe, listen, executor=executor)
 
@@ -1013,12 +1022,7 @@ def _printed_as_json(data: dict[str, Any], path: Path | None) -> bool:
     if str(path) == "-":
         print(text)  # noqa: T201
         return True
-    from analysis.storage import storage_errors
-
-    draft = path.with_name(f".{path.name}.draft")
-    with storage_errors(path):
-        draft.write_text(text + "\n", encoding="utf-8")
-        draft.replace(path)
+    write_whole(path, (text + "\n").encode())
     return False
 
 
@@ -1079,8 +1083,8 @@ def _print_comparison(result: CompareResult, method: str) -> None:
     out.print(METHODS[method], style="dim")
     for each in result.contestants:
         if each.sample:
-            out.print(f"[bold]{each.title}[/bold] continues (an illustration, not evidence):")
-            out.print(each.sample.text.strip(), markup=False, highlight=False)
+            out.print(f"{each.title} continues (an illustration, not evidence):", style="bold")
+            out.print(each.sample.text.strip(), highlight=False)
 
 
 def _sentence(each: Difference) -> str:
@@ -1090,7 +1094,7 @@ def _sentence(each: Difference) -> str:
         between = f", 95 % interval {low:+.1f} to {high:+.1f} %"
     return (
         f"{each.contender} against {each.baseline}: {each.percent:+.1f} % perplexity "
-        f"({each.nats:+.3f} nats per token{between}): [bold]{each.verdict}[/bold]"
+        f"({each.nats:+.3f} nats per token{between}): {each.verdict}"
     )
 
 

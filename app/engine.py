@@ -117,7 +117,7 @@ class Engine:
             self._report()
             while (asked := self._inbox.get()) is not None:
                 self._connection.send(self._outcome(asked))
-                if not _cleaned_up():  # another engine can work on, this process cannot
+                if not self._cleaned_up():  # another engine can work on, this process cannot
                     gone()
                     return
                 self._report()
@@ -204,17 +204,18 @@ class Engine:
             free, total = 0, 0
         self._connection.send(Report(source, str(device), dtype, free, total))
 
+    def _cleaned_up(self) -> bool:
+        """Give memory back. False where the device answers nothing any more, as after a failed assertion."""
+        from analysis.device import free_memory, synchronise
 
-def _cleaned_up() -> bool:
-    """Give memory back. False where the device answers nothing any more, as after a failed assertion."""
-    from analysis.device import free_memory
-
-    try:
-        free_memory()
-    except RuntimeError:
-        log.exception("The device does not answer any more, so the engine ends and another one begins.")
-        return False
-    return True
+        try:
+            if self._held is not None:
+                synchronise(self._held[1].model.device)
+            free_memory()
+        except RuntimeError:
+            log.exception("The device does not answer any more, so the engine ends and another one begins.")
+            return False
+        return True
 
 
 class Child(NamedTuple):

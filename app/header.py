@@ -17,7 +17,9 @@ BUSY, IDLE = 1.0, 5.0
 def header() -> None:
     """Draw the strip; it refreshes itself."""
     if news := state.news():
-        st.toast(f"Done: {wording.title(news.task)}", icon=":material/check:", duration="long")
+        st.toast(
+            f"Done: {wording.verbatim(wording.title(news.task))}", icon=":material/check:", duration="long"
+        )
     every = BUSY if state.worker().active else IDLE
     parts.apart(_strip, every, every=every)
 
@@ -116,11 +118,11 @@ def _title(job: Job) -> str:
 
 
 def _notice(job: Job) -> None:
+    title = wording.verbatim(wording.title(job.task))
     with st.container(horizontal=True, vertical_alignment="center"):
         if job.state == "failed":
-            told = state.told(job.error)
-            st.error(f"**{wording.title(job.task)}** failed. {told}", icon=":material/error:")
+            st.error(f"**{title}** failed. {state.told(job.error)}", icon=":material/error:")
         else:
             kept = "what has come is kept for the next time" if job.fetching else "nothing was stored"
-            st.info(f"**{wording.title(job.task)}** was cancelled; {kept}.", icon=":material/info:")
+            st.info(f"**{title}** was cancelled; {kept}.", icon=":material/info:")
         st.button("Dismiss", on_click=state.dismiss)

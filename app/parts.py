@@ -145,7 +145,7 @@ def _unfinished(
     recipe: state.Trials, read: Callable[[Any], Any], draw: Callable[[Any], None], active: bool
 ) -> None:
     found = read(recipe)
-    st.markdown(f"**{wording.title(recipe)}**")
+    st.markdown(f"**{wording.verbatim(wording.title(recipe))}**")
     st.progress(found.done / found.total, text=f"{found.done} of {found.total} trials are stored")
     if not active and st.button("Resume", type="primary", icon=":material/play_arrow:"):
         queue(lambda: recipe)

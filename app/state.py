@@ -204,9 +204,9 @@ def shown(view: View) -> Shown | None:
                 raise StorageError(f"There is no run '{key}'.")
             if view in ("profile", run.recipe.kind):
                 return Shown(run, bundled=False, problem=None)
-            problem = f"The run {run.key} is no {WORDS[view]}, so the demo's is shown."
+            problem = told(f"The run {run.key} is no {WORDS[view]}, so the demo's is shown.")
         except StorageError:
-            problem = f"The run '{key}' is no longer stored, so the demo's is shown."
+            problem = told(f"The run '{key}' is no longer stored, so the demo's is shown.")
     ships = {
         "sweep": bundled_sweep,
         "contest": bundled_contest,
@@ -481,8 +481,10 @@ def policy() -> Policy:
 
 
 def told(error: object) -> str:
-    """An error, or anything else that may name paths of the server, as this server's people may read it."""
-    return policy().tell(str(error))
+    """An error, or anything else that may name paths of the server, as Markdown that this server's people may
+    read: without paths, and with nothing in it that is markup.
+    """
+    return wording.verbatim(policy().tell(str(error)))
 
 
 def submit(task: Task) -> Job:

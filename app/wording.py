@@ -14,7 +14,7 @@ from contextlib import suppress
 from typing import Any, Literal
 
 from analysis.details import Details
-from analysis.errors import TextError
+from analysis.errors import TextError, visible
 from analysis.evaluate import Difference
 from analysis.shape import ModelShape
 from analysis.source import ModelSource
@@ -92,6 +92,16 @@ def interval(pair: tuple[float, float] | None, digits: int = 2) -> str:
     return _minus(f"{pair[0]:.{digits}f} to {pair[1]:.{digits}f}")
 
 
+_MARKDOWN = re.compile(r"[\\`*_\[\]<>$~#|!]|:(?=\S)|(?<=://)|(?<=www)(?=\.)|(?=@)")
+_BREAK = "\N{WORD JOINER}"
+"""Seen by nobody; but with it inside, an address is no link."""
+
+
+def verbatim(text: str) -> str:
+    """The text as Markdown that shows it as it is: what people, files and addresses say is never markup."""
+    return _MARKDOWN.sub(lambda found: f"\\{found[0]}" if found[0] else _BREAK, visible(text))
+
+
 def title(task: Task) -> str:
     """What a job does, as a heading."""
     if isinstance(task, Unload):
@@ -149,15 +159,15 @@ def closes(opened: Opened, owner: str) -> str:
     """What loading another model does to the one that is open."""
     who = "you" if opened.owner == owner else "another person"
     when = ago(time.monotonic() - opened.since)
-    return f"This closes **{opened.source.label}**, which {who} opened {when}."
+    return f"This closes **{verbatim(opened.source.label)}**, which {who} opened {when}."
 
 
 def was_closed(closed: Closed) -> str:
     """What another person's task did to a model that one used."""
-    label, again = closed.source.label, "Your next job on it opens it again."
+    label, again = verbatim(closed.source.label), "Your next job on it opens it again."
     if closed.instead is None:
         return f"**{label}** is closed, since another person ended the process that held it. {again}"
-    instead = closed.instead.label
+    instead = verbatim(closed.instead.label)
     if closed.instead == closed.source.model_copy(
         update={"device": closed.instead.device, "dtype": closed.instead.dtype}
     ):

@@ -16,7 +16,7 @@ from pydantic import Field
 from analysis.details import Details
 from analysis.errors import StorageError
 from analysis.profile import LayerProfile
-from analysis.storage import runs_folder, storage_errors, whole_folder
+from analysis.storage import runs_folder, storage_errors, whole_folder, write_whole
 from analysis.values import Value
 from slicing.runs import Run
 from slicing.study.store import (
@@ -63,10 +63,7 @@ def note_of(key: str) -> Note:
 def annotate(key: str, note: Note) -> None:
     """Write the note of a stored run (``StorageError``)."""
     folder = _folder(key)
-    path, draft = folder / NOTE_FILE, folder / f".{NOTE_FILE}"
-    with storage_errors(path):
-        draft.write_text(note.to_json(), encoding="utf-8")
-        draft.replace(path)
+    write_whole(folder / NOTE_FILE, note.to_json().encode())
 
 
 def throw_away(key: str) -> str:
@@ -109,6 +106,18 @@ def pack(key: str) -> bytes:
             if name != RUN_FILE and (folder / name).is_file():
                 archive.write(folder / name, name)
     return packed.getvalue()
+
+
+def read_packed(path: Path) -> bytes:
+    """The content of a file that is to be brought in (``StorageError`` where it is no file, or too large)."""
+    with storage_errors(path):
+        if path.exists() and not path.is_file():
+            raise StorageError(f"'{path}' is no file: give a run as slicescope exports it.")
+        with path.open("rb") as file:
+            content = file.read(LARGEST + 1)
+    if len(content) > LARGEST:
+        raise StorageError(_too_large(f"'{path}'"))
+    return content
 
 
 def bring_in(content: bytes, origin: str) -> Run:
@@ -191,7 +200,7 @@ def _unpacked(content: bytes, origin: str) -> dict[str, bytes]:
 
 
 def _too_large(origin: str) -> str:
-    return f"{origin} unpacks to more than {LARGEST // 2**20} MiB, which no run does: give another file."
+    return f"{origin} holds more than {LARGEST // 2**20} MiB, which no run does: give another file."
 
 
 def _thrown(name: str) -> int:

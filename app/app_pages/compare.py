@@ -36,7 +36,8 @@ def set_up() -> None:
     usual = state.proposal(profiled.run)
     with st.expander("Set up a comparison", icon=":material/balance:"):
         st.markdown(
-            f"**{usual.model.label}**: {wording.plan_line(usual.plan)}. The plan is made on the Tune page."
+            f"**{wording.verbatim(usual.model.label)}**: {wording.plan_line(usual.plan)}. "
+            "The plan is made on the Tune page."
         )
         with st.form("compare-form", border=False):
             try:
@@ -72,7 +73,9 @@ def headline(result: CompareResult, recipe: CompareRecipe) -> None:
         change = None if each.name == "dense" else each.evaluation.perplexity / dense.perplexity - 1.0
         note = f"perplexity, 95 % interval {wording.interval(each.evaluation.interval)}"
         parts.card(grid, each.title, f"{each.evaluation.perplexity:.2f}", change, note)
-    st.caption(f"{result.evaluation.label}: {dense.protocol}. {wording.METHODS[recipe.method]}")
+    st.caption(
+        f"{wording.verbatim(result.evaluation.label)}: {dense.protocol}. {wording.METHODS[recipe.method]}"
+    )
     st.caption(wording.window_reading(result.evaluation))
     for each in result.contestants:
         if told := wording.repaired(each):

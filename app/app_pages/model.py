@@ -35,7 +35,7 @@ def chosen_source(kind: str, location: str, device: str, dtype: str) -> ModelSou
 def draw_card(card: ModelCard) -> None:
     """What the model is, before a weight is read."""
     with st.container(border=True):
-        st.subheader(card.label)
+        st.subheader(wording.verbatim(card.label))
         if card.not_sliceable:
             st.badge("Cannot be sliced", icon=":material/block:", color="orange")
             st.markdown(card.not_sliceable)

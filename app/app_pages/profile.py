@@ -31,7 +31,7 @@ OVERLAID = 3  # more lines than these and the one shown cannot be told apart
 def measure_form() -> None:
     """What to measure on; the button queues it."""
     with st.form("profile-form"):
-        st.markdown(f"**Measure** {state.source().label}")
+        st.markdown(f"**Measure** {wording.verbatim(state.source().label)}")
         text = controls.text("Text", "calibration", "profile-text")
         windows = controls.number("Windows", "profile-windows", 8)
         length = controls.number("Window length, tokens", "profile-length", 512, 2, 131072, 64)
@@ -242,8 +242,8 @@ with view:
     if shown:
         if shown.run.recipe.model != state.source():
             st.warning(
-                f"This is the profile of {shown.run.recipe.model.label}: press Measure for "
-                f"{state.source().label}.",
+                f"This is the profile of {wording.verbatim(shown.run.recipe.model.label)}: press Measure for "
+                f"{wording.verbatim(state.source().label)}.",
                 icon=":material/sync_problem:",
             )
         draw(shown.run)

@@ -7,12 +7,13 @@ import os
 import platform
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
 from analysis.errors import ModelError, StorageError
-from analysis.storage import cache_folder, runs_folder, whole_folder
+from analysis.storage import cache_folder, check_output, runs_folder, whole_folder, write_whole
 
 
 def names(folder: Path) -> list[str]:
@@ -131,3 +132,61 @@ def test_folder_that_had_stepped_aside_when_its_process_was_killed_comes_back(tm
         raise ValueError("mine")
     assert names(tmp_path) == ["b"]
     assert names(tmp_path / "b") == ["precious"]
+
+
+def test_many_who_write_one_folder_at_once_all_end_well(tmp_path):
+    problems: list[BaseException] = []
+
+    def write(name: str) -> None:
+        for turn in range(40):
+            try:
+                with whole_folder(tmp_path / "run", replace=True) as draft:
+                    (draft / "a").write_text(f"{name} {turn}")
+                    (draft / "b").write_text(f"{name} {turn}")
+            except BaseException as error:
+                problems.append(error)
+
+    writers = [threading.Thread(target=write, args=(str(each),)) for each in range(6)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    assert problems == []
+    assert [each.name for each in tmp_path.iterdir()] == ["run"]
+    assert (tmp_path / "run" / "a").read_text() == (tmp_path / "run" / "b").read_text()
+
+
+def test_a_file_is_written_whole_and_a_link_followed(tmp_path):
+    target, link = tmp_path / "target", tmp_path / "link"
+    target.write_text("old")
+    target.chmod(0o640)
+    link.symlink_to(target)
+    write_whole(link, b"new")
+    assert link.is_symlink()
+    assert target.read_text() == "new"
+    assert target.stat().st_mode & 0o777 == 0o640
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["link", "target"]
+
+
+def test_what_is_no_ordinary_file_is_written_into_and_stays(tmp_path):
+    pipe, read = tmp_path / "pipe", []
+    os.mkfifo(pipe)
+    reader = threading.Thread(target=lambda: read.append(pipe.read_bytes()))
+    reader.start()
+    write_whole(pipe, b"words")
+    reader.join(10)
+    assert read == [b"words"]
+    assert pipe.is_fifo()
+    assert check_output(Path(os.devnull)) == Path(os.devnull)
+    write_whole(Path(os.devnull), b"words")
+    assert Path(os.devnull).is_char_device()
+
+
+@pytest.mark.parametrize(
+    ("name", "part"),
+    [("", "is a folder: name a file"), ("nowhere/x", "does not exist"), ("x" * 300, "too long")],
+)
+def test_an_output_that_cannot_be_is_refused_before_the_work(tmp_path, name, part):
+    with pytest.raises(StorageError, match=part):
+        check_output(tmp_path / name)
+    assert list(tmp_path.iterdir()) == []

@@ -17,6 +17,7 @@ import torch
 from conftest import byte_tokenizer, tiny_model
 from safetensors.torch import load_file, save_file
 
+from analysis.errors import visible
 from analysis.source import ModelSource
 from analysis.storage import runs_folder
 from analysis.texts import TextSource
@@ -34,6 +35,7 @@ from slicing.runs import (
     SliceRecipe,
     SweepRecipe,
 )
+from slicing.study.store import bundled_run, keep_run, list_runs
 
 TEXT = "It is a truth universally acknowledged, that a tensor in possession of many rows must want a basis. "
 
@@ -501,3 +503,27 @@ def test_runs_travel_and_come_back(monkeypatch, tiny_folder, texts, capsys, tmp_
     assert run(monkeypatch, "runs", "restore", name) == 6
     assert run(monkeypatch, "runs", "show", key) == run(monkeypatch, "runs", "show", f"{key}-2") == 0
     assert run(monkeypatch, "runs", "import", tmp_path / "nothing.zip") == 6
+
+
+@pytest.mark.parametrize("name", ["x [/red]", "[final]", "a \x1b[31m b", "\u202eevil"])
+def test_names_of_others_reach_the_terminal_as_they_are(monkeypatch, capsys, name):
+    keep_run(bundled_run())
+    (stored,), _ = list_runs()
+    assert run(monkeypatch, "runs", "rename", stored.key, name) == 0
+    shown = capsys.readouterr().out
+    assert visible(name) in shown
+    assert "\x1b[31m" not in shown
+    assert "\u202e" not in shown
+
+
+@pytest.mark.parametrize(
+    ("where", "part"), [("", "is a folder"), ("/", "is a folder"), ("n" * 300, "too long")]
+)
+def test_json_that_cannot_be_written_is_told_before_the_work(monkeypatch, capsys, where, part):
+    assert run(monkeypatch, "profile", "--model", "demo", "--json", where) == 6
+    assert part in capsys.readouterr().err
+
+
+def test_json_does_not_replace_a_device(monkeypatch):
+    assert run(monkeypatch, "runs", "list", "--json", "/dev/null") == 0
+    assert Path("/dev/null").is_char_device()

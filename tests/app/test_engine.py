@@ -21,7 +21,7 @@ from model_hub import ask, hub_of
 from analysis.source import ModelSource
 from analysis.storage import queue_folder
 from analysis.texts import TextSource
-from app.engine import Do, Ended, Engine, Load, Report, Step, Unload, launch
+from app.engine import Do, Ended, Engine, Load, Report, Unload, launch
 from app.jobs import Worker
 from slicing.runs import ProfileRecipe
 from slicing.study.store import find_run, list_runs
@@ -238,15 +238,21 @@ class Line:
         self.sent.append(message)
 
 
-def test_a_device_that_answers_no_more_is_told_before_the_engine_ends(monkeypatch):
+@pytest.mark.parametrize("where", ["free_memory", "synchronise"])
+def test_a_device_that_answers_no_more_is_told_before_the_engine_ends(monkeypatch, where):
     def broken(*_: Any) -> None:
         raise RuntimeError("CUDA error: device-side assert triggered")
 
-    monkeypatch.setattr("analysis.device.free_memory", broken)
+    monkeypatch.setattr(f"analysis.device.{where}", broken)
     line: Any = Line(Do(1, Load(ModelSource(kind="demo"))), Do(2, Unload()))
-    Engine(line, opener=broken).run(gone=lambda: None)
-    assert [type(each) for each in line.sent] == [Report, Step, Ended]  # the second task is another engine's
-    assert "device-side assert triggered" in line.sent[-1].error
+    engine = Engine(line, opener=broken)
+    on_card = SimpleNamespace(model=SimpleNamespace(device=torch.device("cpu"), dtype=torch.float32))
+    engine._held = (ModelSource(kind="demo", device="cpu"), on_card)
+    monkeypatch.setattr(engine, "_close", lambda: None)
+    engine.run(gone=lambda: None)
+    (ended,) = [each for each in line.sent if isinstance(each, Ended)]  # the second task is another engine's
+    assert "device-side assert triggered" in ended.error
+    assert line.sent[-1] is ended
 
 
 def test_an_engine_asks_no_device_before_a_model_is_there_and_goes_on_where_one_is_full(monkeypatch):
@@ -258,6 +264,7 @@ def test_an_engine_asks_no_device_before_a_model_is_there_and_goes_on_where_one_
     monkeypatch.setattr("analysis.device.memory", full)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
     model = SimpleNamespace(model=SimpleNamespace(device=torch.device("cuda:0"), dtype=torch.float32))
     line: Any = Line(Do(1, Load(ModelSource(kind="demo"))), Do(2, Unload()))
     Engine(line, opener=lambda source: model).run(gone=lambda: None)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import pytest
 from serving import MISSING, chromium, served, settle, visit
@@ -91,6 +91,18 @@ def test_pages_work_under_the_headers(address: str, browser: Any, path: str) -> 
         page.locator(".js-plotly-plot .main-svg").first.wait_for()
     assert not [line for line in said if "Content Security Policy" in line or "Error:" in line]
     assert page.get_by_test_id("stException").count() == 0
+    page.close()
+
+
+def test_what_an_address_says_is_shown_as_it_is(address: str, browser: Any) -> None:
+    said = (
+        "x' :red[**Session expired.**] [Log in](https://evil.example) www.evil.example https://evil.example"
+    )
+    page = visit(browser, f"{address}/compare?compare={quote(said)}")
+    warning = page.get_by_test_id("stAlert").filter(has_text="no longer stored").first
+    warning.wait_for()
+    assert said in warning.inner_text().replace("\N{WORD JOINER}", "")
+    assert page.locator("a[href*=evil], [data-testid=stAlert] strong").count() == 0
     page.close()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import shutil
 import zipfile
 from datetime import timedelta
@@ -168,9 +169,9 @@ def test_a_zip_bomb_is_not_unpacked(monkeypatch):
     monkeypatch.setattr(library, "LARGEST", 100_000)
     bomb = zipped({"run.json": b" " * 10_000_000})
     assert len(bomb) < 20_000
-    with pytest.raises(StorageError, match="unpacks to more than"):
+    with pytest.raises(StorageError, match="holds more than"):
         bring_in(bomb, "it")
-    with pytest.raises(StorageError, match="unpacks to more than"):
+    with pytest.raises(StorageError, match="holds more than"):
         bring_in(b" " * 100_001, "it")
 
 
@@ -190,3 +191,11 @@ def test_a_copied_folder_is_a_run_of_its_own_and_can_be_deleted(run: Run):
     assert {each.key for each in list_runs()[0]} == {run.key, "a copy"}
     throw_away("a copy")
     assert list_runs() == ([run], [])
+
+
+@pytest.mark.timeout(20)
+def test_what_is_no_file_is_refused_without_reading_it(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/zero"), tmp_path):
+        with pytest.raises(StorageError, match="is no file"):
+            library.read_packed(path)
