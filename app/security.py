@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import streamlit
 
@@ -21,19 +22,29 @@ from analysis.errors import SlicescopeError
 ENTRY = Path(streamlit.__file__).with_name("static") / "index.html"
 PAGES = Path(__file__).with_name("app_pages")
 UPLOADS = "/_stcore/upload_file"
+INTROSPECTION = "/_stcore/metrics"
+"""Where streamlit tells anybody its memory and its sessions."""
 _INLINE = re.compile(r"<script>(.*?)</script>", re.DOTALL)
 _ORIGIN = re.compile(r"https?://(\*\.)?[A-Za-z0-9.-]+(:\d+)?")
 
 
 class Security:
-    """Middleware: puts the headers on every answer, and where wanted refuses every upload."""
+    """Middleware: puts the headers on every answer, closes what no page needs, and keeps foreign pages out.
 
-    def __init__(self, app: Any, frames: Iterable[str] = (), uploads: bool = True) -> None:
-        self._app, self._uploads = app, uploads
+    Where wanted it refuses every upload. ``hosts`` are the names of proxies in front of the server.
+    """
+
+    def __init__(
+        self, app: Any, frames: Iterable[str] = (), uploads: bool = True, hosts: Iterable[str] = ()
+    ) -> None:
+        self._app, self._uploads, self._hosts = app, uploads, frozenset(hosts)
         self._headers = [(name.encode(), value.encode()) for name, value in headers(frames).items()]
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Pass a request on."""
+        if scope["type"] == "websocket" and not self._is_own(scope):
+            await send({"type": "websocket.close", "code": 1008})
+            return
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -45,11 +56,29 @@ class Security:
                 message = {**message, "headers": [*kept, *self._headers]}
             await send(message)
 
+        if INTROSPECTION in scope["path"]:
+            await answer({"type": "http.response.start", "status": 404, "headers": []})
+            await answer({"type": "http.response.body", "body": b""})
+            return
         if not self._uploads and UPLOADS in scope["path"]:
             await answer({"type": "http.response.start", "status": 403, "headers": []})
             await answer({"type": "http.response.body", "body": b"This server takes no uploads."})
             return
         await self._app(scope, receive, answer)
+
+    def _is_own(self, scope: Any) -> bool:
+        """Whether a connection comes from a page of this server, its port included, or from no page."""
+        told = {name.lower(): value.decode("latin-1").lower() for name, value in scope["headers"]}
+        if b"origin" not in told:
+            return True
+        try:
+            origin = urlsplit(told[b"origin"])
+            # A proxy may put its own name in place of the one that the browser used.
+            return bool(origin.netloc) and (
+                origin.netloc == told.get(b"host") or origin.hostname in self._hosts
+            )
+        except ValueError:
+            return False
 
 
 def headers(frames: Iterable[str] = ()) -> dict[str, str]:

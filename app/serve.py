@@ -9,6 +9,7 @@ import importlib.util
 import ipaddress
 import logging
 import os
+import socket
 import ssl
 import subprocess
 import sys
@@ -27,7 +28,7 @@ from starlette.middleware import Middleware
 
 from analysis.errors import SlicescopeError, StorageError, one_line
 from app.policy import Policy, enforce
-from app.security import Security
+from app.security import Security, headers
 
 log = logging.getLogger(__name__)
 CONFIG = Path(__file__).with_name("streamlit.toml")
@@ -62,8 +63,10 @@ def serve(
         )
     if not _is_loopback(address):
         log.warning("It answers to the names %s only: allow another one with --host.", ", ".join(names))
+    headers(frames)  # refuses a wrong origin before the server starts
+    _require_bindable(address, port)
     enforce(policy)
-    security = Middleware(Security, frames=frames, uploads=policy.may_import)
+    security = Middleware(Security, frames=frames, uploads=policy.may_import, hosts=hosts)
     script = Path(__file__).with_name("main.py")
 
     @asynccontextmanager
@@ -75,6 +78,19 @@ def serve(
             yield
 
     st.App(script, lifespan=life, middleware=[security]).run(config=settings)
+
+
+def _require_bindable(address: str, port: int) -> None:
+    """Refuse an address that is not one of this machine."""
+    try:
+        family, kind, protocol, _, reached = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.bind((reached[0], 0, *reached[2:]))  # any port: only the address is tried
+    except (OSError, UnicodeError) as error:
+        raise SlicescopeError(
+            f"The server cannot listen on the address '{address}' ({one_line(error)}): give an address of "
+            "this machine, such as 127.0.0.1, or 0.0.0.0 for all of them."
+        ) from None
 
 
 def _names(usual: Sequence[str], address: str, hosts: Sequence[str]) -> list[str]:

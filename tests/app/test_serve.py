@@ -32,6 +32,7 @@ def started(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[dict[str, A
             settings.append(config)
 
     monkeypatch.setattr(module.st, "App", App)
+    monkeypatch.setattr(module, "_require_bindable", lambda address, port: None)
     monkeypatch.setattr(policies, "_enforced", [])
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
@@ -270,3 +271,51 @@ def test_the_worker_lives_as_long_as_the_server(monkeypatch: pytest.MonkeyPatch)
 
     asyncio.run(life())
     assert told == ["stopped"]
+
+
+def _status(path: str, kind: str = "http", **told: str) -> int | str:
+    sent: list[Any] = []
+
+    async def inner(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start" if kind == "http" else "websocket.accept", "status": 200})
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    names = [(name.encode(), value.encode()) for name, value in told.items()]
+    guard = Security(inner, hosts=["course.example.org"])
+    asyncio.run(guard({"type": kind, "path": path, "headers": names}, None, send))
+    return sent[0]["status"] if kind == "http" else sent[0]["type"]
+
+
+@pytest.mark.parametrize(("path", "status"), [("/_stcore/metrics", 404), ("/of/mine/_stcore/metrics", 404)])
+def test_nobody_reads_the_metrics_of_the_server(path: str, status: int) -> None:
+    assert _status(path) == status
+    assert _status("/_stcore/health") == 200
+
+
+@pytest.mark.parametrize(
+    ("origin", "answer"),
+    [
+        ("http://localhost:8501", "websocket.accept"),
+        ("https://course.example.org", "websocket.accept"),
+        ("http://localhost:9999", "websocket.close"),
+        ("http://localhost", "websocket.close"),
+        ("null", "websocket.close"),
+    ],
+)
+def test_an_origin_is_compared_with_its_port(origin: str, answer: str) -> None:
+    assert _status("/_stcore/stream", "websocket", host="localhost:8501", origin=origin) == answer
+
+
+@pytest.mark.parametrize("address", ["192.0.2.1", "no.such.name.invalid"])
+def test_an_address_of_another_machine_is_refused(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+    monkeypatch.setattr(module.st, "App", None)
+    with pytest.raises(SlicescopeError, match="cannot listen on the address"):
+        serve(address=address, open_browser=False)
+
+
+def test_a_wrong_origin_is_refused_before_the_start(started: list[dict[str, Any]]) -> None:
+    with pytest.raises(SlicescopeError, match="not an origin"):
+        serve(open_browser=False, frames=["*"])
+    assert not started
