@@ -192,7 +192,7 @@ def request(app: Any, path: str, kind: str = "http") -> list[Any]:
     async def send(message: Any) -> None:
         sent.append(message)
 
-    asyncio.run(app({"type": kind, "path": path}, None, send))
+    asyncio.run(app({"type": kind, "path": path, "headers": []}, None, send))
     return sent
 
 
