@@ -206,7 +206,8 @@ def perform(
     """
 
     def work(folder: Path) -> tuple[OpenModel, Any]:
-        fetch_for(recipe, progress)
+        if opener is open_model:  # another opener has the model already
+            fetch_for(recipe, progress)
         progress("Opening", 0, 1)
         opened = opener(recipe.model)
         progress("Opening", 1, 1)
