@@ -37,7 +37,7 @@ class Security:
     def __init__(
         self, app: Any, frames: Iterable[str] = (), uploads: bool = True, hosts: Iterable[str] = ()
     ) -> None:
-        self._app, self._uploads, self._hosts = app, uploads, frozenset(hosts)
+        self._app, self._uploads, self._hosts = app, uploads, frozenset(host.lower() for host in hosts)
         self._headers = [(name.encode(), value.encode()) for name, value in headers(frames).items()]
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
@@ -73,10 +73,8 @@ class Security:
             return True
         try:
             origin = urlsplit(told[b"origin"])
-            # A proxy may put its own name in place of the one that the browser used.
-            return bool(origin.netloc) and (
-                origin.netloc == told.get(b"host") or origin.hostname in self._hosts
-            )
+            # A proxy may put its own name in place of the one that the browser used; it is at the usual port.
+            return bool(origin.netloc) and origin.netloc in {told.get(b"host"), *self._hosts}
         except ValueError:
             return False
 

@@ -166,7 +166,7 @@ def test_a_model_that_is_not_there_is_a_sentence(desk: Desk, tmp_path: Path) -> 
     app.segmented_control(key="model-kind").set_value("folder").run()
     assert "Name a model to see its card" in said(app)
     app.text_input(key="location-folder").set_value(f"{tmp_path}/nowhere").run()
-    assert f"'{tmp_path}/nowhere' does not exist" in app.error[0].value
+    assert f"'{tmp_path}/nowhere' does not exist" in app.error[0].value.replace("\\", "")
     assert next(button for button in app.button if button.label == "Load").disabled
 
 

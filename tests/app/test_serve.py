@@ -283,7 +283,7 @@ def _status(path: str, kind: str = "http", **told: str) -> int | str:
         sent.append(message)
 
     names = [(name.encode(), value.encode()) for name, value in told.items()]
-    guard = Security(inner, hosts=["course.example.org"])
+    guard = Security(inner, hosts=["Course.example.org"])
     asyncio.run(guard({"type": kind, "path": path, "headers": names}, None, send))
     return sent[0]["status"] if kind == "http" else sent[0]["type"]
 
@@ -300,6 +300,7 @@ def test_nobody_reads_the_metrics_of_the_server(path: str, status: int) -> None:
         ("http://localhost:8501", "websocket.accept"),
         ("https://course.example.org", "websocket.accept"),
         ("http://localhost:9999", "websocket.close"),
+        ("http://course.example.org:9999", "websocket.close"),
         ("http://localhost", "websocket.close"),
         ("null", "websocket.close"),
     ],
