@@ -46,7 +46,7 @@ class Branch(Value):
     """Readers that choose or weigh the MLPs of a mixture of experts."""
 
     def but(self, **changes: Any) -> Branch:
-        """The same with other names."""
+        """Copy it with some fields changed."""
         return self.model_copy(update=changes)
 
 
@@ -76,7 +76,7 @@ class Anatomy(Value):
     """Whether a block returns a tuple, with the states first."""
 
     def but(self, **changes: Any) -> Anatomy:
-        """The same with other names."""
+        """Copy it with some fields changed."""
         return self.model_copy(update=changes)
 
 

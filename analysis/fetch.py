@@ -11,7 +11,6 @@ import errno
 import json
 import os
 import re
-import shutil
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -23,7 +22,7 @@ from typing import NamedTuple
 from analysis.child import start
 from analysis.errors import ModelError, SlicescopeError, StorageError
 from analysis.hub import FETCHING, hub_answers, refusal
-from analysis.storage import storage_errors
+from analysis.storage import require_space, storage_errors
 from analysis.values import Progress, no_progress
 
 LOOK = 0.2
@@ -97,7 +96,7 @@ def _fetching(repository: str, revision: str | None) -> Iterator[Connection]:
 
 
 def begin(line: int) -> None:
-    """What the process that fetches does, given the number of its end of the connection."""
+    """Fetch as the process of its own, given the number of its end of the connection."""
     connection = Connection(line)
     repository, revision = connection.recv()
 
@@ -175,7 +174,8 @@ class _Fetch:
                 )
             weights = list(pool.map(lambda name: self._look_up(name, folder), wanted))
             total = sum(each.bytes for each in weights)
-            _require_room(self.repository, total - sum(each.here for each in weights))
+            missing = total - sum(each.here for each in weights)
+            require_space(_cache(), missing, f"Fetching '{self.repository}' into ", "HF_HOME")
             running = [pool.submit(self._weights, each, folder.name) for each in weights]
             self._tell(running, weights, total)
         return folder
@@ -278,15 +278,3 @@ def _cache() -> Path:
     from huggingface_hub import constants
 
     return Path(constants.HF_HUB_CACHE).expanduser()
-
-
-def _require_room(repository: str, needed: int) -> None:
-    cache = _cache()
-    with storage_errors(cache):
-        place = next(place for place in (cache, *cache.absolute().parents) if place.exists())
-        free = shutil.disk_usage(place).free
-    if free < needed:
-        raise StorageError(
-            f"Fetching '{repository}' takes {needed / 1e9:.2f} GB more in '{cache}', but its disk has "
-            f"{free / 1e9:.2f} GB left: free some, or set HF_HOME to a folder on another disk."
-        )

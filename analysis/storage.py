@@ -69,15 +69,18 @@ def storage_errors(path: Path) -> Iterator[None]:
         raise StorageError(f"'{path}' cannot be read or written: {reason} and try again.") from error
 
 
-def require_space(path: Path, needed: int) -> None:
-    """Raise ``StorageError`` when the disk of ``path`` has less than ``needed`` bytes left."""
+def require_space(path: Path, needed: int, what: str = "", home: str = "SLICESCOPE_HOME") -> None:
+    """Raise ``StorageError`` when the disk of ``path`` has less than ``needed`` bytes left.
+
+    ``what`` says what needs them, in front of the path; the setting ``home`` leads to another disk.
+    """
     with storage_errors(path):
         place = next(place for place in (path, *path.absolute().parents) if place.exists())
         free = shutil.disk_usage(place).free
     if free < needed:
         raise StorageError(
-            f"'{path}' needs {needed / 1e9:.2f} GB, but its disk has {free / 1e9:.2f} GB left: free some, "
-            "or set SLICESCOPE_HOME to a folder on another disk."
+            f"{what}'{path}' needs {needed / 1e9:.2f} GB, but its disk has {free / 1e9:.2f} GB left: free some, "
+            f"or set {home} to a folder on another disk."
         )
 
 

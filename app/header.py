@@ -47,7 +47,7 @@ def _strip(every: float) -> None:
 def _resources() -> None:
     report = state.worker().report
     if report and report.source:
-        name, where = f"**{report.source.label}**", f"{report.device}, {report.dtype}"
+        name, where = f"**{wording.verbatim(report.source.label)}**", f"{report.device}, {report.dtype}"
     else:
         name, where = "No model is open", report.device if report else "starting"
     used = "memory not known"
@@ -111,10 +111,12 @@ def _jobs(active: tuple[Job, ...]) -> None:
 
 
 def _title(job: Job) -> str:
-    """What a job does, and whose it is where it is not this session's."""
+    """What a job does, as Markdown, and whose it is where it is not this session's."""
     if not state.may_cancel(job):
         return "Someone else's job"
-    return wording.title(job.task) + ("" if state.is_mine(job) else " · from another session")
+    return wording.verbatim(wording.title(job.task)) + (
+        "" if state.is_mine(job) else " · from another session"
+    )
 
 
 def _notice(job: Job) -> None:

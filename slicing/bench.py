@@ -187,7 +187,7 @@ Executor = Callable[[Sequence[TrialRecipe], Callable[[Run], None], Progress], No
 
 def fetch_for(recipe: Recipe, progress: Progress = no_progress) -> None:
     """Fetch the model of a recipe where it is not here; what its weights are no good for is told before."""
-    if not isinstance(recipe, ProfileRecipe):
+    if recipe.changes_weights:
         require_plain(recipe.model)
     fetch_missing(recipe.model, progress)
 

@@ -10,7 +10,7 @@ import math
 from collections.abc import Collection
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
 from pydantic import Field, computed_field, model_validator
 
@@ -40,6 +40,7 @@ PROMPT = "Mr. Speaker, the state of our Union is"
 class ProfileRecipe(Value):
     """Measure how much every block changes its input."""
 
+    changes_weights: ClassVar[bool] = False
     kind: Literal["profile"] = "profile"
     model: ModelSource
     text: TextSource
@@ -90,6 +91,8 @@ Method = Literal["faithful", "preview"]
 class Calibrated(Value):
     """What every recipe says that slices: which model, and where its profile and its bases come from."""
 
+    changes_weights: ClassVar[bool] = True
+    """Whether it takes the weights as plain numbers, which quantised ones are not."""
     model: ModelSource
     calibration: TextSource
     calibration_windows: int = 16
