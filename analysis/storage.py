@@ -79,8 +79,8 @@ def require_space(path: Path, needed: int, what: str = "", home: str = "SLICESCO
         free = shutil.disk_usage(place).free
     if free < needed:
         raise StorageError(
-            f"{what}'{path}' needs {needed / 1e9:.2f} GB, but its disk has {free / 1e9:.2f} GB left: free some, "
-            f"or set {home} to a folder on another disk."
+            f"{what}'{path}' needs {needed / 1e9:.2f} GB, but its disk has {free / 1e9:.2f} GB left: "
+            f"free some, or set {home} to a folder on another disk."
         )
 
 
