@@ -11,6 +11,7 @@ import platform
 import re
 import secrets
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -104,8 +105,10 @@ def whole_folder(path: Path, replace: bool = False) -> Iterator[Path]:
     """
     with storage_errors(path):
         clear_abandoned(path.parent)
-        if path.exists() and not (replace and path.is_dir()):
-            raise StorageError(f"'{path}' exists already; choose another folder or delete that one first.")
+        with suppress(FileNotFoundError):
+            # Asked once: another process may take the folder away between two questions.
+            if not (stat.S_ISDIR(path.stat().st_mode) and replace):
+                raise StorageError(f"'{path}' exists already; choose another folder or delete that one first.")
         path.parent.mkdir(parents=True, exist_ok=True)
         draft = Path(tempfile.mkdtemp(prefix=owned(f".{path.name}"), dir=path.parent))
     try:
@@ -176,7 +179,8 @@ def _put_in_place(draft: Path, path: Path, replace: bool) -> None:
             draft.rename(path)
         except OSError as error:
             if old.exists() and not path.exists():
-                old.rename(path)
+                with suppress(OSError):  # another process has put its folder there meanwhile
+                    old.rename(path)
             if not replace or error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
         else:

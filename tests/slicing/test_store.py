@@ -65,10 +65,12 @@ def test_error_that_is_not_of_the_disk_passes_as_it_is(sliced, tmp_path, monkeyp
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", ["x" * 300, "file/sliced"])
-def test_place_that_cannot_hold_a_folder_is_one_sentence(sliced, tmp_path, name):
+@pytest.mark.parametrize(
+    "name, told", [("x" * 300, "choose a shorter one"), ("file/sliced", "choose another folder")]
+)
+def test_place_that_cannot_hold_a_folder_is_one_sentence(sliced, tmp_path, name, told):
     (tmp_path / "file").touch()
-    with pytest.raises(StorageError, match="choose another folder"):
+    with pytest.raises(StorageError, match=told):
         save(sliced, tmp_path / name)
 
 
