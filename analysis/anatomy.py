@@ -18,7 +18,6 @@ from transformers.pytorch_utils import Conv1D
 
 from analysis.errors import ModelError, UnsupportedError
 from analysis.families import ANATOMIES, Anatomy, Branch
-from analysis.shape import ModelShape, SublayerShape
 from analysis.support import refusal
 
 _PLAIN = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
@@ -153,84 +152,3 @@ def norm_epsilon(norm: nn.Module, anatomy: Anatomy) -> float:
 def embedding_scale(embedding: nn.Module) -> float:
     """What the embedding layer multiplies its rows by (the square root of D for Gemma, else 1)."""
     return float(getattr(embedding, "scalar_embed_scale", 1.0))
-
-
-def read_shape(model: nn.Module) -> ModelShape:
-    """The shapes of a sliceable model; works on a model without weights (meta device) too."""
-    config: Any = model.config
-    if reason := why_not_sliceable(config):
-        raise UnsupportedError(reason)
-    anatomy = anatomy_of(config)
-    inner = model.get_submodule(anatomy.decoder)
-    table: torch.Tensor = getattr(inner, anatomy.embedding).weight
-    head: nn.Linear = getattr(model, anatomy.head)
-    positions = None if anatomy.positions is None else getattr(inner, anatomy.positions).weight
-    return ModelShape(
-        architecture=config.model_type,
-        hidden_size=table.shape[1],
-        vocab_size=table.shape[0],
-        tied=bool(config.tie_word_embeddings),
-        blocks=tuple(
-            tuple(_sublayer_shape(block, branches, config) for branches in anatomy.sublayers)
-            for block in blocks(model)
-        ),
-        head_bias=head.bias is not None,
-        positions=0 if positions is None else len(positions),
-        final_norm=len(list(getattr(inner, anatomy.final_norm).parameters())),
-        final_shift=norm_shift(getattr(inner, anatomy.final_norm)) is not None,
-    )
-
-
-def _sublayer_shape(block: nn.Module, branches: tuple[Branch, ...], config: Any) -> SublayerShape:
-    rows = columns = reader_bias = new_bias = writer_biases = inner = inner_products = 0
-    idle_rows = idle_columns = 0
-    norms: dict[str, nn.Module] = {branch.norm: getattr(block, branch.norm) for branch in branches}
-    for branch in branches:
-        core = core_of(block, branch)
-        parameters = dict(core.named_parameters())
-        shifted = norm_shift(norms[branch.norm]) is not None
-        readers, writers = (dict(weights_named(core, n)) for n in (branch.readers, branch.writers))
-        if not readers or not writers:
-            raise UnsupportedError(
-                f"A '{config.model_type}' block without the expected parts in '{branch.core}' was found, so "
-                "it cannot be sliced; its redundancy can still be profiled."
-            )
-        for name, weight in readers.items():
-            rows += weight.numel() // weight.shape[-1]
-            idle_rows += _idle(weight, config) * weight.shape[-2]
-            bias = parameters.get(_bias_name(name))
-            reader_bias += 0 if bias is None else bias.numel()
-            new_bias += weight.shape[-2] if shifted and bias is None else 0
-        for name, weight in writers.items():
-            columns += weight.numel() // weight.shape[-2]
-            idle_columns += _idle(weight, config) * weight.shape[-1]
-            writer_biases += _bias_name(name) in parameters
-        outer = {*readers, *writers, *(_bias_name(name) for name in (*readers, *writers))}
-        inner += sum(p.numel() for name, p in parameters.items() if name not in outer)
-        inner_products += sum(
-            module.weight.numel()
-            for name, module in core.named_modules()
-            if isinstance(module, nn.Linear) and f"{name}.weight" not in outer
-        )
-    return SublayerShape(
-        kind=branches[0].kind if len(branches) == 1 else "parallel",
-        reader_rows=rows,
-        writer_columns=columns,
-        reader_bias=reader_bias,
-        new_bias=new_bias,
-        writer_bias=writer_biases,
-        inner=inner,
-        inner_products=inner_products,
-        norm=sum(len(list(norm.parameters())) for norm in norms.values()),
-        idle_reader_rows=idle_rows,
-        idle_writer_columns=idle_columns,
-    )
-
-
-def _bias_name(weight_name: str) -> str:
-    return weight_name.removesuffix("weight") + "bias" if weight_name.endswith("weight") else ""
-
-
-def _idle(weight: torch.Tensor, config: Any) -> int:
-    """How many experts of a stack (E, out, in) one token leaves alone."""
-    return weight.shape[0] - config.num_experts_per_tok if weight.ndim == 3 else 0

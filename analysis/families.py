@@ -38,6 +38,8 @@ class Branch(Value):
     """Whether queries, keys and values are read once for all heads (multi-head latent attention)."""
     paired: bool = False
     """Whether heads half of all apart make one output (differential attention)."""
+    repeated: bool = False
+    """Whether keys and values are repeated for every query head before they are kept for later tokens."""
     head_norms: tuple[str, ...] = ("q_norm", "k_norm", "q_layernorm", "k_layernorm", "query_layernorm")
     """Norms of queries and keys."""
     head_vectors: tuple[str, ...] = ("sinks",)
@@ -163,6 +165,7 @@ def _falcon(config: Any) -> Anatomy:
         writers=("dense",),
         fused="groups",
         positions="slopes" if config.alibi else "half",
+        repeated=config.new_decoder_architecture,
     )
     mlp = _MLP.but(readers=("dense_h_to_4h",), writers=("dense_4h_to_h",))
     if config.new_decoder_architecture and config.num_ln_in_parallel_attn in (None, 2):

@@ -65,7 +65,7 @@ def branch_units(core: nn.Module, branch: Branch, config: Any) -> BranchUnits:
     read = _attention if branch.kind == "attention" else _mlp
     found = read(core, branch, config)
     named = {name: tensor.numel() for name, tensor in core.named_parameters()}
-    return BranchUnits(tuple(_with_biases(units, named) for units in found.units), found.refused)
+    return replace(found, units=tuple(_with_biases(units, named) for units in found.units))
 
 
 def _with_biases(units: Units, sizes: dict[str, int]) -> Units:
@@ -154,7 +154,16 @@ def _attention(core: nn.Module, branch: Branch, config: Any) -> BranchUnits:
         start = size - turned if branch.latent else 0
         interleaved = branch.positions == "interleaved" and getattr(config, "rope_interleave", True)
         found.append(rotary_pairs(rotary, start, turned, interleaved))
-    return BranchUnits(tuple(found), refused)
+    return BranchUnits(tuple(found), refused, _cached(core, branch, heads))
+
+
+def _cached(core: nn.Module, branch: Branch, heads: Heads) -> int:
+    """How many numbers the attention keeps of a token."""
+    if branch.latent:  # it keeps the latent, and the keys that all heads share
+        ((_, down),) = weights_named(core, ("kv_a_proj_with_mqa",))
+        return down.shape[-2]
+    kept = len(heads.queries[1]) if branch.repeated else heads.groups
+    return kept * (heads.keys[1].shape[1] + heads.values[1].shape[1])
 
 
 def _heads(core: nn.Module, branch: Branch, config: Any) -> tuple[Heads, Heads]:

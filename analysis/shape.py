@@ -1,15 +1,44 @@
 """The shapes of a causal language model, as plain numbers: parameters, FLOPs and bytes follow from them.
 
 A changed model has a shape too, so that its price is known before a weight moves. Knows nothing about torch.
-Reading the shapes off a model is ``analysis.anatomy.read_shape``.
+Reading the shapes off a model is ``analysis.read_shape``.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
+from pydantic import SerializerFunctionWrapHandler, model_serializer
+
+from analysis.units import Kind
 from analysis.values import Value
 
 
-class SublayerShape(Value):
+class _Counts(Value):
+    """Written without the counts that are at their defaults: a model of 80 blocks has thousands."""
+
+    @model_serializer(mode="wrap")
+    def _brief(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        defaults = {name: field.default for name, field in type(self).model_fields.items()}
+        return {name: value for name, value in write(self).items() if getattr(self, name) != defaults[name]}
+
+
+class UnitShape(_Counts):
+    """The units of one kind in a sub-layer, and what each of them holds; see ``analysis.units``."""
+
+    kind: Kind
+    count: int
+    reader_rows: int
+    """Rows of one unit in the maps that read the stream."""
+    writer_columns: int
+    """Columns of one unit in the maps that write it."""
+    inner: int = 0
+    """Parameters of one unit that see no residual stream, such as its biases."""
+    parts: int = 1
+    """The units fall into so many equal parts, and each must keep equally many of its own."""
+
+
+class SublayerShape(_Counts):
     """One sub-layer (attention or MLP): what reads the residual stream, what writes it."""
 
     kind: str
@@ -40,6 +69,12 @@ class SublayerShape(Value):
     """Width of the stream that it writes; ``None`` where that is the hidden size."""
     turns: bool = False
     """Whether the stream passes it through a matrix (entering, leaving)."""
+    cached: int = 0
+    """Numbers that attention keeps of one token: its keys and values."""
+    window: int | None = None
+    """Attention sees so many tokens at most, its own among them; ``None`` for all."""
+    units: tuple[UnitShape, ...] = ()
+    """What can be taken out of it, by kind; more than one of a kind where it has several MLPs."""
 
     @property
     def busy_reader_rows(self) -> int:
@@ -67,6 +102,10 @@ class SublayerShape(Value):
         entering, leaving = self.widths(width)
         through = self.turns * entering * leaving + self.inner_products
         return self.busy_reader_rows * entering + self.busy_writer_columns * leaving + through
+
+    def remembered(self, tokens: int) -> int:
+        """Of so many tokens, those whose keys and values are kept for the next one."""
+        return tokens if self.window is None else min(tokens, self.window - 1)
 
     def widths(self, width: int) -> tuple[int, int]:
         """Widths of the stream that enters and leaves, in a model of hidden size ``width``."""
@@ -137,6 +176,10 @@ class ModelShape(Value):
     def weight_bytes(self, itemsize: int) -> int:
         """Bytes of the weights, in memory and on disk, where each takes ``itemsize`` bytes."""
         return self.parameters * itemsize
+
+    def cache_bytes(self, tokens: int, itemsize: int) -> int:
+        """Bytes of the keys and values of one text of so many tokens, as transformers keeps them."""
+        return itemsize * sum(each.cached * each.remembered(tokens) for each in self.sublayers)
 
     @property
     def sublayers(self) -> tuple[SublayerShape, ...]:

@@ -32,7 +32,7 @@ from transformers import (
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import logging as transformers_logging
 
-from analysis.anatomy import BRIDGED, SLICED_ALREADY, blocks, read_shape, why_not_sliceable
+from analysis.anatomy import BRIDGED, SLICED_ALREADY, blocks, why_not_sliceable
 from analysis.checkpoint import (
     refuse_extra_blocks,
     refuse_larger,
@@ -47,6 +47,7 @@ from analysis.gguf_header import check_gguf
 from analysis.hub import Listing, hub_answers, look_at, look_up, refusal
 from analysis.portable import make_portable
 from analysis.quantised import make_plain, quantisation_of, why_not_plain, why_not_readable
+from analysis.read_shape import read_shape
 from analysis.shape import ModelShape
 from analysis.storage import cache_folder, storage_errors, whole_folder
 from analysis.trust import pin, read_settings, require_own_weights, require_plain_folder

@@ -52,6 +52,8 @@ class BranchUnits:
     units: tuple[Units, ...]
     refused: Mapping[Kind, str]
     """One sentence for each kind that would have no sound meaning here."""
+    cached: int = 0
+    """Numbers that an attention keeps of one token: its keys and values."""
 
     def of(self, kind: Kind) -> tuple[Units, ...]:
         """The units of one kind; more than one value where the branch has several MLPs."""

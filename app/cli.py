@@ -63,6 +63,8 @@ if TYPE_CHECKING:
     from slicing.bench import Executor
     from slicing.runs import CompareResult, Recipe, Run
 
+CACHED_TOKENS = 4096
+"""For so many tokens a plan tells the size of the cache."""
 EXIT_CODES = (
     "Exit codes: 0 done, 2 unknown flag, 3 model, 4 text, 5 plan, 6 storage, 7 out of memory, 130 cancelled, "
     "1 anything else."
@@ -203,6 +205,7 @@ def plan(
 
     The profile of an earlier run of the same recipe is used again, so only the first call takes long.
     """
+    from analysis.device import DTYPES
     from analysis.errors import StorageError, UnsupportedError
     from app import wording
     from slicing.runs import ProfileRecipe
@@ -221,6 +224,7 @@ def plan(
     fractions = chosen.fractions(redundancy)
     schedule, constant = chosen.schedule(redundancy, result.shape), chosen.constant(result.shape)
     shape = schedule.shape_after(result.shape)
+    itemsize = DTYPES[run.environment.dtype].itemsize
     data = {
         "key": run.key,
         "plan": _plain(chosen),
@@ -231,6 +235,9 @@ def plan(
         "flops_per_token": shape.flops_per_token,
         "dense_parameters": result.shape.parameters,
         "dense_flops_per_token": result.shape.flops_per_token,
+        "weight_bytes": shape.weight_bytes(itemsize),
+        "dense_weight_bytes": result.shape.weight_bytes(itemsize),
+        "cache_bytes": result.shape.cache_bytes(CACHED_TOKENS, itemsize),
     }
     if _printed_as_json(data, json_path):
         return
@@ -244,10 +251,17 @@ def plan(
     dense = result.shape.parameters
     for name, each in (("planned", schedule), ("constant", constant)):
         shape = each.shape_after(result.shape)
+        size = wording.memory(shape.weight_bytes(itemsize))
         out.print(
             f"{name}: mean slice {each.mean_slice:.1%}, {shape.parameters:,} parameters "
-            f"({shape.parameters / dense - 1:+.1%} against dense), {shape.flops_per_token:,} FLOPs per token"
+            f"({shape.parameters / dense - 1:+.1%} against dense), {size} on disk, "
+            f"{shape.flops_per_token:,} FLOPs per token"
         )
+    cache = wording.memory(data["cache_bytes"])
+    told = (
+        f"Keys and values of {CACHED_TOKENS:,} tokens take {cache}, as before: slicing does not change them."
+    )
+    out.print(told, style="dim", highlight=False)
 
 
 @app.command(name="slice")

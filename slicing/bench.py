@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from analysis.anatomy import blocks, read_shape, why_not_sliceable
+from analysis.anatomy import blocks, why_not_sliceable
 from analysis.bases import Bases, BasesCollector, find_bases
 from analysis.details import Details, DetailsCollector
 from analysis.device import PeakMemory, Precision, free_memory, pick_device, pick_dtype, synchronise
@@ -34,6 +34,7 @@ from analysis.evaluate import (
 )
 from analysis.lens import logit_lens
 from analysis.profile import profile_blocks
+from analysis.read_shape import read_shape
 from analysis.scores import find_score
 from analysis.shape import ModelShape
 from analysis.source import ModelSource, OpenModel, fetch_missing, require_plain

@@ -11,11 +11,11 @@ from typing import Literal
 
 from torch import Tensor
 
-from analysis.anatomy import read_shape
 from analysis.bases import Bases
 from analysis.device import Precision, free_memory
 from analysis.errors import StorageError
 from analysis.evaluate import Difference, Perplexity, difference, perplexity, safe_precision
+from analysis.read_shape import read_shape
 from analysis.source import OpenModel
 from analysis.storage import runs_folder
 from analysis.texts import TextSource, token_windows

@@ -13,11 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from analysis.anatomy import anatomy_of, read_shape
+from analysis.anatomy import anatomy_of
 from analysis.bases import Bases
 from analysis.device import Precision, on_device
 from analysis.hooks import entering_states
 from analysis.probes import Replacement, damage, depth, heavy_tail, leave_out
+from analysis.read_shape import read_shape
 from analysis.values import Progress, no_progress
 from slicing.assembly import blank, fill_readers, fill_shortcut, fill_writers, sites
 from slicing.schedule import SlicingSchedule

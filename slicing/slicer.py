@@ -17,12 +17,13 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from analysis.anatomy import anatomy_of, blocks, decoder, read_shape
+from analysis.anatomy import anatomy_of, blocks, decoder
 from analysis.bases import Bases, BasesCollector, Covariance
 from analysis.device import memory, on_device, out_of_memory_told, present, widen
 from analysis.errors import OutOfMemoryError, PlanError, UnsupportedError
 from analysis.evaluate import batches_of, check_windows, perplexity
 from analysis.hooks import entering_states
+from analysis.read_shape import read_shape
 from analysis.shape import ModelShape
 from analysis.values import Progress, no_progress
 from slicing.assembly import (

@@ -14,7 +14,7 @@ from accelerate import dispatch_model
 from accelerator import Accelerator, simulated
 from conftest import tiny_model
 
-from analysis.anatomy import anatomy_of, block_path, blocks, read_shape
+from analysis.anatomy import anatomy_of, block_path, blocks
 from analysis.bases import Bases, find_bases
 from analysis.details import DetailsCollector
 from analysis.device import pick_dtype
@@ -22,6 +22,7 @@ from analysis.errors import OutOfMemoryError, UnsupportedError
 from analysis.evaluate import batch_tokens, perplexity
 from analysis.lens import logit_lens
 from analysis.profile import profile_blocks
+from analysis.read_shape import read_shape
 from slicing.depth.layout import Layout
 from slicing.depth.reduce import reduce_model
 from slicing.probes import PROBES, Probing

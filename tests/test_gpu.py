@@ -10,12 +10,12 @@ import pytest
 import torch
 from conftest import byte_tokenizer, tiny_model
 
-from analysis.anatomy import read_shape
 from analysis.bases import find_bases
 from analysis.device import free_memory, memory, out_of_memory_told, pick_device, synchronise
 from analysis.errors import OutOfMemoryError
 from analysis.evaluate import continue_text, perplexity
 from analysis.profile import profile_blocks
+from analysis.read_shape import read_shape
 from analysis.source import ModelSource, OpenModel, open_dense
 from slicing.probes import PROBES, Probing
 from slicing.schedule import SlicingSchedule

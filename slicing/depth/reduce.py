@@ -13,10 +13,11 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from analysis.anatomy import anatomy_of, blocks, core_of, read_shape, why_not_sliceable
+from analysis.anatomy import anatomy_of, blocks, core_of, why_not_sliceable
 from analysis.device import out_of_memory_told
 from analysis.errors import UnsupportedError
 from analysis.evaluate import check_windows, perplexity
+from analysis.read_shape import read_shape
 from analysis.values import Progress, no_progress
 from slicing.depth.bridge import bridge_model, train_blocks
 from slicing.depth.layout import Layout

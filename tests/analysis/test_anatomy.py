@@ -7,15 +7,10 @@ import torch
 from conftest import FAMILIES, tiny_model
 from torch import nn
 
-from analysis.anatomy import (
-    anatomy_of,
-    embedding_scale,
-    norm_epsilon,
-    read_shape,
-    why_not_sliceable,
-)
+from analysis.anatomy import anatomy_of, embedding_scale, norm_epsilon, why_not_sliceable
 from analysis.errors import UnsupportedError
 from analysis.families import ANATOMIES
+from analysis.read_shape import read_shape
 
 LLAMA = (("attention", 64, 32), ("mlp", 96, 48))
 GPT = (("attention", 96, 32), ("mlp", 48, 48))

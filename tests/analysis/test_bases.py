@@ -7,11 +7,12 @@ import pytest
 import torch
 from conftest import tiny_model
 
-from analysis.anatomy import anatomy_of, read_shape
+from analysis.anatomy import anatomy_of
 from analysis.bases import Bases, BasesCollector, Covariance, find_bases
 from analysis.errors import ModelError, StorageError
 from analysis.hooks import entering_states
 from analysis.profile import profile_blocks
+from analysis.read_shape import read_shape
 
 
 def full(covariance: Covariance) -> torch.Tensor:

@@ -11,8 +11,8 @@ import torch
 from conftest import byte_tokenizer, tiny_model
 from safetensors.torch import load_file, save_file
 
-from analysis.anatomy import read_shape
 from analysis.errors import ModelError
+from analysis.read_shape import read_shape
 from analysis.source import ModelSource, describe, open_dense, read_config, shape_of
 from slicing.depth.layout import Layout
 from slicing.depth.reduce import reduce_model

@@ -12,10 +12,11 @@ from every_family import tiny
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from analysis.anatomy import anatomy_of, blocks, core_of, decoder, read_shape, weights_named
+from analysis.anatomy import anatomy_of, blocks, core_of, decoder, weights_named
 from analysis.errors import ModelError, TextError
 from analysis.hooks import entering_states, watch_blocks
 from analysis.profile import LayerProfile, profile_blocks
+from analysis.read_shape import read_shape
 from slicing.schedule import SlicingSchedule
 from slicing.slicer import slice_model
 

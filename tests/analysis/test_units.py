@@ -17,6 +17,7 @@ from transformers.pytorch_utils import Conv1D
 
 from analysis.anatomy import anatomy_of, blocks, core_of, weights_named
 from analysis.families import ANATOMIES, Branch
+from analysis.read_shape import read_shape
 from analysis.read_units import read_units
 from analysis.units import COARSE, BranchUnits, Kind, Units
 
@@ -191,6 +192,33 @@ def test_units_whose_columns_are_zero_can_be_taken_out(name):
             continue
         assert float((zeroed - logits(model)).norm()) > 1e-3
         assert_equal(changed(model, kind, remove)[0], zeroed)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_shapes_count_units_and_what_each_of_them_holds(name):
+    model = made(name)
+    width = model.config.get_text_config().hidden_size
+    told = [units for each in read_shape(model).sublayers for units in each.units]
+    found = [(core, units) for core, _, each in each_branch(model) for units in each.units]
+    assert len(told) == len(found)
+    for shape, (core, units) in zip(told, found, strict=True):
+        assert (shape.kind, shape.count, shape.parts) == (units.kind, units.count, units.parts)
+        core = copy.deepcopy(core)
+        before = sum(each.numel() for each in core.parameters())
+        remove(core, units)
+        after = sum(each.numel() for each in core.parameters())
+        each = (shape.reader_rows + shape.writer_columns) * width + shape.inner
+        assert before - after == len(gone(units)) * each
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_cache_is_as_large_as_told(name):
+    model = made(name)
+    tokens = WINDOWS.shape[1]
+    with torch.no_grad():
+        kept = model(WINDOWS[:1], use_cache=True).past_key_values.layers
+    size = sum(each.keys.numel() + each.values.numel() for each in kept)
+    assert read_shape(model).cache_bytes(tokens, 8) == 8 * size
 
 
 @pytest.mark.parametrize("name", ["llama", "qwen2", "cohere", "helium"])

@@ -145,6 +145,8 @@ def test_plan_reuses_the_profile_and_shows_the_widths(monkeypatch, tiny_folder, 
     assert first["key"] == second["key"]
     assert first["schedule"]["widths"] != second["schedule"]["widths"]
     assert first["mean_slice"] == second["mean_slice"] == 0.25
+    assert first["weight_bytes"] == 4 * first["parameters"]
+    assert first["cache_bytes"] == 4 * 4096 * 3 * (2 * 2 * 8)  # fp32, three blocks, two heads of 8 each
 
 
 def test_runs_are_listed_shown_and_deleted(monkeypatch, tiny_folder, texts, capsys):

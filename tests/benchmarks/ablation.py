@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from analysis.anatomy import read_shape
 from analysis.bases import find_bases
 from analysis.evaluate import paired, perplexity, safe_precision
+from analysis.read_shape import read_shape
 from analysis.source import ModelSource
 from analysis.texts import TextSource, token_windows
 from slicing import repair

@@ -26,11 +26,12 @@ from benchmarks.report import Row, Table
 from conftest import tiny_model
 from torch import Tensor
 
-from analysis.anatomy import decoder, read_shape
+from analysis.anatomy import decoder
 from analysis.bases import Bases, BasesCollector, find_bases
 from analysis.device import multiplies_bf16
 from analysis.evaluate import Perplexity, batches_of, difference, perplexity
 from analysis.profile import profile_blocks
+from analysis.read_shape import read_shape
 from analysis.source import ModelSource, open_dense
 from analysis.texts import TextSource, token_windows
 from slicing.schedule import SlicingSchedule

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from conftest import DEMO_SHAPE, FAMILIES, tiny_model
 
-from analysis.anatomy import read_shape
+from analysis.read_shape import read_shape
 from analysis.texts import TextSource
 from slicing.calibration import same_text, too_few_tokens
 from slicing.repair import features

@@ -16,8 +16,8 @@ import torch
 from conftest import byte_tokenizer, tiny_model
 
 import slicing
-from analysis.anatomy import read_shape
 from analysis.evaluate import continue_text
+from analysis.read_shape import read_shape
 from analysis.source import ModelSource, OpenModel
 from slicing.schedule import SlicingSchedule
 from slicing.slicer import SlicedModel, slice_model

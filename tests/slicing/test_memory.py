@@ -18,7 +18,7 @@ import json, resource, sys
 sys.path[:0] = ["tests", "."]
 import psutil, torch
 from conftest import tiny_model
-from analysis.anatomy import read_shape
+from analysis.read_shape import read_shape
 from analysis.device import PeakMemory
 from analysis.errors import SlicescopeError
 from slicing.memory import slicing_need

@@ -7,10 +7,11 @@ import torch
 from conftest import FAMILIES, tiny_model
 from pydantic import ValidationError
 
-from analysis.anatomy import anatomy_of, blocks, read_shape
+from analysis.anatomy import anatomy_of, blocks
 from analysis.bases import find_bases
 from analysis.errors import PlanError
 from analysis.hooks import entering_states
+from analysis.read_shape import read_shape
 from analysis.source import ModelSource
 from analysis.texts import TextSource
 from slicing.plan import Plan

@@ -8,7 +8,8 @@ import pytest
 import torch
 from conftest import all_states, tiny_model
 
-from analysis.anatomy import anatomy_of, blocks, decoder, read_shape
+from analysis.anatomy import anatomy_of, blocks, decoder
+from analysis.read_shape import read_shape
 from slicing.depth.layout import Layout
 from slicing.depth.reduce import reduce_model
 from slicing.schedule import SlicingSchedule

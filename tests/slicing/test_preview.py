@@ -8,9 +8,9 @@ import pytest
 import torch
 from conftest import tiny_model
 
-from analysis.anatomy import read_shape
 from analysis.bases import find_bases
 from analysis.errors import Cancelled, PlanError, StorageError
+from analysis.read_shape import read_shape
 from analysis.source import ModelSource
 from analysis.storage import runs_folder
 from analysis.texts import TextSource

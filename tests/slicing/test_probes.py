@@ -9,12 +9,13 @@ import pytest
 import torch
 from conftest import tiny_model
 
-from analysis.anatomy import blocks, read_shape
+from analysis.anatomy import blocks
 from analysis.bases import find_bases
 from analysis.errors import PlanError
 from analysis.evaluate import perplexity
 from analysis.probes import damage, heavy_tail, hill, leave_out
 from analysis.profile import profile_blocks
+from analysis.read_shape import read_shape
 from analysis.scores import SCORES
 from slicing.probes import CURVES, FRACTIONS, PROBES, Probing
 from slicing.schedule import SlicingSchedule

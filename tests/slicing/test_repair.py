@@ -7,9 +7,9 @@ import torch
 from conftest import FAMILIES, tiny_model
 from torch import Tensor
 
-from analysis.anatomy import read_shape
 from analysis.errors import PlanError, UnsupportedError
 from analysis.evaluate import perplexity
+from analysis.read_shape import read_shape
 from slicing import repair as repairing
 from slicing.repair import HELD_OUT, WriterFit, held_out
 from slicing.schedule import SlicingSchedule

@@ -10,9 +10,10 @@ from conftest import DEMO_SHAPE, tiny_model
 from every_family import tiny
 from torch import nn
 
-from analysis.anatomy import block_path, read_shape
+from analysis.anatomy import block_path
 from analysis.errors import PlanError, UnsupportedError
 from analysis.families import ANATOMIES
+from analysis.read_shape import read_shape
 from analysis.shape import ModelShape
 from slicing.assembly import blank
 from slicing.depth.layout import Layout

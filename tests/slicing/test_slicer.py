@@ -10,8 +10,9 @@ from conftest import byte_tokenizer, tiny_model
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from analysis.anatomy import anatomy_of, decoder, norm_gain, read_shape
+from analysis.anatomy import anatomy_of, decoder, norm_gain
 from analysis.errors import ModelError, OutOfMemoryError, PlanError, StorageError, UnsupportedError
+from analysis.read_shape import read_shape
 from analysis.shape import ModelShape
 from analysis.source import ModelSource
 from slicing.assembly import blank

@@ -9,10 +9,11 @@ import pytest
 import torch
 from conftest import FAMILIES, tiny_model
 
-from analysis.anatomy import anatomy_of, blocks, read_shape
+from analysis.anatomy import anatomy_of, blocks
 from analysis.bases import find_bases, joint_basis
 from analysis.errors import PlanError
 from analysis.hooks import watch_blocks
+from analysis.read_shape import read_shape
 from analysis.source import ModelSource
 from slicing import modeling_sliced, slicer
 from slicing import repair as repairing

@@ -11,10 +11,11 @@ import torch
 from accelerate import dispatch_model
 from conftest import tiny_model
 
-from analysis.anatomy import anatomy_of, block_path, read_shape
+from analysis.anatomy import anatomy_of, block_path
 from analysis.bases import find_bases
 from analysis.evaluate import perplexity
 from analysis.profile import profile_blocks
+from analysis.read_shape import read_shape
 from slicing.schedule import SlicingSchedule
 from slicing.slicer import recut, slice_model
 
