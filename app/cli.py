@@ -494,8 +494,8 @@ def contest(
     entries: Annotated[
         str,
         typer.Option(
-            help="With commas, each: allocation [:score] [:setting=value] [+span=blocks] "
-            "[+middle=multiple] [+repair], without spaces, such as "
+            help="With commas, each: allocation [:score] [:setting=value] [+span=blocks] [+repair], "
+            "without spaces, such as "
             "constant,dynamic:lr:base=0+span=3+repair. Constant has to be among them.",
             show_default="everyone",
         ),

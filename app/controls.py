@@ -67,7 +67,6 @@ def values_of(plan: Plan) -> dict[str, Any]:
         "score": plan.score,
         "rounding": plan.rounding,
         "span": plan.span,
-        "middle": plan.middle,
         "max": _percent(plan.max_fraction),
         "embedding": plan.embedding,
         "first": plan.first_token,
@@ -172,20 +171,6 @@ def plan(profile: LayerProfile) -> Plan:
             "Shared: one table for embedding and head, for tied models. Untied: the published form, in which "
             "the head gets a copy of its own. Automatic: shared where the model is tied.",
         )
-        middle = float(
-            st.number_input(
-                "Between attention and MLP, in multiples of the block's slice",
-                min_value=0.0,
-                max_value=10.0,
-                step=0.05,
-                value=1.0 if span else usual.middle,
-                key="middle",
-                bind="query-params",
-                disabled=span > 0,
-                help="1: what the block loses, as published. Blocks that share a basis have no width of "
-                "their own there.",
-            )
-        )
         first_token = st.toggle("Count the first token in the score", key="first", bind="query-params")
     return Plan(
         target=target,
@@ -197,7 +182,6 @@ def plan(profile: LayerProfile) -> Plan:
         rounding=rounding,
         embedding=embedding,
         span=span,
-        middle=1.0 if span else middle,
     )
 
 

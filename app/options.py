@@ -157,12 +157,6 @@ class SharingOptions:
             help="So many blocks in a row share one basis; 0: every sub-layer has its own, as published.",
         ),
     ] = 0
-    middle: Annotated[
-        float,
-        typer.Option(
-            help="What a block loses between attention and MLP, in multiples of its slice; 1: as published."
-        ),
-    ] = 1.0
 
     def plan(self, target: float = 0.25, base: float = 0.10) -> Plan:
         """The plan they describe at that target and base (``PlanError``)."""
@@ -184,7 +178,6 @@ class SharingOptions:
             rounding=int(self.rounding),
             embedding=self.embedding.value,
             span=self.span,
-            middle=self.middle,
         )
 
 

@@ -32,7 +32,7 @@ QUICK = frozenset({"discarded-energy", "heavy-tail", "depth"})
 """Probed scores that take no pass for every block."""
 FREE = frozenset(
     {
-        *("seed", "seeds", "rounding", "span", "middle"),
+        *("seed", "seeds", "rounding", "span"),
         *("kind", "method", "allocation", "score", "embedding", "equal", "run", "prompt"),
     }
 )

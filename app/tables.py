@@ -39,7 +39,6 @@ def schedule_table(
             "redundancy": redundancy,
             "slice, %": [100.0 * each for each in schedule.block_fractions],
             "width": schedule.widths[:-1],
-            **({"width in the middle": schedule.middles} if schedule.middles else {}),
             "constant slice, %": [100.0 * each for each in constant.block_fractions],
             "constant width": constant.widths[:-1],
             "held back": fractions.capped,

@@ -184,8 +184,7 @@ def plan_line(plan: Plan) -> str:
         if isinstance(value, float)
     ]
     span = [f"{plan.span} blocks to a basis"] if plan.span else []
-    middle = [f"middle ×{plan.middle:g}"] if plan.middle != 1.0 else []
-    return ", ".join([plan.allocation, f"SP {percent(plan.target)}", *settings, *span, *middle])
+    return ", ".join([plan.allocation, f"SP {percent(plan.target)}", *settings, *span])
 
 
 def removal_line(removal: Removal) -> str:
@@ -735,7 +734,7 @@ def _contest_of(trial: TrialRecipe) -> ContestRecipe:
         entries += [entry] if entry not in entries else []
     return ContestRecipe(
         **shared,
-        plan=plan.model_copy(update={"allocation": "constant", "settings": {}, "span": 0, "middle": 1.0}),
+        plan=plan.model_copy(update={"allocation": "constant", "settings": {}, "span": 0}),
         entries=tuple(entries),
         seeds=(trial.seed,),
         equal=trial.equal,
@@ -778,7 +777,7 @@ def _plan_flags(plan: Plan, swept: bool) -> list[str]:
         for name, value in own.items()
         if not (swept and name in ("target", "base"))
     }
-    for name in ("score", "max_fraction", "rounding", "embedding", "span", "middle"):
+    for name in ("score", "max_fraction", "rounding", "embedding", "span"):
         flags[name.replace("_", "-")] = (getattr(plan, name), getattr(usual, name))
     return _changed(flags) + (["--first-token"] if plan.first_token else [])
 

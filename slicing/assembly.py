@@ -65,7 +65,6 @@ def blank(model: PreTrainedModel, schedule: SlicingSchedule) -> SlicedForCausalL
         widths=list(schedule.widths),
         embedding=schedule.embedding,
         span=schedule.span,
-        middles=list(schedule.middles) or None,
         norm_epsilon=norm_epsilon(getattr(blocks(model)[0], anatomy.sublayers[0][0].norm), anatomy),
         tie_word_embeddings=schedule.embedding == "shared",
         dtype=model.dtype,

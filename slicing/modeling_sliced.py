@@ -51,8 +51,6 @@ class SlicedConfig(PreTrainedConfig):
     """``shared``: one table serves embedding and head, with a rotation after the look-up."""
     span: int = 0
     """So many blocks in a row share one basis of the stream; 0: every sub-layer has its own."""
-    middles: list | None = None
-    """(L,): the width between attention and MLP, where that is not the one which enters the block."""
     norm_epsilon: float = 1e-5
     tie_word_embeddings: bool = False
 
@@ -213,14 +211,12 @@ class SlicedBlock(nn.Module):
         super().__init__()
         anatomy = _names(config)
         entering, leaving = config.widths[index : index + 2]
-        middle = config.middles[index] if config.middles else entering
         *first, last = anatomy.sublayers
         within = config.span == 0
         self.entering = entering
         self.sublayers = nn.ModuleList()
         for branches in first:
-            self.sublayers.append(SlicedSublayer(block, branches, config, entering, middle, within))
-            entering = middle
+            self.sublayers.append(SlicedSublayer(block, branches, config, entering, entering, within))
         self.sublayers.append(SlicedSublayer(block, last, config, entering, leaving, turns))
         self.arguments = argument_names(block)
         self.returns_tuple = anatomy.returns_tuple

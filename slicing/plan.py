@@ -6,7 +6,7 @@ Knows nothing about torch: a plan answers while a slider moves.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import ConfigDict, Field, ValidationError, model_validator
 
@@ -14,7 +14,7 @@ from analysis.errors import PlanError
 from analysis.shape import ModelShape
 from analysis.values import Value
 from slicing.allocation import MAX_FRACTION, Allocation, Constant, Fractions, find_allocation
-from slicing.schedule import EmbeddingForm, SlicingSchedule, constant_at_parameters
+from slicing.schedule import EmbeddingForm, SlicingSchedule, constant_at_parameters, without_middle
 
 
 class Plan(Value):
@@ -42,9 +42,11 @@ class Plan(Value):
     span: int = 0
     """So many blocks in a row share one basis, without shortcut matrices between; 0: none, as published.
     Constant slicing, which plans are measured by, never shares."""
-    middle: float = 1.0
-    """What a block loses between its attention and its MLP, in multiples of its fraction; 1: as much, as
-    published."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_earlier(cls, data: Any) -> Any:
+        return without_middle(data, "middle")
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -55,30 +57,16 @@ class Plan(Value):
             raise PlanError(f"The rounding must be at least 1, but is {self.rounding}.")
         if self.span < 0:
             raise PlanError(f"The span must be 0 or more blocks, but is {self.span}.")
-        if not 0.0 <= self.middle <= 10.0:
-            raise PlanError(
-                f"The middle is a multiple from 0 to 10 of what a block loses, but is {self.middle:g}."
-            )
-        if self.middle != 1.0 and self.span:
-            raise PlanError(
-                f"Blocks that share a basis have no width of their own in the middle, but it is "
-                f"{self.middle:g}: leave it at 1, or the span at 0."
-            )
         return self
 
     @property
     def published_constant(self) -> bool:
         """Whether it is constant slicing as published, which others are measured by."""
-        return self.allocation == "constant" and self.span == 0 and self.middle == 1.0
+        return self.allocation == "constant" and self.span == 0
 
     def check_fits(self, shape: ModelShape) -> None:
         """Raise ``PlanError`` when a model of this shape cannot be cut like this."""
         self.constant(shape)
-        if self.middle != 1.0:
-            whole = (shape.hidden_size,) * (shape.block_count + 1)
-            SlicingSchedule(
-                hidden_size=shape.hidden_size, widths=whole, embedding=self.form(shape), middles=whole[:-1]
-            ).check_fits(shape)
 
     def rule(self) -> Allocation:
         """The allocation with its settings."""
@@ -104,7 +92,7 @@ class Plan(Value):
 
     def schedule(self, redundancy: Sequence[float], shape: ModelShape) -> SlicingSchedule:
         """The planned schedule. ``redundancy`` (L,): higher means more redundant."""
-        return self._rounded(self.fractions(redundancy), shape, self.span, self.middle)
+        return self._rounded(self.fractions(redundancy), shape, self.span)
 
     def constant(self, shape: ModelShape) -> SlicingSchedule:
         """Constant slicing at the same target, rounding and embedding form."""
@@ -150,11 +138,9 @@ class Plan(Value):
             )
         return best
 
-    def _rounded(
-        self, fractions: Fractions, shape: ModelShape, span: int = 0, middle: float = 1.0
-    ) -> SlicingSchedule:
+    def _rounded(self, fractions: Fractions, shape: ModelShape, span: int = 0) -> SlicingSchedule:
         schedule = SlicingSchedule.from_fractions(
-            fractions.values, shape.hidden_size, self.rounding, self.form(shape), span, middle
+            fractions.values, shape.hidden_size, self.rounding, self.form(shape), span
         )
         schedule.check_fits(shape)
         return schedule

@@ -32,7 +32,7 @@ from slicing.depth.reduce import Closing
 from slicing.plan import Plan
 from slicing.probes import NEED_SLICING
 from slicing.repair import Repair
-from slicing.schedule import SlicingSchedule
+from slicing.schedule import SlicingSchedule, without_middle
 
 PROMPT = "Mr. Speaker, the state of our Union is"
 
@@ -180,7 +180,7 @@ class CompareRecipe(Evaluated):
         """The name of what the plan makes; ``constant`` is constant slicing as published."""
         if self.plan.allocation != "constant":
             return self.plan.allocation
-        return Entry(span=self.plan.span, middle=self.plan.middle).name
+        return Entry(span=self.plan.span).name
 
     def slice_recipe(self) -> SliceRecipe:
         """The recipe that makes and keeps this comparison's planned model."""
@@ -381,7 +381,6 @@ class SweepRecipe(Evaluated):
                 score=usual.score,
                 first_token=usual.first_token,
                 span=usual.span,
-                middle=usual.middle,
             )
         )
 
@@ -405,7 +404,7 @@ class SweepRecipe(Evaluated):
         return TrialRecipe(**shared, plan=plan)
 
 
-DECIDING = ("allocation", "score", "settings", "span", "middle")
+DECIDING = ("allocation", "score", "settings", "span")
 """What entries say of plans, by its name in both."""
 
 
@@ -417,15 +416,18 @@ class Entry(Value):
     settings: dict[str, float | tuple[float, ...]] = Field(default_factory=dict)
     span: int = 0
     """How many blocks share a basis, as in a plan."""
-    middle: float = 1.0
-    """What a block loses in its middle, as in a plan."""
     repair: bool = False
     removal: Removal | None = None
     """Which blocks go first; what is above then slices the rest, where the removal leaves a share to it."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _read_earlier(cls, data: Any) -> Any:
+        return without_middle(data, "middle")
+
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read ``allocation[:score][:setting=value...][+span=blocks|+middle=multiple][+repair]``, or
+        """Read ``allocation[:score][:setting=value...][+span=blocks][+repair]``, or
         ``remove:method[:setting=value...][+matrix|+writer|+block|+writers]``, or, for both,
         ``remove:method:share=value/allocation...`` (``PlanError``).
         """
@@ -457,7 +459,6 @@ class Entry(Value):
             words = [self.allocation, *([self.score] if rule.uses_scores else []), *numbers]
             added = [
                 *([f"span={self.span}"] if self.span else []),
-                *([f"middle={number(self.middle)}"] if self.middle != 1.0 else []),
                 *(["repair"] if self.repair else []),
             ]
             parts.append("+".join([":".join(words), *added]))
@@ -499,14 +500,12 @@ def _parse_slicing(text: str) -> dict[str, Any]:
         name, _, value = word.partition("=")
         if name == "span" and value.isdecimal():
             found["span"] = int(value)
-        elif name == "middle" and not isinstance(middle := _read_value(name, value, (), text), str):
-            found["middle"] = middle
         elif word == "repair":
             found["repair"] = True
         else:
             raise PlanError(
-                f"'{text}' adds '{word}', but only '+span=blocks', as in '+span=3', '+middle=multiple', as "
-                "in '+middle=1.2', and '+repair' can be added."
+                f"'{text}' adds '{word}', but only '+span=blocks', as in '+span=3', and '+repair' can be "
+                "added."
             )
     return found
 

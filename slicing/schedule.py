@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
-from typing import Literal, NamedTuple, Self
+from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
 from pydantic import model_validator
 
 from analysis.errors import PlanError
 from analysis.shape import ModelShape, SublayerShape
-from analysis.values import Value
+from analysis.values import Value, without
 from slicing.allocation import check_fraction
 
 EmbeddingForm = Literal["shared", "untied"]
@@ -23,6 +23,19 @@ EmbeddingForm = Literal["shared", "untied"]
 ``untied``: the table is sliced, and the head gets a copy of its own (the published form)."""
 
 ROUNDINGS = (1, 8, 64)
+
+
+def without_middle(data: Any, name: str) -> Any:
+    """Read what slicescope 0.1 wrote, which could cut a width of its own between attention and MLP.
+
+    Raises ``PlanError`` where it did.
+    """
+    if isinstance(data, dict) and (found := data.get(name)) not in (None, 1.0, (), []):
+        raise PlanError(
+            f"This was made with a width of its own between attention and MLP ({name} {found}), which "
+            "slicescope no longer cuts, as it gained nothing: open it with slicescope 0.1."
+        )
+    return without(data, name)
 
 
 class SiteShape(NamedTuple):
@@ -51,9 +64,11 @@ class SlicingSchedule(Value):
     span: int = 0
     """So many blocks in a row share one basis of the stream, without shortcut matrices between; 0: every
     sub-layer has its own, as published."""
-    middles: tuple[int, ...] = ()
-    """(L,): the width between the attention and the MLP of every block; empty where that is the one which
-    enters the block, as published."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_earlier(cls, data: Any) -> Any:
+        return without_middle(data, "middles")
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -61,17 +76,12 @@ class SlicingSchedule(Value):
             raise PlanError(f"The span must be 0 or more blocks, but is {self.span}.")
         if len(self.widths) < 2:
             raise PlanError("A schedule needs a width for each block and one for the head.")
-        for place, width in (*enumerate(self.widths), *enumerate(self.middles)):
+        for place, width in enumerate(self.widths):
             if not 1 <= width <= self.hidden_size:
                 raise PlanError(
                     f"Width {place} of the schedule is {width}, but must lie between 1 and "
                     f"{self.hidden_size}."
                 )
-        if self.middles and (self.span or len(self.middles) != len(self.widths) - 1):
-            raise PlanError(
-                "A schedule has a width inside of every block, or of none, and none where blocks share a "
-                "basis: leave the middle at 1, or the span at 0."
-            )
         if self.widths[-1] != self.hidden_size:
             raise PlanError(
                 f"The head reads the whole stream: the last width must be {self.hidden_size}, "
@@ -87,36 +97,25 @@ class SlicingSchedule(Value):
         rounding: int,
         embedding: EmbeddingForm,
         span: int = 0,
-        middle: float = 1.0,
     ) -> Self:
         """Round fractions (L,) to widths that are multiples of ``rounding``, keeping their mean.
 
         Largest remainder: every width is rounded down, then the blocks that lost most get one step back
         until the mean is met, up to half a step in all. A block that is not cut keeps D whatever the
-        rounding. The head's width is D. ``middle`` times its fraction is what a block loses between its
-        attention and its MLP, rounded in the same way.
+        rounding. The head's width is D.
         """
-        inside = [middle * fraction for fraction in fractions]
-        for fraction in (*fractions, *inside):
+        for fraction in fractions:
             check_fraction("slice fraction of a block", fraction)
         if rounding < 1 or rounding > hidden_size:
             raise PlanError(
                 f"The rounding must lie between 1 and the hidden size of {hidden_size}, but is {rounding}."
             )
-        widths, middles = (
-            tuple(
-                _round_to_mean(np.asarray(values, dtype=np.float64), hidden_size, rounding)
-                .astype(int)
-                .tolist()
-            )
-            for values in (fractions, inside)
-        )
+        widths = _round_to_mean(np.asarray(fractions, dtype=np.float64), hidden_size, rounding)
         return cls(
             hidden_size=hidden_size,
-            widths=(*widths, hidden_size),
+            widths=(*widths.astype(int).tolist(), hidden_size),
             embedding=embedding,
             span=span,
-            middles=() if middle == 1.0 else middles,
         )
 
     @property
@@ -140,11 +139,6 @@ class SlicingSchedule(Value):
             raise PlanError(
                 "The shared embedding form needs a model whose head is its embedding table, and this one has "
                 "two tables: choose the untied form."
-            )
-        if self.middles and any(len(block) != 2 for block in shape.blocks):
-            raise PlanError(
-                "A width between attention and MLP needs blocks in which one follows the other, and in this "
-                "model they are side by side: leave the middle at 1."
             )
 
     def turns(self, block: int, last: bool) -> bool:
@@ -191,12 +185,10 @@ class SlicingSchedule(Value):
 
     def sites(self, shape: ModelShape) -> Iterator[SiteShape]:
         """Every sub-layer in order."""
-        middles = self.middles or self.widths
         for index, block in enumerate(shape.blocks):
             entering = self.widths[index]
             for _ in block[:-1]:
-                yield SiteShape(entering, middles[index], self.turns(index, last=False))
-                entering = middles[index]
+                yield SiteShape(entering, entering, self.turns(index, last=False))
             yield SiteShape(entering, self.widths[index + 1], self.turns(index, last=True))
 
     def shape_after(self, shape: ModelShape) -> ModelShape:

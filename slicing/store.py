@@ -145,8 +145,8 @@ def load_sliced(source: ModelSource) -> tuple[SlicedModel, PreTrainedTokenizerBa
         with quiet_transformers():
             tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
             config: Any = pin(SlicedConfig.from_pretrained(folder, local_files_only=True))
-            said = tuple(config.widths), tuple(config.middles or ()), config.embedding, config.span
-            meant = schedule.widths, schedule.middles, schedule.embedding, schedule.span
+            said = tuple(config.widths), config.embedding, config.span
+            meant = schedule.widths, schedule.embedding, schedule.span
             if said != meant or config.text_config.num_hidden_layers != manifest.shape.block_count:
                 raise misfit
             loaded: Any = SlicedForCausalLM.from_pretrained(
@@ -195,7 +195,7 @@ The residual stream of {manifest.made_from} cut to a width of its own for every 
 
 - One basis for every {f"{schedule.span} blocks" if schedule.span else "sub-layer"}.
 - Mean slice {schedule.mean_slice:.1%} of {shape.hidden_size:,}; widths of the stream entering each block,
-  then the head: {", ".join(map(str, schedule.widths))}.{_inside(schedule)}
+  then the head: {", ".join(map(str, schedule.widths))}.
 - Bases: {found[manifest.method]}, by principal component analysis, on {manifest.calibration}.
 - Embedding: {schedule.embedding}.
 
@@ -221,12 +221,6 @@ With slicescope, which brings the same files: `import slicing` and leave `trust_
 
 def _warned(warnings: tuple[str, ...]) -> str:
     return "".join(f"> **Warning:** {each}\n\n" for each in warnings)
-
-
-def _inside(schedule: SlicingSchedule) -> str:
-    if not schedule.middles:
-        return ""
-    return f" Between attention and MLP: {', '.join(map(str, schedule.middles))}."
 
 
 def _reduced_card(

@@ -67,7 +67,7 @@ def entry(chosen: Standing, table: Table, run: Run | None) -> None:
             drawing, "entry-widths", widths_table([(chosen.entry.name, planned), ("constant", beside)])
         )
         entry = chosen.entry
-        alike = table.recipe.plan.model_copy(update={"span": entry.span, "middle": entry.middle})
+        alike = table.recipe.plan.model_copy(update={"span": entry.span})
         plan = controls.by_hand(alike, fractions, scaled=False)
         if st.button("Open in Tune", icon=":material/tune:", on_click=controls.take, args=(plan,)):
             if run:

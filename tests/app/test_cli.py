@@ -390,12 +390,12 @@ SHARES = Plan(target=0.2, allocation="manual", settings={"shares": (0.1, 0.25, 0
         ProfileRecipe(model=DEMO["model"], text=DEMO["calibration"], bases=True, lens=True),
         CompareRecipe(**DEMO, plan=Plan(allocation="softmax", settings={"temperature": 0.1}), repair=True),
         CompareRecipe(**DEMO, plan=Plan(span=3), lens=True),
-        CompareRecipe(**DEMO, plan=Plan(middle=1.2345678), seed=20240101),
+        CompareRecipe(**DEMO, plan=Plan(max_fraction=0.81234567), seed=20240101),
         CompareRecipe(**DEMO, plan=Plan(allocation="random", settings={"draw": 20240101.0})),
         CompareRecipe(**DEMO, plan=SHARES.model_copy(update={"target": 0.74 / 3})),
         ContestRecipe(
             **DEMO,
-            entries=(Entry(), Entry.parse("dynamic:lr:base=0.012345678+middle=0.00001")),
+            entries=(Entry(), Entry.parse("dynamic:lr:base=0.012345678")),
             seeds=(20240101,),
         ),
         CompareRecipe(**DEMO, tasks=("one", "two"), task_limit=5, task_folder=Path("/some/where")),
@@ -444,7 +444,7 @@ def test_a_trial_is_repeated_as_the_sweep_of_its_cell() -> None:
 
 
 @pytest.mark.parametrize("equal", ["slice", "parameters"])
-@pytest.mark.parametrize("entry", [(), ("softmax:lr:temperature=0.1",), ("dynamic:lr:base=0.05+middle=1.2",)])
+@pytest.mark.parametrize("entry", [(), ("softmax:lr:temperature=0.1",), ("dynamic:lr:base=0.05+span=2",)])
 @pytest.mark.parametrize("other", [None, DEMO["evaluation"]])
 def test_the_command_of_a_trial_makes_it(monkeypatch, equal: Any, entry: Any, other: Any) -> None:
     def caught(asked: Any, *_: Any) -> Any:

@@ -707,7 +707,6 @@ def test_strangers_are_offered_what_is_quick(desk: Desk, monkeypatch: Any) -> No
         (Plan(allocation="random", settings={"draw": 7.0}), "draw", 7),
         (Plan(allocation="inverted", settings={"base": 0.05}), "base", 5),
         (Plan(span=4), "span", 4),
-        (Plan(middle=1.25), "middle", 1.25),
     ],
 )
 def test_a_link_gives_the_plan_of_any_allocation(desk: Desk, plan: Plan, key: str, value: Any) -> None:

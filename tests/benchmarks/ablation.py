@@ -32,7 +32,6 @@ from slicing.store import open_model
 LENGTH, SKIPPED, JUDGED = 512, 64, 16
 """Tokens of a window, windows of the draw that may calibrate, and those after them that judge."""
 SPANS = (0, 1, 2, 3, 5)
-MIDDLES = (0.75, 1.25)
 MORE = 2
 """Times as many windows calibrate in the last rows."""
 
@@ -65,8 +64,8 @@ def main(windows: int = 16) -> None:
     precision = safe_precision(source, judges, model)
     size = Plan().constant(shape).shape_after(shape).parameters
 
-    def schedule(span: int, middle: float = 1.0) -> SlicingSchedule:
-        plan = Plan(allocation="constant", settings={}, span=span, middle=middle)
+    def schedule(span: int) -> SlicingSchedule:
+        plan = Plan(allocation="constant", settings={}, span=span)
         return plan.at_parameters(size, (0.0,) * shape.block_count, shape)
 
     def repaired(span: int, some: Tensor, changes: dict[str, Any]) -> SlicedModel:
@@ -79,9 +78,6 @@ def main(windows: int = 16) -> None:
     def cuts() -> Iterator[tuple[str, int, Callable[[], SlicedModel]]]:
         for span in SPANS:
             yield "", span, lambda span=span: slice_model(model, schedule(span), calibration)
-        for middle in MIDDLES:
-            name = f"between attention and MLP {middle:g} times as much"
-            yield name, 0, lambda middle=middle: slice_model(model, schedule(0, middle), calibration)
         bases = find_bases(model, calibration)
         for span in (0, 3):
             yield "bases of the dense stream", span, lambda span=span: recut(model, schedule(span), bases)

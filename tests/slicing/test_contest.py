@@ -200,26 +200,24 @@ def test_a_trial_at_equal_parameters_has_them(recipe):
 
 
 @pytest.mark.parametrize("equal", ["slice", "parameters"])
-def test_constant_slicing_with_a_middle_is_not_the_published_one(recipe, equal):
-    entries = (Entry(), Entry.parse("constant+middle=1.5"), Entry.parse("constant+span=2"))
+def test_constant_slicing_in_shared_bases_is_not_the_published_one(recipe, equal):
+    entries = (Entry(), Entry.parse("constant+span=2"))
     found = perform(recipe.model_copy(update={"entries": entries, "seeds": (0,), "equal": equal})).result
-    _, constant, middle, span = (each.schedule for each in found.contestants)
-    assert (constant.middles, constant.span, span.span) == ((), 0, 2)
-    assert len(middle.middles) == 3
-    assert all(inside < width for inside, width in zip(middle.middles, middle.widths, strict=False))
+    _, constant, span = (each.schedule for each in found.contestants)
+    assert (constant.span, span.span) == (0, 2)
 
 
 def test_a_search_serves_only_plans_like_its_own():
     plan = Plan(allocation="searched", settings={"draw": 0.0})
     found = plan.model_copy(update={"settings": {**plan.settings, "shares": (0.1, 0.2)}})
     assert bench._deciding(plan) == bench._deciding(found)
-    for change in ({"span": 3}, {"middle": 1.2}, {"target": 0.3}, {"settings": {"draw": 1.0}}):
+    for change in ({"span": 3}, {"target": 0.3}, {"settings": {"draw": 1.0}}):
         assert bench._deciding(plan.model_copy(update=change)) != bench._deciding(plan)
 
 
 @pytest.mark.parametrize(
     ("entry", "told"),
-    [("water-filling:lr", "score with curves"), ("dynamic:lr:base=0+middle=20", "multiple from 0 to 10")],
+    [("water-filling:lr", "score with curves"), ("dynamic:lr:base=1.5", "base")],
 )
 def test_what_cannot_be_is_told_before_any_trial_runs(recipe, entry, told):
     def executor(*_):

@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 from conftest import DEMO_SHAPE
 
-from analysis.errors import PlanError
+from analysis.errors import PlanError, StorageError
 from slicing.plan import Plan
+from slicing.runs import Entry
+from slicing.schedule import SlicingSchedule
 
 REDUNDANCY = [0.0] + [0.9 + i / 300 for i in range(29)]
 
@@ -64,3 +66,17 @@ def test_plan_goes_to_json_and_back_with_the_same_key():
     assert again == plan
     assert again.key == plan.key
     assert plan.key != Plan(target=0.35, settings={"base": 0.2}, score="angular", rounding=8).key
+
+
+@pytest.mark.parametrize(
+    ("kind", "said", "name", "plain"),
+    [
+        (Plan, {"target": 0.2}, "middle", 1.0),
+        (Entry, {"span": 2}, "middle", 1.0),
+        (SlicingSchedule, {"hidden_size": 8, "widths": [6, 8], "embedding": "untied"}, "middles", []),
+    ],
+)
+def test_what_was_made_without_a_width_inside_of_blocks_is_read(kind, said, name, plain):
+    assert kind.from_plain({**said, name: plain}, "it") == kind(**said)
+    with pytest.raises(StorageError, match=f"{name} .* no longer cuts, .* open it with slicescope 0.1"):
+        kind.from_plain({**said, name: [4] if plain == [] else 1.5}, "it")

@@ -76,9 +76,8 @@ def test_trials_on_a_text_that_has_changed_are_made_anew(recipe, tmp_path):
     assert all(old.evaluation.nll != new.evaluation.nll for old, new in pairs)
 
 
-@pytest.mark.parametrize("change", [{"span": 2}, {"middle": 1.5}])
-def test_what_cells_are_measured_by_stays_as_published(recipe, change):
-    plan = Plan(**{**dict(recipe.plan), **change})
+def test_what_cells_are_measured_by_stays_as_published(recipe):
+    plan = Plan(**{**dict(recipe.plan), "span": 2})
     swept = recipe.model_copy(update={"plan": plan})
     assert swept.constant(0.2) == recipe.constant(0.2)
     assert swept.cell(0.0, 0.2) != recipe.cell(0.0, 0.2)
