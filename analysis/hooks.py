@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from analysis.anatomy import blocks, decoder
+from analysis.anatomy import anatomy_of, blocks, decoder, why_not_sliceable
 
 Look = Callable[[int, Tensor, Tensor], None]
 """``look(block index, entering (B, T, D), leaving (B, T, D))``."""
@@ -148,7 +148,9 @@ def leaving_out(model: nn.Module, some: Collection[int], returns_tuple: bool = F
 
 @torch.inference_mode()
 def returns_tuple(model: nn.Module, tokens: Tensor) -> bool:
-    """Whether the blocks answer with a tuple, tried on ``tokens`` (B, T)."""
+    """Whether the blocks answer with a tuple: as the family's entry says, or tried on ``tokens`` (B, T)."""
+    if why_not_sliceable(model.config) is None:
+        return anatomy_of(model.config).returns_tuple
     answers: list[bool] = []
     first = blocks(model)[0]
     handle = first.register_forward_hook(lambda _, args, output: answers.append(isinstance(output, tuple)))

@@ -25,6 +25,7 @@ from analysis.evaluate import batches_of, check_windows, perplexity
 from analysis.hooks import entering_states
 from analysis.read_shape import read_shape
 from analysis.shape import ModelShape
+from analysis.stream import BlockStream
 from analysis.values import Progress, no_progress
 from slicing.assembly import (
     Site,
@@ -38,7 +39,6 @@ from slicing.assembly import (
     sites,
     spread_like,
 )
-from slicing.kept import Kept, budgets
 from slicing.memory import MemoryNeed, slicing_need
 from slicing.modeling_sliced import SlicedForCausalLM
 from slicing.repair import Repair, SublayerRepair, WriterFit, held_out
@@ -138,7 +138,7 @@ def slice_once(
     """
     shape = read_shape(model)
     sliced = blank(model, schedule)
-    stream = _Stream(model, windows, budget, schedule.span)
+    stream = _Rotated(model, windows, budget, schedule.span)
     dense = _Dense(followed or _itself(model), stream) if held else None
     repairs: list[SublayerRepair] = []
     stream.turn(schedule.widths[0], stream.ahead(model, schedule, 0, dense))
@@ -276,7 +276,7 @@ def _checked(model: PreTrainedModel, schedule: SlicingSchedule) -> ModelShape:
     return shape
 
 
-class _Stream:
+class _Rotated:
     """The residual stream over the calibration windows, carried through the model as it is being sliced.
 
     It lives in the coordinates of ``rotation`` (D, D), whose leading columns are the sliced basis. So what
@@ -287,33 +287,26 @@ class _Stream:
     def __init__(
         self, model: PreTrainedModel, windows: Tensor, budget: tuple[int, int] | None, span: int
     ) -> None:
-        anatomy = anatomy_of(model.config)
-        self.device = model.device
         self.dtype = model.dtype
         # The stream is summed up over many sub-layers: 16 bits would add their rounding to every basis.
         self.precise = torch.promote_types(model.dtype, torch.float32)
         self.span = span
         self.discarded: list[float] = []
-        self.contexts: list[list[dict[str, Any]]] = []
-        self.budget = budgets(self.device) if budget is None else budget
-        self.states = Kept(self.device, *self.budget)
-        self.windows = len(windows)
+        self.width = read_shape(model).hidden_size
+        self.covariance = Covariance(self.width, model.device)
+        self.rotation = torch.eye(self.width, dtype=self.precise, device=model.device)
         self.waits = False
         """Whether the states are still those before the sub-layer, which is being repaired."""
-        contexts: dict[torch.Size, list[dict[str, Any]]] = {}
-        for batch in batches_of(windows, self.device):
-            states, context = entering_states(model, batch.to(self.device), anatomy.returns_tuple)
+        centred = anatomy_of(model.config).centred
+
+        def begin(states: Tensor) -> Tensor:
             states = states.to(self.precise)
-            if not len(self.states):
-                self.width = states.shape[-1]
-                self.covariance = Covariance(self.width, self.device)
-                self.rotation = torch.eye(self.width, dtype=self.precise, device=self.device)
-            if anatomy.centred:  # as a layer norm would, and as the sliced writers do
+            if centred:  # as a layer norm would, and as the sliced writers do
                 states = states - states.mean(-1, keepdim=True)
             self.covariance.add(states)
-            self.states.append(states)
-            # Positions and masks depend on the batch's shape alone: windows have no padding.
-            self.contexts.append(contexts.setdefault(batch.shape, context))
+            return states
+
+        self.stream = BlockStream(model, windows, budget, begin)
 
     @property
     def basis(self) -> Tensor:
@@ -322,8 +315,8 @@ class _Stream:
 
     def move(self, device: torch.device) -> None:
         """Go on on ``device``, where the next block is."""
-        if device != self.device:
-            self.device, self.rotation = device, self.rotation.to(device)
+        self.stream.move(device)
+        self.rotation = self.rotation.to(device)
 
     def advance(self, site: Site, dense: _Dense | None = None, held: int = 0) -> WriterFit | None:
         """Pass the stream (B, T, W) through a sub-layer that reads ``basis`` and writes ``rotation``.
@@ -331,23 +324,21 @@ class _Stream:
         With the dense stream beside it, nothing is passed on yet: what comes back is the fit of the writers
         to it, and ``follow`` passes the stream on once they are fitted.
         """
-        self.covariance = Covariance(len(self.rotation), self.device)
+        self.covariance = Covariance(len(self.rotation), self.stream.device)
         self.energies = torch.zeros(len(self.rotation), dtype=torch.float64)
-        fit = None
-        if dense:
-            fit = WriterFit(site.sliced, site.branches, len(self.rotation))
-        left = self.windows
-        for index in range(len(self.states)):
-            states = self.states.take(index, self.device)
+        fit = WriterFit(site.sliced, site.branches, len(self.rotation)) if dense else None
+
+        def passed(index: int, states: Tensor) -> Tensor:
             with fit.watching() if fit else nullcontext():
-                added = self._added(index, site, states)
+                added = self.added(self.stream, index, site, states)
             added[..., : self.width] += states
             if site.leaving < len(self.rotation):
                 self._look_at(added, site)
-            self.states[index] = states if fit else added
-            left -= len(states)
             if fit and dense:
-                fit.add(states, dense.at(index), min(len(states), max(0, held - left)))
+                fit.add(states, dense.stream.at(index), self.stream.held(index, held))
+            return states if fit else added
+
+        self.stream.change(passed)
         self.waits = fit is not None
         return fit
 
@@ -360,9 +351,9 @@ class _Stream:
 
     def follow(self, site: Site) -> None:
         """Pass the stream through a finished sub-layer, (B, T, W) -> (B, T, W')."""
-        for index in range(len(self.states)):
-            states = self.states.take(index, self.device)
-            self.states[index] = site.sliced.carried(states) + self._added(index, site, states)
+        self.stream.change(
+            lambda index, states: site.sliced.carried(states) + self.added(self.stream, index, site, states)
+        )
         self.waits = False
 
     def ahead(
@@ -373,31 +364,25 @@ class _Stream:
         The stream as it is, or the dense one, passes through the dense blocks that share it, and is left as
         it was. ``None`` where nothing is shared, or nothing cut.
         """
-        if block == len(self.contexts[0]) or schedule.span == 0 or not schedule.cuts(block):
+        if block == len(schedule.widths) - 1 or schedule.span == 0 or not schedule.cuts(block):
             return None
-        some = slice(*schedule.basis_of(block))
-        collector, tuples = BasesCollector(model, some), anatomy_of(model.config).returns_tuple
+        some = range(*schedule.basis_of(block))
+        collector = BasesCollector(model, slice(some.start, some.stop))
         with collector.watching():
-            for index in range(len(self.states)):
+            for index in range(len(self.stream)):
                 states = (dense or self).in_dense_basis(index)
-                # Where accelerate keeps a block elsewhere, calling it brings it here.
-                for context, each in zip(self.contexts[index][some], blocks(model)[some], strict=True):
-                    output = each(states, **on_device(context, self.device))
-                    states = output[0] if tuples else output
+                for place in some:
+                    states = self.stream.called(blocks(model)[place], place, index, states)
         return collector.joint()
 
     def in_dense_basis(self, index: int) -> Tensor:
         """A batch of the stream in the coordinates of the dense model, (B, T, D)."""
-        states = self.states[index] = self.states.take(index, self.device)
+        states = self.stream.at(index)
         return (states @ self.rotation[:, : states.shape[-1]].T).to(self.dtype)
 
-    def _added(self, index: int, site: Site, states: Tensor) -> Tensor:
-        return self.added(site, states, self.contexts[index])
-
-    def added(self, site: Site, states: Tensor, contexts: list[dict[str, Any]]) -> Tensor:
-        """What a sub-layer adds to ``states``, called with its block's context."""
-        context = on_device(contexts[site.block], self.device)
-        return site.sliced.added(states.to(self.dtype), context).to(self.precise)
+    def added(self, stream: BlockStream, index: int, site: Site, states: Tensor) -> Tensor:
+        """What a sub-layer adds to a batch of ``states``, called with its block's context in ``stream``."""
+        return site.sliced.added(states.to(self.dtype), stream.context(index, site.block)).to(self.precise)
 
     def turn(self, width: int, shared: tuple[Tensor, Tensor] | None = None) -> Tensor:
         """Turn the rotation to the principal basis of the stream, or one that is ``shared`` with what comes,
@@ -417,13 +402,13 @@ class _Stream:
             rotation = widen(self.rotation, turn.device) @ turn
             lost = float(energies[width:].sum() / energies.sum())
         self.discarded.append(lost)
-        shortcut = turn[: self.width, :width].to(self.device, self.precise)
+        device = self.stream.device
+        shortcut = turn[: self.width, :width].to(device, self.precise)
         # Never multiplied up from its own transpose: that doubles its rounding at every turn.
-        self.rotation = rotation.to(self.device, self.precise)
+        self.rotation = rotation.to(device, self.precise)
         if not self.waits:
-            leading = turn[:, :width].to(self.device, self.precise)
-            for index in range(len(self.states)):
-                self.states[index] = self.states.take(index, self.device) @ leading
+            leading = turn[:, :width].to(device, self.precise)
+            self.stream.change(lambda _, states: states @ leading)
         self.width = width
         return shortcut
 
@@ -432,8 +417,7 @@ class _Stream:
         energy = float(self.energies.sum())
         self.discarded.append(float(self.energies[width:].sum()) / energy if energy else 0.0)
         if not self.waits:
-            for index in range(len(self.states)):
-                self.states[index] = self.states.take(index, self.device)[..., :width]
+            self.stream.change(lambda _, states: states[..., :width])
         self.width = width
 
 
@@ -443,8 +427,8 @@ class _Dense:
     In its own coordinates, as a model that is sliced at full width in the plain basis.
     """
 
-    def __init__(self, followed: Followed, stream: _Stream) -> None:
-        self.model, self.ends, self.stream = followed.model, followed.ends, stream
+    def __init__(self, followed: Followed, beside: _Rotated) -> None:
+        self.model, self.ends, self.beside = followed.model, followed.ends, beside
         shape = read_shape(self.model)
         whole = SlicingSchedule(
             hidden_size=shape.hidden_size,
@@ -453,44 +437,28 @@ class _Dense:
         )
         self.sites = sites(self.model, blank(self.model, whole))
         self.passed = 0
-        self.states = Kept(stream.device, *stream.budget)
         # The same blocks have the same contexts; others, such as those with a window of their own, have not.
-        self.contexts: list[list[dict[str, Any]]] = []
-        contexts: dict[tuple[int, ...], list[dict[str, Any]]] = {}
-        for index in range(len(stream.states)):
-            states = stream.states.take(index, stream.device)
-            self.states.append(states)
-            stream.states[index] = states
-            size = tuple(states.shape[:2])
-            if size not in contexts:
-                tokens = torch.zeros(size, dtype=torch.long, device=self.model.device)
-                contexts[size] = entering_states(
-                    self.model, tokens, anatomy_of(self.model.config).returns_tuple
-                )[1]
-            self.contexts.append(contexts[size])
+        self.stream = beside.stream.beside(self.model)
 
     def advance(self, place: int) -> None:
         """Go on to where a sub-layer of the model that is sliced ends, by its place."""
+        device = self.beside.stream.device
+        self.stream.move(device)
+        plain = torch.eye(len(self.beside.rotation), dtype=self.beside.precise, device=device)
         while self.passed < self.ends[place]:
             site = next(self.sites)
-            plain = torch.eye(len(self.stream.rotation), dtype=self.stream.precise, device=self.stream.device)
             with present(site.dense):
                 fill_readers(self.model, site, plain)
                 fill_writers(self.model, site, plain)
-            for index in range(len(self.states)):  # (B, T, D) each
-                states = self.states.take(index, self.stream.device)
-                self.states[index] = states + self.stream.added(site, states, self.contexts[index])
+            self.stream.change(  # (B, T, D) each
+                lambda index, states, site=site: states + self.beside.added(self.stream, index, site, states)
+            )
             site.sliced.to_empty(device="meta")
             self.passed += 1
 
-    def at(self, index: int) -> Tensor:
-        """A batch of the stream where it is now, (B, T, D)."""
-        states = self.states[index] = self.states.take(index, self.stream.device)
-        return states
-
     def in_dense_basis(self, index: int) -> Tensor:
-        """The same in the model's dtype."""
-        return self.at(index).to(self.stream.dtype)
+        """A batch of the stream where it is now, (B, T, D), in the model's dtype."""
+        return self.stream.at(index).to(self.beside.dtype)
 
 
 _INVARIANT: weakref.WeakSet[PreTrainedModel] = weakref.WeakSet()

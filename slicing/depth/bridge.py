@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,9 +16,9 @@ from transformers import PreTrainedModel
 
 from analysis.anatomy import block_path, blocks
 from analysis.errors import UnsupportedError
+from analysis.stream import BlockStream
 from slicing.depth.layout import Layout
 from slicing.depth.operator import reduce_blocks
-from slicing.depth.walk import Walk
 from slicing.modeling_bridged import BridgedConfig, BridgedForCausalLM
 from slicing.repair import RidgeFit, SublayerRepair, token_weights
 
@@ -28,6 +28,13 @@ RATES = (2e-4, 5e-5)
 """Learning rates at the start and at the end, a cosine between (LLM-Streamline, 2403.19135)."""
 
 Tell = Callable[[int], None]
+
+
+class Streams(NamedTuple):
+    """Two streams over the same windows: the dense model's, and the one that fewer blocks make of them."""
+
+    dense: BlockStream
+    short: BlockStream
 
 
 @torch.no_grad()
@@ -56,24 +63,25 @@ def bridge_model(
     with torch.device("meta"):  # the bridges' numbers come below
         bridged: Any = BridgedForCausalLM(config, inner=reduced)
 
-    def close(walk: Walk, place: int, block: int) -> SublayerRepair | None:
-        walk.pass_short(place, plain[block])
+    def close(streams: Streams, place: int, block: int) -> SublayerRepair | None:
+        dense, short = streams
+        short.through(plain[block], place)
         if block not in after:
             return None
         there: Any = blocks(bridged)[block]
         fit = RidgeFit(len(there.bridge))
-        for _, found, wanted, kept in walk.pairs(held):
+        for index in range(len(short)):
+            found, wanted = short.at(index), dense.at(index)
             if found.shape[-1] != fit.width:
                 raise UnsupportedError(
                     f"A matrix bridges a stream as wide as the model, {fit.width:,}, but between the blocks "
                     f"of '{model.config.model_type}' it is {found.shape[-1]:,} wide: leave the gaps open."
                 )
             precise = torch.promote_types(found.dtype, torch.float32)
-            fit.add(found.to(precise), wanted.to(precise), kept)
+            fit.add(found.to(precise), wanted.to(precise), short.held(index, held))
         matrix, told = fit.solve(torch.eye(fit.width))
         there.bridge = nn.Parameter(matrix.to(model.device, model.dtype), requires_grad=False)
-        for index, found, _, _ in walk.pairs(0):
-            walk.short[index] = there.bridged(found)
+        short.change(lambda _, states: there.bridged(states))
         return told
 
     told = _over_gaps(model, layout, windows, tell, budget, close)
@@ -100,11 +108,11 @@ def train_blocks(
     """
     listed = blocks(reduced)
 
-    def close(walk: Walk, place: int, block: int) -> SublayerRepair | None:
+    def close(streams: Streams, place: int, block: int) -> SublayerRepair | None:
         told = None
         if block in layout.seams:
-            listed[block], told = _trained(walk, place, listed[block], held)
-        walk.pass_short(place, listed[block])
+            listed[block], told = _trained(streams, place, listed[block], held)
+        streams.short.through(listed[block], place)
         return told
 
     return _over_gaps(model, layout, windows, tell, budget, close)
@@ -116,30 +124,38 @@ def _over_gaps(
     windows: Tensor,
     tell: Tell,
     budget: tuple[int, int] | None,
-    close: Callable[[Walk, int, int], SublayerRepair | None],
+    close: Callable[[Streams, int, int], SublayerRepair | None],
 ) -> tuple[SublayerRepair, ...]:
-    """Walk both streams, the dense one ahead to where the next block begins; ``close`` passes the other."""
-    walk = Walk(model, windows, budget)
+    """Carry both on, the dense one ahead to where the next block begins; ``close`` passes the other."""
+    dense = BlockStream(model, windows, budget)
+    streams = Streams(dense, dense.beside())
+    passed = 0
     following = [*(group[0] for group in layout.groups[1:]), layout.blocks]
     told: list[SublayerRepair] = []
     for block, (top, first) in enumerate(zip(layout.tops, following, strict=True)):
-        walk.pass_dense(first)
-        if found := close(walk, top, block):
+        for place in range(passed, first):
+            dense.through(blocks(model)[place], place)
+        passed = first
+        if found := close(streams, top, block):
             told.append(found)
         tell(first)
     return tuple(told)
 
 
-def _trained(walk: Walk, place: int, block: nn.Module, held: int) -> tuple[nn.Module, SublayerRepair]:
+def _trained(streams: Streams, place: int, block: nn.Module, held: int) -> tuple[nn.Module, SublayerRepair]:
     """A trained copy of the block, or the block itself where training gained nothing held out."""
+    dense, short = streams
     pupil = copy.deepcopy(block).float().requires_grad_(True)
     optimiser = torch.optim.AdamW(pupil.parameters(), lr=RATES[0], weight_decay=1e-3)
-    contexts = [_fresh(each[place]) for each in walk.contexts]  # a tensor from inference mode has no gradient
+    contexts = [
+        _fresh(each[place]) for each in short.contexts
+    ]  # a tensor from inference mode has no gradient
 
     def losses(train: bool) -> float:
         """The mean weighted loss of a pass over the windows that train, or over those held out."""
         total = count = 0.0
-        for index, found, wanted, kept in walk.pairs(held):
+        for index in range(len(short)):
+            found, wanted, kept = short.at(index), dense.at(index), short.held(index, held)
             rows = slice(None, len(found) - kept) if train else slice(len(found) - kept, None)
             if not len(found[rows]):
                 continue

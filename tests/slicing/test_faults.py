@@ -17,11 +17,11 @@ import pytest
 import torch
 
 from analysis.errors import Cancelled, OutOfMemoryError, StorageError
+from analysis.kept import Kept
 from analysis.source import ModelSource
 from analysis.storage import cache_folder, runs_folder
 from analysis.texts import TextSource
 from slicing.bench import perform, phases
-from slicing.kept import Kept
 from slicing.plan import Plan
 from slicing.runs import CompareRecipe, ProfileRecipe, Recipe, SliceRecipe
 from slicing.store import load_sliced
@@ -167,7 +167,7 @@ def test_memory_that_runs_out_tells_the_need_what_there_was_and_the_levers(recip
     def fail(*args: object, **kwargs: object) -> None:
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes.")
 
-    monkeypatch.setattr("slicing.slicer._Stream.advance", fail)
+    monkeypatch.setattr("slicing.slicer._Rotated.advance", fail)
     with pytest.raises(OutOfMemoryError) as error:
         perform(recipes["slice"])
     said = str(error.value)
@@ -226,7 +226,7 @@ def test_full_disk_under_spilled_activations_is_one_sentence(monkeypatch):
 
     def write_again() -> Path:
         kept, tensors = spilled(1)
-        monkeypatch.setattr("slicing.kept.write_numbers", fail)
+        monkeypatch.setattr("analysis.kept.write_numbers", fail)
         with pytest.raises(StorageError, match="the disk is full; free some space"):
             kept[0] = tensors[0]
         return kept._path(0).parent

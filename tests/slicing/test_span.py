@@ -83,20 +83,20 @@ def test_predicted_sizes_are_those_of_the_built_model(family, span, windows):
 def test_the_stream_that_is_carried_is_that_of_the_model(family, repair, windows, monkeypatch):
     streams = []
 
-    class Noted(slicer._Stream):
+    class Noted(slicer._Rotated):
         def __init__(self, *given):
             super().__init__(*given)
             streams.append(self)
 
-    monkeypatch.setattr(slicer, "_Stream", Noted)
+    monkeypatch.setattr(slicer, "_Rotated", Noted)
     monkeypatch.setattr(slicer, "_loss", lambda model, windows: 0.0 if len(streams) % 2 else 1.0)
     model = tiny_model(family, torch.float64)
     found = slice_model(model, schedule_for(model, 2), windows, repair=repair)
     leaving = {}
     with watch_blocks(found.model, lambda block, _, states: leaving.update({block: states})):
         found.model(windows, use_cache=False)
-    stream = streams[-1]  # of the plain model where both are made
-    last = torch.cat([stream.states.take(i, stream.device) for i in range(len(stream.states))])
+    stream = streams[-1].stream  # of the plain model where both are made
+    last = torch.cat([stream.at(index) for index in range(len(stream))])
     assert torch.allclose(last, leaving[2], rtol=1e-8, atol=1e-9)
 
 

@@ -58,9 +58,15 @@ class Kept:
             self.tensors[index] = tensor if home == "device" else tensor.cpu()
 
     def take(self, index: int, device: torch.device) -> Tensor:
-        """The tensor, on ``device``; a kept one gives up its place until it is set again."""
+        """The tensor, on ``device``; it gives up its place in memory until it is set again."""
+        found = self.look(index, device)
+        self.tensors[index] = None
+        return found
+
+    def look(self, index: int, device: torch.device) -> Tensor:
+        """The tensor, on ``device``; it stays where it is."""
         if self.homes[index] != "disk":
-            tensor, self.tensors[index] = self.tensors[index], None
+            tensor = self.tensors[index]
             assert tensor is not None
             return tensor.to(device)
         path = self._path(index)

@@ -1,0 +1,111 @@
+"""The residual stream over windows of text, carried through a model block by block.
+
+One block is called at a time, with the context (positions, masks) that the model's own decoder makes for it,
+so every family's rules hold, and a model may be spread over devices or kept elsewhere by accelerate. Knows
+nothing about what is done with the stream.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from analysis.device import on_device
+from analysis.evaluate import batches_of
+from analysis.hooks import entering_states, returns_tuple
+from analysis.kept import Kept, budgets
+
+Contexts = list[dict[str, Any]]
+"""What every block of a model is called with beside the states."""
+
+
+class BlockStream:
+    """A stream (B, T, D), in batches that are kept on the device, in host memory or on disk.
+
+    It begins as what enters block 0.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        windows: Tensor,
+        budget: tuple[int, int] | None = None,
+        begin: Callable[[Tensor], Tensor] = torch.clone,
+    ) -> None:
+        """``windows`` (N, T) of token ids; ``budget``: bytes that may be kept on (device, host), by default
+        a third of what is free. ``begin`` makes of what enters block 0 what the stream begins with.
+        """
+        self.model, self.device = model, model.device
+        self.budget = budgets(self.device) if budget is None else budget
+        self.states = Kept(self.device, *self.budget)
+        self.contexts: list[Contexts] = []
+        self.sizes: list[int] = []
+        """How many windows are in every batch."""
+        self._tuples = returns_tuple(model, windows[:1, :8].to(self.device))
+        known: dict[torch.Size, Contexts] = {}
+        for batch in batches_of(windows, self.device):
+            states, context = entering_states(model, batch.to(self.device), self._tuples)
+            self.states.append(begin(states))
+            self.sizes.append(len(batch))
+            # Positions and masks depend on the batch's shape alone: windows have no padding.
+            self.contexts.append(known.setdefault(batch.shape, context))
+
+    def __len__(self) -> int:
+        """How many batches there are."""
+        return len(self.states)
+
+    def beside(self, model: Any | None = None) -> BlockStream:
+        """A second stream over the same windows, which begins where this one is.
+
+        It may run through another ``model``, whose blocks have contexts of their own.
+        """
+        other = object.__new__(BlockStream)
+        other.__dict__.update(vars(self), states=Kept(self.device, *self.budget))
+        for index in range(len(self)):
+            other.states.append(self.at(index).clone())
+        if model is not None and model is not self.model:
+            other.model = model
+            other._tuples = returns_tuple(model, torch.zeros(1, 8, dtype=torch.long, device=model.device))
+            known: dict[torch.Size, Contexts] = {}
+            other.contexts = []
+            for index in range(len(self)):
+                shape = self.at(index).shape[:2]
+                if shape not in known:
+                    tokens = torch.zeros(shape, dtype=torch.long, device=model.device)
+                    known[shape] = entering_states(model, tokens, other._tuples)[1]
+                other.contexts.append(known[shape])
+        return other
+
+    def at(self, index: int) -> Tensor:
+        """A batch, (B, T, D), where the stream is now; it stays as it is."""
+        return self.states.look(index, self.device)
+
+    def change(self, change: Callable[[int, Tensor], Tensor]) -> None:
+        """Put ``change(index, states)`` in the place of every batch, one after the other."""
+        for index in range(len(self)):
+            self.states[index] = change(index, self.states.take(index, self.device))
+
+    def move(self, device: torch.device) -> None:
+        """Go on on ``device``, where the next block is."""
+        self.device = device
+
+    def context(self, index: int, place: int) -> dict[str, Any]:
+        """What the block at ``place`` of the model is called with for a batch."""
+        return on_device(self.contexts[index][place], self.device)
+
+    def called(self, block: nn.Module, place: int, index: int, states: Tensor) -> Tensor:
+        """What ``block`` makes of a batch of ``states``, called as the model's block at ``place`` is."""
+        # Where accelerate keeps a block elsewhere, calling it brings it here.
+        output = block(states, **self.context(index, place))
+        return output[0] if isinstance(output, tuple) else output
+
+    def through(self, block: nn.Module, place: int) -> None:
+        """Pass the stream through ``block``, called as the model's block at ``place`` is."""
+        self.change(lambda index, states: self.called(block, place, index, states))
+
+    def held(self, index: int, last: int) -> int:
+        """How many windows of a batch are among the ``last`` of all."""
+        return min(self.sizes[index], max(0, last - sum(self.sizes[index + 1 :])))
