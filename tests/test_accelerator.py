@@ -18,7 +18,7 @@ from analysis.anatomy import anatomy_of, block_path, blocks
 from analysis.bases import Bases, find_bases
 from analysis.details import DetailsCollector
 from analysis.device import pick_dtype
-from analysis.errors import OutOfMemoryError, UnsupportedError
+from analysis.errors import OutOfMemoryError
 from analysis.evaluate import batch_tokens, perplexity
 from analysis.lens import logit_lens
 from analysis.profile import profile_blocks
@@ -118,14 +118,9 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., float]:
 @pytest.mark.parametrize("job", JOBS)
 def test_a_job_is_done_there_as_on_the_cpu(job, family, place, dtype, here, windows, tmp_path):
     windows = windows[:4]
-    spread = place == "two" and job.startswith("remove")
-    expected = 0.0 if spread else here(job, family, dtype, windows)
+    expected = here(job, family, dtype, windows)
     with simulated("mps" if place == "mps" else "cuda", count=2) as accelerator:
         model = placed(accelerator, tiny_model(family, dtype), place)
-        if spread:
-            with pytest.raises(UnsupportedError, match="a model on one device"):
-                JOBS[job](model, windows, tmp_path)
-            return
         assert JOBS[job](model, windows, tmp_path) == pytest.approx(expected, rel=0.02)
     assert accelerator.flops[dtype] > 0
     assert accelerator.peak > 0

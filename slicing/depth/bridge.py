@@ -80,7 +80,7 @@ def bridge_model(
             precise = torch.promote_types(found.dtype, torch.float32)
             fit.add(found.to(precise), wanted.to(precise), short.held(index, held))
         matrix, told = fit.solve(torch.eye(fit.width))
-        there.bridge = nn.Parameter(matrix.to(model.device, model.dtype), requires_grad=False)
+        there.bridge = nn.Parameter(matrix.to(short.at(0).device, model.dtype), requires_grad=False)
         short.change(lambda _, states: there.bridged(states))
         return told
 
@@ -94,25 +94,29 @@ def bridge_model(
 def train_blocks(
     model: PreTrainedModel,
     reduced: PreTrainedModel,
+    closed: PreTrainedModel,
     layout: Layout,
     windows: Tensor,
     held: int,
     tell: Tell,
     budget: tuple[int, int] | None = None,
 ) -> tuple[SublayerRepair, ...]:
-    """Train the block at each seam of ``reduced``, in place, to make up for those that are gone.
+    """Train the block at each seam of ``reduced`` to make up for those that are gone, for ``closed``.
 
     So one block stands for itself and the span after it, as in LLM-Streamline (2403.19135), whose light block
     starts with the first removed block's weights. The loss is the squared distance to the dense stream
     there, tokens weighted by the inverse RMS of their target; the windows held out stop it.
     """
-    listed = blocks(reduced)
+    plain, listed = blocks(reduced), blocks(closed)
 
     def close(streams: Streams, place: int, block: int) -> SublayerRepair | None:
-        told = None
-        if block in layout.seams:
-            listed[block], told = _trained(streams, place, listed[block], held)
+        if block not in layout.seams:
+            streams.short.through(plain[block], place)
+            return None
+        home = next(listed[block].parameters()).device
+        listed[block], told = _trained(streams, place, listed[block].to(streams.short.device), held)
         streams.short.through(listed[block], place)
+        listed[block].to(home)
         return told
 
     return _over_gaps(model, layout, windows, tell, budget, close)
@@ -147,9 +151,8 @@ def _trained(streams: Streams, place: int, block: nn.Module, held: int) -> tuple
     dense, short = streams
     pupil = copy.deepcopy(block).float().requires_grad_(True)
     optimiser = torch.optim.AdamW(pupil.parameters(), lr=RATES[0], weight_decay=1e-3)
-    contexts = [
-        _fresh(each[place]) for each in short.contexts
-    ]  # a tensor from inference mode has no gradient
+    # A tensor from inference mode has no gradient.
+    contexts = [_fresh(short.context(index, place)) for index in range(len(short))]
 
     def losses(train: bool) -> float:
         """The mean weighted loss of a pass over the windows that train, or over those held out."""

@@ -7,15 +7,19 @@ chosen.
 from __future__ import annotations
 
 import copy
+from contextlib import ExitStack
 from typing import Any
 
 import torch
-from torch import Tensor
+from accelerate.utils import align_module_device
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from analysis.anatomy import block_path, blocks
+from analysis.device import comes_and_goes, present
 from analysis.errors import ModelError, UnsupportedError, one_line
 from analysis.hooks import leaving_out, returns_tuple
+from slicing.assembly import spread_like
 from slicing.depth.layout import Layout
 from slicing.slicer import GUARD_TOLERANCE
 
@@ -26,33 +30,37 @@ _BY_PLACE = ("mlp_only_layers", "full_attn_idxs", "attn_layer_indices", "moe_lay
 
 
 @torch.no_grad()
-def reduce_blocks(model: PreTrainedModel, layout: Layout, check: bool = True) -> PreTrainedModel:
+def reduce_blocks(
+    model: PreTrainedModel, layout: Layout, check: bool = True, spread: bool = True
+) -> PreTrainedModel:
     """The model with the blocks of ``layout``: a plain model of its class, as its configuration makes it.
 
     It is checked on a few tokens against the dense model with the other blocks passed by, which catches a
-    configuration that cannot say which blocks are left. Raises ``UnsupportedError`` where that is so, where
-    blocks that are to become one differ in their shapes, and for a model that accelerate keeps in parts.
+    configuration that cannot say which blocks are left. Where accelerate spreads the dense model, it spreads
+    this one too, unless ``spread`` is false: it then has all its weights, where they can be changed, but
+    cannot be called. Raises ``UnsupportedError`` for a configuration of that kind, and where blocks that are
+    to become one differ in their shapes.
     """
-    if len(set(getattr(model, "hf_device_map", {}).values())) > 1 or any(
-        p.is_meta for p in model.parameters()
-    ):
-        raise UnsupportedError(
-            "Blocks are removed from a model on one device, and this one is spread or offloaded: open it "
-            "with device 'cpu', or on a device that holds it whole."
-        )
     if layout.blocks != len(blocks(model)):
         raise UnsupportedError(
             f"The layout is for a model of {layout.blocks} blocks, and this one has {len(blocks(model))}."
         )
+    merges = layout.merge != "top" and any(len(group) > 1 for group in layout.groups)
     try:
         made = _filled(model, layout)
         if check:
-            _check(model, made, layout)
+            # What is spread can be changed no more, and blocks that become one are merged afterwards.
+            runs = _filled(model, layout) if merges or not spread else made
+            spread_like(model, runs)
+            _check(model, runs, layout)
     except UnsupportedError:
         raise
     except Exception as error:  # whatever the family's own code says of a configuration it cannot build
         raise _unfit(model, one_line(error)) from error
-    _merge(model, made, layout)
+    if merges:
+        _merge(model, made, layout)
+    if spread and (merges or not check):
+        spread_like(model, made)
     return made
 
 
@@ -95,23 +103,31 @@ def _filled(model: PreTrainedModel, layout: Layout) -> PreTrainedModel:
         return f"{prefix}{layout.tops[int(place)]}{dot}{rest}"
 
     dense = model.state_dict()
-    wanted = made.state_dict()
-    misfit = [name for name, tensor in wanted.items() if dense[in_dense(name)].shape != tensor.shape]
+    misfit = [n for n, tensor in made.state_dict().items() if dense[in_dense(n)].shape != tensor.shape]
     if misfit or len(blocks(made)) != len(layout.groups):
         raise _unfit(model, f"the shapes of {misfit[0] if misfit else 'its blocks'} differ")
-    made.load_state_dict({name: dense[in_dense(name)] for name in wanted}, assign=True)
-    made.tie_weights()
-    for name, module in made.named_modules():  # what is computed when a model is made, and not stored
+    for name, module in made.named_modules():
         there = model.get_submodule(in_dense(name))
-        for key, tensor in module._buffers.items():
-            if tensor is not None and tensor.is_meta:
-                module._buffers[key] = there._buffers[key]
+        with align_module_device(there):  # where accelerate keeps its weights elsewhere
+            for key in module._parameters:
+                module._parameters[key] = _kept(there._parameters[key], there)
+        module._buffers.update({key: there._buffers[key] for key in module._buffers})
+        # What is computed when a model is made, and not stored.
         for key, value in vars(module).items():
             if isinstance(value, Tensor) and value.is_meta:
                 setattr(module, key, getattr(there, key))
     if model.generation_config is not None:
         made.generation_config = copy.deepcopy(model.generation_config)
-    return made.eval().requires_grad_(False)
+    made.tie_weights()
+    return made.eval()
+
+
+def _kept(parameter: nn.Parameter | None, module: nn.Module) -> nn.Parameter | None:
+    """A parameter of a dense ``module``, shared with it, or on the host where its own will be gone again."""
+    if parameter is None:
+        return None
+    own = parameter.detach().to("cpu", copy=True) if comes_and_goes(module) else parameter.detach()
+    return nn.Parameter(own, requires_grad=False)
 
 
 @torch.inference_mode()
@@ -135,31 +151,36 @@ def _unfit(model: PreTrainedModel, reason: str) -> UnsupportedError:
 
 def _merge(model: PreTrainedModel, made: PreTrainedModel, layout: Layout) -> None:
     for place, group in enumerate(layout.groups):
-        if len(group) == 1 or layout.merge == "top":
+        if len(group) == 1:
             continue
-        many = [dict(blocks(model)[each].named_parameters()) for each in group]
-        if any(
-            {n: p.shape for n, p in each.items()} != {n: p.shape for n, p in many[0].items()} for each in many
-        ):
-            raise UnsupportedError(
-                f"Blocks {group[0]} to {group[-1]} differ in their shapes, and cannot be one."
+        with ExitStack() as stack:
+            for each in group:
+                stack.enter_context(present(blocks(model)[each]))
+            _merge_group(model, blocks(made)[place], group, layout.weights(place))
+
+
+def _merge_group(
+    model: PreTrainedModel, into: nn.Module, group: tuple[int, ...], weights: tuple[float, ...]
+) -> None:
+    many = [dict(blocks(model)[each].named_parameters()) for each in group]
+    shapes = [{name: parameter.shape for name, parameter in each.items()} for each in many]
+    if any(each != shapes[0] for each in shapes):
+        raise UnsupportedError(f"Blocks {group[0]} to {group[-1]} differ in their shapes, and cannot be one.")
+    for name, parameter in list(into.named_parameters()):
+        merged = weighted_sum([each[name] for each in many], weights).to(parameter.device, parameter.dtype)
+        if not merged.isfinite().all():
+            raise ModelError(
+                f"Merging blocks {group[0]} to {group[-1]} overflows: open the model in float32."
             )
-        weights = layout.weights(place)
-        for name, parameter in list(blocks(made)[place].named_parameters()):
-            merged = weighted_sum([each[name] for each in many], weights).to(parameter.dtype)
-            if not merged.isfinite().all():
-                raise ModelError(
-                    f"Merging blocks {group[0]} to {group[-1]} overflows: open the model in float32."
-                )
-            set_parameter(blocks(made)[place], name, merged)
+        set_parameter(into, name, merged)
 
 
 def weighted_sum(tensors: list[Tensor], weights: tuple[float, ...]) -> Tensor:
     """The sum of tensors of one shape, each times its weight; at least in fp32."""
-    precise = torch.promote_types(tensors[0].dtype, torch.float32)
+    precise, device = torch.promote_types(tensors[0].dtype, torch.float32), tensors[0].device
     return sum(
-        (weight * tensor.to(precise) for tensor, weight in zip(tensors, weights, strict=True)),
-        start=torch.zeros((), dtype=precise, device=tensors[0].device),
+        (weight * tensor.to(device, precise) for tensor, weight in zip(tensors, weights, strict=True)),
+        start=torch.zeros((), dtype=precise, device=device),
     )
 
 

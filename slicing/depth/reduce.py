@@ -19,6 +19,7 @@ from analysis.errors import UnsupportedError
 from analysis.evaluate import check_windows, perplexity
 from analysis.read_shape import read_shape
 from analysis.values import Progress, no_progress
+from slicing.assembly import spread_like
 from slicing.depth.bridge import bridge_model, train_blocks
 from slicing.depth.layout import Layout
 from slicing.depth.operator import reduce_blocks
@@ -82,9 +83,10 @@ def reduce_model(
                 model, layout, windows, held, lambda done: progress(phase, done, layout.blocks), budget
             )
         elif closing == "block":
-            closed = reduce_blocks(model, layout, check=False)
+            closed = reduce_blocks(model, layout, check=False, spread=False)
             told = train_blocks(
                 model,
+                reduced,
                 closed,
                 layout,
                 windows,
@@ -93,8 +95,12 @@ def reduce_model(
                 budget,
             )
         else:
-            closed = reduce_blocks(model, layout, check=False)
-            told = _fit_writers(model, closed, layout, windows, held, closing, progress, phase, budget)
+            closed = reduce_blocks(model, layout, check=False, spread=False)
+            told = _fit_writers(
+                model, reduced, closed, layout, windows, held, closing, progress, phase, budget
+            )
+        if closing != "matrix":
+            spread_like(model, closed)
         loss, other = (float(np.mean(perplexity(each, windows[-held:]).nll)) for each in (closed, reduced))
         repair = Repair(sublayers=told, windows=held, unrepaired=other, repaired=loss)
         return ReducedModel(closed if repair.kept else reduced, layout, repair)
@@ -120,6 +126,7 @@ def followed(model: PreTrainedModel, layout: Layout) -> Followed:
 def _fit_writers(
     model: PreTrainedModel,
     reduced: PreTrainedModel,
+    closed: PreTrainedModel,
     layout: Layout,
     windows: Tensor,
     held: int,
@@ -128,7 +135,7 @@ def _fit_writers(
     phase: str,
     budget: tuple[int, int] | None,
 ) -> Any:
-    """Fit writers of ``reduced`` in place; slicing at full width, where nothing turns, is the tool."""
+    """Fit the writers of ``reduced`` for ``closed``; slicing at full width, where nothing turns, does it."""
     refuse_closing(model, closing)
     refuse_unless_invariant(model)
     shape, rows = read_shape(reduced), len(anatomy_of(model.config).sublayers)
@@ -158,7 +165,7 @@ def _fit_writers(
         followed(model, layout),
         fitted,
     )
-    _adopt_writers(reduced, sliced.model, fitted)
+    _adopt_writers(closed, sliced.model, fitted)
     assert sliced.repair is not None
     return sliced.repair.sublayers
 
@@ -199,4 +206,8 @@ def _adopt_writers(
 
 def _put(holder: Any, attribute: str, tensor: Tensor) -> None:
     like = getattr(holder, attribute)
-    setattr(holder, attribute, torch.nn.Parameter(tensor.to(like.dtype).contiguous(), requires_grad=False))
+    setattr(
+        holder,
+        attribute,
+        torch.nn.Parameter(tensor.to(like.device, like.dtype).contiguous(), requires_grad=False),
+    )

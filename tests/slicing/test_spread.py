@@ -16,6 +16,8 @@ from analysis.bases import find_bases
 from analysis.evaluate import perplexity
 from analysis.profile import profile_blocks
 from analysis.read_shape import read_shape
+from slicing.depth import Layout, Survey, make_method
+from slicing.depth.reduce import reduce_model
 from slicing.schedule import SlicingSchedule
 from slicing.slicer import recut, slice_model
 
@@ -54,3 +56,30 @@ def test_blocks_on_disk_change_nothing(family, budget, span, windows, tmp_path):
     again = recut(apart, schedule, find_bases(apart, windows)).model
     assert torch.equal(again(windows).logits, preview)
     assert any(parameter.is_meta for parameter in apart.parameters())  # they went back
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "falcon"])
+def test_removal_and_repair_take_blocks_on_disk_one_by_one(family, windows, tmp_path):
+    together, apart = tiny_model(family), on_disk(tiny_model(family), tmp_path / "weights")
+    gap, merged = Layout.without(3, {1}), Layout(blocks=3, groups=((0,), (1, 2)), merge="mean")
+    for layout, closing in (
+        *((gap, closing) for closing in ("none", "matrix", "writer", "writers", "block")),
+        (merged, "none"),
+        (merged, "writers"),
+    ):
+        expected = reduce_model(together, layout, windows, closing)
+        found = reduce_model(apart, layout, windows, closing)
+        assert torch.equal(found.model(windows).logits, expected.model(windows).logits), closing
+        assert found.repair == expected.repair
+        assert any(parameter.is_meta for parameter in apart.parameters())  # they went back
+
+
+def test_methods_of_removal_choose_alike_where_blocks_are_on_disk(windows, tmp_path):
+    labels = {"model_label": "", "text_label": ""}
+    chosen = []
+    for model in (tiny_model("llama"), on_disk(tiny_model("llama"), tmp_path / "weights")):
+        survey = Survey(model, windows, profile_blocks(model, windows, **labels))
+        chosen.append(
+            [make_method(name, {})(survey, 1) for name in ("shortgpt", "greedy", "streamline", "laco")]
+        )
+    assert chosen[0] == chosen[1]
