@@ -108,7 +108,9 @@ def whole_folder(path: Path, replace: bool = False) -> Iterator[Path]:
         with suppress(FileNotFoundError):
             # Asked once: another process may take the folder away between two questions.
             if not (stat.S_ISDIR(path.stat().st_mode) and replace):
-                raise StorageError(f"'{path}' exists already; choose another folder or delete that one first.")
+                raise StorageError(
+                    f"'{path}' exists already; choose another folder or delete that one first."
+                )
         path.parent.mkdir(parents=True, exist_ok=True)
         draft = Path(tempfile.mkdtemp(prefix=owned(f".{path.name}"), dir=path.parent))
     try:
@@ -216,6 +218,33 @@ def _umask() -> int:
     mask = os.umask(0o022)
     os.umask(mask)
     return mask
+
+
+def check_new_folder(path: Path) -> Path:
+    """Raise ``StorageError`` where no new folder can be made at ``path``; before the work that fills it."""
+    _require_free(path, "folder")
+    parents = [each for each in path.absolute().parents if not os.path.lexists(each)]
+    with suppress(_Tried), whole_folder(path):
+        raise _Tried
+    for each in parents:  # they were made for the trial
+        with suppress(OSError):
+            each.rmdir()
+    return path
+
+
+class _Tried(Exception):
+    """It can be done, and is not."""
+
+
+def check_new_file(path: Path) -> Path:
+    """Raise ``StorageError`` where no new file can be written at ``path``; before the work that fills it."""
+    _require_free(path, "file")
+    return check_output(path)
+
+
+def _require_free(path: Path, kind: str) -> None:
+    if os.path.lexists(path):  # a link that leads nowhere, too
+        raise StorageError(f"'{path}' exists already; choose another {kind} or delete that one first.")
 
 
 def check_output(path: Path) -> Path:
