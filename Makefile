@@ -56,7 +56,7 @@ soak: $(INSTALLED)  ## 200 random actions of three sessions, with kills
 	$(BIN)/python tests/app/soak.py
 
 fuzz: $(INSTALLED)  ## more than a thousand wrong commands, each in a process of its own
-	$(BIN)/python tests/fuzz.py
+	$(BIN)/python tests/fuzz.py --workers $(WORKERS)
 
 ablation: $(INSTALLED)  ## what matters in repair, in bases and in widths
 	$(BIN)/python tests/benchmarks/ablation.py

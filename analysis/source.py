@@ -465,7 +465,8 @@ def _weights_at(source: ModelSource) -> Path | None:
 
 
 def _require_causal(source: ModelSource, config: Any) -> None:
-    architectures = [name for name in config.architectures or [] if isinstance(name, str)]
+    said = config.architectures if isinstance(config.architectures, list) else []
+    architectures = [name for name in said if isinstance(name, str)]
     causal = any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in architectures)
     known = config.model_type in {*MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, BRIDGED}
     if config.is_encoder_decoder or not known or (architectures and not causal):

@@ -220,6 +220,13 @@ def _umask() -> int:
     return mask
 
 
+def check_folder(path: Path) -> None:
+    """Raise ``StorageError`` unless ``path`` is a folder that exists."""
+    with storage_errors(path):
+        if not path.is_dir():
+            raise StorageError(f"'{path}' is not a folder: give one that exists.")
+
+
 def check_new_folder(path: Path) -> Path:
     """Raise ``StorageError`` where no new folder can be made at ``path``; before the work that fills it."""
     _require_free(path, "folder")

@@ -37,7 +37,7 @@ from typer.rich_utils import rich_format_error
 
 from analysis.errors import Cancelled, PlanError, SlicescopeError, brief, visible
 from analysis.hub import FETCHING
-from analysis.storage import check_new_file, check_new_folder, check_output, write_whole
+from analysis.storage import check_folder, check_new_file, check_new_folder, check_output, write_whole
 from analysis.values import first_fault
 from app.options import (
     TEXT_HELP,
@@ -908,6 +908,8 @@ def app_command(
     from app.policy import Policy
     from app.serve import serve
 
+    for folder in root or ():
+        check_folder(folder)
     models = tuple(ModelSource.parse(model) for model in allow_model or ())
     policy = Policy(models=models or None, roots=tuple(root) if root else None)
     if demo_mode:

@@ -3,13 +3,13 @@
 A command is bad when it ends in a traceback, by a signal or not at all; is done where it must be refused, or
 refused where it must be done; has more to say about one error than a screen shows, or sends control
 characters to the terminal; replaces a link, a pipe or a folder; or leaves half of what it wrote.
-
-``python tests/fuzz.py [--sample N] [WORD...]``: N of the cases, or those whose command holds a word.
 """
 
 from __future__ import annotations
 
+import argparse
 import gc
+import importlib
 import json
 import os
 import re
@@ -23,9 +23,11 @@ import tempfile
 import time
 import traceback
 from collections import Counter
+from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 os.environ |= {
     "HF_HUB_OFFLINE": "1",
@@ -46,82 +48,77 @@ MEMORY, DISK = 8 * 2**30, 2**28
 """Bytes that a case may take."""
 BROKEN = 70
 """The exit code of a case that ended in an exception."""
+SUFFIXES = (".out", ".err")
+"""Of the files beside a case's folder that hold what it said."""
+DRAFT = re.compile(r"\.slicescope-|-[0-9a-f]{8}-\w+(-old)?(/|$)")
+"""What half an output is called."""
 CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e]")
 
 
 class Outcome(NamedTuple):
     """What became of a case."""
 
-    status: int
-    """As ``os.waitpid`` gives it; -1 where it did not end."""
+    status: int | None
+    """As ``os.waitpid`` gives it; ``None`` where it did not end."""
     out: str
     err: str
     before: dict[str, str]
     after: dict[str, str]
-    seconds: float
 
 
 # A case in a process of its own
 
 
-def attempt(case: Case, place: Path, world: Path) -> Outcome:
-    """Try a case in the folder ``place``, which is made for it and taken away."""
-    place.mkdir()
-    furnish(place, world)
-    out, err = place.with_suffix(".out"), place.with_suffix(".err")
-    if case.change:
-        case.change(place)
-    before = contents(place)
-    start = time.monotonic()
-    pid = os.fork()
-    if not pid:
-        _child(case, place, out, err)
-    status, pause = -1, 0.002
-    while time.monotonic() < start + 5 * PATIENCE:
-        ended, said = os.waitpid(pid, os.WNOHANG)
-        if ended:
-            status = said
-            break
-        time.sleep(pause)
-        pause = min(2 * pause, 0.05)
-    seconds = time.monotonic() - start
-    with _gone():
-        os.killpg(pid, signal.SIGKILL)  # whatever it started too
-    if status == -1:
-        os.waitpid(pid, 0)
-    told = [path.read_bytes().decode("utf-8", "replace") for path in (out, err)]
-    found = Outcome(status, told[0], told[1], before, contents(place), seconds)
-    shutil.rmtree(place)
-    return found
+class Attempt:
+    """A case in the folder ``place``, which is made for it and taken away once it has ended."""
+
+    def __init__(self, case: Case, place: Path, world: Path) -> None:
+        self.case, self._place = case, place
+        place.mkdir()
+        furnish(place, world)
+        if case.change:
+            case.change(place)
+        self._before = contents(place)
+        self._end = time.monotonic() + 5 * PATIENCE
+        self._pid = os.fork()
+        if not self._pid:
+            _child(case, place)
+
+    def outcome(self) -> Outcome | None:
+        """What became of it; ``None`` while it goes on."""
+        ended, status = os.waitpid(self._pid, os.WNOHANG)
+        if not ended and time.monotonic() < self._end:
+            return None
+        with suppress(ProcessLookupError):
+            os.killpg(self._pid, signal.SIGKILL)  # whatever it started too
+        if not ended:
+            os.waitpid(self._pid, 0)
+        out, err = (
+            self._place.with_suffix(suffix).read_bytes().decode("utf-8", "replace") for suffix in SUFFIXES
+        )
+        found = Outcome(status if ended else None, out, err, self._before, contents(self._place))
+        shutil.rmtree(self._place)
+        return found
 
 
-class _gone:  # noqa: N801
-    """Passes over a process that is gone."""
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, kind: Any, *_: object) -> bool:
-        return kind is not None and issubclass(kind, ProcessLookupError)
-
-
-def _child(case: Case, place: Path, out: Path, err: Path) -> None:
+def _child(case: Case, place: Path) -> None:
     code = BROKEN
     try:
         os.setsid()
         os.chdir(place)
         os.open("pipe", os.O_RDWR)  # whoever writes into it finds a reader
-        for number, path in enumerate((Path(os.devnull), out, err)):
-            flags = os.O_RDWR | os.O_CREAT
-            os.dup2(os.open(path, flags), number)
+        told = (place.with_suffix(suffix) for suffix in SUFFIXES)
+        for number, path in enumerate((Path(os.devnull), *told)):
+            os.dup2(os.open(path, os.O_RDWR | os.O_CREAT), number)
         sys.stdout.reconfigure(encoding="utf-8", errors="strict")  # type: ignore[union-attr]
+        resource.setrlimit(resource.RLIMIT_CPU, (PATIENCE, PATIENCE + 5))
         for limit, most in (
-            (resource.RLIMIT_CPU, PATIENCE),
             (resource.RLIMIT_AS, MEMORY),
             (resource.RLIMIT_FSIZE, DISK),
             (resource.RLIMIT_CORE, 0),
         ):
             resource.setrlimit(limit, (most, most))
-        os.environ |= {"HOME": str(place), "SLICESCOPE_HOME": case.home or str(place / "home")}
+        os.environ |= {"HOME": str(place / "home"), "SLICESCOPE_HOME": case.home or str(place / "home")}
         if case.words[:1] == ("address",):
             _visit(*case.words[1:])
             code = 0
@@ -199,7 +196,7 @@ def faults(case: Case, outcome: Outcome) -> list[str]:
     """What is wrong with it, in words; nothing where it is well."""
     found: list[str] = []
     status, told = outcome.status, outcome.out + outcome.err
-    code = os.waitstatus_to_exitcode(status) if status != -1 else None
+    code = None if status is None else os.waitstatus_to_exitcode(status)
     if code is None or code == -signal.SIGXCPU:
         return ["no end"]
     if code < 0:
@@ -237,10 +234,9 @@ def _changes(code: int, outcome: Outcome) -> list[str]:
         elif kind != now and code:
             found.append(f"'{name}' was written by a command that was refused")
     for name in outcome.after.keys() - outcome.before.keys():
-        draft = "/." in f"/{name}" and ".profiles" not in name and ".index.json" not in name
-        if draft and ".trash" not in name:
+        if DRAFT.search(name):
             found.append(f"'{name[:80]}' was left behind")
-        elif code and not name.startswith(("home", ".cache")):
+        elif code and not name.startswith("home/"):
             found.append(f"'{name[:80]}' was made by a command that was refused")
     return found
 
@@ -287,25 +283,33 @@ def shown(case: Case) -> str:
     return home + ascii(shlex.join(["slicescope", *words]))[1:-1]
 
 
-def fuzz(cases: list[Case]) -> int:
-    """Try the cases, print the bad ones, and say how many there were."""
+def fuzz(cases: list[Case], workers: int) -> int:
+    """Try the cases, so many at a time, print the bad ones, and say how many there were."""
     torch.set_num_threads(1)
-    # Imported once; every case is a copy of this process.
-    import slicing.bench  # noqa: F401
-
+    # Imported once: every case is a copy of this process.
+    for name in ("app.serve", "app.state", "app.tables", "slicing.bench"):
+        importlib.import_module(name)
     gc.collect()
     gc.freeze()  # else every case would look at, and so copy, all that was imported
     bad, kinds = 0, Counter[str]()
     with tempfile.TemporaryDirectory() as folder:
         world = Path(folder)
         make_world(world)
-        for number, case in enumerate(cases):
-            outcome = attempt(case, world / f"case-{number}", world)
-            wrong = faults(case, outcome)
-            if wrong:
-                bad += 1
-                kinds.update(re.sub(r"^\d+ |'.*'|:.*| \(\d+\)", "", each) for each in wrong)
-                print(f"{shown(case)}\n    {'; '.join(wrong)}", flush=True)  # noqa: T201
+        waiting, tried = enumerate(cases), list[Attempt]()
+        while True:
+            for number, case in islice(waiting, workers - len(tried)):
+                tried.append(Attempt(case, world / f"case-{number}", world))
+            if not tried:
+                break
+            for each in [*tried]:
+                if (outcome := each.outcome()) is None:
+                    continue
+                tried.remove(each)
+                if wrong := faults(each.case, outcome):
+                    bad += 1
+                    kinds.update(re.sub(r"^\d+ |'.*'|:.*| \(\d+\)", "", one).strip() for one in wrong)
+                    print(f"{shown(each.case)}\n    {'; '.join(wrong)}", flush=True)  # noqa: T201
+            time.sleep(0.005)
     for kind, count in kinds.most_common():
         print(f"{count:4} {kind}")  # noqa: T201
     print(f"{len(cases)} tried, {bad} bad")  # noqa: T201
@@ -314,13 +318,18 @@ def fuzz(cases: list[Case]) -> int:
 
 def main(arguments: list[str]) -> int:
     """The exit code: 0 where none is bad."""
-    cases = all_cases()
-    if arguments[:1] == ["--sample"]:
-        count, arguments = int(arguments[1]), arguments[2:]
-        cases = [cases[place * len(cases) // count] for place in range(count)]
-    if arguments:
-        cases = [case for case in cases if any(word in " ".join(case.words) for word in arguments)]
-    return int(fuzz(cases) > 0)
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--sample", type=int, help="so many of those that are refused quickly")
+    parser.add_argument("--workers", type=int, default=1, help="so many at a time")
+    parser.add_argument("words", nargs="*", help="those alone whose command holds one of these")
+    asked = parser.parse_args(arguments)
+    cases = [
+        each for each in all_cases() if any(word in " ".join(each.words) for word in asked.words or [""])
+    ]
+    if count := asked.sample:
+        quick = [each for each in cases if each.refused and not {"--tasks", "--executor"} & {*each.words}]
+        cases = [quick[place * len(quick) // count] for place in range(count)]
+    return int(fuzz(cases, asked.workers) > 0)
 
 
 if __name__ == "__main__":

@@ -74,7 +74,7 @@ REAL: dict[str, bool | None] = {
 LIST: dict[str, bool | None] = {
     **dict.fromkeys(("nan", "inf", "0,nan", "1e400", LONG, ENDLESS, "abc", "0;1", "0,abc", "1e300"), True),
     **dict.fromkeys(("", ",", "-1", "0,0", "2", "18446744073709551616", "1.5", "5e-324"), None),
-    ",".join(map(str, range(3000))): None,
+    ",".join(map(str, range(3000))) + ",x": True,
 }
 ODD = ("a" * 5000, "\x1b[31mred", "\u202eevil", "[bold]x[/]", "\udcff", "🙂'\"", "%s{0}", "a\nb")
 WORD: dict[str, bool | None] = {
@@ -96,7 +96,7 @@ NEW: dict[str, bool | None] = {
 INPUT: dict[str, bool | None] = dict.fromkeys(
     ("", "/", "folder", "nowhere/x", "n" * 300, "mine.txt", "loop", "pipe", "/dev/zero", "\udcff"), True
 )
-FREE = ("--prompt", "--note", "label", "--host", "--root")
+FREE = ("--prompt", "--note", "label", "--host")
 """Texts that may be anything."""
 LISTS = ("--bases", "--targets", "--sizes", "--seeds", "--shares")
 WITH: dict[str, tuple[str, ...]] = {
@@ -110,8 +110,16 @@ WITH: dict[str, tuple[str, ...]] = {
     "--include": ("--tasks", "sums"),
 }
 """What else has to be said so that an option counts."""
-SLOW = ("--tasks", "--include")
-"""They need the harness, which takes seconds to import and to look through: a few values each."""
+OWN: dict[str, dict[str, bool | None]] = {
+    "--tasks": {"nonsense": True},
+    "--include": dict.fromkeys(("nowhere/x", "n" * 300, "pipe", "/dev/zero", "\udcff"), True),
+    "--root": {
+        **dict.fromkeys(("", "/", "folder"), False),
+        **dict.fromkeys(("nowhere/x", "n" * 300, "mine.txt", "loop", "pipe", "/dev/zero", "\udcff"), True),
+    },
+    "--address": dict.fromkeys(("nonsense", "nonsense:0:0", "x" * 5000, "\x1b[31m"), True),
+}
+"""Options with values of their own: folders, and what starts the harness or Ray, which takes seconds."""
 
 _MODEL = ("--model", "tiny")
 _CALIBRATED = (*_MODEL, "--calibration", "a.txt", "--calibration-windows", "3", "--window-length", "16")
@@ -175,10 +183,10 @@ def of_options() -> Iterator[Case]:
     for found in having.values():
         first, option = found[0]
         values = list(_values(first, option).items())
-        if option.opts[0] in SLOW or option.type_descriptor.is_choice:
+        if option.type_descriptor.is_choice:
             values = values[::6]
         # Every command that has it is asked at least once.
-        rounds = len(values) if option.opts[0] in SLOW else max(len(values), len(found))
+        rounds = len(values) if option.opts[0] in OWN else max(len(values), len(found))
         turns = zip(itertools.cycle(values), itertools.cycle(found), range(rounds))
         for (value, refused), (words, each), turn in turns:
             again = turn >= len(values)
@@ -189,6 +197,8 @@ def of_options() -> Iterator[Case]:
 def _values(words: str, option: Any) -> dict[str, bool | None]:
     """The hostile values of an option, each with whether it must be refused."""
     name, kind = option.opts[0], option.type_descriptor.annotation
+    if name in OWN and not (words == "app" and name == "--address"):
+        return OWN[name]
     if name in LISTS:
         return LIST
     if kind is int:

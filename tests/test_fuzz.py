@@ -11,6 +11,7 @@ import pytest
 FUZZ = Path(__file__).with_name("fuzz.py")
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.skipif(sys.platform == "win32", reason="forks")
 def test_wrong_commands_are_refused_in_one_sentence_and_spoil_nothing():
     answer = subprocess.run([sys.executable, FUZZ, "--sample", "60"], capture_output=True, text=True)
