@@ -34,10 +34,7 @@ def pick_device(name: str) -> torch.device:
         if torch.cuda.is_available():
             return torch.device("cuda")
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise ModelError(unknown_name("device", name, ("auto", "cuda", "cuda:0", "mps", "cpu"))) from None
+    device = _device(name)
     here = {
         "cpu": True,
         "cuda": (device.index or 0) < torch.cuda.device_count(),
@@ -53,13 +50,32 @@ def pick_dtype(name: str, device: torch.device, stored: object) -> torch.dtype:
     the device only emulates bfloat16 (NVIDIA cards before Ampere), which is many times slower.
     """
     if name != "auto":
-        if name not in DTYPES:
-            raise ModelError(unknown_name("dtype", name, ("auto", *DTYPES)))
-        return DTYPES[name]
+        return _dtype(name)
     if device.type == "cpu":
         return torch.float32
     emulated = device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False)
     return torch.float16 if stored == torch.float16 or emulated else torch.bfloat16
+
+
+def check_names(device: str, dtype: str) -> None:
+    """Raise ``ModelError`` unless there are such a device and such a dtype, be it here or elsewhere."""
+    if device != "auto":
+        _device(device)
+    if dtype != "auto":
+        _dtype(dtype)
+
+
+def _device(name: str) -> torch.device:
+    try:
+        return torch.device(name)
+    except RuntimeError:
+        raise ModelError(unknown_name("device", name, ("auto", "cuda", "cuda:0", "mps", "cpu"))) from None
+
+
+def _dtype(name: str) -> torch.dtype:
+    if name not in DTYPES:
+        raise ModelError(unknown_name("dtype", name, ("auto", *DTYPES)))
+    return DTYPES[name]
 
 
 Precision = Literal["exact", "fast"]

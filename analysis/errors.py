@@ -25,6 +25,9 @@ class SlicescopeError(Exception):
 
     exit_code = 1
 
+    def __str__(self) -> str:
+        return brief(super().__str__())
+
 
 class ModelError(SlicescopeError):
     """A model that cannot be found, read or handled."""
@@ -74,13 +77,29 @@ def is_ours(error: BaseException) -> bool:
     return isinstance(error, SlicescopeError | KeyboardInterrupt | SystemExit | GeneratorExit)
 
 
-_UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]")
-"""Characters that do something to a terminal or to the direction of writing, in place of being seen."""
+_UNSEEN = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]"
+)
+"""Characters that do something to a terminal or to the direction of writing, in place of being seen; and
+halves of characters, which stand for bytes that are no text."""
 
 
 def visible(text: str) -> str:
     """The text with control characters written out, such as ``\\x1b``; lines and tabs stay."""
     return _UNSEEN.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+_LONGEST_WORD, _LONGEST = 300, 900
+"""Characters of a word, and of what is told about one error."""
+
+
+def brief(text: str) -> str:
+    """The text with the middle of very long words left out, and of all of it where it still is very long.
+
+    An error quotes what was given, and anything can be given; how it begins and what to do next stay.
+    """
+    text = re.sub(rf"\S{{{_LONGEST_WORD},}}", lambda word: f"{word[0][:100]}...{word[0][-100:]}", text)
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST // 2]} ... {text[-_LONGEST // 2 :]}"
 
 
 def one_line(error: BaseException) -> str:

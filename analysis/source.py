@@ -40,7 +40,7 @@ from analysis.checkpoint import (
     settle_tables,
     weight_files,
 )
-from analysis.device import is_out_of_memory, out_of_memory_told, pick_device, pick_dtype
+from analysis.device import check_names, is_out_of_memory, out_of_memory_told, pick_device, pick_dtype
 from analysis.errors import ModelError, UnsupportedError, is_ours, one_line
 from analysis.fetch import fetch, fetched
 from analysis.gguf_header import check_gguf
@@ -83,9 +83,10 @@ class ModelSource(Value):
     def parse(cls, text: str, device: str = "auto", dtype: str = "auto") -> Self:
         """Read ``demo``, a folder, a ``.gguf`` file, or a Hub id with an optional ``@revision``.
 
-        Raises ``ModelError`` when a path does not exist.
+        Raises ``ModelError`` when a path does not exist, or nothing is called like the device or the dtype.
         """
         text = text.strip()
+        check_names(device, dtype)
         try:
             path = Path(text).expanduser()
             location, folder, exists = str(path.resolve()), path.is_dir(), path.exists()
@@ -465,7 +466,8 @@ def _weights_at(source: ModelSource) -> Path | None:
 
 
 def _require_causal(source: ModelSource, config: Any) -> None:
-    architectures = config.architectures or []
+    said = config.architectures if isinstance(config.architectures, list) else []
+    architectures = [name for name in said if isinstance(name, str)]
     causal = any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in architectures)
     known = config.model_type in {*MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, BRIDGED}
     if config.is_encoder_decoder or not known or (architectures and not causal):

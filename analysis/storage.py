@@ -220,6 +220,40 @@ def _umask() -> int:
     return mask
 
 
+def check_folder(path: Path) -> None:
+    """Raise ``StorageError`` unless ``path`` is a folder that exists."""
+    with storage_errors(path):
+        if not path.is_dir():
+            raise StorageError(f"'{path}' is not a folder: give one that exists.")
+
+
+def check_new_folder(path: Path) -> Path:
+    """Raise ``StorageError`` where no new folder can be made at ``path``; before the work that fills it."""
+    _require_free(path, "folder")
+    parents = [each for each in path.absolute().parents if not os.path.lexists(each)]
+    with suppress(_Tried), whole_folder(path):
+        raise _Tried
+    for each in parents:  # they were made for the trial
+        with suppress(OSError):
+            each.rmdir()
+    return path
+
+
+class _Tried(Exception):
+    """It can be done, and is not."""
+
+
+def check_new_file(path: Path) -> Path:
+    """Raise ``StorageError`` where no new file can be written at ``path``; before the work that fills it."""
+    _require_free(path, "file")
+    return check_output(path)
+
+
+def _require_free(path: Path, kind: str) -> None:
+    if os.path.lexists(path):  # a link that leads nowhere, too
+        raise StorageError(f"'{path}' exists already; choose another {kind} or delete that one first.")
+
+
 def check_output(path: Path) -> Path:
     """Raise ``StorageError`` where a file cannot be written at ``path``; before the work that fills it."""
     with storage_errors(path):

@@ -162,7 +162,7 @@ def share_text(first: TextSource, second: TextSource) -> bool:
     return whole == other and not _apart(first.split, second.split)
 
 
-_PART = re.compile(r".*\[(?P<start>\d*)(?P<start_unit>%?):(?P<end>\d*)(?P<end_unit>%?)\]")
+_PART = re.compile(r".*\[(?P<start>\d{0,30})(?P<start_unit>%?):(?P<end>\d{0,30})(?P<end_unit>%?)\]")
 
 
 def _apart(first: str, second: str) -> bool:

@@ -53,9 +53,7 @@ class Value(BaseModel):
         try:
             return read()
         except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"]) or "the whole file"
-            problem = f"{where}: {first['msg']}"
+            problem = first_fault(error, "the whole file")
         except SlicescopeError as error:  # what the value itself, or one inside it, checks
             problem = one_line(error)
         raise StorageError(f"{origin} is not a readable {cls.__name__} ({problem}); {cls._remedy()}.")
@@ -72,6 +70,12 @@ class Value(BaseModel):
         whose meaning changes needs a new ``version``.
         """
         return key_of(_said(self))
+
+
+def first_fault(error: ValidationError, whole: str) -> str:
+    """The first thing that does not fit, with where it is; ``whole`` is what to call all of it."""
+    first = error.errors(include_url=False, include_context=False)[0]
+    return f"{'.'.join(map(str, first['loc'])) or whole}: {first['msg']}"
 
 
 def without(data: Any, *names: str) -> Any:

@@ -6,18 +6,17 @@ scripts (``-`` for standard output). Knows nothing about streamlit until ``app``
 
 from __future__ import annotations
 
-import errno
 import importlib.metadata
 import json
-import os
 import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
+from pydantic import ValidationError
 from rich import box
 from rich.console import Console
 from rich.progress import (
@@ -33,10 +32,13 @@ from rich.progress import (
 )
 from rich.table import Table
 from rich.text import Text
+from typer.exceptions import TyperException
+from typer.rich_utils import rich_format_error
 
-from analysis.errors import Cancelled, SlicescopeError, visible
+from analysis.errors import Cancelled, PlanError, SlicescopeError, brief, visible
 from analysis.hub import FETCHING
-from analysis.storage import check_output, storage_errors, write_whole
+from analysis.storage import check_folder, check_new_file, check_new_folder, check_output, write_whole
+from analysis.values import first_fault
 from app.options import (
     TEXT_HELP,
     Alike,
@@ -114,6 +116,12 @@ WorkersOption = Annotated[
     int | None,
     typer.Option(min=1, help="ray: at most so many; each opens the model.", show_default="a slot each"),
 ]
+SpeedOption = Annotated[
+    int,
+    typer.Option(
+        min=0, max=1000, help="Rounds of timing each smaller model in turn with the dense one; 0 for none."
+    ),
+]
 LensOption = Annotated[
     bool,
     typer.Option(
@@ -127,6 +135,15 @@ JsonOption = Annotated[
         callback=lambda path: path if path is None or str(path) == "-" else check_output(path),
         help="Write the result there as JSON; '-' prints it instead.",
     ),
+]
+NewFolder = Annotated[
+    Path,
+    typer.Option(
+        "--out", callback=check_new_folder, help="Folder to write the model to; it must not exist yet."
+    ),
+]
+NewFile = Annotated[
+    Path, typer.Option("--out", callback=check_new_file, help="File to write; it must not exist yet.")
 ]
 
 
@@ -267,7 +284,7 @@ def plan(
 @app.command(name="slice")
 @grouped
 def slice_command(
-    output: Annotated[Path, typer.Option("--out", help="New folder for the sliced model.")],
+    output: NewFolder,
     which: ModelOptions,
     amount: AmountOptions,
     cut: SharingOptions,
@@ -282,12 +299,12 @@ def slice_command(
     from analysis.texts import TextSource
     from slicing.runs import SliceRecipe
 
-    _require_new(output)
+    text = TextSource.parse(evaluation, "evaluation")
     recipe = SliceRecipe(
         model=which.source(),
         plan=cut.plan(amount.target, amount.base),
         **calibrate.fields(),
-        evaluation=TextSource.parse(evaluation, "evaluation") if evaluation_windows else None,
+        evaluation=text if evaluation_windows else None,
         evaluation_windows=evaluation_windows or 8,
     )
     run = _perform(recipe)
@@ -321,7 +338,7 @@ def slice_command(
 @app.command()
 @grouped
 def remove(
-    output: Annotated[Path, typer.Option("--out", help="New folder for the model with fewer blocks.")],
+    output: NewFolder,
     which: ModelOptions,
     calibrate: DrawOptions,
     blocks: Annotated[int, typer.Option(min=1, help="How many blocks go.")] = 4,
@@ -355,7 +372,7 @@ def remove(
     from analysis.texts import TextSource
     from slicing.runs import Entry, RemoveRecipe
 
-    _require_new(output)
+    text = TextSource.parse(evaluation, "evaluation")
     closed = "" if closing is Closing.NONE else f"+{closing.value}"
     recipe = RemoveRecipe(
         model=which.source(),
@@ -363,7 +380,7 @@ def remove(
         removal=Entry.parse(f"remove:{by}{closed}").removal,  # type: ignore[arg-type]
         blocks=blocks,
         search_windows=search_windows,
-        evaluation=TextSource.parse(evaluation, "evaluation") if evaluation_windows else None,
+        evaluation=text if evaluation_windows else None,
         evaluation_windows=evaluation_windows or 8,
     )
     run = _perform(recipe)
@@ -410,9 +427,7 @@ def compare(
     prompt: Annotated[str | None, typer.Option(help="The prompt of the sample text.")] = None,
     new_tokens: Annotated[int, typer.Option(min=0, help="Its length in tokens; 0 for none.")] = 40,
     lens: LensOption = False,
-    speed_rounds: Annotated[
-        int, typer.Option(min=0, help="Rounds of timing each sliced model in turn with the dense one.")
-    ] = 5,
+    speed_rounds: SpeedOption = 5,
     tasks: TasksOption = "",
     limit: LimitOption = None,
     include: IncludeOption = None,
@@ -583,9 +598,7 @@ def leaderboard(
     embedding: Annotated[
         Embedding, typer.Option(help="Tied models: share the table with the head, or untie.")
     ] = Embedding.AUTO,
-    speed_rounds: Annotated[
-        int, typer.Option(min=0, help="Rounds of timing each model in turn with the dense one; 0 for none.")
-    ] = 0,
+    speed_rounds: SpeedOption = 0,
     tasks: TasksOption = "",
     limit: LimitOption = None,
     include: IncludeOption = None,
@@ -829,12 +842,9 @@ def rename(
     out.print(f"Run {key} is called '{label}'." if label else f"Run {key} has its own title again.")
 
 
-OutFile = Annotated[Path, typer.Option("--out", help="File to write; it must not exist yet.")]
-
-
 @runs_app.command()
 def export(
-    key: Annotated[str, typer.Argument(help="The key, or its first digits.")], output: OutFile
+    key: Annotated[str, typer.Argument(help="The key, or its first digits.")], output: NewFile
 ) -> None:
     """Write a run to a zip file, for another machine: all but its model and its bases."""
     from slicing.library import pack
@@ -856,7 +866,7 @@ def import_command(
 
 
 @app.command()
-def report(key: Annotated[str, typer.Argument(help="The key, or 'demo'.")], output: OutFile) -> None:
+def report(key: Annotated[str, typer.Argument(help="The key, or 'demo'.")], output: NewFile) -> None:
     """Write a run as one HTML file that needs no network: charts, tables, recipe, citations."""
     from app.report import build_report
 
@@ -879,10 +889,7 @@ def _run_named(key: str) -> Run:
 
 def _write_new(path: Path, content: bytes) -> None:
     """Write a file whole, and never over another one."""
-    with storage_errors(path):
-        if os.path.lexists(path):
-            raise FileExistsError(errno.EEXIST, "exists", str(path))
-    write_whole(path, content)
+    write_whole(check_new_file(path), content)
     out.print(f"{path}", highlight=False)
 
 
@@ -915,6 +922,8 @@ def app_command(
     from app.policy import Policy
     from app.serve import serve
 
+    for folder in root or ():
+        check_folder(folder)
     models = tuple(ModelSource.parse(model) for model in allow_model or ())
     policy = Policy(models=models or None, roots=tuple(root) if root else None)
     if demo_mode:
@@ -940,18 +949,26 @@ def prepare(which: ModelOptions) -> None:
 def main() -> None:
     """The console script: every error of ours is one sentence and its exit code."""
     try:
-        app()
+        sys.exit(app(standalone_mode=False))
     except SlicescopeError as error:
-        err.print(f"slicescope: {error}", style="red", highlight=False, soft_wrap=True)
+        _refuse(error)
+    except ValidationError as error:  # of a recipe: flags take numbers that it does not
+        _refuse(PlanError(f"This cannot be done ({first_fault(error, 'all of it')}): give another value."))
+    except TyperException as error:  # a flag or a command that cannot be parsed
+        error.message = brief(visible(error.message))
+        rich_format_error(error)  # type: ignore[arg-type]
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, typer.Abort):
         err.print("slicescope: stopped; nothing was stored.", style="red")
         sys.exit(Cancelled.exit_code)
 
 
-def _executor(name: str, address: str | None, workers: int | None) -> Executor | None:
-    from analysis.errors import PlanError
+def _refuse(error: SlicescopeError) -> NoReturn:
+    err.print(f"slicescope: {error}", style="red", highlight=False, soft_wrap=True)
+    sys.exit(error.exit_code)
 
+
+def _executor(name: str, address: str | None, workers: int | None) -> Executor | None:
     if name == "ray":
         from slicing.cluster import on_ray
 
@@ -1110,13 +1127,6 @@ def _sentence(each: Difference) -> str:
         f"{each.contender} against {each.baseline}: {each.percent:+.1f} % perplexity "
         f"({each.nats:+.3f} nats per token{between}): {each.verdict}"
     )
-
-
-def _require_new(output: Path) -> None:
-    from analysis.errors import StorageError
-
-    if output.exists():
-        raise StorageError(f"'{output}' exists already; choose another folder or delete that one first.")
 
 
 def _copy_model(run: Run, output: Path) -> None:

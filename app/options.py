@@ -10,14 +10,18 @@ import inspect
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from enum import IntEnum, StrEnum
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
 
 import typer
+
+from analysis.errors import PlanError
+from analysis.numbers import LARGEST_SEED, read_number, read_whole
 
 if TYPE_CHECKING:
     from analysis.source import ModelSource
     from slicing.plan import Plan
 
+Number = TypeVar("Number", int, float)
 TEXT_HELP = (
     "'demo', 'demo:out-of-style', a preset (wikitext2, c4, alpaca, ptb, pg19), owner/name on the Hub, "
     "or a file."
@@ -129,9 +133,16 @@ class SharingOptions:
     ] = None
     draw: Annotated[
         int | None,
-        typer.Option(help="random: which draw. searched: seed of its calibration.", show_default="0"),
+        typer.Option(
+            min=0,
+            max=LARGEST_SEED,
+            help="random: which draw. searched: seed of its calibration.",
+            show_default="0",
+        ),
     ] = None
-    rounds: Annotated[int | None, typer.Option(help="searched: how many rounds.", show_default="2")] = None
+    rounds: Annotated[
+        int | None, typer.Option(min=1, max=1000, help="searched: how many rounds.", show_default="2")
+    ] = None
     score: Annotated[
         str,
         typer.Option(
@@ -257,24 +268,21 @@ class SlicingOptions(DrawOptions):
 
 def numbers(what: str, text: str) -> tuple[float, ...]:
     """Numbers with commas between them (``PlanError`` for anything else)."""
-    from analysis.errors import PlanError
-
-    try:
-        return tuple(float(each) for each in text.split(",") if each.strip())
-    except ValueError:
-        raise PlanError(
-            f"The {what} must be numbers with commas between them, such as '.1,.2,.3', but are '{text}'."
-        ) from None
+    return _listed(f"{what} must be numbers with commas between them, such as '.1,.2,.3'", text, read_number)
 
 
 def whole_numbers(what: str, text: str) -> tuple[int, ...]:
     """The same for whole numbers."""
-    from analysis.errors import PlanError
+    return _listed(
+        f"{what} must be whole numbers with commas between them, such as '0,1,2'", text, read_whole
+    )
 
-    found = numbers(what, text)
-    if not all(each.is_integer() for each in found):
-        raise PlanError(f"The {what} must be whole numbers with commas between them, but are '{text}'.")
-    return tuple(int(each) for each in found)
+
+def _listed(rule: str, text: str, read: Callable[[str], Number | None]) -> tuple[Number, ...]:
+    found = [read(each) for each in text.split(",") if each.strip()]
+    if None in found:
+        raise PlanError(f"The {rule}, but are '{text}'.")
+    return tuple(each for each in found if each is not None)
 
 
 def grouped(command: Callable[..., None]) -> Callable[..., None]:

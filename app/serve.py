@@ -26,7 +26,7 @@ import streamlit as st
 import typer
 from starlette.middleware import Middleware
 
-from analysis.errors import SlicescopeError, StorageError, one_line
+from analysis.errors import SlicescopeError, StorageError, one_line, visible
 from app.policy import Policy, enforce
 from app.security import Security, headers
 
@@ -59,10 +59,12 @@ def serve(
         log.warning(
             "Whoever reaches %s can use this app with your rights, and it asks for no login: see 'Serving "
             "others' in the README, or start it with --demo-mode.",
-            address,
+            visible(address),
         )
     if not _is_loopback(address):
-        log.warning("It answers to the names %s only: allow another one with --host.", ", ".join(names))
+        log.warning(
+            "It answers to the names %s only: allow another one with --host.", visible(", ".join(names))
+        )
     headers(frames)  # refuses a wrong origin before the server starts
     _require_bindable(address, port)
     enforce(policy)

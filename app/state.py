@@ -17,6 +17,7 @@ import torch
 
 from analysis.device import memory as host_memory
 from analysis.errors import ModelError, SlicescopeError, StorageError
+from analysis.numbers import read_number, read_whole
 from analysis.source import ModelCard, ModelSource, describe
 from analysis.texts import TextSource
 from analysis.values import Value
@@ -300,10 +301,9 @@ def keep_shares(shares: tuple[float, ...]) -> None:
 
 
 def _shares_of_link() -> tuple[float, ...] | None:
-    try:
-        return tuple(float(part) / 100 for part in st.query_params.get("shares", "").split(","))
-    except ValueError:
-        return None
+    said = [read_number(part) for part in st.query_params.get("shares", "").split(",")]
+    shares = tuple(percent / 100 for percent in said if percent is not None and 0 <= percent < 100)
+    return shares if len(shares) == len(said) else None
 
 
 def proposal(run: Run) -> CompareRecipe:
@@ -576,9 +576,9 @@ def tell(talk: Talk) -> None:
 
 
 def _talk_in_address(steps: int) -> Talk:
-    step, predict = st.query_params.get("step", ""), st.query_params.get("predict") == "1"
+    step, predict = read_whole(st.query_params.get("step", "")), st.query_params.get("predict") == "1"
     return Talk(
-        step=min(max(int(step), 1), steps) if step.isdecimal() else 1,
+        step=min(max(step or 1, 1), steps),
         predict=predict,
         revealed=not predict or st.query_params.get("reveal") == "1",
     )

@@ -16,6 +16,7 @@ import numpy as np
 from pydantic import Field
 
 from analysis.errors import PlanError, unknown_name
+from analysis.numbers import Seed
 from analysis.values import Value
 
 MAX_FRACTION = 0.9
@@ -282,7 +283,7 @@ class Random(Allocation):
     control = True
     uses_scores = False
 
-    draw: int = Field(default=0, ge=0, title="Number of the draw")
+    draw: Seed = Field(default=0, ge=0, title="Number of the draw")
 
     def raw(self, redundancy: np.ndarray) -> tuple[float, np.ndarray]:
         """No floor; uniform weights."""
@@ -365,7 +366,7 @@ class Searched(Manual):
 
     rounds: int = Field(default=2, ge=1, title="Rounds of the search")
     """Each asks for the loss once per block and a few times more."""
-    draw: int = Field(default=0, ge=0, title="Seed of its calibration")
+    draw: Seed = Field(default=0, ge=0, title="Seed of its calibration")
 
     def raw(self, redundancy: np.ndarray) -> tuple[float, np.ndarray]:
         """The shares that were found."""

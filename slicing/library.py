@@ -15,6 +15,7 @@ from pydantic import Field
 
 from analysis.details import Details
 from analysis.errors import StorageError
+from analysis.numbers import read_whole
 from analysis.profile import LayerProfile
 from analysis.storage import runs_folder, storage_errors, whole_folder, write_whole
 from analysis.values import Value
@@ -205,8 +206,7 @@ def _too_large(origin: str) -> str:
 
 def _thrown(name: str) -> int:
     """When it was thrown away, in nanoseconds."""
-    stamp = name.rpartition("-")[2]
-    return int(stamp) if stamp.isdecimal() else 0
+    return read_whole(name.rpartition("-")[2]) or 0
 
 
 def _empty(trash: Path) -> None:

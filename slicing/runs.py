@@ -6,7 +6,6 @@ same run. ``slicing.study.store`` keeps runs.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection
 from datetime import datetime
 from pathlib import Path
@@ -16,6 +15,7 @@ from pydantic import Field, computed_field, model_validator
 
 from analysis.errors import PlanError
 from analysis.evaluate import Difference, Perplexity, Sample, corrected, difference
+from analysis.numbers import Seed, read_number, read_whole
 from analysis.profile import LayerProfile
 from analysis.scores import find_score
 from analysis.shape import ModelShape
@@ -24,7 +24,7 @@ from analysis.speed import Speed
 from analysis.tasks import TaskScore
 from analysis.texts import Passage, TextSource
 from analysis.values import Value, key_of, without
-from slicing.allocation import Fractions, find_allocation
+from slicing.allocation import Fractions, check_fraction, find_allocation
 from slicing.calibration import Fit, same_text, too_few_tokens
 from slicing.depth.layout import Layout
 from slicing.depth.methods import METHODS, RemovalMethod, find_method, make_method
@@ -46,7 +46,7 @@ class ProfileRecipe(Value):
     text: TextSource
     windows: int = 8
     window_length: int = 512
-    seed: int = 0
+    seed: Seed = 0
     bases: bool = False
     """Keep the bases of the stream with the run (of a sliceable model), so that plans can be previewed."""
     probes: tuple[str, ...] = ()
@@ -99,7 +99,7 @@ class Calibrated(Value):
     profile_windows: int = 8
     """The profile is measured on this many of the calibration windows."""
     window_length: int = 512
-    seed: int = 0
+    seed: Seed = 0
     method: Method = "faithful"
     repair: bool = False
     """Fit the writers anew to the dense stream; see ``slicing.repair``. Follows faithful slicing."""
@@ -355,6 +355,9 @@ class SweepRecipe(Evaluated):
         for what, values in (("bases (SB)", self.bases), ("targets (SP)", self.targets)):
             if not values or len(set(values)) < len(values):
                 raise PlanError(f"A sweep needs distinct {what}, but got {list(values)}: name each once.")
+        for what, values in (("base (SB)", self.bases), ("target (SP)", self.targets)):
+            for value in values:
+                check_fraction(what, value)
         if "base" not in type(self.plan.rule()).model_fields:
             raise PlanError(
                 f"The allocation '{self.plan.allocation}' has no base to sweep over: choose 'dynamic'."
@@ -498,8 +501,8 @@ def _parse_slicing(text: str) -> dict[str, Any]:
     found: dict[str, Any] = {"allocation": allocation, "score": score, "settings": settings}
     for word in (each.strip() for each in added):
         name, _, value = word.partition("=")
-        if name == "span" and value.isdecimal():
-            found["span"] = int(value)
+        if name == "span" and (span := read_whole(value)) is not None:
+            found["span"] = span
         elif word == "repair":
             found["repair"] = True
         else:
@@ -536,13 +539,10 @@ def _read_value(name: str, value: str, known: Collection[str], text: str) -> flo
     """A finite number, or a word; ``PlanError`` for anything between, or where the name stands twice."""
     if name in known:
         raise PlanError(f"'{text}' sets '{name}' twice: name it once.")
-    try:
-        number = float(value)
-    except ValueError:
-        return value
-    if not math.isfinite(number):
-        raise PlanError(f"The setting '{name}' of '{text}' must be a finite number, but is {value}.")
-    return number
+    number = read_number(value)
+    if number is None and not value.isalpha():
+        raise PlanError(f"The setting '{name}' of '{text}' must be a finite number, but is '{value}'.")
+    return value if number is None else number
 
 
 def _value(value: float | str) -> str:
@@ -624,7 +624,7 @@ class ContestRecipe(Extras):
     """The settings that all entries share; its allocation and score are passed over."""
     entries: tuple[Entry, ...] = tuple(Entry.parse(text) for text in USUAL_ENTRIES)
     equal: Equal = "parameters"
-    seeds: tuple[int, ...] = (0, 1, 2)
+    seeds: tuple[Seed, ...] = (0, 1, 2)
     """Of the calibration windows; ``seed`` is passed over."""
     fewer: float | None = None
     """The share of the parameters that goes; ``None`` where the plan's target says how much."""
@@ -705,7 +705,7 @@ class LeaderboardRecipe(Extras):
     kind: Literal["leaderboard"] = "leaderboard"
     plan: Plan = Plan()
     entries: tuple[Entry, ...] = tuple(Entry.parse(text) for text in BOARD_ENTRIES)
-    seeds: tuple[int, ...] = (0,)
+    seeds: tuple[Seed, ...] = (0,)
     sizes: tuple[float, ...] = (0.1, 0.2, 0.3)
     """The shares of the parameters that go."""
 

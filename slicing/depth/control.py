@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from pydantic import Field
 
+from analysis.numbers import Seed
 from slicing.depth.layout import Layout
 from slicing.depth.methods import RemovalMethod, method
 from slicing.depth.survey import Survey
@@ -20,7 +21,7 @@ class Random(RemovalMethod):
     control = True
     variants = ("draw=0", "draw=1", "draw=2")
 
-    draw: int = Field(default=0, ge=0, title="Draw")
+    draw: Seed = Field(default=0, ge=0, title="Draw")
 
     def layout(self, survey: Survey, count: int) -> Layout:
         """The same draw takes the same blocks."""

@@ -13,7 +13,15 @@ from pathlib import Path
 import pytest
 
 from analysis.errors import ModelError, StorageError
-from analysis.storage import cache_folder, check_output, runs_folder, whole_folder, write_whole
+from analysis.storage import (
+    cache_folder,
+    check_new_file,
+    check_new_folder,
+    check_output,
+    runs_folder,
+    whole_folder,
+    write_whole,
+)
 
 
 def names(folder: Path) -> list[str]:
@@ -190,3 +198,21 @@ def test_an_output_that_cannot_be_is_refused_before_the_work(tmp_path, name, par
     with pytest.raises(StorageError, match=part):
         check_output(tmp_path / name)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("check", [check_new_folder, check_new_file])
+def test_what_must_be_new_may_not_exist_nor_lead_anywhere(tmp_path, check):
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "dangling").symlink_to("nowhere")
+    for name, said in (("", "exists"), ("file", "exists"), ("dangling", "exists"), ("n" * 300, "too long")):
+        with pytest.raises(StorageError, match=said):
+            check(tmp_path / name)
+    with pytest.raises(StorageError, match="a part of that path is a file"):
+        check(tmp_path / "file" / "new")
+    assert check(tmp_path / "new") == tmp_path / "new"
+    assert names(tmp_path) == ["dangling", "file"]
+
+
+def test_a_new_folder_may_lie_in_new_folders_which_the_check_does_not_leave(tmp_path):
+    assert check_new_folder(tmp_path / "a" / "b" / "new")
+    assert names(tmp_path) == []

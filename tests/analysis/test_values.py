@@ -9,7 +9,7 @@ import pytest
 from pydantic import Field, ValidationError, model_validator
 
 from analysis import errors
-from analysis.errors import PlanError, StorageError, one_line, unknown_name
+from analysis.errors import PlanError, StorageError, one_line, unknown_name, visible
 from analysis.values import Value
 
 
@@ -97,6 +97,18 @@ def test_unknown_name_suggests_only_what_is_near():
         "Unknown fruit 'aple'. Did you mean 'apple'? Known: apple, pear."
     )
     assert "mean" not in unknown_name("fruit", "xyz", ["pear", "apple"])
+
+
+@pytest.mark.parametrize("given", ["x" * 5000, "word " * 2000, "9" * 100_000])
+def test_an_error_that_quotes_much_is_told_briefly(given):
+    told = str(PlanError(f"The name '{given}' is not known: give another."))
+    assert len(told) <= 910
+    assert told.startswith("The name '") and told.endswith("is not known: give another.")
+    assert str(PlanError("Short: stay.")) == "Short: stay."
+
+
+def test_half_characters_are_told():
+    assert visible("a\udcff\x1b") == "a\\udcff\\x1b"
 
 
 def test_every_error_has_the_exit_code_it_is_documented_with():

@@ -529,3 +529,47 @@ def test_json_that_cannot_be_written_is_told_before_the_work(monkeypatch, capsys
 def test_json_does_not_replace_a_device(monkeypatch):
     assert run(monkeypatch, "runs", "list", "--json", "/dev/null") == 0
     assert Path("/dev/null").is_char_device()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--target", "nan"),
+        ("--target", "9" * 400),
+        ("--allocation", "softmax", "--temperature", "nan"),
+        ("--allocation", "manual", "--shares", "nan,1"),
+        ("--middle", "inf"),
+        ("--seed", "9" * 400),
+        ("--seed", str(2**64)),
+    ],
+)
+def test_a_number_that_no_recipe_takes_is_one_sentence(monkeypatch, capsys, words):
+    assert run(monkeypatch, "plan", "--model", "demo", *words) == 5
+    told = capsys.readouterr().err
+    assert told.startswith("slicescope: ") and told.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "words", [("x" * 5000,), ("plan", "y" * 5000), ("plan", "--method=\x1b[31m"), ("\udcff",)]
+)
+def test_words_that_mean_nothing_are_refused_on_one_screen(monkeypatch, capsys, words):
+    assert run(monkeypatch, *words) == 2
+    told = capsys.readouterr().err
+    assert len(told.splitlines()) <= 15
+    assert "\x1b[31m" not in told
+
+
+@pytest.mark.parametrize("command", ["slice", "remove"])
+@pytest.mark.parametrize(
+    ("where", "part"), [("/", "exists already"), ("n" * 300, "too long"), ("/dev/null/x", "a file")]
+)
+def test_a_folder_that_cannot_be_made_is_told_before_the_work(monkeypatch, capsys, command, where, part):
+    monkeypatch.setattr("app.cli._perform", lambda *_: pytest.fail("worked first"))
+    assert run(monkeypatch, command, "--out", where) == 6
+    assert part in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize("flag", ["--device", "--dtype"])
+def test_every_command_knows_its_devices_and_dtypes(monkeypatch, tiny_folder, capsys, flag):
+    assert run(monkeypatch, "prepare", "--model", tiny_folder, flag, "nonsense") == 3
+    assert "Known: auto" in capsys.readouterr().err

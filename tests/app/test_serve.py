@@ -239,8 +239,10 @@ def test_what_is_no_origin_is_refused(origin: str) -> None:
 
 
 def test_the_command_line_makes_the_policy(
-    started: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+    started: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models").mkdir()
     monkeypatch.setattr("sys.argv", ["slicescope", "app", "--no-open", "--root", "models", "--host", "a.org"])
     with pytest.raises(SystemExit) as ended:
         main()

@@ -176,6 +176,7 @@ def test_a_damaged_trial_is_run_again(recipe):
         ({"targets": (0.2, 0.2)}, "distinct targets"),
         ({"targets": (1.0,)}, "target \\(SP\\)"),
         ({"bases": (-0.1,)}, "base \\(SB\\)"),
+        ({"bases": (0.0, 2.0)}, "base \\(SB\\) .* got 2"),
         ({"plan": Plan(allocation="constant", settings={})}, "no base to sweep over"),
     ],
 )
