@@ -26,7 +26,7 @@ def coloured_text(details: Details, window: int, block: int, theme: Theme) -> st
     low, strong, high = np.percentile(rest, (50, 95, 99))
     weight = np.clip((change - low) / max(float(high - low), 1e-6), 0.0, 1.0)
     spans = [
-        _span(details.pieces[int(token)], float(change[place]), float(weight[place]), change[place] >= strong)
+        _span(details.piece(int(token)), float(change[place]), float(weight[place]), change[place] >= strong)
         for place, token in enumerate(details.tokens[window])
     ]
     style = (

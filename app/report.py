@@ -102,12 +102,18 @@ def _of_kind(run: Run) -> Iterator[Section]:
         yield Section("Four sizes, and what they took", None, size_table(result))
         schedule, constant = result.contestant(planned).schedule, result.contestant("constant").schedule
         if schedule and constant:
-            path, scores = result.profile.block_path, result.profile.redundancy(recipe.plan.score)
+            path, scores = (
+                result.profile.block_path,
+                result.profile.redundancy(result.profile.held(recipe.plan.score)),
+            )
             drawing = draw_schedule(schedule, constant, result.fractions, planned, path)
             table = schedule_table(schedule, constant, result.fractions, scores, path)
             yield Section("What was cut where", drawing, table)
     elif isinstance(recipe, SliceRecipe) and isinstance(result, SliceResult):
-        path, scores = result.profile.block_path, result.profile.redundancy(recipe.plan.score)
+        path, scores = (
+            result.profile.block_path,
+            result.profile.redundancy(result.profile.held(recipe.plan.score)),
+        )
         constant = recipe.plan.constant(result.shape)
         drawing = draw_schedule(result.schedule, constant, result.fractions, recipe.plan.allocation, path)
         table = schedule_table(result.schedule, constant, result.fractions, scores, path)
@@ -136,7 +142,7 @@ def _of_kind(run: Run) -> Iterator[Section]:
 def _of_profile(run: Run) -> Iterator[Section]:
     recipe, profile = run.recipe, run.result.profile
     plan = getattr(recipe, "plan", None)
-    score, first_token = (plan or Plan()).score, (plan or Plan()).first_token
+    score, first_token = profile.held((plan or Plan()).score), (plan or Plan()).first_token
     title, source = SCORES[score].title, SCORES[score].source
     told = f"{SCORES[score].description} Source: {source}."
     drawing = draw_profile(profile, score, first_token)

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.details import Details
-from analysis.evaluate import Difference
+from analysis.evaluate import Difference, perplexity_of
 from analysis.profile import LayerProfile
 from analysis.shape import ModelShape
 from analysis.texts import TextSource
@@ -53,7 +53,7 @@ def token_table(details: Details, window: int, block: int) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "place": range(len(tokens)),
-            "token": [details.pieces[int(token)] for token in tokens],
+            "token": [details.piece(int(token)) for token in tokens],
             "token id": tokens,
             "change (1 − cosine)": details.change[window, :, block].astype(np.float32).round(4),
         }
@@ -342,7 +342,7 @@ def board_table(table: Table, shape: ModelShape | None = None) -> pd.DataFrame:
         low, high = (gain.percent_interval if gain else None) or (None, None)
         row = _board_row(each.runs[0], dense) | {
             "perplexity": each.perplexity,
-            "× dense": float(np.exp(each.nats)),
+            "× dense": perplexity_of(each.nats),
             "vs constant, %": gain.percent if gain else None,
             "from": low,
             "to": high,
@@ -352,7 +352,7 @@ def board_table(table: Table, shape: ModelShape | None = None) -> pd.DataFrame:
             "free bits, at most %": shape and _free_bits(each.runs[0], shape),
         }
         if each.other_nats is not None:
-            row |= {"second text": each.other_perplexity, "× dense there": float(np.exp(each.other_nats))}
+            row |= {"second text": each.other_perplexity, "× dense there": perplexity_of(each.other_nats)}
         rows.append({"entry": each.entry.name, **row})
     return pd.DataFrame(rows).round(3).dropna(axis="columns", how="all")
 

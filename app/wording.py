@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from analysis.details import Details
 from analysis.errors import TextError, visible
-from analysis.evaluate import Difference
+from analysis.evaluate import Difference, perplexity_of
 from analysis.shape import ModelShape
 from analysis.source import ModelSource
 from analysis.speed import COVERED, Ratio, Speed
@@ -621,7 +621,7 @@ def _which_one(table: Table, others: Sequence[Rival]) -> str | None:
 
 
 def _times_dense(nats: float) -> str:
-    return f"{math.exp(nats):.2f} times"
+    return f"{perplexity_of(nats):.2f} times"
 
 
 KINDS: dict[Kind, str] = {

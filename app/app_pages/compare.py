@@ -108,7 +108,10 @@ def evidence(result: CompareResult, recipe: CompareRecipe) -> None:
     st.subheader("What was cut where")
     schedule, constant = (result.contestant(name).schedule for name in (planned, "constant"))
     if schedule and constant:
-        path, redundancy = result.profile.block_path, result.profile.redundancy(recipe.plan.score)
+        path, redundancy = (
+            result.profile.block_path,
+            result.profile.redundancy(result.profile.held(recipe.plan.score)),
+        )
         drawing = draw_schedule(schedule, constant, result.fractions, planned, path, parts.theme())
         parts.chart(drawing, "widths", schedule_table(schedule, constant, result.fractions, redundancy, path))
 

@@ -7,7 +7,17 @@ from app import controls, parts, state, wording
 from app.figures.plan import draw_schedules
 from app.figures.profile import draw_overlay
 from app.tables import overlay_table, run_table, together_table, widths_table
-from slicing.library import LARGEST, Note, annotate, bring_in, note_of, take_back, throw_away
+from slicing.library import (
+    LABEL_LENGTH,
+    LARGEST,
+    NOTE_LENGTH,
+    Note,
+    annotate,
+    bring_in,
+    note_of,
+    take_back,
+    throw_away,
+)
 from slicing.runs import (
     CompareRecipe,
     CompareResult,
@@ -88,8 +98,10 @@ def naming(run: Run) -> None:
     """What to call the run, and what to remember about it."""
     note = note_of(run.key)
     with st.form(f"note-{run.key}", border=False):
-        label = st.text_input("Name", note.label, max_chars=100, placeholder=wording.title(run.recipe))
-        text = st.text_area("Note", note.text, max_chars=10_000)
+        label = st.text_input(
+            "Name", note.label, max_chars=LABEL_LENGTH, placeholder=wording.title(run.recipe)
+        )
+        text = st.text_area("Note", note.text, max_chars=NOTE_LENGTH)
         if st.form_submit_button("Keep", type="primary"):
             try:
                 annotate(run.key, Note(label=label.strip(), text=text.strip()))
@@ -131,7 +143,7 @@ def schedule_of(run: Run) -> SlicingSchedule | None:
     if isinstance(run.result, SliceResult):
         return run.result.schedule
     if isinstance(run.result, CompareResult) and isinstance(run.recipe, CompareRecipe):
-        return run.result.contestant(run.recipe.plan.allocation).schedule
+        return run.result.contestant(run.recipe.planned).schedule
     return None
 
 
