@@ -734,6 +734,7 @@ def runs(context: typer.Context, json_path: JsonOption = None) -> None:
 @runs_app.command(name="list")
 def list_command(json_path: JsonOption = None) -> None:
     """List stored runs, newest first."""
+    from app.wording import UNREADABLE
     from slicing.study.store import summaries
 
     listed, broken = summaries()
@@ -747,14 +748,18 @@ def list_command(json_path: JsonOption = None) -> None:
         }
         for each in listed
     ]
-    if _printed_as_json({"runs": rows, "broken": broken}, json_path):
+    if _printed_as_json(
+        {"runs": rows, "broken": [{"key": each.name, "problem": each.problem} for each in broken]}, json_path
+    ):
         return
     table = _table("key", "kind", "model", "created", "seconds")
     for row in rows:
         table.add_row(row["key"], row["kind"], row["model"], row["created"][:16], f"{row['seconds']:.0f}")
-    out.print(table if rows else "No runs yet: 'slicescope compare' makes one.")
-    for sentence in broken:
-        err.print(sentence, style="yellow")
+    for each in broken:
+        table.add_row(each.name, UNREADABLE)
+    out.print(table if table.rows else "No runs yet: 'slicescope compare' makes one.")
+    for each in broken:
+        err.print(each.problem, style="yellow", highlight=False, soft_wrap=True)
 
 
 @runs_app.command()

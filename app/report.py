@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import html
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import NamedTuple
 
 import pandas as pd
 
+from analysis.errors import StorageError
 from analysis.scores import SCORES
 from app import wording
 from app.citations import bibtex
@@ -154,7 +156,10 @@ def _of_profile(run: Run) -> Iterator[Section]:
                 damage_table(profile, damage, first_token),
             )
             yield Section(f"Against measured damage: {SCORES[damage].title}", drawing, table)
-    if details := find_details(run):
+    details = None
+    with suppress(StorageError):  # what is damaged of it is told where it is looked at; all else is shown
+        details = find_details(run)
+    if details:
         yield Section("Depth by depth", draw_similarity(details), similarity_table(details))
         if details.split is not None:
             yield Section("Heads and MLP", draw_split(details), split_table(details))

@@ -21,6 +21,7 @@ from slicing.contest import Table
 from slicing.grid import Cell, Grid, pareto
 from slicing.runs import CompareRecipe, CompareResult, Contestant, ProfileRecipe, Recipe, RemoveResult, Run
 from slicing.schedule import SlicingSchedule
+from slicing.study.store import Broken
 
 
 def schedule_table(
@@ -253,12 +254,14 @@ def together_table(results: Sequence[tuple[str, CompareResult]]) -> pd.DataFrame
     )
 
 
-def run_table(runs: Sequence[Run], labels: Sequence[str]) -> pd.DataFrame:
-    """One row per stored run, with what people call it."""
+def run_table(runs: Sequence[Run], labels: Sequence[str], broken: Sequence[Broken] = ()) -> pd.DataFrame:
+    """One row per stored run, with what people call it; those that cannot be read come last."""
     named = zip(runs, labels, strict=True)
-    return pd.DataFrame(
-        [{"name": label or wording.title(run.recipe), **_run_row(run)} for run, label in named]
-    )
+    rows = [{"name": label or wording.title(run.recipe), **_run_row(run)} for run, label in named]
+    unreadable = [
+        {"name": each.problem, "key": each.name, "kind": wording.UNREADABLE, "made": None} for each in broken
+    ]
+    return pd.DataFrame([*rows, *unreadable])
 
 
 def task_table(contestants: Sequence[Contestant]) -> pd.DataFrame | None:

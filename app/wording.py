@@ -263,6 +263,10 @@ LENS_READING = (
 """What the logit lens shows."""
 
 
+UNREADABLE = "cannot be read"
+"""In the place of the kind of a stored run that is broken."""
+
+
 def profile_name(run: Run) -> str:
     """A run's profile in a legend: model and text."""
     profile = run.result.profile

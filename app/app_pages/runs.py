@@ -28,7 +28,7 @@ from slicing.runs import (
     SweepResult,
 )
 from slicing.schedule import SlicingSchedule
-from slicing.study.store import list_runs, summaries
+from slicing.study.store import Broken, list_runs, summaries
 
 TOGETHER = 4  # more lines in one chart cannot be told apart
 COLUMNS = {
@@ -63,10 +63,10 @@ def look(run: Run) -> None:
             st.switch_page(f"app_pages/{page}.py")
 
 
-def delete(run: Run) -> None:
+def delete(key: str, title: str) -> None:
     """Move the run into the trash; only in a callback."""
     try:
-        state.remember_trash(throw_away(run.key), state.title(run))
+        state.remember_trash(throw_away(key), title)
     except StorageError as error:
         state.complain(str(error))
 
@@ -91,7 +91,14 @@ def actions(run: Run) -> None:
         if state.policy().may_delete:
             with st.popover("Name and note", icon=":material/edit_note:"):
                 naming(run)
-            st.button("Delete", icon=":material/delete:", on_click=delete, args=(run,))
+            st.button("Delete", icon=":material/delete:", on_click=delete, args=(run.key, state.title(run)))
+
+
+def broken_actions(run: Broken) -> None:
+    """Why a run cannot be read, and what can be done with its folder."""
+    st.warning(wording.verbatim(run.problem), icon=":material/broken_image:")
+    if state.policy().may_delete:
+        st.button("Delete", icon=":material/delete:", on_click=delete, args=(run.name, f"Run {run.name}"))
 
 
 def naming(run: Run) -> None:
@@ -183,31 +190,42 @@ if thrown := state.last_trash():
 if complaint := state.complaint():
     st.error(state.told(complaint), icon=":material/error:")
 try:
-    found, broken = list_runs(but=() if trials else ("trial",))
+    found, unreadable = list_runs(but=() if trials else ("trial",))
 except StorageError as error:
-    found, broken = [], [str(error)]
+    found, unreadable = [], []
+    st.warning(state.told(error), icon=":material/broken_image:")
 shown = [run for run in found if state.may_list(run.key)]
-if shown:
+broken = [
+    each._replace(problem=state.policy().tell(each.problem))
+    for each in unreadable
+    if state.may_list(each.name)
+]
+everyone = [*shown, *broken]
+if everyone:
     selected = st.dataframe(
-        run_table(shown, [note_of(run.key).label for run in shown]),
+        run_table(shown, [note_of(run.key).label for run in shown], broken),
         hide_index=True,
         column_config=COLUMNS,
         on_select="rerun",
         selection_mode="multi-row",
         key="runs",
         placeholder="",
-        alt=f"{len(shown)} stored runs, newest first.",
+        alt=f"{len(everyone)} stored runs, newest first.",
     )
-    rows = [row for row in selected["selection"]["rows"] if row < len(shown)]
-    if len(rows) < 2:
-        actions(shown[rows[0] if rows else 0])
+    chosen = [everyone[row] for row in selected["selection"]["rows"] if row < len(everyone)]
+    if len(chosen) < 2:
+        one = chosen[0] if chosen else everyone[0]
+        if isinstance(one, Broken):
+            broken_actions(one)
+        else:
+            actions(one)
         st.caption("Select two to four rows to see them together.")
-    elif len(rows) > TOGETHER:
-        st.warning(f"{len(rows)} runs are selected: choose {TOGETHER} at most to see them together.")
+    elif len(chosen) > TOGETHER:
+        st.warning(f"{len(chosen)} runs are selected: choose {TOGETHER} at most to see them together.")
+    elif len(runs := [each for each in chosen if isinstance(each, Run)]) < len(chosen):
+        st.warning("One of these runs cannot be read: select the others to see them together.")
     else:
-        together([shown[row] for row in rows])
+        together(runs)
 else:
     st.info("No runs are stored yet: measure a profile, and it appears here.")
     st.page_link("app_pages/profile.py", label="Go to Profile", icon=":material/bar_chart:")
-for sentence in broken:
-    st.warning(state.told(sentence), icon=":material/broken_image:")

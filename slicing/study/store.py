@@ -17,7 +17,7 @@ from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import AwareDatetime
 
@@ -71,6 +71,15 @@ class Summary(Value):
     """The stamp of the run's file, to notice when that changes."""
 
 
+class Broken(NamedTuple):
+    """A stored run that cannot be read: damaged, edited, or of a later version."""
+
+    name: str
+    """The name of its folder."""
+    problem: str
+    """What is wrong with it, in one sentence."""
+
+
 class _Index(Value):
     made_by: str
     runs: tuple[Summary, ...]
@@ -98,6 +107,14 @@ def find_run(key: str) -> Run:
         found = "no run" if not matches else f"{len(matches)} runs"
         raise StorageError(f"The key '{key}' fits {found}: 'slicescope runs' lists the keys.")
     return _stored(matches[0])
+
+
+def is_stored(key: str) -> bool:
+    """Whether there is a run of exactly this key, readable or not."""
+    try:
+        return key in (folder.name for folder in _run_folders())
+    except StorageError:
+        return False
 
 
 def find_stored(recipe: Recipe) -> Run | None:
@@ -148,14 +165,14 @@ def free_folder(key: str) -> Path:
     return next(place for name in names if not (place := runs_folder() / name).exists())
 
 
-def summaries() -> tuple[list[Summary], list[str]]:
-    """List all stored runs, newest first, and one sentence for each folder that cannot be read.
+def summaries() -> tuple[list[Summary], list[Broken]]:
+    """List all stored runs, newest first, and those that cannot be read.
 
     Only the runs that are new or have changed since the last time are opened.
     """
     known = {each.name: each for each in _read_index()}
     found: list[Summary] = []
-    broken: list[str] = []
+    broken: list[Broken] = []
     for folder in _run_folders():
         try:
             stamp = _stamp(folder / RUN_FILE)
@@ -164,14 +181,14 @@ def summaries() -> tuple[list[Summary], list[str]]:
                 earlier if earlier and earlier.stamp == stamp else _summary(_stored(folder.name), stamp)
             )
         except StorageError as error:
-            broken.append(str(error))
+            broken.append(Broken(folder.name, str(error)))
     if found != list(known.values()):
         _write_index(found)
     return sorted(found, key=lambda each: each.created, reverse=True), broken
 
 
-def list_runs(but: Collection[str] = ()) -> tuple[list[Run], list[str]]:
-    """Read all stored runs, newest first, ``but`` those of some kinds, and tell of those that are broken."""
+def list_runs(but: Collection[str] = ()) -> tuple[list[Run], list[Broken]]:
+    """Read all stored runs, newest first, ``but`` those of some kinds, and list those that cannot be read."""
     listed, broken = summaries()
     found: list[Run] = []
     for each in listed:
@@ -179,7 +196,7 @@ def list_runs(but: Collection[str] = ()) -> tuple[list[Run], list[str]]:
             try:
                 found.append(_stored(each.name))
             except StorageError as error:  # its profile is damaged, or it was deleted meanwhile
-                broken.append(str(error))
+                broken.append(Broken(each.name, str(error)))
     return found, broken
 
 
