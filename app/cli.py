@@ -81,12 +81,15 @@ app.add_typer(runs_app, name="runs")
 class _Terminal(Console):
     """Shows strings as they are: names of runs and models come from anybody, and may hold anything."""
 
+    def __init__(self, **options: Any) -> None:
+        super().__init__(markup=False, emoji=False, **options)
+
     def render_str(self, text: str, **options: Any) -> Text:
         return super().render_str(visible(text), **options)
 
 
-out = _Terminal(markup=False)
-err = _Terminal(markup=False, stderr=True)
+out = _Terminal()
+err = _Terminal(stderr=True)
 
 
 EvaluationOption = Annotated[str, typer.Option(help=f"Text the perplexity is measured on: {TEXT_HELP}")]
@@ -754,9 +757,11 @@ def list_command(json_path: JsonOption = None) -> None:
         return
     table = _table("key", "kind", "model", "created", "seconds")
     for row in rows:
-        table.add_row(row["key"], row["kind"], row["model"], row["created"][:16], f"{row['seconds']:.0f}")
+        table.add_row(
+            _cell(row["key"]), row["kind"], _cell(row["model"]), row["created"][:16], f"{row['seconds']:.0f}"
+        )
     for each in broken:
-        table.add_row(each.name, UNREADABLE)
+        table.add_row(_cell(each.name), UNREADABLE)
     out.print(table if table.rows else "No runs yet: 'slicescope compare' makes one.")
     for each in broken:
         err.print(each.problem, style="yellow", highlight=False, soft_wrap=True)
@@ -923,7 +928,7 @@ def prepare(which: ModelOptions) -> None:
     with _progress() as listen:
         fetch_missing(source, listen)
     if source.kind in ("demo", "gguf"):
-        with err.status(f"Converting {source.label}"):
+        with err.status(Text(visible(f"Converting {source.label}"))):
             dequantise(source)
     out.print(f"{source.label} is ready.")
 
@@ -1000,7 +1005,7 @@ class _Time(ProgressColumn):
 @contextmanager
 def _progress() -> Iterator[Any]:
     """A progress callback that draws one bar per phase on standard error."""
-    columns = (TextColumn("{task.description:<28}"), BarColumn(), _Amount(), _Time())
+    columns = (TextColumn("{task.description:<28}", markup=False), BarColumn(), _Amount(), _Time())
     with Progress(*columns, console=err) as bars:
         tasks: dict[str, Any] = {}
 
@@ -1057,6 +1062,11 @@ def _comparison(run: Run, result: CompareResult) -> dict[str, Any]:
 def _table(*columns: str) -> Table:
     """A table that fits 80 columns: ruled by its head alone."""
     return Table(*columns, box=box.SIMPLE_HEAD, pad_edge=False)
+
+
+def _cell(text: str) -> str:
+    """A text on one line, so that nobody's name looks like a row of its own."""
+    return text.replace("\n", "\\n").replace("\t", "\\t")
 
 
 def _print_comparison(result: CompareResult, method: str) -> None:

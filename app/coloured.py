@@ -10,6 +10,7 @@ import html
 import numpy as np
 
 from analysis.details import Details
+from analysis.errors import visible
 from app.figures.base import DYNAMIC, Theme, rgb
 
 STRONGEST = 0.55
@@ -51,5 +52,5 @@ def _span(piece: str, change: float, weight: float, strong: bool) -> str:
     style = f"background:rgba({red},{green},{blue},{STRONGEST * weight:.2f});border-radius:2px"
     if strong:
         style += ";text-decoration:underline;text-underline-offset:3px"
-    shown = html.escape(piece).replace("\n", "↵\n")
+    shown = html.escape(visible(piece)).replace("\n", "↵\n")
     return f'<span title="{change:.3f}" style="{style}">{shown}</span>'

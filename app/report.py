@@ -12,9 +12,10 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from analysis.errors import StorageError
+from analysis.errors import StorageError, visible
 from analysis.scores import SCORES
 from app import wording
+from app.cells import html_table
 from app.citations import bibtex
 from app.figures.base import LIGHT, Drawing
 from app.figures.board import draw_board
@@ -207,7 +208,7 @@ def _head(run: Run) -> str:
 
 def _section(section: Section, number: int) -> str:
     chart = embedded(section.drawing, f"chart-{number}") if section.drawing else ""
-    table = section.table.to_html(index=False, border=0, escape=True, na_rep="")
+    table = html_table(section.table)
     twin = f"<details><summary>The same as a table</summary><div class=wide>{table}</div></details>"
     told = f"<p class=quiet>{_text(section.text)}</p>" if section.text else ""
     shown = chart + twin if chart else f"<div class=wide>{table}</div>"
@@ -241,7 +242,7 @@ def _foot(run: Run) -> str:
             f"<p>{run.created:%d %b %Y %H:%M} UTC, {_text(wording.duration(run.seconds))} on "
             f"{_text(where.device)} ({_text(where.device_name)}) in {_text(where.dtype)} with "
             f"{where.threads} threads. {_text(where.platform)}; {_text(versions)}</p>"
-            f"<div class=wide>{table.to_html(index=False, border=0, escape=True)}</div>",
+            f"<div class=wide>{html_table(table)}</div>",
         ),
         ("Recipe", f"<pre>{_text(run.recipe.to_json())}</pre>"),
         ("To cite", f"<pre>{_text(bibtex(run.recipe))}</pre>"),
@@ -250,7 +251,7 @@ def _foot(run: Run) -> str:
 
 
 def _text(value: object) -> str:
-    return html.escape(str(value))
+    return html.escape(visible(str(value)))
 
 
 STYLE = f"""

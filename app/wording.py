@@ -92,14 +92,22 @@ def interval(pair: tuple[float, float] | None, digits: int = 2) -> str:
     return _minus(f"{pair[0]:.{digits}f} to {pair[1]:.{digits}f}")
 
 
-_MARKDOWN = re.compile(r"[\\`*_\[\]<>$~#|!]|:(?=\S)|(?<=://)|(?<=www)(?=\.)|(?=@)")
+_MARKDOWN = re.compile(
+    r"[\\`*_\[\]<>$~#|!&]|^[-+=]|:(?=\S)|(?<=://)|(?<=:)(?=[\w+/-]+:)|(?<=www)(?=\.)|(?=@)"
+)
+_ARROWS = re.compile(r"(?<!\S)([<>~-])(?=(->|>|-|=)(?!\S))")
+_NUMBERED = re.compile(r"^(\d+)(?=[.)](\s|$))")
 _BREAK = "\N{WORD JOINER}"
-"""Seen by nobody; but with it inside, an address is no link."""
+"""Seen by nobody; but with it inside, an address is no link, and a name between colons no picture."""
 
 
 def verbatim(text: str) -> str:
-    """The text as Markdown that shows it as it is: what people, files and addresses say is never markup."""
-    return _MARKDOWN.sub(lambda found: f"\\{found[0]}" if found[0] else _BREAK, visible(text))
+    """The text as a line of Markdown that shows it as it is: what people, files and addresses say is never
+    markup.
+    """
+    line = _ARROWS.sub(rf"\1{_BREAK}", re.sub(r"[ \t\r\n]+", " ", visible(text)).strip(" "))
+    marked = _MARKDOWN.sub(lambda found: f"\\{found[0]}" if found[0] else _BREAK, line)
+    return _NUMBERED.sub(r"\1\\", marked)
 
 
 def title(task: Task) -> str:

@@ -111,8 +111,8 @@ def draw(run: Run) -> None:
     table = profile.to_frame(first_token).round(4)
     parts.chart(drawing, "profile", table, pick=lambda point: state.choose_block(int(point["x"])))
     st.caption(
-        f"{profile.text}, {wording.profiled(run.recipe)}. Whiskers: standard deviation over windows. "
-        f"Score: {score.source}. Click a block to see its tokens below."
+        f"{wording.verbatim(profile.text)}, {wording.profiled(run.recipe)}. Whiskers: standard deviation "
+        f"over windows. Score: {score.source}. Click a block to see its tokens below."
     )
 
 

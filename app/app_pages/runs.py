@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from analysis.errors import SlicescopeError, StorageError
+from analysis.errors import SlicescopeError, StorageError, visible
 from app import controls, parts, state, wording
 from app.figures.plan import draw_schedules
 from app.figures.profile import draw_overlay
@@ -82,9 +82,9 @@ def undo(name: str) -> None:
 
 def actions(run: Run) -> None:
     """What can be done with one run."""
-    st.markdown(f"**{state.title(run)}**")
+    st.markdown(f"**{wording.verbatim(state.title(run))}**")
     if text := note_of(run.key).text:
-        st.markdown(f"> {text}")
+        st.text(visible(text))
     with st.container(horizontal=True):
         look(run)
         parts.downloads(run)
@@ -140,7 +140,7 @@ def together(runs: list[Run]) -> None:
     ]
     if results:
         st.subheader("Perplexities")
-        st.dataframe(together_table(results), hide_index=True, key="together-perplexities")
+        parts.rows(together_table(results), "together-perplexities")
         if len({result.evaluation.digest for _, result in results}) > 1:
             st.caption("Measured on different texts or windows: these perplexities are not comparable.")
 
@@ -185,7 +185,7 @@ with st.container(horizontal=True, vertical_alignment="center"):
         import_form()
 if thrown := state.last_trash():
     with st.container(horizontal=True, vertical_alignment="center"):
-        st.info(f"Deleted: {thrown[1]}", icon=":material/delete:")
+        st.info(f"Deleted: {wording.verbatim(thrown[1])}", icon=":material/delete:")
         st.button("Undo", icon=":material/undo:", on_click=undo, args=(thrown[0],), key="undo-delete")
 if complaint := state.complaint():
     st.error(state.told(complaint), icon=":material/error:")
@@ -202,13 +202,12 @@ broken = [
 ]
 everyone = [*shown, *broken]
 if everyone:
-    selected = st.dataframe(
+    selected = parts.rows(
         run_table(shown, [note_of(run.key).label for run in shown], broken),
-        hide_index=True,
+        "runs",
         column_config=COLUMNS,
         on_select="rerun",
         selection_mode="multi-row",
-        key="runs",
         placeholder="",
         alt=f"{len(everyone)} stored runs, newest first.",
     )

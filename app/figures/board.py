@@ -9,7 +9,17 @@ from typing import Literal, NamedTuple
 import plotly.graph_objects as go
 
 from analysis.evaluate import perplexity_of
-from app.figures.base import CONSTANT, DYNAMIC, HIGHLIGHT, LIGHT, MANUAL, Drawing, Theme, empty_figure
+from app.figures.base import (
+    CONSTANT,
+    DYNAMIC,
+    HIGHLIGHT,
+    LIGHT,
+    MANUAL,
+    Drawing,
+    Theme,
+    as_text,
+    empty_figure,
+)
 from slicing.board import Board, Kind, kind_of
 from slicing.contest import Standing
 from slicing.runs import Contestant, Entry
@@ -138,10 +148,10 @@ def _fewer(each: Standing, dense: Contestant) -> float:
 
 def _told(each: Standing, nats: float) -> str:
     first = each.runs[0]
-    blocks = f"<br>{first.layout.label}" if first.layout else ""
+    blocks = f"<br>{as_text(first.layout.label)}" if first.layout else ""
     seeds = len(each.runs)
     return (
-        f"{each.entry.name}: {perplexity_of(nats):.2f} × dense"
+        f"{as_text(each.entry.name)}: {perplexity_of(nats):.2f} × dense"
         f"<br>{each.parameters:,} parameters, {seeds} calibration{'s' * (seeds > 1)}{blocks}"
     )
 
