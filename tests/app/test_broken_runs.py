@@ -4,25 +4,22 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from streamlit.testing.v1 import AppTest
+from idle_app import Idle, page, said
 
 from analysis.errors import StorageError
 from analysis.storage import runs_folder
 from app import state
-from app.cli import main
 from app.policy import Policy
 from app.report import build_report
 from slicing.library import bring_in, trashed
 from slicing.study import store
 from slicing.study.store import BUNDLED_RUN, bundled_run, bundled_sweep, find_run
 
-MAIN = Path(__file__).parents[2] / "app" / "main.py"
 BROKEN: dict[str, Callable[[dict[str, Any]], str]] = {
     "truncated": lambda plain: json.dumps(plain)[:500],
     "no zone": lambda plain: json.dumps({**plain, "created": "2026-11-23T11:40:18"}),
@@ -32,19 +29,10 @@ BROKEN: dict[str, Callable[[dict[str, Any]], str]] = {
 }
 
 
-class Idle:
-    """Stands in for the worker of the server."""
-
-    active, report, opened, lost = (), None, None, ()
-
-    def take_closed(self, _: str) -> list[Any]:
-        return []
-
-
 @pytest.fixture(autouse=True)
 def _idle(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(state, "enforced", lambda: Policy(roots=(Path("/nowhere"),)))
-    monkeypatch.setattr(state, "worker", lambda: Idle())
+    monkeypatch.setattr(state, "worker", Idle)
 
 
 @pytest.fixture
@@ -60,16 +48,6 @@ def good() -> Iterator[str]:
 
 
 NAMES = sorted([*BROKEN, "empty"])
-
-
-def page(name: str, **parameters: str) -> AppTest:
-    app = AppTest.from_file(str(MAIN), default_timeout=60)
-    for key, value in parameters.items():
-        app.query_params[key] = value
-    app.run()
-    app.switch_page(f"app_pages/{name}.py").run()
-    assert not app.exception
-    return app
 
 
 def test_each_is_one_row_that_says_so(good: str) -> None:
@@ -124,13 +102,6 @@ def test_damaged_details_are_told_where_they_are_looked_at(good: str) -> None:
     for name in ("notes", "talk"):
         page(name, compare=run.key)
     assert "LR score of every block" in build_report(run)
-
-
-def said(monkeypatch: pytest.MonkeyPatch, capsys: Any, *words: str) -> tuple[int, str, str]:
-    monkeypatch.setattr(sys, "argv", ["slicescope", *words])
-    with pytest.raises(SystemExit) as stop:
-        main()
-    return int(stop.value.code or 0), *capsys.readouterr()
 
 
 def test_the_command_line_lists_shows_and_deletes_it(
