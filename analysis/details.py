@@ -110,6 +110,31 @@ class Details(NamedTuple):
         held = {name: getattr(self, name) for name in LIKENESSES}
         return {name: values for name, values in held.items() if values is not None}
 
+    def piece(self, token: int) -> str:
+        """The text of a token id, or its number where nobody knows the text."""
+        return self.pieces.get(token, f"#{token}")
+
+    def fit(self, blocks: int) -> bool:
+        """Whether all of it has the shape that it has for a profile of so many blocks, and is finite."""
+        if self.tokens.ndim != 2 or not self.tokens.size:
+            return False
+        pairs = (blocks + 1, blocks + 1)
+        shapes: dict[str, tuple[int | None, ...]] = {
+            "change": (*self.tokens.shape, blocks),
+            "growth": (blocks,),
+            "split": (blocks, 2),
+            "lens": (None, blocks),
+            **dict.fromkeys(LIKENESSES, pairs),
+        }
+        for name, shape in shapes.items():
+            found: np.ndarray | None = getattr(self, name)
+            if found is None:
+                continue
+            alike = (each in (None, size) for each, size in zip(shape, found.shape, strict=False))
+            if len(shape) != found.ndim or not found.size or not all(alike) or not np.isfinite(found).all():
+                return False
+        return True
+
     def lens_perplexities(self) -> np.ndarray:
         """Perplexity when the head follows straight after each block, (L,); the last is the model's own."""
         assert self.lens is not None

@@ -71,7 +71,7 @@ class Perplexity(Value):
     def interval(self) -> tuple[float, float] | None:
         """The 95 % interval over windows: exp of that of the mean loss; ``None`` below eight windows."""
         found = mean_interval(np.asarray(self.nll))
-        return found and (_exp(found[0]), _exp(found[1]))
+        return found and (perplexity_of(found[0]), perplexity_of(found[1]))
 
     @property
     def protocol(self) -> str:
@@ -199,7 +199,7 @@ def perplexity(
         raise ModelError("The loss is not finite: open the model in bfloat16 or float32.")
     timed = slice(1, None) if len(seconds) > 1 else slice(None)
     return Perplexity(
-        perplexity=_exp(mean),
+        perplexity=perplexity_of(mean),
         nll=tuple(nll),
         window_length=windows.shape[1],
         tokens_per_second=sum(tokens[timed]) / sum(seconds[timed]),
@@ -384,7 +384,8 @@ def _has_a_head_of_its_own(model: Any) -> bool:
     return _SEPARABLE[model]
 
 
-def _exp(nats: float) -> float:
+def perplexity_of(nats: float) -> float:
+    """Give exp of a loss, or of a difference between losses, in nats per token."""
     # A broken model may be so bad that exp overflows; the largest float still says so.
     return math.exp(min(nats, 700.0))
 

@@ -51,6 +51,10 @@ class LayerProfile(Value):
         """The names of the scores it holds."""
         return tuple(name for name, score in SCORES.items() if score.measurement in self.measurements)
 
+    def held(self, score: str) -> str:
+        """The score, or LR where the profile does not hold it: not every plan is made from one."""
+        return score if score in self.scores() else "lr"
+
     def with_probed(self, name: str, values: np.ndarray) -> LayerProfile:
         """The same with one more measurement, (N or 1, L): windows, or one row for all."""
         added = Measurement(rest=_rows(values), first=None)

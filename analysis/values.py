@@ -56,7 +56,12 @@ class Value(BaseModel):
             problem = first_fault(error, "the whole file")
         except SlicescopeError as error:  # what the value itself, or one inside it, checks
             problem = one_line(error)
-        raise StorageError(f"{origin} is not a readable {cls.__name__} ({problem}); {cls._remedy()}.")
+        raise cls.unreadable(problem, origin)
+
+    @classmethod
+    def unreadable(cls, problem: str, origin: str) -> StorageError:
+        """Tell in one sentence what of ``origin`` does not fit, and what to do."""
+        return StorageError(f"{origin} is not a readable {cls.__name__} ({problem}); {cls._remedy()}.")
 
     @classmethod
     def _remedy(cls) -> str:

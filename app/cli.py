@@ -85,12 +85,15 @@ app.add_typer(runs_app, name="runs")
 class _Terminal(Console):
     """Shows strings as they are: names of runs and models come from anybody, and may hold anything."""
 
+    def __init__(self, **options: Any) -> None:
+        super().__init__(markup=False, emoji=False, **options)
+
     def render_str(self, text: str, **options: Any) -> Text:
         return super().render_str(visible(text), **options)
 
 
-out = _Terminal(markup=False)
-err = _Terminal(markup=False, stderr=True)
+out = _Terminal()
+err = _Terminal(stderr=True)
 
 
 EvaluationOption = Annotated[str, typer.Option(help=f"Text the perplexity is measured on: {TEXT_HELP}")]
@@ -761,6 +764,7 @@ def runs(context: typer.Context, json_path: JsonOption = None) -> None:
 @runs_app.command(name="list")
 def list_command(json_path: JsonOption = None) -> None:
     """List stored runs, newest first."""
+    from app.wording import UNREADABLE
     from slicing.study.store import summaries
 
     listed, broken = summaries()
@@ -774,14 +778,20 @@ def list_command(json_path: JsonOption = None) -> None:
         }
         for each in listed
     ]
-    if _printed_as_json({"runs": rows, "broken": broken}, json_path):
+    if _printed_as_json(
+        {"runs": rows, "broken": [{"key": each.name, "problem": each.problem} for each in broken]}, json_path
+    ):
         return
     table = _table("key", "kind", "model", "created", "seconds")
     for row in rows:
-        table.add_row(row["key"], row["kind"], row["model"], row["created"][:16], f"{row['seconds']:.0f}")
-    out.print(table if rows else "No runs yet: 'slicescope compare' makes one.")
-    for sentence in broken:
-        err.print(sentence, style="yellow")
+        table.add_row(
+            _cell(row["key"]), row["kind"], _cell(row["model"]), row["created"][:16], f"{row['seconds']:.0f}"
+        )
+    for each in broken:
+        table.add_row(_cell(each.name), UNREADABLE)
+    out.print(table if table.rows else "No runs yet: 'slicescope compare' makes one.")
+    for each in broken:
+        err.print(each.problem, style="yellow", highlight=False, soft_wrap=True)
 
 
 @runs_app.command()
@@ -941,7 +951,7 @@ def prepare(which: ModelOptions) -> None:
     with _progress() as listen:
         fetch_missing(source, listen)
     if source.kind in ("demo", "gguf"):
-        with err.status(f"Converting {source.label}"):
+        with err.status(Text(visible(f"Converting {source.label}"))):
             dequantise(source)
     out.print(f"{source.label} is ready.")
 
@@ -1026,7 +1036,7 @@ class _Time(ProgressColumn):
 @contextmanager
 def _progress() -> Iterator[Any]:
     """A progress callback that draws one bar per phase on standard error."""
-    columns = (TextColumn("{task.description:<28}"), BarColumn(), _Amount(), _Time())
+    columns = (TextColumn("{task.description:<28}", markup=False), BarColumn(), _Amount(), _Time())
     with Progress(*columns, console=err) as bars:
         tasks: dict[str, Any] = {}
 
@@ -1083,6 +1093,11 @@ def _comparison(run: Run, result: CompareResult) -> dict[str, Any]:
 def _table(*columns: str) -> Table:
     """A table that fits 80 columns: ruled by its head alone."""
     return Table(*columns, box=box.SIMPLE_HEAD, pad_edge=False)
+
+
+def _cell(text: str) -> str:
+    """A text on one line, so that nobody's name looks like a row of its own."""
+    return text.replace("\n", "\\n").replace("\t", "\\t")
 
 
 def _print_comparison(result: CompareResult, method: str) -> None:

@@ -10,6 +10,7 @@ import html
 import numpy as np
 
 from analysis.details import Details
+from analysis.errors import visible
 from app.figures.base import DYNAMIC, Theme, rgb
 
 STRONGEST = 0.55
@@ -26,7 +27,7 @@ def coloured_text(details: Details, window: int, block: int, theme: Theme) -> st
     low, strong, high = np.percentile(rest, (50, 95, 99))
     weight = np.clip((change - low) / max(float(high - low), 1e-6), 0.0, 1.0)
     spans = [
-        _span(details.pieces[int(token)], float(change[place]), float(weight[place]), change[place] >= strong)
+        _span(details.piece(int(token)), float(change[place]), float(weight[place]), change[place] >= strong)
         for place, token in enumerate(details.tokens[window])
     ]
     style = (
@@ -51,5 +52,5 @@ def _span(piece: str, change: float, weight: float, strong: bool) -> str:
     style = f"background:rgba({red},{green},{blue},{STRONGEST * weight:.2f});border-radius:2px"
     if strong:
         style += ";text-decoration:underline;text-underline-offset:3px"
-    shown = html.escape(piece).replace("\n", "↵\n")
+    shown = html.escape(visible(piece)).replace("\n", "↵\n")
     return f'<span title="{change:.3f}" style="{style}">{shown}</span>'

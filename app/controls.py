@@ -565,7 +565,7 @@ def text(label: str, role: Role, key: str, usual: str = "demo") -> str:
 def number(label: str, key: str, usual: int, low: int = 1, high: int = 4096, step: int = 1) -> int:
     """A whole number, such as how many windows, within what the server allows."""
     high = min(high, state.policy().cap(key) or high)
-    usual = min(usual, high)
+    usual = min(max(usual, low), high)
     chosen = st.number_input(
         label, min_value=low, max_value=high, value=usual, step=step, key=key, persist_state="session"
     )

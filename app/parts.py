@@ -12,11 +12,12 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from analysis.errors import SlicescopeError
+from analysis.errors import SlicescopeError, visible
 from analysis.profile import LayerProfile
 from analysis.scores import find_score
 from analysis.storage import runs_folder
 from app import controls, state, wording
+from app.cells import UNSEEN, csv, harmless
 from app.citations import bibtex
 from app.engine import Task
 from app.figures.base import DARK, LIGHT, Drawing, Theme
@@ -50,10 +51,11 @@ def chart(drawing: Drawing, key: str, table: pd.DataFrame, pick: Pick | None = N
 
     pictures = CHART | {"toImageButtonOptions": {"format": state.picture(), "filename": f"slicescope-{key}"}}
     answers: dict[str, Any] = {"on_select": picked, "selection_mode": "points"} if pick else {}
-    st.plotly_chart(drawing.figure, key=key, config=pictures, alt=drawing.takeaway, **answers)
-    st.caption(drawing.takeaway)
+    told = visible(drawing.takeaway)
+    st.plotly_chart(drawing.figure, key=key, config=pictures, alt=told, **answers)
+    st.caption(wording.verbatim(told))
     with st.expander("The same as a table", icon=":material/table:"):
-        st.dataframe(table, hide_index=True, alt=drawing.takeaway, key=f"{key}-table")
+        rows(table, f"{key}-table", alt=told)
         with st.container(horizontal=True):
             for kind, mime, write in TABLE_FILES:
                 st.download_button(
@@ -67,8 +69,13 @@ def chart(drawing: Drawing, key: str, table: pd.DataFrame, pick: Pick | None = N
                 )
 
 
+def rows(table: pd.DataFrame, key: str, **options: Any) -> Any:
+    """A table alone; ``options`` are those of ``st.dataframe``, whose answer it gives."""
+    return st.dataframe(harmless(table, before=UNSEEN), hide_index=True, key=key, **options)
+
+
 TABLE_FILES: tuple[tuple[str, str, Callable[[pd.DataFrame], bytes]], ...] = (
-    ("CSV", "text/csv", lambda table: table.to_csv(index=False).encode()),
+    ("CSV", "text/csv", csv),
     ("Parquet", "application/vnd.apache.parquet", lambda table: table.to_parquet(index=False)),
 )
 """How a table leaves: kind, media type, and what writes it."""
@@ -79,7 +86,7 @@ def card(grid: Any, label: str, value: str, change: float | None, note: str) -> 
     with grid.container(border=True, height="stretch"):
         delta = None if change is None else f"{100 * change:+.1f} %"
         described = None if change is None else "vs dense"
-        st.metric(label, value, delta, delta_color="inverse", delta_description=described)
+        st.metric(wording.verbatim(label), value, delta, delta_color="inverse", delta_description=described)
         st.caption(note)
 
 
@@ -117,7 +124,7 @@ def set_up(title: str, make: Callable[[CompareRecipe], state.Trials]) -> None:
         return
     usual = state.proposal(profiled.run)
     with st.form(f"{title.lower()}-form"):
-        st.markdown(f"**{title}** {usual.model.label}")
+        st.markdown(f"**{title}** {wording.verbatim(usual.model.label)}")
         try:
             recipe, problem = make(usual), None
         except SlicescopeError as error:
@@ -164,7 +171,7 @@ def provenance(view: state.View) -> state.Shown | None:
     warn(shown.run.recipe, shown.run)
     origin = "The demo run that ships with slicescope" if shown.bundled else f"Run {shown.run.key}"
     with st.container(horizontal=True, vertical_alignment="center"):
-        st.caption(f":material/history: {origin} · {state.title(shown.run)}")
+        st.caption(f":material/history: {wording.verbatim(f'{origin} · {state.title(shown.run)}')}")
         with st.popover("Take away", icon=":material/download:"):
             downloads(shown.run)
             pictures()
@@ -231,13 +238,14 @@ def pictures() -> None:
 
 def reproduction(run: Run) -> None:
     """The command that repeats a run, and everything it depended on."""
-    st.code(wording.command(run.recipe), language="bash", wrap_lines=True)
+    st.code(visible(wording.command(run.recipe)), language="bash", wrap_lines=True)
     with st.expander("Recipe, versions, digests", icon=":material/fingerprint:"):
         where = run.environment
-        st.markdown(
-            f"Run `{run.key}`, {run.created:%d %b %Y %H:%M} UTC, took {wording.duration(run.seconds)} on "
+        made = (
+            f"Run {run.key}, {run.created:%d %b %Y %H:%M} UTC, took {wording.duration(run.seconds)} on "
             f"{where.device} ({where.device_name}) in {where.dtype} with {where.threads} threads. "
             f"{where.platform}; " + ", ".join(f"{name} {version}" for name, version in where.versions.items())
         )
-        st.dataframe(text_table(run).drop(columns="passages"), hide_index=True, key=f"texts-{run.key}")
-        st.code(run.recipe.to_json(), language="json")
+        st.markdown(wording.verbatim(made))
+        rows(text_table(run).drop(columns="passages"), f"texts-{run.key}")
+        st.code(visible(run.recipe.to_json()), language="json")

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import html
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import NamedTuple
 
 import pandas as pd
 
+from analysis.errors import StorageError, visible
 from analysis.scores import SCORES
 from app import wording
+from app.cells import html_table
 from app.citations import bibtex
 from app.figures.base import LIGHT, Drawing
 from app.figures.board import draw_board
@@ -102,12 +105,18 @@ def _of_kind(run: Run) -> Iterator[Section]:
         yield Section("Four sizes, and what they took", None, size_table(result))
         schedule, constant = result.contestant(planned).schedule, result.contestant("constant").schedule
         if schedule and constant:
-            path, scores = result.profile.block_path, result.profile.redundancy(recipe.plan.score)
+            path, scores = (
+                result.profile.block_path,
+                result.profile.redundancy(result.profile.held(recipe.plan.score)),
+            )
             drawing = draw_schedule(schedule, constant, result.fractions, planned, path)
             table = schedule_table(schedule, constant, result.fractions, scores, path)
             yield Section("What was cut where", drawing, table)
     elif isinstance(recipe, SliceRecipe) and isinstance(result, SliceResult):
-        path, scores = result.profile.block_path, result.profile.redundancy(recipe.plan.score)
+        path, scores = (
+            result.profile.block_path,
+            result.profile.redundancy(result.profile.held(recipe.plan.score)),
+        )
         constant = recipe.plan.constant(result.shape)
         drawing = draw_schedule(result.schedule, constant, result.fractions, recipe.plan.allocation, path)
         table = schedule_table(result.schedule, constant, result.fractions, scores, path)
@@ -136,7 +145,7 @@ def _of_kind(run: Run) -> Iterator[Section]:
 def _of_profile(run: Run) -> Iterator[Section]:
     recipe, profile = run.recipe, run.result.profile
     plan = getattr(recipe, "plan", None)
-    score, first_token = (plan or Plan()).score, (plan or Plan()).first_token
+    score, first_token = profile.held((plan or Plan()).score), (plan or Plan()).first_token
     title, source = SCORES[score].title, SCORES[score].source
     told = f"{SCORES[score].description} Source: {source}."
     drawing = draw_profile(profile, score, first_token)
@@ -148,7 +157,10 @@ def _of_profile(run: Run) -> Iterator[Section]:
                 damage_table(profile, damage, first_token),
             )
             yield Section(f"Against measured damage: {SCORES[damage].title}", drawing, table)
-    if details := find_details(run):
+    details = None
+    with suppress(StorageError):  # what is damaged of it is told where it is looked at; all else is shown
+        details = find_details(run)
+    if details:
         yield Section("Depth by depth", draw_similarity(details), similarity_table(details))
         if details.split is not None:
             yield Section("Heads and MLP", draw_split(details), split_table(details))
@@ -196,7 +208,7 @@ def _head(run: Run) -> str:
 
 def _section(section: Section, number: int) -> str:
     chart = embedded(section.drawing, f"chart-{number}") if section.drawing else ""
-    table = section.table.to_html(index=False, border=0, escape=True, na_rep="")
+    table = html_table(section.table)
     twin = f"<details><summary>The same as a table</summary><div class=wide>{table}</div></details>"
     told = f"<p class=quiet>{_text(section.text)}</p>" if section.text else ""
     shown = chart + twin if chart else f"<div class=wide>{table}</div>"
@@ -230,7 +242,7 @@ def _foot(run: Run) -> str:
             f"<p>{run.created:%d %b %Y %H:%M} UTC, {_text(wording.duration(run.seconds))} on "
             f"{_text(where.device)} ({_text(where.device_name)}) in {_text(where.dtype)} with "
             f"{where.threads} threads. {_text(where.platform)}; {_text(versions)}</p>"
-            f"<div class=wide>{table.to_html(index=False, border=0, escape=True)}</div>",
+            f"<div class=wide>{html_table(table)}</div>",
         ),
         ("Recipe", f"<pre>{_text(run.recipe.to_json())}</pre>"),
         ("To cite", f"<pre>{_text(bibtex(run.recipe))}</pre>"),
@@ -239,7 +251,7 @@ def _foot(run: Run) -> str:
 
 
 def _text(value: object) -> str:
-    return html.escape(str(value))
+    return html.escape(visible(str(value)))
 
 
 STYLE = f"""

@@ -35,6 +35,7 @@ from slicing.study.store import (
     bundled_run,
     bundled_sweep,
     find_run,
+    is_stored,
     list_runs,
 )
 
@@ -207,7 +208,8 @@ def shown(view: View) -> Shown | None:
                 return Shown(run, bundled=False, problem=None)
             problem = told(f"The run {run.key} is no {WORDS[view]}, so the demo's is shown.")
         except StorageError:
-            problem = told(f"The run '{key}' is no longer stored, so the demo's is shown.")
+            why = "cannot be read" if is_stored(key) else "is no longer stored"
+            problem = told(f"The run '{key}' {why}, so the demo's is shown.")
     ships = {
         "sweep": bundled_sweep,
         "contest": bundled_contest,

@@ -47,9 +47,14 @@ class Case(NamedTuple):
         return self.result.profile.measured("lr").mean(axis=0)
 
     @property
+    def score(self) -> str:
+        """The score that the plan was made from."""
+        return self.result.profile.held(self.recipe.plan.score)
+
+    @property
     def redundancy(self) -> tuple[float, ...]:
         """What the plan was made from, (L,): higher is more redundant."""
-        return self.result.profile.redundancy(self.recipe.plan.score, self.recipe.plan.first_token)
+        return self.result.profile.redundancy(self.score, self.recipe.plan.first_token)
 
     @property
     def turns(self) -> tuple[Turn, Turn]:
@@ -228,7 +233,7 @@ def _draw_cosines(case: Case, _: float, theme: Theme, concealed: bool) -> Drawin
 
 
 def _profile_sentence(case: Case, _: float) -> str:
-    score = find_score(case.recipe.plan.score)
+    score = find_score(case.score)
     values = case.result.profile.values(score.name, case.recipe.plan.first_token)
     redundancy = np.asarray(case.redundancy)
     most, least = int(redundancy.argmin()), int(redundancy.argmax())
@@ -261,7 +266,7 @@ def _profile_answer(case: Case) -> str:
 
 def _draw_profile(case: Case, _: float, theme: Theme, concealed: bool) -> Drawing:
     plan = case.recipe.plan
-    return draw_scores(case.result.profile, plan.score, plan.first_token, theme, concealed)
+    return draw_scores(case.result.profile, case.score, plan.first_token, theme, concealed)
 
 
 # 4: the slice base.
@@ -469,7 +474,7 @@ STEPS = (
     Step(
         title="The profile: where is it redundant?",
         sentence=_profile_sentence,
-        formula=lambda case: SCORE_FORMULAS[case.recipe.plan.score],
+        formula=lambda case: SCORE_FORMULAS.get(case.score, r"r_l"),
         question="Which block changes its input most: the first, one in the middle, or the last?",
         answer=_profile_answer,
         draw=_draw_profile,

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.details import Details
-from analysis.evaluate import Difference
+from analysis.evaluate import Difference, perplexity_of
 from analysis.profile import LayerProfile
 from analysis.shape import ModelShape
 from analysis.texts import TextSource
@@ -21,6 +21,7 @@ from slicing.contest import Table
 from slicing.grid import Cell, Grid, pareto
 from slicing.runs import CompareRecipe, CompareResult, Contestant, ProfileRecipe, Recipe, RemoveResult, Run
 from slicing.schedule import SlicingSchedule
+from slicing.study.store import Broken
 
 
 def schedule_table(
@@ -52,7 +53,7 @@ def token_table(details: Details, window: int, block: int) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "place": range(len(tokens)),
-            "token": [details.pieces[int(token)] for token in tokens],
+            "token": [details.piece(int(token)) for token in tokens],
             "token id": tokens,
             "change (1 − cosine)": details.change[window, :, block].astype(np.float32).round(4),
         }
@@ -252,12 +253,14 @@ def together_table(results: Sequence[tuple[str, CompareResult]]) -> pd.DataFrame
     )
 
 
-def run_table(runs: Sequence[Run], labels: Sequence[str]) -> pd.DataFrame:
-    """One row per stored run, with what people call it."""
+def run_table(runs: Sequence[Run], labels: Sequence[str], broken: Sequence[Broken] = ()) -> pd.DataFrame:
+    """One row per stored run, with what people call it; those that cannot be read come last."""
     named = zip(runs, labels, strict=True)
-    return pd.DataFrame(
-        [{"name": label or wording.title(run.recipe), **_run_row(run)} for run, label in named]
-    )
+    rows = [{"name": label or wording.title(run.recipe), **_run_row(run)} for run, label in named]
+    unreadable = [
+        {"name": each.problem, "key": each.name, "kind": wording.UNREADABLE, "made": None} for each in broken
+    ]
+    return pd.DataFrame([*rows, *unreadable])
 
 
 def task_table(contestants: Sequence[Contestant]) -> pd.DataFrame | None:
@@ -341,7 +344,7 @@ def board_table(table: Table, shape: ModelShape | None = None) -> pd.DataFrame:
         low, high = (gain.percent_interval if gain else None) or (None, None)
         row = _board_row(each.runs[0], dense) | {
             "perplexity": each.perplexity,
-            "× dense": float(np.exp(each.nats)),
+            "× dense": perplexity_of(each.nats),
             "vs constant, %": gain.percent if gain else None,
             "from": low,
             "to": high,
@@ -351,7 +354,7 @@ def board_table(table: Table, shape: ModelShape | None = None) -> pd.DataFrame:
             "free bits, at most %": shape and _free_bits(each.runs[0], shape),
         }
         if each.other_nats is not None:
-            row |= {"second text": each.other_perplexity, "× dense there": float(np.exp(each.other_nats))}
+            row |= {"second text": each.other_perplexity, "× dense there": perplexity_of(each.other_nats)}
         rows.append({"entry": each.entry.name, **row})
     return pd.DataFrame(rows).round(3).dropna(axis="columns", how="all")
 

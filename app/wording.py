@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from analysis.details import Details
 from analysis.errors import TextError, visible
-from analysis.evaluate import Difference
+from analysis.evaluate import Difference, perplexity_of
 from analysis.shape import ModelShape
 from analysis.source import ModelSource
 from analysis.speed import COVERED, Ratio, Speed
@@ -92,14 +92,22 @@ def interval(pair: tuple[float, float] | None, digits: int = 2) -> str:
     return _minus(f"{pair[0]:.{digits}f} to {pair[1]:.{digits}f}")
 
 
-_MARKDOWN = re.compile(r"[\\`*_\[\]<>$~#|!]|:(?=\S)|(?<=://)|(?<=www)(?=\.)|(?=@)")
+_MARKDOWN = re.compile(
+    r"[\\`*_\[\]<>$~#|!&]|^[-+=]|:(?=\S)|(?<=://)|(?<=:)(?=[\w+/-]+:)|(?<=www)(?=\.)|(?=@)"
+)
+_ARROWS = re.compile(r"(?<!\S)([<>~-])(?=(->|>|-|=)(?!\S))")
+_NUMBERED = re.compile(r"^(\d+)(?=[.)](\s|$))")
 _BREAK = "\N{WORD JOINER}"
-"""Seen by nobody; but with it inside, an address is no link."""
+"""Seen by nobody; but with it inside, an address is no link, and a name between colons no picture."""
 
 
 def verbatim(text: str) -> str:
-    """The text as Markdown that shows it as it is: what people, files and addresses say is never markup."""
-    return _MARKDOWN.sub(lambda found: f"\\{found[0]}" if found[0] else _BREAK, visible(text))
+    """The text as a line of Markdown that shows it as it is: what people, files and addresses say is never
+    markup.
+    """
+    line = _ARROWS.sub(rf"\1{_BREAK}", re.sub(r"[ \t\r\n]+", " ", visible(text)).strip(" "))
+    marked = _MARKDOWN.sub(lambda found: f"\\{found[0]}" if found[0] else _BREAK, line)
+    return _NUMBERED.sub(r"\1\\", marked)
 
 
 def title(task: Task) -> str:
@@ -260,6 +268,10 @@ LENS_READING = (
     "Interpreting GPT: The Logit Lens, 2020; Yuan et al., Why Lift so Heavy?, IJCNN 2025."
 )
 """What the logit lens shows."""
+
+
+UNREADABLE = "cannot be read"
+"""In the place of the kind of a stored run that is broken."""
 
 
 def profile_name(run: Run) -> str:
@@ -620,7 +632,7 @@ def _which_one(table: Table, others: Sequence[Rival]) -> str | None:
 
 
 def _times_dense(nats: float) -> str:
-    return f"{math.exp(nats):.2f} times"
+    return f"{perplexity_of(nats):.2f} times"
 
 
 KINDS: dict[Kind, str] = {

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from analysis.evaluate import Difference, Perplexity, corrected, paired
+from analysis.evaluate import Difference, Perplexity, corrected, paired, perplexity_of
 from slicing.runs import (
     Contestant,
     ContestRecipe,
@@ -45,13 +45,13 @@ class Standing(NamedTuple):
     @property
     def perplexity(self) -> float:
         """Exp of the mean loss over windows and seeds."""
-        return float(np.exp(np.mean([each.evaluation.nll for each in self.runs])))
+        return perplexity_of(float(np.mean([each.evaluation.nll for each in self.runs])))
 
     @property
     def other_perplexity(self) -> float | None:
         """The same on the second text."""
         found = [each.other.nll for each in self.runs if each.other]
-        return float(np.exp(np.mean(found))) if found else None
+        return perplexity_of(float(np.mean(found))) if found else None
 
     @property
     def parameters(self) -> int:

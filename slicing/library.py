@@ -10,8 +10,9 @@ import shutil
 import time
 import zipfile
 from pathlib import Path
+from typing import Self
 
-from pydantic import Field
+from pydantic import model_validator
 
 from analysis.details import Details
 from analysis.errors import StorageError
@@ -20,6 +21,7 @@ from analysis.profile import LayerProfile
 from analysis.storage import runs_folder, storage_errors, whole_folder, write_whole
 from analysis.values import Value
 from slicing.runs import Run
+from slicing.study.sound import require_fitting, require_plain
 from slicing.study.store import (
     DETAILS_FILE,
     NOTE_FILE,
@@ -45,11 +47,24 @@ KEPT_IN_TRASH, KEPT_SECONDS = 20, 30 * 86400
 """Runs that can be taken back, and for how long."""
 
 
-class Note(Value):
-    """What a person calls a run, and wrote about it."""
+LABEL_LENGTH, NOTE_LENGTH = 100, 10_000
+"""Characters of a run's name and of its note, at most."""
 
-    label: str = Field(default="", max_length=100)
-    text: str = Field(default="", max_length=10_000)
+
+class Note(Value):
+    """What a person calls a run, and wrote about it (``StorageError`` where it is too long to be shown)."""
+
+    label: str = ""
+    text: str = ""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for what, said, most in (("name", self.label, LABEL_LENGTH), ("note", self.text, NOTE_LENGTH)):
+            if len(said) > most:
+                raise StorageError(
+                    f"The {what} has {len(said):,} characters, but {most:,} are the most: shorten it."
+                )
+        return self
 
 
 def note_of(key: str) -> Note:
@@ -141,8 +156,9 @@ def bring_in(content: bytes, origin: str) -> Run:
         return LayerProfile.from_json(files[PROFILE_FILE], origin)
 
     run = parse_run(files[RUN_FILE], origin, profile)
+    require_plain(run, origin)
     if NOTE_FILE in files:
-        Note.from_json(files[NOTE_FILE], origin)
+        require_plain(Note.from_json(files[NOTE_FILE], origin), origin)
     if _is_stored(run):
         raise StorageError(
             f"The run {run.key} of {origin} is stored here already and stays as it is: look at it with "
@@ -155,7 +171,7 @@ def bring_in(content: bytes, origin: str) -> Run:
             if name in files:
                 (draft / name).write_bytes(files[name])
         if DETAILS_FILE in files:
-            Details.load(draft / DETAILS_FILE)
+            require_fitting(Details.load(draft / DETAILS_FILE), run, origin)
     return find_run(place.name)
 
 

@@ -7,11 +7,11 @@ same run. ``slicing.study.store`` keeps runs.
 from __future__ import annotations
 
 from collections.abc import Collection
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
-from pydantic import Field, computed_field, model_validator
+from pydantic import Field, computed_field, field_validator, model_validator
 
 from analysis.errors import PlanError
 from analysis.evaluate import Difference, Perplexity, Sample, corrected, difference
@@ -1016,6 +1016,12 @@ class Run(Value):
     seconds: float
     environment: Environment
     result: Result
+
+    @field_validator("created")
+    @classmethod
+    def _in_utc(cls, value: datetime) -> datetime:
+        # Every list says UTC. A date without a zone, or out of all bounds, is left to be told of.
+        return value.astimezone(UTC) if value.tzinfo and 1 < value.year < 9999 else value
 
     @model_validator(mode="before")
     @classmethod

@@ -4,7 +4,7 @@ from typing import Any
 
 import streamlit as st
 
-from analysis.errors import SlicescopeError
+from analysis.errors import SlicescopeError, visible
 from app import controls, parts, state, wording
 from app.figures.compare import draw_differences, draw_perplexities, draw_windows
 from app.figures.plan import draw_schedule
@@ -79,7 +79,7 @@ def headline(result: CompareResult, recipe: CompareRecipe) -> None:
     st.caption(wording.window_reading(result.evaluation))
     for each in result.contestants:
         if told := wording.repaired(each):
-            st.caption(told)
+            st.caption(wording.verbatim(told))
 
 
 def evidence(result: CompareResult, recipe: CompareRecipe) -> None:
@@ -100,15 +100,18 @@ def evidence(result: CompareResult, recipe: CompareRecipe) -> None:
     parts.chart(drawing, "windows", passage_table(result, baseline, planned))
     if (scores := task_table(result.contestants)) is not None:
         st.subheader("What they score on tasks")
-        st.dataframe(scores, hide_index=True, key="tasks")
+        parts.rows(scores, "tasks")
     st.subheader("Four sizes, and what they took")
-    st.dataframe(size_table(result), hide_index=True, key="sizes")
+    parts.rows(size_table(result), "sizes")
     if timed := next((each.speed for each in result.contestants if each.speed), None):
         st.caption(wording.speed(timed))
     st.subheader("What was cut where")
     schedule, constant = (result.contestant(name).schedule for name in (planned, "constant"))
     if schedule and constant:
-        path, redundancy = result.profile.block_path, result.profile.redundancy(recipe.plan.score)
+        path, redundancy = (
+            result.profile.block_path,
+            result.profile.redundancy(result.profile.held(recipe.plan.score)),
+        )
         drawing = draw_schedule(schedule, constant, result.fractions, planned, path, parts.theme())
         parts.chart(drawing, "widths", schedule_table(schedule, constant, result.fractions, redundancy, path))
 
@@ -118,13 +121,13 @@ def illustration(result: CompareResult, prompt: str) -> None:
     if not any(each.sample for each in result.contestants):
         return
     st.subheader("An illustration, not evidence")
-    st.caption(f"Each model continues the prompt greedily: “{prompt}”")
+    st.caption(f"Each model continues the prompt greedily: “{wording.verbatim(prompt)}”")
     grid = st.grid(4, min_column_width=220, gap="medium")
     for each in result.contestants:
         if each.sample:
             with grid.container(border=True, height="stretch"):
-                st.markdown(f"**{each.title}**")
-                st.text(each.sample.text.strip())
+                st.markdown(f"**{wording.verbatim(each.title)}**")
+                st.text(visible(each.sample.text.strip()))
                 st.caption(f"{each.sample.tokens} tokens")
 
 

@@ -44,7 +44,7 @@ def entry(chosen: Standing, table: Table, run: Run | None) -> None:
                 told += f": {chosen.other_gain.verdict}. {wording.evidence(chosen.other_gain)}"
             st.markdown(told)
         if repaired := wording.repaired(first):
-            st.markdown(repaired)
+            st.markdown(wording.verbatim(repaired))
         seeds = f"mean of {len(chosen.runs)} calibrations" if len(chosen.runs) > 1 else "one calibration"
         st.caption(
             f"{chosen.parameters:,} parameters, mean slice {wording.percent(first.mean_slice)}, {seeds}; "

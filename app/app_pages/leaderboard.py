@@ -54,7 +54,7 @@ def entry(chosen: Standing, table: Table) -> None:
         if first.layout:
             st.markdown(f"Blocks: {first.layout.label}.")
         if repaired := wording.repaired(first):
-            st.markdown(repaired)
+            st.markdown(wording.verbatim(repaired))
         if chosen.entry.removal:
             fault = chosen.entry.removal.rule().fault
             st.markdown(f"Known of the method: {fault}" if fault else "")
@@ -91,8 +91,4 @@ with view:
             parts.reproduction(shown.run)
 with st.expander("Not on the board", icon=":material/block:"):
     st.markdown("These methods train, so no machine makes them beside the others in minutes.")
-    st.dataframe(
-        pd.DataFrame(wording.NOT_RUN, columns=["method", "source", "takes"]),
-        hide_index=True,
-        key="not-run",
-    )
+    parts.rows(pd.DataFrame(wording.NOT_RUN, columns=["method", "source", "takes"]), "not-run")

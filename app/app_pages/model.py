@@ -38,12 +38,12 @@ def draw_card(card: ModelCard) -> None:
         st.subheader(wording.verbatim(card.label))
         if card.not_sliceable:
             st.badge("Cannot be sliced", icon=":material/block:", color="orange")
-            st.markdown(card.not_sliceable)
+            st.markdown(wording.verbatim(card.not_sliceable))
         else:
             st.badge("Can be sliced", icon=":material/check:", color="green")
         grid = st.grid(min_column_width=140, gap="medium")
         facts = {
-            "Architecture": card.architecture,
+            "Architecture": wording.verbatim(card.architecture),
             "Blocks": f"{card.blocks}",
             "Width D": f"{card.hidden_size:,}",
             "Heads / KV heads": f"{card.heads} / {card.key_value_heads}",
@@ -66,13 +66,15 @@ def draw_fit(card: ModelCard) -> None:
         )
     if card.becomes_plain:
         st.caption(
-            f"Its weights are stored as {card.quantised}, and become plain {card.dtype} ones when it opens."
+            f"Its weights are stored as {wording.verbatim(card.quantised or '')}, and become plain "
+            f"{card.dtype} ones when it opens."
         )
     found, size = state.memory(card.device), card.bytes
     if size is None:
         st.caption("How much memory its quantised weights need is not known before they are fetched.")
         return
-    stored = f" as they are stored ({card.quantised})" if card.quantised and not card.becomes_plain else ""
+    kept = card.quantised and not card.becomes_plain
+    stored = f" as they are stored ({wording.verbatim(card.quantised or '')})" if kept else ""
     needs = f"The weights need **{wording.memory(size)}**{stored or f' as {card.dtype}'} on {card.device}"
     if found is None:
         st.caption(

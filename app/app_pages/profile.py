@@ -5,7 +5,7 @@ from contextlib import suppress
 import streamlit as st
 
 from analysis.details import LIKENESSES, Details
-from analysis.errors import SlicescopeError
+from analysis.errors import SlicescopeError, StorageError
 from analysis.profile import LayerProfile
 from analysis.scores import SCORES
 from analysis.texts import TextSource
@@ -111,8 +111,8 @@ def draw(run: Run) -> None:
     table = profile.to_frame(first_token).round(4)
     parts.chart(drawing, "profile", table, pick=lambda point: state.choose_block(int(point["x"])))
     st.caption(
-        f"{profile.text}, {wording.profiled(run.recipe)}. Whiskers: standard deviation over windows. "
-        f"Score: {score.source}. Click a block to see its tokens below."
+        f"{wording.verbatim(profile.text)}, {wording.profiled(run.recipe)}. Whiskers: standard deviation "
+        f"over windows. Score: {score.source}. Click a block to see its tokens below."
     )
 
 
@@ -209,7 +209,10 @@ def overlay(run: Run) -> None:
 
 def near(run: Run) -> None:
     """What the profile looks like from near, one view at a time."""
-    details = find_details(run)
+    try:
+        details, damage = find_details(run), None
+    except StorageError as error:
+        details, damage = None, state.told(error)
     names = ["Tokens", "Depth by depth", "Heads and MLP", "Logit lens", "Against damage", "Beside other runs"]
     tabs = st.tabs(names, bind="query-params", key="near")
     for tab, name in zip(tabs, names, strict=True):
@@ -220,6 +223,8 @@ def near(run: Run) -> None:
                 overlay(run)
             elif name == names[4]:
                 parts.damage(run.result.profile, controls.shown_score()[1])
+            elif damage:
+                st.warning(damage, icon=":material/broken_image:")
             elif details is None:
                 st.info("This run was stored without its tokens: measure it again, and they appear here.")
             elif name == names[0]:

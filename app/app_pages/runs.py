@@ -2,12 +2,22 @@
 
 import streamlit as st
 
-from analysis.errors import SlicescopeError, StorageError
+from analysis.errors import SlicescopeError, StorageError, visible
 from app import controls, parts, state, wording
 from app.figures.plan import draw_schedules
 from app.figures.profile import draw_overlay
 from app.tables import overlay_table, run_table, together_table, widths_table
-from slicing.library import LARGEST, Note, annotate, bring_in, note_of, take_back, throw_away
+from slicing.library import (
+    LABEL_LENGTH,
+    LARGEST,
+    NOTE_LENGTH,
+    Note,
+    annotate,
+    bring_in,
+    note_of,
+    take_back,
+    throw_away,
+)
 from slicing.runs import (
     CompareRecipe,
     CompareResult,
@@ -18,7 +28,7 @@ from slicing.runs import (
     SweepResult,
 )
 from slicing.schedule import SlicingSchedule
-from slicing.study.store import list_runs, summaries
+from slicing.study.store import Broken, list_runs, summaries
 
 TOGETHER = 4  # more lines in one chart cannot be told apart
 COLUMNS = {
@@ -53,10 +63,10 @@ def look(run: Run) -> None:
             st.switch_page(f"app_pages/{page}.py")
 
 
-def delete(run: Run) -> None:
+def delete(key: str, title: str) -> None:
     """Move the run into the trash; only in a callback."""
     try:
-        state.remember_trash(throw_away(run.key), state.title(run))
+        state.remember_trash(throw_away(key), title)
     except StorageError as error:
         state.complain(str(error))
 
@@ -72,24 +82,33 @@ def undo(name: str) -> None:
 
 def actions(run: Run) -> None:
     """What can be done with one run."""
-    st.markdown(f"**{state.title(run)}**")
+    st.markdown(f"**{wording.verbatim(state.title(run))}**")
     if text := note_of(run.key).text:
-        st.markdown(f"> {text}")
+        st.text(visible(text))
     with st.container(horizontal=True):
         look(run)
         parts.downloads(run)
         if state.policy().may_delete:
             with st.popover("Name and note", icon=":material/edit_note:"):
                 naming(run)
-            st.button("Delete", icon=":material/delete:", on_click=delete, args=(run,))
+            st.button("Delete", icon=":material/delete:", on_click=delete, args=(run.key, state.title(run)))
+
+
+def broken_actions(run: Broken) -> None:
+    """Why a run cannot be read, and what can be done with its folder."""
+    st.warning(wording.verbatim(run.problem), icon=":material/broken_image:")
+    if state.policy().may_delete:
+        st.button("Delete", icon=":material/delete:", on_click=delete, args=(run.name, f"Run {run.name}"))
 
 
 def naming(run: Run) -> None:
     """What to call the run, and what to remember about it."""
     note = note_of(run.key)
     with st.form(f"note-{run.key}", border=False):
-        label = st.text_input("Name", note.label, max_chars=100, placeholder=wording.title(run.recipe))
-        text = st.text_area("Note", note.text, max_chars=10_000)
+        label = st.text_input(
+            "Name", note.label, max_chars=LABEL_LENGTH, placeholder=wording.title(run.recipe)
+        )
+        text = st.text_area("Note", note.text, max_chars=NOTE_LENGTH)
         if st.form_submit_button("Keep", type="primary"):
             try:
                 annotate(run.key, Note(label=label.strip(), text=text.strip()))
@@ -121,7 +140,7 @@ def together(runs: list[Run]) -> None:
     ]
     if results:
         st.subheader("Perplexities")
-        st.dataframe(together_table(results), hide_index=True, key="together-perplexities")
+        parts.rows(together_table(results), "together-perplexities")
         if len({result.evaluation.digest for _, result in results}) > 1:
             st.caption("Measured on different texts or windows: these perplexities are not comparable.")
 
@@ -131,7 +150,7 @@ def schedule_of(run: Run) -> SlicingSchedule | None:
     if isinstance(run.result, SliceResult):
         return run.result.schedule
     if isinstance(run.result, CompareResult) and isinstance(run.recipe, CompareRecipe):
-        return run.result.contestant(run.recipe.plan.allocation).schedule
+        return run.result.contestant(run.recipe.planned).schedule
     return None
 
 
@@ -166,36 +185,46 @@ with st.container(horizontal=True, vertical_alignment="center"):
         import_form()
 if thrown := state.last_trash():
     with st.container(horizontal=True, vertical_alignment="center"):
-        st.info(f"Deleted: {thrown[1]}", icon=":material/delete:")
+        st.info(f"Deleted: {wording.verbatim(thrown[1])}", icon=":material/delete:")
         st.button("Undo", icon=":material/undo:", on_click=undo, args=(thrown[0],), key="undo-delete")
 if complaint := state.complaint():
     st.error(state.told(complaint), icon=":material/error:")
 try:
-    found, broken = list_runs(but=() if trials else ("trial",))
+    found, unreadable = list_runs(but=() if trials else ("trial",))
 except StorageError as error:
-    found, broken = [], [str(error)]
+    found, unreadable = [], []
+    st.warning(state.told(error), icon=":material/broken_image:")
 shown = [run for run in found if state.may_list(run.key)]
-if shown:
-    selected = st.dataframe(
-        run_table(shown, [note_of(run.key).label for run in shown]),
-        hide_index=True,
+broken = [
+    each._replace(problem=state.policy().tell(each.problem))
+    for each in unreadable
+    if state.may_list(each.name)
+]
+everyone = [*shown, *broken]
+if everyone:
+    selected = parts.rows(
+        run_table(shown, [note_of(run.key).label for run in shown], broken),
+        "runs",
         column_config=COLUMNS,
         on_select="rerun",
         selection_mode="multi-row",
-        key="runs",
         placeholder="",
-        alt=f"{len(shown)} stored runs, newest first.",
+        alt=f"{len(everyone)} stored runs, newest first.",
     )
-    rows = [row for row in selected["selection"]["rows"] if row < len(shown)]
-    if len(rows) < 2:
-        actions(shown[rows[0] if rows else 0])
+    chosen = [everyone[row] for row in selected["selection"]["rows"] if row < len(everyone)]
+    if len(chosen) < 2:
+        one = chosen[0] if chosen else everyone[0]
+        if isinstance(one, Broken):
+            broken_actions(one)
+        else:
+            actions(one)
         st.caption("Select two to four rows to see them together.")
-    elif len(rows) > TOGETHER:
-        st.warning(f"{len(rows)} runs are selected: choose {TOGETHER} at most to see them together.")
+    elif len(chosen) > TOGETHER:
+        st.warning(f"{len(chosen)} runs are selected: choose {TOGETHER} at most to see them together.")
+    elif len(runs := [each for each in chosen if isinstance(each, Run)]) < len(chosen):
+        st.warning("One of these runs cannot be read: select the others to see them together.")
     else:
-        together([shown[row] for row in rows])
+        together(runs)
 else:
     st.info("No runs are stored yet: measure a profile, and it appears here.")
     st.page_link("app_pages/profile.py", label="Go to Profile", icon=":material/bar_chart:")
-for sentence in broken:
-    st.warning(state.told(sentence), icon=":material/broken_image:")

@@ -5,11 +5,14 @@ Only ``app/figures`` knows plotly. It knows nothing about streamlit, so a figure
 
 from __future__ import annotations
 
+import html
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import plotly.graph_objects as go
+
+from analysis.errors import visible
 
 ROWS_HEIGHT = 320
 """Height of the charts whose rows are models or differences: they stand side by side."""
@@ -47,8 +50,13 @@ DARK = Theme(
 )
 
 
+def as_text(text: str) -> str:
+    """A string that is not ours, so that plotly, to which tags and entities are markup, shows it as it is."""
+    return html.escape(visible(text), quote=False)
+
+
 class Drawing(NamedTuple):
-    """A figure and its takeaway, which is also what a screen reader says."""
+    """A figure and its takeaway, which is also what a screen reader says and no markup."""
 
     figure: go.Figure
     takeaway: str

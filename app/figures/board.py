@@ -8,7 +8,18 @@ from typing import Literal, NamedTuple
 
 import plotly.graph_objects as go
 
-from app.figures.base import CONSTANT, DYNAMIC, HIGHLIGHT, LIGHT, MANUAL, Drawing, Theme, empty_figure
+from analysis.evaluate import perplexity_of
+from app.figures.base import (
+    CONSTANT,
+    DYNAMIC,
+    HIGHLIGHT,
+    LIGHT,
+    MANUAL,
+    Drawing,
+    Theme,
+    as_text,
+    empty_figure,
+)
 from slicing.board import Board, Kind, kind_of
 from slicing.contest import Standing
 from slicing.runs import Contestant, Entry
@@ -75,7 +86,7 @@ def draw_board(
         figure.add_trace(
             go.Scatter(
                 x=[_fewer(each, dense) for each, _ in known],
-                y=[min(math.exp(nats), limit) for _, nats in known],
+                y=[min(perplexity_of(nats), limit) for _, nats in known],
                 mode="lines+markers",
                 name=side.name,
                 legendgroup=side.name,
@@ -84,7 +95,7 @@ def draw_board(
                 line={"color": colour, "dash": side.dash, "width": 3 if entry.name == chosen else 1},
                 marker={
                     "symbol": [
-                        symbol_of(entry) if math.exp(nats) <= limit else "arrow-up" for _, nats in known
+                        symbol_of(entry) if perplexity_of(nats) <= limit else "arrow-up" for _, nats in known
                     ],
                     "size": 14 if entry.name == chosen else 10,
                     "color": colour,
@@ -124,7 +135,7 @@ def _limit(board: Board, text: Text) -> float:
     ]
     # Chance hits blocks that no model does without once it takes many.
     slicing = [nats for control, nats in known if not control] or [nats for _, nats in known]
-    return 4 * math.exp(max(slicing)) if slicing else math.inf
+    return 4 * perplexity_of(max(slicing)) if slicing else math.inf
 
 
 def _nats(each: Standing, text: Text) -> float | None:
@@ -137,10 +148,10 @@ def _fewer(each: Standing, dense: Contestant) -> float:
 
 def _told(each: Standing, nats: float) -> str:
     first = each.runs[0]
-    blocks = f"<br>{first.layout.label}" if first.layout else ""
+    blocks = f"<br>{as_text(first.layout.label)}" if first.layout else ""
     seeds = len(each.runs)
     return (
-        f"{each.entry.name}: {math.exp(nats):.2f} × dense"
+        f"{as_text(each.entry.name)}: {perplexity_of(nats):.2f} × dense"
         f"<br>{each.parameters:,} parameters, {seeds} calibration{'s' * (seeds > 1)}{blocks}"
     )
 
@@ -152,7 +163,7 @@ def _takeaway(board: Board, text: Text) -> str:
         if ranked:
             nats, winner = ranked[0]
             size = f"{100 * (table.recipe.fewer or 0):.0f} % fewer"
-            told.append(f"{size}: {winner.entry.name}, {math.exp(nats):.2f} times")
+            told.append(f"{size}: {winner.entry.name}, {perplexity_of(nats):.2f} times")
     where = "" if text == "first" else " on the second text"
     if not told:
         return "No size is done yet."
@@ -161,7 +172,7 @@ def _takeaway(board: Board, text: Text) -> str:
         each.entry.name
         for table in board.tables
         for each in table.standings
-        if (nats := _nats(each, text)) is not None and math.exp(nats) > limit
+        if (nats := _nats(each, text)) is not None and perplexity_of(nats) > limit
     }
     off = f" Above the chart (arrows): {', '.join(sorted(above))}." if above else ""
     return f"Least perplexity against dense{where} at {'; at '.join(told)}.{off}"

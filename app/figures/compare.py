@@ -8,7 +8,17 @@ import numpy as np
 import plotly.graph_objects as go
 
 from analysis.evaluate import Difference
-from app.figures.base import CONSTANT, DYNAMIC, LIGHT, ROWS_HEIGHT, Drawing, Theme, empty_figure, role_colour
+from app.figures.base import (
+    CONSTANT,
+    DYNAMIC,
+    LIGHT,
+    ROWS_HEIGHT,
+    Drawing,
+    Theme,
+    as_text,
+    empty_figure,
+    role_colour,
+)
 from slicing.runs import CompareResult, Contestant
 
 
@@ -21,9 +31,9 @@ def draw_perplexities(contestants: Sequence[Contestant], theme: Theme = LIGHT) -
         figure.add_trace(
             go.Bar(
                 x=[measured.perplexity],
-                y=[each.title],
+                y=[as_text(each.title)],
                 orientation="h",
-                name=each.title,
+                name=as_text(each.title),
                 width=0.62,
                 marker={
                     "color": role_colour(each.name, theme),
@@ -118,7 +128,7 @@ def draw_windows(result: CompareResult, baseline: str, contender: str, theme: Th
     percent = 100.0 * np.expm1(other - base)
     worse = percent > 0
     where = result.evaluation.passages
-    told = [f"{each.document}<br>{each.begins}" for each in where] or [""] * percent.size
+    told = [f"{as_text(each.document)}<br>{as_text(each.begins)}" for each in where] or [""] * percent.size
     figure = empty_figure(theme, height=340)
     for name, chosen, colour, pattern in (
         ("worse", worse, DYNAMIC, "/"),
@@ -148,7 +158,7 @@ def draw_windows(result: CompareResult, baseline: str, contender: str, theme: Th
             yref="paper",
             yanchor="bottom",
             xanchor="left",
-            text=name,
+            text=as_text(name),
             showarrow=False,
             font={"size": 13, "color": theme.label},
         )
@@ -156,7 +166,7 @@ def draw_windows(result: CompareResult, baseline: str, contender: str, theme: Th
         margin_t=60,
         legend={"y": 1.12},
         xaxis={"title": {"text": "evaluation window"}, "range": [-0.6, len(base) - 0.4]},
-        yaxis={"title": {"text": f"{contender} against {baseline}"}, "ticksuffix": " %"},
+        yaxis={"title": {"text": as_text(f"{contender} against {baseline}")}, "ticksuffix": " %"},
     )
     hardest = int(percent.argmax())
     place = f" ({where[hardest].document})" if where else ""

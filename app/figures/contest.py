@@ -7,7 +7,18 @@ from typing import NamedTuple
 
 import plotly.graph_objects as go
 
-from app.figures.base import CONSTANT, DYNAMIC, HIGHLIGHT, LIGHT, MANUAL, SHARED, Drawing, Theme, empty_figure
+from app.figures.base import (
+    CONSTANT,
+    DYNAMIC,
+    HIGHLIGHT,
+    LIGHT,
+    MANUAL,
+    SHARED,
+    Drawing,
+    Theme,
+    as_text,
+    empty_figure,
+)
 from app.wording import chance
 from slicing.allocation import find_allocation
 from slicing.contest import Standing, Table
@@ -138,7 +149,7 @@ def draw_contest(table: Table, chosen: Standing | None = None, theme: Theme = LI
         yaxis={
             "tickmode": "array",
             "tickvals": list(range(len(rows))),
-            "ticktext": [each.entry.name for each in rows],
+            "ticktext": [as_text(each.entry.name) for each in rows],
             "range": [len(rows) + 0.2, -0.6],
             "automargin": True,
             "zeroline": False,
@@ -219,7 +230,8 @@ def _add_second_text(figure: go.Figure, rows: Sequence[Standing], theme: Theme) 
                     "opacity": 0.6,
                 },
                 text=[
-                    f"{each.entry.name} on the second text: {100 * share:.1f} %" for _, each, share in found
+                    f"{as_text(each.entry.name)} on the second text: {100 * share:.1f} %"
+                    for _, each, share in found
                 ],
                 hovertemplate="%{text}<extra></extra>",
             )
@@ -241,7 +253,7 @@ def _told(each: Standing) -> str:
     ends = f" (95 % {100 * between[0]:.1f} to {100 * between[1]:.1f} %)" if between else ""
     verdict = f"<br>{each.gain.percent:+.1f} % perplexity, {each.gain.verdict}" if each.gain else ""
     return (
-        f"{each.entry.name}: {100 * each.share:.1f} % of the loss{ends}{verdict}"
+        f"{as_text(each.entry.name)}: {100 * each.share:.1f} % of the loss{ends}{verdict}"
         f"<br>perplexity {each.perplexity:.2f}, {each.parameters:,} parameters"
     ).replace("-", "−")
 

@@ -6,6 +6,7 @@ import html
 
 from plotly.offline import get_plotlyjs
 
+from analysis.errors import visible
 from app.figures.base import Drawing
 
 
@@ -17,7 +18,7 @@ def script() -> str:
 def embedded(drawing: Drawing, name: str) -> str:
     """A chart with its takeaway and two buttons that save it as a picture; ``name`` is unique in the page."""
     content = (drawing.figure.to_json() or "").replace("</", "<\\/")  # or a text could end the script
-    said = html.escape(drawing.takeaway)
+    said = html.escape(visible(drawing.takeaway))
     saves = "".join(
         f"<button type=button onclick=\"save('{name}','{kind}')\">Save as {kind.upper()}</button>"
         for kind in ("svg", "png")

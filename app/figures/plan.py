@@ -13,6 +13,7 @@ from app.figures.base import (
     OVERLAY,
     Drawing,
     Theme,
+    as_text,
     block_axis,
     empty_figure,
     overlay_colour,
@@ -43,7 +44,7 @@ def draw_schedule(
         go.Bar(
             x=blocks,
             y=cut,
-            name=f"{name}, planned",
+            name=f"{as_text(name)}, planned",
             marker={
                 "color": role_colour(name, theme),
                 "line": {"width": 0},
@@ -51,7 +52,7 @@ def draw_schedule(
             },
             customdata=[
                 (
-                    f" · {block_path}.{block}" if block_path else "",
+                    f" · {as_text(block_path)}.{block}" if block_path else "",
                     schedule.widths[block],
                     schedule.hidden_size,
                 )
@@ -115,7 +116,7 @@ def draw_schedules(schedules: Sequence[tuple[str, SlicingSchedule]], theme: Them
             go.Scatter(
                 x=100.0 * (np.arange(cut.size) + 0.5) / cut.size,
                 y=cut,
-                name=name,
+                name=as_text(name),
                 mode="lines+markers",
                 line={"color": overlay_colour(index, theme), "width": 2, "dash": dash},
                 marker={"size": 8, "symbol": symbol},

@@ -19,6 +19,7 @@ from app.figures.base import (
     OVERLAY,
     Drawing,
     Theme,
+    as_text,
     block_axis,
     block_step,
     empty_figure,
@@ -64,7 +65,7 @@ def draw_profile(
             "thickness": 1.2,
             "width": 3,
         },
-        "customdata": [f"{profile.block_path}.{block}" for block in shown],
+        "customdata": [f"{as_text(profile.block_path)}.{block}" for block in shown],
         "hovertemplate": f"block %{{x}} · %{{customdata}}<br>{entry.title} %{{y:.3f}} "
         "± %{error_y.array:.3f}<extra></extra>",
         "name": entry.title,
@@ -410,7 +411,7 @@ def draw_overlay(
             go.Scatter(
                 x=depth,
                 y=values.astype(np.float32),
-                name=name,
+                name=as_text(name),
                 mode="lines+markers",
                 line={"color": overlay_colour(index, theme), "width": 2, "dash": dash},
                 marker={"size": 8, "symbol": symbol},

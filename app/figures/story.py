@@ -14,7 +14,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from analysis.profile import LayerProfile
-from app.figures.base import CONSTANT, DYNAMIC, HIGHLIGHT, Drawing, Theme, role_colour
+from app.figures.base import CONSTANT, DYNAMIC, HIGHLIGHT, Drawing, Theme, as_text, role_colour
 from app.figures.compare import draw_perplexities
 from app.figures.plan import draw_schedule
 from app.figures.profile import draw_profile
@@ -41,7 +41,7 @@ class Turn(NamedTuple):
     @property
     def degrees(self) -> float:
         """The angle between the states entering and leaving."""
-        return math.degrees(math.acos(self.cosine))
+        return math.degrees(math.acos(max(-1.0, min(1.0, self.cosine))))
 
 
 class Spread(NamedTuple):
@@ -224,7 +224,7 @@ def draw_pipe(
     if not concealed:
         colour = role_colour(name, theme)
         pipes += [
-            (f"{name}, planned", planned.widths, colour, _faint(colour)),
+            (f"{as_text(name)}, planned", planned.widths, colour, _faint(colour)),
             ("constant", constant.widths, CONSTANT, "rgba(0,0,0,0)"),
         ]
     for title, widths, colour, fill in pipes:
@@ -263,7 +263,9 @@ def draw_costs(contestants: Sequence[Contestant], theme: Theme, concealed: bool 
     """The perplexities, as the Compare page draws them. Concealed, only the dense model's is there."""
     drawing = draw_perplexities(contestants, theme)
     figure = drawing.figure
-    labels = [f"{each.name.capitalize()}<br>{each.evaluation.perplexity:.2f}" for each in contestants]
+    labels = [
+        f"{as_text(each.name.capitalize())}<br>{each.evaluation.perplexity:.2f}" for each in contestants
+    ]
     shown = [labels[0], *("?" * place for place in range(1, len(labels)))] if concealed else labels
     bars: Any = figure.data
     for bar, label in zip(bars, shown, strict=True):

@@ -15,10 +15,11 @@ import shutil
 import threading
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
-from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+from pydantic import AwareDatetime
 
 from analysis.details import Details
 from analysis.errors import StorageError
@@ -26,6 +27,7 @@ from analysis.profile import LayerProfile
 from analysis.storage import clear_abandoned, runs_folder, storage_errors, whole_folder
 from analysis.values import Value, key_of
 from slicing.runs import Recipe, Run, TrialRecipe, TrialResult
+from slicing.study.sound import require_fitting, require_sound
 
 RUN_FILE = "run.json"
 MODEL_FOLDER = "model"
@@ -43,8 +45,8 @@ BUNDLED_BOARD = BUNDLED / "demo-board"
 _PROFILES = ".profiles"
 """Every profile once, named by its content; the files of the runs are links to these."""
 _INDEX = ".index.json"
-_INDEX_FORMAT = 1
-"""Count it up when keys of recipes change, so that the index is made anew."""
+_INDEX_FORMAT = 2
+"""Count it up when keys of recipes change, or what a run has to say, so that the index is made anew."""
 
 _KEY = re.compile(r"[0-9a-f]{12}")
 _PROFILES_KEPT = 64
@@ -61,12 +63,21 @@ class Summary(Value):
     """The name of its folder, which is its key."""
     kind: str
     model: str
-    created: datetime
+    created: AwareDatetime
     seconds: float
     recipe_key: str
     """The key that the recipe has now; that of a run made by an earlier version may differ."""
     stamp: Stamp
     """The stamp of the run's file, to notice when that changes."""
+
+
+class Broken(NamedTuple):
+    """A stored run that cannot be read: damaged, edited, or of a later version."""
+
+    name: str
+    """The name of its folder."""
+    problem: str
+    """What is wrong with it, in one sentence."""
 
 
 class _Index(Value):
@@ -96,6 +107,14 @@ def find_run(key: str) -> Run:
         found = "no run" if not matches else f"{len(matches)} runs"
         raise StorageError(f"The key '{key}' fits {found}: 'slicescope runs' lists the keys.")
     return _stored(matches[0])
+
+
+def is_stored(key: str) -> bool:
+    """Whether there is a run of exactly this key, readable or not."""
+    try:
+        return key in (folder.name for folder in _run_folders())
+    except StorageError:
+        return False
 
 
 def find_stored(recipe: Recipe) -> Run | None:
@@ -146,14 +165,14 @@ def free_folder(key: str) -> Path:
     return next(place for name in names if not (place := runs_folder() / name).exists())
 
 
-def summaries() -> tuple[list[Summary], list[str]]:
-    """List all stored runs, newest first, and one sentence for each folder that cannot be read.
+def summaries() -> tuple[list[Summary], list[Broken]]:
+    """List all stored runs, newest first, and those that cannot be read.
 
     Only the runs that are new or have changed since the last time are opened.
     """
     known = {each.name: each for each in _read_index()}
     found: list[Summary] = []
-    broken: list[str] = []
+    broken: list[Broken] = []
     for folder in _run_folders():
         try:
             stamp = _stamp(folder / RUN_FILE)
@@ -162,14 +181,14 @@ def summaries() -> tuple[list[Summary], list[str]]:
                 earlier if earlier and earlier.stamp == stamp else _summary(_stored(folder.name), stamp)
             )
         except StorageError as error:
-            broken.append(str(error))
+            broken.append(Broken(folder.name, str(error)))
     if found != list(known.values()):
         _write_index(found)
     return sorted(found, key=lambda each: each.created, reverse=True), broken
 
 
-def list_runs(but: Collection[str] = ()) -> tuple[list[Run], list[str]]:
-    """Read all stored runs, newest first, ``but`` those of some kinds, and tell of those that are broken."""
+def list_runs(but: Collection[str] = ()) -> tuple[list[Run], list[Broken]]:
+    """Read all stored runs, newest first, ``but`` those of some kinds, and list those that cannot be read."""
     listed, broken = summaries()
     found: list[Run] = []
     for each in listed:
@@ -177,7 +196,7 @@ def list_runs(but: Collection[str] = ()) -> tuple[list[Run], list[str]]:
             try:
                 found.append(_stored(each.name))
             except StorageError as error:  # its profile is damaged, or it was deleted meanwhile
-                broken.append(str(error))
+                broken.append(Broken(each.name, str(error)))
     return found, broken
 
 
@@ -202,12 +221,17 @@ def bundled_board() -> Run:
 
 
 def find_details(run: Run) -> Details | None:
-    """Read what the run's profile looks like from near, or ``None`` for a run that did not keep it."""
+    """Read what the run's profile looks like from near, or ``None`` for a run that did not keep it.
+
+    Raises ``StorageError`` where that is damaged, or of another profile.
+    """
     stored = runs_folder() / run.key / DETAILS_FILE
     bundled = BUNDLED_RUN / DETAILS_FILE
     for path in (stored, *([bundled] if run.key == bundled_run().key else [])):
         if path.is_file():
-            return Details.load(path)
+            found = Details.load(path)
+            require_fitting(found, run, f"'{path}'")
+            return found
     return None
 
 
@@ -305,7 +329,10 @@ def _cached_run(folder: Path, stamp: Stamp) -> Run:
 
 
 def parse_run(content: bytes, origin: str, profile: Callable[[str], LayerProfile]) -> Run:
-    """Read the JSON of a run; ``profile`` is asked for the layer profile where only its name is given."""
+    """Read the JSON of a run; ``profile`` is asked for the layer profile where only its name is given.
+
+    Raises ``StorageError`` for what is no run, and for what no run says.
+    """
     try:
         plain: Any = json.loads(content)
         named = plain["result"]["profile"]
@@ -313,7 +340,9 @@ def parse_run(content: bytes, origin: str, profile: Callable[[str], LayerProfile
         return Run.from_json(content, origin)  # which says what is wrong
     if isinstance(named, str):
         plain["result"]["profile"] = profile(named)
-    return Run.from_plain(plain, origin)
+    run = Run.from_plain(plain, origin)
+    require_sound(run, origin)
+    return run
 
 
 def _profile(folder: Path, digest: str) -> LayerProfile:

@@ -376,8 +376,8 @@ def test_runs_are_listed_opened_and_deleted(desk: Desk) -> None:
     (broken / store.RUN_FILE).write_text("{")
     app = page("runs")
     (table,) = app.dataframe
-    assert list(table.value["key"]) == [key]
-    assert "is not a readable Run" in app.warning[0].value
+    assert list(table.value["key"]) == [key, "broken"]
+    assert "is not a readable Run" in table.value["name"][1]
     press(app, "Open the comparison")
     assert app.title[0].value == "What did it cost?"
     assert f"Run {key}" in said(app)

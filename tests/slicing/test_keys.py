@@ -284,7 +284,7 @@ def test_an_earlier_run_leaves_the_trash_and_travels_under_its_key(old, monkeypa
 def test_a_run_that_cannot_be_read_is_never_to_be_deleted(old):
     path = old / PROFILE / "run.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "from the future": 1}))
-    _, (sentence,) = summaries()
+    _, ((_, sentence),) = summaries()
     assert "update slicescope if a later version wrote it" in sentence
     assert "delete" not in sentence
 
@@ -386,7 +386,7 @@ def test_a_damaged_profile_is_told_hides_no_other_and_is_mended(old):
     shared.write_text("{")
     store._cached_run.cache_clear()
     store._profiles.clear()
-    found, (sentence,) = list_runs()
+    found, ((_, sentence),) = list_runs()
     assert len(found) == COUNT - 1
     assert "profile.json' is not a readable LayerProfile" in sentence
     perform(run.recipe, opener=opened)

@@ -229,7 +229,8 @@ def test_broken_run_is_one_sentence_and_hides_no_other(recipe):
     stored, broken = list_runs()
     assert stored == [run]
     assert len(broken) == 3
-    assert all("run.json" in sentence and "\n" not in sentence for sentence in broken)
+    assert [each.name for each in broken] == ["aaaa", "bbbb", "cccc"]
+    assert all("run.json" in each.problem and "\n" not in each.problem for each in broken)
     throw_away("aaaa")
     assert len(list_runs()[1]) == 2
 
@@ -259,8 +260,8 @@ def test_run_of_another_version_is_one_sentence_and_hides_no_other(recipe, path,
     foreign = runs_folder() / "foreign"
     foreign.mkdir()
     (foreign / "run.json").write_text(edited(json.loads(bundled_run().to_json()), path, value))
-    stored, (sentence,) = list_runs()
-    assert stored == [run]
+    stored, ((name, sentence),) = list_runs()
+    assert (stored, name) == ([run], "foreign")
     assert "foreign/run.json' is not a readable Run (" in sentence
     assert "\n" not in sentence
 

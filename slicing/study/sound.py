@@ -1,0 +1,345 @@
+"""Whether a run that was read makes sense: its numbers, its lists, and what its recipe says of them.
+
+A file may have the form of a run and still say what no run does, and a page that shows runs would end at
+that. Whatever shows a run may rely on what is checked here. Knows nothing about files.
+"""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from analysis.details import Details
+from analysis.device import DTYPES
+from analysis.errors import StorageError, one_line, unknown_name
+from analysis.evaluate import Perplexity
+from analysis.profile import LayerProfile
+from analysis.scores import SCORES, find_score
+from analysis.shape import ModelShape
+from analysis.values import Value
+from slicing.allocation import Fractions
+from slicing.depth.layout import Layout
+from slicing.runs import (
+    CompareRecipe,
+    CompareResult,
+    Contestant,
+    ContestRecipe,
+    LeaderboardRecipe,
+    ProfileRecipe,
+    RemoveResult,
+    Run,
+    SearchResult,
+    SliceResult,
+    SweepRecipe,
+    TextUsed,
+    TrialRecipe,
+    TrialResult,
+    TrialsResult,
+)
+
+YEARS = 2000, 2200
+"""Runs are made from the first of these years on and before the second."""
+LARGEST = 1e30
+"""No number of a run is larger, but for perplexities."""
+MOST_NATS = 1e6
+"""No loss of a window is larger, in nats per token."""
+NAME_LENGTH, TEXT_LENGTH = 4096, 1_000_000
+"""Characters of a name, such as that of a model, and of a text, such as a prompt, at most."""
+LINES = "\t\n\r"
+TEXTS: dict[tuple[str, str], str | None] = {
+    ("CompareRecipe", "prompt"): None,
+    ("Sample", "text"): None,
+    ("Passage", "document"): None,
+    ("Passage", "begins"): None,
+    ("Note", "text"): LINES,
+}
+"""Strings that are no names, by class and field, and which control characters they may hold: ``None`` for
+all, since nobody chose what a text or a model says."""
+Problems = Iterator[str]
+"""What is wrong, each with what is allowed."""
+
+
+def require_sound(run: Run, origin: str) -> None:
+    """Raise ``StorageError``, which names ``origin`` and what is wrong, for a run that makes no sense."""
+    _refuse(_problems(run), origin)
+
+
+def require_plain(value: Value, origin: str) -> None:
+    """Raise ``StorageError`` where a string is too long, or holds control characters that it may not."""
+    _refuse(_of_strings(value, type(value).__name__.lower()), origin)
+
+
+def require_fitting(details: Details, run: Run, origin: str) -> None:
+    """Raise ``StorageError`` where these are not the details of the run's profile."""
+    blocks = run.result.profile.blocks
+    if not details.fit(blocks):
+        raise StorageError(
+            f"{origin} holds details that are not those of a profile of {blocks} blocks: profile the model "
+            "again."
+        )
+
+
+def _refuse(problems: Problems, origin: str) -> None:
+    try:
+        problem = next(problems, None)
+    except Exception as error:  # a run can contradict itself in more ways than are thought of here
+        problem = one_line(error)
+    if problem:
+        raise Run.unreadable(problem, origin)
+
+
+def _problems(run: Run) -> Problems:
+    recipe, result = run.recipe, run.result
+    yield from _of_date(run.created)
+    if result.kind != recipe.kind:
+        yield f"the recipe is of the kind '{recipe.kind}', but the result of the kind '{result.kind}'"
+    if run.environment.dtype not in DTYPES:
+        yield unknown_name("dtype", run.environment.dtype, DTYPES)
+    yield from _of_recipe(recipe)
+    yield from _of_profile(result.profile)
+    for name in type(run).model_fields:
+        yield from _of_numbers(getattr(run, name), name)
+    blocks = result.profile.blocks
+    shape: ModelShape | None = getattr(result, "shape", None)
+    if shape is not None:
+        yield from _of_shape(shape, blocks)
+    for name in ("text", "calibration", "evaluation", "windows"):
+        if isinstance(used := getattr(result, name, None), TextUsed):
+            yield from _of_text(used, f"result.{name}")
+    if isinstance(result, SliceResult | CompareResult):
+        yield from _of_fractions(result.fractions, blocks)
+    if isinstance(result, SliceResult | SearchResult):
+        result.schedule.check_fits(result.shape)
+    if isinstance(result, SliceResult):
+        yield from _of_pair(result.dense, result.sliced)
+        yield from _at_least("result.parameters", result.parameters, 1)
+    elif isinstance(result, RemoveResult):
+        yield from _of_layout(result.layout, blocks)
+        yield from _of_pair(result.dense, result.reduced)
+        yield from _at_least("result.dense_parameters", result.dense_parameters, 1)
+    elif isinstance(result, SearchResult):
+        yield from _of_length("result.shares", result.shares, blocks, "one for each block")
+        yield from _at_least("the number of result.losses", len(result.losses), 1)
+    elif isinstance(result, CompareResult) and isinstance(recipe, CompareRecipe):
+        yield from _of_comparison(recipe, result)
+    elif isinstance(result, TrialResult) and isinstance(recipe, TrialRecipe):
+        yield from _of_trials([recipe], [result.contestant], result)
+    elif isinstance(result, TrialsResult) and isinstance(
+        recipe, SweepRecipe | ContestRecipe | LeaderboardRecipe
+    ):
+        yield from _of_trials(recipe.trials(), result.contestants, result)
+
+
+# Recipes
+
+
+def _of_date(created: datetime) -> Problems:
+    if created.tzinfo is None:
+        yield f"created: '{created.isoformat()}' has no time zone, as '2026-11-23T11:40:18Z' has"
+    elif not YEARS[0] <= created.year < YEARS[1]:
+        yield f"created: the year is {created.year}, but must be from {YEARS[0]} to {YEARS[1] - 1}"
+
+
+LEAST = {
+    "windows": 1,
+    "drawn": 1,
+    "calibration_windows": 1,
+    "profile_windows": 1,
+    "evaluation_windows": 1,
+    "search_windows": 1,
+    "window_length": 2,
+    "new_tokens": 0,
+    "speed_rounds": 0,
+    "task_limit": 1,
+}
+"""The least that a recipe may ask for."""
+
+
+def _of_recipe(recipe: Value) -> Problems:
+    for name, least in LEAST.items():
+        if (asked := getattr(recipe, name, None)) is not None:
+            yield from _at_least(f"recipe.{name}", asked, least)
+    if isinstance(recipe, ProfileRecipe):
+        for name in recipe.probes:
+            find_score(name)
+    deciding = [getattr(recipe, "plan", None), *getattr(recipe, "entries", ())]
+    for each in deciding:
+        if each is not None:
+            find_score(each.score)
+
+
+# Results
+
+
+def _of_profile(profile: LayerProfile) -> Problems:
+    for name, least in (("blocks", 1), ("windows", 1), ("window_length", 2)):
+        yield from _at_least(f"profile.{name}", getattr(profile, name), least)
+    needed = {score.measurement for score in SCORES.values() if score.measure}
+    if missing := sorted(needed - profile.measurements.keys()):
+        yield f"profile.measurements: '{missing[0]}' is missing, which every profile has"
+    for name, measurement in profile.measurements.items():
+        where = f"profile.measurements.{name}"
+        # A probe may take other windows than the profile, or none.
+        count = profile.windows if name in needed else max(len(measurement.rest), 1)
+        for part, rows in (("rest", measurement.rest), ("first", measurement.first)):
+            if rows is None:
+                continue
+            yield from _of_length(f"{where}.{part}", rows, count, "one row for each window")
+            for row in rows:
+                yield from _of_length(f"{where}.{part}", row, profile.blocks, "one value for each block")
+            if np.abs(np.asarray(rows)).max() > LARGEST:
+                yield f"{where}.{part}: a value is larger than {LARGEST:g}"
+    cosine = np.asarray(profile.measurements["cosine"].rest)
+    if np.abs(cosine).max() > 1.001:  # rounding may take it a little beyond
+        yield f"profile.measurements.cosine: got {np.abs(cosine).max():g}, but a cosine is from -1 to 1"
+
+
+def _of_shape(shape: ModelShape, blocks: int) -> Problems:
+    for name in ("hidden_size", "vocab_size"):
+        yield from _at_least(f"shape.{name}", getattr(shape, name), 1)
+    yield from _of_length("shape.blocks", shape.blocks, blocks, "as the profile says")
+    if not all(shape.blocks):
+        yield "shape.blocks: a block has no sub-layers, but each has one at least"
+    for sublayer in shape.sublayers:
+        for name, value in sublayer:
+            if isinstance(value, int):
+                yield from _at_least(f"shape.blocks: {name}", value, 0)
+
+
+def _of_text(used: TextUsed, where: str) -> Problems:
+    yield from _at_least(f"{where}.windows", used.windows, 1)
+    yield from _at_least(f"{where}.window_length", used.window_length, 2)
+    if used.passages:
+        yield from _of_length(f"{where}.passages", used.passages, used.windows, "one for each window")
+
+
+def _of_fractions(fractions: Fractions, blocks: int) -> Problems:
+    for name in ("values", "capped"):
+        yield from _of_length(f"fractions.{name}", getattr(fractions, name), blocks, "one for each block")
+
+
+def _of_layout(layout: Layout, blocks: int) -> Problems:
+    if layout.blocks != blocks:
+        yield f"layout.blocks: got {layout.blocks}, but the profile is of {blocks} blocks"
+    if layout.count < 1:
+        yield "layout.groups: no block is gone, but a removal takes one out at least"
+
+
+def _of_pair(dense: Perplexity | None, other: Perplexity | None) -> Problems:
+    if (dense is None) != (other is None):
+        yield "result: one of the two models was evaluated, but the other was not"
+    for each in (dense, other):
+        if each:
+            yield from _of_perplexity(each, "result", len(dense.nll if dense else ()))
+
+
+def _of_comparison(recipe: CompareRecipe, result: CompareResult) -> Problems:
+    names = [each.name for each in result.contestants]
+    needed = ["dense", "constant", recipe.planned, "constant-matched"]
+    if sorted(names) != sorted(set(needed)):
+        got = ", ".join(f"'{name}'" for name in names) or "none"
+        yield f"result.contestants: got {got}, but this comparison has {', '.join(dict.fromkeys(needed))}"
+    for each in result.contestants:
+        if (each.schedule is None) != (each.name == "dense"):
+            yield f"result.contestants.{each.name}: the dense model has no schedule, and all others have one"
+        yield from _of_contestant(each, result, other=False)
+
+
+def _of_trials(
+    trials: Sequence[TrialRecipe], contestants: Sequence[Contestant], result: TrialResult | TrialsResult
+) -> Problems:
+    yield from _of_length("result.contestants", contestants, len(trials), "one for each trial of the recipe")
+    for trial, each in zip(trials, contestants, strict=True):
+        where = f"result.contestants.{each.name[:80]}"
+        if (each.layout is None) != (trial.removal is None):
+            yield f"{where}: a layout belongs to a model that blocks are taken out of, and to no other"
+        if each.schedule and trial.plan is None:
+            yield f"{where}: a schedule belongs to a model that is sliced, and to no other"
+        yield from _of_contestant(each, result, other=trial.other is not None)
+
+
+def _of_contestant(
+    each: Contestant, result: CompareResult | TrialResult | TrialsResult, other: bool
+) -> Problems:
+    where, shape = f"result.contestants.{each.name[:80]}", result.shape
+    yield from _at_least(f"{where}.parameters", each.parameters, 1)
+    if each.layout:
+        yield from _of_layout(each.layout, shape.block_count)
+        shape = each.layout.shape_after(shape)
+    if each.schedule:
+        each.schedule.check_fits(shape)
+    yield from _of_perplexity(each.evaluation, f"{where}.evaluation", result.evaluation.windows)
+    if (each.other is None) == other:
+        yield f"{where}.other: a second perplexity belongs to a recipe with a second text, and to no other"
+    if each.other:
+        yield from _of_perplexity(each.other, f"{where}.other", result.evaluation.windows)
+    if each.speed:
+        yield from _at_least(f"{where}.speed.rounds", each.speed.rounds, 1)
+
+
+def _of_perplexity(each: Perplexity, where: str, windows: int) -> Problems:
+    yield from _of_length(f"{where}.nll", each.nll, max(windows, 1), "one loss for each window")
+    if not each.perplexity > 0.99:
+        yield f"{where}.perplexity: got {each.perplexity:g}, but a perplexity is 1 or more"
+    if not each.tokens_per_second > 0:
+        yield f"{where}.tokens_per_second: got {each.tokens_per_second:g}, but it must be above 0"
+    if max(map(abs, each.nll)) > MOST_NATS:
+        yield f"{where}.nll: a loss is larger than {MOST_NATS:g} nats per token"
+
+
+# What holds of everything
+
+
+def _at_least(where: str, got: int, least: int) -> Problems:
+    if got < least:
+        yield f"{where}: got {got}, but it must be {least} or more"
+
+
+def _of_length(where: str, got: Sequence[Any], wanted: int, why: str) -> Problems:
+    if len(got) != wanted:
+        yield f"{where}: got {len(got)}, but there must be {wanted}, {why}"
+
+
+def _of_numbers(value: Any, where: str) -> Problems:
+    """What is too large to be computed with, anywhere but in the profile."""
+    if isinstance(value, Value):
+        for name, each in value:
+            if not isinstance(each, LayerProfile) and name != "perplexity":
+                yield from _of_numbers(each, f"{where}.{name}")
+    elif isinstance(value, Mapping):
+        for name, each in value.items():
+            yield from _of_numbers(each, f"{where}.{name}")
+    elif isinstance(value, tuple):
+        for each in value:
+            yield from _of_numbers(each, where)
+    elif isinstance(value, float) and not abs(value) <= LARGEST:
+        yield f"{where}: got {value:g}, but a number is finite and {LARGEST:g} at most"
+    elif isinstance(value, int) and not abs(value) < 2**63:
+        yield f"{where}: got a number of {math.log10(abs(value)):.0f} digits, but 18 are the most"
+
+
+def _of_strings(value: Any, where: str, allowed: str | None = "", most: int = NAME_LENGTH) -> Problems:
+    if isinstance(value, Value):
+        for name, each in value:
+            field = type(value).__name__, name
+            most = TEXT_LENGTH if field in TEXTS else NAME_LENGTH
+            yield from _of_strings(each, f"{where}.{name}", TEXTS.get(field, ""), most)
+    elif isinstance(value, Mapping):
+        for name, each in value.items():
+            yield from _of_strings(name, f"{where}, a name in it")
+            yield from _of_strings(each, f"{where}.{name}"[:200])
+    elif isinstance(value, tuple):
+        for each in value:
+            yield from _of_strings(each, where)
+    elif isinstance(value, str | Path):
+        if len(said := str(value)) > most:
+            yield f"{where}: got {len(said):,} characters, but {most:,} are the most"
+        wrong = (each for each in said if unicodedata.category(each) == "Cc" and each not in (allowed or ""))
+        if allowed is not None and (control := next(wrong, None)):
+            yield f"{where}: got the control character {control!a}, but it may hold none"

@@ -1,0 +1,209 @@
+"""Runs from elsewhere: what no run says is refused at the door, and in the store it hides no other run."""
+
+from __future__ import annotations
+
+import copy
+import io
+import json
+import math
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from board_stand_in import board_run
+from contest_stand_in import contest_run
+
+from analysis.details import Details
+from analysis.errors import StorageError
+from slicing.library import bring_in
+from slicing.runs import Run
+from slicing.study.store import (
+    BUNDLED_RUN,
+    bundled_board,
+    bundled_contest,
+    bundled_run,
+    bundled_sweep,
+    list_runs,
+)
+
+MADE: dict[str, Callable[[], Run]] = {
+    "compare": bundled_run,
+    "sweep": bundled_sweep,
+    "contest": contest_run,
+    "leaderboard": board_run,
+}
+PLAIN: dict[str, Any] = {}
+
+
+def plain(kind: str) -> Any:
+    """The JSON of a run of this kind, to be changed."""
+    if kind not in PLAIN:
+        PLAIN[kind] = json.loads(MADE[kind]().to_json())
+    return copy.deepcopy(PLAIN[kind])
+
+
+def changed(kind: str, path: str, value: Any) -> bytes:
+    """A run of this kind in which the field at ``path`` has another value, or is changed by a function."""
+    content = place = plain(kind)
+    *outer, last = (int(name) if name.lstrip("-").isdigit() else name for name in path.split("/"))
+    for name in outer:
+        place = place[name]
+    place[last] = value(place[last]) if callable(value) else value
+    return json.dumps(content).encode()
+
+
+def shorter(values: list[Any]) -> list[Any]:
+    return values[:-1]
+
+
+@pytest.mark.parametrize("make", [bundled_run, bundled_sweep, bundled_contest, bundled_board, *MADE.values()])
+def test_good_runs_come_in(make):
+    run = make()
+    assert bring_in(run.to_json().encode(), "it") == run
+
+
+@pytest.mark.parametrize(
+    ("kind", "path", "value", "part"),
+    [
+        ("compare", "created", "2026-11-23T11:40:18", "has no time zone"),
+        ("compare", "created", "1969-01-01T00:00:00Z", "year is 1969"),
+        ("compare", "created", "9999-12-31T23:59:59-12:00", "year is 9999"),
+        ("compare", "seconds", math.nan, "finite"),
+        ("compare", "seconds", 1e300, "a number is finite"),
+        ("compare", "environment/dtype", "float12", "Unknown dtype"),
+        ("compare", "environment/threads", 10**30, "18 are the most"),
+        ("compare", "recipe/plan/score", "mine", "Unknown score"),
+        ("compare", "recipe/window_length", 0, "must be 2 or more"),
+        ("compare", "recipe/evaluation_windows", -1, "must be 1 or more"),
+        ("compare", "recipe", lambda _: plain("sweep")["recipe"], "of the kind 'sweep', but the result"),
+        ("compare", "result/contestants", [], "got none, but this comparison has dense, constant, dynamic"),
+        ("compare", "result/contestants", lambda all_: all_[1:], "got 'constant', 'dynamic'"),
+        ("compare", "result/contestants", shorter, "has dense, constant, dynamic, constant-matched"),
+        ("compare", "result/contestants", lambda all_: [*all_, all_[0]], "got 'dense', 'constant'"),
+        ("compare", "result/contestants/0/parameters", 0, "must be 1 or more"),
+        ("compare", "result/contestants/1/schedule", None, "all others have one"),
+        ("compare", "result/contestants/1/schedule/widths", lambda w: w[1:], "is for 29 blocks"),
+        ("compare", "result/contestants/0/evaluation/nll", [], "got 0, but there must be 16"),
+        ("compare", "result/contestants/2/evaluation/nll", shorter, "got 15, but there must be 16"),
+        ("compare", "result/contestants/2/evaluation/nll/0", math.inf, "finite"),
+        ("compare", "result/contestants/2/evaluation/nll/0", 1e9, "a loss is larger"),
+        ("compare", "result/contestants/0/evaluation/perplexity", 0.0, "a perplexity is 1 or more"),
+        ("compare", "result/contestants/0/evaluation/tokens_per_second", 0.0, "must be above 0"),
+        ("compare", "result/contestants/1/speed", lambda _: SPEED, "speed.rounds: got 0"),
+        ("compare", "result/evaluation/passages", shorter, "passages: got 15, but there must be 16"),
+        ("compare", "result/profile/blocks", 29, "got 30, but there must be 29, one value for each block"),
+        ("compare", "result/profile/blocks", 0, "profile.blocks: got 0"),
+        ("compare", "result/profile/measurements", {}, "'angular_distance' is missing"),
+        ("compare", "result/profile/measurements/cosine/rest", shorter, "one row for each window"),
+        ("compare", "result/profile/measurements/cosine/rest/0", shorter, "one value for each block"),
+        ("compare", "result/profile/measurements/cosine/rest/0/0", 7.0, "a cosine is from -1 to 1"),
+        ("compare", "result/profile/measurements/cosine/first/0/0", math.nan, "finite"),
+        ("compare", "result/shape/blocks", shorter, "shape.blocks: got 29, but there must be 30"),
+        ("compare", "result/shape/hidden_size", 0, "must be 1 or more"),
+        ("compare", "result/fractions/values", shorter, "fractions.values: got 29"),
+        ("sweep", "result/contestants", shorter, "one for each trial of the recipe"),
+        ("sweep", "result/contestants/0/evaluation/nll", shorter, "one loss for each window"),
+        ("contest", "recipe/entries/1/score", "mine", "Unknown score"),
+        ("contest", "result/contestants/1/other", None, "a second perplexity belongs"),
+        ("leaderboard", "result/contestants/-1/layout", None, "a layout belongs"),
+        (
+            "leaderboard",
+            "result/contestants/0/schedule",
+            lambda _: plain("compare")["result"]["contestants"][1]["schedule"],
+            "a schedule belongs",
+        ),
+        ("leaderboard", "result/contestants/3/layout/blocks", 31, "the profile is of 30 blocks"),
+        # Names
+        ("compare", "recipe/prompt", "x" * 1_000_001, "1,000,001 characters, but 1,000,000 are the most"),
+        ("compare", "result/profile/model", "x" * 4097, "4,097 characters, but 4,096 are the most"),
+        ("compare", "result/profile/model", "\x1b[31mred", r"the control character '\\x1b'"),
+        ("compare", "result/contestants/0/title", "two\nlines", r"the control character '\\n'"),
+        ("compare", "environment/versions", {"torch\x07": "1"}, r"the control character '\\x07'"),
+        ("compare", "recipe/task_folder", "/a\x1b", r"the control character '\\x1b'"),
+    ],
+)
+def test_what_no_run_says_is_refused_in_one_sentence(kind, path, value, part):
+    with pytest.raises(StorageError, match=part) as told:
+        bring_in(changed(kind, path, value), "'given.json'")
+    sentence = str(told.value)
+    assert sentence.startswith("'given.json' ")
+    assert sentence.endswith("restore it from a copy.")
+    assert "\n" not in sentence and "delete" not in sentence
+    assert list_runs() == ([], [])
+
+
+RATIO = {"median": 1.0, "low": 1.0, "high": 1.0}
+SPEED = {
+    "baseline": "dense",
+    "prompt": RATIO,
+    "generation": RATIO,
+    "prompt_tokens": 1,
+    "new_tokens": 1,
+    "rounds": 0,
+}
+
+
+def zipped(**files: bytes) -> bytes:
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        for name, content in files.items():
+            archive.writestr(name.replace("_", "."), content)
+    return packed.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("note", "part"),
+    [
+        ({"label": "x" * 101}, "The name has 101 characters, but 100 are the most"),
+        ({"text": "x" * 10_001}, "The note has 10,001 characters"),
+        ({"label": "\x1b[31m"}, "note.label: got the control character"),
+        ({"text": "two\nlines\x1b"}, "note.text: got the control character"),
+    ],
+)
+def test_notes_are_read_before_anything_is_stored(note, part):
+    content = zipped(run_json=bundled_run().to_json().encode(), note_json=json.dumps(note).encode())
+    with pytest.raises(StorageError, match=part):
+        bring_in(content, "it")
+    assert list_runs() == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("change", lambda array: array[:, :, 1:]),
+        ("change", lambda array: array[1:]),
+        ("growth", lambda array: array[1:]),
+        ("similarity", lambda array: array[1:]),
+        ("split", lambda array: array[:, :1]),
+        ("lens", lambda array: array * np.nan),
+        ("tokens", lambda array: array[0]),
+    ],
+)
+def test_details_of_another_profile_are_refused(tmp_path: Path, name: str, change: Any):
+    whole = Details.load(BUNDLED_RUN / "profile.safetensors")
+    assert whole.fit(30) and not whole.fit(29)
+    changed = whole._replace(**{name: np.ascontiguousarray(change(getattr(whole, name)))})
+    changed.save(tmp_path / "details")
+    content = zipped(
+        run_json=bundled_run().to_json().encode(), profile_safetensors=(tmp_path / "details").read_bytes()
+    )
+    with pytest.raises(StorageError, match="not those of a profile of 30 blocks"):
+        bring_in(content, "it")
+    assert list_runs() == ([], [])
+
+
+def test_a_date_of_another_zone_is_told_in_utc():
+    run = bring_in(changed("compare", "created", "2026-11-23T11:40:18+05:00"), "it")
+    assert f"{run.created:%H:%M}" == "06:40"
+
+
+def test_what_models_and_texts_say_may_be_anything():
+    said = "a page\f break, and \x1b[31m"
+    content = json.loads(changed("compare", "result/contestants/0/sample/text", said))
+    content["result"]["evaluation"]["passages"][0]["begins"] = said
+    content["recipe"]["prompt"] = said
+    run: Any = bring_in(json.dumps(content).encode(), "it")
+    assert run.result.contestants[0].sample.text == said
