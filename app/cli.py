@@ -895,6 +895,10 @@ def app_command(
     allow_embedding: Annotated[
         list[str] | None, typer.Option(help="An origin whose pages may show it in a frame.")
     ] = None,
+    job_minutes: Annotated[
+        int | None,
+        typer.Option(min=1, help="Stop a job that ran so long.", show_default="none; 15 with --demo-mode"),
+    ] = None,
 ) -> None:
     """Serve the app in the browser."""
     from analysis.source import ModelSource
@@ -902,9 +906,9 @@ def app_command(
     from app.serve import serve
 
     models = tuple(ModelSource.parse(model) for model in allow_model or ())
-    policy = Policy(models=models or None, roots=tuple(root) if root else None)
+    policy = Policy(models=models or None, roots=tuple(root) if root else None, minutes=job_minutes)
     if demo_mode:
-        policy = Policy.demo(models)
+        policy = Policy.demo(models, job_minutes)
     serve(port, address, open_browser, policy, hosts=host or (), frames=allow_embedding or ())
 
 

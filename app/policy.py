@@ -28,6 +28,8 @@ from slicing.runs import Entry
 DEMO_TASKS = ("load", "profile", "compare", "trial", "sweep", "contest", "preview")
 """What strangers may start. Not ``slice``, which keeps a model's worth of disk for every plan, and not
 ``search``, which asks for the loss hundreds of times."""
+DEMO_MINUTES = 15
+"""How long a stranger's job may run where nothing else is said. A sweep that is asked for again goes on."""
 QUICK = frozenset({"discarded-energy", "heavy-tail", "depth"})
 """Probed scores that take no pass for every block."""
 FREE = frozenset(
@@ -70,13 +72,15 @@ class Policy(Value):
     """Of a sweep; of a contest, entries times seeds."""
     waiting: int | None = None
     """Jobs of one person that wait or run."""
+    minutes: int | None = None
+    """That one job may run."""
     may_import: bool = True
     may_delete: bool = True
     """Deleting, renaming and annotating stored runs, and closing the model that all share."""
     may_download_models: bool = True
 
     @classmethod
-    def demo(cls, models: tuple[ModelSource, ...] = ()) -> Self:
+    def demo(cls, models: tuple[ModelSource, ...] = (), minutes: int | None = None) -> Self:
         """For strangers: the named models, or the demo's; its texts; small budgets; nothing to be spoilt."""
         return cls(
             demo_mode=True,
@@ -90,6 +94,7 @@ class Policy(Value):
             rounds=5,
             cells=9,
             waiting=2,
+            minutes=minutes or DEMO_MINUTES,
             may_import=False,
             may_delete=False,
             may_download_models=False,

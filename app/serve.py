@@ -5,6 +5,7 @@ Knows nothing about pages.
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 import ipaddress
 import logging
@@ -34,6 +35,8 @@ log = logging.getLogger(__name__)
 CONFIG = Path(__file__).with_name("streamlit.toml")
 PATIENCE = 120
 """Seconds that the server may take until it answers."""
+TENDING = 1.0
+"""Seconds between looks at the queue."""
 
 
 def serve(
@@ -148,8 +151,22 @@ async def _worker() -> AsyncIterator[None]:
     from app.state import worker
 
     worker()
+    tending = asyncio.create_task(_tend())
     yield
+    tending.cancel()
     worker().stop()
+
+
+async def _tend() -> None:
+    """Look after the queue for as long as the server runs."""
+    from app.state import tend
+
+    while True:
+        await asyncio.sleep(TENDING)
+        try:
+            await asyncio.to_thread(tend)  # it may start a process
+        except Exception:  # the queue is looked after again in a moment
+            log.exception("The queue could not be looked after.")
 
 
 def _greet(host: str, port: int, open_browser: bool) -> None:

@@ -14,6 +14,8 @@ from urllib.parse import urlencode
 
 import streamlit as st
 import torch
+from streamlit.runtime import get_instance
+from streamlit.runtime.scriptrunner import get_script_run_ctx
 
 from analysis.device import memory as host_memory
 from analysis.errors import ModelError, SlicescopeError, StorageError
@@ -22,8 +24,10 @@ from analysis.texts import TextSource
 from analysis.values import Value
 from app import wording
 from app.engine import Task
-from app.jobs import Closed, Job, Opened, Worker
+from app.job import Job
+from app.jobs import Closed, Opened, Worker
 from app.policy import Policy, enforced
+from app.presence import Presence
 from slicing.library import note_of
 from slicing.plan import Plan
 from slicing.preview import Preview, PreviewRecipe
@@ -88,7 +92,23 @@ def worker() -> Worker:
     # of the server's time; frozen, they are passed over.
     gc.collect()
     gc.freeze()
-    return Worker()
+    minutes = policy().minutes
+    return Worker(seconds=60.0 * minutes if minutes else None)
+
+
+@st.cache_resource(show_spinner=False)
+def presence() -> Presence:
+    """Who has a page open; as patient as streamlit is with a session that may be taken up again."""
+    return Presence(st.get_option("server.disconnectedSessionTTL"))
+
+
+def tend() -> None:
+    """Look after the queue. Strangers who are gone for good give up their places in it."""
+
+    def gone(owner: str) -> bool:
+        return policy().demo_mode and presence().gone(owner, get_instance().is_active_session)
+
+    worker().tend(gone)
 
 
 def open_source() -> ModelSource | None:
@@ -153,6 +173,8 @@ def restore() -> None:
     """Begin with the runs that the URL names; from then on name the session's there, for links."""
     new = "owner" not in st.session_state
     st.session_state["owner"] = account() or st.session_state.get("owner") or uuid.uuid4().hex
+    if context := get_script_run_ctx():
+        presence().note(owner(), context.session_id)
     if new:
         for view in VIEWS:
             if named := st.query_params.get(view):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,8 +18,10 @@ from analysis.storage import runs_folder
 from analysis.texts import TextSource
 from app import policy as module
 from app import state
-from app.jobs import Job, Unload
+from app.engine import Unload
+from app.job import Job
 from app.policy import Policy, Refused
+from app.presence import Presence
 from slicing.plan import Plan
 from slicing.runs import ProfileRecipe
 from slicing.study.store import RUN_FILE, bundled_run
@@ -78,6 +82,24 @@ def test_every_task_passes_the_policy(session: dict[str, Any]) -> None:
         state.submit(profile(2))
     session["owner"] = "another"
     state.submit(profile(2))
+
+
+@pytest.mark.parametrize("demo_mode", [True, False])
+def test_only_strangers_who_are_gone_lose_their_places(
+    session: dict[str, Any], monkeypatch: pytest.MonkeyPatch, demo_mode: bool
+) -> None:
+    said: list[bool] = []
+    presence = Presence(0.0, itertools.count().__next__)
+    monkeypatch.setattr(state, "presence", lambda: presence)
+    monkeypatch.setattr(state, "enforced", lambda: Policy(demo_mode=demo_mode))
+    runtime = SimpleNamespace(is_active_session="one".__eq__)
+    monkeypatch.setattr(state, "get_instance", lambda: runtime)
+    desk = SimpleNamespace(tend=lambda gone: said.extend([gone("me"), gone("another")]))
+    monkeypatch.setattr(state, "worker", lambda: desk)
+    presence.note("me", "one")
+    presence.note("another", "two")
+    state.tend()
+    assert said == [False, demo_mode]
 
 
 def test_a_card_is_refused_before_anything_is_read(

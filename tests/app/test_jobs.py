@@ -23,6 +23,7 @@ from analysis.errors import PlanError, SlicescopeError, StorageError
 from analysis.source import ModelSource
 from analysis.storage import owned, queue_folder
 from analysis.texts import TextSource
+from app import job as job_module
 from app import jobs, state, wording
 from app.engine import Child, Engine, Load, Report, Unload
 from app.jobs import Worker
@@ -545,7 +546,7 @@ def test_one_person_cannot_fill_the_queue(bench: Bench, gate: threading.Event, m
 def test_a_job_that_does_not_stop_is_stopped_with_its_engine(
     bench: Bench, gate: threading.Event, monkeypatch: Any
 ) -> None:
-    monkeypatch.setattr(jobs, "PATIENCE", 0.05)
+    monkeypatch.setattr(job_module, "PATIENCE", 0.05)
     job, following = bench.worker.submit(recipe(0)), bench.worker.submit(recipe(1))
     until(lambda: bench.begun == [0])
     assert not job.stuck
@@ -557,6 +558,71 @@ def test_a_job_that_does_not_stop_is_stopped_with_its_engine(
     assert bench.worker.wait(following, 5)
     assert following.state == "done"
     assert len(bench.engines) == 2
+
+
+def nobody(owner: str) -> bool:
+    return False
+
+
+def test_a_job_has_a_limit_of_time(bench: Bench, gate: threading.Event) -> None:
+    bench.worker._seconds = 600.0
+    job, following = bench.worker.submit(recipe(0)), bench.worker.submit(recipe(1))
+    until(lambda: bench.begun == [0])
+    bench.worker.tend(nobody)
+    assert not job.cancelling
+    bench.worker._seconds = 0.0
+    bench.worker.tend(nobody)
+    assert job.cancelling
+    bench.worker._seconds = 600.0
+    gate.set()
+    assert bench.worker.wait(following, 5)
+    assert (job.state, following.state) == ("failed", "done")
+    assert "which is all the time that this server gives one job" in job.error
+
+
+def test_a_job_that_is_too_long_and_does_not_stop_is_stopped_with_its_engine(
+    bench: Bench, gate: threading.Event, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(job_module, "PATIENCE", 0.05)
+    bench.worker._seconds = 0.0
+    job = bench.worker.submit(recipe(0))
+    until(lambda: bench.begun == [0])
+    bench.worker.tend(nobody)
+    until(lambda: job.stuck)
+    bench.worker.tend(nobody)
+    assert (job.state, len(bench.engines)) == ("failed", 2)
+    assert "all the time" in job.error
+
+
+def test_what_its_owner_cancelled_has_not_failed_when_its_time_is_over(
+    bench: Bench, gate: threading.Event
+) -> None:
+    job = bench.worker.submit(recipe(0))
+    until(lambda: bench.begun == [0])
+    bench.worker.cancel(job)
+    bench.worker._seconds = 0.0
+    bench.worker.tend(nobody)
+    gate.set()
+    assert bench.worker.wait(job, 5)
+    assert (job.state, job.error) == ("cancelled", "")
+
+
+def test_places_of_people_who_are_gone_are_free_again(bench: Bench, gate: threading.Event) -> None:
+    running = bench.worker.submit(recipe(0), "gone")
+    until(lambda: bench.begun == [0])
+    waiting, mine = bench.worker.submit(recipe(1), "gone"), bench.worker.submit(recipe(2), "me")
+    shared = bench.worker.submit(recipe(3), "gone")
+    assert bench.worker.submit(recipe(3), "me") is shared
+    bench.worker.tend("gone".__eq__)
+    assert [job.state for job in (running, waiting, mine, shared)] == [
+        "running",
+        "cancelled",
+        "queued",
+        "queued",
+    ]
+    gate.set()
+    assert bench.worker.wait(shared, 5)
+    assert running.state == "done"
 
 
 def test_stopping_a_waiting_job_leaves_the_running_one_alone(bench: Bench, gate: threading.Event) -> None:
@@ -649,7 +715,8 @@ def test_the_next_server_takes_over_in_order(bench: Bench, gate: threading.Event
     leave_to_the_next_server()
     gate.set()
     following = Bench()
-    found = [*following.worker.ended, *following.worker.active]
+    with following.worker._changed:  # none is on its way from the one to the other
+        found = [*following.worker.ended, *following.worker.active]
     assert [job.owner for job in found] == ["owner 2", "owner 0", "owner 1"]
     assert all(job.restarted for job in found)
     assert following.worker.wait(found[-1], 5)

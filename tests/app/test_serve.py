@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -196,6 +197,25 @@ def request(app: Any, path: str, kind: str = "http") -> list[Any]:
     return sent
 
 
+def test_the_queue_is_looked_after_whatever_goes_wrong_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks: list[int] = []
+
+    def tend() -> None:
+        looks.append(len(looks))
+        raise OSError("The disk is away.")
+
+    monkeypatch.setattr(state, "worker", lambda: SimpleNamespace(stop=lambda: None))
+    monkeypatch.setattr(state, "tend", tend)
+    monkeypatch.setattr(module, "TENDING", 0.01)
+
+    async def life() -> None:
+        async with module._worker():
+            while len(looks) < 3:
+                await asyncio.sleep(0.01)
+
+    asyncio.run(asyncio.wait_for(life(), 10))
+
+
 async def page(scope: Any, receive: Any, send: Any) -> None:
     given = [(b"content-type", b"text/html"), (b"X-Content-Type-Options", b"other")]
     await send({"type": "http.response.start", "status": 200, "headers": given})
@@ -246,6 +266,7 @@ def test_the_command_line_makes_the_policy(
         main()
     assert ended.value.code == 0
     assert enforced().roots == (Path("models"),) and not enforced().demo_mode
+    assert enforced().minutes is None
     assert "a.org" in started[0]["server.allowedHosts"]
     arguments = ["slicescope", "app", "--demo-mode", "--allow-model", "a/b", "--allow-model", "demo"]
     monkeypatch.setattr("sys.argv", arguments)
@@ -253,6 +274,12 @@ def test_the_command_line_makes_the_policy(
         main()
     assert enforced().demo_mode
     assert enforced().models[0].label == "a/b"  # type: ignore[index]
+    assert enforced().minutes == 15
+    for demo in ([], ["--demo-mode"]):
+        monkeypatch.setattr("sys.argv", ["slicescope", "app", *demo, "--job-minutes", "3"])
+        with pytest.raises(SystemExit):
+            main()
+        assert enforced().minutes == 3
 
 
 def test_the_worker_lives_as_long_as_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
