@@ -72,6 +72,10 @@ class Policy(Value):
     """Of a sweep; of a contest, entries times seeds."""
     waiting: int | None = None
     """Jobs of one person that wait or run."""
+    neighbours: int | None = None
+    """Jobs of all people at one address that wait or run."""
+    paced: bool = False
+    """Whether it is limited how often somebody may come, click and ask."""
     minutes: int | None = None
     """That one job may run."""
     may_import: bool = True
@@ -94,6 +98,8 @@ class Policy(Value):
             rounds=5,
             cells=9,
             waiting=2,
+            neighbours=6,
+            paced=True,
             minutes=minutes or DEMO_MINUTES,
             may_import=False,
             may_delete=False,
@@ -109,11 +115,15 @@ class Policy(Value):
         if self.demo_mode:
             _require_spare_disk()
 
-    def check_queue(self, waiting: int) -> None:
-        """Refuse another job of someone who has so many jobs that wait or run."""
+    def check_queue(self, waiting: int, neighbours: int = 0) -> None:
+        """Refuse another job of someone who, or whose address, has so many jobs that wait or run."""
         if self.waiting is not None and waiting >= self.waiting:
             raise Refused(
                 f"You have {waiting} jobs here, and no more are allowed: wait for one, or cancel one."
+            )
+        if self.neighbours is not None and neighbours >= self.neighbours:
+            raise Refused(
+                f"{neighbours} jobs from your network are here, and no more are allowed: wait for one."
             )
 
     def check_path(self, text: str) -> None:

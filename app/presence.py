@@ -23,16 +23,22 @@ class Presence:
         self._lock = threading.Lock()
         self._sessions: OrderedDict[str, set[str]] = OrderedDict()
         self._seen: dict[str, float] = {}
+        self._addresses: dict[str, str] = {}
 
-    def note(self, owner: str, session: str) -> None:
-        """This session is the owner's, and there."""
+    def note(self, owner: str, session: str, address: str = "") -> None:
+        """This session is the owner's, and there; it comes from this address."""
         with self._lock:
             self._sessions.setdefault(owner, set()).add(session)
             self._sessions.move_to_end(owner)
-            self._seen[owner] = self._clock()
+            self._seen[owner], self._addresses[owner] = self._clock(), address
             while len(self._sessions) > REMEMBERED:
                 forgotten, _ = self._sessions.popitem(last=False)
                 self._seen.pop(forgotten, None)
+                self._addresses.pop(forgotten, None)
+
+    def address(self, owner: str) -> str:
+        """Where the owner came from last; '' where that is not known."""
+        return self._addresses.get(owner, "")
 
     def gone(self, owner: str, connected: Callable[[str], bool]) -> bool:
         """Whether no session of the owner has been connected for so long that none comes back.

@@ -28,6 +28,7 @@ import typer
 from starlette.middleware import Middleware
 
 from analysis.errors import SlicescopeError, StorageError, one_line
+from app.pace import Connections
 from app.policy import Policy, enforce
 from app.security import Security, headers
 
@@ -35,6 +36,8 @@ log = logging.getLogger(__name__)
 CONFIG = Path(__file__).with_name("streamlit.toml")
 PATIENCE = 120
 """Seconds that the server may take until it answers."""
+SWITCHING = 0.0005
+"""Seconds that a page being drawn may keep the interpreter from the server, which needs it for every send."""
 TENDING = 1.0
 """Seconds between looks at the queue."""
 
@@ -68,8 +71,13 @@ def serve(
         log.warning("It answers to the names %s only: allow another one with --host.", ", ".join(names))
     headers(frames)  # refuses a wrong origin before the server starts
     _require_bindable(address, port)
-    enforce(policy)
-    security = Middleware(Security, frames=frames, uploads=policy.may_import, hosts=hosts)
+    sys.setswitchinterval(SWITCHING)
+    paced = policy.demo_mode or bool(hosts) or not _is_loopback(address)
+    enforce(policy.model_copy(update={"paced": paced}))
+    middleware = [
+        Middleware(Security, frames=frames, uploads=policy.may_import, hosts=hosts),
+        Middleware(Connections, paced=paced),
+    ]
     script = Path(__file__).with_name("main.py")
 
     @asynccontextmanager
@@ -80,7 +88,7 @@ def serve(
         async with _worker():
             yield
 
-    st.App(script, lifespan=life, middleware=[security]).run(config=settings)
+    st.App(script, lifespan=life, middleware=middleware).run(config=settings)
 
 
 def _require_bindable(address: str, port: int) -> None:

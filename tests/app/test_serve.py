@@ -14,6 +14,7 @@ from app import policy as policies
 from app import serve as module
 from app import state
 from app.cli import main
+from app.pace import Connections
 from app.policy import Policy, enforced
 from app.security import Security, headers, inline_scripts
 from app.serve import serve
@@ -27,10 +28,11 @@ def started(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[dict[str, A
     class App:
         def __init__(self, script: Path, lifespan: Any, middleware: Any) -> None:
             assert script.is_file()
-            assert len(middleware) == 1
+            assert [each.cls for each in middleware] == [Security, Connections]
+            self.paced = middleware[1].kwargs["paced"]
 
         def run(self, config: dict[str, Any]) -> None:
-            settings.append(config)
+            settings.append({**config, "paced": self.paced})
 
     monkeypatch.setattr(module.st, "App", App)
     monkeypatch.setattr(module, "_require_bindable", lambda address, port: None)
@@ -113,7 +115,7 @@ def test_every_setting_is_one_that_streamlit_knows(started: list[dict[str, Any]]
     from streamlit import config
 
     serve()
-    assert set(started[0]) <= set(config._config_options_template)
+    assert set(started[0]) - {"paced"} <= set(config._config_options_template)
 
 
 def test_another_address_is_warned_of(
@@ -146,6 +148,22 @@ def test_the_policy_is_enforced(started: list[dict[str, Any]], caplog: pytest.Lo
     serve(address="0.0.0.0", policy=Policy.demo())
     assert enforced().demo_mode
     assert "with your rights" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("asked", "paced"),
+    [
+        ({}, False),
+        ({"policy": Policy.demo()}, True),
+        ({"address": "0.0.0.0"}, True),
+        ({"hosts": ["slices.example.org"]}, True),
+    ],
+)
+def test_whoever_others_can_reach_has_a_pace(
+    started: list[dict[str, Any]], asked: dict[str, Any], paced: bool
+) -> None:
+    serve(**asked)
+    assert enforced().paced is started[0]["paced"] is paced
 
 
 def secrets(content: str) -> None:
