@@ -135,13 +135,16 @@ class Worker:
     def tend(self, gone: Callable[[str], bool]) -> None:
         """Look after the queue: to be called every second or so.
 
-        A job that waits is withdrawn when all who asked for it are ``gone``. One that runs goes on then: it
-        ends in time, and whoever asks for the same again finds its result. What runs longer than it may is
-        stopped at its next batch or, when it does not stop, with its engine.
+        A job is cancelled when its note was taken away. One that waits is withdrawn when all who asked for
+        it are ``gone``; one that runs goes on then, since it ends in time and whoever asks for the same again
+        finds its result. What runs longer than it may is stopped at its next batch or, when it does not stop,
+        with its engine.
         """
         with self._changed:
-            for job in tuple(self._queue):
-                if all(gone(asker) for asker in job.askers):
+            taken_away = self._journal.taken_away()
+            for job in self.active:
+                forsaken = job in self._queue and all(gone(asker) for asker in job.askers)
+                if forsaken or job.number in taken_away:
                     self.cancel(job)
             job = self._running
             if job and self._seconds is not None and job.seconds > self._seconds:
@@ -259,6 +262,7 @@ class Worker:
                 self._restart(job.owner)
                 return
             job.state, job._began, self._running = "running", time.monotonic(), job
+            self._journal.begin(job.number)
             self._say(Do(job.number, job.task))
         elif self._wishes:
             owner, recipe = self._wishes.popitem(last=False)

@@ -23,6 +23,7 @@ from analysis.storage import runs_folder
 from analysis.texts import TextSource
 from app import wording
 from app.cli import main
+from app.journal import Journal
 from slicing.plan import Plan
 from slicing.runs import (
     CompareRecipe,
@@ -258,6 +259,7 @@ def test_every_help_is_quick_and_needs_no_torch():
 COMPLETED = """
 import sys
 from app.cli import main
+from app.journal import Journal
 try:
     main()
 finally:
@@ -527,3 +529,23 @@ def test_json_that_cannot_be_written_is_told_before_the_work(monkeypatch, capsys
 def test_json_does_not_replace_a_device(monkeypatch):
     assert run(monkeypatch, "runs", "list", "--json", "/dev/null") == 0
     assert Path("/dev/null").is_char_device()
+
+
+def test_the_operator_lists_and_cancels_jobs(monkeypatch, capsys):
+    assert run(monkeypatch, "queue") == 0
+    assert "No job waits or runs" in capsys.readouterr().out
+    journal = Journal()
+    recipe = ProfileRecipe(model=ModelSource(kind="demo"), text=TextSource.parse("demo", "calibration"))
+    for number in (1, 2):
+        journal.note(number, recipe, "a" * 32)
+    journal.begin(1)
+    assert run(monkeypatch, "queue", "--json", "-") == 0
+    first, second = json.loads(capsys.readouterr().out)["jobs"]
+    assert (first["state"], second["state"], first["by"]) == ("runs", "waits", "a" * 32)
+    assert run(monkeypatch, "queue") == 0
+    table = capsys.readouterr().out
+    assert first["job"] in table and "Profile" in table and "a" * 12 in table
+    assert run(monkeypatch, "queue", "cancel", second["job"]) == 0
+    assert journal.taken_away() == {2}
+    assert run(monkeypatch, "queue", "cancel", second["job"]) == 6
+    assert "There is no job" in capsys.readouterr().err

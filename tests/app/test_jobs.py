@@ -24,7 +24,7 @@ from analysis.source import ModelSource
 from analysis.storage import owned, queue_folder
 from analysis.texts import TextSource
 from app import job as job_module
-from app import jobs, state, wording
+from app import jobs, journal, state, wording
 from app.engine import Child, Engine, Load, Report, Unload
 from app.jobs import Worker
 from slicing.plan import Plan
@@ -769,6 +769,62 @@ def test_a_job_that_cannot_be_written_down_is_not_queued(bench: Bench) -> None:
     queue_folder().unlink()
     job = bench.worker.submit(recipe(0))
     assert bench.worker.wait(job, 5)
+
+
+def test_another_process_lists_and_cancels_jobs(bench: Bench, gate: threading.Event) -> None:
+    assert journal.listed() == ([], [])
+    running, waiting, kept = (bench.worker.submit(recipe(seed), f"owner {seed}") for seed in range(3))
+    until(lambda: bench.begun == [0])
+    jobs, _ = journal.listed()
+    assert [(job.state, job.entry.owner) for job in jobs] == [
+        ("runs", "owner 0"),
+        ("waits", "owner 1"),
+        ("waits", "owner 2"),
+    ]
+    for job in jobs[:2]:
+        journal.cancel(job.name)
+    bench.worker.tend(nobody)
+    assert (running.cancelling, waiting.state, kept.state) == (True, "cancelled", "queued")
+    gate.set()
+    assert bench.worker.wait(kept, 5)
+    assert (running.state, kept.state) == ("cancelled", "done")
+    with pytest.raises(StorageError, match="There is no job"):
+        journal.cancel(jobs[0].name)
+
+
+def test_jobs_that_a_server_left_are_listed_and_cancelled_without_one(
+    bench: Bench, gate: threading.Event
+) -> None:
+    for seed in range(2):
+        bench.worker.submit(recipe(seed))
+    until(lambda: bench.begun == [0])
+    bench.worker.stop()
+    leave_to_the_next_server()
+    jobs, _ = journal.listed()
+    assert [job.state for job in jobs] == ["waits for a server"] * 2
+    journal.cancel(jobs[0].name)
+    gate.set()
+    following = Bench()
+    with following.worker._changed:
+        (job,) = [*following.worker.ended, *following.worker.active]
+    assert following.worker.wait(job, 5)
+    assert following.begun == [1]
+    following.worker.stop()
+    assert journal.listed() == ([], [])
+
+
+def test_a_job_that_is_cancelled_as_it_begins_is_not_brought_back(
+    bench: Bench, gate: threading.Event
+) -> None:
+    bench.worker.submit(recipe(0))
+    until(lambda: bench.begun == [0])
+    job = bench.worker.submit(recipe(1))
+    journal.cancel(journal.listed()[0][1].name)
+    gate.set()
+    until(lambda: job.state != "queued")
+    bench.worker.tend(nobody)
+    assert bench.worker.wait(job, 5)
+    assert list(queue_folder().iterdir()) == []
 
 
 def test_a_note_holds_nothing_but_the_job(bench: Bench, gate: threading.Event) -> None:
