@@ -31,6 +31,7 @@ from analysis.errors import SlicescopeError, StorageError, one_line
 from app.pace import Connections
 from app.policy import Policy, enforce
 from app.security import Security, headers
+from app.uploads import Uploads
 
 log = logging.getLogger(__name__)
 CONFIG = Path(__file__).with_name("streamlit.toml")
@@ -75,7 +76,8 @@ def serve(
     paced = policy.demo_mode or bool(hosts) or not _is_loopback(address)
     enforce(policy.model_copy(update={"paced": paced}))
     middleware = [
-        Middleware(Security, frames=frames, uploads=policy.may_import, hosts=hosts),
+        Middleware(Security, frames=frames, hosts=hosts),
+        Middleware(Uploads, taken=policy.may_import),
         Middleware(Connections, paced=paced),
     ]
     script = Path(__file__).with_name("main.py")

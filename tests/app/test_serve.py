@@ -18,6 +18,7 @@ from app.pace import Connections
 from app.policy import Policy, enforced
 from app.security import Security, headers, inline_scripts
 from app.serve import serve
+from app.uploads import Uploads
 
 
 @pytest.fixture
@@ -28,8 +29,8 @@ def started(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[dict[str, A
     class App:
         def __init__(self, script: Path, lifespan: Any, middleware: Any) -> None:
             assert script.is_file()
-            assert [each.cls for each in middleware] == [Security, Connections]
-            self.paced = middleware[1].kwargs["paced"]
+            assert [each.cls for each in middleware] == [Security, Uploads, Connections]
+            self.paced = middleware[2].kwargs["paced"]
 
         def run(self, config: dict[str, Any]) -> None:
             settings.append({**config, "paced": self.paced})
@@ -246,13 +247,6 @@ def test_every_answer_has_the_headers_once() -> None:
     assert dict(start["headers"])[b"x-content-type-options"] == b"nosniff"
     (start,) = request(Security(page), "/_stcore/stream", kind="websocket")
     assert len(start["headers"]) == 2
-
-
-def test_uploads_are_refused_where_none_are_taken() -> None:
-    start, body = request(Security(page, uploads=False), "/base/_stcore/upload_file/session/file")
-    assert start["status"] == 403 and b"no uploads" in body["body"]
-    assert request(Security(page, uploads=False), "/runs")[0]["status"] == 200
-    assert request(Security(page), "/_stcore/upload_file/session/file")[0]["status"] == 200
 
 
 def test_scripts_from_elsewhere_and_unknown_ones_are_forbidden() -> None:
