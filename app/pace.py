@@ -12,10 +12,12 @@ import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from google.protobuf.message import DecodeError
 from streamlit.proto.BackMsg_pb2 import BackMsg
+from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
 
 from analysis.errors import SlicescopeError
 
@@ -35,6 +37,9 @@ PATIENCE = 10.0
 """Seconds for which somebody may send more than is due, before the connection is ended."""
 CLOSE = {"type": "websocket.close", "code": 1008}  # against the rules
 GONE = {"type": "websocket.disconnect", "code": 1008}
+
+
+FOLDER = str(Path(__file__).parent).encode()
 
 
 class Pace(NamedTuple):
@@ -183,7 +188,7 @@ class _Line:
         """Pass on what the page is told, unless it is gone; then it is told so when it listens next."""
         if not self._closed:
             try:
-                await self._send(message)
+                await self._send(_without_path(message))
             except OSError:
                 self._closed = True
 
@@ -202,6 +207,18 @@ class _Line:
             return True
         await asyncio.sleep(max(wait, shared.take()))
         return True
+
+
+def _without_path(message: Any) -> Any:
+    """Streamlit begins every drawing with where the program lies, which no page needs."""
+    content = message.get("bytes") or b""
+    if FOLDER not in content:
+        return message
+    told = ForwardMsg.FromString(content)
+    if told.WhichOneof("type") != "new_session":
+        return message
+    told.new_session.main_script_path = "main.py"
+    return {**message, "bytes": told.SerializeToString()}
 
 
 def _read(message: Any) -> BackMsg | None:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from math import prod
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from pydantic import BaseModel
 
@@ -23,7 +23,7 @@ from analysis.texts import DEMO_SPLITS, TextSource
 from analysis.values import Value
 from slicing.allocation import ALLOCATIONS
 from slicing.plan import Plan
-from slicing.runs import Entry
+from slicing.runs import Entry, Recipe, Run
 
 DEMO_TASKS = ("load", "profile", "compare", "trial", "sweep", "contest", "preview")
 """What strangers may start. Not ``slice``, which keeps a model's worth of disk for every plan, and not
@@ -43,6 +43,9 @@ LONGEST = 2000
 """Characters of a word, or items of a list, in demo mode."""
 SPARE_DISK = 2 * 10**9
 """Bytes that demo mode leaves free on the disk that the runs are on."""
+
+
+Shown = TypeVar("Shown", bound=Run | Recipe)
 
 
 class Refused(SlicescopeError):
@@ -162,6 +165,14 @@ class Policy(Value):
         """A sentence without the server's folders where strangers read it: each path's last part is left."""
         return _PATH.sub(lambda path: path["quoted"] or path["bare"], text) if self.demo_mode else text
 
+    def blind(self, part: Shown) -> Shown:
+        """A run or a recipe as strangers may read it: of paths to models and texts the last part is left."""
+        if not self.demo_mode:
+            return part
+        if isinstance(part, Run):
+            return part.model_copy(update={"recipe": _without_folders(part.recipe)})
+        return _without_folders(part)
+
     def _check_part(self, name: str, part: Any) -> None:
         if isinstance(part, ModelSource):
             self._check_model(part)
@@ -258,6 +269,18 @@ _PATH = re.compile(
     r"""|(?<![\w/:.'"])(?:~|[A-Za-z]:)?[/\\](?:[^\s'"/\\]+[/\\])*(?P<bare>[^\s'"/\\]+)"""
 )
 """An absolute path in a sentence, and its last part."""
+
+
+def _without_folders(part: Any) -> Any:
+    if isinstance(part, ModelSource | TextSource) and part.kind in ("folder", "gguf", "file"):
+        return part.model_copy(update={"location": Path(part.location).name})
+    if isinstance(part, Path):
+        return Path(part.name)
+    if isinstance(part, tuple):
+        return tuple(map(_without_folders, part))
+    if isinstance(part, BaseModel):
+        return part.model_copy(update={name: _without_folders(value) for name, value in _fields(part)})
+    return part
 
 
 def _fields(part: Any) -> Iterator[tuple[str, Any]]:

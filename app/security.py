@@ -21,8 +21,9 @@ from analysis.errors import SlicescopeError
 
 ENTRY = Path(streamlit.__file__).with_name("static") / "index.html"
 PAGES = Path(__file__).with_name("app_pages")
-INTROSPECTION = "/_stcore/metrics"
-"""Where streamlit tells anybody its memory and its sessions."""
+CLOSED = re.compile(r"/_stcore/(?!(?:health|host-config|stream)$|upload_file/)|/component/")
+"""What streamlit answers and no page needs: its memory and sessions, a run of the script for whoever asks,
+its interface for programs, parts of pages that others wrote."""
 _INLINE = re.compile(r"<script>(.*?)</script>", re.DOTALL)
 _ORIGIN = re.compile(r"https?://(\*\.)?[A-Za-z0-9.-]+(:\d+)?")
 
@@ -53,7 +54,7 @@ class Security:
                 message = {**message, "headers": [*kept, *self._headers]}
             await send(message)
 
-        if INTROSPECTION in scope["path"]:
+        if CLOSED.search(scope["path"]):
             await answer({"type": "http.response.start", "status": 404, "headers": []})
             await answer({"type": "http.response.body", "body": b""})
             return

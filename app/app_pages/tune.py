@@ -84,7 +84,7 @@ def _preview(run: Run, plan: Plan, waiting: bool) -> None:
     if waiting and not incomplete(found):
         st.rerun()  # all of the page, so that nothing polls any more
     if isinstance(found, str):
-        st.warning(f"No preview: {found}", icon=":material/speed:")
+        st.warning(f"No preview: {state.told(found)}", icon=":material/speed:")
         return
     grid = st.grid(3, min_column_width=150, gap="medium")
     if found is None:
@@ -139,7 +139,7 @@ def actions(run: Run, plan: Plan, planned: SlicingSchedule) -> None:
             st.caption("This page with these settings")
             st.code(state.link(), language=None, wrap_lines=True)
             st.caption("The same comparison from the command line")
-            st.code(wording.command(proposal), language="bash", wrap_lines=True)
+            st.code(wording.command(state.policy().blind(proposal)), language="bash", wrap_lines=True)
     st.caption(
         f"The comparison slices on {proposal.calibration.label} and evaluates on "
         f"{proposal.evaluation.label}, {proposal.calibration_windows} and {proposal.evaluation_windows} "
@@ -179,6 +179,7 @@ st.markdown(
 )
 if shown := parts.provenance("profile"):
     if shown.run.result.shape is None:
-        st.warning(f"This model cannot be sliced. {getattr(shown.run.result, 'not_sliceable', '')}")
+        reason = state.told(getattr(shown.run.result, "not_sliceable", ""))
+        st.warning(f"This model cannot be sliced. {reason}")
     else:
         parts.apart(tuning, shown.run, shown.run.result.shape)

@@ -327,10 +327,25 @@ def _status(path: str, kind: str = "http", **told: str) -> int | str:
     return sent[0]["status"] if kind == "http" else sent[0]["type"]
 
 
-@pytest.mark.parametrize(("path", "status"), [("/_stcore/metrics", 404), ("/of/mine/_stcore/metrics", 404)])
-def test_nobody_reads_the_metrics_of_the_server(path: str, status: int) -> None:
-    assert _status(path) == status
-    assert _status("/_stcore/health") == 200
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("metrics", "script-health-check", "agent/interact", "agent/mcp", "agent/openapi.json"),
+        *("bidi-components/a/b.js", "allowed-message-origins", "upload_files", "health/"),
+    ],
+)
+def test_what_no_page_needs_is_closed(path: str) -> None:
+    assert _status(f"/_stcore/{path}") == _status(f"/of/mine/_stcore/{path}") == 404
+    assert _status("/component/a/b.js") == 404
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/", "/profile", "/media/a.png", "/static/js/index.js"]
+    + [f"/of/mine/_stcore/{path}" for path in ("health", "host-config", "upload_file/a/b")],
+)
+def test_what_pages_need_is_open(path: str) -> None:
+    assert _status(path) == 200
 
 
 @pytest.mark.parametrize(
