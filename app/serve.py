@@ -6,6 +6,7 @@ Knows nothing about pages.
 from __future__ import annotations
 
 import asyncio
+import errno
 import importlib.util
 import ipaddress
 import logging
@@ -28,6 +29,7 @@ import typer
 from starlette.middleware import Middleware
 
 from analysis.errors import SlicescopeError, StorageError, one_line
+from analysis.storage import storage_errors
 from app.pace import Connections
 from app.policy import Policy, enforce
 from app.security import Security, headers
@@ -71,6 +73,7 @@ def serve(
     if not _is_loopback(address):
         log.warning("It answers to the names %s only: allow another one with --host.", ", ".join(names))
     headers(frames)  # refuses a wrong origin before the server starts
+    _require_folders(policy.roots or ())
     _require_bindable(address, port)
     sys.setswitchinterval(SWITCHING)
     paced = policy.demo_mode or bool(hosts) or not _is_loopback(address)
@@ -94,16 +97,37 @@ def serve(
 
 
 def _require_bindable(address: str, port: int) -> None:
-    """Refuse an address that is not one of this machine."""
+    """Refuse an address that is not one of this machine, and a port that cannot be had."""
     try:
         family, kind, protocol, _, reached = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind, protocol) as probe:
-            probe.bind((reached[0], 0, *reached[2:]))  # any port: only the address is tried
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server itself does
+            probe.bind(reached)
     except (OSError, UnicodeError) as error:
-        raise SlicescopeError(
-            f"The server cannot listen on the address '{address}' ({one_line(error)}): give an address of "
-            "this machine, such as 127.0.0.1, or 0.0.0.0 for all of them."
-        ) from None
+        number = error.errno if isinstance(error, OSError) else None
+        another = f"choose another one with --port, such as {_neighbour(port)}."
+        told = {
+            errno.EADDRINUSE: f"The port {port} is in use, perhaps by another slicescope: end that, or {another}",
+            errno.EACCES: f"The port {port} may not be used without more rights: {another}",
+        }
+        address_told = (
+            f"The server cannot listen on the address '{address}' ({one_line(error)}): give an address of this "
+            "machine, such as 127.0.0.1, or 0.0.0.0 for all of them."
+        )
+        raise SlicescopeError(told.get(number or 0, address_told)) from None
+
+
+def _neighbour(port: int) -> int:
+    """Another port to try, that needs no rights."""
+    return port + 1 if 1024 <= port < 65535 else 8501
+
+
+def _require_folders(roots: Sequence[Path]) -> None:
+    for root in roots:
+        with storage_errors(root):
+            if not root.expanduser().is_dir():
+                there = "is no folder" if root.expanduser().exists() else "does not exist"
+                raise StorageError(f"The root '{root}' {there}: give a folder that is there with --root.")
 
 
 def _names(usual: Sequence[str], address: str, hosts: Sequence[str]) -> list[str]:

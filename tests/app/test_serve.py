@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import socket
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -273,6 +275,7 @@ def test_what_is_no_origin_is_refused(origin: str) -> None:
 def test_the_command_line_makes_the_policy(
     started: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    Path("models").mkdir()
     monkeypatch.setattr("sys.argv", ["slicescope", "app", "--no-open", "--root", "models", "--host", "a.org"])
     with pytest.raises(SystemExit) as ended:
         main()
@@ -368,6 +371,46 @@ def test_an_address_of_another_machine_is_refused(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(module.st, "App", None)
     with pytest.raises(SlicescopeError, match="cannot listen on the address"):
         serve(address=address, open_browser=False)
+
+
+def test_a_port_in_use_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module.st, "App", None)
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with pytest.raises(SlicescopeError, match=rf"The port {port} is in use.*--port, such as \d+\.$"):
+            serve(port=port, open_browser=False)
+
+
+def test_a_port_that_was_used_a_moment_ago_is_taken() -> None:
+    with socket.socket() as server, socket.socket() as visitor:
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        port = server.getsockname()[1]
+        visitor.connect(("127.0.0.1", port))
+        server.accept()[0].close()  # the server closes first, and so its end stays behind for a minute
+    module._require_bindable("127.0.0.1", port)
+
+
+def test_a_port_without_rights_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def bind(self: Any, where: Any) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(module.socket, "socket", type("Socket", (socket.socket,), {"bind": bind}))
+    with pytest.raises(SlicescopeError, match=r"The port 80 may not be used.*such as 8501\.$"):
+        module._require_bindable("127.0.0.1", 80)
+
+
+@pytest.mark.parametrize(("name", "told"), [("gone", "does not exist"), ("file", "is no folder")])
+def test_a_root_that_is_no_folder_is_refused(
+    started: list[dict[str, Any]], tmp_path: Path, name: str, told: str
+) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(StorageError, match=f"The root '.*{name}' {told}: give a folder"):
+        serve(policy=Policy(roots=(tmp_path, tmp_path / name)))
+    assert not started
 
 
 def test_a_wrong_origin_is_refused_before_the_start(started: list[dict[str, Any]]) -> None:
