@@ -107,12 +107,12 @@ def _require_bindable(address: str, port: int) -> None:
         number = error.errno if isinstance(error, OSError) else None
         another = f"choose another one with --port, such as {_neighbour(port)}."
         told = {
-            errno.EADDRINUSE: f"The port {port} is in use, perhaps by another slicescope: end that, or {another}",
+            errno.EADDRINUSE: f"The port {port} is in use, perhaps by another slicescope: {another}",
             errno.EACCES: f"The port {port} may not be used without more rights: {another}",
         }
         address_told = (
-            f"The server cannot listen on the address '{address}' ({one_line(error)}): give an address of this "
-            "machine, such as 127.0.0.1, or 0.0.0.0 for all of them."
+            f"The server cannot listen on the address '{address}' ({one_line(error)}): give an address of "
+            "this machine, such as 127.0.0.1, or 0.0.0.0 for all of them."
         )
         raise SlicescopeError(told.get(number or 0, address_told)) from None
 
