@@ -80,6 +80,8 @@ app = typer.Typer(
 )
 runs_app = typer.Typer(invoke_without_command=True)
 app.add_typer(runs_app, name="runs")
+queue_app = typer.Typer(invoke_without_command=True)
+app.add_typer(queue_app, name="queue")
 
 
 class _Terminal(Console):
@@ -852,6 +854,46 @@ def rename(
     out.print(f"Run {key} is called '{label}'." if label else f"Run {key} has its own title again.")
 
 
+@queue_app.callback()
+def queue(context: typer.Context, json_path: JsonOption = None) -> None:
+    """Jobs of the servers on this machine: list them (as without a command), cancel one."""
+    from app.journal import listed
+    from app.wording import title
+
+    if context.invoked_subcommand:
+        return
+    jobs, broken = listed()
+    rows = [
+        {
+            "job": each.name,
+            "state": each.state,
+            "asked": each.entry.submitted.isoformat(),
+            "by": each.entry.owner,
+            "what": title(each.entry.recipe),
+        }
+        for each in jobs
+    ]
+    if _printed_as_json({"jobs": rows, "broken": broken}, json_path):
+        return
+    table = _table("job", "state", "asked, UTC", "by", "what")
+    for row in rows:
+        table.add_row(
+            row["job"], row["state"], row["asked"][5:16].replace("T", " "), row["by"][-12:], row["what"]
+        )
+    out.print(table if rows else "No job waits or runs.")
+    for sentence in broken:
+        err.print(sentence, style="yellow")
+
+
+@queue_app.command()
+def cancel(job: Annotated[str, typer.Argument(help="A job that 'slicescope queue' lists.")]) -> None:
+    """Cancel a job, whoever asked for it. A running one stops at its next batch."""
+    from app import journal
+
+    journal.cancel(job)
+    out.print(f"The job {job} is cancelled.", highlight=False)
+
+
 @runs_app.command()
 def export(
     key: Annotated[str, typer.Argument(help="The key, or its first digits.")], output: NewFile
@@ -926,6 +968,10 @@ def app_command(
     allow_embedding: Annotated[
         list[str] | None, typer.Option(help="An origin whose pages may show it in a frame.")
     ] = None,
+    job_minutes: Annotated[
+        int | None,
+        typer.Option(min=1, help="Stop a job that ran so long.", show_default="none; 15 with --demo-mode"),
+    ] = None,
 ) -> None:
     """Serve the app in the browser."""
     from analysis.source import ModelSource
@@ -935,9 +981,9 @@ def app_command(
     for folder in root or ():
         check_folder(folder)
     models = tuple(ModelSource.parse(model) for model in allow_model or ())
-    policy = Policy(models=models or None, roots=tuple(root) if root else None)
+    policy = Policy(models=models or None, roots=tuple(root) if root else None, minutes=job_minutes)
     if demo_mode:
-        policy = Policy.demo(models)
+        policy = Policy.demo(models, job_minutes)
     serve(port, address, open_browser, policy, hosts=host or (), frames=allow_embedding or ())
 
 

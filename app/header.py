@@ -8,7 +8,7 @@ from __future__ import annotations
 import streamlit as st
 
 from app import parts, state, wording
-from app.jobs import Job
+from app.job import Job
 
 BUSY, IDLE = 1.0, 5.0
 """Seconds between looks at the worker, with and without a job."""

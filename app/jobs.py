@@ -19,13 +19,14 @@ from collections import OrderedDict, deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from analysis.errors import Cancelled, SlicescopeError, StorageError, one_line
 from analysis.source import ModelSource, fetch_missing, must_fetch
 from app.engine import Child, Do, Ended, Load, Report, Step, Stop, Task, Unload, launch
+from app.job import Job, State, model_of
 from app.journal import Journal
-from slicing.bench import fetch_for, phases
+from slicing.bench import fetch_for
 from slicing.preview import Preview, PreviewRecipe
 
 log = logging.getLogger(__name__)
@@ -35,98 +36,6 @@ QUEUE_LIMIT = 8
 OWNER_LIMIT = 4
 """Of these, jobs of one person."""
 HISTORY = 50
-PATIENCE = 5.0
-"""Seconds after which a job that was cancelled and has not stopped may be killed."""
-
-State = Literal["queued", "running", "done", "failed", "cancelled"]
-
-
-@dataclass(eq=False)
-class Job:
-    """One task on its way through the worker. Only the worker writes to it."""
-
-    number: int
-    task: Task
-    owner: str
-    """Who asked; any string."""
-    state: State = "queued"
-    phase: str = "Waiting"
-    done: int = 0
-    """Units of the phase (windows, sub-layers) that are finished, of ``total``."""
-    total: int = 0
-    fraction: float = 0.0
-    """Share of the whole job that is finished, by the weights of its phases."""
-    error: str = ""
-    """One sentence when the job failed."""
-    key: str | None = None
-    """The key of the run it made."""
-    restarted: bool = False
-    """Whether it was taken over from a server that ended, and so begins again."""
-    fetching: bool = False
-    """Whether its model is on its way here, which is before its turn; ``done`` and ``total`` are bytes."""
-    submitted: float = field(default_factory=time.monotonic)
-    ended: float | None = None
-    _step: int = 0
-    _work_began: float | None = None
-    _fetch_began: tuple[float, int] | None = None
-    _cancelled: float | None = None
-
-    @property
-    def active(self) -> bool:
-        """Whether it waits or runs."""
-        return self.state in ("queued", "running")
-
-    @property
-    def cancelling(self) -> bool:
-        """Whether it was told to stop and has not stopped yet."""
-        return self.active and self._cancelled is not None
-
-    @property
-    def stuck(self) -> bool:
-        """Whether it was told to stop some time ago and has not stopped yet."""
-        told = self._cancelled
-        return self.active and told is not None and time.monotonic() - told > PATIENCE
-
-    @property
-    def seconds_left(self) -> float | None:
-        """The time left at the pace so far, or ``None`` while that would be a guess."""
-        if self.fetching:
-            return self._seconds_of_bytes_left
-        if self._work_began is None or self.fraction < 0.03:
-            return None
-        return (time.monotonic() - self._work_began) * (1.0 - self.fraction) / self.fraction
-
-    @property
-    def share(self) -> float:
-        """How much is done of the whole job, or of fetching its model while that goes on."""
-        return min(self.done / max(self.total, 1), 1.0) if self.fetching else self.fraction
-
-    @property
-    def _seconds_of_bytes_left(self) -> float | None:
-        if self._fetch_began is None:
-            return None
-        began, had = self._fetch_began
-        seconds, come = time.monotonic() - began, self.done - had
-        return (self.total - self.done) * seconds / come if come and seconds > 2.0 else None
-
-    def fetch(self, phase: str, done: int, total: int) -> None:
-        """Note how many bytes of its model have come; a total of 1 stands for one that is not known yet."""
-        if total > 1 and self._fetch_began is None:
-            self._fetch_began = time.monotonic(), done
-        self.phase, self.done, self.total = phase, done, total
-
-    def advance(self, phase: str, done: int, total: int) -> None:
-        """Note how far the job is."""
-        steps = (("Opening", 0.0),) if isinstance(self.task, Load | Unload) else phases(self.task)
-        names = [name for name, _ in steps]
-        if phase in names[self._step :]:
-            self._step = names.index(phase, self._step)
-        weights = [weight for _, weight in steps]
-        if weights[self._step] and self._work_began is None:
-            self._work_began = time.monotonic()
-        finished = sum(weights[: self._step]) + weights[self._step] * done / max(total, 1)
-        self.phase, self.done, self.total = phase, done, total
-        self.fraction = min(finished / sum(weights), 1.0) if sum(weights) else 0.0
 
 
 @dataclass
@@ -149,16 +58,17 @@ class Closed(NamedTuple):
     """What was opened in its place, if anything was."""
 
 
-def model_of(task: Task) -> ModelSource | None:
-    """The model that a task is about."""
-    return None if isinstance(task, Unload) else task.source if isinstance(task, Load) else task.model
-
-
 class Worker:
     """The queue, and the engine that works it off."""
 
-    def __init__(self, launch: Callable[[], Child] = launch, limit: int = QUEUE_LIMIT) -> None:
-        self._launch, self._limit = launch, limit
+    def __init__(
+        self,
+        launch: Callable[[], Child] = launch,
+        limit: int = QUEUE_LIMIT,
+        seconds: float | None = None,
+    ) -> None:
+        """``limit`` jobs may wait, and each may run for so many ``seconds``; ``None`` is no limit."""
+        self._launch, self._limit, self._seconds = launch, limit, seconds
         self._changed = threading.Condition(threading.RLock())
         self._numbers = itertools.count(1)
         self._queue: deque[Job] = deque()
@@ -188,6 +98,7 @@ class Worker:
                 raise SlicescopeError("The server is shutting down: start it again, then repeat the request.")
             for job in self.active:
                 if job.task == task and not job.cancelling:
+                    job.askers.add(owner)
                     return job
             if len(self._queue) >= self._limit:
                 raise SlicescopeError(
@@ -220,6 +131,28 @@ class Worker:
                 self._restart(job.owner)
             else:
                 self.cancel(job)
+
+    def tend(self, gone: Callable[[str], bool]) -> None:
+        """Look after the queue: to be called every second or so.
+
+        A job is cancelled when its note was taken away. One that waits is withdrawn when all who asked for
+        it are ``gone``; one that runs goes on then, since it ends in time and whoever asks for the same again
+        finds its result. What runs longer than it may is stopped at its next batch or, when it does not stop,
+        with its engine.
+        """
+        with self._changed:
+            taken_away = self._journal.taken_away()
+            for job in self.active:
+                forsaken = job in self._queue and all(gone(asker) for asker in job.askers)
+                if forsaken or job.number in taken_away:
+                    self.cancel(job)
+            job = self._running
+            if job and self._seconds is not None and job.seconds > self._seconds:
+                job._late = job._late or not job.cancelling
+                if job.stuck:
+                    self.stop_now(job)
+                else:
+                    self.cancel(job)
 
     @property
     def active(self) -> tuple[Job, ...]:
@@ -298,6 +231,7 @@ class Worker:
     def _enter(self, job: Job) -> None:
         if not isinstance(job.task, Load | Unload):
             self._journal.note(job.number, job.task, job.owner)
+        job.askers.add(job.owner)
         self._queue.append(job)
         source = model_of(job.task)
         if source and must_fetch(source):
@@ -327,7 +261,8 @@ class Worker:
                 self._end(job, "done")
                 self._restart(job.owner)
                 return
-            job.state, self._running = "running", job
+            job.state, job._began, self._running = "running", time.monotonic(), job
+            self._journal.begin(job.number)
             self._say(Do(job.number, job.task))
         elif self._wishes:
             owner, recipe = self._wishes.popitem(last=False)
@@ -336,6 +271,8 @@ class Worker:
         self._changed.notify_all()
 
     def _end(self, job: Job, state: State, error: str = "") -> None:
+        if state == "cancelled" and job._late:
+            state, error = "failed", _too_long(self._seconds or 0.0)
         job.error, job.state, job.ended = error, state, time.monotonic()
         if state == "done":
             job.fraction = 1.0
@@ -485,4 +422,13 @@ def _told(ending: int | None) -> str:
     return (
         f"{how}; nothing was stored, and a fresh process has taken its place: try fewer or shorter windows, "
         "a lower precision or a smaller model."
+    )
+
+
+def _too_long(seconds: float) -> str:
+    """Why a job was stopped that ran for as long as it may."""
+    minutes = f"{seconds / 60:.0f} minute{'s' if seconds > 60 else ''}"
+    return (
+        f"It was stopped after {minutes}, which is all the time that this server gives one job; nothing was "
+        "stored: ask for fewer or shorter windows, or for less at once."
     )

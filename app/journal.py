@@ -1,14 +1,18 @@
 """What was asked for and is not done yet, on disk, so that a restarted server goes on with it.
 
 One small file per job, named after the process that has it: the jobs of a process that is gone are taken over
-by the next server. Knows nothing about how jobs are done.
+by the next server. A job whose file somebody takes away is cancelled, which is how another process does it.
+Knows nothing about how jobs are done.
 """
 
 from __future__ import annotations
 
 import os
+import re
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Literal, NamedTuple
 
 from analysis.errors import StorageError
 from analysis.storage import abandoned, owned, queue_folder, storage_errors
@@ -41,6 +45,16 @@ class Journal:
             draft.replace(path)
         self._paths[number] = path
 
+    def begin(self, number: int) -> None:
+        """The job of this number runs now; its note says so in its name."""
+        if path := self._paths.get(number):
+            with suppress(FileNotFoundError):  # it has just been taken away
+                self._paths[number] = path.rename(path.with_stem(f"{path.stem}{_RUNS}"))
+
+    def taken_away(self) -> set[int]:
+        """The numbers of jobs whose notes somebody took away."""
+        return {number for number, path in self._paths.items() if not path.exists()}
+
     def strike(self, number: int) -> None:
         """The job of this number is over."""
         if path := self._paths.pop(number, None):
@@ -69,3 +83,51 @@ class Journal:
                 lost.append(f"A job that waited when the server ended is lost: {error}")
             mine.unlink()
         return sorted(entries, key=lambda entry: entry.submitted), lost
+
+
+class Listed(NamedTuple):
+    """A job of any server that uses this folder."""
+
+    name: str
+    """What ``cancel`` takes."""
+    state: Literal["runs", "waits", "waits for a server"]
+    entry: Entry
+
+
+_RUNS = "-runs"
+_NOTE = re.compile(rf"job-.+-(?P<name>[0-9a-f]{{8}}-\d+)(?P<runs>{_RUNS})?\.json")
+
+
+def listed() -> tuple[list[Listed], list[str]]:
+    """The jobs of all servers, first asked first, and one sentence for each that cannot be read."""
+    found: list[Listed] = []
+    broken: list[str] = []
+    folder = queue_folder()
+    with storage_errors(folder):
+        left = {path for path, _ in abandoned(folder)}
+        notes = _notes(folder)
+    for path, note in notes:
+        state = "waits for a server" if path in left else "runs" if note["runs"] else "waits"
+        with suppress(FileNotFoundError):  # it has ended meanwhile
+            try:
+                entry = Entry.from_json(path.read_bytes(), f"The job '{note['name']}'")
+                found.append(Listed(note["name"], state, entry))
+            except StorageError as error:
+                broken.append(str(error))
+    return sorted(found, key=lambda job: job.entry.submitted), broken
+
+
+def cancel(name: str) -> None:
+    """Have the server that has it cancel a job that is ``listed``; ``StorageError`` where none is."""
+    folder = queue_folder()
+    with storage_errors(folder):
+        for path, note in _notes(folder):
+            if note["name"] == name:
+                path.unlink(missing_ok=True)
+                return
+    raise StorageError(f"There is no job '{name}': 'slicescope queue' lists those that there are.")
+
+
+def _notes(folder: Path) -> list[tuple[Path, re.Match[str]]]:
+    paths = sorted(folder.iterdir()) if folder.is_dir() else []
+    return [(path, note) for path in paths if (note := _NOTE.fullmatch(path.name))]

@@ -104,6 +104,7 @@ page = st.navigation(
 )
 if state.presenting() != (page.url_path == "talk"):
     st.switch_page(TALK, query_params={**st.query_params.to_dict(), "present": "1"})
-if not state.presenting():
-    header()
-page.run()
+with state.TURNS:
+    if not state.presenting():
+        header()
+    page.run()

@@ -203,14 +203,15 @@ def damage(profile: LayerProfile, first_token: bool = False) -> None:
 
 def downloads(run: Run) -> None:
     """A run as a report, as files, and what to cite."""
-    name = f"slicescope-{run.key}"
+    name, blind = f"slicescope-{run.key}", state.policy().blind
+    run = blind(run)
     files: list[tuple[str, Callable[[], str | bytes], str, str]] = [
         ("Report (HTML)", lambda: build_report(run), f"{name}.html", "text/html"),
         ("run.json", run.to_json, f"{name}.json", "application/json"),
         ("BibTeX", lambda: bibtex(run.recipe), f"{name}.bib", "application/x-bibtex"),
     ]
     if (runs_folder() / run.key).is_dir():
-        files.insert(1, ("Run (zip)", partial(pack, run.key), f"{name}.zip", "application/zip"))
+        files.insert(1, ("Run (zip)", partial(pack, run.key, blind), f"{name}.zip", "application/zip"))
     for label, content, file_name, mime in files:
         st.download_button(
             label,
@@ -238,6 +239,7 @@ def pictures() -> None:
 
 def reproduction(run: Run) -> None:
     """The command that repeats a run, and everything it depended on."""
+    run = state.policy().blind(run)
     st.code(visible(wording.command(run.recipe)), language="bash", wrap_lines=True)
     with st.expander("Recipe, versions, digests", icon=":material/fingerprint:"):
         where = run.environment

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from math import prod
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from pydantic import BaseModel
 
@@ -23,11 +23,13 @@ from analysis.texts import DEMO_SPLITS, TextSource
 from analysis.values import Value
 from slicing.allocation import ALLOCATIONS
 from slicing.plan import Plan
-from slicing.runs import Entry
+from slicing.runs import Entry, Recipe, Run
 
 DEMO_TASKS = ("load", "profile", "compare", "trial", "sweep", "contest", "preview")
 """What strangers may start. Not ``slice``, which keeps a model's worth of disk for every plan, and not
 ``search``, which asks for the loss hundreds of times."""
+DEMO_MINUTES = 15
+"""How long a stranger's job may run where nothing else is said. A sweep that is asked for again goes on."""
 QUICK = frozenset({"discarded-energy", "heavy-tail", "depth"})
 """Probed scores that take no pass for every block."""
 FREE = frozenset(
@@ -41,6 +43,9 @@ LONGEST = 2000
 """Characters of a word, or items of a list, in demo mode."""
 SPARE_DISK = 2 * 10**9
 """Bytes that demo mode leaves free on the disk that the runs are on."""
+
+
+Shown = TypeVar("Shown", bound=Run | Recipe)
 
 
 class Refused(SlicescopeError):
@@ -70,13 +75,19 @@ class Policy(Value):
     """Of a sweep; of a contest, entries times seeds."""
     waiting: int | None = None
     """Jobs of one person that wait or run."""
+    neighbours: int | None = None
+    """Jobs of all people at one address that wait or run."""
+    paced: bool = False
+    """Whether it is limited how often somebody may come, click and ask."""
+    minutes: int | None = None
+    """That one job may run."""
     may_import: bool = True
     may_delete: bool = True
     """Deleting, renaming and annotating stored runs, and closing the model that all share."""
     may_download_models: bool = True
 
     @classmethod
-    def demo(cls, models: tuple[ModelSource, ...] = ()) -> Self:
+    def demo(cls, models: tuple[ModelSource, ...] = (), minutes: int | None = None) -> Self:
         """For strangers: the named models, or the demo's; its texts; small budgets; nothing to be spoilt."""
         return cls(
             demo_mode=True,
@@ -90,6 +101,9 @@ class Policy(Value):
             rounds=5,
             cells=9,
             waiting=2,
+            neighbours=6,
+            paced=True,
+            minutes=minutes or DEMO_MINUTES,
             may_import=False,
             may_delete=False,
             may_download_models=False,
@@ -104,11 +118,15 @@ class Policy(Value):
         if self.demo_mode:
             _require_spare_disk()
 
-    def check_queue(self, waiting: int) -> None:
-        """Refuse another job of someone who has so many jobs that wait or run."""
+    def check_queue(self, waiting: int, neighbours: int = 0) -> None:
+        """Refuse another job of someone who, or whose address, has so many jobs that wait or run."""
         if self.waiting is not None and waiting >= self.waiting:
             raise Refused(
                 f"You have {waiting} jobs here, and no more are allowed: wait for one, or cancel one."
+            )
+        if self.neighbours is not None and neighbours >= self.neighbours:
+            raise Refused(
+                f"{neighbours} jobs from your network are here, and no more are allowed: wait for one."
             )
 
     def check_path(self, text: str) -> None:
@@ -146,6 +164,14 @@ class Policy(Value):
     def tell(self, text: str) -> str:
         """A sentence without the server's folders where strangers read it: each path's last part is left."""
         return _PATH.sub(lambda path: path["quoted"] or path["bare"], text) if self.demo_mode else text
+
+    def blind(self, part: Shown) -> Shown:
+        """A run or a recipe as strangers may read it: of paths to models and texts the last part is left."""
+        if not self.demo_mode:
+            return part
+        if isinstance(part, Run):
+            return part.model_copy(update={"recipe": _without_folders(part.recipe)})
+        return _without_folders(part)
 
     def _check_part(self, name: str, part: Any) -> None:
         if isinstance(part, ModelSource):
@@ -243,6 +269,18 @@ _PATH = re.compile(
     r"""|(?<![\w/:.'"])(?:~|[A-Za-z]:)?[/\\](?:[^\s'"/\\]+[/\\])*(?P<bare>[^\s'"/\\]+)"""
 )
 """An absolute path in a sentence, and its last part."""
+
+
+def _without_folders(part: Any) -> Any:
+    if isinstance(part, ModelSource | TextSource) and part.kind in ("folder", "gguf", "file"):
+        return part.model_copy(update={"location": Path(part.location).name})
+    if isinstance(part, Path):
+        return Path(part.name)
+    if isinstance(part, tuple):
+        return tuple(map(_without_folders, part))
+    if isinstance(part, BaseModel):
+        return part.model_copy(update={name: _without_folders(value) for name, value in _fields(part)})
+    return part
 
 
 def _fields(part: Any) -> Iterator[tuple[str, Any]]:

@@ -21,9 +21,9 @@ from analysis.errors import SlicescopeError
 
 ENTRY = Path(streamlit.__file__).with_name("static") / "index.html"
 PAGES = Path(__file__).with_name("app_pages")
-UPLOADS = "/_stcore/upload_file"
-INTROSPECTION = "/_stcore/metrics"
-"""Where streamlit tells anybody its memory and its sessions."""
+CLOSED = re.compile(r"/_stcore/(?!(?:health|host-config|stream)$|upload_file/)|/component/")
+"""What streamlit answers and no page needs: its memory and sessions, a run of the script for whoever asks,
+its interface for programs, parts of pages that others wrote."""
 _INLINE = re.compile(r"<script>(.*?)</script>", re.DOTALL)
 _ORIGIN = re.compile(r"https?://(\*\.)?[A-Za-z0-9.-]+(:\d+)?")
 
@@ -31,13 +31,11 @@ _ORIGIN = re.compile(r"https?://(\*\.)?[A-Za-z0-9.-]+(:\d+)?")
 class Security:
     """Middleware: puts the headers on every answer, closes what no page needs, and keeps foreign pages out.
 
-    Where wanted it refuses every upload. ``hosts`` are the names of proxies in front of the server.
+    ``hosts`` are the names of proxies in front of the server.
     """
 
-    def __init__(
-        self, app: Any, frames: Iterable[str] = (), uploads: bool = True, hosts: Iterable[str] = ()
-    ) -> None:
-        self._app, self._uploads, self._hosts = app, uploads, frozenset(host.lower() for host in hosts)
+    def __init__(self, app: Any, frames: Iterable[str] = (), hosts: Iterable[str] = ()) -> None:
+        self._app, self._hosts = app, frozenset(host.lower() for host in hosts)
         self._headers = [(name.encode(), value.encode()) for name, value in headers(frames).items()]
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
@@ -56,13 +54,9 @@ class Security:
                 message = {**message, "headers": [*kept, *self._headers]}
             await send(message)
 
-        if INTROSPECTION in scope["path"]:
+        if CLOSED.search(scope["path"]):
             await answer({"type": "http.response.start", "status": 404, "headers": []})
             await answer({"type": "http.response.body", "body": b""})
-            return
-        if not self._uploads and UPLOADS in scope["path"]:
-            await answer({"type": "http.response.start", "status": 403, "headers": []})
-            await answer({"type": "http.response.body", "body": b"This server takes no uploads."})
             return
         await self._app(scope, receive, answer)
 

@@ -5,6 +5,8 @@ Knows nothing about pages.
 
 from __future__ import annotations
 
+import asyncio
+import errno
 import importlib.util
 import ipaddress
 import logging
@@ -27,13 +29,20 @@ import typer
 from starlette.middleware import Middleware
 
 from analysis.errors import SlicescopeError, StorageError, one_line, visible
+from analysis.storage import storage_errors
+from app.pace import Connections
 from app.policy import Policy, enforce
 from app.security import Security, headers
+from app.uploads import Uploads
 
 log = logging.getLogger(__name__)
 CONFIG = Path(__file__).with_name("streamlit.toml")
 PATIENCE = 120
 """Seconds that the server may take until it answers."""
+SWITCHING = 0.0005
+"""Seconds that a page being drawn may keep the interpreter from the server, which needs it for every send."""
+TENDING = 1.0
+"""Seconds between looks at the queue."""
 
 
 def serve(
@@ -66,9 +75,16 @@ def serve(
             "It answers to the names %s only: allow another one with --host.", visible(", ".join(names))
         )
     headers(frames)  # refuses a wrong origin before the server starts
+    _require_folders(policy.roots or ())
     _require_bindable(address, port)
-    enforce(policy)
-    security = Middleware(Security, frames=frames, uploads=policy.may_import, hosts=hosts)
+    sys.setswitchinterval(SWITCHING)
+    paced = policy.demo_mode or bool(hosts) or not _is_loopback(address)
+    enforce(policy.model_copy(update={"paced": paced}))
+    middleware = [
+        Middleware(Security, frames=frames, hosts=hosts),
+        Middleware(Uploads, taken=policy.may_import),
+        Middleware(Connections, paced=paced),
+    ]
     script = Path(__file__).with_name("main.py")
 
     @asynccontextmanager
@@ -79,20 +95,41 @@ def serve(
         async with _worker():
             yield
 
-    st.App(script, lifespan=life, middleware=[security]).run(config=settings)
+    st.App(script, lifespan=life, middleware=middleware).run(config=settings)
 
 
 def _require_bindable(address: str, port: int) -> None:
-    """Refuse an address that is not one of this machine."""
+    """Refuse an address that is not one of this machine, and a port that cannot be had."""
     try:
         family, kind, protocol, _, reached = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind, protocol) as probe:
-            probe.bind((reached[0], 0, *reached[2:]))  # any port: only the address is tried
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server itself does
+            probe.bind(reached)
     except (OSError, UnicodeError) as error:
-        raise SlicescopeError(
+        number = error.errno if isinstance(error, OSError) else None
+        another = f"choose another one with --port, such as {_neighbour(port)}."
+        told = {
+            errno.EADDRINUSE: f"The port {port} is in use, perhaps by another slicescope: {another}",
+            errno.EACCES: f"The port {port} may not be used without more rights: {another}",
+        }
+        address_told = (
             f"The server cannot listen on the address '{address}' ({one_line(error)}): give an address of "
             "this machine, such as 127.0.0.1, or 0.0.0.0 for all of them."
-        ) from None
+        )
+        raise SlicescopeError(told.get(number or 0, address_told)) from None
+
+
+def _neighbour(port: int) -> int:
+    """Another port to try, that needs no rights."""
+    return port + 1 if 1024 <= port < 65535 else 8501
+
+
+def _require_folders(roots: Sequence[Path]) -> None:
+    for root in roots:
+        with storage_errors(root):
+            if not root.expanduser().is_dir():
+                there = "is no folder" if root.expanduser().exists() else "does not exist"
+                raise StorageError(f"The root '{root}' {there}: give a folder that is there with --root.")
 
 
 def _names(usual: Sequence[str], address: str, hosts: Sequence[str]) -> list[str]:
@@ -150,8 +187,22 @@ async def _worker() -> AsyncIterator[None]:
     from app.state import worker
 
     worker()
+    tending = asyncio.create_task(_tend())
     yield
+    tending.cancel()
     worker().stop()
+
+
+async def _tend() -> None:
+    """Look after the queue for as long as the server runs."""
+    from app.state import tend
+
+    while True:
+        await asyncio.sleep(TENDING)
+        try:
+            await asyncio.to_thread(tend)  # it may start a process
+        except Exception:  # the queue is looked after again in a moment
+            log.exception("The queue could not be looked after.")
 
 
 def _greet(host: str, port: int, open_browser: bool) -> None:

@@ -7,6 +7,7 @@ the URL are the widgets' own. Knows nothing about pages or figures.
 from __future__ import annotations
 
 import gc
+import threading
 import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
@@ -14,6 +15,8 @@ from urllib.parse import urlencode
 
 import streamlit as st
 import torch
+from streamlit.runtime import get_instance
+from streamlit.runtime.scriptrunner import get_script_run_ctx
 
 from analysis.device import memory as host_memory
 from analysis.errors import ModelError, SlicescopeError, StorageError
@@ -23,8 +26,11 @@ from analysis.texts import TextSource
 from analysis.values import Value
 from app import wording
 from app.engine import Task
-from app.jobs import Closed, Job, Opened, Worker
+from app.job import Job
+from app.jobs import Closed, Opened, Worker
+from app.pace import Asking, neighbourhood
 from app.policy import Policy, enforced
+from app.presence import Presence
 from slicing.library import note_of
 from slicing.plan import Plan
 from slicing.preview import Preview, PreviewRecipe
@@ -49,6 +55,11 @@ Trials = SweepRecipe | ContestRecipe | LeaderboardRecipe
 
 UNDOABLE = 50
 """Plans that can be gone back to."""
+
+
+TURNS = threading.BoundedSemaphore(2)
+"""Pages that are drawn at the same time. More would not be done sooner, since they share one interpreter, and
+would keep it from the server."""
 
 
 class Shown(NamedTuple):
@@ -90,7 +101,29 @@ def worker() -> Worker:
     # of the server's time; frozen, they are passed over.
     gc.collect()
     gc.freeze()
-    return Worker()
+    minutes = policy().minutes
+    return Worker(seconds=60.0 * minutes if minutes else None)
+
+
+@st.cache_resource(show_spinner=False)
+def presence() -> Presence:
+    """Who has a page open; as patient as streamlit is with a session that may be taken up again."""
+    return Presence(st.get_option("server.disconnectedSessionTTL"))
+
+
+@st.cache_resource(show_spinner=False)
+def asking() -> Asking:
+    """How often people asked for jobs."""
+    return Asking()
+
+
+def tend() -> None:
+    """Look after the queue. Strangers who are gone for good give up their places in it."""
+
+    def gone(owner: str) -> bool:
+        return policy().demo_mode and presence().gone(owner, get_instance().is_active_session)
+
+    worker().tend(gone)
 
 
 def open_source() -> ModelSource | None:
@@ -155,6 +188,8 @@ def restore() -> None:
     """Begin with the runs that the URL names; from then on name the session's there, for links."""
     new = "owner" not in st.session_state
     st.session_state["owner"] = account() or st.session_state.get("owner") or uuid.uuid4().hex
+    if context := get_script_run_ctx():
+        presence().note(owner(), context.session_id, neighbourhood(st.context.ip_address))
     if new:
         for view in VIEWS:
             if named := st.query_params.get(view):
@@ -492,8 +527,12 @@ def told(error: object) -> str:
 def submit(task: Task) -> Job:
     """Queue a task for this session (``SlicescopeError`` when it is refused, or the queue is full)."""
     owner = st.session_state["owner"]
+    active, where = worker().active, presence().address(owner)
+    neighbours = sum(presence().address(job.owner) == where for job in active)
     policy().check(task)
-    policy().check_queue(sum(job.owner == owner for job in worker().active))
+    policy().check_queue(sum(job.owner == owner for job in active), neighbours)
+    if policy().paced:
+        asking().ask(owner, where)
     job = worker().submit(task, owner)
     if isinstance(task, Value):
         note_made(task.key)

@@ -21,7 +21,8 @@ from analysis.source import ModelSource
 from analysis.speed import COVERED, Ratio, Speed
 from analysis.texts import DEMO_SPLITS, PRESETS, Role, TextSource, count_documents
 from app.engine import Load, Task, Unload
-from app.jobs import Closed, Job, Opened
+from app.job import Job
+from app.jobs import Closed, Opened
 from slicing.allocation import Allocation
 from slicing.bench import phases
 from slicing.board import Board, Kind, Rival, best, rivals

@@ -9,6 +9,7 @@ import io
 import shutil
 import time
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Self
 
@@ -112,10 +113,10 @@ def trashed() -> list[str]:
     return sorted(found, key=_thrown, reverse=True)
 
 
-def pack(key: str) -> bytes:
-    """A run as a zip file: its outcome, its note, its details."""
+def pack(key: str, shown: Callable[[Run], Run] = lambda run: run) -> bytes:
+    """A run as a zip file: its outcome as it is ``shown``, its note, its details."""
     folder, packed = _folder(key), io.BytesIO()
-    whole = load_run(folder).to_json()  # with its profile, wherever that is stored
+    whole = shown(load_run(folder)).to_json()  # with its profile, wherever that is stored
     with storage_errors(folder), zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr(RUN_FILE, whole)
         for name in PACKED:

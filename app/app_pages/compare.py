@@ -133,6 +133,8 @@ def illustration(result: CompareResult, prompt: str) -> None:
 
 def keep(recipe: CompareRecipe) -> None:
     """The sliced model itself: make it, or say where it is."""
+    if state.policy().demo_mode:  # nothing is kept for strangers
+        return
     slicing = recipe.slice_recipe()
     folder = folder_of(slicing) / MODEL_FOLDER
     if folder.is_dir():

@@ -68,6 +68,8 @@ def entry(chosen: Standing, table: Table) -> None:
 
 def keep(recipe: RemoveRecipe) -> None:
     """The model itself: make it, or say where it is."""
+    if state.policy().demo_mode:  # nothing is kept for strangers
+        return
     folder = folder_of(recipe) / MODEL_FOLDER
     if folder.is_dir():
         st.markdown(wording.kept_model(plain=not any(folder.glob("modeling_*.py"))))

@@ -38,7 +38,7 @@ def draw_card(card: ModelCard) -> None:
         st.subheader(wording.verbatim(card.label))
         if card.not_sliceable:
             st.badge("Cannot be sliced", icon=":material/block:", color="orange")
-            st.markdown(wording.verbatim(card.not_sliceable))
+            st.markdown(state.told(card.not_sliceable))
         else:
             st.badge("Can be sliced", icon=":material/check:", color="green")
         grid = st.grid(min_column_width=140, gap="medium")

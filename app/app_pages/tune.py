@@ -139,7 +139,9 @@ def actions(run: Run, plan: Plan, planned: SlicingSchedule) -> None:
             st.caption("This page with these settings")
             st.code(state.link(), language=None, wrap_lines=True)
             st.caption("The same comparison from the command line")
-            st.code(visible(wording.command(proposal)), language="bash", wrap_lines=True)
+            st.code(
+                visible(wording.command(state.policy().blind(proposal))), language="bash", wrap_lines=True
+            )
     st.caption(
         f"The comparison slices on {wording.verbatim(proposal.calibration.label)} and evaluates on "
         f"{wording.verbatim(proposal.evaluation.label)}, {proposal.calibration_windows} and "

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,13 +13,17 @@ import streamlit as st
 from streamlit import user_info
 from streamlit.testing.v1 import AppTest
 
+from analysis.errors import SlicescopeError
 from analysis.source import ModelSource
 from analysis.storage import runs_folder
 from analysis.texts import TextSource
 from app import policy as module
 from app import state
-from app.jobs import Job, Unload
+from app.engine import Unload
+from app.job import Job
+from app.pace import ASKING, Asking
 from app.policy import Policy, Refused
+from app.presence import Presence
 from slicing.plan import Plan
 from slicing.runs import ProfileRecipe
 from slicing.study.store import RUN_FILE, bundled_run
@@ -52,6 +58,9 @@ def session(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
     monkeypatch.setattr(state, "worker", lambda: desk)
     monkeypatch.setattr(state, "enforced", Policy.demo)
     monkeypatch.setattr(module, "SPARE_DISK", 0)
+    desks = Presence(60), Asking()
+    monkeypatch.setattr(state, "presence", lambda: desks[0])
+    monkeypatch.setattr(state, "asking", lambda: desks[1])
     yield memory
 
 
@@ -78,6 +87,45 @@ def test_every_task_passes_the_policy(session: dict[str, Any]) -> None:
         state.submit(profile(2))
     session["owner"] = "another"
     state.submit(profile(2))
+
+
+def test_one_address_cannot_fill_the_queue_nor_ask_all_the_time(
+    session: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(8):
+        state.presence().note(f"person {number}", str(number), "192.0.2.7" if number < 7 else "192.0.2.8")
+    for number in range(6):
+        session["owner"] = f"person {number}"
+        state.submit(profile(number))
+    session["owner"] = "person 6"
+    with pytest.raises(Refused, match="6 jobs from your network"):
+        state.submit(profile(6))
+    session["owner"] = "person 7"
+    state.submit(profile(7))
+    desk = Desk()
+    monkeypatch.setattr(state, "worker", lambda: desk)
+    with pytest.raises(SlicescopeError, match="Too many jobs were asked for"):
+        for seed in range(int(ASKING.burst) + 1):
+            desk.active = ()  # as if each was cancelled at once
+            state.submit(profile(seed))
+
+
+@pytest.mark.parametrize("demo_mode", [True, False])
+def test_only_strangers_who_are_gone_lose_their_places(
+    session: dict[str, Any], monkeypatch: pytest.MonkeyPatch, demo_mode: bool
+) -> None:
+    said: list[bool] = []
+    presence = Presence(0.0, itertools.count().__next__)
+    monkeypatch.setattr(state, "presence", lambda: presence)
+    monkeypatch.setattr(state, "enforced", lambda: Policy(demo_mode=demo_mode))
+    runtime = SimpleNamespace(is_active_session="one".__eq__)
+    monkeypatch.setattr(state, "get_instance", lambda: runtime)
+    desk = SimpleNamespace(tend=lambda gone: said.extend([gone("me"), gone("another")]))
+    monkeypatch.setattr(state, "worker", lambda: desk)
+    presence.note("me", "one")
+    presence.note("another", "two")
+    state.tend()
+    assert said == [False, demo_mode]
 
 
 def test_a_card_is_refused_before_anything_is_read(

@@ -23,6 +23,7 @@ from analysis.storage import runs_folder
 from analysis.texts import TextSource
 from app import wording
 from app.cli import main
+from app.journal import Journal
 from slicing.plan import Plan
 from slicing.runs import (
     CompareRecipe,
@@ -260,6 +261,7 @@ def test_every_help_is_quick_and_needs_no_torch():
 COMPLETED = """
 import sys
 from app.cli import main
+from app.journal import Journal
 try:
     main()
 finally:
@@ -538,7 +540,7 @@ def test_json_does_not_replace_a_device(monkeypatch):
         ("--target", "9" * 400),
         ("--allocation", "softmax", "--temperature", "nan"),
         ("--allocation", "manual", "--shares", "nan,1"),
-        ("--middle", "inf"),
+        ("--max-fraction", "inf"),
         ("--seed", "9" * 400),
         ("--seed", str(2**64)),
     ],
@@ -573,3 +575,23 @@ def test_a_folder_that_cannot_be_made_is_told_before_the_work(monkeypatch, capsy
 def test_every_command_knows_its_devices_and_dtypes(monkeypatch, tiny_folder, capsys, flag):
     assert run(monkeypatch, "prepare", "--model", tiny_folder, flag, "nonsense") == 3
     assert "Known: auto" in capsys.readouterr().err
+
+
+def test_the_operator_lists_and_cancels_jobs(monkeypatch, capsys):
+    assert run(monkeypatch, "queue") == 0
+    assert "No job waits or runs" in capsys.readouterr().out
+    journal = Journal()
+    recipe = ProfileRecipe(model=ModelSource(kind="demo"), text=TextSource.parse("demo", "calibration"))
+    for number in (1, 2):
+        journal.note(number, recipe, "a" * 32)
+    journal.begin(1)
+    assert run(monkeypatch, "queue", "--json", "-") == 0
+    first, second = json.loads(capsys.readouterr().out)["jobs"]
+    assert (first["state"], second["state"], first["by"]) == ("runs", "waits", "a" * 32)
+    assert run(monkeypatch, "queue") == 0
+    table = capsys.readouterr().out
+    assert first["job"] in table and "Profile" in table and "a" * 12 in table
+    assert run(monkeypatch, "queue", "cancel", second["job"]) == 0
+    assert journal.taken_away() == {2}
+    assert run(monkeypatch, "queue", "cancel", second["job"]) == 6
+    assert "There is no job" in capsys.readouterr().err

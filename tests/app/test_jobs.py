@@ -23,7 +23,8 @@ from analysis.errors import PlanError, SlicescopeError, StorageError
 from analysis.source import ModelSource
 from analysis.storage import owned, queue_folder
 from analysis.texts import TextSource
-from app import jobs, state, wording
+from app import job as job_module
+from app import jobs, journal, state, wording
 from app.engine import Child, Engine, Load, Report, Unload
 from app.jobs import Worker
 from slicing.plan import Plan
@@ -545,7 +546,7 @@ def test_one_person_cannot_fill_the_queue(bench: Bench, gate: threading.Event, m
 def test_a_job_that_does_not_stop_is_stopped_with_its_engine(
     bench: Bench, gate: threading.Event, monkeypatch: Any
 ) -> None:
-    monkeypatch.setattr(jobs, "PATIENCE", 0.05)
+    monkeypatch.setattr(job_module, "PATIENCE", 0.05)
     job, following = bench.worker.submit(recipe(0)), bench.worker.submit(recipe(1))
     until(lambda: bench.begun == [0])
     assert not job.stuck
@@ -557,6 +558,71 @@ def test_a_job_that_does_not_stop_is_stopped_with_its_engine(
     assert bench.worker.wait(following, 5)
     assert following.state == "done"
     assert len(bench.engines) == 2
+
+
+def nobody(owner: str) -> bool:
+    return False
+
+
+def test_a_job_has_a_limit_of_time(bench: Bench, gate: threading.Event) -> None:
+    bench.worker._seconds = 600.0
+    job, following = bench.worker.submit(recipe(0)), bench.worker.submit(recipe(1))
+    until(lambda: bench.begun == [0])
+    bench.worker.tend(nobody)
+    assert not job.cancelling
+    bench.worker._seconds = 0.0
+    bench.worker.tend(nobody)
+    assert job.cancelling
+    bench.worker._seconds = 600.0
+    gate.set()
+    assert bench.worker.wait(following, 5)
+    assert (job.state, following.state) == ("failed", "done")
+    assert "which is all the time that this server gives one job" in job.error
+
+
+def test_a_job_that_is_too_long_and_does_not_stop_is_stopped_with_its_engine(
+    bench: Bench, gate: threading.Event, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(job_module, "PATIENCE", 0.05)
+    bench.worker._seconds = 0.0
+    job = bench.worker.submit(recipe(0))
+    until(lambda: bench.begun == [0])
+    bench.worker.tend(nobody)
+    until(lambda: job.stuck)
+    bench.worker.tend(nobody)
+    assert (job.state, len(bench.engines)) == ("failed", 2)
+    assert "all the time" in job.error
+
+
+def test_what_its_owner_cancelled_has_not_failed_when_its_time_is_over(
+    bench: Bench, gate: threading.Event
+) -> None:
+    job = bench.worker.submit(recipe(0))
+    until(lambda: bench.begun == [0])
+    bench.worker.cancel(job)
+    bench.worker._seconds = 0.0
+    bench.worker.tend(nobody)
+    gate.set()
+    assert bench.worker.wait(job, 5)
+    assert (job.state, job.error) == ("cancelled", "")
+
+
+def test_places_of_people_who_are_gone_are_free_again(bench: Bench, gate: threading.Event) -> None:
+    running = bench.worker.submit(recipe(0), "gone")
+    until(lambda: bench.begun == [0])
+    waiting, mine = bench.worker.submit(recipe(1), "gone"), bench.worker.submit(recipe(2), "me")
+    shared = bench.worker.submit(recipe(3), "gone")
+    assert bench.worker.submit(recipe(3), "me") is shared
+    bench.worker.tend("gone".__eq__)
+    assert [job.state for job in (running, waiting, mine, shared)] == [
+        "running",
+        "cancelled",
+        "queued",
+        "queued",
+    ]
+    gate.set()
+    assert bench.worker.wait(shared, 5)
+    assert running.state == "done"
 
 
 def test_stopping_a_waiting_job_leaves_the_running_one_alone(bench: Bench, gate: threading.Event) -> None:
@@ -649,7 +715,8 @@ def test_the_next_server_takes_over_in_order(bench: Bench, gate: threading.Event
     leave_to_the_next_server()
     gate.set()
     following = Bench()
-    found = [*following.worker.ended, *following.worker.active]
+    with following.worker._changed:  # none is on its way from the one to the other
+        found = [*following.worker.ended, *following.worker.active]
     assert [job.owner for job in found] == ["owner 2", "owner 0", "owner 1"]
     assert all(job.restarted for job in found)
     assert following.worker.wait(found[-1], 5)
@@ -702,6 +769,62 @@ def test_a_job_that_cannot_be_written_down_is_not_queued(bench: Bench) -> None:
     queue_folder().unlink()
     job = bench.worker.submit(recipe(0))
     assert bench.worker.wait(job, 5)
+
+
+def test_another_process_lists_and_cancels_jobs(bench: Bench, gate: threading.Event) -> None:
+    assert journal.listed() == ([], [])
+    running, waiting, kept = (bench.worker.submit(recipe(seed), f"owner {seed}") for seed in range(3))
+    until(lambda: bench.begun == [0])
+    jobs, _ = journal.listed()
+    assert [(job.state, job.entry.owner) for job in jobs] == [
+        ("runs", "owner 0"),
+        ("waits", "owner 1"),
+        ("waits", "owner 2"),
+    ]
+    for job in jobs[:2]:
+        journal.cancel(job.name)
+    bench.worker.tend(nobody)
+    assert (running.cancelling, waiting.state, kept.state) == (True, "cancelled", "queued")
+    gate.set()
+    assert bench.worker.wait(kept, 5)
+    assert (running.state, kept.state) == ("cancelled", "done")
+    with pytest.raises(StorageError, match="There is no job"):
+        journal.cancel(jobs[0].name)
+
+
+def test_jobs_that_a_server_left_are_listed_and_cancelled_without_one(
+    bench: Bench, gate: threading.Event
+) -> None:
+    for seed in range(2):
+        bench.worker.submit(recipe(seed))
+    until(lambda: bench.begun == [0])
+    bench.worker.stop()
+    leave_to_the_next_server()
+    jobs, _ = journal.listed()
+    assert [job.state for job in jobs] == ["waits for a server"] * 2
+    journal.cancel(jobs[0].name)
+    gate.set()
+    following = Bench()
+    with following.worker._changed:
+        (job,) = [*following.worker.ended, *following.worker.active]
+    assert following.worker.wait(job, 5)
+    assert following.begun == [1]
+    following.worker.stop()
+    assert journal.listed() == ([], [])
+
+
+def test_a_job_that_is_cancelled_as_it_begins_is_not_brought_back(
+    bench: Bench, gate: threading.Event
+) -> None:
+    bench.worker.submit(recipe(0))
+    until(lambda: bench.begun == [0])
+    job = bench.worker.submit(recipe(1))
+    journal.cancel(journal.listed()[0][1].name)
+    gate.set()
+    until(lambda: job.state != "queued")
+    bench.worker.tend(nobody)
+    assert bench.worker.wait(job, 5)
+    assert list(queue_folder().iterdir()) == []
 
 
 def test_a_note_holds_nothing_but_the_job(bench: Bench, gate: threading.Event) -> None:

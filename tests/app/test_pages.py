@@ -17,8 +17,9 @@ from analysis.storage import runs_folder
 from analysis.texts import TextSource
 from app import controls, state
 from app.controls import FIRST_ENTRIES
-from app.engine import Report
-from app.jobs import Job, Load, Opened
+from app.engine import Load, Report
+from app.job import Job
+from app.jobs import Opened
 from app.policy import Policy
 from slicing import runs
 from slicing.library import bring_in

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import socket
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,9 +16,11 @@ from app import policy as policies
 from app import serve as module
 from app import state
 from app.cli import main
+from app.pace import Connections
 from app.policy import Policy, enforced
 from app.security import Security, headers, inline_scripts
 from app.serve import serve
+from app.uploads import Uploads
 
 
 @pytest.fixture
@@ -26,10 +31,11 @@ def started(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[dict[str, A
     class App:
         def __init__(self, script: Path, lifespan: Any, middleware: Any) -> None:
             assert script.is_file()
-            assert len(middleware) == 1
+            assert [each.cls for each in middleware] == [Security, Uploads, Connections]
+            self.paced = middleware[2].kwargs["paced"]
 
         def run(self, config: dict[str, Any]) -> None:
-            settings.append(config)
+            settings.append({**config, "paced": self.paced})
 
     monkeypatch.setattr(module.st, "App", App)
     monkeypatch.setattr(module, "_require_bindable", lambda address, port: None)
@@ -112,7 +118,7 @@ def test_every_setting_is_one_that_streamlit_knows(started: list[dict[str, Any]]
     from streamlit import config
 
     serve()
-    assert set(started[0]) <= set(config._config_options_template)
+    assert set(started[0]) - {"paced"} <= set(config._config_options_template)
 
 
 def test_another_address_is_warned_of(
@@ -145,6 +151,22 @@ def test_the_policy_is_enforced(started: list[dict[str, Any]], caplog: pytest.Lo
     serve(address="0.0.0.0", policy=Policy.demo())
     assert enforced().demo_mode
     assert "with your rights" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("asked", "paced"),
+    [
+        ({}, False),
+        ({"policy": Policy.demo()}, True),
+        ({"address": "0.0.0.0"}, True),
+        ({"hosts": ["slices.example.org"]}, True),
+    ],
+)
+def test_whoever_others_can_reach_has_a_pace(
+    started: list[dict[str, Any]], asked: dict[str, Any], paced: bool
+) -> None:
+    serve(**asked)
+    assert enforced().paced is started[0]["paced"] is paced
 
 
 def secrets(content: str) -> None:
@@ -196,6 +218,25 @@ def request(app: Any, path: str, kind: str = "http") -> list[Any]:
     return sent
 
 
+def test_the_queue_is_looked_after_whatever_goes_wrong_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks: list[int] = []
+
+    def tend() -> None:
+        looks.append(len(looks))
+        raise OSError("The disk is away.")
+
+    monkeypatch.setattr(state, "worker", lambda: SimpleNamespace(stop=lambda: None))
+    monkeypatch.setattr(state, "tend", tend)
+    monkeypatch.setattr(module, "TENDING", 0.01)
+
+    async def life() -> None:
+        async with module._worker():
+            while len(looks) < 3:
+                await asyncio.sleep(0.01)
+
+    asyncio.run(asyncio.wait_for(life(), 10))
+
+
 async def page(scope: Any, receive: Any, send: Any) -> None:
     given = [(b"content-type", b"text/html"), (b"X-Content-Type-Options", b"other")]
     await send({"type": "http.response.start", "status": 200, "headers": given})
@@ -208,13 +249,6 @@ def test_every_answer_has_the_headers_once() -> None:
     assert dict(start["headers"])[b"x-content-type-options"] == b"nosniff"
     (start,) = request(Security(page), "/_stcore/stream", kind="websocket")
     assert len(start["headers"]) == 2
-
-
-def test_uploads_are_refused_where_none_are_taken() -> None:
-    start, body = request(Security(page, uploads=False), "/base/_stcore/upload_file/session/file")
-    assert start["status"] == 403 and b"no uploads" in body["body"]
-    assert request(Security(page, uploads=False), "/runs")[0]["status"] == 200
-    assert request(Security(page), "/_stcore/upload_file/session/file")[0]["status"] == 200
 
 
 def test_scripts_from_elsewhere_and_unknown_ones_are_forbidden() -> None:
@@ -248,6 +282,7 @@ def test_the_command_line_makes_the_policy(
         main()
     assert ended.value.code == 0
     assert enforced().roots == (Path("models"),) and not enforced().demo_mode
+    assert enforced().minutes is None
     assert "a.org" in started[0]["server.allowedHosts"]
     arguments = ["slicescope", "app", "--demo-mode", "--allow-model", "a/b", "--allow-model", "demo"]
     monkeypatch.setattr("sys.argv", arguments)
@@ -255,6 +290,12 @@ def test_the_command_line_makes_the_policy(
         main()
     assert enforced().demo_mode
     assert enforced().models[0].label == "a/b"  # type: ignore[index]
+    assert enforced().minutes == 15
+    for demo in ([], ["--demo-mode"]):
+        monkeypatch.setattr("sys.argv", ["slicescope", "app", *demo, "--job-minutes", "3"])
+        with pytest.raises(SystemExit):
+            main()
+        assert enforced().minutes == 3
 
 
 def test_the_worker_lives_as_long_as_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -290,10 +331,25 @@ def _status(path: str, kind: str = "http", **told: str) -> int | str:
     return sent[0]["status"] if kind == "http" else sent[0]["type"]
 
 
-@pytest.mark.parametrize(("path", "status"), [("/_stcore/metrics", 404), ("/of/mine/_stcore/metrics", 404)])
-def test_nobody_reads_the_metrics_of_the_server(path: str, status: int) -> None:
-    assert _status(path) == status
-    assert _status("/_stcore/health") == 200
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("metrics", "script-health-check", "agent/interact", "agent/mcp", "agent/openapi.json"),
+        *("bidi-components/a/b.js", "allowed-message-origins", "upload_files", "health/"),
+    ],
+)
+def test_what_no_page_needs_is_closed(path: str) -> None:
+    assert _status(f"/_stcore/{path}") == _status(f"/of/mine/_stcore/{path}") == 404
+    assert _status("/component/a/b.js") == 404
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/", "/profile", "/media/a.png", "/static/js/index.js"]
+    + [f"/of/mine/_stcore/{path}" for path in ("health", "host-config", "upload_file/a/b")],
+)
+def test_what_pages_need_is_open(path: str) -> None:
+    assert _status(path) == 200
 
 
 @pytest.mark.parametrize(
@@ -316,6 +372,46 @@ def test_an_address_of_another_machine_is_refused(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(module.st, "App", None)
     with pytest.raises(SlicescopeError, match="cannot listen on the address"):
         serve(address=address, open_browser=False)
+
+
+def test_a_port_in_use_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module.st, "App", None)
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with pytest.raises(SlicescopeError, match=rf"The port {port} is in use.*--port, such as \d+\.$"):
+            serve(port=port, open_browser=False)
+
+
+def test_a_port_that_was_used_a_moment_ago_is_taken() -> None:
+    with socket.socket() as server, socket.socket() as visitor:
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        port = server.getsockname()[1]
+        visitor.connect(("127.0.0.1", port))
+        server.accept()[0].close()  # the server closes first, and so its end stays behind for a minute
+    module._require_bindable("127.0.0.1", port)
+
+
+def test_a_port_without_rights_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def bind(self: Any, where: Any) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(module.socket, "socket", type("Socket", (socket.socket,), {"bind": bind}))
+    with pytest.raises(SlicescopeError, match=r"The port 80 may not be used.*such as 8501\.$"):
+        module._require_bindable("127.0.0.1", 80)
+
+
+@pytest.mark.parametrize(("name", "told"), [("gone", "does not exist"), ("file", "is no folder")])
+def test_a_root_that_is_no_folder_is_refused(
+    started: list[dict[str, Any]], tmp_path: Path, name: str, told: str
+) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(StorageError, match=f"The root '.*{name}' {told}: give a folder"):
+        serve(policy=Policy(roots=(tmp_path, tmp_path / name)))
+    assert not started
 
 
 def test_a_wrong_origin_is_refused_before_the_start(started: list[dict[str, Any]]) -> None:

@@ -1,0 +1,118 @@
+"""One task on its way through the worker: what it is, how far it is, and how it ended."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import Literal
+
+from analysis.source import ModelSource
+from app.engine import Load, Task, Unload
+from slicing.bench import phases
+
+PATIENCE = 5.0
+"""Seconds after which a job that was cancelled and has not stopped may be killed."""
+
+State = Literal["queued", "running", "done", "failed", "cancelled"]
+
+
+@dataclass(eq=False)
+class Job:
+    """One task on its way through the worker. Only the worker writes to it."""
+
+    number: int
+    task: Task
+    owner: str
+    """Who asked; any string."""
+    state: State = "queued"
+    phase: str = "Waiting"
+    done: int = 0
+    """Units of the phase (windows, sub-layers) that are finished, of ``total``."""
+    total: int = 0
+    fraction: float = 0.0
+    """Share of the whole job that is finished, by the weights of its phases."""
+    error: str = ""
+    """One sentence when the job failed."""
+    key: str | None = None
+    """The key of the run it made."""
+    restarted: bool = False
+    """Whether it was taken over from a server that ended, and so begins again."""
+    fetching: bool = False
+    """Whether its model is on its way here, which is before its turn; ``done`` and ``total`` are bytes."""
+    submitted: float = field(default_factory=time.monotonic)
+    ended: float | None = None
+    _step: int = 0
+    _work_began: float | None = None
+    _fetch_began: tuple[float, int] | None = None
+    askers: set[str] = field(default_factory=set)
+    """The owner, and whoever asked for the same since."""
+    _began: float | None = None
+    _cancelled: float | None = None
+    _late: bool = False
+
+    @property
+    def active(self) -> bool:
+        """Whether it waits or runs."""
+        return self.state in ("queued", "running")
+
+    @property
+    def cancelling(self) -> bool:
+        """Whether it was told to stop and has not stopped yet."""
+        return self.active and self._cancelled is not None
+
+    @property
+    def seconds(self) -> float:
+        """How long it has run."""
+        return time.monotonic() - self._began if self._began is not None else 0.0
+
+    @property
+    def stuck(self) -> bool:
+        """Whether it was told to stop some time ago and has not stopped yet."""
+        told = self._cancelled
+        return self.active and told is not None and time.monotonic() - told > PATIENCE
+
+    @property
+    def seconds_left(self) -> float | None:
+        """The time left at the pace so far, or ``None`` while that would be a guess."""
+        if self.fetching:
+            return self._seconds_of_bytes_left
+        if self._work_began is None or self.fraction < 0.03:
+            return None
+        return (time.monotonic() - self._work_began) * (1.0 - self.fraction) / self.fraction
+
+    @property
+    def share(self) -> float:
+        """How much is done of the whole job, or of fetching its model while that goes on."""
+        return min(self.done / max(self.total, 1), 1.0) if self.fetching else self.fraction
+
+    @property
+    def _seconds_of_bytes_left(self) -> float | None:
+        if self._fetch_began is None:
+            return None
+        began, had = self._fetch_began
+        seconds, come = time.monotonic() - began, self.done - had
+        return (self.total - self.done) * seconds / come if come and seconds > 2.0 else None
+
+    def fetch(self, phase: str, done: int, total: int) -> None:
+        """Note how many bytes of its model have come; a total of 1 stands for one that is not known yet."""
+        if total > 1 and self._fetch_began is None:
+            self._fetch_began = time.monotonic(), done
+        self.phase, self.done, self.total = phase, done, total
+
+    def advance(self, phase: str, done: int, total: int) -> None:
+        """Note how far the job is."""
+        steps = (("Opening", 0.0),) if isinstance(self.task, Load | Unload) else phases(self.task)
+        names = [name for name, _ in steps]
+        if phase in names[self._step :]:
+            self._step = names.index(phase, self._step)
+        weights = [weight for _, weight in steps]
+        if weights[self._step] and self._work_began is None:
+            self._work_began = time.monotonic()
+        finished = sum(weights[: self._step]) + weights[self._step] * done / max(total, 1)
+        self.phase, self.done, self.total = phase, done, total
+        self.fraction = min(finished / sum(weights), 1.0) if sum(weights) else 0.0
+
+
+def model_of(task: Task) -> ModelSource | None:
+    """The model that a task is about."""
+    return None if isinstance(task, Unload) else task.source if isinstance(task, Load) else task.model
