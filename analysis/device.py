@@ -20,6 +20,7 @@ from torch import nn
 
 from analysis.errors import ModelError, OutOfMemoryError, unknown_name
 
+HOST = torch.device("cpu")
 DTYPES: dict[str, torch.dtype] = {
     "float32": torch.float32,
     "bfloat16": torch.bfloat16,
@@ -94,7 +95,7 @@ def present(module: nn.Module) -> Iterator[torch.device]:
     with ExitStack() as stack:
         for each in module.modules():
             stack.enter_context(align_module_device(each))
-        yield next((parameter.device for parameter in module.parameters()), torch.device("cpu"))
+        yield next((parameter.device for parameter in module.parameters()), HOST)
 
 
 def comes_and_goes(module: nn.Module) -> bool:
@@ -115,7 +116,7 @@ def on_device(value: Any, device: torch.device) -> Any:
 
 def precise_home(device: torch.device) -> torch.device:
     """Where tensors of ``device`` can be in fp64: there, or on the host, since MPS has none."""
-    return torch.device("cpu") if device.type == "mps" else device
+    return HOST if device.type == "mps" else device
 
 
 def widen(tensor: torch.Tensor, home: torch.device | None = None) -> torch.Tensor:

@@ -24,6 +24,7 @@ from transformers import GenerationConfig
 
 from analysis.anatomy import decoder
 from analysis.device import (
+    HOST,
     PeakMemory,
     Precision,
     is_out_of_memory,
@@ -32,6 +33,7 @@ from analysis.device import (
     out_of_memory_told,
     synchronise,
     total_memory,
+    widen,
 )
 from analysis.errors import ModelError, TextError
 from analysis.hooks import head_alone
@@ -350,7 +352,7 @@ def window_nll(model: Any, tokens: Tensor) -> list[float]:
         functional.cross_entropy(rows.float(), target.to(rows.device), reduction="none")
         for rows, target in zip(_logits(model, tokens), targets.split(_ROWS), strict=True)
     ]
-    return torch.cat(losses).view(tokens.shape)[:, :-1].cpu().double().mean(dim=1).tolist()
+    return widen(torch.cat(losses).view(tokens.shape)[:, :-1], HOST).mean(dim=1).tolist()
 
 
 def _logits(model: Any, tokens: Tensor) -> Iterator[Tensor]:

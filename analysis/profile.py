@@ -18,7 +18,7 @@ from torch import Tensor
 from analysis.anatomy import block_path, blocks, decoder
 from analysis.bases import BasesCollector
 from analysis.details import DetailsCollector
-from analysis.device import out_of_memory_told, synchronise
+from analysis.device import out_of_memory_told, synchronise, widen
 from analysis.errors import ModelError, PlanError, TextError
 from analysis.evaluate import batches_of, check_windows
 from analysis.hooks import watch_blocks
@@ -114,9 +114,8 @@ class _Sums:
             self.rest[rows, block] = self.measure(entering[:, -1], leaving[:, -1]).cpu().numpy()
             return
         per_token = self.measure(entering, leaving)  # (B, T)
-        # Sums of fp32 values in fp64, where the backend has it, cost nothing beside the forward pass.
-        wide = torch.float32 if per_token.device.type == "mps" else torch.float64
-        self.rest[rows, block] = per_token[:, 1:].mean(dim=1, dtype=wide).cpu().numpy()
+        # Means of fp32 values in fp64 cost nothing beside the forward pass.
+        self.rest[rows, block] = widen(per_token[:, 1:]).mean(dim=1).cpu().numpy()
         self.first[rows, block] = per_token[:, 0].cpu().numpy()
 
     def done(self) -> Measurement:

@@ -108,7 +108,9 @@ def whole_folder(path: Path, replace: bool = False) -> Iterator[Path]:
         with suppress(FileNotFoundError):
             # Asked once: another process may take the folder away between two questions.
             if not (stat.S_ISDIR(path.stat().st_mode) and replace):
-                raise StorageError(f"'{path}' exists already; choose another folder or delete that one first.")
+                raise StorageError(
+                    f"'{path}' exists already; choose another folder or delete that one first."
+                )
         path.parent.mkdir(parents=True, exist_ok=True)
         draft = Path(tempfile.mkdtemp(prefix=owned(f".{path.name}"), dir=path.parent))
     try:

@@ -13,8 +13,8 @@ from typing import Any, Literal, NamedTuple
 from urllib.parse import urlencode
 
 import streamlit as st
-import torch
 
+from analysis.device import HOST
 from analysis.device import memory as host_memory
 from analysis.errors import ModelError, SlicescopeError, StorageError
 from analysis.source import ModelCard, ModelSource, describe
@@ -131,7 +131,7 @@ def memory(device: str | None = None) -> tuple[int, int] | None:
     # The first device goes by two names: an open model is on cuda:0, an idle engine and a card say cuda.
     if report and (device is None or device.removesuffix(":0") == report.device.removesuffix(":0")):
         return (report.free, report.total) if report.total else None
-    return host_memory(torch.device("cpu")) if device in (None, "cpu") else None
+    return host_memory(HOST) if device in (None, "cpu") else None
 
 
 def lost_jobs() -> tuple[str, ...]:

@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 
 from analysis.anatomy import anatomy_of, blocks, decoder, read_shape
 from analysis.bases import Bases, BasesCollector, Covariance
-from analysis.device import memory, on_device, out_of_memory_told, present, widen
+from analysis.device import HOST, memory, on_device, out_of_memory_told, present, widen
 from analysis.errors import OutOfMemoryError, PlanError, UnsupportedError
 from analysis.evaluate import batches_of, check_windows, perplexity
 from analysis.hooks import entering_states
@@ -355,7 +355,7 @@ class _Stream:
         if self.span == 0:
             self.covariance.add(states)
         elif not site.turns:
-            self.energies += states.square().sum((0, 1)).cpu().double()
+            self.energies += widen(states.square().sum((0, 1)), HOST)
 
     def follow(self, site: Site) -> None:
         """Pass the stream through a finished sub-layer, (B, T, W) -> (B, T, W')."""
