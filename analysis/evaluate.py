@@ -62,6 +62,8 @@ class Perplexity(Value):
     """Of the matrix products; see ``analysis.device.matmuls``."""
     bos: bool = False
     """Whether every window begins with the model's BOS token."""
+    batch: int | None = None
+    """Windows that passed through the model at a time; ``None`` where an earlier version measured."""
 
     @model_validator(mode="before")
     @classmethod
@@ -82,7 +84,7 @@ class Perplexity(Value):
         begun = ", each begun by BOS" if self.bos else ""
         return (
             f"token-level perplexity, {len(self.nll)} windows of {self.window_length:,} tokens{begun}, no "
-            f"overlap, exp of the mean negative log-likelihood{products}"
+            f"overlap, exp of the mean negative log-likelihood{products}{at_a_time(self.batch)}"
         )
 
 
@@ -143,9 +145,22 @@ def batch_tokens(device: torch.device) -> int:
     return int(min(16384, max(1024, total_memory(device) // 8 // 500_000)))
 
 
+def batch_size(windows: Tensor, device: torch.device) -> int:
+    """How many of the windows (N, T) pass at a time: about ``batch_tokens``, and one window at least.
+
+    All of a job takes its batches from here, so that windows of one length pass alike in all its parts.
+    """
+    return max(1, min(len(windows), batch_tokens(device) // windows.shape[1]))
+
+
+def at_a_time(batch: int | None) -> str:
+    """The end of a sentence on how windows were measured: how many at a time, where that is known."""
+    return "" if batch is None else f", {batch} {'window' if batch == 1 else 'windows'} at a time"
+
+
 def batches_of(windows: Tensor, device: torch.device) -> Iterator[Tensor]:
-    """Split (N, T) into batches of about ``batch_tokens``, of one window at least."""
-    return iter(windows.split(max(1, batch_tokens(device) // windows.shape[1])))
+    """Split (N, T) into batches of ``batch_size``."""
+    return iter(windows.split(batch_size(windows, device)))
 
 
 def check_windows(model: Any, windows: Tensor) -> None:
@@ -209,6 +224,7 @@ def perplexity(
         peak_memory=peak.bytes,
         precision=precision,
         bos=bool((windows[:, 0] == _bos(model)).all()),
+        batch=batch_size(windows, model.device),
     )
 
 

@@ -20,7 +20,7 @@ from analysis.bases import BasesCollector
 from analysis.details import DetailsCollector
 from analysis.device import out_of_memory_told, synchronise, widen
 from analysis.errors import ModelError, PlanError, TextError
-from analysis.evaluate import batches_of, check_windows
+from analysis.evaluate import batch_size, batches_of, check_windows
 from analysis.hooks import watch_blocks
 from analysis.scores import SCORES, Score, find_score
 from analysis.values import Progress, Value, no_progress
@@ -46,6 +46,8 @@ class LayerProfile(Value):
     window_length: int
     measurements: dict[str, Measurement]
     seconds: float
+    batch: int | None = None
+    """Windows that passed through the model at a time; ``None`` where an earlier version measured."""
 
     def scores(self) -> tuple[str, ...]:
         """The names of the scores it holds."""
@@ -206,6 +208,7 @@ def profile_blocks(
         window_length=length,
         measurements=measurements,
         seconds=time.perf_counter() - start,
+        batch=batch_size(windows, model.device),
     )
 
 

@@ -26,6 +26,7 @@ from analysis.details import Details, DetailsCollector
 from analysis.device import PeakMemory, Precision, free_memory, pick_device, pick_dtype, synchronise
 from analysis.errors import PlanError, UnsupportedError, unknown_name
 from analysis.evaluate import (
+    batch_size,
     batch_tokens,
     check_windows,
     continue_text,
@@ -295,7 +296,7 @@ def _profile(recipe: ProfileRecipe, opened: OpenModel, progress: Progress, folde
         profile=profile,
         shape=None if reason else read_shape(opened.model),
         not_sliceable=reason,
-        text=_used(recipe.text, windows),
+        text=_used(recipe.text, windows, opened.model),
         bases=collector is not None and recipe.bases,
     )
 
@@ -610,8 +611,8 @@ class _Bench:
         assert isinstance(self.recipe, Evaluated)
         where = passages(self.recipe.evaluation, self.opened.tokenizer, self.evaluation)
         return {
-            "calibration": _used(self.recipe.calibration, self.windows),
-            "evaluation": _used(self.recipe.evaluation, self.evaluation, where),
+            "calibration": _used(self.recipe.calibration, self.windows, self.model),
+            "evaluation": _used(self.recipe.evaluation, self.evaluation, self.model, where),
         }
 
 
@@ -636,7 +637,7 @@ def _slice(recipe: SliceRecipe, opened: OpenModel, progress: Progress, folder: P
     schedule = bench.schedule(plan)
     cut = bench.cut(schedule, "Slicing", recipe.repair)
     assert cut.sliced is not None
-    used = _used(recipe.calibration, bench.windows)
+    used = _used(recipe.calibration, bench.windows, opened.model)
     dense = sliced = None
     numbers: tuple[str, ...] = ()
     if bench.evaluation is not None and recipe.evaluation is not None:
@@ -684,7 +685,7 @@ def _remove(recipe: RemoveRecipe, opened: OpenModel, progress: Progress, folder:
     bench.measure(folder)
     layout, deciding = bench.layout(recipe.removal, recipe.blocks, recipe.search_windows)
     cut = bench.reduce(layout, recipe.removal.closing, "Closing gaps")
-    used = _used(recipe.calibration, bench.windows)
+    used = _used(recipe.calibration, bench.windows, opened.model)
     dense = reduced = None
     numbers: tuple[str, ...] = ()
     if bench.evaluation is not None and recipe.evaluation is not None:
@@ -914,8 +915,8 @@ def _stored_search(recipe: SearchRecipe, opened: OpenModel) -> Run | None:
 
 
 def _digest(source: TextSource, opened: OpenModel, *drawn: Any) -> str:
-    """Name windows by their tokens; ``drawn`` as ``token_windows`` takes it."""
-    return _used(source, token_windows(source, opened.tokenizer, *drawn)).digest
+    """The name of windows; ``drawn`` as ``token_windows`` takes it."""
+    return _name(token_windows(source, opened.tokenizer, *drawn))
 
 
 class Trials:
@@ -1040,7 +1041,7 @@ def _search(recipe: SearchRecipe, opened: OpenModel, progress: Progress) -> Sear
         losses=found.losses,
         evaluations=found.evaluations,
         schedule=schedule(found.shares),
-        windows=_used(recipe.calibration, windows),
+        windows=_used(recipe.calibration, windows, opened.model),
     )
 
 
@@ -1063,14 +1064,20 @@ def _deciding(plan: Plan) -> str:
     return f"{plan.score} curves" if plan.allocation == "water-filling" else plan.score
 
 
-def _used(source: TextSource, windows: Tensor, where: tuple[Passage, ...] = ()) -> TextUsed:
+def _used(source: TextSource, windows: Tensor, model: Any, where: tuple[Passage, ...] = ()) -> TextUsed:
     return TextUsed(
         label=source.label,
         windows=windows.shape[0],
         window_length=windows.shape[1],
-        digest=hashlib.sha256(windows.numpy().tobytes()).hexdigest()[:16],
+        digest=_name(windows),
         passages=where,
+        batch=batch_size(windows, model.device),
     )
+
+
+def _name(windows: Tensor) -> str:
+    """Name windows by their tokens."""
+    return hashlib.sha256(windows.numpy().tobytes()).hexdigest()[:16]
 
 
 def _environment(model: Any) -> Environment:

@@ -761,6 +761,8 @@ class TextUsed(Value):
     """First 16 hex digits of the SHA-256 of the token ids."""
     passages: tuple[Passage, ...] = ()
     """Of an evaluation: where each window lies."""
+    batch: int | None = None
+    """Windows that passed through the model at a time; ``None`` where an earlier version made the run."""
 
 
 class Environment(Value):

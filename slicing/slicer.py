@@ -21,7 +21,7 @@ from analysis.anatomy import anatomy_of, blocks, decoder, read_shape
 from analysis.bases import Bases, BasesCollector, Covariance
 from analysis.device import HOST, memory, on_device, out_of_memory_told, present, widen
 from analysis.errors import OutOfMemoryError, PlanError, UnsupportedError
-from analysis.evaluate import batches_of, check_windows, perplexity
+from analysis.evaluate import batch_size, batches_of, check_windows, perplexity
 from analysis.hooks import entering_states
 from analysis.shape import ModelShape
 from analysis.values import Progress, no_progress
@@ -101,7 +101,7 @@ def slice_model(
     shape = _checked(model, schedule)
     check_windows(model, windows)
     held = held_out(len(windows)) if repair else 0
-    batch = len(next(batches_of(windows, model.device))) * windows.shape[1]
+    batch = batch_size(windows, model.device) * windows.shape[1]
     need = slicing_need(shape, schedule, windows.numel(), batch, model.dtype.itemsize, repair)
     steps = len(shape.sublayers)
     _refuse_unless_it_fits(model, need)
