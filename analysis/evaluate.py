@@ -37,13 +37,11 @@ from analysis.device import (
 )
 from analysis.errors import ModelError, TextError
 from analysis.hooks import head_alone
+from analysis.needs import ROWS, passing_need, refuse_unless_it_fits
 from analysis.source import ModelSource, OpenModel, context_length, quiet_transformers
 from analysis.statistics import LEVEL, holm, mean_interval, p_value
 from analysis.texts import tokenizer_errors
 from analysis.values import Progress, Value, no_progress, without
-
-_ROWS = 256
-"""Tokens whose logits are turned to fp32 at a time: (rows, V) in fp32 is 50 MB at V = 50,000."""
 
 
 class Perplexity(Value):
@@ -163,6 +161,20 @@ def batches_of(windows: Tensor, device: torch.device) -> Iterator[Tensor]:
     return iter(windows.split(batch_size(windows, device)))
 
 
+def tokens_at_a_time(windows: Tensor, device: torch.device) -> int:
+    """Tokens of the windows (N, T) that pass at a time."""
+    return batch_size(windows, device) * windows.shape[1]
+
+
+def refuse_unless_batches_fit(doing: str, model: Any, windows: Tensor, kept: int = 0) -> None:
+    """Raise ``OutOfMemoryError`` where a batch of the windows (N, T) does not fit beside the model, with the
+    states of the stream at ``kept`` depths.
+    """
+    tokens = tokens_at_a_time(windows, model.device)
+    shorter = passing_need(model, min(tokens, batch_tokens(model.device)), kept)
+    refuse_unless_it_fits(doing, model, passing_need(model, tokens, kept), {"use shorter windows": shorter})
+
+
 def check_windows(model: Any, windows: Tensor) -> None:
     """Raise ``TextError`` for windows longer than the model's context, ``ModelError`` for unknown tokens."""
     _check_vocabulary(model, windows)
@@ -194,11 +206,13 @@ def perplexity(
 ) -> Perplexity:
     """Evaluate ``model`` on ``windows`` (N, T) of token ids by the protocol above.
 
-    Raises ``TextError`` for windows that do not fit, ``ModelError`` when the loss is not finite.
+    Raises ``TextError`` for windows that do not fit, ``ModelError`` when the loss is not finite,
+    ``OutOfMemoryError``, before the first batch where that can be told.
     """
     check_windows(model, windows)
     if windows.shape[1] < 2:
         raise TextError("Perplexity needs windows of at least 2 tokens.")
+    refuse_unless_batches_fit("Evaluating", model, windows)
     nll: list[float] = []
     seconds: list[float] = []
     tokens: list[int] = []
@@ -366,19 +380,19 @@ def window_nll(model: Any, tokens: Tensor) -> list[float]:
     targets = tokens.roll(-1, dims=1).flatten()
     losses = [
         functional.cross_entropy(rows.float(), target.to(rows.device), reduction="none")
-        for rows, target in zip(_logits(model, tokens), targets.split(_ROWS), strict=True)
+        for rows, target in zip(_logits(model, tokens), targets.split(ROWS), strict=True)
     ]
     return widen(torch.cat(losses).view(tokens.shape)[:, :-1], HOST).mean(dim=1).tolist()
 
 
 def _logits(model: Any, tokens: Tensor) -> Iterator[Tensor]:
-    """The logits of (B, T) tokens, ``_ROWS`` rows (rows, V) at a time."""
+    """The logits of (B, T) tokens, ``ROWS`` rows (rows, V) at a time."""
     if not _has_a_head_of_its_own(model):
-        yield from model(tokens, use_cache=False).logits.flatten(0, 1).split(_ROWS)
+        yield from model(tokens, use_cache=False).logits.flatten(0, 1).split(ROWS)
         return
     output = decoder(model)(tokens, use_cache=False)
     with head_alone(model, output) as head:
-        for part in output.last_hidden_state.flatten(0, 1).split(_ROWS):
+        for part in output.last_hidden_state.flatten(0, 1).split(ROWS):
             yield head(part.unsqueeze(0)).squeeze(0)
 
 

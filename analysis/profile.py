@@ -155,6 +155,8 @@ def profile_blocks(
     check_windows(model, windows)
     if windows.shape[1] < 2:
         raise TextError("A profile needs windows of at least 2 tokens.")
+    if bases is not None:
+        bases.refuse_unless_they_fit(windows)
     count, length = windows.shape
     sums = {name: _Sums(s, count, len(blocks(model))) for name, s in _distinct(SCORES.values()).items()}
     rows = slice(0, 0)

@@ -28,6 +28,7 @@ from analysis.anatomy import (
     weights_named,
 )
 from analysis.device import comes_and_goes, present
+from analysis.needs import is_spread
 from slicing.modeling_sliced import SlicedConfig, SlicedForCausalLM, SlicedSublayer
 from slicing.rotation import centred, read_in, shifted_bias, write_in
 from slicing.schedule import SlicingSchedule
@@ -210,7 +211,7 @@ def put_away(site: Site) -> None:
 
 def spread_like(model: PreTrainedModel, sliced: SlicedForCausalLM) -> None:
     """Spread a sliced model over the devices by accelerate's rules when the dense one is."""
-    if len(set(getattr(model, "hf_device_map", {}).values())) > 1:
+    if is_spread(model):
         kinds = list(sliced._no_split_modules or [])
         device_map = infer_auto_device_map(sliced, no_split_module_classes=kinds)
         dispatch_model(sliced, device_map, force_hooks=True)

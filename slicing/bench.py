@@ -34,6 +34,7 @@ from analysis.evaluate import (
     safe_precision,
 )
 from analysis.lens import logit_lens
+from analysis.needs import MemoryNeed, refuse_unless_it_fits
 from analysis.profile import profile_blocks
 from analysis.scores import find_score
 from analysis.shape import ModelShape
@@ -44,11 +45,12 @@ from analysis.tasks import TaskScore, check_tasks, evaluate_tasks
 from analysis.texts import Passage, TextSource, passages, token_windows
 from analysis.values import Progress, no_progress
 from slicing.allocation import Fractions, Searched
-from slicing.depth.layout import Layout
+from slicing.depth.layout import Closing, Layout
+from slicing.depth.memory import refuse_unless_removal_fits
 from slicing.depth.operator import reduce_blocks
-from slicing.depth.reduce import Closing, ReducedModel, followed, reduce_model, refuse_closing
+from slicing.depth.reduce import ReducedModel, followed, reduce_model, refuse_closing
 from slicing.depth.survey import Survey
-from slicing.memory import MemoryNeed, slicing_need
+from slicing.memory import preview_need, slicing_need
 from slicing.plan import Plan
 from slicing.probes import CURVES, FRACTIONS, NEED_SLICING, PROBES, USUAL, Probing
 from slicing.repair import Repair, held_out
@@ -85,7 +87,13 @@ from slicing.runs import (
 )
 from slicing.schedule import SlicingSchedule, constant_at_parameters
 from slicing.search import Journal, search
-from slicing.slicer import SlicedModel, recut, refuse_unless_invariant, slice_model
+from slicing.slicer import (
+    SlicedModel,
+    recut,
+    refuse_unless_invariant,
+    refuse_unless_slicing_fits,
+    slice_model,
+)
 from slicing.store import open_model, save_reduced, save_sliced
 from slicing.study.store import (
     BASES_FILE,
@@ -102,9 +110,12 @@ def memory_need(recipe: SliceRecipe | CompareRecipe, shape: ModelShape) -> Memor
     # On the host dtype auto is float32; on an accelerator it is a 16-bit one.
     device = pick_device(recipe.model.device)
     itemsize = pick_dtype(recipe.model.dtype, device, None).itemsize
+    constant = recipe.plan.constant(shape)
+    if recipe.method == "preview":
+        return preview_need(shape, constant, itemsize)
     tokens = recipe.calibration_windows * recipe.window_length
-    batch = max(batch_tokens(device), recipe.window_length)
-    return slicing_need(shape, recipe.plan.constant(shape), tokens, min(batch, tokens), itemsize)
+    batch = min(tokens, max(batch_tokens(device), recipe.window_length))
+    return slicing_need(shape, constant, tokens, batch, itemsize, recipe.repair)
 
 
 Opener = Callable[[ModelSource], OpenModel]
@@ -346,12 +357,25 @@ class _Bench:
         if getattr(recipe, "other", None) is not None:
             self.other = self._first(recipe.other)  # type: ignore[attr-defined]
         progress("Reading text", 1, 1)
+        for plan in plans:
+            self._refuse_unless_it_fits(plan)
         self.deciding: dict[str, float] = {}
         """Seconds that every probe and search took."""
         self.measured: dict[str, Any] = {}
         """Curves and searched shares."""
         self.surveys: dict[int, Survey] = {}
         """What methods of removal asked, by the number of windows that it was measured on."""
+
+    def _refuse_unless_it_fits(self, plan: Plan) -> None:
+        """Tell before the work begins what would not fit at its end; constant slicing stands for the plan."""
+        constant, model, recipe = plan.constant(self.shape), self.model, self.recipe
+        if getattr(recipe, "removal", None):  # then it is a smaller model that is sliced
+            return
+        if recipe.method == "faithful":
+            refuse_unless_slicing_fits(model, constant, self.windows, recipe.repair)
+            return
+        BasesCollector(model).refuse_unless_they_fit(self.windows)
+        refuse_unless_it_fits("Previewing", model, preview_need(self.shape, constant, model.dtype.itemsize))
 
     def draw(self, count: int, skip: int = 0) -> Tensor:
         """Windows of the calibration text, (count, T), after the first ``skip`` of the draw."""
@@ -682,6 +706,8 @@ def _remove(recipe: RemoveRecipe, opened: OpenModel, progress: Progress, folder:
         held_out(recipe.calibration_windows)
         refuse_closing(opened.model, recipe.removal.closing)
     bench = _Bench(recipe, opened, progress, slices=False)
+    some = Layout.without(len(blocks(opened.model)), range(1, recipe.blocks + 1))  # which is not known yet
+    refuse_unless_removal_fits(opened.model, some, bench.windows, recipe.removal.closing)
     bench.measure(folder)
     layout, deciding = bench.layout(recipe.removal, recipe.blocks, recipe.search_windows)
     cut = bench.reduce(layout, recipe.removal.closing, "Closing gaps")

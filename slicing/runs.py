@@ -26,9 +26,8 @@ from analysis.texts import Passage, TextSource
 from analysis.values import Value, key_of, without
 from slicing.allocation import Fractions, find_allocation
 from slicing.calibration import Fit, same_text, too_few_tokens
-from slicing.depth.layout import Layout
+from slicing.depth.layout import Closing, Layout
 from slicing.depth.methods import METHODS, RemovalMethod, find_method, make_method
-from slicing.depth.reduce import Closing
 from slicing.plan import Plan
 from slicing.probes import NEED_SLICING
 from slicing.repair import Repair

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 from analysis.anatomy import block_path, blocks
 from analysis.errors import ModelError, UnsupportedError, one_line
 from analysis.hooks import leaving_out, returns_tuple
+from analysis.needs import is_spread
 from slicing.depth.layout import Layout
 from slicing.slicer import GUARD_TOLERANCE
 
@@ -33,9 +34,7 @@ def reduce_blocks(model: PreTrainedModel, layout: Layout, check: bool = True) ->
     configuration that cannot say which blocks are left. Raises ``UnsupportedError`` where that is so, where
     blocks that are to become one differ in their shapes, and for a model that accelerate keeps in parts.
     """
-    if len(set(getattr(model, "hf_device_map", {}).values())) > 1 or any(
-        p.is_meta for p in model.parameters()
-    ):
+    if is_spread(model) or any(p.is_meta for p in model.parameters()):
         raise UnsupportedError(
             "Blocks are removed from a model on one device, and this one is spread or offloaded: open it "
             "with device 'cpu', or on a device that holds it whole."
