@@ -11,7 +11,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import psutil
 import torch
@@ -49,9 +49,31 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
-def pick_dtype(name: str, device: torch.device, stored: object) -> torch.dtype:
+class Facts(NamedTuple):
+    """What a device is, for a process that must not ask it.
+
+    To ask CUDA makes a context, which takes hundreds of megabytes of the card and fails where that is full.
+    So the process that has the model asks, and tells the others.
+    """
+
+    total: int
+    """Bytes of its memory."""
+    bf16: bool
+    """Whether it multiplies in bfloat16 itself; emulated, that is many times slower."""
+
+
+LARGE = Facts(total=2**40, bf16=True)
+"""What a device is taken for that nobody has asked yet: then nothing is told smaller than it is."""
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether the device multiplies in bfloat16 itself, as NVIDIA cards do from Ampere on."""
+    return device.type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+def pick_dtype(name: str, device: torch.device, stored: object, told: Facts | None = None) -> torch.dtype:
     """``auto`` is float32 on a CPU; on an accelerator bfloat16, or float16 where the weights are stored so or
-    the device only emulates bfloat16 (NVIDIA cards before Ampere), which is many times slower.
+    the device only emulates bfloat16. What is ``told`` of the device is not asked.
     """
     if name != "auto":
         if name not in DTYPES:
@@ -59,8 +81,8 @@ def pick_dtype(name: str, device: torch.device, stored: object) -> torch.dtype:
         return DTYPES[name]
     if device.type == "cpu":
         return torch.float32
-    emulated = device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.float16 if stored == torch.float16 or emulated else torch.bfloat16
+    native = told.bf16 if told else has_bf16(device)
+    return torch.bfloat16 if native and stored != torch.float16 else torch.float16
 
 
 Precision = Literal["exact", "fast"]

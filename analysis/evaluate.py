@@ -25,6 +25,7 @@ from transformers import GenerationConfig
 from analysis.anatomy import decoder
 from analysis.device import (
     HOST,
+    Facts,
     PeakMemory,
     Precision,
     is_out_of_memory,
@@ -131,16 +132,17 @@ class Sample(Value):
     tokens_per_second: float
 
 
-def batch_tokens(device: torch.device) -> int:
+def batch_tokens(device: torch.device, told: Facts | None = None) -> int:
     """Tokens in a batch: 2,048 on a CPU, where more gains nothing; on an accelerator by the memory it has.
 
     Half a megabyte per token is room for the logits of 128,000 tokens in 16 bits and the widest layers. What
     is free at the moment does not matter: other batches have other last digits, and a result must not depend
-    on what ran before.
+    on what ran before. What is ``told`` of the device is not asked.
     """
     if device.type == "cpu":
         return 2048
-    return int(min(16384, max(1024, total_memory(device) // 8 // 500_000)))
+    total = told.total if told else total_memory(device)
+    return int(min(16384, max(1024, total // 8 // 500_000)))
 
 
 def batch_size(windows: Tensor, device: torch.device) -> int:

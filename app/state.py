@@ -14,7 +14,7 @@ from urllib.parse import urlencode
 
 import streamlit as st
 
-from analysis.device import HOST
+from analysis.device import HOST, LARGE, Facts, has_bf16, pick_device
 from analysis.device import memory as host_memory
 from analysis.errors import ModelError, SlicescopeError, StorageError
 from analysis.source import ModelCard, ModelSource, describe
@@ -132,6 +132,17 @@ def memory(device: str | None = None) -> tuple[int, int] | None:
     if report and (device is None or device.removesuffix(":0") == report.device.removesuffix(":0")):
         return (report.free, report.total) if report.total else None
     return host_memory(HOST) if device in (None, "cpu") else None
+
+
+def told_of(name: str) -> Facts:
+    """What the engine said of a device by its name, as above; before it did, what a large one would be."""
+    device = pick_device(name)
+    if device.type != "cuda":
+        return Facts(host_memory(HOST)[1], has_bf16(device))
+    report = worker().report
+    if report and report.total and report.device.removesuffix(":0") == str(device).removesuffix(":0"):
+        return Facts(report.total, report.bf16)
+    return LARGE
 
 
 def lost_jobs() -> tuple[str, ...]:
@@ -470,7 +481,8 @@ def card(source: ModelSource) -> ModelCard:
 def _card(source: str) -> ModelCard | str:
     """The card, or why there is none: an answer that took the Hub half a minute is kept as well."""
     try:
-        return describe(ModelSource.from_json(source, "The model source"))
+        wanted = ModelSource.from_json(source, "The model source")
+        return describe(wanted, told_of(wanted.device))
     except SlicescopeError as error:
         return str(error)
 

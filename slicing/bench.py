@@ -23,7 +23,7 @@ from torch import Tensor
 from analysis.anatomy import blocks, read_shape, why_not_sliceable
 from analysis.bases import Bases, BasesCollector, find_bases
 from analysis.details import Details, DetailsCollector
-from analysis.device import PeakMemory, Precision, free_memory, pick_device, pick_dtype, synchronise
+from analysis.device import Facts, PeakMemory, Precision, free_memory, pick_device, pick_dtype, synchronise
 from analysis.errors import PlanError, UnsupportedError, unknown_name
 from analysis.evaluate import (
     batch_size,
@@ -38,7 +38,7 @@ from analysis.needs import MemoryNeed, refuse_unless_it_fits
 from analysis.profile import profile_blocks
 from analysis.scores import find_score
 from analysis.shape import ModelShape
-from analysis.source import ModelSource, OpenModel, fetch_missing, require_plain
+from analysis.source import ModelSource, OpenModel, fetch_missing, outline, require_plain
 from analysis.speed import NEW_TOKENS, PROMPT_TOKENS, compare_speed
 from analysis.storage import require_space
 from analysis.tasks import TaskScore, check_tasks, evaluate_tasks
@@ -105,16 +105,21 @@ from slicing.study.store import (
 )
 
 
-def memory_need(recipe: SliceRecipe | CompareRecipe, shape: ModelShape) -> MemoryNeed:
-    """What slicing will take at its peak, told before the job; constant slicing stands for the plan."""
+def memory_need(
+    recipe: SliceRecipe | CompareRecipe, shape: ModelShape, told: Facts | None = None
+) -> MemoryNeed:
+    """What slicing will take at its peak, told before the job; constant slicing stands for the plan.
+
+    What is ``told`` of the device is not asked.
+    """
     # On the host dtype auto is float32; on an accelerator it is a 16-bit one.
     device = pick_device(recipe.model.device)
-    itemsize = pick_dtype(recipe.model.dtype, device, None).itemsize
+    itemsize = pick_dtype(recipe.model.dtype, device, None, told).itemsize
     constant = recipe.plan.constant(shape)
     if recipe.method == "preview":
         return preview_need(shape, constant, itemsize)
     tokens = recipe.calibration_windows * recipe.window_length
-    batch = min(tokens, max(batch_tokens(device), recipe.window_length))
+    batch = min(tokens, max(batch_tokens(device, told), recipe.window_length))
     return slicing_need(shape, constant, tokens, batch, itemsize, recipe.repair)
 
 
@@ -197,11 +202,14 @@ Executor = Callable[[Sequence[TrialRecipe], Callable[[Run], None], Progress], No
 """Carries trials out elsewhere, and hands over every run once it is made, in whatever order."""
 
 
-def fetch_for(recipe: Recipe, progress: Progress = no_progress) -> None:
-    """Fetch the model of a recipe where it is not here; what its weights are no good for is told before."""
+def fetch_for(recipe: Recipe, progress: Progress = no_progress, asks: bool = True) -> None:
+    """Fetch the model of a recipe where it is not here; what its weights are no good for is told before.
+
+    ``asks``: whether this process may ask the device; see ``fetch_missing``.
+    """
     if recipe.changes_weights:
         require_plain(recipe.model)
-    fetch_missing(recipe.model, progress)
+    fetch_missing(recipe.model, progress, asks)
 
 
 def perform(
@@ -220,14 +228,18 @@ def perform(
     def work(folder: Path) -> tuple[OpenModel, Any]:
         if opener is open_model:  # another opener has the model already
             fetch_for(recipe, progress)
+        many = recipe if isinstance(recipe, SweepRecipe | ContestRecipe | LeaderboardRecipe) else None
+        if many and executor:  # which has the devices to itself: the model is opened here when it is done
+            drawn = outline(recipe.model) if opener is open_model else opener(recipe.model)
+            _refuse_impossible(many, drawn)
+            missing = [trial for trial in many.trials() if not _stored_trial(trial, drawn)]
+            executor(missing, keep_run, progress)
+            del drawn
         progress("Opening", 0, 1)
         opened = opener(recipe.model)
         progress("Opening", 1, 1)
-        if isinstance(recipe, SweepRecipe | ContestRecipe | LeaderboardRecipe):
-            _refuse_impossible(recipe, opened)
-            if executor:
-                missing = [trial for trial in recipe.trials() if not _stored_trial(trial, opened)]
-                executor(missing, keep_run, progress)
+        if many and not executor:
+            _refuse_impossible(many, opened)
         return opened, makers[type(recipe)](recipe, opened, progress, folder)
 
     makers: dict[type, Callable[..., Any]] = {
