@@ -26,6 +26,7 @@ from analysis.needs import MemoryNeed, refuse_unless_it_fits
 from analysis.profile import profile_blocks
 from analysis.source import ModelSource, OpenModel
 from analysis.texts import TextSource
+from slicing.assembly import blank, fill_ends
 from slicing.bench import perform
 from slicing.depth.layout import Layout
 from slicing.depth.reduce import reduce_model
@@ -190,6 +191,20 @@ def test_flops_copies_and_waits_are_counted():
     assert accelerator.flops == {torch.float32: 2 * 2 * 3 * 4, torch.bfloat16: 2 * 2 * 3 * 5}
     assert accelerator.copies == {("cpu", "cuda"): 24, ("cuda", "cpu"): 32}
     assert accelerator.waits == 2
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt_neox"])  # without a shift of the last norm, and with one
+def test_tables_turn_some_rows_at_a_time(family):
+    """All of a table in fp32 is larger than what slicing needs for a block."""
+    model = tiny_model(family, torch.bfloat16, vocab_size=60_000, tie_word_embeddings=False)
+    with simulated("cuda") as accelerator:
+        accelerator.put(model, "cuda")
+        before = accelerator.peak
+        made = blank(model, schedule(model))
+        fill_ends(model, made, torch.eye(32, device="cuda")[:, :24])
+        new = sum(each.nbytes for name, each in made.named_parameters() if each.device.type == "cuda")
+        in_fp32 = 60_000 * 32 * 4
+        assert accelerator.peak - before < new + in_fp32 / 2
 
 
 def test_the_batch_does_not_depend_on_what_is_free():
