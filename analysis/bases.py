@@ -13,12 +13,13 @@ from typing import Any, NamedTuple
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from analysis.anatomy import anatomy_of, blocks, decoder
 from analysis.device import out_of_memory_told, precise_home, widen
 from analysis.errors import ModelError, StorageError
-from analysis.evaluate import batches_of, check_windows
+from analysis.evaluate import batches_of, check_windows, tokens_at_a_time
+from analysis.needs import bases_need, refuse_unless_it_fits
 from analysis.values import Progress, no_progress
 
 _ROWS = 2048
@@ -146,8 +147,9 @@ class Bases(NamedTuple):
 class BasesCollector:
     """Sums up the stream at every site during forward passes of the dense model, or of some of its blocks."""
 
-    def __init__(self, model: nn.Module, some: slice = slice(None)) -> None:
+    def __init__(self, model: Any, some: slice = slice(None)) -> None:
         anatomy = anatomy_of(model.config)
+        self.model = model
         self.centred = anatomy.centred
         self.norms = [
             getattr(block, branches[0].norm)
@@ -155,6 +157,14 @@ class BasesCollector:
             for branches in anatomy.sublayers
         ]
         self.sums: list[Covariance | None] = [None] * len(self.norms)
+
+    def refuse_unless_they_fit(self, windows: Tensor) -> None:
+        """Raise ``OutOfMemoryError`` where the sums at all sites and a batch of ``windows`` do not fit."""
+        width = self.model.get_input_embeddings().weight.shape[1]
+        tokens = tokens_at_a_time(windows, self.model.device)
+        refuse_unless_it_fits(
+            "Finding bases", self.model, bases_need(self.model, len(self.norms), width, tokens)
+        )
 
     @contextmanager
     def watching(self) -> Iterator[None]:
@@ -198,9 +208,13 @@ class BasesCollector:
 
 @torch.inference_mode()
 def find_bases(model: Any, windows: Tensor, progress: Progress = no_progress) -> Bases:
-    """The bases of the dense stream over ``windows`` (N, T) of token ids, in one pass without the head."""
+    """The bases of the dense stream over ``windows`` (N, T) of token ids, in one pass without the head.
+
+    Raises ``OutOfMemoryError``, before the pass where that can be told.
+    """
     check_windows(model, windows)
     collector, done = BasesCollector(model), 0
+    collector.refuse_unless_they_fit(windows)
     with collector.watching(), out_of_memory_told("finding bases"):
         for batch in batches_of(windows, model.device):
             decoder(model)(batch.to(model.device), use_cache=False)

@@ -19,6 +19,7 @@ from safetensors.numpy import save_file
 from torch import Tensor, nn
 
 from analysis.anatomy import anatomy_of, blocks, core_of, why_not_sliceable
+from analysis.device import HOST, widen
 from analysis.errors import StorageError
 from analysis.scores import cosine
 
@@ -230,9 +231,9 @@ class DetailsCollector:
         self._depths.append(self._sample(leaving))
         some, last = (torch.stack(each, dim=1) for each in zip(*self._depths, strict=True))  # (n, L + 1, D)
         self._depths = []
-        self.similarity += _cosines(some).sum(dim=0).cpu().double()
-        self.angular += (torch.arccos(_cosines(last)) / math.pi).sum(dim=0).cpu().double()
-        self.cka += len(some) * _cka(some).cpu().double()
+        self.similarity += widen(_cosines(some).sum(dim=0), HOST)
+        self.angular += widen((torch.arccos(_cosines(last)) / math.pi).sum(dim=0), HOST)
+        self.cka += len(some) * widen(_cka(some), HOST)
         self._paired += len(some)
         self._ended += len(last)
 

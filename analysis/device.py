@@ -11,7 +11,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import psutil
 import torch
@@ -20,6 +20,7 @@ from torch import nn
 
 from analysis.errors import ModelError, OutOfMemoryError, unknown_name
 
+HOST = torch.device("cpu")
 DTYPES: dict[str, torch.dtype] = {
     "float32": torch.float32,
     "bfloat16": torch.bfloat16,
@@ -45,16 +46,38 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
-def pick_dtype(name: str, device: torch.device, stored: object) -> torch.dtype:
+class Facts(NamedTuple):
+    """What a device is, for a process that must not ask it.
+
+    To ask CUDA makes a context, which takes hundreds of megabytes of the card and fails where that is full.
+    So the process that has the model asks, and tells the others.
+    """
+
+    total: int
+    """Bytes of its memory."""
+    bf16: bool
+    """Whether it multiplies in bfloat16 itself; emulated, that is many times slower."""
+
+
+LARGE = Facts(total=2**40, bf16=True)
+"""What a device is taken for that nobody has asked yet: then nothing is told smaller than it is."""
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether the device multiplies in bfloat16 itself, as NVIDIA cards do from Ampere on."""
+    return device.type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+def pick_dtype(name: str, device: torch.device, stored: object, told: Facts | None = None) -> torch.dtype:
     """``auto`` is float32 on a CPU; on an accelerator bfloat16, or float16 where the weights are stored so or
-    the device only emulates bfloat16 (NVIDIA cards before Ampere), which is many times slower.
+    the device only emulates bfloat16. What is ``told`` of the device is not asked.
     """
     if name != "auto":
         return _dtype(name)
     if device.type == "cpu":
         return torch.float32
-    emulated = device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.float16 if stored == torch.float16 or emulated else torch.bfloat16
+    native = told.bf16 if told else has_bf16(device)
+    return torch.bfloat16 if native and stored != torch.float16 else torch.float16
 
 
 def check_names(device: str, dtype: str) -> None:
@@ -110,7 +133,7 @@ def present(module: nn.Module) -> Iterator[torch.device]:
     with ExitStack() as stack:
         for each in module.modules():
             stack.enter_context(align_module_device(each))
-        yield next((parameter.device for parameter in module.parameters()), torch.device("cpu"))
+        yield next((parameter.device for parameter in module.parameters()), HOST)
 
 
 def comes_and_goes(module: nn.Module) -> bool:
@@ -131,7 +154,7 @@ def on_device(value: Any, device: torch.device) -> Any:
 
 def precise_home(device: torch.device) -> torch.device:
     """Where tensors of ``device`` can be in fp64: there, or on the host, since MPS has none."""
-    return torch.device("cpu") if device.type == "mps" else device
+    return HOST if device.type == "mps" else device
 
 
 def widen(tensor: torch.Tensor, home: torch.device | None = None) -> torch.Tensor:

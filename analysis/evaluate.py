@@ -24,6 +24,8 @@ from transformers import GenerationConfig
 
 from analysis.anatomy import decoder
 from analysis.device import (
+    HOST,
+    Facts,
     PeakMemory,
     Precision,
     is_out_of_memory,
@@ -32,16 +34,15 @@ from analysis.device import (
     out_of_memory_told,
     synchronise,
     total_memory,
+    widen,
 )
 from analysis.errors import ModelError, TextError
 from analysis.hooks import head_alone
+from analysis.needs import ROWS, passing_need, refuse_unless_it_fits
 from analysis.source import ModelSource, OpenModel, context_length, quiet_transformers
 from analysis.statistics import LEVEL, holm, mean_interval, p_value
 from analysis.texts import tokenizer_errors
 from analysis.values import Progress, Value, no_progress, without
-
-_ROWS = 256
-"""Tokens whose logits are turned to fp32 at a time: (rows, V) in fp32 is 50 MB at V = 50,000."""
 
 
 class Perplexity(Value):
@@ -60,6 +61,8 @@ class Perplexity(Value):
     """Of the matrix products; see ``analysis.device.matmuls``."""
     bos: bool = False
     """Whether every window begins with the model's BOS token."""
+    batch: int | None = None
+    """Windows that passed through the model at a time; ``None`` where an earlier version measured."""
 
     @model_validator(mode="before")
     @classmethod
@@ -80,7 +83,7 @@ class Perplexity(Value):
         begun = ", each begun by BOS" if self.bos else ""
         return (
             f"token-level perplexity, {len(self.nll)} windows of {self.window_length:,} tokens{begun}, no "
-            f"overlap, exp of the mean negative log-likelihood{products}"
+            f"overlap, exp of the mean negative log-likelihood{products}{at_a_time(self.batch)}"
         )
 
 
@@ -129,21 +132,49 @@ class Sample(Value):
     tokens_per_second: float
 
 
-def batch_tokens(device: torch.device) -> int:
+def batch_tokens(device: torch.device, told: Facts | None = None) -> int:
     """Tokens in a batch: 2,048 on a CPU, where more gains nothing; on an accelerator by the memory it has.
 
     Half a megabyte per token is room for the logits of 128,000 tokens in 16 bits and the widest layers. What
     is free at the moment does not matter: other batches have other last digits, and a result must not depend
-    on what ran before.
+    on what ran before. What is ``told`` of the device is not asked.
     """
     if device.type == "cpu":
         return 2048
-    return int(min(16384, max(1024, total_memory(device) // 8 // 500_000)))
+    total = told.total if told else total_memory(device)
+    return int(min(16384, max(1024, total // 8 // 500_000)))
+
+
+def batch_size(windows: Tensor, device: torch.device) -> int:
+    """How many of the windows (N, T) pass at a time: about ``batch_tokens``, and one window at least.
+
+    All of a job takes its batches from here, so that windows of one length pass alike in all its parts.
+    """
+    return max(1, min(len(windows), batch_tokens(device) // windows.shape[1]))
+
+
+def at_a_time(batch: int | None) -> str:
+    """The end of a sentence on how windows were measured: how many at a time, where that is known."""
+    return "" if batch is None else f", {batch} {'window' if batch == 1 else 'windows'} at a time"
 
 
 def batches_of(windows: Tensor, device: torch.device) -> Iterator[Tensor]:
-    """Split (N, T) into batches of about ``batch_tokens``, of one window at least."""
-    return iter(windows.split(max(1, batch_tokens(device) // windows.shape[1])))
+    """Split (N, T) into batches of ``batch_size``."""
+    return iter(windows.split(batch_size(windows, device)))
+
+
+def tokens_at_a_time(windows: Tensor, device: torch.device) -> int:
+    """Tokens of the windows (N, T) that pass at a time."""
+    return batch_size(windows, device) * windows.shape[1]
+
+
+def refuse_unless_batches_fit(doing: str, model: Any, windows: Tensor, kept: int = 0) -> None:
+    """Raise ``OutOfMemoryError`` where a batch of the windows (N, T) does not fit beside the model, with the
+    states of the stream at ``kept`` depths.
+    """
+    tokens = tokens_at_a_time(windows, model.device)
+    shorter = passing_need(model, min(tokens, batch_tokens(model.device)), kept)
+    refuse_unless_it_fits(doing, model, passing_need(model, tokens, kept), {"use shorter windows": shorter})
 
 
 def check_windows(model: Any, windows: Tensor) -> None:
@@ -177,11 +208,13 @@ def perplexity(
 ) -> Perplexity:
     """Evaluate ``model`` on ``windows`` (N, T) of token ids by the protocol above.
 
-    Raises ``TextError`` for windows that do not fit, ``ModelError`` when the loss is not finite.
+    Raises ``TextError`` for windows that do not fit, ``ModelError`` when the loss is not finite,
+    ``OutOfMemoryError``, before the first batch where that can be told.
     """
     check_windows(model, windows)
     if windows.shape[1] < 2:
         raise TextError("Perplexity needs windows of at least 2 tokens.")
+    refuse_unless_batches_fit("Evaluating", model, windows)
     nll: list[float] = []
     seconds: list[float] = []
     tokens: list[int] = []
@@ -207,6 +240,7 @@ def perplexity(
         peak_memory=peak.bytes,
         precision=precision,
         bos=bool((windows[:, 0] == _bos(model)).all()),
+        batch=batch_size(windows, model.device),
     )
 
 
@@ -348,19 +382,19 @@ def window_nll(model: Any, tokens: Tensor) -> list[float]:
     targets = tokens.roll(-1, dims=1).flatten()
     losses = [
         functional.cross_entropy(rows.float(), target.to(rows.device), reduction="none")
-        for rows, target in zip(_logits(model, tokens), targets.split(_ROWS), strict=True)
+        for rows, target in zip(_logits(model, tokens), targets.split(ROWS), strict=True)
     ]
-    return torch.cat(losses).view(tokens.shape)[:, :-1].cpu().double().mean(dim=1).tolist()
+    return widen(torch.cat(losses).view(tokens.shape)[:, :-1], HOST).mean(dim=1).tolist()
 
 
 def _logits(model: Any, tokens: Tensor) -> Iterator[Tensor]:
-    """The logits of (B, T) tokens, ``_ROWS`` rows (rows, V) at a time."""
+    """The logits of (B, T) tokens, ``ROWS`` rows (rows, V) at a time."""
     if not _has_a_head_of_its_own(model):
-        yield from model(tokens, use_cache=False).logits.flatten(0, 1).split(_ROWS)
+        yield from model(tokens, use_cache=False).logits.flatten(0, 1).split(ROWS)
         return
     output = decoder(model)(tokens, use_cache=False)
     with head_alone(model, output) as head:
-        for part in output.last_hidden_state.flatten(0, 1).split(_ROWS):
+        for part in output.last_hidden_state.flatten(0, 1).split(ROWS):
             yield head(part.unsqueeze(0)).squeeze(0)
 
 

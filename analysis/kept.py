@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from analysis.device import memory
+from analysis.device import HOST, memory
 from analysis.storage import cache_folder, clear_abandoned, owned, require_space, storage_errors
 
 
@@ -100,5 +100,5 @@ def write_numbers(tensor: Tensor, path: Path) -> None:
 
 def budgets(device: torch.device) -> tuple[int, int]:
     """What activations may take on the device and on the host: a third of what is free there now."""
-    host = memory(torch.device("cpu"))[0] // 3
+    host = memory(HOST)[0] // 3
     return (memory(device)[0] // 3 if device.type == "cuda" else 0), host

@@ -14,7 +14,7 @@ from torch import Tensor
 from analysis.anatomy import blocks
 from analysis.device import Precision, matmuls, out_of_memory_told
 from analysis.errors import ModelError, TextError
-from analysis.evaluate import batches_of, check_windows, window_nll
+from analysis.evaluate import batches_of, check_windows, refuse_unless_batches_fit, window_nll
 from analysis.hooks import going_on_from, returns_tuple, watch_blocks
 from analysis.values import Progress, no_progress
 
@@ -33,6 +33,7 @@ def logit_lens(
     check_windows(model, windows)
     if windows.shape[1] < 2:
         raise TextError("The logit lens needs windows of at least 2 tokens.")
+    refuse_unless_batches_fit("Looking through the head", model, windows, len(blocks(model)))
     count, tuples = len(blocks(model)), returns_tuple(model, windows[:1, :8].to(model.device))
     states: dict[int, Tensor] = {}
     rows: list[np.ndarray] = []

@@ -17,7 +17,7 @@ from transformers.pytorch_utils import Conv1D
 from analysis.anatomy import blocks, decoder
 from analysis.device import Precision, matmuls, out_of_memory_told, precise_home
 from analysis.errors import ModelError
-from analysis.evaluate import batches_of, check_windows, window_nll
+from analysis.evaluate import batches_of, check_windows, refuse_unless_batches_fit, window_nll
 from analysis.hooks import going_on_from, returns_tuple, watch_blocks
 from analysis.values import Progress, no_progress
 
@@ -41,6 +41,7 @@ def damage(
     fit, ``OutOfMemoryError``.
     """
     check_windows(model, windows)
+    refuse_unless_batches_fit(phase, model, windows, len(blocks(model)))
     count, tuples = len(blocks(model)), returns_tuple(model, windows[:1, :8].to(model.device))
     rises: dict[str, list[np.ndarray]] = {name: [] for name in replacements}
     batches = list(batches_of(windows, model.device))

@@ -18,9 +18,9 @@ from torch import Tensor
 from analysis.anatomy import block_path, blocks, decoder
 from analysis.bases import BasesCollector
 from analysis.details import DetailsCollector
-from analysis.device import out_of_memory_told, synchronise
+from analysis.device import out_of_memory_told, synchronise, widen
 from analysis.errors import ModelError, PlanError, TextError
-from analysis.evaluate import batches_of, check_windows
+from analysis.evaluate import batch_size, batches_of, check_windows
 from analysis.hooks import watch_blocks
 from analysis.scores import SCORES, Score, find_score
 from analysis.values import Progress, Value, no_progress
@@ -46,6 +46,8 @@ class LayerProfile(Value):
     window_length: int
     measurements: dict[str, Measurement]
     seconds: float
+    batch: int | None = None
+    """Windows that passed through the model at a time; ``None`` where an earlier version measured."""
 
     def scores(self) -> tuple[str, ...]:
         """The names of the scores it holds."""
@@ -118,9 +120,8 @@ class _Sums:
             self.rest[rows, block] = self.measure(entering[:, -1], leaving[:, -1]).cpu().numpy()
             return
         per_token = self.measure(entering, leaving)  # (B, T)
-        # Sums of fp32 values in fp64, where the backend has it, cost nothing beside the forward pass.
-        wide = torch.float32 if per_token.device.type == "mps" else torch.float64
-        self.rest[rows, block] = per_token[:, 1:].mean(dim=1, dtype=wide).cpu().numpy()
+        # Means of fp32 values in fp64 cost nothing beside the forward pass.
+        self.rest[rows, block] = widen(per_token[:, 1:]).mean(dim=1).cpu().numpy()
         self.first[rows, block] = per_token[:, 0].cpu().numpy()
 
     def done(self) -> Measurement:
@@ -158,6 +159,8 @@ def profile_blocks(
     check_windows(model, windows)
     if windows.shape[1] < 2:
         raise TextError("A profile needs windows of at least 2 tokens.")
+    if bases is not None:
+        bases.refuse_unless_they_fit(windows)
     count, length = windows.shape
     sums = {name: _Sums(s, count, len(blocks(model))) for name, s in _distinct(SCORES.values()).items()}
     rows = slice(0, 0)
@@ -211,6 +214,7 @@ def profile_blocks(
         window_length=length,
         measurements=measurements,
         seconds=time.perf_counter() - start,
+        batch=batch_size(windows, model.device),
     )
 
 

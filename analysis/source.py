@@ -40,7 +40,7 @@ from analysis.checkpoint import (
     settle_tables,
     weight_files,
 )
-from analysis.device import check_names, is_out_of_memory, out_of_memory_told, pick_device, pick_dtype
+from analysis.device import Facts, check_names, is_out_of_memory, out_of_memory_told, pick_device, pick_dtype
 from analysis.errors import ModelError, UnsupportedError, is_ours, one_line
 from analysis.fetch import fetch, fetched
 from analysis.gguf_header import check_gguf
@@ -184,9 +184,10 @@ def shape_of(source: ModelSource) -> ModelShape:
     return read_shape(_skeleton(source, config))
 
 
-def describe(source: ModelSource) -> ModelCard:
+def describe(source: ModelSource, told: Facts | None = None) -> ModelCard:
     """The model card: from the configuration and the names of the weights, without opening the model.
 
+    What is ``told`` of the device is not asked.
     Raises ``ModelError`` where the weights are of more blocks than the configuration says.
     """
     config: Any = read_config(source)
@@ -208,7 +209,7 @@ def describe(source: ModelSource) -> ModelCard:
         with _reading(source):
             parameters = int(json.loads((Path(source.location) / SLICED_MANIFEST).read_text())["parameters"])
     device = pick_device(source.device)
-    dtype = pick_dtype(source.dtype, device, config.dtype)
+    dtype = pick_dtype(source.dtype, device, config.dtype, told)
     return ModelCard(
         label=source.label,
         architecture=config.model_type,
@@ -254,13 +255,15 @@ def _said(config: Any, name: str) -> Any:
         return None
 
 
-def fetch_missing(source: ModelSource, progress: Progress = no_progress) -> None:
+def fetch_missing(source: ModelSource, progress: Progress = no_progress, asks: bool = True) -> None:
     """Fetch what of a model is not on this machine; see ``analysis.fetch.fetch``. Opening does it too.
 
-    Raises ``ModelError``, before anything is fetched, where its weights could not be read here.
+    Raises ``ModelError``, before anything is fetched, where its weights could not be read here; a process
+    that asks no device leaves that to the one that opens the model, where there is CUDA to be asked.
     """
     if must_fetch(source):
-        _require_readable(source, read_config(source))
+        if asks or pick_device(source.device).type != "cuda":
+            _require_readable(source, read_config(source))
         fetch(source.location, source.revision, progress)
 
 
@@ -285,13 +288,19 @@ def must_fetch(source: ModelSource) -> bool:
     return source.kind == "hub" and fetched(source.location, source.revision) is None
 
 
-def open_dense(source: ModelSource) -> OpenModel:
-    """Read the weights onto the source's device, in its dtype, ready for inference.
+def outline(source: ModelSource) -> OpenModel:
+    """A dense model without its weights, on the meta device, with its tokenizer: enough to check a recipe by.
 
-    GGUF weights are dequantised once and kept as safetensors in the cache folder, other quantised weights as
-    they are read, where transformers can do that. Raises ``ModelError``
-    for anything that is not a readable causal language model, ``OutOfMemoryError`` when it does not fit.
+    Raises what ``open_dense`` does, but for what only the weights could tell.
     """
+    where, options, config = _found(source)
+    with _reading(source):
+        tokenizer = AutoTokenizer.from_pretrained(where, trust_remote_code=False, **options)
+    return OpenModel(_skeleton(source, config).eval(), tokenizer)
+
+
+def _found(source: ModelSource) -> tuple[str, dict[str, Any], PreTrainedConfig]:
+    """Where a dense model is once all of it is here, with the options to read it, and its configuration."""
     if is_sliced(source):
         raise ModelError(f"'{source.label}' is a sliced model; a dense one is needed here.")
     if source.kind in ("demo", "gguf"):
@@ -302,6 +311,17 @@ def open_dense(source: ModelSource) -> OpenModel:
     if source.kind == "hub":
         where = str(fetch(source.location, source.revision))
     require_own_weights(Path(where), source.label)
+    return where, options, config
+
+
+def open_dense(source: ModelSource) -> OpenModel:
+    """Read the weights onto the source's device, in its dtype, ready for inference.
+
+    GGUF weights are dequantised once and kept as safetensors in the cache folder, other quantised weights as
+    they are read, where transformers can do that. Raises ``ModelError``
+    for anything that is not a readable causal language model, ``OutOfMemoryError`` when it does not fit.
+    """
+    where, options, config = _found(source)
     _skeleton(source, config)
     becomes_plain = make_plain(config)
     device = pick_device(source.device)

@@ -189,6 +189,7 @@ def profile(
     json_path: JsonOption = None,
 ) -> None:
     """Measure how much every block changes its input: LR score, block influence, angular distance."""
+    from analysis.evaluate import at_a_time
     from app import wording
     from slicing.runs import ProfileRecipe
     from slicing.study.store import find_details
@@ -196,7 +197,8 @@ def profile(
     probes = tuple(name.strip() for name in probe.split(",") if name.strip())
     recipe = ProfileRecipe(model=which.source(), **measure.fields(), bases=bases, probes=probes, lens=lens)
     run = _perform(recipe)
-    frame = run.result.profile.to_frame(first_token)  # type: ignore[union-attr]
+    profile = run.result.profile
+    frame = profile.to_frame(first_token)
     further = list(probes)
     if lens and (details := find_details(run)) and details.lens is not None:
         frame["logit lens"] = details.lens.mean(axis=0, dtype=float)
@@ -210,7 +212,8 @@ def profile(
         table.add_row(row["module"], *(f"{row[column]:.3f}" for column in numbers))
     out.print(table)
     out.print("LR score: 1 is the block that changes its input least, 0 the one that changes it most.")
-    out.print(f"{run.result.profile.text}: {wording.profiled(recipe)}.", style="dim", highlight=False)
+    measured = f"{wording.profiled(recipe)}{at_a_time(profile.batch)}"
+    out.print(f"{profile.text}: {measured}.", style="dim", highlight=False)
     _where(run)
 
 

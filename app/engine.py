@@ -92,6 +92,8 @@ class Report(NamedTuple):
     free: int
     total: int
     """0 where the device does not say."""
+    bf16: bool = True
+    """Whether the device multiplies in bfloat16 itself."""
 
 
 class Engine:
@@ -191,18 +193,18 @@ class Engine:
         self._previewer.forget()
 
     def _report(self) -> None:
-        from analysis.device import memory, pick_device
+        from analysis.device import has_bf16, memory, pick_device
 
         source, opened = self._held or (None, None)
         # Asking CUDA takes memory of the card, and fails where that is full: not before a model is there.
         device = pick_device("cpu") if opened is None else opened.model.device
         dtype = "" if opened is None else str(opened.model.dtype).removeprefix("torch.")
         try:
-            free, total = memory(device)
+            (free, total), bf16 = memory(device), has_bf16(device)
         except RuntimeError:
             log.exception("The memory of %s is not known.", device)
-            free, total = 0, 0
-        self._connection.send(Report(source, str(device), dtype, free, total))
+            free, total, bf16 = 0, 0, True
+        self._connection.send(Report(source, str(device), dtype, free, total, bf16))
 
     def _cleaned_up(self) -> bool:
         """Give memory back. False where the device answers nothing any more, as after a failed assertion."""

@@ -292,9 +292,9 @@ class Worker:
         error = ""
         try:
             if isinstance(job.task, Load):
-                fetch_missing(job.task.source, listen)
+                fetch_missing(job.task.source, listen, asks=False)
             elif not isinstance(job.task, Unload):
-                fetch_for(job.task, listen)
+                fetch_for(job.task, listen, asks=False)
         except SlicescopeError as told:
             error = str(told)
         except Exception as unexpected:  # a defect of ours or of a library: the log gets all of it

@@ -14,10 +14,10 @@ from typing import Any, Literal, NamedTuple
 from urllib.parse import urlencode
 
 import streamlit as st
-import torch
 from streamlit.runtime import get_instance
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 
+from analysis.device import HOST, LARGE, Facts, has_bf16, pick_device
 from analysis.device import memory as host_memory
 from analysis.errors import ModelError, SlicescopeError, StorageError
 from analysis.numbers import read_number, read_whole
@@ -166,7 +166,18 @@ def memory(device: str | None = None) -> tuple[int, int] | None:
     # The first device goes by two names: an open model is on cuda:0, an idle engine and a card say cuda.
     if report and (device is None or device.removesuffix(":0") == report.device.removesuffix(":0")):
         return (report.free, report.total) if report.total else None
-    return host_memory(torch.device("cpu")) if device in (None, "cpu") else None
+    return host_memory(HOST) if device in (None, "cpu") else None
+
+
+def told_of(name: str) -> Facts:
+    """What the engine said of a device by its name, as above; before it did, what a large one would be."""
+    device = pick_device(name)
+    if device.type != "cuda":
+        return Facts(host_memory(HOST)[1], has_bf16(device))
+    report = worker().report
+    if report and report.total and report.device.removesuffix(":0") == str(device).removesuffix(":0"):
+        return Facts(report.total, report.bf16)
+    return LARGE
 
 
 def lost_jobs() -> tuple[str, ...]:
@@ -507,7 +518,8 @@ def card(source: ModelSource) -> ModelCard:
 def _card(source: str) -> ModelCard | str:
     """The card, or why there is none: an answer that took the Hub half a minute is kept as well."""
     try:
-        return describe(ModelSource.from_json(source, "The model source"))
+        wanted = ModelSource.from_json(source, "The model source")
+        return describe(wanted, told_of(wanted.device))
     except SlicescopeError as error:
         return str(error)
 

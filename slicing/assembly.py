@@ -7,7 +7,7 @@ calibration: bases come from outside.
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 
@@ -28,9 +28,13 @@ from analysis.anatomy import (
     weights_named,
 )
 from analysis.device import comes_and_goes, present
+from analysis.needs import is_spread
 from slicing.modeling_sliced import SlicedConfig, SlicedForCausalLM, SlicedSublayer
 from slicing.rotation import centred, read_in, shifted_bias, write_in
 from slicing.schedule import SlicingSchedule
+
+_ROWS = 8192
+"""Rows of an embedding table, or of a head, that are turned to fp32 at a time."""
 
 
 class Site(NamedTuple):
@@ -156,12 +160,14 @@ def fill_ends(model: PreTrainedModel, sliced: SlicedForCausalLM, basis: Tensor) 
         _share(embedding, table)
         _set(embedding, "rotation", into.to(table.weight))
     else:
-        own = table.weight.to(into) * embedding_scale(table) @ into
-        _set(embedding, "weight", own.to(table.weight.dtype))
+        scale = embedding_scale(table)
+        own = _by_rows(table.weight, into.shape[1], lambda rows, _: rows.to(into) * scale @ into)
+        _set(embedding, "weight", own)
     if anatomy.positions is not None:
         made.add(anatomy.positions)
         positions = getattr(dense, anatomy.positions).weight
-        _set(getattr(inner, anatomy.positions), "weight", (positions.to(into) @ into).to(positions.dtype))
+        own = _by_rows(positions, into.shape[1], lambda rows, _: rows.to(into) @ into)
+        _set(getattr(inner, anatomy.positions), "weight", own)
 
     _share(new_head, head)
     if not shared:
@@ -169,13 +175,30 @@ def fill_ends(model: PreTrainedModel, sliced: SlicedForCausalLM, basis: Tensor) 
         norm, like = getattr(dense, anatomy.final_norm), head.weight
         shift = norm_shift(norm)
         gain = norm_gain(norm, anatomy, like)
-        _set(new_head, "weight", (like.to(gain) * gain).to(like.dtype))
+        _set(new_head, "weight", _by_rows(like, like.shape[1], lambda rows, _: rows.to(gain) * gain))
         if shift is not None:
-            _set(new_head, "bias", shifted_bias(like, head.bias, shift))
+            bias = _by_rows(like, 1, lambda rows, here: _shifted(rows, head.bias, shift, here))
+            _set(new_head, "bias", bias.squeeze(1))
     for name, child in dense.named_children():
         if name not in made:
             _share(getattr(inner, name), child)
     inner._buffers.update(dense._buffers)
+
+
+def _by_rows(table: Tensor, width: int, turn: Callable[[Tensor, slice], Tensor]) -> Tensor:
+    """A table (V, D) turned to (V, width), some rows at a time: in fp32 it would be as large as blocks are.
+
+    ``turn`` gets rows and where they are.
+    """
+    made = torch.empty(len(table), width, dtype=table.dtype, device=table.device)
+    for start in range(0, len(table), _ROWS):
+        here = slice(start, start + _ROWS)
+        made[here] = turn(table[here], here)
+    return made
+
+
+def _shifted(rows: Tensor, bias: Tensor | None, shift: Tensor, here: slice) -> Tensor:
+    return shifted_bias(rows, None if bias is None else bias[here], shift).unsqueeze(1)
 
 
 def _share(core: nn.Module, dense: nn.Module, but: Collection[str] = ()) -> None:
@@ -209,7 +232,7 @@ def put_away(site: Site) -> None:
 
 def spread_like(model: PreTrainedModel, sliced: SlicedForCausalLM) -> None:
     """Spread a sliced model over the devices by accelerate's rules when the dense one is."""
-    if len(set(getattr(model, "hf_device_map", {}).values())) > 1:
+    if is_spread(model):
         kinds = list(sliced._no_split_modules or [])
         device_map = infer_auto_device_map(sliced, no_split_module_classes=kinds)
         dispatch_model(sliced, device_map, force_hooks=True)

@@ -23,9 +23,10 @@ from torch import Tensor
 from analysis.anatomy import blocks, why_not_sliceable
 from analysis.bases import Bases, BasesCollector, find_bases
 from analysis.details import Details, DetailsCollector
-from analysis.device import PeakMemory, Precision, free_memory, pick_device, pick_dtype, synchronise
+from analysis.device import Facts, PeakMemory, Precision, free_memory, pick_device, pick_dtype, synchronise
 from analysis.errors import PlanError, UnsupportedError, unknown_name
 from analysis.evaluate import (
+    batch_size,
     batch_tokens,
     check_windows,
     continue_text,
@@ -33,22 +34,24 @@ from analysis.evaluate import (
     safe_precision,
 )
 from analysis.lens import logit_lens
+from analysis.needs import MemoryNeed, refuse_unless_it_fits
 from analysis.profile import profile_blocks
 from analysis.read_shape import read_shape
 from analysis.scores import find_score
 from analysis.shape import ModelShape
-from analysis.source import ModelSource, OpenModel, fetch_missing, require_plain
+from analysis.source import ModelSource, OpenModel, fetch_missing, outline, require_plain
 from analysis.speed import NEW_TOKENS, PROMPT_TOKENS, compare_speed
 from analysis.storage import require_space
 from analysis.tasks import TaskScore, check_tasks, evaluate_tasks
 from analysis.texts import Passage, TextSource, passages, token_windows
 from analysis.values import Progress, no_progress
 from slicing.allocation import Fractions, Searched
-from slicing.depth.layout import Layout
+from slicing.depth.layout import Closing, Layout
+from slicing.depth.memory import refuse_unless_removal_fits
 from slicing.depth.operator import reduce_blocks
-from slicing.depth.reduce import Closing, ReducedModel, followed, reduce_model, refuse_closing
+from slicing.depth.reduce import ReducedModel, followed, reduce_model, refuse_closing
 from slicing.depth.survey import Survey
-from slicing.memory import MemoryNeed, slicing_need
+from slicing.memory import preview_need, slicing_need
 from slicing.plan import Plan
 from slicing.probes import CURVES, FRACTIONS, NEED_SLICING, PROBES, USUAL, Probing
 from slicing.repair import Repair, held_out
@@ -85,7 +88,13 @@ from slicing.runs import (
 )
 from slicing.schedule import SlicingSchedule, constant_at_parameters
 from slicing.search import Journal, search
-from slicing.slicer import SlicedModel, recut, refuse_unless_invariant, slice_model
+from slicing.slicer import (
+    SlicedModel,
+    recut,
+    refuse_unless_invariant,
+    refuse_unless_slicing_fits,
+    slice_model,
+)
 from slicing.store import open_model, save_reduced, save_sliced
 from slicing.study.store import (
     BASES_FILE,
@@ -97,14 +106,22 @@ from slicing.study.store import (
 )
 
 
-def memory_need(recipe: SliceRecipe | CompareRecipe, shape: ModelShape) -> MemoryNeed:
-    """What slicing will take at its peak, told before the job; constant slicing stands for the plan."""
+def memory_need(
+    recipe: SliceRecipe | CompareRecipe, shape: ModelShape, told: Facts | None = None
+) -> MemoryNeed:
+    """What slicing will take at its peak, told before the job; constant slicing stands for the plan.
+
+    What is ``told`` of the device is not asked.
+    """
     # On the host dtype auto is float32; on an accelerator it is a 16-bit one.
     device = pick_device(recipe.model.device)
-    itemsize = pick_dtype(recipe.model.dtype, device, None).itemsize
+    itemsize = pick_dtype(recipe.model.dtype, device, None, told).itemsize
+    constant = recipe.plan.constant(shape)
+    if recipe.method == "preview":
+        return preview_need(shape, constant, itemsize)
     tokens = recipe.calibration_windows * recipe.window_length
-    batch = max(batch_tokens(device), recipe.window_length)
-    return slicing_need(shape, recipe.plan.constant(shape), tokens, min(batch, tokens), itemsize)
+    batch = min(tokens, max(batch_tokens(device, told), recipe.window_length))
+    return slicing_need(shape, constant, tokens, batch, itemsize, recipe.repair)
 
 
 Opener = Callable[[ModelSource], OpenModel]
@@ -186,11 +203,14 @@ Executor = Callable[[Sequence[TrialRecipe], Callable[[Run], None], Progress], No
 """Carries trials out elsewhere, and hands over every run once it is made, in whatever order."""
 
 
-def fetch_for(recipe: Recipe, progress: Progress = no_progress) -> None:
-    """Fetch the model of a recipe where it is not here; what its weights are no good for is told before."""
+def fetch_for(recipe: Recipe, progress: Progress = no_progress, asks: bool = True) -> None:
+    """Fetch the model of a recipe where it is not here; what its weights are no good for is told before.
+
+    ``asks``: whether this process may ask the device; see ``fetch_missing``.
+    """
     if recipe.changes_weights:
         require_plain(recipe.model)
-    fetch_missing(recipe.model, progress)
+    fetch_missing(recipe.model, progress, asks)
 
 
 def perform(
@@ -209,14 +229,18 @@ def perform(
     def work(folder: Path) -> tuple[OpenModel, Any]:
         if opener is open_model:  # another opener has the model already
             fetch_for(recipe, progress)
+        many = recipe if isinstance(recipe, SweepRecipe | ContestRecipe | LeaderboardRecipe) else None
+        if many and executor:  # which has the devices to itself: the model is opened here when it is done
+            drawn = outline(recipe.model) if opener is open_model else opener(recipe.model)
+            _refuse_impossible(many, drawn)
+            missing = [trial for trial in many.trials() if not _stored_trial(trial, drawn)]
+            executor(missing, keep_run, progress)
+            del drawn
         progress("Opening", 0, 1)
         opened = opener(recipe.model)
         progress("Opening", 1, 1)
-        if isinstance(recipe, SweepRecipe | ContestRecipe | LeaderboardRecipe):
-            _refuse_impossible(recipe, opened)
-            if executor:
-                missing = [trial for trial in recipe.trials() if not _stored_trial(trial, opened)]
-                executor(missing, keep_run, progress)
+        if many and not executor:
+            _refuse_impossible(many, opened)
         return opened, makers[type(recipe)](recipe, opened, progress, folder)
 
     makers: dict[type, Callable[..., Any]] = {
@@ -296,7 +320,7 @@ def _profile(recipe: ProfileRecipe, opened: OpenModel, progress: Progress, folde
         profile=profile,
         shape=None if reason else read_shape(opened.model),
         not_sliceable=reason,
-        text=_used(recipe.text, windows),
+        text=_used(recipe.text, windows, opened.model),
         bases=collector is not None and recipe.bases,
     )
 
@@ -346,12 +370,25 @@ class _Bench:
         if getattr(recipe, "other", None) is not None:
             self.other = self._first(recipe.other)  # type: ignore[attr-defined]
         progress("Reading text", 1, 1)
+        for plan in plans:
+            self._refuse_unless_it_fits(plan)
         self.deciding: dict[str, float] = {}
         """Seconds that every probe and search took."""
         self.measured: dict[str, Any] = {}
         """Curves and searched shares."""
         self.surveys: dict[int, Survey] = {}
         """What methods of removal asked, by the number of windows that it was measured on."""
+
+    def _refuse_unless_it_fits(self, plan: Plan) -> None:
+        """Tell before the work begins what would not fit at its end; constant slicing stands for the plan."""
+        constant, model, recipe = plan.constant(self.shape), self.model, self.recipe
+        if getattr(recipe, "removal", None):  # then it is a smaller model that is sliced
+            return
+        if recipe.method == "faithful":
+            refuse_unless_slicing_fits(model, constant, self.windows, recipe.repair)
+            return
+        BasesCollector(model).refuse_unless_they_fit(self.windows)
+        refuse_unless_it_fits("Previewing", model, preview_need(self.shape, constant, model.dtype.itemsize))
 
     def draw(self, count: int, skip: int = 0) -> Tensor:
         """Windows of the calibration text, (count, T), after the first ``skip`` of the draw."""
@@ -611,8 +648,8 @@ class _Bench:
         assert isinstance(self.recipe, Evaluated)
         where = passages(self.recipe.evaluation, self.opened.tokenizer, self.evaluation)
         return {
-            "calibration": _used(self.recipe.calibration, self.windows),
-            "evaluation": _used(self.recipe.evaluation, self.evaluation, where),
+            "calibration": _used(self.recipe.calibration, self.windows, self.model),
+            "evaluation": _used(self.recipe.evaluation, self.evaluation, self.model, where),
         }
 
 
@@ -637,7 +674,7 @@ def _slice(recipe: SliceRecipe, opened: OpenModel, progress: Progress, folder: P
     schedule = bench.schedule(plan)
     cut = bench.cut(schedule, "Slicing", recipe.repair)
     assert cut.sliced is not None
-    used = _used(recipe.calibration, bench.windows)
+    used = _used(recipe.calibration, bench.windows, opened.model)
     dense = sliced = None
     numbers: tuple[str, ...] = ()
     if bench.evaluation is not None and recipe.evaluation is not None:
@@ -682,10 +719,12 @@ def _remove(recipe: RemoveRecipe, opened: OpenModel, progress: Progress, folder:
         held_out(recipe.calibration_windows)
         refuse_closing(opened.model, recipe.removal.closing)
     bench = _Bench(recipe, opened, progress, slices=False)
+    some = Layout.without(len(blocks(opened.model)), range(1, recipe.blocks + 1))  # which is not known yet
+    refuse_unless_removal_fits(opened.model, some, bench.windows, recipe.removal.closing)
     bench.measure(folder)
     layout, deciding = bench.layout(recipe.removal, recipe.blocks, recipe.search_windows)
     cut = bench.reduce(layout, recipe.removal.closing, "Closing gaps")
-    used = _used(recipe.calibration, bench.windows)
+    used = _used(recipe.calibration, bench.windows, opened.model)
     dense = reduced = None
     numbers: tuple[str, ...] = ()
     if bench.evaluation is not None and recipe.evaluation is not None:
@@ -915,8 +954,8 @@ def _stored_search(recipe: SearchRecipe, opened: OpenModel) -> Run | None:
 
 
 def _digest(source: TextSource, opened: OpenModel, *drawn: Any) -> str:
-    """Name windows by their tokens; ``drawn`` as ``token_windows`` takes it."""
-    return _used(source, token_windows(source, opened.tokenizer, *drawn)).digest
+    """The name of windows; ``drawn`` as ``token_windows`` takes it."""
+    return _name(token_windows(source, opened.tokenizer, *drawn))
 
 
 class Trials:
@@ -1041,7 +1080,7 @@ def _search(recipe: SearchRecipe, opened: OpenModel, progress: Progress) -> Sear
         losses=found.losses,
         evaluations=found.evaluations,
         schedule=schedule(found.shares),
-        windows=_used(recipe.calibration, windows),
+        windows=_used(recipe.calibration, windows, opened.model),
     )
 
 
@@ -1064,14 +1103,20 @@ def _deciding(plan: Plan) -> str:
     return f"{plan.score} curves" if plan.allocation == "water-filling" else plan.score
 
 
-def _used(source: TextSource, windows: Tensor, where: tuple[Passage, ...] = ()) -> TextUsed:
+def _used(source: TextSource, windows: Tensor, model: Any, where: tuple[Passage, ...] = ()) -> TextUsed:
     return TextUsed(
         label=source.label,
         windows=windows.shape[0],
         window_length=windows.shape[1],
-        digest=hashlib.sha256(windows.numpy().tobytes()).hexdigest()[:16],
+        digest=_name(windows),
         passages=where,
+        batch=batch_size(windows, model.device),
     )
+
+
+def _name(windows: Tensor) -> str:
+    """Name windows by their tokens."""
+    return hashlib.sha256(windows.numpy().tobytes()).hexdigest()[:16]
 
 
 def _environment(model: Any) -> Environment:

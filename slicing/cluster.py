@@ -170,7 +170,7 @@ class _Crew:
             scheduling_strategy="SPREAD",
         )
         home = os.environ.get("SLICESCOPE_HOME")
-        self._start = lambda: remote.remote(opener, max(slots.cpus, 1), platform.node(), home)
+        self._start = lambda: remote.remote(opener, max(slots.cpus, 1), platform.node(), home, slots.gpus)
 
     def work(self, hand_over: Callable[[Run], None], progress: Progress) -> None:
         """Hand over the run of every trial, each as soon as it is made."""
@@ -273,9 +273,9 @@ def _label(trial: TrialRecipe) -> str:
 class _Worker:
     """What runs in a worker's process: it takes the JSON of a recipe, and gives that of a run or an error."""
 
-    def __init__(self, opener: Opener, threads: int, node: str, home: str | None) -> None:
+    def __init__(self, opener: Opener, threads: int, node: str, home: str | None, gpus: int = 0) -> None:
         torch.set_num_threads(threads)
-        self.opener = opener
+        self.opener, self.gpus = opener, gpus
         self._trials: tuple[ModelSource, Trials] | None = None
         if home and node == platform.node():  # on another machine that folder means nothing
             os.environ["SLICESCOPE_HOME"] = home
@@ -295,7 +295,11 @@ class _Worker:
     def _trials_on(self, source: ModelSource) -> Trials:
         if self._trials is None or self._trials[0] != source:
             self._trials = None  # let go of a model before the next is opened
-            self._trials = source, Trials(self.opener(source))
+            here = source
+            if self.gpus and source.device.startswith("cuda:"):
+                # Of a machine's cards Ray shows a worker its own alone, which is the first one there.
+                here = source.model_copy(update={"device": "cuda"})
+            self._trials = source, Trials(self.opener(here))
         return self._trials[1]
 
 

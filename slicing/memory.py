@@ -1,49 +1,10 @@
-"""What slicing takes in memory, from shapes alone: told before the work begins.
-
-Knows nothing about torch.
-"""
+"""What slicing and previews take in memory, from shapes alone."""
 
 from __future__ import annotations
 
+from analysis.needs import FP32, FP64, MemoryNeed
 from analysis.shape import ModelShape
-from analysis.values import Value
 from slicing.schedule import SlicingSchedule
-
-FP32, FP64 = 4, 8
-"""Bytes."""
-
-
-class MemoryNeed(Value):
-    """Bytes at the peak of faithful slicing."""
-
-    dense: int
-    """The dense weights; they are there before."""
-    sliced: int
-    """The weights that are made anew; what slicing leaves alone is shared with the dense model."""
-    working: int
-    """One sub-layer with its products, its eigenproblem and one batch passing through it."""
-    activations: int
-    """The calibration stream, which goes to disk where it does not fit."""
-
-    @property
-    def total(self) -> int:
-        """All four."""
-        return self.dense + self.sliced + self.working + self.activations
-
-    @property
-    def least(self) -> int:
-        """With every activation on disk."""
-        return self.total - self.activations
-
-    def __str__(self) -> str:
-        parts = {
-            "dense weights": self.dense,
-            "sliced weights": self.sliced,
-            "working set": self.working,
-            "activations": self.activations,
-        }
-        listed = " + ".join(f"{size / 1e9:.2f} {name}" for name, size in parts.items())
-        return f"about {self.total / 1e9:.2f} GB = {listed}"
 
 
 def slicing_need(
@@ -65,25 +26,54 @@ def slicing_need(
     fp64.
     """
     width = shape.hidden_size
-    sliced = shape.positions * schedule.widths[0]
-    if schedule.embedding == "shared":
-        sliced += width * schedule.widths[0]
-    else:
-        sliced += shape.vocab_size * (schedule.widths[0] + width + 1)
     working = 0
-    for sublayer, site in zip(shape.sublayers, schedule.sites(shape), strict=True):
+    for sublayer in shape.sublayers:
         rows, columns = sublayer.reader_rows, sublayer.writer_columns
-        sliced += rows * site.entering + columns * site.leaving + site.shortcut
-        sliced += sublayer.new_bias + sublayer.writer_bias * site.leaving
         weights = (rows + columns) * width * (itemsize + FP32)
         passing = batch * 2 * (sublayer.busy_reader_rows + sublayer.busy_writer_columns + 2 * width) * FP32
         fitting = 4 * (2 * width + columns) ** 2 * FP64 + weights if repair else 0
         working = max(working, weights + passing + fitting)
-    shared = schedule.span * max(len(block) for block in shape.blocks)
-    working += width * width * ((5 + shared) * FP64 + 3 * FP32)
+    working += width * width * ((5 + _shared(shape, schedule)) * FP64 + 3 * FP32)
     return MemoryNeed(
         dense=shape.parameters * itemsize,
-        sliced=sliced * itemsize * (1 + repair),
+        sliced=_sliced(shape, schedule) * itemsize * (1 + repair),
         working=working,
         activations=tokens * width * FP32 * (1 + repair),
     )
+
+
+def preview_need(
+    shape: ModelShape, schedule: SlicingSchedule, itemsize: int, held: bool = False
+) -> MemoryNeed:
+    """The peak of slicing in bases of the dense stream, which are counted unless they are ``held`` already.
+
+    The largest sub-layer turns as in ``slicing_need``; blocks that share a basis have a second moment each.
+    """
+    width = shape.hidden_size
+    turning = max((each.reader_rows + each.writer_columns) for each in shape.sublayers) * width
+    moments = (5 + _shared(shape, schedule)) * FP64 if schedule.span else 0
+    return MemoryNeed(
+        dense=shape.parameters * itemsize,
+        sliced=_sliced(shape, schedule) * itemsize,
+        bases=0 if held else len(shape.sublayers) * width * width * FP32,
+        working=turning * (itemsize + FP32) + width * width * (moments + 3 * FP32),
+    )
+
+
+def _sliced(shape: ModelShape, schedule: SlicingSchedule) -> int:
+    """Parameters that slicing makes anew; the others are shared with the dense model."""
+    width = shape.hidden_size
+    made = shape.positions * schedule.widths[0]
+    if schedule.embedding == "shared":
+        made += width * schedule.widths[0]
+    else:
+        made += shape.vocab_size * (schedule.widths[0] + width + 1)
+    for sublayer, site in zip(shape.sublayers, schedule.sites(shape), strict=True):
+        made += sublayer.reader_rows * site.entering + sublayer.writer_columns * site.leaving + site.shortcut
+        made += sublayer.new_bias + sublayer.writer_bias * site.leaving
+    return made
+
+
+def _shared(shape: ModelShape, schedule: SlicingSchedule) -> int:
+    """How many sub-layers share a basis, at most."""
+    return schedule.span * max(len(block) for block in shape.blocks)

@@ -15,12 +15,14 @@ from analysis.bases import Bases
 from analysis.device import Precision, free_memory
 from analysis.errors import StorageError
 from analysis.evaluate import Difference, Perplexity, difference, perplexity, safe_precision
+from analysis.needs import refuse_unless_it_fits
 from analysis.read_shape import read_shape
 from analysis.source import OpenModel
 from analysis.storage import runs_folder
 from analysis.texts import TextSource, token_windows
 from analysis.values import Progress, Value, no_progress
 from slicing.bench import Opener
+from slicing.memory import preview_need
 from slicing.plan import Plan
 from slicing.runs import ProfileResult
 from slicing.schedule import SlicingSchedule
@@ -84,6 +86,9 @@ class Previewer:
         about = (run.key, recipe.evaluation, recipe.windows, recipe.window_length)
         if self._about != about:
             self.forget()
+            size = opened.model.dtype.itemsize
+            for each in (planned, constant):
+                refuse_unless_it_fits("Previewing", opened.model, preview_need(shape, each, size))
             self._bases = Bases.load(runs_folder() / run.key / BASES_FILE, opened.model.device)
             self._windows = token_windows(
                 recipe.evaluation, opened.tokenizer, recipe.window_length, recipe.windows

@@ -26,9 +26,8 @@ from analysis.texts import Passage, TextSource
 from analysis.values import Value, key_of, without
 from slicing.allocation import Fractions, check_fraction, find_allocation
 from slicing.calibration import Fit, same_text, too_few_tokens
-from slicing.depth.layout import Layout
+from slicing.depth.layout import Closing, Layout
 from slicing.depth.methods import METHODS, RemovalMethod, find_method, make_method
-from slicing.depth.reduce import Closing
 from slicing.plan import Plan
 from slicing.probes import NEED_SLICING
 from slicing.repair import Repair
@@ -760,6 +759,8 @@ class TextUsed(Value):
     """First 16 hex digits of the SHA-256 of the token ids."""
     passages: tuple[Passage, ...] = ()
     """Of an evaluation: where each window lies."""
+    batch: int | None = None
+    """Windows that passed through the model at a time; ``None`` where an earlier version made the run."""
 
 
 class Environment(Value):

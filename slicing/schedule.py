@@ -90,6 +90,16 @@ class SlicingSchedule(Value):
         return self
 
     @classmethod
+    def uncut(cls, shape: ModelShape, span: int = 0) -> Self:
+        """The schedule that leaves every width as it is."""
+        return cls(
+            hidden_size=shape.hidden_size,
+            widths=(shape.hidden_size,) * (shape.block_count + 1),
+            embedding="shared" if shape.tied else "untied",
+            span=span,
+        )
+
+    @classmethod
     def from_fractions(
         cls,
         fractions: Sequence[float],

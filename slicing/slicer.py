@@ -19,10 +19,11 @@ from transformers import PreTrainedModel
 
 from analysis.anatomy import anatomy_of, blocks, decoder
 from analysis.bases import Bases, BasesCollector, Covariance
-from analysis.device import memory, on_device, out_of_memory_told, present, widen
-from analysis.errors import OutOfMemoryError, PlanError, UnsupportedError
-from analysis.evaluate import batches_of, check_windows, perplexity
+from analysis.device import HOST, on_device, out_of_memory_told, present, widen
+from analysis.errors import PlanError, UnsupportedError
+from analysis.evaluate import batch_tokens, check_windows, perplexity, tokens_at_a_time
 from analysis.hooks import entering_states
+from analysis.needs import MemoryNeed, refuse_unless_it_fits
 from analysis.read_shape import read_shape
 from analysis.shape import ModelShape
 from analysis.stream import BlockStream
@@ -39,7 +40,7 @@ from slicing.assembly import (
     sites,
     spread_like,
 )
-from slicing.memory import MemoryNeed, slicing_need
+from slicing.memory import preview_need, slicing_need
 from slicing.modeling_sliced import SlicedForCausalLM
 from slicing.repair import Repair, SublayerRepair, WriterFit, held_out
 from slicing.rotation import random_bases
@@ -102,10 +103,8 @@ def slice_model(
     shape = _checked(model, schedule)
     check_windows(model, windows)
     held = held_out(len(windows)) if repair else 0
-    batch = len(next(batches_of(windows, model.device))) * windows.shape[1]
-    need = slicing_need(shape, schedule, windows.numel(), batch, model.dtype.itemsize, repair)
+    need = refuse_unless_slicing_fits(model, schedule, windows, repair)
     steps = len(shape.sublayers)
-    _refuse_unless_it_fits(model, need)
     with out_of_memory_told("slicing", model.device, f"it takes {need}"):
         refuse_unless_invariant(model)
         if not repair:
@@ -120,6 +119,22 @@ def slice_model(
         loss, other = (_loss(each.model, windows[-held:]) for each in (repaired, plain))
         told = repaired.repair.model_copy(update={"repaired": loss, "unrepaired": other})
         return replace(repaired if told.kept else plain, repair=told)
+
+
+def refuse_unless_slicing_fits(
+    model: PreTrainedModel, schedule: SlicingSchedule, windows: Tensor, repair: bool = False
+) -> MemoryNeed:
+    """What ``slice_model`` takes at its peak (``OutOfMemoryError`` where that does not fit)."""
+    shape, size, tokens = read_shape(model), model.dtype.itemsize, windows.numel()
+    batch = tokens_at_a_time(windows, model.device)
+    need = slicing_need(shape, schedule, tokens, batch, size, repair)
+    shorter = min(batch, batch_tokens(model.device))
+    instead = {
+        "use shorter windows": slicing_need(shape, schedule, tokens, shorter, size, repair),
+        "slice without repair": slicing_need(shape, schedule, tokens, batch, size),
+    }
+    refuse_unless_it_fits("Slicing", model, need, instead)
+    return need
 
 
 def slice_once(
@@ -169,27 +184,6 @@ def slice_once(
     return SlicedModel(sliced, schedule, shape, tuple(stream.discarded), "faithful", repair)
 
 
-def _refuse_unless_it_fits(model: PreTrainedModel, need: MemoryNeed) -> None:
-    """Raise ``OutOfMemoryError`` where slicing takes more than is free beside the dense weights.
-
-    A model that accelerate spreads or keeps elsewhere is not judged: not all of it is on one device.
-    """
-    if len(set(getattr(model, "hf_device_map", {}).values())) > 1:
-        return
-    free, total = memory(model.device)
-    if need.least - need.dense <= free:
-        return
-    lever = (
-        "close what else runs here, or use a smaller model or a 16-bit dtype"
-        if model.device.type == "cpu"
-        else "slice it on the CPU (device cpu), free the device of other programs, or use a smaller model"
-    )
-    raise OutOfMemoryError(
-        f"Slicing does not fit on {model.device}: it takes {need}, and beside the dense weights "
-        f"{free / 1e9:.2f} of {total / 1e9:.2f} GB are free. To go on, {lever}."
-    )
-
-
 def _itself(model: PreTrainedModel) -> Followed:
     return Followed(model, tuple(range(1, len(read_shape(model).sublayers) + 1)))
 
@@ -208,6 +202,7 @@ def recut(model: PreTrainedModel, schedule: SlicingSchedule, bases: Bases) -> Sl
     shape = _checked(model, schedule)
     if len(bases.vectors) != len(shape.sublayers) or len(bases.vectors[0]) != shape.hidden_size:
         raise PlanError("The bases are those of another model: profile this one again.")
+    refuse_unless_it_fits("Previewing", model, preview_need(shape, schedule, model.dtype.itemsize, held=True))
     with out_of_memory_told("slicing"):
         refuse_unless_invariant(model)
         sliced = blank(model, schedule)
@@ -347,7 +342,7 @@ class _Rotated:
         if self.span == 0:
             self.covariance.add(states)
         elif not site.turns:
-            self.energies += states.square().sum((0, 1)).cpu().double()
+            self.energies += widen(states.square().sum((0, 1)), HOST)
 
     def follow(self, site: Site) -> None:
         """Pass the stream through a finished sub-layer, (B, T, W) -> (B, T, W')."""
@@ -429,13 +424,8 @@ class _Dense:
 
     def __init__(self, followed: Followed, beside: _Rotated) -> None:
         self.model, self.ends, self.beside = followed.model, followed.ends, beside
-        shape = read_shape(self.model)
-        whole = SlicingSchedule(
-            hidden_size=shape.hidden_size,
-            widths=(shape.hidden_size,) * (shape.block_count + 1),
-            embedding="shared" if shape.tied else "untied",
-        )
-        self.sites = sites(self.model, blank(self.model, whole))
+        uncut = SlicingSchedule.uncut(read_shape(self.model))
+        self.sites = sites(self.model, blank(self.model, uncut))
         self.passed = 0
         # The same blocks have the same contexts; others, such as those with a window of their own, have not.
         self.stream = beside.stream.beside(self.model)
@@ -480,10 +470,7 @@ def refuse_unless_invariant(model: PreTrainedModel) -> None:
     probe = tokens.unsqueeze(0)
     expected = _head(model, decoder(model)(probe, use_cache=False).last_hidden_state)
 
-    full = (shape.hidden_size,) * (shape.block_count + 1)
-    schedule = SlicingSchedule(
-        hidden_size=shape.hidden_size, widths=full, embedding="shared" if shape.tied else "untied"
-    )
+    schedule = SlicingSchedule.uncut(shape)
     precise = torch.promote_types(model.dtype, torch.float32)
     rotations = random_bases(shape.hidden_size, torch.Generator().manual_seed(0))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,20 +13,27 @@ import pytest
 import torch
 from accelerate import dispatch_model
 from accelerator import Accelerator, simulated
-from conftest import tiny_model
+from conftest import byte_tokenizer, tiny_model
 
 from analysis.anatomy import anatomy_of, block_path, blocks
-from analysis.bases import Bases, find_bases
+from analysis.bases import Bases, BasesCollector, find_bases
 from analysis.details import DetailsCollector
 from analysis.device import pick_dtype
 from analysis.errors import OutOfMemoryError
 from analysis.evaluate import batch_tokens, perplexity
 from analysis.lens import logit_lens
+from analysis.needs import MemoryNeed, refuse_unless_it_fits
 from analysis.profile import profile_blocks
 from analysis.read_shape import read_shape
+from analysis.source import ModelSource, OpenModel
+from analysis.texts import TextSource
+from slicing.assembly import blank, fill_ends
+from slicing.bench import perform
 from slicing.depth.layout import Layout
 from slicing.depth.reduce import reduce_model
+from slicing.plan import Plan
 from slicing.probes import PROBES, Probing
+from slicing.runs import Removal, RemoveRecipe, SliceRecipe
 from slicing.schedule import SlicingSchedule
 from slicing.slicer import recut, slice_model
 
@@ -181,14 +189,18 @@ def test_flops_copies_and_waits_are_counted():
     assert accelerator.waits == 2
 
 
-def test_slicing_that_does_not_fit_is_refused_before_any_work(windows):
-    model = tiny_model("llama")
-    size = sum(each.numel() * each.itemsize for each in model.parameters())
-    with simulated("cuda", memory=2 * size) as accelerator:
+@pytest.mark.parametrize("family", ["llama", "gpt_neox"])  # without a shift of the last norm, and with one
+def test_tables_turn_some_rows_at_a_time(family):
+    """All of a table in fp32 is larger than what slicing needs for a block."""
+    model = tiny_model(family, torch.bfloat16, vocab_size=60_000, tie_word_embeddings=False)
+    with simulated("cuda") as accelerator:
         accelerator.put(model, "cuda")
-        with pytest.raises(OutOfMemoryError, match=r"does not fit on cuda:0.*slice it on the CPU"):
-            slice_model(model, schedule(model), windows)
-    assert not accelerator.flops
+        before = accelerator.peak
+        made = blank(model, schedule(model))
+        fill_ends(model, made, torch.eye(32, device="cuda")[:, :24])
+        new = sum(each.nbytes for name, each in made.named_parameters() if each.device.type == "cuda")
+        in_fp32 = 60_000 * 32 * 4
+        assert accelerator.peak - before < new + in_fp32 / 2
 
 
 def test_the_batch_does_not_depend_on_what_is_free():
@@ -204,3 +216,95 @@ def test_the_batch_does_not_depend_on_what_is_free():
 def test_bfloat16_is_chosen_where_the_device_has_it(monkeypatch, emulated, expected):
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: not emulated)
     assert pick_dtype("auto", torch.device("cuda"), torch.bfloat16) is expected
+
+
+REFUSED: dict[str, tuple[str, Callable[[Any, torch.Tensor, Path], Any]]] = {
+    "profile with bases": ("Finding bases", lambda model, windows, _: profiled_with_bases(model, windows)),
+    "bases": ("Finding bases", lambda model, windows, _: find_bases(model, windows)),
+    "slice": ("Slicing", lambda model, windows, _: slice_model(model, schedule(model), windows)),
+    "preview": ("Previewing", lambda model, windows, _: recut(model, schedule(model), held_bases(model))),
+    "remove": ("Removing blocks", lambda model, windows, _: removed(model, windows)),
+    "remove, matrix": ("Closing gaps", lambda model, windows, _: removed(model, windows, "matrix")),
+    "remove, block": ("Closing gaps", lambda model, windows, _: removed(model, windows, "block")),
+    "remove, writers": ("Closing gaps", lambda model, windows, _: removed(model, windows, "writers")),
+    "evaluate": ("Evaluating", lambda model, windows, _: perplexity(model, windows)),
+    "lens": ("Looking through the head", lambda model, windows, _: logit_lens(model, windows)),
+    "probes": ("Probing", lambda model, windows, _: probed(model, windows)),
+}
+
+
+def profiled_with_bases(model: Any, windows: torch.Tensor) -> None:
+    profile_blocks(model, windows, model_label="", text_label="", bases=BasesCollector(model))
+
+
+def held_bases(model: Any) -> Bases:
+    sites, width = len(read_shape(model).sublayers), 32
+    return Bases((torch.eye(width),) * sites, (torch.ones(width, dtype=torch.float64),) * sites)
+
+
+@pytest.mark.parametrize("job", REFUSED)
+def test_what_does_not_fit_is_refused_before_any_work(job, windows, tmp_path):
+    doing, work = REFUSED[job]
+    model = tiny_model("llama")
+    size = sum(each.nbytes for each in model.parameters())
+    with simulated("cuda", memory=size + 1000) as accelerator:
+        accelerator.put(model, "cuda")
+        with pytest.raises(
+            OutOfMemoryError, match=rf"^{doing} does not fit on cuda:0: .*use the CPU \(device cpu\)"
+        ):
+            work(model, windows, tmp_path)
+    assert not accelerator.flops
+
+
+def needing(working: int, dense: int = 0, sliced: int = 0) -> MemoryNeed:
+    return MemoryNeed(dense=dense, sliced=sliced, working=working)
+
+
+@pytest.mark.parametrize(
+    ("need", "held", "levers"),
+    [
+        (needing(2000), 0, "do half, or use the CPU (device cpu), or choose a smaller model."),
+        (
+            needing(300, dense=800, sliced=1200),
+            0,
+            "do half, or open the model in a 16-bit dtype (dtype bfloat16), or use the CPU (device cpu), or "
+            "choose a smaller model.",
+        ),
+        (
+            needing(700),
+            600,
+            "use the CPU (device cpu), or close other programs that hold its memory, or choose a smaller "
+            "model.",
+        ),
+        (needing(2**60), 0, "do half, or choose a smaller model."),
+    ],
+)
+def test_only_levers_that_help_are_named(need, held, levers):
+    instead = {"do half": needing(900), "do most": needing(10**6)}
+    with simulated("cuda", memory=1000) as accelerator:
+        model = SimpleNamespace(device=torch.device("cuda:0"), dtype=torch.float32)
+        others = torch.zeros(held, dtype=torch.uint8, device="cuda")
+        with pytest.raises(OutOfMemoryError) as told:
+            refuse_unless_it_fits("Working", model, need, instead)
+        assert str(told.value).endswith(f"To go on, {levers}")
+        assert f"{accelerator.free / 1e9:.2f} of 0.00 GB are free" in str(told.value)
+        del others
+
+
+def test_a_whole_job_is_refused_before_its_profile(tmp_path):
+    text = tmp_path / "text.txt"
+    text.write_text("A whole is what has a beginning and middle and end. " * 40)
+    source = TextSource.parse(str(text), "calibration")
+    common: Any = {"model": ModelSource(kind="demo"), "calibration": source, "window_length": 24}
+    for recipe, doing in (
+        (SliceRecipe(**common, plan=Plan(rounding=1)), "Slicing"),
+        (SliceRecipe(**common, plan=Plan(rounding=1), method="preview"), "Finding bases"),
+        (RemoveRecipe(**common, removal=Removal(closing="matrix"), blocks=1), "Closing gaps"),
+    ):
+        model = tiny_model("llama")
+        size = sum(each.nbytes for each in model.parameters())
+        with simulated("cuda", memory=size + 1000) as accelerator:
+            opened = OpenModel(accelerator.put(model, "cuda"), byte_tokenizer())
+            with pytest.raises(OutOfMemoryError, match=f"{doing} does not fit"):
+                perform(recipe, opener=lambda _, opened=opened: opened)
+        assert not accelerator.flops

@@ -59,6 +59,41 @@ def test_outside_things_are_opened_in_one_place(function, homes):
     assert {name for name in NAMES if function in calls(ROOT / name)} == homes
 
 
+WIDE = {"float64", "double", "complex128"}
+
+
+def widening(source: str) -> list[str]:
+    """The calls of a source text that turn a tensor to fp64 by hand, whatever device it is on."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
+            continue
+        said = [*node.args, *(each.value for each in node.keywords)]
+        named = {each.attr for each in said if isinstance(each, ast.Attribute)}
+        if (node.func.attr in ("to", "type", "mean", "sum") and named & WIDE) or node.func.attr in WIDE:
+            found.append(ast.unparse(node))
+    return found
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_tensors_are_widened_in_one_place(name):
+    """Some devices have no fp64: ``analysis.device.widen`` moves a tensor first."""
+    assert not widening((ROOT / name).read_text()) or name == "analysis/device.py"
+
+
+def test_every_way_to_widen_by_hand_is_seen():
+    for written in (
+        "states.cpu().double()",
+        "states.double().cpu()",
+        'states.to("cpu", torch.float64)',
+        "states.to(home, dtype=torch.double)",
+        "states.type(torch.float64)",
+        "states.mean(dim=1, dtype=torch.float64)",
+    ):
+        assert widening(written)
+    assert not widening("torch.zeros(3, dtype=torch.float64) + values.astype(np.float64)")
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_every_file_says_what_it_is_for(name):
     assert ast.get_docstring(ast.parse((ROOT / name).read_text()))

@@ -51,7 +51,8 @@ def set_up() -> None:
             parts.warn(recipe, profiled.run)
         if recipe and (shape := profiled.run.result.shape):
             try:
-                st.caption(f"Slicing takes {memory_need(recipe, shape)} at its peak.")
+                need = memory_need(recipe, shape, state.told_of(recipe.model.device))
+                st.caption(f"Slicing takes {need} at its peak.")
             except SlicescopeError as error:
                 st.warning(state.told(error), icon=":material/warning:")
         if pressed and recipe:

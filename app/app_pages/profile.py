@@ -6,6 +6,7 @@ import streamlit as st
 
 from analysis.details import LIKENESSES, Details
 from analysis.errors import SlicescopeError, StorageError
+from analysis.evaluate import at_a_time
 from analysis.profile import LayerProfile
 from analysis.scores import SCORES
 from analysis.texts import TextSource
@@ -111,8 +112,9 @@ def draw(run: Run) -> None:
     table = profile.to_frame(first_token).round(4)
     parts.chart(drawing, "profile", table, pick=lambda point: state.choose_block(int(point["x"])))
     st.caption(
-        f"{wording.verbatim(profile.text)}, {wording.profiled(run.recipe)}. Whiskers: standard deviation "
-        f"over windows. Score: {score.source}. Click a block to see its tokens below."
+        f"{wording.verbatim(profile.text)}, {wording.profiled(run.recipe)}{at_a_time(profile.batch)}. "
+        "Whiskers: standard deviation over windows. "
+        f"Score: {score.source}. Click a block to see its tokens below."
     )
 
 

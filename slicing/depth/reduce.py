@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import product
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,20 +21,14 @@ from analysis.read_shape import read_shape
 from analysis.values import Progress, no_progress
 from slicing.assembly import spread_like
 from slicing.depth.bridge import bridge_model, train_blocks
-from slicing.depth.layout import Layout
+from slicing.depth.layout import Closing, Layout
+from slicing.depth.memory import refuse_unless_removal_fits
 from slicing.depth.operator import reduce_blocks
 from slicing.modeling_bridged import BridgedForCausalLM
 from slicing.modeling_sliced import SlicedForCausalLM, parameters_named
 from slicing.repair import Repair, held_out
 from slicing.schedule import SlicingSchedule
 from slicing.slicer import Followed, refuse_unless_invariant, slice_once
-
-Closing = Literal["none", "matrix", "writer", "block", "writers"]
-"""What closes the gaps, and where blocks became one makes up for the others. ``matrix``: one D x D matrix
-behind the block in front of every gap, and behind every merged block. ``writer``: that block's last writer,
-fitted anew. ``block``: all of that block, trained. ``writers``: that writer and every one after it, fitted
-one after the other, so that each makes up for what the ones before could not. All but the matrix leave a
-plain model."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +63,7 @@ def reduce_model(
     ``UnsupportedError`` for a family whose blocks cannot be removed, or whose writers are not known, and what
     ``slice_model`` raises.
     """
+    refuse_unless_removal_fits(model, layout, windows, closing)
     with out_of_memory_told("removing blocks", model.device):
         reduced = reduce_blocks(model, layout)
         # Behind a gap at the very start there is no block in front to close it with, only writers after it.
@@ -139,12 +134,6 @@ def _fit_writers(
     refuse_closing(model, closing)
     refuse_unless_invariant(model)
     shape, rows = read_shape(reduced), len(anatomy_of(model.config).sublayers)
-    whole = SlicingSchedule(
-        hidden_size=shape.hidden_size,
-        widths=(shape.hidden_size,) * (shape.block_count + 1),
-        embedding="shared" if shape.tied else "untied",
-        span=shape.block_count,
-    )
     lasts = {rows * (place + 1) - 1 for place in layout.seams}
     # In front of a gap the stream is still the dense one; a merged block's first writer reads another.
     merged = {rows * place for place, group in enumerate(layout.groups) if len(group) > 1}
@@ -157,7 +146,7 @@ def _fit_writers(
     steps = len(shape.sublayers)
     sliced = slice_once(
         reduced,
-        whole,
+        SlicingSchedule.uncut(shape, shape.block_count),
         windows,
         budget,
         lambda done: progress(phase, done, steps),

@@ -59,7 +59,7 @@ def test_batches_do_not_matter(windows, monkeypatch):
 def test_logits_are_looked_at_in_parts_that_need_not_divide_them(windows, monkeypatch):
     model = tiny_model("llama")
     whole = perplexity(model, windows).nll
-    monkeypatch.setattr("analysis.evaluate._ROWS", 7)
+    monkeypatch.setattr("analysis.evaluate.ROWS", 7)
     np.testing.assert_allclose(perplexity(model, windows).nll, whole, rtol=1e-6)
 
 
@@ -261,7 +261,7 @@ def test_empty_prompt_is_refused():
 
 
 def test_logits_are_never_made_for_a_whole_batch(family, windows, monkeypatch):
-    monkeypatch.setattr("analysis.evaluate._ROWS", 10)
+    monkeypatch.setattr("analysis.evaluate.ROWS", 10)
     model = tiny_model(family)
     logits = model(windows, use_cache=False).logits
     expected = torch.nn.functional.cross_entropy(

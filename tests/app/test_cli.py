@@ -332,7 +332,9 @@ def test_profile_tells_the_logit_lens_when_asked(monkeypatch, tiny_folder, texts
     blocks = json.loads(capsys.readouterr().out)["blocks"]
     assert all(row["logit lens"] > 0.0 for row in blocks)
     assert run(monkeypatch, *words, "--lens") == 0
-    assert "logit lens" in " ".join(capsys.readouterr().out.split())
+    said = " ".join(capsys.readouterr().out.split())
+    assert "logit lens" in said
+    assert "drawn with seed 0, 2 windows at a time." in said
     assert run(monkeypatch, *words, "--json", "-") == 0
     assert "logit lens" not in json.loads(capsys.readouterr().out)["blocks"][0]
 

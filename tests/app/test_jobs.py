@@ -287,8 +287,8 @@ class Road:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.arrived, self.left = threading.Event(), threading.Event()
         self.error: Exception | None = None
-        monkeypatch.setattr(jobs, "fetch_for", lambda recipe, progress: self.come(progress))
-        monkeypatch.setattr(jobs, "fetch_missing", lambda source, progress: self.come(progress))
+        monkeypatch.setattr(jobs, "fetch_for", lambda recipe, progress, asks: self.come(progress))
+        monkeypatch.setattr(jobs, "fetch_missing", lambda source, progress, asks: self.come(progress))
 
     def come(self, progress: Any) -> None:
         try:

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from board_stand_in import board_run
 from contest_stand_in import LOSSES, contest_recipe, contest_run
 from streamlit.testing.v1 import AppTest
 
+from analysis.device import LARGE, Facts
 from analysis.errors import ModelError
 from analysis.source import ModelCard, ModelSource, describe
 from analysis.storage import runs_folder
@@ -83,11 +85,11 @@ class Desk:
         return self.active.index(job)
 
 
-def describe_unless_demo(source: ModelSource) -> ModelCard:
+def describe_unless_demo(source: ModelSource, told: Facts) -> ModelCard:
     """The demo model may not be installed, and reading its GGUF file takes seconds."""
     if source.kind == "demo":
         raise ModelError("The demo model is not installed.")
-    return describe(source)
+    return describe(source, told)
 
 
 @pytest.fixture
@@ -152,6 +154,44 @@ def test_every_page_opens(desk: Desk, name: str, title: str) -> None:
     assert not app.error
 
 
+@pytest.mark.parametrize("name", ["model", "profile", "tune", "compare", "runs", "sweep", "contest"])
+def test_no_page_makes_a_cuda_context(desk: Desk, tiny_folder: Path, on_cuda: list[str], name: str) -> None:
+    """That would take hundreds of megabytes of the card, and fail where another program has filled it."""
+    app = page(name)
+    if name == "model":
+        app.segmented_control(key="model-kind").set_value("folder").run()
+        app.text_input(key="location-folder").set_value(str(tiny_folder)).run()
+        assert "as bfloat16 on cuda. How much is free there is not known" in said(app)
+    if name == "compare":
+        assert "Slicing takes about" in said(app)
+    assert not app.exception
+    assert not on_cuda
+
+
+def test_what_the_engine_says_of_the_card_is_told(desk: Desk, tiny_folder: Path, on_cuda: list[str]) -> None:
+    source = ModelSource.parse(str(tiny_folder))
+    assert state.told_of("cuda") == LARGE
+    desk.report = Report(source, "cuda:0", "float16", 3, 7, bf16=False)
+    assert state.told_of("auto") == state.told_of("cuda:0") == Facts(7, bf16=False)
+    assert describe(source, state.told_of("auto")).dtype == "float16"
+    assert not on_cuda
+
+
+@pytest.fixture
+def on_cuda(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A machine with a card; what would make a context on it is noted."""
+    asked: list[str] = []
+
+    def context() -> None:
+        asked.append("context")
+        raise RuntimeError("CUDA error: out of memory")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "_lazy_init", context)
+    return asked
+
+
 @pytest.mark.demo
 def test_the_model_page_shows_the_card_before_anything_is_loaded(desk: Desk) -> None:
     app = page("model")
@@ -189,8 +229,8 @@ def test_the_card_tells_memory_of_its_own_device_only(
     opened = ModelSource(kind="folder", location="/models/other", device="cpu")
     desk.report = Report(opened, said_of, "float32", 3 * 2**30, 7 * 2**30)
     desk.opened = Opened(opened, "another")
-    on_cuda = {"device": "cuda", "dtype": "bfloat16"}
-    monkeypatch.setattr(state, "describe", lambda source: describe(source).model_copy(update=on_cuda))
+    there = {"device": "cuda", "dtype": "bfloat16"}
+    monkeypatch.setattr(state, "describe", lambda *of: describe_unless_demo(*of).model_copy(update=there))
     app = page("model")
     app.segmented_control(key="model-kind").set_value("folder").run()
     app.text_input(key="location-folder").set_value(str(tiny_folder)).run()

@@ -14,11 +14,14 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
 import pytest
+import torch
 
+import analysis.source
 from analysis.errors import Cancelled, OutOfMemoryError, PlanError, SlicescopeError
 from analysis.source import ModelSource, OpenModel
 from analysis.storage import runs_folder
@@ -185,6 +188,45 @@ class Kept:
 
 def _silent(*_: Any) -> None:
     """Progress that nobody follows."""
+
+
+def test_the_driver_reads_no_weights_while_others_work(contest, monkeypatch):
+    """It would keep a model on the first card, beside a worker's."""
+    read: list[str] = []
+    real = analysis.source._read_weights
+
+    def noted(source: ModelSource, *where: Any, **options: Any) -> Any:
+        read.append(source.label)
+        return real(source, *where, **options)
+
+    monkeypatch.setattr(analysis.source, "_read_weights", noted)
+    given: list[int] = []
+
+    def executor(recipes: Any, hand_over: Any, progress: Any) -> None:
+        assert not read
+        given.append(len(recipes))
+
+    few = contest.model_copy(update={"entries": contest.entries[:2], "seeds": (0,)})
+    assert perform(few, executor=executor).result.contestants
+    assert given == [len(few.trials())]
+    assert len(read) == 1
+    read.clear()
+    with pytest.raises(PlanError, match="0 of the 3 blocks"):
+        perform(few.model_copy(update={"fewer": 0.001}), executor=executor)
+    assert not read
+
+
+def test_a_worker_takes_the_card_that_ray_shows_it():
+    asked: list[str] = []
+
+    def opener(source: ModelSource) -> Any:
+        asked.append(source.device)
+        return OpenModel(SimpleNamespace(), SimpleNamespace())  # type: ignore[arg-type]
+
+    for gpus in (1, 0):
+        worker = cluster._Worker(opener, torch.get_num_threads(), "another machine", None, gpus)
+        worker._trials_on(ModelSource(kind="demo", device="cuda:1"))
+    assert asked == ["cuda", "cuda:1"]
 
 
 @needs_ray

@@ -1,0 +1,125 @@
+"""What a piece of work takes in memory, told before it begins, and the refusal of what does not fit.
+
+Sizes follow from shapes alone: nothing is measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from analysis.device import HOST, memory
+from analysis.errors import OutOfMemoryError
+from analysis.values import Value
+
+FP32, FP64 = 4, 8
+"""Bytes."""
+ROWS = 256
+"""Tokens whose logits are turned to fp32 at a time: (rows, V) in fp32 is 50 MB at V = 50,000."""
+
+
+class MemoryNeed(Value):
+    """Bytes at the peak of a piece of work."""
+
+    dense: int
+    """The weights of the model that is open; they are there before."""
+    sliced: int = 0
+    """The weights that are made anew; what is left alone is shared with the open model."""
+    bases: int = 0
+    """The bases of the stream at all sites."""
+    working: int
+    """One sub-layer with its products, its eigenproblem and one batch passing through it."""
+    activations: int = 0
+    """The calibration stream, which goes to disk where it does not fit."""
+
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return self.dense + self.sliced + self.bases + self.working + self.activations
+
+    @property
+    def least(self) -> int:
+        """With every activation on disk."""
+        return self.total - self.activations
+
+    def in_dtype(self, itemsize: int, now: int) -> MemoryNeed:
+        """The same with weights of ``itemsize`` bytes each where they have ``now``."""
+        weights = {"dense": self.dense * itemsize // now, "sliced": self.sliced * itemsize // now}
+        return self.model_copy(update=weights)
+
+    def __str__(self) -> str:
+        parts = {
+            "dense weights": self.dense,
+            "new weights": self.sliced,
+            "bases": self.bases,
+            "working set": self.working,
+            "activations": self.activations,
+        }
+        listed = " + ".join(f"{size / 1e9:.2f} {name}" for name, size in parts.items() if size)
+        return f"about {self.total / 1e9:.2f} GB = {listed}"
+
+
+def refuse_unless_it_fits(
+    doing: str, model: Any, need: MemoryNeed, instead: Mapping[str, MemoryNeed] | None = None
+) -> None:
+    """Raise ``OutOfMemoryError`` where work takes more than is free beside the weights of the open model.
+
+    What torch keeps for its next tensors counts as free. Of the levers those are named that help: ``instead``
+    says what one may do, each with what it would take. A model that accelerate spreads or keeps elsewhere is
+    not judged, since not all of it is on one device.
+    """
+    device = model.device
+    if device.type == "meta" or is_spread(model):
+        return
+    free, total = memory(device)
+    room = free + need.dense
+    if need.least <= room:
+        return
+    size = model.dtype.itemsize
+    levers = [lever for lever, each in (instead or {}).items() if each.least <= room]
+    if size > 2 and need.in_dtype(2, size).least <= room:
+        levers.append("open the model in a 16-bit dtype (dtype bfloat16)")
+    if device.type != "cpu" and need.in_dtype(FP32, size).least <= memory(HOST)[0]:
+        levers.append("use the CPU (device cpu)")
+    if need.least <= total:
+        levers.append("close other programs that hold its memory")
+    raise OutOfMemoryError(
+        f"{doing} does not fit on {device}: it takes {need}, and beside the dense weights "
+        f"{free / 1e9:.2f} of {total / 1e9:.2f} GB are free. To go on, "
+        f"{', or '.join([*levers, 'choose a smaller model'])}."
+    )
+
+
+def is_spread(model: Any) -> bool:
+    """Whether accelerate has put parts of the model on several devices."""
+    return len(set(getattr(model, "hf_device_map", {}).values())) > 1
+
+
+def passing_need(model: Any, tokens: int, kept: int = 0) -> MemoryNeed:
+    """What a batch of ``tokens`` takes on its way through any model and its head, some rows at a time.
+
+    Four tensors as wide as the largest linear map's two sides together are there at once, and states of the
+    stream at ``kept`` depths.
+    """
+    table = model.get_input_embeddings().weight
+    both = model.get_input_embeddings(), model.get_output_embeddings()
+    ends = {id(each.weight) for each in both if each is not None}
+    maps = [each for each in model.parameters() if each.ndim > 1 and id(each) not in ends]
+    widest = max((sum(each.shape[-2:]) for each in maps), default=0)
+    size = model.dtype.itemsize
+    return MemoryNeed(
+        dense=sum(each.nbytes for each in model.parameters()),
+        working=tokens * (4 * widest + kept * table.shape[1]) * size + 3 * ROWS * table.shape[0] * FP32,
+    )
+
+
+def bases_need(model: Any, sites: int, width: int, tokens: int) -> MemoryNeed:
+    """What finding the bases of a stream of that ``width`` at so many sites takes, ``tokens`` at a time.
+
+    An fp64 sum (D, D) for each site, and for one of them its eigenvectors and LAPACK's workspace.
+    """
+    passing = passing_need(model, tokens)
+    square = width * width
+    return passing.model_copy(
+        update={"bases": sites * square * FP64, "working": passing.working + 4 * square * FP64}
+    )
