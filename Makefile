@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test lint format constraints demo-run screenshots timings soak ablation portability clean
+.PHONY: demo test lint format constraints demo-run screenshots timings soak kills ablation portability clean
 
 demo: $(INSTALLED)  ## everything installed, the demo model converted, the app open on it
 	$(BIN)/slicescope prepare --model demo
@@ -54,6 +54,9 @@ timings: $(INSTALLED)  ## how quickly the app answers, in Chromium
 
 soak: $(INSTALLED)  ## 200 random actions of three sessions, with kills
 	$(BIN)/python tests/app/soak.py
+
+kills: $(INSTALLED)  ## 200 commands killed while they write: nothing is lost
+	$(BIN)/python tests/kills.py
 
 ablation: $(INSTALLED)  ## what matters in repair, in bases and in widths
 	$(BIN)/python tests/benchmarks/ablation.py
