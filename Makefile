@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test lint format constraints demo-run screenshots timings soak fuzz ablation portability clean
+.PHONY: demo test lint format constraints demo-run screenshots timings soak fuzz kills ablation portability clean
 
 demo: $(INSTALLED)  ## everything installed, the demo model converted, the app open on it
 	$(BIN)/slicescope prepare --model demo
@@ -57,6 +57,9 @@ soak: $(INSTALLED)  ## 200 random actions of three sessions, with kills
 
 fuzz: $(INSTALLED)  ## more than a thousand wrong commands, each in a process of its own
 	$(BIN)/python tests/fuzz.py --workers $(WORKERS)
+
+kills: $(INSTALLED)  ## 200 commands killed while they write: nothing is lost
+	$(BIN)/python tests/kills.py
 
 ablation: $(INSTALLED)  ## what matters in repair, in bases and in widths
 	$(BIN)/python tests/benchmarks/ablation.py

@@ -25,6 +25,10 @@ from analysis.hooks import watch_blocks
 from analysis.scores import SCORES, Score, find_score
 from analysis.values import Progress, Value, no_progress
 
+UNCHANGED = 1e-6
+"""Below this, one minus a mean cosine is rounding: of equal states in fp32 it is up to 1e-7. A change by a
+thousandth of the state makes 5e-7."""
+
 
 class Measurement(Value):
     """Token measurements averaged within each window: rows are windows, columns are blocks."""
@@ -92,6 +96,17 @@ class LayerProfile(Value):
         """The score turned so that higher means more redundant, (L,): what an allocation takes."""
         sign = 1.0 if find_score(score).higher_is_redundant else -1.0
         return tuple((sign * self.values(score, first_token)).tolist())
+
+    def warnings(self) -> tuple[str, ...]:
+        """A sentence where blocks change nothing of the stream, which is a sign of damaged weights."""
+        idle = np.flatnonzero((1.0 - self.measured("lr") < UNCHANGED).all(axis=0)).tolist()
+        if not idle:
+            return ()
+        named = f"Block {idle[0]} changes" if len(idle) == 1 else f"Blocks {', '.join(map(str, idle))} change"
+        return (
+            f"{named} next to nothing of the stream, as if the weights there were zero: fetch or save the "
+            "model again, unless that is meant.",
+        )
 
     def to_frame(self, first_token: bool = False) -> pd.DataFrame:
         """One row per block: its module path, and each score with its spread over windows."""

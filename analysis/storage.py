@@ -142,14 +142,42 @@ def abandoned(folder: Path) -> list[tuple[Path, str]]:
 
 def clear_abandoned(folder: Path) -> None:
     """Clear away the folders that processes of this machine that are gone left in ``folder``."""
-    for left, name in abandoned(folder):
+    found: list[tuple[Path, str]] = []
+    with suppress(PermissionError):  # a folder that may be written, but not listed
+        found = abandoned(folder)
+    for left, name in found:
         place = folder / name.removeprefix(".")
         if left.name.endswith(_OLD) and not place.exists():
             # Killed in the moment between the old folder and the new.
             with suppress(OSError):  # another process was quicker
                 left.rename(place)
         else:
-            shutil.rmtree(left, ignore_errors=True)
+            shutil.rmtree(_never_back(left), ignore_errors=True)
+
+
+def _never_back(old: Path) -> Path:
+    """Take a folder that had stepped aside the name that would bring it back; half of it must not come."""
+    draft = old.with_name(old.name.removesuffix(_OLD))
+    with suppress(OSError):  # there is none, or another process was quicker
+        old.rename(draft)
+    return draft
+
+
+def delete_whole(path: Path) -> None:
+    """Delete a folder at once: a process that is killed meanwhile leaves no half of it under its name."""
+    with suppress(OSError), _own_folder(path.parent) as place:
+        path.rename(place / path.name)
+
+
+@contextmanager
+def _own_folder(parent: Path) -> Iterator[Path]:
+    """An empty folder in ``parent`` for as long as the block runs; those of killed processes go first."""
+    clear_abandoned(parent)
+    place = Path(tempfile.mkdtemp(prefix=owned(".slicescope"), dir=parent))
+    try:
+        yield place
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
 
 
 def _lives(pid: int, token: str) -> bool:
@@ -186,7 +214,7 @@ def _put_in_place(draft: Path, path: Path, replace: bool) -> None:
             if not replace or error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
         else:
-            shutil.rmtree(old, ignore_errors=True)
+            _never_back(old)  # and the block that made the draft clears it away
             return
         shutil.rmtree(old, ignore_errors=True)
     raise StorageError(f"Other processes keep writing '{path}': let them end, then try again.")
@@ -202,22 +230,12 @@ def write_whole(path: Path, content: bytes) -> None:
         if target.exists() and not target.is_file():
             target.write_bytes(content)
             return
-        handle, name = tempfile.mkstemp(prefix=".slicescope-", dir=target.parent)
-        draft = Path(name)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(content)
-            draft.chmod(target.stat().st_mode & 0o777 if target.exists() else 0o666 & ~_umask())
+        with _own_folder(target.parent) as place:
+            draft = place / target.name
+            draft.write_bytes(content)
+            if target.exists():
+                draft.chmod(target.stat().st_mode & 0o777)
             draft.replace(target)
-        finally:
-            draft.unlink(missing_ok=True)
-
-
-def _umask() -> int:
-    """What the files of this process are not allowed; there is no way to ask without setting it."""
-    mask = os.umask(0o022)
-    os.umask(mask)
-    return mask
 
 
 def check_folder(path: Path) -> None:
@@ -261,10 +279,11 @@ def check_output(path: Path) -> Path:
             raise StorageError(f"'{path}' is a folder: name a file to write.")
         target = Path(os.path.realpath(path))
         target.parent.stat()
-        if target.exists():
-            if not os.access(target, os.W_OK):
-                raise PermissionError(errno.EACCES, "not writable")
-        else:
-            target.touch()  # a name can be too long, and a folder read-only, in ways that only trying tells
-            target.unlink()
+        if target.exists() and not os.access(target, os.W_OK):
+            raise PermissionError(errno.EACCES, "not writable")
+        if target.is_file() or not target.exists():
+            # A name can be too long, and a folder read-only, in ways that only trying tells. Not at the
+            # path itself, where a process that is killed would leave an empty file.
+            with _own_folder(target.parent) as place:
+                (place / target.name).touch()
     return path

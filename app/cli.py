@@ -1055,7 +1055,10 @@ def _perform(recipe: Recipe, executor: Executor | None = None) -> Run:
     for warning in recipe.warnings(shape):
         err.print(warning, style="yellow", highlight=False)
     with _progress() as listen:
-        return perform(recipe, listen, executor=executor)
+        run = perform(recipe, listen, executor=executor)
+    for warning in run.result.profile.warnings():
+        err.print(warning, style="yellow", highlight=False)
+    return run
 
 
 class _Amount(ProgressColumn):
@@ -1121,7 +1124,7 @@ def _comparison(run: Run, result: CompareResult) -> dict[str, Any]:
     return {
         "key": run.key,
         "recipe": _plain(run.recipe),
-        "warning": " ".join(run.recipe.warnings(shape)) or None,
+        "warning": " ".join(run.recipe.warnings(shape) + result.profile.warnings()) or None,
         "evaluations": [each.summary(shape.hidden_size, shape.block_count) for each in result.contestants],
         "differences": [
             {

@@ -202,7 +202,8 @@ def _head(run: Run) -> str:
         )
     if isinstance(evaluation := getattr(result, "evaluation", None), TextUsed):
         said.append(f"<p class=quiet>{_text(wording.window_reading(evaluation))}</p>")
-    said += [f"<p class=note>{_text(warning)}</p>" for warning in recipe.warnings(result.shape)]
+    warnings = recipe.warnings(result.shape) + result.profile.warnings()
+    said += [f"<p class=note>{_text(warning)}</p>" for warning in warnings]
     return "".join(said)
 
 

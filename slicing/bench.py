@@ -693,7 +693,7 @@ def _slice(recipe: SliceRecipe, opened: OpenModel, progress: Progress, folder: P
         made_from=recipe.model.label,
         calibration=f"{used.label}, {used.windows} windows of {used.window_length} tokens",
         numbers=numbers,
-        warnings=recipe.warnings(bench.shape),
+        warnings=recipe.warnings(bench.shape) + bench.profile.warnings(),
     )
     progress("Saving", 1, 1)
     return SliceResult(
@@ -748,7 +748,7 @@ def _remove(recipe: RemoveRecipe, opened: OpenModel, progress: Progress, folder:
         dense_parameters=count_parameters(opened.model),
         calibration=f"{used.label}, {used.windows} windows of {used.window_length} tokens",
         numbers=numbers,
-        warnings=recipe.warnings(shape),
+        warnings=recipe.warnings(shape) + bench.profile.warnings(),
     )
     progress("Saving", 1, 1)
     return RemoveResult(

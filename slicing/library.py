@@ -6,7 +6,6 @@ A run's outcome is never changed: its label and note lie in a small file beside 
 from __future__ import annotations
 
 import io
-import shutil
 import time
 import zipfile
 from collections.abc import Callable
@@ -19,7 +18,14 @@ from analysis.details import Details
 from analysis.errors import StorageError
 from analysis.numbers import read_whole
 from analysis.profile import LayerProfile
-from analysis.storage import runs_folder, storage_errors, whole_folder, write_whole
+from analysis.storage import (
+    clear_abandoned,
+    delete_whole,
+    runs_folder,
+    storage_errors,
+    whole_folder,
+    write_whole,
+)
 from analysis.values import Value
 from slicing.runs import Run
 from slicing.study.sound import require_fitting, require_plain
@@ -109,7 +115,8 @@ def trashed() -> list[str]:
     """The names of what is in the trash, newest first."""
     trash = runs_folder() / TRASH
     with storage_errors(trash):
-        found = [each.name for each in trash.iterdir()] if trash.is_dir() else []
+        clear_abandoned(trash)
+        found = [each.name for each in trash.glob("[!.]*")]
     return sorted(found, key=_thrown, reverse=True)
 
 
@@ -186,6 +193,7 @@ def _folder(key: str) -> Path:
     """The folder of exactly this key."""
     folder = runs_folder() / key
     with storage_errors(folder):
+        clear_abandoned(runs_folder())  # a killed process can have left it beside its place
         if not key or key.startswith(".") or Path(key).name != key or not folder.is_dir():
             raise StorageError(f"There is no run '{key}': 'slicescope runs' lists the keys.")
     return folder
@@ -231,5 +239,5 @@ def _empty(trash: Path) -> None:
     oldest = time.time_ns() - KEPT_SECONDS * 10**9
     for place, name in enumerate(trashed()):
         if place >= KEPT_IN_TRASH or _thrown(name) < oldest:
-            shutil.rmtree(trash / name, ignore_errors=True)
+            delete_whole(trash / name)
     clear_profiles()

@@ -89,6 +89,8 @@ def measure_form() -> None:
 def draw(run: Run) -> None:
     """The chosen score of every block, how to read it, and the same as a table."""
     profile = run.result.profile
+    for sentence in profile.warnings():
+        st.warning(sentence, icon=":material/warning:")
     with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
         name = controls.score("shown", profile)
         first_token = st.toggle(

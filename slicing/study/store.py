@@ -12,7 +12,6 @@ import json
 import os
 import re
 import shutil
-import threading
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from functools import lru_cache
@@ -24,7 +23,7 @@ from pydantic import AwareDatetime
 from analysis.details import Details
 from analysis.errors import StorageError
 from analysis.profile import LayerProfile
-from analysis.storage import clear_abandoned, runs_folder, storage_errors, whole_folder
+from analysis.storage import clear_abandoned, runs_folder, storage_errors, whole_folder, write_whole
 from analysis.values import Value, key_of
 from slicing.runs import Recipe, Run, TrialRecipe, TrialResult
 from slicing.study.sound import require_fitting, require_sound
@@ -252,6 +251,7 @@ def store_run(recipe: Recipe, make: Callable[[Path], Run]) -> Run:
         write_run(run, draft)
         if (note := place / NOTE_FILE).is_file():
             shutil.copy2(note, draft)
+    clear_profiles()
     return _named(run, place.name)
 
 
@@ -402,7 +402,5 @@ def _read_index() -> tuple[Summary, ...]:
 def _write_index(found: list[Summary]) -> None:
     """Write the index anew. Where that cannot be, all runs are opened the next time too."""
     path = runs_folder() / _INDEX
-    draft = path.with_name(f"{_INDEX}.{os.getpid()}-{threading.get_ident()}")
-    with suppress(OSError):
-        draft.write_text(_Index(made_by=_made_by(), runs=tuple(found)).to_json(), encoding="utf-8")
-        draft.replace(path)
+    with suppress(StorageError):
+        write_whole(path, _Index(made_by=_made_by(), runs=tuple(found)).to_json().encode())

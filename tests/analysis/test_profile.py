@@ -218,6 +218,18 @@ def test_block_that_does_not_run_is_told(windows):
         profile(model, windows)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("dead", "named"), [((1,), "Block 1 changes"), ((0, 2), "Blocks 0, 2 change")])
+def test_block_whose_weights_are_zero_is_warned_of_by_its_number(windows, dead, named, dtype):
+    model = tiny_model("llama", dtype=dtype)
+    assert profile(model, windows).warnings() == ()
+    for number in dead:
+        for parameter in model.model.layers[number].parameters():
+            parameter.zero_()
+    (sentence,) = profile(model, windows).warnings()
+    assert sentence.startswith(f"{named} next to nothing of the stream")
+
+
 @pytest.mark.parametrize("zero", ["every weight", "the writers"])
 def test_model_whose_blocks_do_nothing_is_refused(windows, zero):
     model = tiny_model("llama")

@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 import os
 import platform
+import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from analysis.storage import (
     check_new_file,
     check_new_folder,
     check_output,
+    clear_abandoned,
     runs_folder,
     whole_folder,
     write_whole,
@@ -142,6 +145,18 @@ def test_folder_that_had_stepped_aside_when_its_process_was_killed_comes_back(tm
     assert names(tmp_path / "b") == ["precious"]
 
 
+def test_half_of_a_folder_that_had_stepped_aside_never_comes_back(tmp_path, monkeypatch):
+    old = tmp_path / f".b-{platform.node()}-{dead_pid()}-01234567-abcd-old"
+    for folder in (old, tmp_path / "b"):
+        folder.mkdir()
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", lambda *_, **__: None)  # killed in the middle of it
+        clear_abandoned(tmp_path)
+    (tmp_path / "b").rmdir()
+    clear_abandoned(tmp_path)
+    assert names(tmp_path) == []
+
+
 def test_many_who_write_one_folder_at_once_all_end_well(tmp_path):
     problems: list[BaseException] = []
 
@@ -216,3 +231,30 @@ def test_what_must_be_new_may_not_exist_nor_lead_anywhere(tmp_path, check):
 def test_a_new_folder_may_lie_in_new_folders_which_the_check_does_not_leave(tmp_path):
     assert check_new_folder(tmp_path / "a" / "b" / "new")
     assert names(tmp_path) == []
+
+
+def test_trying_an_output_puts_nothing_in_its_place(tmp_path, monkeypatch):
+    tried: list[Path] = []
+    touch = Path.touch
+
+    def watched(path: Path) -> None:
+        touch(path)
+        tried.append(path)
+        assert not (tmp_path / "x").exists()
+
+    monkeypatch.setattr(Path, "touch", watched)
+    assert check_output(tmp_path / "x") == tmp_path / "x"
+    assert [each.name for each in tried] == ["x"]
+    assert names(tmp_path) == []
+
+
+def test_a_file_in_a_folder_that_cannot_be_written_is_refused_before_the_work(tmp_path, monkeypatch):
+    (tmp_path / "x").touch()
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    for name in ("mkdtemp", "mkstemp"):  # what root may do anywhere
+        monkeypatch.setattr(tempfile, name, refuse)
+    with pytest.raises(StorageError, match="there is no permission"):
+        check_output(tmp_path / "x")

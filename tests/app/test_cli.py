@@ -326,6 +326,18 @@ def test_profile_keeps_its_bases_when_asked(monkeypatch, tiny_folder, texts):
         assert sorted(f.name for f in run_folder.glob("*.safetensors")) == [*kept, "profile.safetensors"]
 
 
+def test_profile_warns_of_a_block_that_does_nothing(monkeypatch, texts, tmp_path, capsys):
+    model = tiny_model("llama")
+    for parameter in model.model.layers[1].parameters():
+        parameter.zero_()
+    model.save_pretrained(tmp_path / "dead")
+    byte_tokenizer().save_pretrained(tmp_path / "dead")
+    flags = ["--text", texts[0], "--windows", 3, "--window-length", 32]
+    assert run(monkeypatch, "profile", "--model", tmp_path / "dead", *flags) == 0
+    told = " ".join(capsys.readouterr().err.split())
+    assert told.count("Block 1 changes next to nothing of the stream, as if the weights there were zero") == 1
+
+
 def test_profile_tells_the_logit_lens_when_asked(monkeypatch, tiny_folder, texts, capsys):
     words = ["profile", "--model", tiny_folder, "--text", texts[0], "--windows", 2, "--window-length", 16]
     assert run(monkeypatch, *words, "--lens", "--json", "-") == 0

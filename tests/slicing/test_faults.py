@@ -19,9 +19,10 @@ import torch
 from analysis.errors import Cancelled, OutOfMemoryError, StorageError
 from analysis.kept import Kept
 from analysis.source import ModelSource
-from analysis.storage import cache_folder, runs_folder
+from analysis.storage import cache_folder, runs_folder, write_whole
 from analysis.texts import TextSource
 from slicing.bench import perform, phases
+from slicing.library import Note, annotate, note_of, throw_away, trashed
 from slicing.plan import Plan
 from slicing.runs import CompareRecipe, ProfileRecipe, Recipe, SliceRecipe
 from slicing.store import load_sliced
@@ -146,6 +147,45 @@ def test_process_killed_while_it_replaces_a_run_loses_neither(recipes, monkeypat
         perform(recipe, stop)
     assert load_run(runs_folder() / recipe.key).created == first.created  # the old one is back
     second_start_succeeds(recipe)
+
+
+def test_what_a_killed_writer_of_a_file_left_is_cleared_by_the_next(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", die)
+        assert in_a_fork(lambda: write_whole(tmp_path / "x", b"new")) == signal.SIGKILL
+    write_whole(tmp_path / "x", b"newer")
+    assert [path.name for path in tmp_path.iterdir() if path.name != "home"] == ["x"]
+
+
+def test_run_that_had_stepped_aside_when_its_process_was_killed_can_be_named(recipes, monkeypatch):
+    recipe = recipes["profile"]
+    perform(recipe)
+    with monkeypatch.context() as patch:
+        patch.setattr("analysis.storage._put_in_place", lambda draft, path, _: stepped_aside(draft, path))
+        assert in_a_fork(lambda: perform(recipe)) == signal.SIGKILL
+    annotate(recipe.key, Note(label="Bennet"))
+    assert note_of(recipe.key).label == "Bennet"
+
+
+def stepped_aside(draft: Path, path: Path) -> None:
+    path.rename(path.with_name(f"{draft.name}-old"))
+    die()
+
+
+def test_trash_holds_no_half_run_when_the_process_that_empties_it_is_killed(recipes, monkeypatch):
+    run = perform(recipes["profile"])
+    with monkeypatch.context() as patch:
+        patch.setattr("slicing.library.KEPT_IN_TRASH", 0)
+        patch.setattr(os, "unlink", die)
+        assert in_a_fork(lambda: throw_away(run.key)) == signal.SIGKILL
+    assert trashed() == []
+    assert list((runs_folder() / ".trash").iterdir()) == []
+
+
+def test_profile_of_a_run_that_was_replaced_goes(recipes):
+    for _ in range(2):  # the seconds that it took are part of a profile
+        perform(recipes["profile"])
+    assert len(list((runs_folder() / ".profiles").iterdir())) == 1
 
 
 @pytest.mark.parametrize("kind", ["profile", "slice", "compare"])

@@ -332,7 +332,7 @@ def test_without_a_place_for_the_index_everything_is_listed(old, monkeypatch):
     def refuse(*_: Any, **__: Any) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(Path, "write_text", refuse)
+    monkeypatch.setattr(Path, "write_bytes", refuse)
     assert len(summaries()[0]) == COUNT
     assert not (old / ".index.json").exists()
 
