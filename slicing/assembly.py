@@ -230,12 +230,12 @@ def put_away(site: Site) -> None:
         site.sliced.to("cpu")
 
 
-def spread_like(model: PreTrainedModel, sliced: SlicedForCausalLM) -> None:
-    """Spread a sliced model over the devices by accelerate's rules when the dense one is."""
+def spread_like(model: PreTrainedModel, made: PreTrainedModel) -> None:
+    """Spread a model that was made of another over the devices by accelerate's rules when the dense one is."""
     if is_spread(model):
-        kinds = list(sliced._no_split_modules or [])
-        device_map = infer_auto_device_map(sliced, no_split_module_classes=kinds)
-        dispatch_model(sliced, device_map, force_hooks=True)
+        kinds = list(made._no_split_modules or [])
+        device_map = infer_auto_device_map(made, no_split_module_classes=kinds)
+        dispatch_model(made, device_map, force_hooks=True)
 
 
 def _has_module(core: nn.Module, path: str) -> bool:
