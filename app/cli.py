@@ -1008,7 +1008,7 @@ def prepare(which: ModelOptions) -> None:
 def main() -> None:
     """The console script: every error of ours is one sentence and its exit code."""
     try:
-        sys.exit(app(standalone_mode=False))
+        sys.exit(app(standalone_mode=False) or 0)
     except SlicescopeError as error:
         _refuse(error)
     except ValidationError as error:  # of a recipe: flags take numbers that it does not
