@@ -104,7 +104,7 @@ page = st.navigation(
 )
 if state.presenting() != (page.url_path == "talk"):
     st.switch_page(TALK, query_params={**st.query_params.to_dict(), "present": "1"})
-with state.TURNS:
+with state.turn():
     if not state.presenting():
         header()
     page.run()

@@ -9,7 +9,8 @@ from __future__ import annotations
 import gc
 import threading
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal, NamedTuple
 from urllib.parse import urlencode
 
@@ -57,9 +58,22 @@ UNDOABLE = 50
 """Plans that can be gone back to."""
 
 
-TURNS = threading.BoundedSemaphore(2)
-"""Pages that are drawn at the same time. More would not be done sooner, since they share one interpreter, and
-would keep it from the server."""
+_TURNS = threading.BoundedSemaphore(2)
+TURN = 2.0
+"""Seconds that a page waits for its turn: another may wait for the Hub meanwhile, and has no use for it."""
+
+
+@contextmanager
+def turn() -> Iterator[None]:
+    """Let two pages be drawn at the same time. More would not be done sooner, since all share one
+    interpreter, and would keep it from the server.
+    """
+    mine = _TURNS.acquire(timeout=TURN)
+    try:
+        yield
+    finally:
+        if mine:
+            _TURNS.release()
 
 
 class Shown(NamedTuple):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -126,6 +127,29 @@ def test_only_strangers_who_are_gone_lose_their_places(
     presence.note("another", "two")
     state.tend()
     assert said == [False, demo_mode]
+
+
+def test_two_pages_are_drawn_at_a_time_and_none_waits_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[str] = []
+
+    def draw() -> None:
+        with state.turn():
+            drawn.append("third")
+
+    monkeypatch.setattr(state, "TURN", 30.0)
+    third = threading.Thread(target=draw)
+    with state.turn():
+        with state.turn():
+            third.start()
+            third.join(0.2)
+            assert drawn == []
+        third.join(10)
+        assert drawn == ["third"]
+    monkeypatch.setattr(state, "TURN", 0.05)
+    with state.turn(), state.turn():
+        draw()
+    assert drawn == ["third"] * 2
+    assert state._TURNS._value == 2  # each was given back once
 
 
 def test_a_card_is_refused_before_anything_is_read(
