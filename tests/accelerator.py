@@ -29,6 +29,7 @@ _NO_FP64 = "Cannot convert a MPS Tensor to float64 dtype as the MPS framework do
 _WIDE = (torch.float64, torch.complex128)
 _ONTO_HOST = ("item", "tolist", "__bool__", "__float__", "__int__", "__index__", "nonzero")
 _PRODUCTS = ("matmul", "__matmul__", "__rmatmul__", "mm", "bmm", "linear", "addmm", "addmm_", "baddbmm")
+_EVENT = ("record", "wait", "query", "synchronize")
 _ACROSS = ("copy_", "__setitem__", "__get__", "__set__", "__repr__", "equal")
 """What may have operands on several devices, or looks at one alone."""
 
@@ -285,6 +286,7 @@ def simulated(kind: str, count: int = 1, memory: float = math.inf) -> Iterator[A
             "synchronize": lambda device=None: None,
             "empty_cache": accelerator.empty,
         },
+        torch: {"Event": lambda *_, **__: SimpleNamespace(**dict.fromkeys(_EVENT, lambda *_: True))},
         torch.backends.mps: {"is_available": lambda: not cuda},
         torch.mps: {"synchronize": lambda: None, "empty_cache": lambda: None},
     }

@@ -132,8 +132,6 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., float]:
 @pytest.mark.parametrize(("family", "dtype"), KINDS, ids=["llama", "llama bf16", "falcon", "gpt2"])
 @pytest.mark.parametrize("job", JOBS)
 def test_a_job_is_done_there_as_on_the_cpu(job, family, place, dtype, here, windows, tmp_path):
-    if job.startswith("generate") and place == "mps":
-        pytest.skip("transformers' generate asks the real MPS, which is not simulated")
     windows = windows[:4]
     spread = place == "two" and job.startswith("remove")
     expected = 0.0 if spread else here(job, family, dtype, windows)
