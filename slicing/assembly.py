@@ -231,7 +231,7 @@ def put_away(site: Site) -> None:
 
 
 def spread_like(model: PreTrainedModel, made: PreTrainedModel) -> None:
-    """Spread a model that was made of another over the devices by accelerate's rules when the dense one is."""
+    """Spread what was made of a model over the devices, by accelerate's rules, where the model is."""
     if is_spread(model):
         kinds = list(made._no_split_modules or [])
         device_map = infer_auto_device_map(made, no_split_module_classes=kinds)

@@ -2,8 +2,9 @@
 
 Tensors say that they are on ``cuda:0``, ``cuda:1`` or ``mps``; their values lie on the CPU. What a real
 device refuses is refused with its words: operands on two devices, fp64 on MPS, functions that MPS lacks, more
-memory than the card has. FLOPs, copies between devices, waits of the host and the peak of memory are counted.
-Functions are seen as Python calls them. What happens inside one of torch's own functions is not seen.
+memory than a card has. What is freed stays with torch's own cache until that is emptied. FLOPs, copies
+between devices, waits of the host and the peak of memory are counted. Functions are seen as Python calls
+them. What happens inside one of torch's own functions is not seen.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ _NO_FP64 = "Cannot convert a MPS Tensor to float64 dtype as the MPS framework do
 _WIDE = (torch.float64, torch.complex128)
 _ONTO_HOST = ("item", "tolist", "__bool__", "__float__", "__int__", "__index__", "nonzero")
 _PRODUCTS = ("matmul", "__matmul__", "__rmatmul__", "mm", "bmm", "linear", "addmm", "addmm_", "baddbmm")
+_EVENT = ("record", "wait", "query", "synchronize")
 _ACROSS = ("copy_", "__setitem__", "__get__", "__set__", "__repr__", "equal")
 """What may have operands on several devices, or looks at one alone."""
 
@@ -75,8 +77,13 @@ class Accelerator(TorchFunctionMode):
         """How often the host waited for a device."""
         self.peak = 0
         """The most bytes that all devices together held."""
+        self.allocated: Counter[torch.device] = Counter()
+        """Bytes in tensors, by device."""
+        self.reserved: Counter[torch.device] = Counter()
+        """Bytes that torch holds of a device: those in tensors, and what it keeps for its next ones."""
+        self.peaks: Counter[torch.device] = Counter()
+        """The most bytes in tensors, by device."""
         self._holders: Counter[int] = Counter()
-        self._live = 0
 
     def put(self, model: nn.Module, place: str) -> Any:
         """Move a model, or a part of one, onto a device, in place."""
@@ -97,25 +104,37 @@ class Accelerator(TorchFunctionMode):
         """Count the memory behind a tensor until nothing refers to it any more."""
         storage = tensor.values.untyped_storage()
         where, size = storage.data_ptr(), storage.nbytes()
+        place = tensor.place
         if not self._holders[where]:
-            if self._live + size > self.memory:
+            if self.allocated[place] + size > self.memory:
                 raise torch.OutOfMemoryError(
-                    f"CUDA out of memory. Tried to allocate {size} bytes ({self.free} of {self.memory} free)."
+                    f"CUDA out of memory. Tried to allocate {size} bytes. GPU {place.index or 0} has a total "
+                    f"capacity of {self.memory} bytes, of which {self.free(place)} are free."
                 )
-            self._live += size
-            self.peak = max(self.peak, self._live)
+            self.allocated[place] += size
+            # Before it runs out, torch gives back what it keeps.
+            self.reserved[place] = max(self.reserved[place], self.allocated[place])
+            self.peaks[place] = max(self.peaks[place], self.allocated[place])
+            self.peak = max(self.peak, self.allocated.total())
         self._holders[where] += 1
-        weakref.finalize(tensor, self._release, where, size)
+        weakref.finalize(tensor, self._release, where, size, place)
 
-    def _release(self, where: int, size: int) -> None:
+    def _release(self, where: int, size: int, place: torch.device) -> None:
         self._holders[where] -= 1
         if not self._holders[where]:
-            self._live -= size
+            self.allocated[place] -= size
 
-    @property
-    def free(self) -> int:
-        """Bytes that are free."""
-        return self.memory - self._live
+    def free(self, place: Any = None) -> int:
+        """Bytes of a device that torch does not hold, as its driver tells them."""
+        return self.memory - self.reserved[_device(place or 0)]
+
+    def empty(self) -> None:
+        """Give back what torch keeps for its next tensors."""
+        self.reserved = Counter(self.allocated)
+
+    def forget_peak(self, place: Any = None) -> None:
+        """Begin to look for the peak anew."""
+        self.peaks[_device(place or 0)] = self.allocated[_device(place or 0)]
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
@@ -249,7 +268,7 @@ def _of(args: Any, operands: list[torch.Tensor]) -> torch.device:
 
 @contextmanager
 def simulated(kind: str, count: int = 1, memory: float = math.inf) -> Iterator[Accelerator]:
-    """Have ``count`` devices of a kind (``cuda`` or ``mps``) with ``memory`` bytes together."""
+    """Have ``count`` devices of a kind (``cuda`` or ``mps``) with ``memory`` bytes each."""
     total = int(min(memory, 2**50))
     accelerator = Accelerator(kind, count, total)
     cuda = kind == "cuda"
@@ -259,14 +278,15 @@ def simulated(kind: str, count: int = 1, memory: float = math.inf) -> Iterator[A
             "device_count": lambda: count if cuda else 0,
             "is_bf16_supported": lambda including_emulation=True: True,
             "get_device_properties": lambda device=None: SimpleNamespace(total_memory=total),
-            "mem_get_info": lambda device=None: (accelerator.free, total),
-            "memory_reserved": lambda device=None: 0,
-            "memory_allocated": lambda device=None: 0,
-            "max_memory_allocated": lambda device=None: accelerator.peak,
-            "reset_peak_memory_stats": lambda device=None: None,
+            "mem_get_info": lambda device=None: (accelerator.free(device), total),
+            "memory_reserved": lambda device=None: accelerator.reserved[_device(device or 0)],
+            "memory_allocated": lambda device=None: accelerator.allocated[_device(device or 0)],
+            "max_memory_allocated": lambda device=None: accelerator.peaks[_device(device or 0)],
+            "reset_peak_memory_stats": accelerator.forget_peak,
             "synchronize": lambda device=None: None,
-            "empty_cache": lambda: None,
+            "empty_cache": accelerator.empty,
         },
+        torch: {"Event": lambda *_, **__: SimpleNamespace(**dict.fromkeys(_EVENT, lambda *_: True))},
         torch.backends.mps: {"is_available": lambda: not cuda},
         torch.mps: {"synchronize": lambda: None, "empty_cache": lambda: None},
     }

@@ -18,9 +18,9 @@ from conftest import byte_tokenizer, tiny_model
 from analysis.anatomy import anatomy_of, block_path, blocks
 from analysis.bases import Bases, BasesCollector, find_bases
 from analysis.details import DetailsCollector
-from analysis.device import pick_dtype
+from analysis.device import free_memory, memory, pick_dtype
 from analysis.errors import OutOfMemoryError
-from analysis.evaluate import batch_tokens, perplexity
+from analysis.evaluate import batch_tokens, continue_text, perplexity
 from analysis.lens import logit_lens
 from analysis.needs import MemoryNeed, refuse_unless_it_fits
 from analysis.profile import profile_blocks
@@ -90,9 +90,17 @@ def probed(model: Any, windows: torch.Tensor) -> float:
     return sum(float(np.mean(probe(probing))) for probe in PROBES.values())
 
 
+def generated(model: Any) -> float:
+    return float(sum(continue_text(OpenModel(model, byte_tokenizer()), "ab", 8).text.encode()))
+
+
 JOBS: dict[str, Callable[[Any, torch.Tensor, Path], float]] = {
     "profile": lambda model, windows, _: profiled(model, windows),
     "evaluate": lambda model, windows, _: perplexity(model, windows).perplexity,
+    "generate": lambda model, *_: generated(model),
+    "generate, sliced": lambda model, windows, _: generated(
+        slice_model(model, schedule(model), windows).model
+    ),
     "lens": lambda model, windows, _: float(logit_lens(model, windows).mean()),
     "probes": lambda model, windows, _: probed(model, windows),
     "preview": lambda model, windows, folder: previewed(model, windows, folder),
@@ -165,16 +173,25 @@ def test_operands_on_two_devices_are_refused():
 
 
 def test_a_full_card_runs_out_of_memory_and_what_is_freed_can_be_taken_again():
-    with simulated("cuda", memory=4000) as accelerator:
+    with simulated("cuda", count=2, memory=4000) as accelerator:
         first = torch.zeros(800, device="cuda")
-        with pytest.raises(torch.OutOfMemoryError):
+        with pytest.raises(torch.OutOfMemoryError, match="GPU 0 has a total capacity of 4000 bytes"):
             torch.zeros(800, device="cuda")
+        other = torch.zeros(900, device="cuda:1")
         view = first[:10]
         del first
-        assert torch.cuda.mem_get_info() == (800, 4000)
+        assert torch.cuda.memory_allocated() == torch.cuda.memory_reserved() == 3200
         del view
+        assert torch.cuda.memory_allocated() == 0
+        assert torch.cuda.mem_get_info() == (800, 4000)  # torch keeps the rest
+        assert memory(torch.device("cuda")) == (4000, 4000)
+        torch.zeros(900, device="cuda")
+        free_memory()
         assert torch.cuda.mem_get_info() == (4000, 4000)
-        assert accelerator.peak == 3200
+        assert torch.cuda.mem_get_info("cuda:1") == (400, 4000)
+        assert torch.cuda.max_memory_allocated() == 3600
+        assert accelerator.peak == 7200
+        del other
 
 
 def test_flops_copies_and_waits_are_counted():
@@ -287,7 +304,7 @@ def test_only_levers_that_help_are_named(need, held, levers):
         with pytest.raises(OutOfMemoryError) as told:
             refuse_unless_it_fits("Working", model, need, instead)
         assert str(told.value).endswith(f"To go on, {levers}")
-        assert f"{accelerator.free / 1e9:.2f} of 0.00 GB are free" in str(told.value)
+        assert f"{accelerator.free() / 1e9:.2f} of 0.00 GB are free" in str(told.value)
         del others
 
 
