@@ -56,6 +56,7 @@ from app.options import (
     numbers,
     whole_numbers,
 )
+from app.quiet import quieten
 
 if TYPE_CHECKING:
     from analysis.evaluate import Difference
@@ -925,6 +926,7 @@ def prepare(which: ModelOptions) -> None:
 
 def main() -> None:
     """The console script: every error of ours is one sentence and its exit code."""
+    quieten()
     try:
         app()
     except SlicescopeError as error:
