@@ -49,7 +49,7 @@ from analysis.portable import make_portable
 from analysis.quantised import make_plain, quantisation_of, why_not_plain, why_not_readable
 from analysis.read_shape import read_shape
 from analysis.shape import ModelShape
-from analysis.storage import cache_folder, storage_errors, whole_folder
+from analysis.storage import cache_folder, own_folder, storage_errors, whole_folder
 from analysis.trust import pin, read_settings, require_own_weights, require_plain_folder
 from analysis.values import Progress, Value, no_progress
 
@@ -162,14 +162,16 @@ def read_config(source: ModelSource) -> PreTrainedConfig:
     """
     with _reading(source):
         where, options = _where(source)
-        said = {}
-        if "gguf_file" not in options:
+        if name := options.get("gguf_file"):
+            with _alone(Path(where) / name) as place:
+                config = AutoConfig.from_pretrained(place, trust_remote_code=False, **options)
+        else:
             require_plain_folder(Path(where), source.label)
             said = read_settings(Path(where) / "config.json", source.label)
-        if is_sliced(source):  # the dense model's configuration is the part of it that says what it is
-            config = AutoConfig.for_model(**said["text_config"])
-        else:
-            config = AutoConfig.from_pretrained(where, trust_remote_code=False, **options)
+            if is_sliced(source):  # the dense model's configuration is the part of it that says what it is
+                config = AutoConfig.for_model(**said["text_config"])
+            else:
+                config = AutoConfig.from_pretrained(where, trust_remote_code=False, **options)
         pin(config)
     _require_causal(source, config)
     if (folder := _weights_at(source)) and not is_sliced(source):
@@ -401,11 +403,11 @@ def dequantise(source: ModelSource) -> None:
         return
     check_gguf(path)
     options: dict[str, Any] = {"gguf_file": path.name, "local_files_only": True}
-    with _reading(source):
-        config = pin(AutoConfig.from_pretrained(path.parent, trust_remote_code=False, **options))
+    with _alone(path) as place, _reading(source):
+        config = pin(AutoConfig.from_pretrained(place, trust_remote_code=False, **options))
         _require_causal(source, config)
-        model = _read_weights(source, path.parent, config=config, dtype=torch.float32, **options)
-        tokenizer = AutoTokenizer.from_pretrained(path.parent, trust_remote_code=False, **options)
+        model = _read_weights(source, place, config=config, dtype=torch.float32, **options)
+        tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False, **options)
     # The weights are plain numbers now; without this the stored model would claim to be quantised.
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
@@ -414,6 +416,17 @@ def dequantise(source: ModelSource) -> None:
         model.save_pretrained(draft)
         tokenizer.save_pretrained(draft)
         make_portable(draft, tokenizer)
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[Path]:
+    """A folder with nothing but a link to this file: whatever lies beside a file, transformers reads too."""
+    home = cache_folder()
+    with storage_errors(home):
+        home.mkdir(parents=True, exist_ok=True)
+        with own_folder(home) as place:
+            (place / path.name).symlink_to(path.absolute())
+            yield place
 
 
 def _dequantised_folder(gguf: Path) -> Path:

@@ -165,12 +165,12 @@ def _never_back(old: Path) -> Path:
 
 def delete_whole(path: Path) -> None:
     """Delete a folder at once: a process that is killed meanwhile leaves no half of it under its name."""
-    with suppress(OSError), _own_folder(path.parent) as place:
+    with suppress(OSError), own_folder(path.parent) as place:
         path.rename(place / path.name)
 
 
 @contextmanager
-def _own_folder(parent: Path) -> Iterator[Path]:
+def own_folder(parent: Path) -> Iterator[Path]:
     """An empty folder in ``parent`` for as long as the block runs; those of killed processes go first."""
     clear_abandoned(parent)
     place = Path(tempfile.mkdtemp(prefix=owned(".slicescope"), dir=parent))
@@ -230,7 +230,7 @@ def write_whole(path: Path, content: bytes) -> None:
         if target.exists() and not target.is_file():
             target.write_bytes(content)
             return
-        with _own_folder(target.parent) as place:
+        with own_folder(target.parent) as place:
             draft = place / target.name
             draft.write_bytes(content)
             if target.exists():
@@ -284,6 +284,6 @@ def check_output(path: Path) -> Path:
         if target.is_file() or not target.exists():
             # A name can be too long, and a folder read-only, in ways that only trying tells. Not at the
             # path itself, where a process that is killed would leave an empty file.
-            with _own_folder(target.parent) as place:
+            with own_folder(target.parent) as place:
                 (place / target.name).touch()
     return path

@@ -58,6 +58,7 @@ from app.options import (
     numbers,
     whole_numbers,
 )
+from app.quiet import quieten
 
 if TYPE_CHECKING:
     from analysis.evaluate import Difference
@@ -1007,6 +1008,7 @@ def prepare(which: ModelOptions) -> None:
 
 def main() -> None:
     """The console script: every error of ours is one sentence and its exit code."""
+    quieten()
     try:
         sys.exit(app(standalone_mode=False) or 0)
     except SlicescopeError as error:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
+from typing import Any
 
 import gguf
 import pytest
 import torch
 from conftest import tiny_model
 from gguf_files import TOKENS, write_gguf
+from transformers import AutoModelForCausalLM
 
 from analysis.errors import ModelError, StorageError
 from analysis.source import ModelSource, describe, open_dense
@@ -30,6 +33,39 @@ def test_what_is_read_is_what_was_written(tmp_path, windows):
     assert before.parameters == sum(parameter.numel() for parameter in model.parameters())
     assert (before.label, before.blocks, before.tied, before.context) == ("tiny.gguf", 3, True, 128)
     assert before.not_sliceable is None
+
+
+def test_what_lies_beside_the_file_changes_nothing(tmp_path, windows, monkeypatch):
+    read, seen = AutoModelForCausalLM.from_pretrained, []
+
+    def watched(where: Path, **options: Any) -> Any:
+        if "gguf_file" in options:
+            seen.append([each.name for each in Path(where).iterdir()])
+        return read(where, **options)
+
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", watched)
+    model = tiny_model("llama")
+    alone = open_dense(write_gguf(tmp_path / "tiny.gguf", model))
+    (tmp_path / "other").mkdir()
+    source = write_gguf(tmp_path / "other" / "model.gguf", model)
+    strays = {
+        "adapter_config.json": {"base_model_name_or_path": "somebody/else", "peft_type": "LORA"},
+        "config.json": {"model_type": "gpt2"},
+        "generation_config.json": {"do_sample": True, "temperature": 7.0},
+        "tokenizer_config.json": {"tokenizer_class": "Nothing", "chat_template": "stray"},
+        "special_tokens_map.json": {"eos_token": "<9>"},
+    }
+    for name, stray in strays.items():
+        (tmp_path / "other" / name).write_text(json.dumps(stray))
+    assert describe(source).architecture == "llama"
+    opened = open_dense(source)
+    assert torch.equal(opened.model(windows).logits, model(windows).logits)
+    assert opened.model.generation_config.to_dict() == alone.model.generation_config.to_dict()
+    assert opened.tokenizer.chat_template is None
+    assert opened.tokenizer.eos_token == alone.tokenizer.eos_token
+    assert all(str(tmp_path) not in each.read_text() for each in (tmp_path / "home").rglob("*config.json"))
+    assert len(cached(tmp_path)) == 2
+    assert seen == [["tiny.gguf"], ["model.gguf"]]  # with peft installed, transformers looks for an adapter
 
 
 def test_quantised_weights_come_near_what_they_stand_for(tmp_path, windows):
