@@ -153,6 +153,8 @@ GOOD: dict[str, tuple[str, ...]] = {
     "runs rename": (KEY, "A name"),
     "runs export": (KEY, "--out", "new.zip"),
     "runs import": ("mine.txt",),
+    "queue": (),
+    "queue cancel": ("nothing",),
 }
 """What each command is given so that it does something small."""
 
@@ -229,8 +231,7 @@ _BAD_ENTRIES = """
     constant,dynamic:lr:base=a constant,dynamic:lr:base=0.1=0.2 constant,random:draw=-1
     constant,constant+span=ENDLESS constant,constant+span=LONG constant,constant+span=-1
     constant,constant+span=1.5 constant,constant+span=nan constant,constant+span=² constant,constant+span=
-    constant,constant+middle=nan constant,constant+middle=1e400 constant,constant+middle=ENDLESS
-    constant,constant+middle=11 constant,constant+middle=-1 constant,constant+span=2+middle=2
+    constant,constant+middle=2
     constant,constant+repair+nonsense constant,constant+matrix constant,random:draw=LONG
     constant,random:draw=1.5 constant,random:draw=nan constant,random:draw=1e300 constant,rising:slope=2
     constant,softmax:lr:temperature=0 constant,softmax:lr:temperature=-1 constant,band:lr:spread=2
