@@ -7,7 +7,8 @@ nothing about what is done with the stream.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import copy
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -40,18 +41,13 @@ class BlockStream:
         """
         self.model, self.device = model, model.device
         self.budget = budgets(self.device) if budget is None else budget
+        self.batches = list(batches_of(windows, self.device))
+        """Token ids, (B, T) each."""
         self.states = Kept(self.device, *self.budget)
         self.contexts: list[Contexts] = []
-        self.sizes: list[int] = []
-        """How many windows are in every batch."""
-        self._tuples = returns_tuple(model, windows[:1, :8].to(self.device))
-        known: dict[torch.Size, Contexts] = {}
-        for batch in batches_of(windows, self.device):
-            states, context = entering_states(model, batch.to(self.device), self._tuples)
+        for states, context in _entering(model, self.batches):
             self.states.append(begin(states))
-            self.sizes.append(len(batch))
-            # Positions and masks depend on the batch's shape alone: windows have no padding.
-            self.contexts.append(known.setdefault(batch.shape, context))
+            self.contexts.append(context)
 
     def __len__(self) -> int:
         """How many batches there are."""
@@ -62,21 +58,13 @@ class BlockStream:
 
         It may run through another ``model``, whose blocks have contexts of their own.
         """
-        other = object.__new__(BlockStream)
-        other.__dict__.update(vars(self), states=Kept(self.device, *self.budget))
+        other = copy.copy(self)
+        other.states = Kept(self.device, *self.budget)
         for index in range(len(self)):
             other.states.append(self.at(index).clone())
         if model is not None and model is not self.model:
             other.model = model
-            other._tuples = returns_tuple(model, torch.zeros(1, 8, dtype=torch.long, device=model.device))
-            known: dict[torch.Size, Contexts] = {}
-            other.contexts = []
-            for index in range(len(self)):
-                shape = self.at(index).shape[:2]
-                if shape not in known:
-                    tokens = torch.zeros(shape, dtype=torch.long, device=model.device)
-                    known[shape] = entering_states(model, tokens, other._tuples)[1]
-                other.contexts.append(known[shape])
+            other.contexts = [context for _, context in _entering(model, self.batches)]
         return other
 
     def at(self, index: int) -> Tensor:
@@ -108,4 +96,15 @@ class BlockStream:
 
     def held(self, index: int, last: int) -> int:
         """How many windows of a batch are among the ``last`` of all."""
-        return min(self.sizes[index], max(0, last - sum(self.sizes[index + 1 :])))
+        sizes = [len(batch) for batch in self.batches]
+        return min(sizes[index], max(0, last - sum(sizes[index + 1 :])))
+
+
+def _entering(model: Any, batches: list[Tensor]) -> Iterator[tuple[Tensor, Contexts]]:
+    """What enters block 0, (B, T, D), and the context of every block, for each batch of token ids."""
+    tuples = returns_tuple(model, batches[0][:1, :8].to(model.device))
+    known: dict[torch.Size, Contexts] = {}
+    for batch in batches:
+        states, context = entering_states(model, batch.to(model.device), tuples)
+        # Positions and masks depend on the batch's shape alone: windows have no padding.
+        yield states, known.setdefault(batch.shape, context)

@@ -44,7 +44,6 @@ from app.options import (
     Alike,
     AmountOptions,
     CalibrationOptions,
-    Closing,
     DrawOptions,
     Embedding,
     Method,
@@ -359,12 +358,13 @@ def remove(
         ),
     ] = "greedy",
     closing: Annotated[
-        Closing,
+        str,
         typer.Option(
-            help="What closes the gaps: nothing, a matrix for each, the writer in front of each, the block "
-            "in front of each (trained), all writers from there on. All but the matrix leave a plain model."
+            help="What closes the gaps: none; matrix, one for each; writer, the one in front of each; block, "
+            "the one in front of each, trained; writers, all from there on. All but the matrix leave a plain "
+            "model."
         ),
-    ] = Closing.WRITERS,
+    ] = "writers",
     search_windows: Annotated[
         int, typer.Option(min=1, help="Of the calibration windows, so many decide which blocks go.")
     ] = 4,
@@ -382,7 +382,7 @@ def remove(
     from slicing.runs import Entry, RemoveRecipe
 
     text = TextSource.parse(evaluation, "evaluation")
-    closed = "" if closing is Closing.NONE else f"+{closing.value}"
+    closed = "" if closing == "none" else f"+{closing}"
     recipe = RemoveRecipe(
         model=which.source(),
         **calibrate.fields(),
@@ -1020,7 +1020,7 @@ def main() -> None:
         rich_format_error(error)  # type: ignore[arg-type]
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
-        err.print("slicescope: stopped; nothing was stored.", style="red")
+        err.print("slicescope: stopped; only what had been finished is stored.", style="red")
         sys.exit(Cancelled.exit_code)
 
 

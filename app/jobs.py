@@ -248,6 +248,7 @@ class Worker:
             self.lost = tuple(lost)
             for entry in entries:
                 self._enter(Job(next(self._numbers), entry.recipe, entry.owner, restarted=True))
+            self._journal.settle()
         except StorageError as error:  # no reason not to serve
             self.lost = (*self.lost, str(error))
 

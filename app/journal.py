@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import secrets
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -33,6 +34,7 @@ class Journal:
 
     def __init__(self) -> None:
         self._paths: dict[int, Path] = {}
+        self._taken: list[Path] = []
 
     def note(self, number: int, recipe: Recipe, owner: str) -> None:
         """Write the job of this number down, whole or not at all (``StorageError``)."""
@@ -63,26 +65,33 @@ class Journal:
     def take_over(self) -> tuple[list[Entry], list[str]]:
         """The entries of servers that are gone, in their order, and one sentence for each that is lost.
 
-        They are taken off the disk: note them again.
+        They stay on disk, for the next server should this one die at once, until they are noted again and
+        ``settle`` is called.
         """
         entries: list[Entry] = []
         lost: list[str] = []
         folder = queue_folder()
         with storage_errors(folder):
-            left = [path for path, name in abandoned(folder) if name == "job"]
+            left = [path for path, name in abandoned(folder) if name in ("job", "taken")]
         for path in left:
-            mine = path.with_name(f"{owned('taken')}{path.name}")
+            mine = path.with_name(f"{owned('taken')}{secrets.token_hex(4)}{path.suffix}")
             try:
                 os.rename(path, mine)  # noqa: PTH104  (fails where another server was quicker)
             except FileNotFoundError:
                 continue
+            self._taken.append(mine)
             try:
                 if path.suffix == ".json":  # a draft was never promised to anyone
                     entries.append(Entry.from_json(mine.read_bytes(), f"The waiting job '{path.name}'"))
             except StorageError as error:
                 lost.append(f"A job that waited when the server ended is lost: {error}")
-            mine.unlink()
         return sorted(entries, key=lambda entry: entry.submitted), lost
+
+    def settle(self) -> None:
+        """All that was taken over is noted again."""
+        for path in self._taken:
+            path.unlink(missing_ok=True)
+        self._taken.clear()
 
 
 class Listed(NamedTuple):

@@ -51,16 +51,6 @@ class Alike(StrEnum):
     SLICE = "slice"
 
 
-class Closing(StrEnum):
-    """What closes the gaps that removed blocks leave."""
-
-    NONE = "none"
-    MATRIX = "matrix"
-    WRITER = "writer"
-    BLOCK = "block"
-    WRITERS = "writers"
-
-
 class Method(StrEnum):
     """How bases are found."""
 

@@ -29,6 +29,7 @@ from slicing.board import Board, Kind, Rival, best, rivals
 from slicing.contest import Standing, Table
 from slicing.plan import Plan
 from slicing.preview import Preview
+from slicing.repairs import find_repair
 from slicing.runs import (
     DECIDING,
     Calibrated,
@@ -198,7 +199,7 @@ def plan_line(plan: Plan) -> str:
 
 def removal_line(removal: Removal) -> str:
     """A removal in one line."""
-    closing = "" if removal.closing == "none" else f", {CLOSINGS[removal.closing]}"
+    closing = "" if removal.closing == "none" else f", {find_repair(removal.closing).title}"
     share = ""
     if removal.slices:
         share = (
@@ -210,16 +211,6 @@ def removal_line(removal: Removal) -> str:
         value if isinstance(value, str) else f"{name} {value:g}" for name, value in removal.settings.items()
     ]
     return f"blocks by {', '.join([removal.method, *settings])}{share}{closing}"
-
-
-CLOSINGS = {
-    "none": "gaps left open",
-    "matrix": "a matrix over each gap",
-    "writer": "the writer in front of each gap fitted",
-    "block": "the block in front of each gap trained",
-    "writers": "all writers from the first gap on fitted",
-}
-"""What closes the gaps, in words."""
 
 
 def is_share(rule: type[Allocation], name: str) -> bool:

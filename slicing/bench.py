@@ -46,15 +46,17 @@ from analysis.tasks import TaskScore, check_tasks, evaluate_tasks
 from analysis.texts import Passage, TextSource, passages, token_windows
 from analysis.values import Progress, no_progress
 from slicing.allocation import Fractions, Searched
-from slicing.depth.layout import Closing, Layout
+from slicing.depth.layout import Layout
 from slicing.depth.memory import refuse_unless_removal_fits
 from slicing.depth.operator import reduce_blocks
-from slicing.depth.reduce import ReducedModel, followed, reduce_model, refuse_closing
+from slicing.depth.reduce import ReducedModel, reduce_model
 from slicing.depth.survey import Survey
 from slicing.memory import preview_need, slicing_need
 from slicing.plan import Plan
 from slicing.probes import CURVES, FRACTIONS, NEED_SLICING, PROBES, USUAL, Probing
 from slicing.repair import Repair, held_out
+from slicing.repairs import find_repair
+from slicing.repairs.writers import followed
 from slicing.runs import (
     SHARES,
     Calibrated,
@@ -598,7 +600,7 @@ class _Bench:
             synchronise(self.model.device)
         return _Cut(sliced.model, time.perf_counter() - start, peak.bytes, sliced.repair, sliced, layout)
 
-    def reduce(self, layout: Layout, closing: Closing, phase: str) -> _Cut:
+    def reduce(self, layout: Layout, closing: str, phase: str) -> _Cut:
         """Take blocks out of the model and close the gaps, with what that took."""
         start = time.perf_counter()
         with PeakMemory(self.model.device) as peak:
@@ -717,7 +719,7 @@ def _remove(recipe: RemoveRecipe, opened: OpenModel, progress: Progress, folder:
     recipe.removal.rule().check(len(blocks(opened.model)), recipe.blocks)
     if recipe.removal.closing != "none":
         held_out(recipe.calibration_windows)
-        refuse_closing(opened.model, recipe.removal.closing)
+        find_repair(recipe.removal.closing).check(opened.model)
     bench = _Bench(recipe, opened, progress, slices=False)
     some = Layout.without(len(blocks(opened.model)), range(1, recipe.blocks + 1))  # which is not known yet
     refuse_unless_removal_fits(opened.model, some, bench.windows, recipe.removal.closing)

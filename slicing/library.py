@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import time
+import unicodedata
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -84,8 +85,12 @@ def note_of(key: str) -> Note:
 
 
 def annotate(key: str, note: Note) -> None:
-    """Write the note of a stored run (``StorageError``)."""
+    """Write the note of a stored run (``StorageError``, also for a name that import would refuse)."""
     folder = _folder(key)
+    if wrong := next((each for each in note.label if unicodedata.category(each) == "Cc"), None):
+        raise StorageError(
+            f"A name is one line of text, but this one has the control character {wrong!a}: leave it out."
+        )
     write_whole(folder / NOTE_FILE, note.to_json().encode())
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self, get_args
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, computed_field, field_validator, model_validator
 
@@ -26,11 +26,12 @@ from analysis.texts import Passage, TextSource
 from analysis.values import Value, key_of, without
 from slicing.allocation import Fractions, check_fraction, find_allocation
 from slicing.calibration import Fit, same_text, too_few_tokens
-from slicing.depth.layout import Closing, Layout
+from slicing.depth.layout import Layout
 from slicing.depth.methods import METHODS, RemovalMethod, find_method, make_method
 from slicing.plan import Plan
 from slicing.probes import NEED_SLICING
 from slicing.repair import Repair
+from slicing.repairs import REPAIRS, find_repair
 from slicing.schedule import SlicingSchedule, without_middle
 
 PROMPT = "Mr. Speaker, the state of our Union is"
@@ -207,11 +208,14 @@ class Removal(Value):
     share: float | Literal["search"] = 1.0
     """Of the parameters that are to go, so much goes in whole blocks, the rest by slicing what is left.
     ``search``: whichever of ``SHARES`` loses least as a preview, on calibration windows of its own."""
-    closing: Closing = "none"
+    closing: str = "none"
+    """What closes the gaps: a name in ``slicing.repairs.REPAIRS``, or ``none``."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         self.rule()
+        if self.closing != "none":
+            find_repair(self.closing)
         if self.share != "search" and not 0.0 < self.share <= 1.0:
             raise PlanError(
                 f"The share that goes in whole blocks must be above 0 and at most 1; got {self.share:g}."
@@ -234,8 +238,7 @@ class Removal(Value):
 
     def fits(self) -> set[Fit]:
         """Name the things that closing the gaps fits to the calibration text; blocks are trained."""
-        found: dict[Closing, set[Fit]] = {"matrix": {"matrix"}, "writer": {"writers"}, "writers": {"writers"}}
-        return found.get(self.closing, set())
+        return set() if self.closing == "none" else {*find_repair(self.closing).fits}
 
     def whole_blocks(self, count: int, share: float) -> int:
         """How many of ``count`` blocks' worth of parameters go in whole blocks, where that share does.
@@ -357,6 +360,7 @@ class SweepRecipe(Evaluated):
         for what, values in (("base (SB)", self.bases), ("target (SP)", self.targets)):
             for value in values:
                 check_fraction(what, value)
+        _check_count(len(self.bases) * len(self.targets), "bases or targets")
         if "base" not in type(self.plan.rule()).model_fields:
             raise PlanError(
                 f"The allocation '{self.plan.allocation}' has no base to sweep over: choose 'dynamic'."
@@ -404,6 +408,18 @@ class SweepRecipe(Evaluated):
     def _trial(self, plan: Plan | None) -> TrialRecipe:
         shared = {name: getattr(self, name) for name in Evaluated.model_fields}
         return TrialRecipe(**shared, plan=plan)
+
+
+MOST_TRIALS = 10_000
+"""Of one run; a file that asks for more is not read, since every trial is made to be checked."""
+
+
+def _check_count(trials: int, fewer: str) -> None:
+    if trials > MOST_TRIALS:
+        raise PlanError(
+            f"This asks for {trials:,} trials, but {MOST_TRIALS:,} are the most of one run: name fewer "
+            f"{fewer}."
+        )
 
 
 DECIDING = ("allocation", "score", "settings", "span")
@@ -522,16 +538,13 @@ def _parse_removal(text: str) -> Removal:
             raise PlanError(f"'{word}' of '{_REMOVE}{text}' is no setting: name it, as in 'merge=mean'.")
         settings[name] = _read_value(name, value, settings, text)
     share: Any = settings.pop("share", 1.0)
-    if (isinstance(share, str) and share != "search") or added not in ([], *([each] for each in _CLOSINGS)):
+    if (isinstance(share, str) and share != "search") or added not in ([], *([each] for each in REPAIRS)):
         raise PlanError(
             f"'{_REMOVE}{text}' cannot be read: the share is a number, and one of "
-            f"{', '.join('+' + each for each in _CLOSINGS)} can be added."
+            f"{', '.join('+' + each for each in REPAIRS)} can be added."
         )
     closing: Any = added[0] if added else "none"
     return Removal(method=method, settings=settings, share=share, closing=closing)
-
-
-_CLOSINGS = tuple(each for each in get_args(Closing) if each != "none")
 
 
 def _read_value(name: str, value: str, known: Collection[str], text: str) -> float | str:
@@ -641,6 +654,7 @@ class ContestRecipe(Extras):
                 "A search looks for shares at the size that a target (SP) leaves, so 'searched' takes part "
                 "in contests, and not in leaderboards: leave it out."
             )
+        _check_count(len(self.entries) * len(self.seeds), "entries or seeds")
         self.trials()  # each plan is checked as it is made
         return self
 
@@ -714,6 +728,7 @@ class LeaderboardRecipe(Extras):
             raise PlanError(
                 f"A leaderboard needs distinct sizes, but got {list(self.sizes)}: name each once."
             )
+        _check_count(len(self.sizes) * len(self.entries) * len(self.seeds), "sizes, entries or seeds")
         self.trials()  # each plan is checked as it is made
         return self
 

@@ -20,13 +20,6 @@ Merge = Literal["top", "sum", "mean"]
 Merging do). ``sum``: the first and all differences from it, ``theta_l + sum_k (theta_l+k - theta_l)`` (LaCo,
 2402.11187, equation 1). ``mean``: their mean."""
 
-Closing = Literal["none", "matrix", "writer", "block", "writers"]
-"""What closes the gaps, and where blocks became one makes up for the others. ``matrix``: one D x D matrix
-behind the block in front of every gap, and behind every merged block. ``writer``: that block's last writer,
-fitted anew. ``block``: all of that block, trained. ``writers``: that writer and every one after it, fitted
-one after the other, so that each makes up for what the ones before could not. All but the matrix leave a
-plain model."""
-
 
 class Gap(NamedTuple):
     """A place where the stream goes on otherwise than in the dense model."""

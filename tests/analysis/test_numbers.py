@@ -7,7 +7,7 @@ import pytest
 from analysis.errors import PlanError
 from analysis.numbers import LARGEST_SEED, LEAST_SEED, read_number, read_whole
 from analysis.texts import TextSource
-from slicing.runs import ContestRecipe, Entry, ModelSource, ProfileRecipe
+from slicing.runs import ContestRecipe, Entry, LeaderboardRecipe, ModelSource, ProfileRecipe, SweepRecipe
 
 ENDLESS = "9" * 5000
 TEXT = TextSource(kind="demo", split="calibration")
@@ -61,3 +61,16 @@ def test_another_seed_is_one_sentence_for_every_recipe(seed):
 def test_a_setting_that_is_no_number_is_one_sentence(entry, value):
     with pytest.raises(PlanError):
         Entry.parse(entry.format(value))
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields"),
+    [
+        (SweepRecipe, {name: tuple(each / 1000 for each in range(101)) for name in ("bases", "targets")}),
+        (ContestRecipe, {"entries": (Entry(),), "seeds": tuple(range(10_001))}),
+        (LeaderboardRecipe, {"entries": (Entry(),), "seeds": tuple(range(10_001)), "sizes": (0.1,)}),
+    ],
+)
+def test_a_recipe_of_too_many_trials_is_refused_before_they_are_made(kind, fields):
+    with pytest.raises(PlanError, match=r"asks for 10,[0-9]+ trials, but 10,000 are the most"):
+        kind(model=MODEL, calibration=TEXT, evaluation=TEXT, **fields)

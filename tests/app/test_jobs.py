@@ -706,6 +706,24 @@ def test_loading_and_unloading_are_not_written_down(bench: Bench, gate: threadin
     assert len(list(queue_folder().iterdir())) == 1
 
 
+def test_a_server_that_dies_while_it_takes_over_loses_no_job(bench: Bench, gate: threading.Event) -> None:
+    for seed in (0, 1):
+        bench.worker.submit(recipe(seed), f"owner {seed}")
+    bench.worker.stop()
+    gate.set()
+    leave_to_the_next_server()
+    assert len(journal.Journal().take_over()[0]) == 2  # and dies before it has noted them again
+    assert len(list(queue_folder().iterdir())) == 2
+    leave_to_the_next_server()
+    following = Bench()
+    with following.worker._changed:
+        found = [*following.worker.ended, *following.worker.active]
+    assert [job.owner for job in found] == ["owner 0", "owner 1"]
+    assert following.worker.wait(found[-1], 5)
+    assert list(queue_folder().iterdir()) == []
+    following.worker.stop()
+
+
 def test_the_next_server_takes_over_in_order(bench: Bench, gate: threading.Event) -> None:
     for seed in (2, 0, 1):
         bench.worker.submit(recipe(seed), f"owner {seed}")

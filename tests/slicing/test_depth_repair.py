@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,18 +23,23 @@ from analysis.errors import PlanError, UnsupportedError
 from analysis.evaluate import perplexity
 from analysis.hooks import watch_blocks
 from slicing import repair as repairing
-from slicing.depth import Layout, bridge, reduce_blocks
-from slicing.depth.bridge import bridge_model
+from slicing.depth import Layout, reduce_blocks
 from slicing.depth.reduce import reduce_model
 from slicing.modeling_bridged import BridgedForCausalLM
 from slicing.repair import Repair, RidgeFit, held_out
+from slicing.repairs import REPAIRS, Gaps
+from slicing.repairs import block as block_repair
 from slicing.store import save_reduced
 
-CLOSINGS = ("matrix", "writer", "block", "writers")
+CLOSINGS = tuple(REPAIRS)
 KINDS = ["llama untied, biases, long heads", "gpt2", "opt", "granite", "falcon", "falcon, two norms", "phi"]
 """Biases, transposed weights, a scale on what is written, parallel blocks, norms that centre."""
 WITHOUT = Layout.without(5, (2,))
 MERGED = Layout(blocks=5, groups=((0,), (1, 2), (3,), (4,)), merge="mean")
+
+
+def bridge(model: Any, layout: Layout, windows: Tensor, held: int) -> Any:
+    return REPAIRS["matrix"].close(Gaps(model, reduce_blocks(model, layout), layout, windows, held))
 
 
 def five(family: str = "llama", dtype: torch.dtype = torch.float32):
@@ -88,7 +94,7 @@ def test_a_bridge_solves_the_weighted_ridge_to_the_dense_stream(family, many, mo
     model = five(family, torch.float64) if family != "gemma2" else tiny(family, torch.float64)
     removed = (1, 3) if family != "gemma2" else (1, 2)
     layout, held = Layout.without(len(blocks(model)), removed), held_out(len(many))
-    bridged, told = bridge_model(model, layout, many, held, lambda done: None)
+    bridged, told = bridge(model, layout, many, held)
     assert len(told) == len(layout.gaps) == len(bridged.config.bridges)
     assert all(each.ridge == 1e-2 for each in told)
     dense: dict[int, Tensor] = {}
@@ -208,7 +214,7 @@ def test_closing_is_never_worse_on_what_it_is_judged_by(layout, closing, many):
 
 @pytest.mark.parametrize("closing", CLOSINGS)
 def test_what_ruins_the_model_is_told_about_and_not_kept(closing, many, monkeypatch):
-    solve, train = RidgeFit.solve, bridge._trained
+    solve, train = RidgeFit.solve, block_repair._trained
 
     def spoil(self, *given):
         found, told = solve(self, *given)
@@ -220,7 +226,7 @@ def test_what_ruins_the_model_is_told_about_and_not_kept(closing, many, monkeypa
         return block, told
 
     monkeypatch.setattr(RidgeFit, "solve", spoil)
-    monkeypatch.setattr(bridge, "_trained", spoil_block)
+    monkeypatch.setattr(block_repair, "_trained", spoil_block)
     model = five("llama")
     found = reduce_model(model, WITHOUT, many, closing)
     assert found.repair is not None
@@ -269,7 +275,7 @@ def test_families_whose_writers_cannot_be_fitted_get_a_sentence_and_a_matrix(fam
 def bridged_model(family: str, many: Tensor) -> BridgedForCausalLM:
     model = five(family) if family in FAMILIES else tiny(family)
     layout = Layout.without(5, (1, 3)) if family in FAMILIES else Layout.without(3, (1,))
-    return bridge_model(model, layout, many, 2, lambda done: None)[0]
+    return bridge(model, layout, many, 2)[0]
 
 
 def generated(model, windows: Tensor, cached: bool = True) -> Tensor:
@@ -304,7 +310,7 @@ def test_a_stream_of_another_width_than_the_embeddings_is_bridged(many):
     model.word_embed_proj_dim = 16
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(model).eval().requires_grad_(False)
-    found = bridge_model(model, WITHOUT, many, 2, lambda done: None)[0]
+    found = bridge(model, WITHOUT, many, 2)[0]
     assert blocks(found)[1].bridge.shape == (32, 32)
     with pytest.raises(UnsupportedError, match=r"'qwen4_exp_text' it is \d+ wide: leave the gaps open\.$"):
         reduce_model(tiny("qwen4_exp_text"), Layout.without(3, (2,)), many, "matrix")

@@ -1,0 +1,112 @@
+"""What a repair of gaps is, and the list of them: a name for each, and one file.
+
+Knows nothing about any one repair.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar, TypeVar
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from analysis.anatomy import blocks
+from analysis.errors import PlanError, UnsupportedError, unknown_name
+from analysis.needs import MemoryNeed
+from analysis.stream import BlockStream
+from slicing.calibration import Fit
+from slicing.depth.layout import Layout
+from slicing.repair import SublayerRepair
+
+Repaired = tuple[PreTrainedModel, tuple[SublayerRepair, ...]]
+"""A model whose gaps are closed, and how near each fit comes to the dense stream."""
+
+
+@dataclass(frozen=True)
+class Gaps:
+    """A model without some of its blocks, and all that a repair may look at."""
+
+    dense: PreTrainedModel
+    reduced: PreTrainedModel
+    """As ``reduce_blocks`` makes it; it is not changed."""
+    layout: Layout
+    windows: Tensor
+    """(N, T) of token ids."""
+    held: int
+    """So many of the last windows join no fit."""
+    tell: Callable[[int, int], None] = lambda done, total: None
+    budget: tuple[int, int] | None = None
+    """Bytes that activations may take on (device, host), by default a third of what is free."""
+
+    @torch.no_grad()
+    def walk(self, close: Callable[[Gaps, BlockStream, BlockStream, int], SublayerRepair | None]) -> Any:
+        """Carry two streams from block to block, and give what ``close`` tells of those that it repairs.
+
+        ``close(gaps, dense, short, place)`` passes ``short``, the reduced model's stream, through its block
+        at ``place``; ``dense`` is already where the next block begins, behind the gap.
+        """
+        dense = BlockStream(self.dense, self.windows, self.budget)
+        short, passed = dense.beside(), 0
+        following = [*(group[0] for group in self.layout.groups[1:]), self.layout.blocks]
+        told: list[SublayerRepair] = []
+        for place, first in enumerate(following):
+            for block in range(passed, first):
+                dense.through(blocks(self.dense)[block], block)
+            passed = first
+            if found := close(self, dense, short, place):
+                told.append(found)
+            self.tell(first, self.layout.blocks)
+        return tuple(told)
+
+
+class GapRepair(ABC):
+    """A way to close the gaps that removed blocks leave, and to make up for blocks that became one."""
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    fits: ClassVar[frozenset[Fit]] = frozenset()
+    """What it fits to calibration text, where that can be too little."""
+
+    def why_not(self, model: PreTrainedModel) -> str:
+        """One sentence that says why it cannot repair models of this family; empty where it can."""
+        return ""
+
+    def check(self, model: PreTrainedModel) -> None:
+        """Raise ``UnsupportedError`` where it cannot repair models of this family."""
+        if reason := self.why_not(model):
+            raise UnsupportedError(reason)
+
+    def has_work(self, layout: Layout) -> bool:
+        """Whether anything can be closed: in front of a gap at the very start there is no block."""
+        return bool(layout.seams)
+
+    @abstractmethod
+    def need(self, open_gaps: MemoryNeed, model: Any, layout: Layout, tokens: int, batch: int) -> MemoryNeed:
+        """The peak of memory with ``tokens`` in batches of ``batch``, from that of leaving the gaps open."""
+
+    @abstractmethod
+    def close(self, gaps: Gaps) -> Repaired:
+        """The model with its gaps closed; neither of the two models in ``gaps`` changes."""
+
+
+RepairType = TypeVar("RepairType", bound=type[GapRepair])
+REPAIRS: dict[str, GapRepair] = {}
+
+
+def repair(cls: RepairType) -> RepairType:
+    """Register a repair: it then appears in entries, the command line, the app and the tests."""
+    if cls.name in REPAIRS:
+        raise ValueError(f"The repair '{cls.name}' is registered twice.")
+    REPAIRS[cls.name] = cls()
+    return cls
+
+
+def find_repair(name: str) -> GapRepair:
+    """The registered repair of this name, or a ``PlanError`` that suggests the nearest."""
+    if name not in REPAIRS:
+        raise PlanError(unknown_name("repair of gaps", name, ("none", *REPAIRS)))
+    return REPAIRS[name]

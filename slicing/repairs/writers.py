@@ -1,0 +1,167 @@
+"""Writers fitted anew after a gap: the last one in front of it, or every one from there on.
+
+Slicing at full width, where nothing turns, is the tool: see ``slicing.repair``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import product
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from analysis.anatomy import anatomy_of, blocks, core_of, why_not_sliceable
+from analysis.errors import UnsupportedError
+from analysis.needs import MemoryNeed
+from analysis.read_shape import read_shape
+from slicing.assembly import spread_like
+from slicing.depth.layout import Layout
+from slicing.depth.operator import reduce_blocks
+from slicing.memory import slicing_need
+from slicing.modeling_sliced import SlicedForCausalLM, parameters_named
+from slicing.repairs.base import GapRepair, Gaps, Repaired, repair
+from slicing.schedule import SlicingSchedule
+from slicing.slicer import Followed, refuse_unless_invariant, slice_once
+
+
+class _Writers(GapRepair):
+    """What the two have in common."""
+
+    fits = frozenset({"writers"})
+
+    def why_not(self, model: PreTrainedModel) -> str:
+        """The family's writers have to be known."""
+        reason = why_not_sliceable(model.config)
+        return f"Writers cannot be fitted: {reason} Close the gaps with a matrix instead." if reason else ""
+
+    def need(self, open_gaps: MemoryNeed, model: Any, layout: Layout, tokens: int, batch: int) -> MemoryNeed:
+        """That of slicing with repair, without the model that is sliced without."""
+        if why_not_sliceable(model.config):
+            return open_gaps
+        shape = read_shape(model)
+        shape = shape.model_copy(update={"blocks": tuple(shape.blocks[top] for top in layout.tops)})
+        uncut = SlicingSchedule.uncut(shape, shape.block_count)
+        fitting = slicing_need(shape, uncut, tokens, batch, model.dtype.itemsize, repair=True)
+        made = open_gaps.sliced + fitting.sliced // 2
+        return fitting.model_copy(update={"dense": open_gaps.dense, "sliced": made})
+
+    def which(self, layout: Layout, rows: int) -> Callable[[int], bool]:
+        """Whether a sub-layer is fitted, by its place; blocks have so many ``rows`` of them."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def close(self, gaps: Gaps) -> Repaired:
+        """A plain model with other weights in the writers."""
+        self.check(gaps.dense)
+        refuse_unless_invariant(gaps.dense)
+        shape = read_shape(gaps.reduced)
+        fitted = self.which(gaps.layout, len(anatomy_of(gaps.dense.config).sublayers))
+        _refuse_experts(gaps.reduced, fitted)
+        sliced = slice_once(
+            gaps.reduced,
+            SlicingSchedule.uncut(shape, shape.block_count),
+            gaps.windows,
+            gaps.budget,
+            lambda done: gaps.tell(done, len(shape.sublayers)),
+            gaps.held,
+            followed(gaps.dense, gaps.layout),
+            fitted,
+        )
+        closed = reduce_blocks(gaps.dense, gaps.layout, check=False, spread=False)
+        _adopt_writers(closed, sliced.model, fitted)
+        spread_like(gaps.dense, closed)
+        assert sliced.repair is not None
+        return closed, sliced.repair.sublayers
+
+
+@repair
+class LastWriter(_Writers):
+    """The last writer of the block in front of every gap, and of every merged block."""
+
+    name = "writer"
+    title = "the writer in front of each gap fitted"
+
+    def which(self, layout: Layout, rows: int) -> Callable[[int], bool]:
+        """The last sub-layers of the blocks at seams."""
+        lasts = {rows * (place + 1) - 1 for place in layout.seams}
+        return lambda place: place in lasts
+
+
+@repair
+class AllWriters(_Writers):
+    """That writer and every one after it, one after the other.
+
+    Each makes up for what the ones before could not.
+    """
+
+    name = "writers"
+    title = "all writers from the first gap on fitted"
+
+    def has_work(self, layout: Layout) -> bool:
+        """Also behind a gap at the very start, by the writers after it."""
+        return bool(layout.seams or layout.gaps)
+
+    def which(self, layout: Layout, rows: int) -> Callable[[int], bool]:
+        """The sub-layers from the last one in front of the first gap on."""
+        # In front of a gap the stream is still the dense one; a merged block's first writer reads another.
+        merged = {rows * place for place, group in enumerate(layout.groups) if len(group) > 1}
+        first = min({max(0, rows * (gap.after + 1) - 1) for gap in layout.gaps} | merged)
+        return lambda place: place >= first
+
+
+def followed(model: PreTrainedModel, layout: Layout) -> Followed:
+    """The dense model, for repair of one that was made of it by ``layout``."""
+    rows = len(anatomy_of(model.config).sublayers)
+    ends: list[int] = []
+    following = [*(group[0] for group in layout.groups[1:]), layout.blocks]
+    for top, first in zip(layout.tops, following, strict=True):
+        ends += [rows * top + row + 1 for row in range(rows - 1)]
+        ends.append(rows * first)  # over the gap, where there is one
+    return Followed(model, tuple(ends))
+
+
+def _refuse_experts(model: PreTrainedModel, fitted: Callable[[int], bool]) -> None:
+    rows = anatomy_of(model.config).sublayers
+    for place, (block, branches) in enumerate(product(blocks(model), rows)):
+        for branch in branches:
+            for name, holder, _ in parameters_named(core_of(block, branch), branch.writers):
+                if fitted(place) and not isinstance(holder, torch.nn.Linear | Conv1D):
+                    raise UnsupportedError(
+                        f"Writers cannot be fitted: '{name}' is one for every expert, not a plain linear "
+                        "map. Close the gaps with a matrix instead."
+                    )
+
+
+def _adopt_writers(
+    reduced: PreTrainedModel, sliced: SlicedForCausalLM, fitted: Callable[[int], bool]
+) -> None:
+    """Give the plain model the writers of the one that was sliced at full width."""
+    anatomy = anatomy_of(reduced.config)
+    place = 0
+    for plain, block in zip(blocks(reduced), blocks(sliced), strict=True):
+        for branches, sublayer in zip(anatomy.sublayers, block.sublayers, strict=True):  # type: ignore[arg-type]
+            for branch, core in zip(branches, sublayer.cores, strict=True):
+                there = parameters_named(core_of(plain, branch), branch.writers)
+                found = parameters_named(core, branch.writers)
+                for (_, holder, attribute), (_, new, _) in zip(there, found, strict=True):
+                    if not fitted(place):
+                        continue
+                    weight: Tensor = getattr(new, attribute) / anatomy.branch_scale
+                    _put(holder, attribute, weight.T if isinstance(holder, Conv1D) else weight)
+                    bias: Tensor | None = getattr(new, "bias", None)
+                    if bias is not None:
+                        _put(holder, "bias", bias / anatomy.branch_scale)
+            place += 1
+
+
+def _put(holder: Any, attribute: str, tensor: Tensor) -> None:
+    like = getattr(holder, attribute)
+    setattr(
+        holder,
+        attribute,
+        torch.nn.Parameter(tensor.to(like.device, like.dtype).contiguous(), requires_grad=False),
+    )
