@@ -58,7 +58,7 @@ def symbol_of(entry: Entry) -> str:
     """The marker of an entry, by what repairs it."""
     if entry.slices:
         return SYMBOLS["writers" if entry.repair else "none"]
-    return SYMBOLS[entry.removal.closing] if entry.removal else SYMBOLS["none"]
+    return SYMBOLS.get(entry.removal.closing, "x") if entry.removal else SYMBOLS["none"]
 
 
 def draw_board(

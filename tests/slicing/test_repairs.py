@@ -1,0 +1,71 @@
+"""A repair of gaps is one file: whoever registers one finds it everywhere."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from conftest import tiny_model
+from typer.main import get_command
+
+from analysis.errors import PlanError
+from app import wording
+from app.cli import app
+from app.figures.board import SYMBOLS, symbol_of
+from slicing.depth.layout import Layout
+from slicing.depth.reduce import reduce_model
+from slicing.repairs import REPAIRS, GapRepair
+from slicing.repairs.base import repair
+from slicing.runs import Entry, Removal
+
+
+@pytest.fixture
+def doubling():
+    @repair
+    class Double(GapRepair):
+        name = "double"
+        title = "the last norm doubled"
+
+        def need(self, open_gaps, model, layout, tokens, batch):
+            return open_gaps
+
+        def close(self, gaps):
+            gaps.tell(1, 1)
+            closed = tiny_model("llama", num_hidden_layers=2)
+            closed.load_state_dict(gaps.reduced.state_dict())
+            closed.model.norm.weight.mul_(2.0)
+            return closed, ()
+
+    yield Double
+    REPAIRS.pop("double", None)
+
+
+@torch.no_grad()
+def test_a_repair_in_one_place_is_found_everywhere(doubling, windows):
+    entry = Entry.parse("remove:shortgpt+double")
+    assert entry.name == "remove:shortgpt+double"
+    assert entry.removal is not None
+    assert entry.removal.fits() == set()
+    assert "the last norm doubled" in wording.removal_line(entry.removal)
+    assert symbol_of(entry)
+    told = []
+    found = reduce_model(
+        tiny_model("llama"), Layout.without(3, {1}), windows, "double", lambda *given: told.append(given)
+    )
+    assert told == [("Closing gaps", 1, 1)]
+    assert found.repair is not None
+    assert found.repair.repaired != found.repair.unrepaired
+    with pytest.raises(ValueError, match="registered twice"):
+        repair(doubling)
+
+
+def test_every_repair_has_a_symbol_and_stands_in_the_help():
+    command = get_command(app).commands["remove"]  # type: ignore[attr-defined]
+    (told,) = (option.help for option in command.params if option.name == "closing")
+    for name in REPAIRS:
+        assert name in told
+        assert name in SYMBOLS
+
+
+def test_an_unknown_repair_is_told_with_the_nearest():
+    with pytest.raises(PlanError, match=r"repair of gaps 'wrters'.*writers"):
+        Removal(closing="wrters")
