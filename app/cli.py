@@ -861,11 +861,11 @@ def rename(
 @queue_app.callback()
 def queue(context: typer.Context, json_path: JsonOption = None) -> None:
     """Jobs of the servers on this machine: list them (as without a command), cancel one."""
+    if context.invoked_subcommand:
+        return
     from app.journal import listed
     from app.wording import title
 
-    if context.invoked_subcommand:
-        return
     jobs, broken = listed()
     rows = [
         {

@@ -261,7 +261,6 @@ def test_every_help_is_quick_and_needs_no_torch():
 COMPLETED = """
 import sys
 from app.cli import main
-from app.journal import Journal
 try:
     main()
 finally:

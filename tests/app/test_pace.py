@@ -147,7 +147,7 @@ def test_one_address_has_so_many_pages_open(monkeypatch: pytest.MonkeyPatch) -> 
         over = asyncio.Event()
 
         async def app(scope: Any, receive: Any, send: Any) -> None:
-            await send(scope["client"][0])
+            await send({"who": scope["client"][0]})
             await over.wait()
 
         async def send(what: Any) -> None:
@@ -166,7 +166,8 @@ def test_one_address_has_so_many_pages_open(monkeypatch: pytest.MonkeyPatch) -> 
         assert not door._open
 
     asyncio.run(asyncio.wait_for(scene(), 10))
-    assert told == [module.CLOSE, "192.0.2.1", "192.0.2.1", "192.0.2.2", "192.0.2.1"]
+    addresses = ["192.0.2.1", "192.0.2.1", "192.0.2.2", "192.0.2.1"]
+    assert told == [module.CLOSE, *({"who": each} for each in addresses)]
 
 
 # At a real server

@@ -496,8 +496,8 @@ def test_a_bridged_folder_opens_here_too_and_says_why_it_is_not_sliced(
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("dynamic:lr:base=nan", "finite"),
-        ("remove:laco:threshold=inf", "finite"),
+        ("dynamic:lr:base=nan", "needs a number"),
+        ("remove:laco:threshold=inf", "number"),
         ("remove:greedy:share=search:share=0.5/constant", "twice"),
         ("dynamic:base=0:base=0.1", "twice"),
     ],

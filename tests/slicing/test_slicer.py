@@ -140,7 +140,7 @@ def test_calibration_in_batches_is_calibration_in_one(windows, monkeypatch):
     model = tiny_model("llama", torch.float64)
     schedule = schedule_for(read_shape(model))
     together = slice_model(model, schedule, windows).model(windows).logits
-    monkeypatch.setattr("slicing.slicer.batches_of", lambda tokens, device: iter(tokens.split(4)))
+    monkeypatch.setattr("analysis.stream.batches_of", lambda tokens, device: iter(tokens.split(4)))
     apart = slice_model(model, schedule, windows).model(windows).logits
     assert relative_error(apart, together) < 1e-9
 
