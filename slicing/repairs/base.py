@@ -93,11 +93,11 @@ class GapRepair(ABC):
         """The model with its gaps closed; neither of the two models in ``gaps`` changes."""
 
 
-RepairType = TypeVar("RepairType", bound=type[GapRepair])
+RepairType = TypeVar("RepairType", bound=GapRepair)
 REPAIRS: dict[str, GapRepair] = {}
 
 
-def repair(cls: RepairType) -> RepairType:
+def repair(cls: type[RepairType]) -> type[RepairType]:
     """Register a repair: it then appears in entries, the command line, the app and the tests."""
     if cls.name in REPAIRS:
         raise ValueError(f"The repair '{cls.name}' is registered twice.")
