@@ -64,6 +64,7 @@ def storage_errors(path: Path) -> Iterator[None]:
             errno.ENOENT: "it does not exist; check the path",
             errno.ENAMETOOLONG: "the name is too long; choose a shorter one",
             errno.EISDIR: "it is a folder; name a file",
+            errno.ELOOP: "its links lead in a circle; name another file",
         }
         told = os.strerror(number).lower() if number else one_line(error)
         reason = reasons.get(number, f"{told}; choose another folder")
@@ -226,7 +227,7 @@ def write_whole(path: Path, content: bytes) -> None:
     A link is followed. What is no ordinary file, such as a pipe or ``/dev/null``, is written into.
     """
     with storage_errors(path):
-        target = Path(os.path.realpath(path))
+        target = _followed(path)
         if target.exists() and not target.is_file():
             target.write_bytes(content)
             return
@@ -236,6 +237,14 @@ def write_whole(path: Path, content: bytes) -> None:
             if target.exists():
                 draft.chmod(target.stat().st_mode & 0o777)
             draft.replace(target)
+
+
+def _followed(path: Path) -> Path:
+    """Where links lead; a file that is put there leaves them as they are."""
+    target = Path(os.path.realpath(path))
+    if target.is_symlink():  # it ends at a link only where they lead in a circle
+        raise OSError(errno.ELOOP, "links in a circle")
+    return target
 
 
 def check_folder(path: Path) -> None:
@@ -277,7 +286,7 @@ def check_output(path: Path) -> Path:
     with storage_errors(path):
         if path.is_dir():
             raise StorageError(f"'{path}' is a folder: name a file to write.")
-        target = Path(os.path.realpath(path))
+        target = _followed(path)
         target.parent.stat()
         if target.exists() and not os.access(target, os.W_OK):
             raise PermissionError(errno.EACCES, "not writable")

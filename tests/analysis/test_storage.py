@@ -258,3 +258,15 @@ def test_a_file_in_a_folder_that_cannot_be_written_is_refused_before_the_work(tm
         monkeypatch.setattr(tempfile, name, refuse)
     with pytest.raises(StorageError, match="there is no permission"):
         check_output(tmp_path / "x")
+
+
+@pytest.mark.parametrize("write", [check_output, lambda path: write_whole(path, b"new")])
+def test_links_that_lead_in_a_circle_are_told_and_stay(tmp_path, write):
+    (tmp_path / "a").symlink_to("b")
+    (tmp_path / "b").symlink_to("a")
+    (tmp_path / "own").symlink_to("own")
+    for name in ("a", "own"):
+        with pytest.raises(StorageError, match="lead in a circle"):
+            write(tmp_path / name)
+    assert names(tmp_path) == ["a", "b", "own"]
+    assert all((tmp_path / name).is_symlink() for name in names(tmp_path))
