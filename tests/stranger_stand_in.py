@@ -59,6 +59,7 @@ FIXED = {
     ("Plan", "allocation"),
     ("Plan", "score"),
     ("Removal", "method"),
+    ("Removal", "closing"),
     ("Entry", "allocation"),
     ("Entry", "score"),
     ("SublayerShape", "kind"),
