@@ -87,10 +87,13 @@ def note_of(key: str) -> Note:
 def annotate(key: str, note: Note) -> None:
     """Write the note of a stored run (``StorageError``, also for a name that import would refuse)."""
     folder = _folder(key)
-    if wrong := next((each for each in note.label if unicodedata.category(each) == "Cc"), None):
-        raise StorageError(
-            f"A name is one line of text, but this one has the control character {wrong!a}: leave it out."
-        )
+    # Control characters, and halves of characters: bytes of a command line that are no text.
+    for what, said, kinds in (
+        ("name is one line of", note.label, ("Cc", "Cs")),
+        ("note is", note.text, ("Cs",)),
+    ):
+        if wrong := next((each for each in said if unicodedata.category(each) in kinds), None):
+            raise StorageError(f"A {what} text, but this one has the character {wrong!a}: leave it out.")
     write_whole(folder / NOTE_FILE, note.to_json().encode())
 
 

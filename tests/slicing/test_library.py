@@ -25,7 +25,7 @@ from slicing.library import (
     trashed,
 )
 from slicing.runs import Run
-from slicing.study.store import BUNDLED_RUN, bundled_run, find_details, find_run, list_runs
+from slicing.study.store import BUNDLED_RUN, bundled_run, find_details, find_run, keep_run, list_runs
 
 
 @pytest.fixture
@@ -199,3 +199,14 @@ def test_what_is_no_file_is_refused_without_reading_it(tmp_path):
     for path in (tmp_path / "pipe", Path("/dev/zero"), tmp_path):
         with pytest.raises(StorageError, match="is no file"):
             library.read_packed(path)
+
+
+@pytest.mark.parametrize(
+    ("label", "text"), [("a \x1b[31m b", ""), ("two\nlines", ""), ("\udcff", ""), ("", "\udcff")]
+)
+def test_a_note_that_is_no_text_is_refused_in_one_sentence(label, text):
+    keep_run(bundled_run())
+    (stored,), _ = list_runs()
+    with pytest.raises(StorageError, match=r"text, but this one has the character '.*': leave it out"):
+        annotate(stored.key, Note(label=label, text=text))
+    assert note_of(stored.key) == Note()
