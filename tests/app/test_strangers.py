@@ -181,7 +181,7 @@ def test_the_terminal_shows_strings_as_they_are(
         *(["cite", key] for key in keys.values()),
         ["runs", "export", keys["compare"], "--out", str(tmp_path / "run.zip")],
         ["report", keys["compare"], "--out", str(tmp_path / "report.html")],
-        ["runs", "rename", keys["profile"], NAME[:100]],
+        ["runs", "rename", keys["profile"], NAME.replace("\x1b", "")[:100]],
         ["runs", "delete", keys["profile"]],
         ["runs", "trash"],
         ["runs", "show", TEXT],
