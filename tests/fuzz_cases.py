@@ -564,7 +564,7 @@ def of_commands() -> Iterator[Case]:
     for place, (words, _) in enumerate(commands()):
         more = ("--nonsense",) if place % 2 else ("y" * 3000, "\x1b[31m")
         yield Case((*words.split(), *GOOD[words], *more), True)
-        yield Case((*words.split(), *GOOD[words]), words in ("runs restore", "runs import"))
+        yield Case((*words.split(), *GOOD[words]), words in ("runs restore", "runs import", "queue cancel"))
     for words in ("slice", "remove", "report", "runs export", "runs show", "runs delete", "runs rename"):
         yield Case(tuple(words.split()), True)
     for frame in (
