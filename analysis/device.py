@@ -47,9 +47,9 @@ def pick_device(name: str) -> torch.device:
 
 
 class Facts(NamedTuple):
-    """What a device is, for a process that must not ask it.
+    """Facts about a device, for a process that must not ask the device itself.
 
-    To ask CUDA makes a context, which takes hundreds of megabytes of the card and fails where that is full.
+    A question to CUDA makes a context. It takes hundreds of megabytes of the card, and fails on a full one.
     So the process that has the model asks, and tells the others.
     """
 
@@ -60,7 +60,7 @@ class Facts(NamedTuple):
 
 
 LARGE = Facts(total=2**40, bf16=True)
-"""What a device is taken for that nobody has asked yet: then nothing is told smaller than it is."""
+"""Assumed of a device before anybody has asked it, so that no batch is told smaller than it is."""
 
 
 def has_bf16(device: torch.device) -> bool:

@@ -69,11 +69,11 @@ class Anatomy(Value):
     centred: bool = False
     """Whether the norms take off the mean (layer norm), as the writers then must do in their place."""
     gain_offset: float = 0.0
-    """What the norm adds to its weight: 1 where the weight is stored as gain - 1."""
+    """The norm adds this to its weight: 1 where the weight is stored as gain - 1."""
     epsilon: float | None = None
     """The norms' epsilon, where they do not say it."""
     branch_scale: float = 1.0
-    """What a block multiplies every branch by before adding it."""
+    """A block multiplies every branch by this before it adds the branch."""
     returns_tuple: bool = False
     """Whether a block returns a tuple, with the states first."""
 

@@ -1,4 +1,4 @@
-"""What a piece of work takes in memory, told before it begins, and the refusal of what does not fit.
+"""Tell what a piece of work takes in memory before it begins, and refuse what does not fit.
 
 Sizes follow from shapes alone: nothing is measured.
 """
@@ -43,7 +43,7 @@ class MemoryNeed(Value):
         return self.total - self.activations
 
     def in_dtype(self, itemsize: int, now: int) -> MemoryNeed:
-        """The same with weights of ``itemsize`` bytes each where they have ``now``."""
+        """Tell the need with weights of ``itemsize`` bytes each, where they have ``now`` bytes."""
         weights = {"dense": self.dense * itemsize // now, "sliced": self.sliced * itemsize // now}
         return self.model_copy(update=weights)
 
@@ -96,7 +96,7 @@ def is_spread(model: Any) -> bool:
 
 
 def passing_need(model: Any, tokens: int, kept: int = 0) -> MemoryNeed:
-    """What a batch of ``tokens`` takes on its way through any model and its head, some rows at a time.
+    """Tell the need of a batch of ``tokens`` that passes through a model; the head takes some rows at a time.
 
     Four tensors as wide as the largest linear map's two sides together are there at once, and states of the
     stream at ``kept`` depths.
@@ -114,7 +114,7 @@ def passing_need(model: Any, tokens: int, kept: int = 0) -> MemoryNeed:
 
 
 def bases_need(model: Any, sites: int, width: int, tokens: int) -> MemoryNeed:
-    """What finding the bases of a stream of that ``width`` at so many sites takes, ``tokens`` at a time.
+    """Tell the need of finding bases of a stream of this ``width`` at so many sites, ``tokens`` at a time.
 
     An fp64 sum (D, D) for each site, and for one of them its eigenvectors and LAPACK's workspace.
     """

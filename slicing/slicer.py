@@ -91,8 +91,8 @@ def slice_model(
     Faithful: each basis is found on the stream of the part that is sliced already, so it sees the error of
     all cuts before it (SliceGPT, 2401.15024, section 3; a width per block: 2411.03513). Where blocks share a
     basis, it is found by passing that stream, or with repair the dense one, through them ahead, uncut.
-    Activations take
-    up to ``budget`` bytes of (device, host), by default a third of what is free; more goes to disk.
+    Activations take up to ``budget`` bytes of (device, host), by default a third of what is free; more goes
+    to disk.
     ``repair`` fits every writer anew (``slicing.repair``), keeps that only where the loss on windows held
     out of the fits is less, and takes the model sliced without repair otherwise; it aims at ``followed``
     where ``model`` was made of that. Raises

@@ -1,4 +1,4 @@
-"""What taking blocks out of a model and closing the gaps takes in memory, told before it begins."""
+"""Tell what removing blocks and closing the gaps takes in memory, before it begins."""
 
 from __future__ import annotations
 

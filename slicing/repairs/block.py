@@ -40,7 +40,7 @@ class TrainedBlock(GapRepair):
     title = "the block in front of each gap trained"
 
     def need(self, open_gaps: MemoryNeed, model: Any, layout: Layout, tokens: int, batch: int) -> MemoryNeed:
-        """A block in fp32, with its gradients, the two moments of the optimiser and the best so far."""
+        """Add one block in fp32 with its gradients, the optimiser's two moments and the best so far."""
         size, width = model.dtype.itemsize, model.config.get_text_config(decoder=True).hidden_size
         if not layout.seams:
             return open_gaps

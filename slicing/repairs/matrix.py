@@ -36,7 +36,7 @@ class Matrix(GapRepair):
     fits = frozenset({"matrix"})
 
     def need(self, open_gaps: MemoryNeed, model: Any, layout: Layout, tokens: int, batch: int) -> MemoryNeed:
-        """A fit of 2 D features and targets, for each gap in turn."""
+        """Add a matrix for each gap, and one fit of 2 D features and targets at a time."""
         size, width = model.dtype.itemsize, model.config.get_text_config(decoder=True).hidden_size
         if not layout.seams:
             return open_gaps

@@ -5,6 +5,7 @@ Slicing at full width, where nothing turns, is the tool: see ``slicing.repair``.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable
 from itertools import product
 from typing import Any
@@ -34,12 +35,12 @@ class _Writers(GapRepair):
     fits = frozenset({"writers"})
 
     def why_not(self, model: PreTrainedModel) -> str:
-        """The family's writers have to be known."""
+        """Refuse families whose writers are not known."""
         reason = why_not_sliceable(model.config)
         return f"Writers cannot be fitted: {reason} Close the gaps with a matrix instead." if reason else ""
 
     def need(self, open_gaps: MemoryNeed, model: Any, layout: Layout, tokens: int, batch: int) -> MemoryNeed:
-        """That of slicing with repair, without the model that is sliced without."""
+        """Tell the need of slicing with repair, which makes two models, less one of them."""
         if why_not_sliceable(model.config):
             return open_gaps
         shape = read_shape(model)
@@ -49,9 +50,9 @@ class _Writers(GapRepair):
         made = open_gaps.sliced + fitting.sliced // 2
         return fitting.model_copy(update={"dense": open_gaps.dense, "sliced": made})
 
+    @abstractmethod
     def which(self, layout: Layout, rows: int) -> Callable[[int], bool]:
-        """Whether a sub-layer is fitted, by its place; blocks have so many ``rows`` of them."""
-        raise NotImplementedError
+        """Say which sub-layers are fitted, by their places; every block has ``rows`` of them."""
 
     @torch.no_grad()
     def close(self, gaps: Gaps) -> Repaired:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from board_stand_in import board_run
 from contest_stand_in import LOSSES, contest_recipe, contest_run
+from idle_app import page
 from streamlit.testing.v1 import AppTest
 
 from analysis.device import LARGE, Facts
@@ -101,16 +102,6 @@ def desk(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest, tmp_pa
         monkeypatch.setattr(state, "describe", describe_unless_demo)
     state._card.clear()
     yield desk
-
-
-def page(name: str, **parameters: str) -> AppTest:
-    app = AppTest.from_file(str(MAIN), default_timeout=30)
-    for key, value in parameters.items():
-        app.query_params[key] = value
-    app.run()
-    app.switch_page(f"app_pages/{name}.py").run()
-    assert not app.exception
-    return app
 
 
 def said(app: AppTest) -> str:
