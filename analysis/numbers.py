@@ -35,6 +35,11 @@ def read_whole(text: str) -> int | None:
     return int(number) if number is not None and number.is_integer() and abs(number) < _EXACT else None
 
 
+def as_briefly(value: float) -> str:
+    """Write a number as briefly as it can be read back as it was."""
+    return str(int(value)) if float(value).is_integer() else repr(float(value))
+
+
 LEAST_SEED, LARGEST_SEED = -(2**63), 2**64 - 1
 """What torch draws by."""
 

@@ -68,6 +68,8 @@ class Score:
     derive: Callable[[np.ndarray, np.ndarray], np.ndarray]
     """(values, mean over windows (L,)) -> the score; values have the blocks as their last axis."""
     higher_is_redundant: bool
+    cite: str = ""
+    """A key of ``app.citations.ENTRIES``, or a BibTeX entry of its own."""
 
     @property
     def measurement(self) -> str:
@@ -75,8 +77,10 @@ class Score:
         return self.measure.__name__ if self.measure else self.name
 
 
-def _probed(name: str, title: str, description: str, source: str, higher_is_redundant: bool) -> Score:
-    return Score(name, title, description, source, None, "all", _as_is, higher_is_redundant)
+def _probed(
+    name: str, title: str, description: str, source: str, higher_is_redundant: bool, cite: str
+) -> Score:
+    return Score(name, title, description, source, None, "all", _as_is, higher_is_redundant, cite)
 
 
 _LIST = (
@@ -90,6 +94,7 @@ _LIST = (
         "all",
         _scaled,
         higher_is_redundant=True,
+        cite="dumitru2024change",
     ),
     Score(
         "block-influence",
@@ -100,6 +105,7 @@ _LIST = (
         "all",
         _one_minus,
         higher_is_redundant=False,
+        cite="men2025shortgpt",
     ),
     Score(
         "angular",
@@ -111,6 +117,7 @@ _LIST = (
         "last",
         _as_is,
         higher_is_redundant=False,
+        cite="gromov2025unreasonable",
     ),
     _probed(
         "leave-one-out",
@@ -118,6 +125,7 @@ _LIST = (
         "Rise of the loss, nats per token, when the block is left out; lower means more redundant.",
         "Rethinking Layer Relevance Beyond Cosine Similarity, ICLR 2026",
         higher_is_redundant=False,
+        cite="rethinking2026relevance",
     ),
     _probed(
         "slice-one",
@@ -126,6 +134,7 @@ _LIST = (
         "lower means more redundant.",
         "slicescope",
         higher_is_redundant=False,
+        cite="ashkboos2024slicegpt",
     ),
     _probed(
         "discarded-energy",
@@ -134,6 +143,7 @@ _LIST = (
         "sites, from 0 to 1; lower means more redundant.",
         "Ashkboos et al., SliceGPT, ICLR 2024",
         higher_is_redundant=False,
+        cite="ashkboos2024slicegpt",
     ),
     _probed(
         "heavy-tail",
@@ -143,6 +153,7 @@ _LIST = (
         "text.",
         "Lu et al., AlphaPruning, NeurIPS 2024",
         higher_is_redundant=True,
+        cite="lu2024alphapruning",
     ),
     _probed(
         "depth",
@@ -150,6 +161,7 @@ _LIST = (
         "How deep the block lies, from 0 for the first to 1 for the last; deeper counts as more redundant.",
         "Huang et al., Determining Layer-wise Sparsity, ICML 2025",
         higher_is_redundant=True,
+        cite="huang2025determining",
     ),
 )
 SCORES: dict[str, Score] = {score.name: score for score in _LIST}

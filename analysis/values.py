@@ -67,6 +67,10 @@ class Value(BaseModel):
     def _remedy(cls) -> str:
         return "restore it from a copy"
 
+    def identity(self) -> dict[str, Any]:
+        """What is part of the key beside the fields: the version, where it is not the first."""
+        return {} if self.version == 1 else {"version": self.version}
+
     @property
     def key(self) -> str:
         """Twelve hex digits of the SHA-256 of what the value says: the same meaning, the same key.
@@ -99,7 +103,7 @@ def key_of(plain: Any) -> str:
 def _said(value: Any) -> Any:
     """Give constants and the fields that differ from their defaults, as plain data."""
     if isinstance(value, Value):
-        said: dict[str, Any] = {} if value.version == 1 else {"version": value.version}
+        said = value.identity()
         for name, field in type(value).model_fields.items():
             own = _said(getattr(value, name))
             always = _is_constant(field) or field.is_required() or name in value.always_said

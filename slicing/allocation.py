@@ -48,6 +48,22 @@ class Allocation(Value):
     """Whether it is there to be beaten: what gains no more than this has found nothing."""
     made: ClassVar[bool] = False
     """Whether its settings are measured or searched for, on a model, rather than chosen."""
+    cite: ClassVar[str] = ""
+    """A key of ``app.citations.ENTRIES``, or a BibTeX entry of its own."""
+
+    @classmethod
+    def is_share(cls, name: str) -> bool:
+        """Whether a setting is a share of the width, told in percent, and no number with bounds of its own."""
+        field = cls.model_fields[name]
+        return field.annotation is float and not any(
+            hasattr(bound, which) for bound in field.metadata for which in ("ge", "gt")
+        )
+
+    @classmethod
+    def abbreviation(cls, name: str) -> str:
+        """``SB`` of ``Slice base (SB)``; a setting without an abbreviation has its title, within a line."""
+        full = cls.model_fields[name].title or name
+        return full.rpartition("(")[2].rstrip(")") if "(" in full else full.lower()
 
     def check(self, target: float) -> None:
         """Raise ``PlanError`` when the settings make no sense at this target, whatever the scores."""
@@ -136,6 +152,7 @@ class Dynamic(Allocation):
     name = "dynamic"
     title = "Dynamic (LR rule)"
     source = "Dumitru et al., Change Is the Only Constant, Findings of EMNLP 2024"
+    cite = "dumitru2024change"
 
     base: float = Field(default=0.1, title="Slice base (SB)", allow_inf_nan=True)
     """SB: the fraction that every block loses."""
@@ -200,6 +217,7 @@ class Softmax(Allocation):
     name = "softmax"
     title = "Softmax (MoDeGPT)"
     source = "Lin et al., MoDeGPT, ICLR 2025"
+    cite = "lin2025modegpt"
 
     temperature: float = Field(default=0.05, gt=0.0, title="Temperature")
 
@@ -218,6 +236,7 @@ class Band(Allocation):
     name = "band"
     title = "Band (AlphaPruning)"
     source = "Lu et al., AlphaPruning, NeurIPS 2024"
+    cite = "lu2024alphapruning"
 
     spread: float = Field(default=0.3, ge=0.0, le=1.0, title="Half width of the band")
 
@@ -237,6 +256,7 @@ class Rising(Allocation):
     name = "rising"
     title = "Rising with depth (ATP)"
     source = "Huang et al., Determining Layer-wise Sparsity, ICML 2025"
+    cite = "huang2025determining"
     uses_scores = False
 
     slope: float = Field(default=0.5, ge=0.0, le=1.0, title="Slope")
@@ -254,6 +274,7 @@ class Falling(Rising):
     name = "falling"
     title = "Falling with depth"
     source = "a control"
+    cite = ""
     control = True
 
     _direction: ClassVar[float] = -1.0
@@ -266,6 +287,7 @@ class Inverted(Dynamic):
     name = "inverted"
     title = "Inverted LR rule"
     source = "a control"
+    cite = ""
     control = True
 
     def raw(self, redundancy: np.ndarray) -> tuple[float, np.ndarray]:

@@ -17,18 +17,26 @@ from slicing.allocation import MAX_FRACTION, Allocation, Constant, Fractions, fi
 from slicing.schedule import EmbeddingForm, SlicingSchedule, constant_at_parameters, without_middle
 
 
-class Plan(Value):
-    """A target and how to share it out. Checked when it is made: ``PlanError``."""
+def read_earlier_slicing(data: Any) -> Any:
+    """Read what slicescope 0.1 wrote of a plan, where a field has another name now."""
+    plain = without_middle(data, "middle")
+    if isinstance(plain, dict) and "span" in plain:
+        plain = {**plain, "blocks_per_basis": plain["span"]}
+        del plain["span"]
+    return plain
+
+
+class Slicing(Value):
+    """How to slice, whatever the amount: what a plan and a step of slicing have in common."""
 
     # NaN is let through to the checks of the allocation, which explain it.
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=True)
 
-    target: float = 0.25
-    """SP: the mean slice fraction over blocks."""
     allocation: str = "dynamic"
     """A name in ``ALLOCATIONS``."""
-    settings: dict[str, float | tuple[float, ...]] = Field(default_factory=lambda: {"base": 0.1})
-    """The allocation's own fields; for ``dynamic`` the base SB, for ``manual`` a share for every block."""
+    settings: dict[str, float | tuple[float, ...]] = Field(default_factory=dict)
+    """The allocation's own fields that differ from their defaults: for ``dynamic`` the base SB, for
+    ``manual`` a share for every block."""
     score: str = "lr"
     """A name in ``SCORES``."""
     first_token: bool = False
@@ -39,34 +47,35 @@ class Plan(Value):
     """Widths are multiples of this."""
     embedding: Literal["auto", "shared", "untied"] = "auto"
     """``auto`` is ``shared`` where the head is the embedding table, else ``untied``."""
-    span: int = 0
+    blocks_per_basis: int = 0
     """So many blocks in a row share one basis, without shortcut matrices between; 0: none, as published.
     Constant slicing, which plans are measured by, never shares."""
 
-    @model_validator(mode="before")
-    @classmethod
-    def _read_earlier(cls, data: Any) -> Any:
-        return without_middle(data, "middle")
-
     @model_validator(mode="after")
-    def _check(self) -> Self:
-        self.rule().check(self.target)
+    def _check_slicing(self) -> Self:
+        rule = self.rule()
+        said = {name: getattr(rule, name) for name in self.settings}
+        usual = {name: field.get_default() for name, field in type(rule).model_fields.items()}
+        self.__dict__["settings"] = {name: value for name, value in said.items() if value != usual[name]}
         if not 0.0 < self.max_fraction < 1.0:
             raise PlanError(f"The largest fraction must lie between 0 and 1, but is {self.max_fraction:g}.")
         if self.rounding < 1:
             raise PlanError(f"The rounding must be at least 1, but is {self.rounding}.")
-        if self.span < 0:
-            raise PlanError(f"The span must be 0 or more blocks, but is {self.span}.")
+        if self.blocks_per_basis < 0:
+            raise PlanError(
+                f"A basis is shared by 0 or more blocks, but {self.blocks_per_basis} were asked for."
+            )
         return self
+
+    @property
+    def base(self) -> float:
+        """SB: the share that every block loses at least."""
+        return getattr(self.rule(), "base", 0.0)
 
     @property
     def published_constant(self) -> bool:
         """Whether it is constant slicing as published, which others are measured by."""
-        return self.allocation == "constant" and self.span == 0
-
-    def check_fits(self, shape: ModelShape) -> None:
-        """Raise ``PlanError`` when a model of this shape cannot be cut like this."""
-        self.constant(shape)
+        return self.allocation == "constant" and self.blocks_per_basis == 0
 
     def rule(self) -> Allocation:
         """The allocation with its settings."""
@@ -86,13 +95,34 @@ class Plan(Value):
             return "shared" if shape.tied else "untied"
         return self.embedding
 
+
+class Plan(Slicing):
+    """How to slice, and how much. Checked when it is made: ``PlanError``."""
+
+    target: float = 0.25
+    """SP: the mean slice fraction over blocks."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_earlier(cls, data: Any) -> Any:
+        return read_earlier_slicing(data)
+
+    @model_validator(mode="after")
+    def _check_target(self) -> Self:
+        self.rule().check(self.target)
+        return self
+
+    def check_fits(self, shape: ModelShape) -> None:
+        """Raise ``PlanError`` when a model of this shape cannot be cut like this."""
+        self.constant(shape)
+
     def fractions(self, redundancy: Sequence[float]) -> Fractions:
         """What each block loses, before rounding, (L,)."""
         return self.rule()(redundancy, self.target, self.max_fraction)
 
     def schedule(self, redundancy: Sequence[float], shape: ModelShape) -> SlicingSchedule:
         """The planned schedule. ``redundancy`` (L,): higher means more redundant."""
-        return self._rounded(self.fractions(redundancy), shape, self.span)
+        return self._rounded(self.fractions(redundancy), shape, self.blocks_per_basis)
 
     def constant(self, shape: ModelShape) -> SlicingSchedule:
         """Constant slicing at the same target, rounding and embedding form."""
@@ -115,8 +145,7 @@ class Plan(Value):
         """
         step = 2 * self.rounding * shape.parameters // (shape.block_count * shape.hidden_size)
         near_enough = max(parameters // 1000, step)
-        low, high = self.settings.get("base", 0.0), 0.95
-        assert isinstance(low, float)
+        low, high = self.base, 0.95
         best: SlicingSchedule | None = None
         nearest = 0
         for _ in range(30):

@@ -68,6 +68,8 @@ class GapRepair(ABC):
 
     name: ClassVar[str]
     title: ClassVar[str]
+    cite: ClassVar[str] = "shopkhoev2025replaceme"
+    """A key of ``app.citations.ENTRIES``, or a BibTeX entry of its own."""
     fits: ClassVar[frozenset[Fit]] = frozenset()
     """What it fits to calibration text, where that can be too little."""
 

@@ -36,7 +36,7 @@ class TrainedBlock(GapRepair):
     there, tokens weighted by the inverse RMS of their target; the windows held out stop it.
     """
 
-    name = "block"
+    name = "train-block"
     title = "the block in front of each gap trained"
 
     def need(self, open_gaps: MemoryNeed, model: Any, layout: Layout, tokens: int, batch: int) -> MemoryNeed:

@@ -31,7 +31,7 @@ class Matrix(GapRepair):
     1e-6.)
     """
 
-    name = "matrix"
+    name = "linear"
     title = "a matrix over each gap"
     fits = frozenset({"matrix"})
 

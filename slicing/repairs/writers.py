@@ -83,7 +83,7 @@ class _Writers(GapRepair):
 class LastWriter(_Writers):
     """The last writer of the block in front of every gap, and of every merged block."""
 
-    name = "writer"
+    name = "last-writer"
     title = "the writer in front of each gap fitted"
 
     def which(self, layout: Layout, rows: int) -> Callable[[int], bool]:

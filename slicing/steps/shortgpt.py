@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from slicing.depth.layout import Layout
-from slicing.depth.methods import RemovalMethod, method
-from slicing.depth.survey import Survey
+from slicing.steps.base import step
+from slicing.steps.removal import Removal
+
+if TYPE_CHECKING:
+    from slicing.view import ModelView
 
 
-@method
-class ShortGPT(RemovalMethod):
-    """The blocks of lowest block influence ``1 - E[cos(h_l, h_l+1)]`` (equation 1)."""
+@step
+class ShortGPT(Removal):
+    """Remove the blocks of lowest block influence ``1 - E[cos(h_l, h_l+1)]`` (equation 1)."""
 
     name = "shortgpt"
     title = "Lowest block influence (ShortGPT)"
     source = "Men et al., ShortGPT, Findings of ACL 2025"
-    fault = (
+    cite = "men2025shortgpt"
+    known_issue = (
         "A token mean cannot see a block that changes one token alone, such as the one that writes the "
         "massive activation."
     )
 
-    def layout(self, survey: Survey, count: int) -> Layout:
+    def layout(self, view: ModelView, count: int) -> Layout:
         """By the scores of the dense model, all at once."""
-        redundancy = survey.profile.redundancy("block-influence", False)
+        redundancy = view.profile.redundancy("block-influence", False)
         least = np.argsort(-np.asarray(redundancy), kind="stable")[:count]
-        return Layout.without(survey.blocks, {int(place) for place in least})
+        return Layout.without(view.block_count, {int(place) for place in least})

@@ -1,0 +1,247 @@
+"""A step: one thing that is done to a model. One file here is one method, and registers itself.
+
+A step is a frozen value. Its fields are its settings: they draw the forms in the app, they are the arguments
+in a recipe's line, and they go into the run.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeVar
+
+from pydantic import ValidationError, model_serializer, model_validator
+from pydantic.functional_serializers import SerializerFunctionWrapHandler
+
+from analysis.errors import PlanError, unknown_name
+from analysis.values import Value, first_fault
+from slicing.budget import Budget
+from slicing.calibration import Fit
+from slicing.depth.layout import Layout
+from slicing.repair import Repair
+from slicing.repairs import REPAIRS, find_repair
+from slicing.schedule import SlicingSchedule
+
+if TYPE_CHECKING:
+    from slicing.plan import Slicing
+    from slicing.slicer import SlicedModel
+    from slicing.view import ModelView
+
+Axis = Literal["stream", "blocks"]
+"""What a step makes smaller: the width of the residual stream, or the number of blocks."""
+Cost = tuple[tuple[str, float], ...]
+"""The phases of a step, each with its work in tokens through the decoder."""
+
+
+@dataclass(frozen=True)
+class Made:
+    """A model as the steps so far have made it, and what that took."""
+
+    model: Any
+    layout: Layout | None = None
+    """Which blocks are left; ``None`` for all."""
+    sliced: SlicedModel | None = None
+    """How it is sliced; ``None`` where it is not."""
+    repair: Repair | None = None
+    seconds: float = 0.0
+    peak_memory: int = 0
+    """Bytes of the device, at the peak of what was done to the model."""
+
+
+class Step(Value):
+    """One thing that is done to a model. Subclasses are listed in ``STEPS``."""
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    source: ClassVar[str]
+    cite: ClassVar[str] = ""
+    """A key of ``app.citations.ENTRIES``, or a BibTeX entry of its own."""
+    known_issue: ClassVar[str] = ""
+    """What is known against the method, or against its released code, in one sentence."""
+    axis: ClassVar[Axis]
+    positional: ClassVar[tuple[str, ...]] = ()
+    """Fields that a recipe's line may give without their names, in this order."""
+    repairs: ClassVar[tuple[str, ...]] = ()
+    """Names of the repairs that it can be followed by."""
+
+    share: float | Literal["search"] = 1.0
+    """Of what is still to go, so much goes by this step and the rest by the next one. ``search``: whichever
+    of ``SHARES`` loses least as a preview, on calibration windows of its own."""
+    repair: str = "none"
+    """What is fitted to the calibration text, so that the smaller model follows the dense one: a name in
+    ``slicing.repairs.REPAIRS``, or ``none``."""
+
+    @model_serializer(mode="wrap")
+    def _with_name(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {"step": self.name, **dump(self)}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_own(cls, data: Any) -> Any:
+        if not isinstance(data, dict) or "step" not in data:
+            return data
+        return {name: value for name, value in data.items() if name != "step"}
+
+    @model_validator(mode="after")
+    def _check_step(self) -> Self:
+        if self.repair != "none" and self.repair not in self.repairs:
+            raise PlanError(
+                f"'{self.name}' cannot be followed by the repair '{self.repair}': choose from none, "
+                f"{', '.join(self.repairs)}."
+            )
+        if self.share != "search" and not 0.0 < self.share <= 1.0:
+            raise PlanError(
+                f"The share that goes by '{self.name}' must be above 0 and at most 1; got {self.share:g}."
+            )
+        return self
+
+    def identity(self) -> dict[str, Any]:
+        """The name of the step is part of the key too."""
+        return {"step": self.name, **super().identity()}
+
+    # What it says of itself
+
+    @property
+    def short(self) -> str:
+        """Its name in tables."""
+        return self.name
+
+    @property
+    def short_title(self) -> str:
+        """Its title in headings, without its settings."""
+        return self.title
+
+    @property
+    def heading(self) -> str:
+        """The step in words, with the settings that are not the usual ones."""
+        said = [self.title]
+        for name, value in self.said().items():
+            if name == "share":
+                said.append("a searched share" if value == "search" else f"{100 * value:g} % of what goes")
+            elif name == "repair":
+                said.append(repair_title(value))
+            else:
+                title = type(self).model_fields[name].title or name.replace("_", " ")
+                told = f"{value:g}" if isinstance(value, float) else str(value)
+                said.append(f"{title.lower()} {told}")
+        return ", ".join(said)
+
+    @property
+    def control(self) -> bool:
+        """Whether it is there to be beaten."""
+        return False
+
+    @property
+    def by_chance(self) -> bool:
+        """Whether it is drawn at random."""
+        return False
+
+    @property
+    def cites(self) -> tuple[str, ...]:
+        """Whom to cite who uses it, each as ``cite`` says it."""
+        repaired = () if self.repair == "none" else (find_repair(self.repair).cite,)
+        return tuple(each for each in (self.cite, *repaired) if each)
+
+    def said(self) -> dict[str, Any]:
+        """The settings that differ from the usual ones, in the order of a recipe's line."""
+        fields = type(self).model_fields
+        own = [name for name in fields if name not in Step.model_fields]
+        found = {name: getattr(self, name) for name in (*own, *Step.model_fields)}
+        return {name: value for name, value in found.items() if value != fields[name].get_default()}
+
+    @classmethod
+    def settings_known(cls) -> tuple[str, ...]:
+        """The names of the settings that a recipe's line can give."""
+        own = [name for name in cls.model_fields if name not in Step.model_fields]
+        return (*own, *Step.model_fields)
+
+    @classmethod
+    def from_said(cls, said: dict[str, Any]) -> Self:
+        """Make the step of the settings that a line gives (``PlanError``)."""
+        if unknown := next((name for name in said if name not in cls.settings_known()), None):
+            raise PlanError(unknown_name(f"setting of '{cls.name}'", unknown, cls.settings_known()))
+        return cls.read(said)
+
+    @classmethod
+    def read(cls, fields: dict[str, Any]) -> Self:
+        """Make the step of its fields (``PlanError`` where they do not fit)."""
+        try:
+            return cls.model_validate(fields)
+        except ValidationError as error:
+            raise PlanError(
+                f"The step '{cls.name}' does not take {first_fault(error, 'this')}; its settings are: "
+                f"{', '.join(cls.settings_known())}."
+            ) from None
+
+    def check_budget(self, budget: Budget) -> None:
+        """Refuse a budget that it cannot keep, whatever the model (``PlanError``)."""
+
+    def is_constant_at(self, budget: Budget) -> bool:
+        """Whether this is constant slicing at a budget, by definition, so that it need not be run."""
+        return False
+
+    def in_form(self, form: Slicing, one_shot: bool | None, windows: int | None) -> Self:
+        """Give it the form that all recipes of a study share, as far as it has such settings.
+
+        ``form``: rounding, largest fraction, embedding. ``one_shot``: how bases are found. ``windows``: to
+        decide on. ``None`` leaves its own.
+        """
+        return self
+
+    # What it does
+
+    def fits(self) -> set[Fit]:
+        """Name the things that it fits to the calibration text."""
+        return set()
+
+    def check(self, view: ModelView, budget: Budget) -> None:
+        """Refuse what this model, or this budget, cannot give, before any work (``PlanError``)."""
+
+    @abstractmethod
+    def cost(self, tokens: int, window_length: int) -> Cost:
+        """What it takes, with so many calibration ``tokens``: for a time left that is honest."""
+
+    @abstractmethod
+    def decide(self, view: ModelView, budget: Budget, made: Made) -> Layout | SlicingSchedule:
+        """Decide what goes, on the dense model; ``made`` is what the steps before it have made."""
+
+    @abstractmethod
+    def apply(self, view: ModelView, plan: Any, made: Made) -> Made:
+        """Do what was decided to the model that the steps before have made, and repair it."""
+
+
+SHARES = (0.25, 0.5, 0.75)
+"""Of what is to go in whole blocks, where a search decides."""
+StepType = TypeVar("StepType", bound=Step)
+STEPS: dict[str, type[Step]] = {}
+
+
+def step(cls: type[StepType]) -> type[StepType]:
+    """Register a step: it then appears in the app, the command line, studies, reports and the tests."""
+    if cls.name in STEPS:
+        raise ValueError(f"The step '{cls.name}' is registered twice.")
+    STEPS[cls.name] = cls
+    return cls
+
+
+def find_step(name: str) -> type[Step]:
+    """Find the registered step of this name, or raise a ``PlanError`` that suggests the nearest."""
+    if name not in STEPS:
+        raise PlanError(unknown_name("step", name, STEPS))
+    return STEPS[name]
+
+
+def read_step(data: Any) -> Any:
+    """Make a step of its JSON form, or give back what is none."""
+    if not isinstance(data, dict):
+        return data
+    name = data.get("step")
+    if not isinstance(name, str):
+        raise PlanError("A step of a recipe needs its name, as in {'step': 'sleb'}.")
+    return find_step(name).read({key: value for key, value in data.items() if key != "step"})
+
+
+def repair_title(name: str) -> str:
+    """The name of a repair in words."""
+    return find_repair(name).title if name in REPAIRS else name
+

@@ -1,0 +1,256 @@
+"""Slicing: the residual stream loses directions, in each block as many as an allocation says (SliceGPT with
+a width per block; Ashkboos et al., 2401.15024; Dumitru et al., 2411.03513).
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+from pydantic import ConfigDict, Field, model_validator
+
+from analysis.device import PeakMemory, synchronise
+from analysis.errors import PlanError, unknown_name
+from analysis.scores import find_score
+from slicing.allocation import find_allocation
+from slicing.budget import Budget
+from slicing.calibration import Fit
+from slicing.depth.layout import Layout
+from slicing.plan import Plan, Slicing
+from slicing.repair import held_out
+from slicing.repairs.writers import followed
+from slicing.schedule import SlicingSchedule, constant_at_parameters
+from slicing.slicer import recut, slice_model
+from slicing.steps.base import Cost, Made, Step, step
+
+if TYPE_CHECKING:
+    from slicing.view import ModelView
+
+
+@step
+class Slice(Slicing, Step):
+    """Rotate the residual stream and cut its last directions."""
+
+    # NaN is let through to the checks of the allocation, which explain it.
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=True)
+
+    name = "slice"
+    title = "Slicing"
+    source = "Ashkboos et al., SliceGPT, ICLR 2024"
+    cite = "ashkboos2024slicegpt"
+    axis = "stream"
+    positional = ("allocation", "score")
+    repairs = ("writers",)
+
+    one_shot: bool = Field(default=False, title="One-shot bases")
+    """Find all bases in one pass over the dense model, which is quicker and costs some perplexity, instead of
+    each on the part that is sliced already, as published."""
+
+    @model_validator(mode="after")
+    def _check_slice(self) -> Self:
+        if self.repair != "none" and self.one_shot:
+            raise PlanError("Repair follows sequential slicing: leave out 'one_shot', or the repair.")
+        if self.share != 1.0:
+            raise PlanError("Slicing is the last step that makes a model smaller: leave out its share.")
+        return self
+
+    # What it says of itself
+
+    @property
+    def short(self) -> str:
+        """The name of its allocation; constant slicing with shared bases is not the published one."""
+        if self.allocation == "constant" and self.blocks_per_basis:
+            return f"constant+span={self.blocks_per_basis}"
+        return self.allocation
+
+    @property
+    def short_title(self) -> str:
+        """That of its allocation."""
+        return self.rule().title
+
+    @property
+    def heading(self) -> str:
+        """The allocation and what is unusual about it."""
+        rule = self.rule()
+        said = [f"Slicing, {_lower(rule.title)}"]
+        if rule.uses_scores and self.score != "lr":
+            said.append(f"by {_lower(find_score(self.score).title)}")
+        for name, field in type(rule).model_fields.items():
+            value = getattr(rule, name)
+            if isinstance(value, float | int) and (name == "base" or value != field.get_default()):
+                told = f"{100 * value:g} %" if rule.is_share(name) else f"{value:g}"
+                said.append(f"{rule.abbreviation(name)} {told}")
+        if self.blocks_per_basis:
+            said.append(f"{self.blocks_per_basis} blocks per basis")
+        if self.one_shot:
+            said.append("one-shot bases")
+        if self.repair != "none":
+            said.append("repaired")
+        return ", ".join(said)
+
+    @property
+    def control(self) -> bool:
+        """Whether its allocation is there to be beaten."""
+        return find_allocation(self.allocation).control
+
+    @property
+    def by_chance(self) -> bool:
+        """Whether the shares are drawn at random."""
+        return self.allocation == "random"
+
+    @property
+    def cites(self) -> tuple[str, ...]:
+        """SliceGPT, the allocation and the score that decides."""
+        rule = self.rule()
+        score = find_score(self.score).cite if rule.uses_scores else ""
+        return tuple(dict.fromkeys(each for each in (self.cite, rule.cite, score) if each))
+
+    def said(self) -> dict[str, Any]:
+        """The allocation always, then the score and the allocation's own settings."""
+        found = super().said()
+        found.pop("allocation", None)
+        score = found.pop("score", None)
+        settings = found.pop("settings", {})
+        named = {"score": score} if score and self.rule().uses_scores else {}
+        return {"allocation": self.allocation, **named, **settings, **found}
+
+    @classmethod
+    def settings_known(cls) -> tuple[str, ...]:
+        """Its fields; those of the allocation depend on which it is."""
+        return tuple(name for name in super().settings_known() if name != "settings")
+
+    @classmethod
+    def from_said(cls, said: dict[str, Any]) -> Self:
+        """Settings that are the allocation's own go to it."""
+        kind = find_allocation(said.get("allocation", cls.model_fields["allocation"].default))
+        known = cls.settings_known()
+        own = {name: value for name, value in said.items() if name in kind.model_fields}
+        rest = {name: value for name, value in said.items() if name not in own}
+        if unknown := next((name for name in rest if name not in known), None):
+            what = f"setting of 'slice({kind.name})'"
+            raise PlanError(unknown_name(what, unknown, (*known, *kind.model_fields)))
+        if "score" in rest:
+            find_score(rest["score"])
+        for name, value in own.items():
+            if not isinstance(value, float | int | tuple) or isinstance(value, bool):
+                raise PlanError(f"The setting '{name}' of '{kind.name}' must be a finite number; got '{value}'.")
+        return cls.read({**rest, "settings": own})
+
+    def plan_at(self, budget: Budget) -> Plan:
+        """The plan at the target that the budget names, or else at one that the base allows."""
+        fields = {name: getattr(self, name) for name in Slicing.model_fields}
+        target = budget.target
+        if target is None:  # then the size decides on the target
+            target = max(Plan.model_fields["target"].default, self.base)
+        return Plan(**fields, target=target)
+
+    def is_constant_at(self, budget: Budget) -> bool:
+        """Whether the base reaches the target, so that all blocks lose the same."""
+        return self.allocation != "constant" and budget.target is not None and self.base >= budget.target > 0
+
+    def check_budget(self, budget: Budget) -> None:
+        """The plan makes sense, and shares are searched only at a size that names a target."""
+        if budget.target is None and self.allocation == "searched":
+            raise PlanError(
+                "A search looks for shares at the size that a target (SP) leaves, so 'slice(searched)' needs "
+                f"the budget 'mean_slice' or 'like_constant', and not '{budget.line}': choose another."
+            )
+        if not self.is_constant_at(budget):
+            self.plan_at(budget)
+
+    def in_form(self, form: Slicing, one_shot: bool | None, windows: int | None) -> Self:
+        """With the rounding, the largest fraction and the embedding of a form."""
+        alike = {name: getattr(form, name) for name in ("rounding", "max_fraction", "embedding")}
+        own = self.one_shot if one_shot is None else one_shot
+        return type(self)(**{**dict(self), **alike, "one_shot": own})
+
+    # What it does
+
+    def fits(self) -> set[Fit]:
+        """Bases always, and output projections where they are repaired."""
+        return {"bases", "writers"} if self.repair != "none" else {"bases"}
+
+    def check(self, view: ModelView, budget: Budget) -> None:
+        """The plan fits the model, its score is known, and what is repaired has windows held out."""
+        plan = self.plan_at(budget)
+        find_score(plan.score)
+        plan.check_fits(view.shape)
+        view.check_curves(plan)
+        if self.repair != "none":
+            held_out(len(view.windows))
+
+    def cost(self, tokens: int, window_length: int) -> Cost:
+        """Two passes, or nine with repair; by one-shot bases the products with the weights alone."""
+        if self.one_shot:
+            return (("Finding bases", 1.2 * tokens), ("Slicing", 500.0))
+        return (("Slicing", (9.0 if self.repair != "none" else 2.0) * tokens),)
+
+    def decide(self, view: ModelView, budget: Budget, made: Made) -> SlicingSchedule:
+        """The widths of the stream, for what ``made`` leaves of the model."""
+        plan = view.resolved(self.plan_at(budget))
+        return widths(plan, budget, view, made.layout)
+
+    def apply(self, view: ModelView, plan: SlicingSchedule, made: Made) -> Made:
+        """Slice to these widths, with what that took."""
+        whole = made.layout is None
+        bases = None
+        if self.one_shot:
+            bases = view.bases if whole else view.bases_of(made.model)
+        start = time.perf_counter()
+        with PeakMemory(view.model.device) as peak:
+            if bases is not None:
+                view.progress("Slicing", 0, 1)
+                sliced = recut(made.model, plan, bases)
+            else:
+                sliced = slice_model(
+                    made.model,
+                    plan,
+                    view.windows,
+                    view.progress,
+                    "Slicing",
+                    repair=self.repair != "none",
+                    followed=None if made.layout is None else followed(view.model, made.layout),
+                )
+            synchronise(view.model.device)
+        return Made(
+            model=sliced.model,
+            layout=made.layout,
+            sliced=sliced,
+            repair=sliced.repair,
+            seconds=made.seconds + time.perf_counter() - start,
+            peak_memory=max(made.peak_memory, peak.bytes),
+        )
+
+
+def widths(plan: Plan, budget: Budget, view: ModelView, layout: Layout | None = None) -> SlicingSchedule:
+    """The schedule of a resolved plan within a budget, for the blocks that ``layout`` leaves."""
+    shape, redundancy = view.shape, view.redundancy(plan)
+    size = budget.parameters(shape)
+    if layout:
+        plan = _of_layout(plan, layout)
+        redundancy = tuple(redundancy[top] for top in layout.tops)
+        shape = shape.model_copy(update={"blocks": tuple(shape.blocks[top] for top in layout.tops)})
+    if size is not None:
+        if plan.published_constant:
+            return constant_at_parameters(shape, size, plan.rounding, plan.form(shape))
+        return plan.at_parameters(size, redundancy, shape)
+    if budget.measure == "like_constant" and not plan.published_constant:
+        return plan.at_parameters(plan.constant(shape).shape_after(shape).parameters, redundancy, shape)
+    return plan.schedule(redundancy, shape)
+
+
+def _of_layout(plan: Plan, layout: Layout) -> Plan:
+    """The plan with what its settings say of every block for those alone that ``layout`` leaves."""
+    settings = dict(plan.settings)
+    for name in ("shares", "damage"):
+        values = settings.get(name)
+        if isinstance(values, tuple):
+            rows = np.reshape(values, (layout.blocks, -1))
+            settings[name] = tuple(rows[list(layout.tops)].ravel().tolist())
+    return plan.model_copy(update={"settings": settings})
+
+
+def _lower(title: str) -> str:
+    """A title within a sentence: abbreviations stay as they are."""
+    return title if title[:2].isupper() else title[0].lower() + title[1:]

@@ -1,0 +1,126 @@
+"""A recipe: the steps that make a model smaller, in their order. Without steps it is the dense model."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Self
+
+from pydantic import SerializeAsAny, field_validator, model_validator
+
+from analysis.errors import PlanError
+from analysis.values import Value
+from slicing.budget import Budget
+from slicing.calibration import Fit
+from slicing.plan import Slicing
+from slicing.steps.base import Step, read_step
+from slicing.study.grammar import parse_line, write_line
+
+Kind = Literal["width", "depth", "both"]
+"""What a recipe makes smaller."""
+
+
+class Recipe(Value):
+    """Steps, one after the other. Line, TOML and JSON say the same; checked when it is made: ``PlanError``."""
+
+    steps: tuple[SerializeAsAny[Step], ...] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_line(cls, data: Any) -> Any:
+        return {"steps": parse_line(data)} if isinstance(data, str) else data
+
+    @field_validator("steps", mode="before")
+    @classmethod
+    def _read_steps(cls, data: Any) -> Any:
+        return tuple(map(read_step, data)) if isinstance(data, list | tuple) else data
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for first, then in zip(self.steps, self.steps[1:], strict=False):
+            if first.axis != "blocks" or then.axis != "stream":
+                raise PlanError(
+                    f"'{then.name}' cannot follow '{first.name}': a recipe removes blocks by one method, or "
+                    "slices, or removes blocks and then slices."
+                )
+            if first.share == 1.0:
+                raise PlanError(
+                    f"'{first.name}' leaves nothing to '{then.name}': say how much of what goes it takes, as in "
+                    f"'{first.name}(share=0.5) | {then.name}'."
+                )
+        if self.steps and (last := self.steps[-1]).share != 1.0:
+            raise PlanError(
+                f"'{last.name}' is the last step and leaves a share to no other: leave the share out, or add "
+                "'| slice(...)'."
+            )
+        return self
+
+    @classmethod
+    def parse(cls, line: str) -> Self:
+        """Read a line such as ``sleb(share=0.5) | slice(dynamic, base=0)`` (``PlanError``)."""
+        return cls(steps=parse_line(line))
+
+    @property
+    def line(self) -> str:
+        """What ``parse`` reads, and what one copies."""
+        return write_line(self.steps)
+
+    @property
+    def title(self) -> str:
+        """The recipe in words."""
+        first, *rest = [each.heading for each in self.steps] or ["Dense"]
+        return ", then ".join([first, *(each[0].lower() + each[1:] for each in rest)])
+
+    @property
+    def short(self) -> str:
+        """Its name in tables."""
+        return "/".join(each.short for each in self.steps) or "dense"
+
+    @property
+    def short_title(self) -> str:
+        """Its name in headings, without its settings."""
+        return ", ".join(each.short_title for each in self.steps) or "Dense"
+
+    @property
+    def kind(self) -> Kind | None:
+        """What it makes smaller; ``None`` for the dense model."""
+        axes = {each.axis for each in self.steps}
+        if not axes:
+            return None
+        return "both" if len(axes) > 1 else "width" if axes == {"stream"} else "depth"
+
+    @property
+    def control(self) -> bool:
+        """Whether it is there to be beaten."""
+        return any(each.control for each in self.steps)
+
+    @property
+    def by_chance(self) -> bool:
+        """Whether something of it is drawn at random."""
+        return any(each.by_chance for each in self.steps)
+
+    @property
+    def repaired(self) -> str:
+        """The repair that follows its last step; ``none`` where nothing is repaired."""
+        return self.steps[-1].repair if self.steps else "none"
+
+    @property
+    def cites(self) -> tuple[str, ...]:
+        """Whom to cite who uses it, each once."""
+        return tuple(dict.fromkeys(each for step in self.steps for each in step.cites))
+
+    def check_budget(self, budget: Budget) -> None:
+        """Raise ``PlanError`` for a budget that one of its steps cannot keep, whatever the model."""
+        for each in self.steps:
+            each.check_budget(budget)
+
+    def is_constant_at(self, budget: Budget) -> bool:
+        """Whether it is constant slicing at a budget, by definition, so that it need not be run."""
+        return len(self.steps) == 1 and self.steps[0].is_constant_at(budget)
+
+    def in_form(self, form: Slicing, one_shot: bool | None = None, windows: int | None = None) -> Self:
+        """Give all steps the form that the recipes of a study share; see ``Step.in_form``."""
+        return type(self)(steps=tuple(each.in_form(form, one_shot, windows) for each in self.steps))
+
+    def fits(self) -> set[Fit]:
+        """Name the things that it fits to the calibration text."""
+        return {fit for step in self.steps for fit in step.fits()}
+

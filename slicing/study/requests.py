@@ -1,0 +1,304 @@
+"""Requests: what one run was asked for, whole. The same request, from the web or the command line, has the
+same key and gives the same run. A study of several runs stands in ``slicing.study.study``.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar, Literal, Self
+
+from pydantic import model_validator
+
+from analysis.errors import PlanError
+from analysis.numbers import Seed
+from analysis.shape import ModelShape
+from analysis.source import ModelSource
+from analysis.speed import NEW_TOKENS, PROMPT_TOKENS
+from analysis.texts import TextSource
+from analysis.values import Value
+from slicing.budget import Budget
+from slicing.calibration import Fit, same_text, too_few_tokens
+from slicing.plan import Plan, Slicing
+from slicing.probes import NEED_SLICING
+from slicing.steps.slice import Slice
+from slicing.study.recipe import Recipe
+
+PROMPT = "Mr. Speaker, the state of our Union is"
+Phases = tuple[tuple[str, float], ...]
+"""The phases of a job in order, each with its work: the unit is one token through the decoder."""
+_START: Phases = (("Opening", 0.0), ("Reading text", 0.0))
+
+
+class Request(Value):
+    """What every request has: a model, and windows of text that its profile is measured on."""
+
+    changes_weights: ClassVar[bool] = True
+    """Whether it takes the weights as plain numbers, which quantised ones are not."""
+    model: ModelSource
+
+    @property
+    def kind_of(self) -> str:
+        """The kind of the request, which is that of its result too."""
+        return getattr(self, "kind")  # noqa: B009 (a field of every subclass)
+
+    @property
+    def profile_draw(self) -> tuple[int, int, int]:
+        """How many windows are profiled, of how many that are drawn, and the (first) seed of the draw."""
+        raise NotImplementedError
+
+    @property
+    def profile_text(self) -> TextSource:
+        """The text that the profile is measured on."""
+        raise NotImplementedError
+
+    def recipes_used(self) -> tuple[Recipe, ...]:
+        """The recipes that it carries out, each once."""
+        return ()
+
+    def warnings(self, shape: ModelShape | None) -> tuple[str, ...]:
+        """Warn of what flatters or spoils the result, a sentence each.
+
+        ``shape`` is the dense model's; without it, as for one that cannot be sliced, nothing is said of how
+        much text is enough.
+        """
+        raise NotImplementedError
+
+    def phases(self) -> Phases:
+        """The phases of the job in order, each with its share of the work, for a time left that is honest."""
+        raise NotImplementedError
+
+
+class ProfileRequest(Request):
+    """Measure how much every block changes its input."""
+
+    changes_weights = False
+    kind: Literal["profile"] = "profile"
+    text: TextSource
+    windows: int = 8
+    window_length: int = 512
+    seed: Seed = 0
+    bases: bool = False
+    """Keep the bases of the stream with the run (of a sliceable model), so that plans can be previewed."""
+    probes: tuple[str, ...] = ()
+    """Scores with passes of their own that are measured too, by their names."""
+    lens: bool = False
+    """Measure the logit lens too: the loss when the stream goes straight to the head after each block."""
+    drawn: int | None = None
+    """The windows are the first of a draw of so many, as those that slicing profiles are the first of its
+    calibration windows; ``None`` for a draw of ``windows``."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.drawn is not None and self.drawn < self.windows:
+            raise PlanError(
+                f"A profile of {self.windows} windows needs a draw of as many, but {self.drawn} are to be "
+                "drawn: draw more calibration windows, or profile fewer."
+            )
+        return self
+
+    @property
+    def profile_draw(self) -> tuple[int, int, int]:
+        """All windows, unless more are drawn."""
+        return self.windows, self.drawn or self.windows, self.seed
+
+    @property
+    def profile_text(self) -> TextSource:
+        """The only text."""
+        return self.text
+
+    def warnings(self, shape: ModelShape | None) -> tuple[str, ...]:
+        """Too few tokens for bases, where they are found."""
+        if shape is None or not (self.bases or any(name in NEED_SLICING for name in self.probes)):
+            return ()
+        return too_few_tokens({"bases"}, shape, self.windows, self.window_length)
+
+    def phases(self) -> Phases:
+        """One pass, and what is asked for beside it."""
+        tokens = self.windows * self.window_length
+        steps = [*_START, ("Profiling", 1.0 * tokens)]
+        if self.lens:
+            steps.append(("Looking through the head", 10.0 * tokens))  # the head once for every block
+        steps += [("Finding bases", 800.0)] if self.bases else []
+        if passing := [name for name in self.probes if name in ("leave-one-out", "slice-one")]:
+            steps.append(("Probing", 20.0 * len(passing) * tokens))
+        return tuple(steps)
+
+
+class Calibrated(Request):
+    """What every request says that makes models smaller: where its profile and its bases come from."""
+
+    calibration: TextSource
+    calibration_windows: int = 16
+    profile_windows: int = 8
+    """The profile is measured on this many of the calibration windows."""
+    window_length: int = 512
+    seed: Seed = 0
+
+    @property
+    def profile_draw(self) -> tuple[int, int, int]:
+        """The first of the calibration windows."""
+        return self.profile_windows, self.calibration_windows, getattr(self, "seeds", (self.seed,))[0]
+
+    @property
+    def profile_text(self) -> TextSource:
+        """The calibration text."""
+        return self.calibration
+
+    def fits(self) -> set[Fit]:
+        """Name the things that are fitted to the calibration text."""
+        return {fit for recipe in self.recipes_used() for fit in recipe.fits()}
+
+    def warnings(self, shape: ModelShape | None) -> tuple[str, ...]:
+        """A text that is calibrated and judged on, and too few tokens for what is fitted."""
+        evaluation, other = (getattr(self, name, None) for name in ("evaluation", "other"))
+        told = same_text(self.calibration, evaluation, other)
+        if shape is None:
+            return told
+        return told + too_few_tokens(self.fits(), shape, self.calibration_windows, self.window_length)
+
+    def shared_phases(self) -> Phases:
+        """What comes before any recipe."""
+        return (*_START, ("Profiling", 1.0 * self.profile_windows * self.window_length))
+
+    def recipe_phases(self, recipe: Recipe) -> Phases:
+        """What a recipe's steps take."""
+        tokens = self.calibration_windows * self.window_length
+        return tuple(part for step in recipe.steps for part in step.cost(tokens, self.window_length))
+
+
+def drawn_for(windows: int, calibration_windows: int | None = None) -> int | None:
+    """Say, for a profile request, of how many calibration windows it takes the first: by default the usual."""
+    usual = max(windows, Calibrated.model_fields["calibration_windows"].default)
+    drawn = usual if calibration_windows is None else calibration_windows
+    return None if drawn == windows else drawn
+
+
+class SearchRequest(Calibrated):
+    """Look for the shares of a plan whose previews lose least, on calibration windows of the search's own."""
+
+    kind: Literal["search"] = "search"
+    plan: Plan
+    """Of the allocation ``searched``: target, form and rounding, and for how long."""
+    windows: int = 4
+    """For the losses, drawn after the calibration windows and so disjoint from them."""
+
+    def recipes_used(self) -> tuple[Recipe, ...]:
+        """Slicing by one-shot bases, which its previews are made of."""
+        fields = {name: getattr(self.plan, name) for name in Slicing.model_fields}
+        return (Recipe(steps=(Slice(**fields, one_shot=True),)),)
+
+    def phases(self) -> Phases:
+        """The bases once, then hundreds of previews."""
+        return (
+            *_START,
+            ("Finding bases", 1.2 * self.calibration_windows * self.window_length),
+            ("Searching", 9e4),
+        )
+
+
+class CompressRequest(Calibrated):
+    """Make one smaller model and keep it."""
+
+    kind: Literal["compress"] = "compress"
+    recipe: Recipe
+    budget: Budget = Budget()
+    evaluation: TextSource | None = None
+    """Text for the perplexities on the model card; ``None`` for a card without."""
+    evaluation_windows: int = 8
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if not self.recipe.steps:
+            raise PlanError("The recipe 'dense' makes no model smaller: name a step, such as 'slice(dynamic)'.")
+        self.recipe.check_budget(self.budget)
+        return self
+
+    def recipes_used(self) -> tuple[Recipe, ...]:
+        """The one."""
+        return (self.recipe,)
+
+    def phases(self) -> Phases:
+        """Profile, steps, evaluation of both models, saving."""
+        evaluating = 1.0 * self.evaluation_windows * self.window_length
+        judged = (("Evaluating dense", evaluating), ("Evaluating", evaluating)) if self.evaluation else ()
+        return (*self.shared_phases(), *self.recipe_phases(self.recipe), *judged, ("Saving", 0.0))
+
+
+class Judged(Calibrated):
+    """What every request says that judges models: on what, and what is measured beside the perplexity."""
+
+    evaluation: TextSource
+    evaluation_windows: int = 16
+    other: TextSource | None = None
+    """A second text to evaluate on, as many windows of it."""
+    prompt: str = PROMPT
+    new_tokens: int = 0
+    """Length of the text that each model generates as an illustration; 0 for none."""
+    speed_rounds: int = 0
+    """Rounds in which each smaller model is timed in turn with the dense one; 0 for none."""
+    tasks: tuple[str, ...] = ()
+    """Of the lm-evaluation-harness, for everyone's accuracy beside the perplexity."""
+    task_limit: int | None = None
+    """Examples per task at most."""
+    task_folder: Path | None = None
+    """A folder of further tasks in YAML; functions that they name are run."""
+    lens: bool = False
+    """Measure the logit lens with the profile."""
+
+    def judging_phases(self, recipe: Recipe) -> Phases:
+        """What it takes to judge the model of a recipe."""
+        evaluating = (1.0 + (self.other is not None)) * self.evaluation_windows * self.window_length
+        found = [("Evaluating", evaluating)]
+        if self.tasks:
+            found.append(("Tasks", len(self.tasks) * 300.0 * (self.task_limit or 1000)))  # a guess: they differ
+        if self.speed_rounds and recipe.steps:  # a prompt and some tokens, by two models
+            found.append(("Timing", 2.0 * self.speed_rounds * (PROMPT_TOKENS + 20 * NEW_TOKENS)))
+        return tuple(found)
+
+
+class Trial(Judged):
+    """One recipe at one budget with one seed, judged. What studies are made of."""
+
+    kind: Literal["trial"] = "trial"
+    recipe: Recipe = Recipe()
+    budget: Budget | None = None
+    """``None`` for the dense model, and for it alone."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if (self.budget is None) == bool(self.recipe.steps):
+            raise PlanError(
+                f"The recipe '{self.recipe.line}' needs a budget, such as 'parameters=0.2'."
+                if self.budget is None
+                else "The dense model takes no budget: leave it out, or name a step."
+            )
+        if self.budget is not None:
+            self.recipe.check_budget(self.budget)
+        return self
+
+    def recipes_used(self) -> tuple[Recipe, ...]:
+        """The one."""
+        return (self.recipe,)
+
+    @property
+    def view_key(self) -> str:
+        """The same for trials that share model, windows and profile."""
+        usual = {name: field.get_default() for name, field in Trial.model_fields.items()}
+        alone = ("recipe", "budget", "prompt", "new_tokens", "speed_rounds", "tasks", "task_limit", "task_folder")
+        return self.model_copy(update={name: usual[name] for name in (*alone, "lens")}).key
+
+    def compress_request(self) -> CompressRequest:
+        """The request that makes and keeps this trial's model (``PlanError`` for the dense one)."""
+        shared = {name: getattr(self, name) for name in Calibrated.model_fields}
+        return CompressRequest(
+            **shared, recipe=self.recipe, budget=self.budget or Budget(), evaluation=self.evaluation
+        )
+
+    def phases(self) -> Phases:
+        """Profile, steps, judgement."""
+        return (*self.shared_phases(), *self.own_phases())
+
+    def own_phases(self) -> Phases:
+        """What it does beside what it shares with others."""
+        return (*self.recipe_phases(self.recipe), *self.judging_phases(self.recipe))
+

@@ -1,0 +1,216 @@
+"""Results: what came out of a request, and the run that holds both."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from analysis.evaluate import Perplexity, Sample
+from analysis.profile import LayerProfile
+from analysis.shape import ModelShape
+from analysis.speed import Speed
+from analysis.tasks import TaskScore
+from analysis.texts import Passage
+from analysis.values import Value, key_of
+from slicing.depth.layout import Layout
+from slicing.repair import Repair
+from slicing.schedule import SlicingSchedule
+from slicing.study import earlier
+from slicing.study.requests import CompressRequest, ProfileRequest, SearchRequest, Trial
+from slicing.study.study import Study
+
+
+class TextUsed(Value):
+    """The windows a run really saw."""
+
+    label: str
+    windows: int
+    window_length: int
+    digest: str
+    """First 16 hex digits of the SHA-256 of the token ids."""
+    passages: tuple[Passage, ...] = ()
+    """Of an evaluation: where each window lies."""
+    batch: int | None = None
+    """Windows that passed through the model at a time; ``None`` where an earlier version made the run."""
+
+
+class Environment(Value):
+    """Where and with what a run was made."""
+
+    device: str
+    device_name: str
+    dtype: str
+    threads: int
+    platform: str
+    versions: dict[str, str]
+
+
+class Measurement(Value):
+    """One model, judged: what it is, how large, how well it predicts, and what it took to make."""
+
+    name: str
+    """Of its recipe, in tables: ``dense``, ``constant``, ``dynamic``, ``sleb/dynamic``."""
+    title: str
+    schedule: SlicingSchedule | None
+    """``None`` for a model that is not sliced."""
+    layout: Layout | None = None
+    """Which blocks are left; ``None`` for all."""
+    mean_slice: float
+    parameters: int
+    bytes: int
+    flops_per_token: int
+    evaluation: Perplexity
+    slicing_seconds: float | None
+    slicing_peak_memory: int | None
+    discarded: tuple[float, ...] | None
+    sample: Sample | None = None
+    speed: Speed | None = None
+    """Beside the dense model; ``None`` for the dense model, and where it was not measured."""
+    other: Perplexity | None = None
+    """On a second text, where one was asked for."""
+    repair: Repair | None = None
+    """What repair did, where it was asked for."""
+    tasks: tuple[TaskScore, ...] = ()
+    """Scores on tasks, where some were asked for."""
+    deciding_seconds: float | None = None
+    """What measuring and searching took that this one's plan needs, beside the profile."""
+
+
+class ProfileResult(Value):
+    """What a profile found."""
+
+    kind: Literal["profile"] = "profile"
+    profile: LayerProfile
+    shape: ModelShape | None
+    """``None`` when the model cannot be sliced."""
+    not_sliceable: str | None
+    text: TextUsed
+    bases: bool = False
+    """Whether the run's folder holds the bases of the stream."""
+
+
+class SearchResult(Value):
+    """What a search found."""
+
+    kind: Literal["search"] = "search"
+    profile: LayerProfile
+    shape: ModelShape
+    shares: tuple[float, ...]
+    """One per block, whose mean is the target of the plan."""
+    losses: tuple[float, ...]
+    """The least loss so far after each round, nats per token on the search's windows; first of the start."""
+    evaluations: int
+    schedule: SlicingSchedule
+    windows: TextUsed
+
+
+class CompressResult(Value):
+    """What a recipe made; the model lies in the run's folder, under ``model``."""
+
+    kind: Literal["compress"] = "compress"
+    profile: LayerProfile
+    shape: ModelShape | None
+    """Of the dense model; ``None`` when it cannot be sliced."""
+    not_sliceable: str | None = None
+    schedule: SlicingSchedule | None = None
+    """``None`` for a model that is not sliced."""
+    layout: Layout | None = None
+    """Which blocks are left; ``None`` for all."""
+    parameters: int
+    dense_parameters: int
+    plain: bool
+    """Whether any tool opens it as a model of its architecture, without code of ours."""
+    discarded: tuple[float, ...] | None = None
+    repair: Repair | None = None
+    """What repair did, where it was asked for."""
+    deciding_seconds: float | None = None
+    seconds: float
+    peak_memory: int | None = None
+    calibration: TextUsed
+    dense: Perplexity | None = None
+    """Of the dense model, where an evaluation was asked for; the same windows as ``smaller``."""
+    smaller: Perplexity | None = None
+
+
+class TrialResult(Value):
+    """What a trial found."""
+
+    kind: Literal["trial"] = "trial"
+    profile: LayerProfile
+    shape: ModelShape
+    measurement: Measurement
+    calibration: TextUsed
+    evaluation: TextUsed
+
+
+class StudyResult(Value):
+    """What a study found: a measurement for each of its trials, in their order."""
+
+    kind: Literal["study"] = "study"
+    profile: LayerProfile
+    """With the first seed, and all scores that recipes use."""
+    shape: ModelShape
+    measurements: tuple[Measurement, ...]
+    """One for each of ``Study.trials``."""
+    matched: tuple[Measurement, ...] = ()
+    """The baseline once more, one for each of ``Study.matches``."""
+    calibration: TextUsed
+    evaluation: TextUsed
+
+
+Request = Annotated[
+    ProfileRequest | SearchRequest | CompressRequest | Trial | Study, Field(discriminator="kind")
+]
+Result = Annotated[
+    ProfileResult | SearchResult | CompressResult | TrialResult | StudyResult, Field(discriminator="kind")
+]
+
+
+class Run(Value):
+    """One request and its outcome."""
+
+    format: Literal[2] = 2
+    recorded_key: str = Field(pattern=r"^[0-9a-f]{12}$")
+    """The key that the request had when the run was made, by which links and scripts know the run.
+
+    It is believed, not computed anew: a later version of slicescope may give the same request another key.
+    """
+    request: Request
+    created: datetime
+    seconds: float
+    environment: Environment
+    result: Result
+
+    @field_validator("created")
+    @classmethod
+    def _in_utc(cls, value: datetime) -> datetime:
+        # Every list says UTC. A date without a zone, or out of all bounds, is left to be told of.
+        return value.astimezone(UTC) if value.tzinfo and 1 < value.year < 9999 else value
+
+    @model_validator(mode="before")
+    @classmethod
+    def _record_key(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        if "recorded_key" not in data:
+            asked = data.get("request")
+            if isinstance(asked, Value):
+                return {**data, "recorded_key": asked.key}
+            # Version 0.1 recorded no key: it was that of the whole recipe, defaults included, as it was stored.
+            data = {**data, "recorded_key": key_of(data.get("recipe"))}
+        return earlier.read_run(data)
+
+    @property
+    def key(self) -> str:
+        """The name of the run, and of its folder."""
+        return self.recorded_key
+
+    @classmethod
+    def _remedy(cls) -> str:
+        return "update slicescope if a later version wrote it, or restore it from a copy"
+
+    def named(self, key: str) -> Self:
+        """The same run under another key."""
+        return self if self.key == key else self.model_copy(update={"recorded_key": key})

@@ -1,0 +1,285 @@
+"""A study: recipes by budgets by seeds, all judged on the same windows. The first recipe is the baseline.
+
+A comparison, a sweep, a contest and a leaderboard are ways to write one, and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal, Self
+
+from pydantic import model_validator
+
+from analysis.errors import PlanError
+from analysis.numbers import Seed
+from slicing.budget import Budget
+from slicing.plan import Plan, Slicing
+from slicing.steps import STEPS
+from slicing.steps.removal import Removal
+from slicing.steps.slice import Slice
+from slicing.study.recipe import Recipe
+from slicing.study.requests import Judged, Phases, Trial
+
+View = Literal["comparison", "map", "ranking", "frontier"]
+"""How a study is looked at first: a pair of models from near, bases by targets as a map, all recipes at one
+size, or all sizes."""
+MOST_TRIALS = 10_000
+"""Of one study; a file that asks for more is not read, since every trial is made to be checked."""
+
+
+class Study(Judged):
+    """Recipes by budgets by seeds. Checked when it is made: ``PlanError``."""
+
+    always_said = ("recipes",)
+
+    kind: Literal["study"] = "study"
+    recipes: tuple[Recipe, ...]
+    """The first is the baseline, which all others are measured by. The dense model is always judged too."""
+    budgets: tuple[Budget, ...] = (Budget(),)
+    seeds: tuple[Seed, ...] = (0,)
+    """Of the calibration windows; ``seed`` is passed over. Recipes that are there to be beaten run for the
+    first alone."""
+    matched: bool = False
+    """Whether the baseline is judged once more beside each other recipe, at as many parameters as that
+    leaves."""
+    view: View = "ranking"
+    """How it is looked at first, which changes no number."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        lines = [each.line for each in self.recipes]
+        budgets = [each.line for each in self.budgets]
+        for what, values in (("recipes", lines), ("budgets", budgets), ("seeds", list(self.seeds))):
+            if not values or len(set(values)) < len(values):
+                raise PlanError(f"A study needs distinct {what}, but got {values}: name each once.")
+        if not all(each.steps for each in self.recipes):
+            raise PlanError("The dense model is judged in every study: leave 'dense' out of the recipes.")
+        trials = len(lines) * len(budgets) * len(self.seeds)
+        if trials > MOST_TRIALS:
+            raise PlanError(
+                f"This asks for {trials:,} trials, but {MOST_TRIALS:,} are the most of one run: name fewer "
+                "recipes, budgets or seeds."
+            )
+        self.trials()  # each is checked as it is made
+        return self
+
+    @property
+    def baseline(self) -> Recipe:
+        """The recipe that all others are measured by."""
+        return self.recipes[0]
+
+    def recipes_used(self) -> tuple[Recipe, ...]:
+        """All of them."""
+        return self.recipes
+
+    def recipe(self, line: str) -> Recipe | None:
+        """The recipe that this line writes, where it takes part."""
+        return next((each for each in self.recipes if each.line == line), None)
+
+    def dense(self) -> Trial:
+        """The trial of the dense model."""
+        return self._trial(Recipe(), None, self.seeds[0])
+
+    def trial(self, recipe: Recipe, budget: Budget, seed: int) -> Trial | None:
+        """The trial of a recipe at a budget, calibrated by a seed.
+
+        ``None`` where the base of dynamic slicing reaches the target: that is constant slicing, by definition.
+        """
+        return None if recipe.is_constant_at(budget) else self._trial(recipe, budget, seed)
+
+    def seeds_of(self, recipe: Recipe) -> tuple[int, ...]:
+        """The seeds that a recipe is calibrated by."""
+        return self.seeds[:1] if recipe.control else self.seeds
+
+    def trials(self) -> tuple[Trial, ...]:
+        """All trials in the order they are run, each once: dense, then budget by budget and seed by seed."""
+        found = [
+            self.dense(),
+            *(
+                trial
+                for budget in self.budgets
+                for seed in self.seeds
+                for recipe in self.recipes
+                if seed in self.seeds_of(recipe) and (trial := self.trial(recipe, budget, seed))
+            ),
+        ]
+        return tuple({trial.key: trial for trial in found}.values())
+
+    def matches(self) -> tuple[Trial, ...]:
+        """The trials that the baseline is judged beside once more, at as many parameters as they leave."""
+        if not self.matched:
+            return ()
+        found = [
+            trial
+            for budget in self.budgets
+            for seed in self.seeds
+            for recipe in self.recipes[1:]
+            if seed in self.seeds_of(recipe) and (trial := self.trial(recipe, budget, seed))
+        ]
+        return tuple(found)
+
+    def matched_trial(self, beside: Trial, parameters: int) -> Trial:
+        """The trial of the baseline at as many parameters as another trial's model has."""
+        return self._trial(self.baseline, Budget(measure="size", amount=parameters), beside.seed)
+
+    def phases(self) -> Phases:
+        """What its trials share, then all of them."""
+        work = sum(weight for trial in (*self.trials(), *self.matches()) for _, weight in trial.own_phases())
+        return (*self.shared_phases(), ("Trials", work))
+
+    def _trial(self, recipe: Recipe, budget: Budget | None, seed: int) -> Trial:
+        shared = {name: getattr(self, name) for name in Judged.model_fields}
+        return Trial(**{**shared, "seed": seed}, recipe=recipe, budget=budget)
+
+
+# Ways to write a study
+
+
+def sliced(plan: Slicing, one_shot: bool = False, repair: str = "none") -> Recipe:
+    """The recipe of one step of slicing, at whatever target."""
+    fields = {name: getattr(plan, name) for name in Slicing.model_fields}
+    return Recipe(steps=(Slice(**fields, one_shot=one_shot, repair=repair),))
+
+
+def constant_beside(plan: Slicing, one_shot: bool = False, repair: str = "none") -> Recipe:
+    """Constant slicing as published, in the form of a plan, which is what the plan is measured by."""
+    form = {name: getattr(plan, name) for name in ("rounding", "max_fraction", "embedding")}
+    return sliced(Slicing(allocation="constant", **form), one_shot, repair)
+
+
+def comparison(plan: Plan, *, one_shot: bool = False, repair: str = "none", **judged: Any) -> Study:
+    """Compare a plan to constant slicing, at equal mean slice and at equal parameters."""
+    recipes = (constant_beside(plan, one_shot, repair), sliced(plan, one_shot, repair))
+    return Study(
+        **{"new_tokens": 40, "speed_rounds": 5, **judged},
+        recipes=recipes[:1] if recipes[0] == recipes[1] else recipes,
+        budgets=(Budget(amount=plan.target),),
+        seeds=(judged.get("seed", 0),),
+        matched=True,
+        view="comparison",
+    )
+
+
+def sweep(
+    plan: Slicing,
+    bases: Sequence[float] = (0.0, 0.1, 0.2),
+    targets: Sequence[float] = (0.15, 0.25, 0.35),
+    *,
+    one_shot: bool = False,
+    repair: str = "none",
+    **judged: Any,
+) -> Study:
+    """Try each base (SB) of a plan's allocation at each target (SP), beside constant slicing."""
+    rule = plan.rule()
+    if "base" not in type(rule).model_fields:
+        raise PlanError(f"The allocation '{plan.allocation}' has no base to sweep over: choose 'dynamic'.")
+    for what, values in (("bases (SB)", bases), ("targets (SP)", targets)):
+        if not values or len(set(values)) < len(values):
+            raise PlanError(f"A sweep needs distinct {what}, but got {list(values)}: name each once.")
+    fields = {name: getattr(plan, name) for name in Slicing.model_fields}
+    each = (Slicing(**{**fields, "settings": {**plan.settings, "base": value}}) for value in bases)
+    return Study(
+        **judged,
+        recipes=(constant_beside(plan, one_shot, repair), *(sliced(one, one_shot, repair) for one in each)),
+        budgets=tuple(Budget(amount=target) for target in targets),
+        seeds=(judged.get("seed", 0),),
+        view="map",
+    )
+
+
+def contest(
+    recipes: Sequence[Recipe],
+    target: float = 0.25,
+    *,
+    equal: Literal["parameters", "slice"] = "parameters",
+    seeds: Sequence[int] = (0, 1, 2),
+    **judged: Any,
+) -> Study:
+    """Set recipes against each other at the size that constant slicing at a target leaves, or at equal mean
+    slice (the published protocol).
+    """
+    measure = "like_constant" if equal == "parameters" else "mean_slice"
+    return Study(
+        **judged,
+        recipes=tuple(recipes),
+        budgets=(Budget(measure=measure, amount=target),),
+        seeds=tuple(seeds),
+        view="ranking",
+    )
+
+
+def leaderboard(
+    recipes: Sequence[Recipe],
+    sizes: Sequence[float] = (0.1, 0.2, 0.3),
+    *,
+    seeds: Sequence[int] = (0,),
+    **judged: Any,
+) -> Study:
+    """Set recipes against each other at several shares of the parameters that go."""
+    return Study(
+        **judged,
+        recipes=tuple(recipes),
+        budgets=tuple(Budget(measure="parameters", amount=size) for size in sizes),
+        seeds=tuple(seeds),
+        view="frontier",
+    )
+
+
+def recipes(*lines: str) -> tuple[Recipe, ...]:
+    """Read recipes of their lines (``PlanError``)."""
+    return tuple(map(Recipe.parse, lines))
+
+
+USUAL = (
+    "slice(constant)",
+    "slice(dynamic, base=0)",
+    "slice(dynamic)",
+    "slice(dynamic, leave-one-out, base=0)",
+    "slice(dynamic, slice-one, base=0)",
+    "slice(dynamic, discarded-energy, base=0)",
+    "slice(dynamic, heavy-tail, base=0)",
+    "slice(softmax, block-influence)",
+    "slice(band, heavy-tail)",
+    "slice(rising)",
+    "slice(falling)",
+    "slice(inverted, base=0)",
+    "slice(water-filling, slice-one)",
+    "slice(water-filling, discarded-energy)",
+    "slice(searched)",
+    "slice(random)",
+    *(f"slice(random, draw={draw})" for draw in range(1, 5)),
+    "slice(constant, repair=writers)",
+    "slice(dynamic, base=0, repair=writers)",
+    "slice(searched, repair=writers)",
+    "slice(constant, blocks_per_basis=3)",
+    "slice(dynamic, base=0, blocks_per_basis=3)",
+    "slice(constant, blocks_per_basis=3, repair=writers)",
+    "slice(dynamic, base=0, blocks_per_basis=3, repair=writers)",
+)
+"""Everyone of a contest: rules, scores, the search, five random baselines, repair, and shared bases."""
+
+
+def _removals() -> tuple[str, ...]:
+    """Every method of removal, with the settings of its variants."""
+    kinds = [kind for kind in STEPS.values() if issubclass(kind, Removal)]
+    lines = (f"{kind.name}({variant})" if variant else kind.name for kind in kinds for variant in kind.variants)
+    return tuple(Recipe.parse(line).line for line in lines)
+
+
+_SHARED = "slice(dynamic, base=0, blocks_per_basis=3, repair=writers)"
+BOARD = (
+    "slice(constant)",
+    "slice(dynamic, base=0)",
+    _SHARED,
+    *_removals(),
+    "llm-streamline(repair=linear)",
+    "sleb(repair=linear)",
+    "sleb(repair=last-writer)",
+    "llm-streamline(repair=train-block)",
+    "shortgpt(repair=writers)",
+    "llm-streamline(repair=writers)",
+    "sleb(repair=writers)",
+    f"llm-streamline(share=0.5) | {_SHARED}",
+    f"sleb(share=0.5) | {_SHARED}",
+)
+"""Everyone of a leaderboard: width, every method of removal, repairs, and half of each."""

@@ -1,0 +1,409 @@
+"""A study as far as it has come: what every recipe lost at every budget, beside the baseline, over all seeds.
+
+Reads runs, makes none.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import NamedTuple, get_args
+
+import numpy as np
+
+from analysis.evaluate import Difference, Perplexity, corrected, difference, paired, perplexity_of
+from slicing.budget import Budget
+from slicing.study.recipe import Kind, Recipe
+from slicing.study.results import Measurement, StudyResult
+from slicing.study.store import finished_trials
+from slicing.study.study import Study
+
+Known = dict[str, Measurement | None]
+"""What is known of trials, by their keys."""
+
+
+class Standing(NamedTuple):
+    """One recipe at one budget."""
+
+    recipe: Recipe
+    runs: tuple[Measurement, ...]
+    """One for each seed that ran."""
+    nats: float
+    """Mean loss above the dense model's, nats per token."""
+    spread: tuple[float, float]
+    """The least and the largest of that over the calibration seeds."""
+    gain: Difference | None
+    """Against the baseline with the same seeds, paired window by window; ``None`` for the baseline."""
+    share: float
+    """Excess loss, of the baseline's: 1 for the baseline, 0 for the dense model."""
+    other_nats: float | None
+    """The same three on the second text."""
+    other_gain: Difference | None
+    other_share: float | None
+
+    @property
+    def name(self) -> str:
+        """The line of its recipe."""
+        return self.recipe.line
+
+    @property
+    def perplexity(self) -> float:
+        """Exp of the mean loss over windows and seeds."""
+        return perplexity_of(float(np.mean([each.evaluation.nll for each in self.runs])))
+
+    @property
+    def other_perplexity(self) -> float | None:
+        """The same on the second text."""
+        found = [each.other.nll for each in self.runs if each.other]
+        return perplexity_of(float(np.mean(found))) if found else None
+
+    @property
+    def parameters(self) -> int:
+        """Of the first run; the others differ by a rounding step."""
+        return self.runs[0].parameters
+
+    @property
+    def seconds(self) -> float:
+        """Mean time to decide and to make the model, beside the profile."""
+        return float(
+            np.mean([(each.slicing_seconds or 0) + (each.deciding_seconds or 0) for each in self.runs])
+        )
+
+
+class Table(NamedTuple):
+    """All recipes at one budget, best first."""
+
+    study: Study
+    budget: Budget
+    dense: Measurement | None
+    standings: tuple[Standing, ...]
+    """Of the recipes that ran beside the baseline and the dense model."""
+
+    def standing(self, name: str) -> Standing | None:
+        """The standing of a recipe by its line."""
+        return next((each for each in self.standings if each.name == name), None)
+
+    @property
+    def baseline(self) -> Standing | None:
+        """The standing of what all others are measured by."""
+        return self.standing(self.study.baseline.line)
+
+    @property
+    def random(self) -> tuple[float, float] | None:
+        """The band of the random baselines: the least and the largest loss above dense, nats per token."""
+        drawn = [each.nats for each in self.standings if each.recipe.by_chance]
+        return (min(drawn), max(drawn)) if len(drawn) > 1 else None
+
+    @property
+    def best(self) -> Standing | None:
+        """The one that loses least."""
+        return self.standings[0] if self.standings else None
+
+    def best_of(self, kind: Kind | None = None) -> Standing | None:
+        """The one that loses least, of one kind where that is given; random baselines are passed over."""
+        return next((each for each in _rightful(self) if kind in (None, each.recipe.kind)), None)
+
+
+class Board(NamedTuple):
+    """A study: a table for each budget, whose verdicts are corrected together."""
+
+    study: Study
+    tables: tuple[Table, ...]
+    matched: tuple[Measurement | None, ...]
+    """The baseline once more, for each of ``Study.matches``."""
+    done: int
+    """Trials that are stored, of ``total``."""
+    total: int
+
+    @property
+    def dense(self) -> Measurement | None:
+        """The dense model."""
+        return self.tables[0].dense
+
+    def table(self, budget: Budget) -> Table:
+        """The table of this budget."""
+        return next(each for each in self.tables if each.budget == budget)
+
+    @property
+    def front(self) -> tuple[Standing, ...]:
+        """The ones that no other beats in both size and loss, largest first; random baselines are passed
+        over.
+        """
+        everyone = [each for table in self.tables for each in _rightful(table)]
+        # By the first seed, as a size is too.
+        unbeaten = pareto([(str(place), each.runs[0]) for place, each in enumerate(everyone)])
+        chosen = [each for place, each in enumerate(everyone) if str(place) in unbeaten]
+        return tuple(sorted(chosen, key=lambda each: -each.parameters))
+
+
+def read_board(study: Study, result: StudyResult | None = None) -> Board:
+    """Read a finished study, or what is stored of one that runs or was stopped."""
+    known = _known(study, result)
+    tables = tuple(_table(study, budget, known) for budget in study.budgets)
+    alone = [gain for table in tables for each in table.standings for gain in _gains(each) if gain]
+    told = iter(corrected(alone))
+
+    def correct(each: Standing) -> Standing:
+        gain, other = (gain and next(told) for gain in _gains(each))
+        return each._replace(gain=gain, other_gain=other)
+
+    matched = _known_matches(study, result, known)
+    return Board(
+        study=study,
+        tables=tuple(table._replace(standings=tuple(map(correct, table.standings))) for table in tables),
+        matched=matched,
+        done=sum(each is not None for each in (*known.values(), *matched)),
+        total=len(known) + len(matched),
+    )
+
+
+def _known(study: Study, result: StudyResult | None) -> Known:
+    trials = study.trials()
+    if result:
+        return {trial.key: each for trial, each in zip(trials, result.measurements, strict=True)}
+    return {key: each and each.measurement for key, each in finished_trials(trials).items()}
+
+
+def _known_matches(study: Study, result: StudyResult | None, known: Known) -> tuple[Measurement | None, ...]:
+    if result:
+        return result.matched
+    found: list[Measurement | None] = []
+    for trial in study.matches():
+        beside = known[trial.key]
+        match = study.matched_trial(trial, beside.parameters) if beside else None
+        each = finished_trials((match,))[match.key] if match else None
+        found.append(each and each.measurement)
+    return tuple(found)
+
+
+def _gains(each: Standing) -> tuple[Difference | None, Difference | None]:
+    return each.gain, each.other_gain
+
+
+def _table(study: Study, budget: Budget, known: Known) -> Table:
+    dense = known[study.dense().key]
+
+    def ran(recipe: Recipe) -> dict[int, Measurement]:
+        found = {}
+        for seed in study.seeds_of(recipe):
+            trial = study.trial(recipe, budget, seed)
+            if trial and (each := known[trial.key]):
+                found[seed] = each
+        return found
+
+    baseline = ran(study.baseline)
+    standings = [
+        _standing(study, recipe, ran(recipe), baseline, dense)
+        for recipe in study.recipes
+        if dense and any(seed in baseline for seed in ran(recipe))
+    ]
+    ordered = tuple(sorted(standings, key=lambda each: each.nats))
+    return Table(study=study, budget=budget, dense=dense, standings=ordered)
+
+
+def _standing(
+    study: Study,
+    recipe: Recipe,
+    runs: dict[int, Measurement],
+    baseline: dict[int, Measurement],
+    dense: Measurement,
+) -> Standing:
+    seeds = [seed for seed in runs if seed in baseline]
+    ours, theirs = [runs[seed] for seed in seeds], [baseline[seed] for seed in seeds]
+    names = study.baseline.line, recipe.line
+    main = _against(
+        names, [each.evaluation for each in ours], [each.evaluation for each in theirs], dense.evaluation
+    )
+    other = None
+    if dense.other:
+        found = [(mine.other, its.other) for mine, its in zip(ours, theirs, strict=True)]
+        pairs = [(mine, its) for mine, its in found if mine and its]
+        other = _against(names, [mine for mine, _ in pairs], [its for _, its in pairs], dense.other)
+    return Standing(
+        recipe=recipe,
+        runs=tuple(ours),
+        nats=main.nats,
+        spread=main.spread,
+        gain=main.gain,
+        share=main.share,
+        other_nats=other and other.nats,
+        other_gain=other and other.gain,
+        other_share=other and other.share,
+    )
+
+
+class _Against(NamedTuple):
+    nats: float
+    spread: tuple[float, float]
+    gain: Difference | None
+    share: float
+
+
+def _against(
+    names: tuple[str, str], ours: list[Perplexity], theirs: list[Perplexity], dense: Perplexity
+) -> _Against:
+    floor = float(np.mean(dense.nll))
+    losses = [float(np.mean(each.nll)) - floor for each in ours]
+    nats, reference = float(np.mean(losses)), float(np.mean([np.mean(each.nll) for each in theirs])) - floor
+    gain = None
+    if names[0] != names[1]:
+        # Windows are what the interval is over; seeds are averaged within each.
+        mean = np.mean([each.nll for each in ours], axis=0) - np.mean([each.nll for each in theirs], axis=0)
+        gain = paired(*names, mean)
+    return _Against(nats, (min(losses), max(losses)), gain, nats / reference if reference > 0 else 1.0)
+
+
+# Views of a board
+
+
+class Cell(NamedTuple):
+    """One base and target of a map."""
+
+    base: float
+    recipe: Recipe
+    budget: Budget
+    constant: bool
+    """Whether the base reaches the target: constant slicing, by definition."""
+    standing: Standing | None
+    """``None`` where nothing ran yet, or nothing has to."""
+
+
+class Map(NamedTuple):
+    """Bases (SB) by targets (SP), target by target."""
+
+    bases: tuple[float, ...]
+    budgets: tuple[Budget, ...]
+    cells: tuple[Cell, ...]
+
+    def cell(self, base: float, budget: Budget) -> Cell:
+        """The cell of this base and target."""
+        return next(each for each in self.cells if (each.base, each.budget) == (base, budget))
+
+
+def read_map(board: Board) -> Map | None:
+    """Look at a board as a map; ``None`` where its recipes do not differ in the base alone."""
+    bases = {recipe: base for recipe in board.study.recipes[1:] if (base := _base(recipe)) is not None}
+    if not bases or len(bases) != len(board.study.recipes) - 1 or len(set(bases.values())) != len(bases):
+        return None
+    cells = [
+        Cell(
+            base=base,
+            recipe=recipe,
+            budget=table.budget,
+            constant=recipe.is_constant_at(table.budget),
+            standing=table.standing(recipe.line),
+        )
+        for table in board.tables
+        for recipe, base in bases.items()
+    ]
+    return Map(tuple(bases.values()), tuple(table.budget for table in board.tables), tuple(cells))
+
+
+def _base(recipe: Recipe) -> float | None:
+    """The base of a recipe that slices by a rule that has one."""
+    rule = getattr(recipe.steps[0], "rule", None) if len(recipe.steps) == 1 else None
+    return getattr(rule(), "base", None) if rule else None
+
+
+class Rival(NamedTuple):
+    """The best of another kind at a budget, beside the best of all."""
+
+    kind: Kind
+    standing: Standing
+    gap: Difference
+    """How much more it loses than the winner."""
+
+
+def rivals(board: Board) -> tuple[tuple[Rival, ...], ...]:
+    """Find the rivals of every budget's winner.
+
+    Winner and rivals are chosen by the numbers that are then compared, so their verdicts are corrected for
+    all pairs of recipes that the choice was made from, at all budgets.
+    """
+    pairs = [
+        (place, rival, winner)
+        for place, table in enumerate(board.tables)
+        for winner, rival in itertools.combinations(_rightful(table), 2)  # best first
+    ]
+    told = corrected([beside(rival, winner) for _, rival, winner in pairs])
+    gaps = {
+        (place, rival.name, winner.name): gap for (place, rival, winner), gap in zip(pairs, told, strict=True)
+    }
+    return tuple(
+        tuple(
+            Rival(kind, rival, gaps[place, rival.name, winner.name])
+            for kind in get_args(Kind)
+            if (winner := table.best_of()) and kind != winner.recipe.kind and (rival := table.best_of(kind))
+        )
+        for place, table in enumerate(board.tables)
+    )
+
+
+def beside(one: Standing, other: Standing) -> Difference:
+    """How much more one loses than the other, on the windows of the first text, averaged over the seeds that
+    both ran with.
+    """
+    both = min(len(one.runs), len(other.runs))  # seeds are run in their order
+    ours, theirs = (
+        np.mean([each.evaluation.nll for each in side.runs[:both]], axis=0) for side in (one, other)
+    )
+    return paired(other.name, one.name, ours - theirs)
+
+
+def pareto(measured: Sequence[tuple[str, Measurement]]) -> list[str]:
+    """The names of those that nobody beats in both parameters and perplexity, by size."""
+    front: list[str] = []
+    best = float("inf")
+    for name, each in sorted(measured, key=lambda pair: (pair[1].parameters, pair[1].evaluation.perplexity)):
+        if each.evaluation.perplexity < best:
+            best = each.evaluation.perplexity
+            front.append(name)
+    return front
+
+
+def _rightful(table: Table) -> list[Standing]:
+    return [each for each in table.standings if not each.recipe.control]
+
+
+class Comparison(NamedTuple):
+    """A study of one plan beside constant slicing, at one target, from near."""
+
+    study: Study
+    result: StudyResult
+    planned: str
+    """The name of what the plan makes."""
+    measured: dict[str, Measurement]
+    """``dense``, ``constant``, the planned one by its name, and ``constant-matched``."""
+    differences: tuple[Difference, ...]
+    """The paired differences, whose p-values are corrected for their number."""
+
+    def difference(self, baseline: str, contender: str) -> Difference:
+        """The paired difference between two models."""
+        return next(d for d in self.differences if (d.baseline, d.contender) == (baseline, contender))
+
+
+def read_comparison(study: Study, result: StudyResult) -> Comparison:
+    """Look at a finished study from near: the dense model, the baseline, and the recipe after it."""
+    dense, *measured = result.measurements
+    constant = measured[0]
+    contender = measured[1] if len(measured) > 1 else constant  # where the plan is constant slicing
+    planned = study.recipes[-1].short if len(study.recipes) > 1 else "constant"
+    again = result.matched[0] if result.matched else constant
+    matched = again.model_copy(update={"name": "constant-matched", "title": "Constant, equal parameters"})
+    found = {
+        "dense": dense,
+        "constant": constant.model_copy(update={"name": "constant", "title": "Constant"}),
+        planned: contender.model_copy(update={"name": planned, "title": study.recipes[-1].short_title}),
+        "constant-matched": matched,
+    }
+    if planned == "constant":
+        found["constant"] = constant.model_copy(update={"name": "constant", "title": "Constant"})
+    pairs = (
+        ("dense", "constant"),
+        ("dense", planned),
+        ("constant", planned),
+        ("constant-matched", planned),
+    )
+    known = list(dict.fromkeys((one, two) for one, two in pairs if one != two))
+    told = [difference(one, found[one].evaluation, two, found[two].evaluation) for one, two in known]
+    return Comparison(study, result, planned, found, corrected(told))
