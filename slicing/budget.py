@@ -16,10 +16,10 @@ from analysis.values import Value
 from slicing.allocation import check_fraction
 
 Measure = Literal["mean_slice", "like_constant", "parameters", "blocks", "size"]
-"""``mean_slice``: the mean slice fraction over blocks, SP (the published protocol). ``like_constant``: as many
-parameters as constant slicing at that SP leaves. ``parameters``: the share of the parameters that goes, to the
-nearest whole block, which is what removal can reach. ``blocks``: so many blocks go. ``size``: exactly so many
-parameters stay."""
+"""``mean_slice``: the mean slice fraction over blocks, SP (the published protocol). ``like_constant``: as
+many parameters as constant slicing at that SP leaves. ``parameters``: the share of the parameters that goes,
+to the nearest whole block, which is what removal can reach. ``blocks``: so many blocks go. ``size``: exactly
+so many parameters stay."""
 MEASURES: tuple[Measure, ...] = ("mean_slice", "like_constant", "parameters", "blocks", "size")
 
 

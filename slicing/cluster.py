@@ -1,6 +1,6 @@
 """Trials on a Ray cluster: one worker per slot, each with the model opened once.
 
-This is the one place that calls Ray, which is an optional dependency. Recipes and runs travel as JSON; no
+This is the one place that calls Ray, which is an optional dependency. Requests and runs travel as JSON; no
 model and no tensor does. Every machine of the cluster has slicescope installed, and finds the model and the
 texts under the same names. Knows nothing about what a trial does, nor about where its run is kept.
 """
@@ -24,17 +24,18 @@ import analysis.errors
 from analysis.errors import OutOfMemoryError, SlicescopeError, one_line
 from analysis.source import ModelSource
 from analysis.values import Progress
-from slicing.bench import Executor, Opener, Trials
 from slicing.names import check_names
-from slicing.runs import Run, TrialRecipe
 from slicing.store import open_model
+from slicing.study.requests import Trial
+from slicing.study.results import Run
+from slicing.study.run import Executor, Opener, Trials
 
 ATTEMPTS = 3
 """How often a trial is given out, at most, when its workers die."""
 _LOOK = 0.5
 """Seconds after which progress is told again, so that a job can be cancelled while all workers are busy."""
 _OBJECTS = 128 * 2**20
-"""Bytes that a local cluster keeps objects in: ours are the JSON of recipes and runs."""
+"""Bytes that a local cluster keeps objects in: ours are the JSON of requests and runs."""
 _START = "start"
 """What the deaths of workers are counted under that had no trial yet."""
 
@@ -58,10 +59,8 @@ def on_ray(address: str | None, opener: Opener = open_model, workers: int | None
         raise SlicescopeError(str(error)) from None
     ray = _ray()
 
-    def carry_out(
-        recipes: Sequence[TrialRecipe], hand_over: Callable[[Run], None], progress: Progress
-    ) -> None:
-        trials = list({recipe.key: recipe for recipe in recipes}.values())
+    def carry_out(asked: Sequence[Trial], hand_over: Callable[[Run], None], progress: Progress) -> None:
+        trials = list({trial.key: trial for trial in asked}.values())
         if not trials:
             return
         progress("Trials", 0, len(trials))
@@ -145,8 +144,8 @@ class _Member:
 
     def __init__(self, actor: Any) -> None:
         self.actor = actor
-        self.bench: str | None = None
-        """Of its last trial."""
+        self.view: str | None = None
+        """The key of the view of its last trial."""
         self.searches: set[str] = set()
         """Plans it has searched shares for."""
 
@@ -154,11 +153,11 @@ class _Member:
 class _Crew:
     """The workers, what each is at, and the trials that wait for one."""
 
-    def __init__(self, ray: Any, opener: Opener, slots: Slots, trials: Sequence[TrialRecipe]) -> None:
+    def __init__(self, ray: Any, opener: Opener, slots: Slots, trials: Sequence[Trial]) -> None:
         self.ray, self.slots = ray, slots
         self.waiting, self.total = list(trials), len(trials)
         self.members: list[_Member] = []
-        self.at: dict[Any, tuple[_Member, TrialRecipe | None]] = {}
+        self.at: dict[Any, tuple[_Member, Trial | None]] = {}
         """By what is awaited of a worker: its trial, or ``None`` while it starts."""
         self.deaths: Counter[str] = Counter()
         # Never restarted by Ray: whether a trial is given out again is decided here, and counted.
@@ -209,7 +208,7 @@ class _Crew:
         with suppress(Exception):  # it may be gone, and the cluster with it
             self.ray.kill(member.actor)
 
-    def _replace(self, member: _Member, trial: TrialRecipe | None, error: Any) -> None:
+    def _replace(self, member: _Member, trial: Trial | None, error: Any) -> None:
         """Put a new worker in the place of one that died, and its trial first in the queue."""
         self.members.remove(member)
         self._end(member)  # it may be unreachable only
@@ -236,42 +235,41 @@ class _Crew:
         for member in self.members:
             if member not in busy and (trial := self._next(member)):
                 self.waiting.remove(trial)
-                member.bench = trial.bench_key
+                member.view = trial.view_key
                 if search := _search(trial):
                     member.searches.add(search)
                 self.at[member.actor.make.remote(trial.to_json())] = member, trial
 
-    def _next(self, member: _Member) -> TrialRecipe | None:
-        """The trial for a free worker: of the bench it has, else of one that no other has, else the first.
+    def _next(self, member: _Member) -> Trial | None:
+        """The trial for a free worker: of the view it has, else of one that no other has, else the first.
 
         A search is left to the worker that has made it or is at it: the others would make it once more.
         """
         others = [each for each in self.members if each is not member]
         searched = {search for each in others for search in each.searches}
         fitting = [trial for trial in self.waiting if _search(trial) not in searched]
-        benches = {each.bench for each in others}
+        views = {each.view for each in others}
 
-        def rank(trial: TrialRecipe) -> int:
-            bench = trial.bench_key
-            return 0 if bench == member.bench else 1 if bench not in benches else 2
+        def rank(trial: Trial) -> int:
+            view = trial.view_key
+            return 0 if view == member.view else 1 if view not in views else 2
 
         return min(fitting, key=rank, default=None)  # of equals the first
 
 
-def _search(trial: TrialRecipe) -> str | None:
+def _search(trial: Trial) -> str | None:
     """The same for trials that share a search, or ``None``."""
-    plan = trial.plan
-    return plan.key if plan and plan.allocation == "searched" and "shares" not in plan.settings else None
+    budget = trial.budget
+    keys = (budget and step.search_key(budget) for step in trial.recipe.steps)
+    return next((key for key in keys if key), None)
 
 
-def _label(trial: TrialRecipe) -> str:
-    if trial.removal:
-        return f"of '{trial.removal.method}' with {trial.fewer:.0%} fewer parameters"
-    return f"'{trial.plan.allocation}' at {trial.plan.target:.0%}" if trial.plan else "of the dense model"
+def _label(trial: Trial) -> str:
+    return f"'{trial.recipe.line}' at {trial.budget.title}" if trial.budget else "of the dense model"
 
 
 class _Worker:
-    """What runs in a worker's process: it takes the JSON of a recipe, and gives that of a run or an error."""
+    """What runs in a worker's process: it takes the JSON of a trial, and gives that of a run or an error."""
 
     def __init__(self, opener: Opener, threads: int, node: str, home: str | None, gpus: int = 0) -> None:
         torch.set_num_threads(threads)
@@ -286,8 +284,8 @@ class _Worker:
     def make(self, text: str) -> tuple[str | None, str]:
         """The name of an error of ours and its sentence, or ``None`` and the run."""
         try:
-            recipe = TrialRecipe.from_json(text, "The trial")
-            return None, self._trials_on(recipe.model).make(recipe).to_json()
+            trial = Trial.from_json(text, "The trial")
+            return None, self._trials_on(trial.model).make(trial).to_json()
         except SlicescopeError as error:
             ours = next(kind for kind in type(error).__mro__ if kind.__module__ == analysis.errors.__name__)
             return ours.__name__, str(error)

@@ -28,7 +28,7 @@ from analysis.storage import (
     write_whole,
 )
 from analysis.values import Value
-from slicing.runs import Run
+from slicing.study.results import Run
 from slicing.study.sound import require_fitting, require_plain
 from slicing.study.store import (
     DETAILS_FILE,
@@ -193,8 +193,8 @@ def bring_in(content: bytes, origin: str) -> Run:
 
 def _is_stored(run: Run) -> bool:
     """Whether this very run is stored here: another one of the same key was made at another time."""
-    key = run.recipe.key
-    return any(each.recipe_key == key and each.created == run.created for each in summaries()[0])
+    key = run.request.key
+    return any(each.request_key == key and each.created == run.created for each in summaries()[0])
 
 
 def _folder(key: str) -> Path:

@@ -56,7 +56,8 @@ class Slicing(Value):
         rule = self.rule()
         said = {name: getattr(rule, name) for name in self.settings}
         usual = {name: field.get_default() for name, field in type(rule).model_fields.items()}
-        self.__dict__["settings"] = {name: value for name, value in said.items() if value != usual[name]}
+        kept = {name: value for name, value in said.items() if value != usual[name]}
+        object.__setattr__(self, "settings", kept)
         if not 0.0 < self.max_fraction < 1.0:
             raise PlanError(f"The largest fraction must lie between 0 and 1, but is {self.max_fraction:g}.")
         if self.rounding < 1:

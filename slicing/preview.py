@@ -21,17 +21,16 @@ from analysis.source import OpenModel
 from analysis.storage import runs_folder
 from analysis.texts import TextSource, token_windows
 from analysis.values import Progress, Value, no_progress
-from slicing.bench import Opener
 from slicing.memory import preview_need
 from slicing.plan import Plan
-from slicing.runs import ProfileResult
 from slicing.schedule import SlicingSchedule
 from slicing.slicer import recut, refuse_unless_invariant
 from slicing.store import open_model
+from slicing.study.run import Opener
 from slicing.study.store import BASES_FILE, find_run
 
 
-class PreviewRecipe(Value):
+class PreviewRequest(Value):
     """A plan on the bases of a stored profile run."""
 
     kind: Literal["preview"] = "preview"
@@ -68,22 +67,22 @@ class Previewer:
         self._measured: dict[SlicingSchedule | None, tuple[Perplexity, float]] = {}
 
     def preview(
-        self, recipe: PreviewRecipe, progress: Progress = no_progress, opener: Opener = open_model
+        self, request: PreviewRequest, progress: Progress = no_progress, opener: Opener = open_model
     ) -> Preview:
         """Measure the plan; the first preview of a run also reads its bases and measures the dense model.
 
         Raises ``StorageError`` when the run kept no bases, and what re-cutting and evaluating raise.
         """
-        run = find_run(recipe.run)
-        if not isinstance(run.result, ProfileResult) or not run.result.bases:
+        run = find_run(request.run)
+        if run.result.kind != "profile" or not run.result.bases:
             raise StorageError(
                 f"The run {run.key} kept no bases: profile the model again with bases to preview plans."
             )
-        opened = opener(run.recipe.model)
+        opened = opener(run.request.model)
         shape, result = read_shape(opened.model), run.result
-        redundancy = result.profile.redundancy(recipe.plan.score, recipe.plan.first_token)
-        planned, constant = recipe.plan.schedule(redundancy, shape), recipe.plan.constant(shape)
-        about = (run.key, recipe.evaluation, recipe.windows, recipe.window_length)
+        redundancy = result.profile.redundancy(request.plan.score, request.plan.first_token)
+        planned, constant = request.plan.schedule(redundancy, shape), request.plan.constant(shape)
+        about = (run.key, request.evaluation, request.windows, request.window_length)
         if self._about != about:
             self.forget()
             size = opened.model.dtype.itemsize
@@ -91,17 +90,17 @@ class Previewer:
                 refuse_unless_it_fits("Previewing", opened.model, preview_need(shape, each, size))
             self._bases = Bases.load(runs_folder() / run.key / BASES_FILE, opened.model.device)
             self._windows = token_windows(
-                recipe.evaluation, opened.tokenizer, recipe.window_length, recipe.windows
+                request.evaluation, opened.tokenizer, request.window_length, request.windows
             )
             refuse_unless_invariant(opened.model)  # once per model, and not a part of what a preview takes
-            self._precision = safe_precision(run.recipe.model, self._windows, opened.model)
+            self._precision = safe_precision(run.request.model, self._windows, opened.model)
             self._about = about
         dense, _ = self._measure(opened, None, progress)
         ours, seconds = self._measure(opened, planned, progress)
         theirs = gain = None
-        if recipe.against:
+        if request.against:
             theirs, _ = self._measure(opened, constant, progress)
-            gain = difference("constant", theirs, recipe.plan.allocation, ours)
+            gain = difference("constant", theirs, request.plan.allocation, ours)
         return Preview(dense=dense, planned=ours, constant=theirs, gain=gain, seconds=seconds)
 
     def forget(self) -> None:

@@ -10,8 +10,7 @@ from abc import abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeVar
 
-from pydantic import ValidationError, model_serializer, model_validator
-from pydantic.functional_serializers import SerializerFunctionWrapHandler
+from pydantic import SerializerFunctionWrapHandler, ValidationError, model_serializer, model_validator
 
 from analysis.errors import PlanError, unknown_name
 from analysis.values import Value, first_fault
@@ -197,6 +196,17 @@ class Step(Value):
     def check(self, view: ModelView, budget: Budget) -> None:
         """Refuse what this model, or this budget, cannot give, before any work (``PlanError``)."""
 
+    def refuse_unless_it_fits(self, view: ModelView, budget: Budget) -> None:
+        """Raise ``OutOfMemoryError`` where it would run out of memory, if it is the only step."""
+
+    def search_key(self, budget: Budget) -> str | None:
+        """The same for steps that share a search; ``None`` where nothing is to be searched."""
+        return None
+
+    def preview(self) -> Self:
+        """A quick form of it, whose loss tells about that of its own."""
+        return self
+
     @abstractmethod
     def cost(self, tokens: int, window_length: int) -> Cost:
         """What it takes, with so many calibration ``tokens``: for a time left that is honest."""
@@ -244,4 +254,3 @@ def read_step(data: Any) -> Any:
 def repair_title(name: str) -> str:
     """The name of a repair in words."""
     return find_repair(name).title if name in REPAIRS else name
-

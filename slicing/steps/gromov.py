@@ -22,7 +22,9 @@ class Gromov(Removal):
     title = "Span of least angle (Unreasonable Ineffectiveness)"
     source = "Gromov et al., The Unreasonable Ineffectiveness of the Deeper Layers, ICLR 2025"
     cite = "gromov2025unreasonable"
-    known_issue = "Published together with fine-tuning, which is not done here; it looks at one token of each text."
+    known_issue = (
+        "Published together with fine-tuning, which is not done here; it looks at one token of each text."
+    )
 
     def layout(self, view: ModelView, count: int) -> Layout:
         """The first of the best spans."""

@@ -42,7 +42,9 @@ class Merging(Removal):
 
     def merged(self, view: ModelView, threshold: float, count: int) -> Layout:
         """The layout at a threshold, with ``count`` blocks fewer at most."""
-        return self.search(view.block_count, count, lambda tried: view.similarity(tried, self.windows) > threshold)
+        return self.search(
+            view.block_count, count, lambda tried: view.similarity(tried, self.windows) > threshold
+        )
 
     def most(self, blocks: int) -> int:
         """What is gone where every merge is accepted."""

@@ -47,8 +47,8 @@ class Removal(Step):
     def _check_removal(self) -> Self:
         if self.slices and self.repair != "none":
             raise PlanError(
-                "Where the rest is sliced, its repair closes the gaps as well: give 'repair=writers' to 'slice' "
-                f"instead of 'repair={self.repair}' to '{self.name}'."
+                "Where the rest is sliced, its repair closes the gaps as well: give 'repair=writers' to "
+                f"'slice' instead of 'repair={self.repair}' to '{self.name}'."
             )
         return self
 
@@ -99,8 +99,9 @@ class Removal(Step):
         """The budget counts whole blocks."""
         if budget.measure not in ("blocks", "parameters"):
             raise PlanError(
-                f"'{self.name}' removes whole blocks, which the budget '{budget.line}' does not count: choose "
-                "a share of the parameters, such as 'parameters=0.2', or a number of blocks, such as 'blocks=4'."
+                f"'{self.name}' removes whole blocks, which the budget '{budget.line}' does not count: "
+                "choose a share of the parameters, such as 'parameters=0.2', or a number of blocks, such as "
+                "'blocks=4'."
             )
 
     def in_form(self, form: Slicing, one_shot: bool | None, windows: int | None) -> Self:
@@ -160,4 +161,3 @@ class Removal(Step):
 def without_span(view: ModelView, first: int, count: int) -> Layout:
     """All blocks but ``count`` from ``first`` on."""
     return Layout.without(view.block_count, range(first, first + count))
-

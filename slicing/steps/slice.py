@@ -10,18 +10,21 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from pydantic import ConfigDict, Field, model_validator
 
+from analysis.bases import BasesCollector
 from analysis.device import PeakMemory, synchronise
 from analysis.errors import PlanError, unknown_name
+from analysis.needs import refuse_unless_it_fits
 from analysis.scores import find_score
 from slicing.allocation import find_allocation
 from slicing.budget import Budget
 from slicing.calibration import Fit
 from slicing.depth.layout import Layout
+from slicing.memory import preview_need
 from slicing.plan import Plan, Slicing
 from slicing.repair import held_out
 from slicing.repairs.writers import followed
 from slicing.schedule import SlicingSchedule, constant_at_parameters
-from slicing.slicer import recut, slice_model
+from slicing.slicer import recut, refuse_unless_slicing_fits, slice_model
 from slicing.steps.base import Cost, Made, Step, step
 
 if TYPE_CHECKING:
@@ -134,7 +137,9 @@ class Slice(Slicing, Step):
             find_score(rest["score"])
         for name, value in own.items():
             if not isinstance(value, float | int | tuple) or isinstance(value, bool):
-                raise PlanError(f"The setting '{name}' of '{kind.name}' must be a finite number; got '{value}'.")
+                raise PlanError(
+                    f"The setting '{name}' of '{kind.name}' must be a finite number; got '{value}'."
+                )
         return cls.read({**rest, "settings": own})
 
     def plan_at(self, budget: Budget) -> Plan:
@@ -179,6 +184,24 @@ class Slice(Slicing, Step):
         view.check_curves(plan)
         if self.repair != "none":
             held_out(len(view.windows))
+
+    def refuse_unless_it_fits(self, view: ModelView, budget: Budget) -> None:
+        """Constant slicing stands for the plan, which is not known yet."""
+        constant, model = self.plan_at(budget).constant(view.shape), view.model
+        if not self.one_shot:
+            refuse_unless_slicing_fits(model, constant, view.windows, self.repair != "none")
+            return
+        BasesCollector(model).refuse_unless_they_fit(view.windows)
+        refuse_unless_it_fits("Previewing", model, preview_need(view.shape, constant, model.dtype.itemsize))
+
+    def search_key(self, budget: Budget) -> str | None:
+        """That of the plan whose shares are searched."""
+        searched = self.allocation == "searched" and "shares" not in self.settings
+        return self.plan_at(budget).key if searched else None
+
+    def preview(self) -> Self:
+        """By one-shot bases, and not repaired."""
+        return type(self)(**{**dict(self), "one_shot": True, "repair": "none"})
 
     def cost(self, tokens: int, window_length: int) -> Cost:
         """Two passes, or nine with repair; by one-shot bases the products with the weights alone."""

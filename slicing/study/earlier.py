@@ -31,7 +31,7 @@ _CALIBRATED = ("model", "calibration", "calibration_windows", "profile_windows",
 _JUDGED = (
     *_CALIBRATED,
     *("evaluation", "evaluation_windows", "other", "prompt", "new_tokens", "speed_rounds"),
-    *("tasks", "task_limit", "task_folder", "lens"),
+    *("tasks", "task_limit", "task_folder"),
 )
 Plain = dict[str, Any]
 
@@ -64,7 +64,7 @@ def read_request(data: Any) -> Any:
         "contest": _contest,
         "leaderboard": _leaderboard,
     }
-    kind = data.get("kind")
+    kind = str(data.get("kind"))
     known = kind in readers and "recipe" not in data and "recipes" not in data
     return readers[kind](data) if known else data
 
@@ -109,8 +109,9 @@ def _comparison(old: Plain) -> Plain:
     recipes = [constant] if _same(constant, planned) else [constant, planned]
     return {
         "kind": "study",
-        **{"new_tokens": 40, "speed_rounds": 5},
-        **_some(old, _JUDGED),
+        "new_tokens": 40,
+        "speed_rounds": 5,
+        **_some(old, (*_JUDGED, "lens")),
         "recipes": [{"steps": [step]} for step in recipes],
         "budgets": [{"measure": "mean_slice", "amount": plan.get("target", 0.25)}],
         "seeds": [old.get("seed", 0)],
@@ -172,7 +173,7 @@ def _entries(old: Plain, plan: Plain) -> list[Plain]:
         if not steps or steps[0]["share"] != 1.0:
             settings = _dict(each.get("settings"))
             if each.get("allocation") == "searched":  # one search served all seeds
-                settings = {"draw": list(old.get("seeds", (0,)))[0], **settings}
+                settings = {"draw": next(iter(old.get("seeds", (0,)))), **settings}
             asked = {"allocation": "constant", **asked, "settings": settings}
             steps.append(_slice(asked, {**old, "repair": each.get("repair", False)}))
         found.append({"steps": steps})
@@ -189,15 +190,19 @@ def _baseline_first(request: Plain, result: Plain) -> tuple[Plain, Plain]:
     study = before.model_copy(update={"recipes": tuple(recipes)})
     keys = [trial.key for trial in before.trials()]
     if isinstance(rest["measurements"], list | tuple) and len(rest["measurements"]) >= len(keys):
-        known = dict(zip(keys, rest["measurements"], strict=False))  # of a plan that was constant, one too many
+        known = dict(
+            zip(keys, rest["measurements"], strict=False)
+        )  # of a plan that was constant, one too many
         rest["measurements"] = [known[trial.key] for trial in study.trials()]
         rest["matched"] = rest["matched"] if study.matches() else []
     return study.model_dump(mode="json"), {**result, **rest}
 
 
 def _is_baseline(recipe: Recipe) -> bool:
-    return recipe.line.split(",")[0] in ("slice(constant", "slice(constant)") and recipe.repaired == "none" and (
-        "blocks_per_basis" not in recipe.line
+    return (
+        recipe.line.split(",")[0] in ("slice(constant", "slice(constant)")
+        and recipe.repaired == "none"
+        and ("blocks_per_basis" not in recipe.line)
     )
 
 
@@ -274,7 +279,16 @@ def _measurements(old: Plain) -> Plain:
 
 def _compressed(old: Plain) -> Plain:
     """One form for what slicing and removal made."""
-    names = ("profile", "shape", "not_sliceable", "schedule", "layout", "parameters", "dense_parameters", "plain")
+    names = (
+        "profile",
+        "shape",
+        "not_sliceable",
+        "schedule",
+        "layout",
+        "parameters",
+        "dense_parameters",
+        "plain",
+    )
     more = ("discarded", "repair", "deciding_seconds", "seconds", "peak_memory", "calibration", "dense")
     found = {"kind": "compress", **_some(old, (*names, *more))}
     smaller = old.get("sliced") if old["kind"] == "slice" else old.get("reduced")

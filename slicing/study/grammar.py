@@ -1,4 +1,4 @@
-"""The one line that a person writes a recipe in: ``sleb(share=0.5) | slice(dynamic, base=0, repair=writers)``.
+"""The one line that a person writes a recipe in: ``sleb(share=0.5) | slice(dynamic, base=0)``.
 
 Steps are joined by ``|``. A step has a name and, in brackets, settings; names may have hyphens. Values are
 numbers, names, ``true`` and ``false``, and tuples of numbers. Python's own parser reads it, so that an error
@@ -12,7 +12,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from analysis.errors import PlanError, unknown_name
+from analysis.errors import PlanError, SlicescopeError, unknown_name
 from analysis.numbers import as_briefly
 from slicing.steps import STEPS, Step
 
@@ -80,7 +80,9 @@ def _parts(line: str, node: ast.expr) -> list[ast.expr]:
 def _step(line: str, node: ast.expr) -> Step:
     name, call = (node.func, node) if isinstance(node, ast.Call) else (node, None)
     if not isinstance(name, ast.Name):
-        raise _wrong(line, _column(line, node), "is no step: write its name, as in 'sleb' or 'slice(dynamic)'")
+        raise _wrong(
+            line, _column(line, node), "is no step: write its name, as in 'sleb' or 'slice(dynamic)'"
+        )
     known = _hyphened(name.id)
     if known not in STEPS:
         raise _wrong(line, _column(line, name), _lower(unknown_name("step", known, STEPS)))
@@ -89,17 +91,21 @@ def _step(line: str, node: ast.expr) -> Step:
     if call:
         if len(call.args) > len(kind.positional):
             extra = call.args[len(kind.positional)]
-            raise _wrong(line, _column(line, extra), f"needs a name, as in 'share=0.5', to be a setting of '{known}'")
+            raise _wrong(
+                line, _column(line, extra), f"needs a name, as in 'share=0.5', to be a setting of '{known}'"
+            )
         for setting, value in zip(kind.positional, call.args, strict=False):
             said[setting] = _read(line, value)
         for keyword in call.keywords:
             setting = keyword.arg or ""
             if not setting or setting in said:
-                raise _wrong(line, _column(line, keyword.value), f"sets '{setting}' of '{known}' twice: name it once")
+                raise _wrong(
+                    line, _column(line, keyword.value), f"sets '{setting}' of '{known}' twice: name it once"
+                )
             said[setting] = _read(line, keyword.value)
     try:
         return kind.from_said(said)
-    except PlanError as error:
+    except SlicescopeError as error:
         raise _wrong(line, _column(line, node), _lower(str(error))) from None
 
 
@@ -107,7 +113,11 @@ def _read(line: str, node: ast.expr) -> Any:
     sign = 1
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub | ast.UAdd):
         sign, node = (-1 if isinstance(node.op, ast.USub) else 1), node.operand
-    if isinstance(node, ast.Constant) and isinstance(node.value, int | float) and not isinstance(node.value, bool):
+    if (
+        isinstance(node, ast.Constant)
+        and isinstance(node.value, int | float)
+        and not isinstance(node.value, bool)
+    ):
         value = float(node.value) if abs(node.value) < 2**63 else float("inf")
         if value in (float("inf"), float("-inf")) or value != value:
             raise _wrong(line, _column(line, node), "is no finite number")

@@ -19,7 +19,7 @@ Kind = Literal["width", "depth", "both"]
 
 
 class Recipe(Value):
-    """Steps, one after the other. Line, TOML and JSON say the same; checked when it is made: ``PlanError``."""
+    """Steps, one after the other; a line and JSON say the same. Checked when it is made: ``PlanError``."""
 
     steps: tuple[SerializeAsAny[Step], ...] = ()
 
@@ -43,8 +43,8 @@ class Recipe(Value):
                 )
             if first.share == 1.0:
                 raise PlanError(
-                    f"'{first.name}' leaves nothing to '{then.name}': say how much of what goes it takes, as in "
-                    f"'{first.name}(share=0.5) | {then.name}'."
+                    f"'{first.name}' leaves nothing to '{then.name}': say how much of what goes it takes, as "
+                    f"in '{first.name}(share=0.5) | {then.name}'."
                 )
         if self.steps and (last := self.steps[-1]).share != 1.0:
             raise PlanError(
@@ -52,6 +52,9 @@ class Recipe(Value):
                 "'| slice(...)'."
             )
         return self
+
+    def __hash__(self) -> int:
+        return hash(self.line)
 
     @classmethod
     def parse(cls, line: str) -> Self:
@@ -123,4 +126,3 @@ class Recipe(Value):
     def fits(self) -> set[Fit]:
         """Name the things that it fits to the calibration text."""
         return {fit for step in self.steps for fit in step.fits()}
-

@@ -167,7 +167,7 @@ class Calibrated(Request):
 
 
 def drawn_for(windows: int, calibration_windows: int | None = None) -> int | None:
-    """Say, for a profile request, of how many calibration windows it takes the first: by default the usual."""
+    """Say of how many calibration windows a profile request takes the first: by default of the usual."""
     usual = max(windows, Calibrated.model_fields["calibration_windows"].default)
     drawn = usual if calibration_windows is None else calibration_windows
     return None if drawn == windows else drawn
@@ -209,7 +209,9 @@ class CompressRequest(Calibrated):
     @model_validator(mode="after")
     def _check(self) -> Self:
         if not self.recipe.steps:
-            raise PlanError("The recipe 'dense' makes no model smaller: name a step, such as 'slice(dynamic)'.")
+            raise PlanError(
+                "The recipe 'dense' makes no model smaller: name a step, such as 'slice(dynamic)'."
+            )
         self.recipe.check_budget(self.budget)
         return self
 
@@ -242,15 +244,15 @@ class Judged(Calibrated):
     """Examples per task at most."""
     task_folder: Path | None = None
     """A folder of further tasks in YAML; functions that they name are run."""
-    lens: bool = False
-    """Measure the logit lens with the profile."""
 
     def judging_phases(self, recipe: Recipe) -> Phases:
         """What it takes to judge the model of a recipe."""
         evaluating = (1.0 + (self.other is not None)) * self.evaluation_windows * self.window_length
         found = [("Evaluating", evaluating)]
         if self.tasks:
-            found.append(("Tasks", len(self.tasks) * 300.0 * (self.task_limit or 1000)))  # a guess: they differ
+            found.append(
+                ("Tasks", len(self.tasks) * 300.0 * (self.task_limit or 1000))
+            )  # a guess: they differ
         if self.speed_rounds and recipe.steps:  # a prompt and some tokens, by two models
             found.append(("Timing", 2.0 * self.speed_rounds * (PROMPT_TOKENS + 20 * NEW_TOKENS)))
         return tuple(found)
@@ -284,8 +286,17 @@ class Trial(Judged):
     def view_key(self) -> str:
         """The same for trials that share model, windows and profile."""
         usual = {name: field.get_default() for name, field in Trial.model_fields.items()}
-        alone = ("recipe", "budget", "prompt", "new_tokens", "speed_rounds", "tasks", "task_limit", "task_folder")
-        return self.model_copy(update={name: usual[name] for name in (*alone, "lens")}).key
+        alone = (
+            "recipe",
+            "budget",
+            "prompt",
+            "new_tokens",
+            "speed_rounds",
+            "tasks",
+            "task_limit",
+            "task_folder",
+        )
+        return self.model_copy(update={name: usual[name] for name in alone}).key
 
     def compress_request(self) -> CompressRequest:
         """The request that makes and keeps this trial's model (``PlanError`` for the dense one)."""
@@ -301,4 +312,3 @@ class Trial(Judged):
     def own_phases(self) -> Phases:
         """What it does beside what it shares with others."""
         return (*self.recipe_phases(self.recipe), *self.judging_phases(self.recipe))
-

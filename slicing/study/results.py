@@ -198,7 +198,7 @@ class Run(Value):
             asked = data.get("request")
             if isinstance(asked, Value):
                 return {**data, "recorded_key": asked.key}
-            # Version 0.1 recorded no key: it was that of the whole recipe, defaults included, as it was stored.
+            # Version 0.1 recorded no key: it was that of the recipe as it was stored, defaults included.
             data = {**data, "recorded_key": key_of(data.get("recipe"))}
         return earlier.read_run(data)
 

@@ -1,4 +1,4 @@
-"""Whether a run that was read makes sense: its numbers, its lists, and what its recipe says of them.
+"""Whether a run that was read makes sense: its numbers, its lists, and what its request says of them.
 
 A file may have the form of a run and still say what no run does, and a page that shows runs would end at
 that. Whatever shows a run may rely on what is checked here. Knows nothing about files.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -23,25 +23,21 @@ from analysis.profile import LayerProfile
 from analysis.scores import SCORES, find_score
 from analysis.shape import ModelShape
 from analysis.values import Value
-from slicing.allocation import Fractions
 from slicing.depth.layout import Layout
-from slicing.runs import (
-    CompareRecipe,
-    CompareResult,
-    Contestant,
-    ContestRecipe,
-    LeaderboardRecipe,
-    ProfileRecipe,
-    RemoveResult,
+from slicing.schedule import SlicingSchedule
+from slicing.study.recipe import Recipe
+from slicing.study.requests import CompressRequest, ProfileRequest, SearchRequest, Trial
+from slicing.study.results import (
+    CompressResult,
+    Measurement,
+    ProfileResult,
     Run,
     SearchResult,
-    SliceResult,
-    SweepRecipe,
+    StudyResult,
     TextUsed,
-    TrialRecipe,
     TrialResult,
-    TrialsResult,
 )
+from slicing.study.study import Study
 
 YEARS = 2000, 2200
 """Runs are made from the first of these years on and before the second."""
@@ -53,7 +49,8 @@ NAME_LENGTH, TEXT_LENGTH = 4096, 1_000_000
 """Characters of a name, such as that of a model, and of a text, such as a prompt, at most."""
 LINES = "\t\n\r"
 TEXTS: dict[tuple[str, str], str | None] = {
-    ("CompareRecipe", "prompt"): None,
+    ("Trial", "prompt"): None,
+    ("Study", "prompt"): None,
     ("Sample", "text"): None,
     ("Passage", "document"): None,
     ("Passage", "begins"): None,
@@ -95,48 +92,26 @@ def _refuse(problems: Problems, origin: str) -> None:
 
 
 def _problems(run: Run) -> Problems:
-    recipe, result = run.recipe, run.result
+    request, result = run.request, run.result
     yield from _of_date(run.created)
-    if result.kind != recipe.kind:
-        yield f"the recipe is of the kind '{recipe.kind}', but the result of the kind '{result.kind}'"
+    if result.kind != request.kind:
+        yield f"the request is of the kind '{request.kind}', but the result of the kind '{result.kind}'"
     if run.environment.dtype not in DTYPES:
         yield unknown_name("dtype", run.environment.dtype, DTYPES)
-    yield from _of_recipe(recipe)
+    yield from _of_request(request)
     yield from _of_profile(result.profile)
     for name in type(run).model_fields:
         yield from _of_numbers(getattr(run, name), name)
-    blocks = result.profile.blocks
     shape: ModelShape | None = getattr(result, "shape", None)
     if shape is not None:
-        yield from _of_shape(shape, blocks)
+        yield from _of_shape(shape, result.profile.blocks)
     for name in ("text", "calibration", "evaluation", "windows"):
         if isinstance(used := getattr(result, name, None), TextUsed):
             yield from _of_text(used, f"result.{name}")
-    if isinstance(result, SliceResult | CompareResult):
-        yield from _of_fractions(result.fractions, blocks)
-    if isinstance(result, SliceResult | SearchResult):
-        result.schedule.check_fits(result.shape)
-    if isinstance(result, SliceResult):
-        yield from _of_pair(result.dense, result.sliced)
-        yield from _at_least("result.parameters", result.parameters, 1)
-    elif isinstance(result, RemoveResult):
-        yield from _of_layout(result.layout, blocks)
-        yield from _of_pair(result.dense, result.reduced)
-        yield from _at_least("result.dense_parameters", result.dense_parameters, 1)
-    elif isinstance(result, SearchResult):
-        yield from _of_length("result.shares", result.shares, blocks, "one for each block")
-        yield from _at_least("the number of result.losses", len(result.losses), 1)
-    elif isinstance(result, CompareResult) and isinstance(recipe, CompareRecipe):
-        yield from _of_comparison(recipe, result)
-    elif isinstance(result, TrialResult) and isinstance(recipe, TrialRecipe):
-        yield from _of_trials([recipe], [result.contestant], result)
-    elif isinstance(result, TrialsResult) and isinstance(
-        recipe, SweepRecipe | ContestRecipe | LeaderboardRecipe
-    ):
-        yield from _of_trials(recipe.trials(), result.contestants, result)
+    yield from CHECKS[result.kind](request, result)
 
 
-# Recipes
+# Requests
 
 
 def _of_date(created: datetime) -> Problems:
@@ -158,20 +133,18 @@ LEAST = {
     "speed_rounds": 0,
     "task_limit": 1,
 }
-"""The least that a recipe may ask for."""
+"""The least that a request may ask for."""
 
 
-def _of_recipe(recipe: Value) -> Problems:
+def _of_request(request: Value) -> Problems:
     for name, least in LEAST.items():
-        if (asked := getattr(recipe, name, None)) is not None:
-            yield from _at_least(f"recipe.{name}", asked, least)
-    if isinstance(recipe, ProfileRecipe):
-        for name in recipe.probes:
-            find_score(name)
-    deciding = [getattr(recipe, "plan", None), *getattr(recipe, "entries", ())]
-    for each in deciding:
-        if each is not None:
-            find_score(each.score)
+        if (asked := getattr(request, name, None)) is not None:
+            yield from _at_least(f"request.{name}", asked, least)
+    for name in getattr(request, "probes", ()):
+        find_score(name)
+    recipes: Sequence[Recipe] = getattr(request, "recipes_used", tuple)()
+    for step in (step for recipe in recipes for step in recipe.steps):
+        find_score(getattr(step, "score", "lr"))
 
 
 # Results
@@ -219,16 +192,11 @@ def _of_text(used: TextUsed, where: str) -> Problems:
         yield from _of_length(f"{where}.passages", used.passages, used.windows, "one for each window")
 
 
-def _of_fractions(fractions: Fractions, blocks: int) -> Problems:
-    for name in ("values", "capped"):
-        yield from _of_length(f"fractions.{name}", getattr(fractions, name), blocks, "one for each block")
-
-
 def _of_layout(layout: Layout, blocks: int) -> Problems:
     if layout.blocks != blocks:
         yield f"layout.blocks: got {layout.blocks}, but the profile is of {blocks} blocks"
     if layout.count < 1:
-        yield "layout.groups: no block is gone, but a removal takes one out at least"
+        yield "layout.groups: no block is gone, but one is at least where blocks are removed"
 
 
 def _of_pair(dense: Perplexity | None, other: Perplexity | None) -> Problems:
@@ -239,48 +207,40 @@ def _of_pair(dense: Perplexity | None, other: Perplexity | None) -> Problems:
             yield from _of_perplexity(each, "result", len(dense.nll if dense else ()))
 
 
-def _of_comparison(recipe: CompareRecipe, result: CompareResult) -> Problems:
-    names = [each.name for each in result.contestants]
-    needed = ["dense", "constant", recipe.planned, "constant-matched"]
-    if sorted(names) != sorted(set(needed)):
-        got = ", ".join(f"'{name}'" for name in names) or "none"
-        yield f"result.contestants: got {got}, but this comparison has {', '.join(dict.fromkeys(needed))}"
-    for each in result.contestants:
-        if (each.schedule is None) != (each.name == "dense"):
-            yield f"result.contestants.{each.name}: the dense model has no schedule, and all others have one"
-        yield from _of_contestant(each, result, other=False)
-
-
-def _of_trials(
-    trials: Sequence[TrialRecipe], contestants: Sequence[Contestant], result: TrialResult | TrialsResult
+def _of_measurements(
+    trials: Sequence[Trial], measured: Sequence[Measurement], result: TrialResult | StudyResult, where: str
 ) -> Problems:
-    yield from _of_length("result.contestants", contestants, len(trials), "one for each trial of the recipe")
-    for trial, each in zip(trials, contestants, strict=True):
-        where = f"result.contestants.{each.name[:80]}"
-        if (each.layout is None) != (trial.removal is None):
-            yield f"{where}: a layout belongs to a model that blocks are taken out of, and to no other"
-        if each.schedule and trial.plan is None:
-            yield f"{where}: a schedule belongs to a model that is sliced, and to no other"
-        yield from _of_contestant(each, result, other=trial.other is not None)
+    yield from _of_length(where, measured, len(trials), "one for each trial of the request")
+    for trial, each in zip(trials, measured, strict=True):
+        here = f"{where}.{each.name[:80]}"
+        axes = {step.axis for step in trial.recipe.steps}
+        if (each.layout is None) == ("blocks" in axes):
+            yield f"{here}: a layout belongs to a model that blocks are taken out of, and to no other"
+        if (each.schedule is None) == ("stream" in axes):
+            yield f"{here}: a schedule belongs to a model that is sliced, and to no other"
+        yield from _of_measurement(each, here, result, other=trial.other is not None)
 
 
-def _of_contestant(
-    each: Contestant, result: CompareResult | TrialResult | TrialsResult, other: bool
+def _of_measurement(
+    each: Measurement, where: str, result: TrialResult | StudyResult, other: bool
 ) -> Problems:
-    where, shape = f"result.contestants.{each.name[:80]}", result.shape
     yield from _at_least(f"{where}.parameters", each.parameters, 1)
-    if each.layout:
-        yield from _of_layout(each.layout, shape.block_count)
-        shape = each.layout.shape_after(shape)
-    if each.schedule:
-        each.schedule.check_fits(shape)
+    yield from _of_made(each.layout, each.schedule, result.shape)
     yield from _of_perplexity(each.evaluation, f"{where}.evaluation", result.evaluation.windows)
     if (each.other is None) == other:
-        yield f"{where}.other: a second perplexity belongs to a recipe with a second text, and to no other"
+        yield f"{where}.other: a second perplexity belongs to a request with a second text, and to no other"
     if each.other:
         yield from _of_perplexity(each.other, f"{where}.other", result.evaluation.windows)
     if each.speed:
         yield from _at_least(f"{where}.speed.rounds", each.speed.rounds, 1)
+
+
+def _of_made(layout: Layout | None, schedule: SlicingSchedule | None, shape: ModelShape) -> Problems:
+    if layout:
+        yield from _of_layout(layout, shape.block_count)
+        shape = layout.shape_after(shape)
+    if schedule:
+        schedule.check_fits(shape)
 
 
 def _of_perplexity(each: Perplexity, where: str, windows: int) -> Problems:
@@ -291,6 +251,54 @@ def _of_perplexity(each: Perplexity, where: str, windows: int) -> Problems:
         yield f"{where}.tokens_per_second: got {each.tokens_per_second:g}, but it must be above 0"
     if max(map(abs, each.nll)) > MOST_NATS:
         yield f"{where}.nll: a loss is larger than {MOST_NATS:g} nats per token"
+
+
+# What holds of each kind of result
+
+
+def _of_profile_result(request: ProfileRequest, result: ProfileResult) -> Problems:
+    yield from ()
+
+
+def _of_search(request: SearchRequest, result: SearchResult) -> Problems:
+    result.schedule.check_fits(result.shape)
+    yield from _of_length("result.shares", result.shares, result.profile.blocks, "one for each block")
+    yield from _at_least("the number of result.losses", len(result.losses), 1)
+
+
+def _of_compressed(request: CompressRequest, result: CompressResult) -> Problems:
+    if result.layout is None and result.schedule is None:
+        yield "result: neither a layout nor a schedule tells what was made"
+    if result.layout:
+        yield from _of_layout(result.layout, result.profile.blocks)
+    if result.schedule and result.shape is None:
+        yield "result.schedule: a model without a shape cannot be sliced"
+    if result.shape:
+        yield from _of_made(result.layout, result.schedule, result.shape)
+    yield from _of_pair(result.dense, result.smaller)
+    yield from _at_least("result.parameters", result.parameters, 1)
+    yield from _at_least("result.dense_parameters", result.dense_parameters, 1)
+
+
+def _of_trial(request: Trial, result: TrialResult) -> Problems:
+    yield from _of_measurements([request], [result.measurement], result, "result.measurement")
+
+
+def _of_study(request: Study, result: StudyResult) -> Problems:
+    yield from _of_measurements(request.trials(), result.measurements, result, "result.measurements")
+    matches = request.matches()
+    again = [request.matched_trial(trial, 1) for trial in matches]
+    yield from _of_measurements(again, result.matched, result, "result.matched")
+
+
+CHECKS: dict[str, Callable[[Any, Any], Problems]] = {
+    "profile": _of_profile_result,
+    "search": _of_search,
+    "compress": _of_compressed,
+    "trial": _of_trial,
+    "study": _of_study,
+}
+"""By the kind of a result: what holds of it and of its request."""
 
 
 # What holds of everything

@@ -1,7 +1,7 @@
 """Stored runs: a folder for each, an index of all, and the runs that ship with slicescope.
 
-The name of a folder is the key of its run, whatever its recipe's key would be today: links and scripts that
-know the key stay right. The recipe of a run made by an earlier version is found by the index.
+The name of a folder is the key of its run, whatever its request's key would be today: links and scripts that
+know the key stay right. The request of a run made by an earlier version is found by the index.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ from analysis.errors import StorageError
 from analysis.profile import LayerProfile
 from analysis.storage import clear_abandoned, runs_folder, storage_errors, whole_folder, write_whole
 from analysis.values import Value, key_of
-from slicing.runs import Recipe, Run, TrialRecipe, TrialResult
+from slicing.study.requests import Trial
+from slicing.study.results import Request, Run, TrialResult
 from slicing.study.sound import require_fitting, require_sound
 
 RUN_FILE = "run.json"
@@ -44,8 +45,8 @@ BUNDLED_BOARD = BUNDLED / "demo-board"
 _PROFILES = ".profiles"
 """Every profile once, named by its content; the files of the runs are links to these."""
 _INDEX = ".index.json"
-_INDEX_FORMAT = 2
-"""Count it up when keys of recipes change, or what a run has to say, so that the index is made anew."""
+_INDEX_FORMAT = 3
+"""Count it up when keys of requests change, or what a run has to say, so that the index is made anew."""
 
 _KEY = re.compile(r"[0-9a-f]{12}")
 _PROFILES_KEPT = 64
@@ -64,8 +65,8 @@ class Summary(Value):
     model: str
     created: AwareDatetime
     seconds: float
-    recipe_key: str
-    """The key that the recipe has now; that of a run made by an earlier version may differ."""
+    request_key: str
+    """The key that the request has now; that of a run made by an earlier version may differ."""
     stamp: Stamp
     """The stamp of the run's file, to notice when that changes."""
 
@@ -96,12 +97,12 @@ def load_run(folder: Path) -> Run:
 def find_run(key: str) -> Run:
     """Find the stored run whose key is, or begins with, ``key`` (``StorageError`` for none, or several).
 
-    The key that the recipe of an older run has now leads to it as well.
+    The key that the request of an older run has now leads to it as well.
     """
     names = [folder.name for folder in _run_folders()]
     matches = [key] if key in names else [name for name in names if key and name.startswith(key)]
     if key and not matches:
-        matches = [each.name for each in summaries()[0] if each.recipe_key.startswith(key)]
+        matches = [each.name for each in summaries()[0] if each.request_key.startswith(key)]
     if len(matches) != 1:
         found = "no run" if not matches else f"{len(matches)} runs"
         raise StorageError(f"The key '{key}' fits {found}: 'slicescope runs' lists the keys.")
@@ -116,45 +117,45 @@ def is_stored(key: str) -> bool:
         return False
 
 
-def find_stored(recipe: Recipe) -> Run | None:
-    """Find the stored run of a recipe, or ``None`` where there is none that can be read."""
-    return _readable(folder_of(recipe).name)
+def find_stored(request: Request) -> Run | None:
+    """Find the stored run of a request, or ``None`` where there is none that can be read."""
+    return _readable(folder_of(request).name)
 
 
-def finished_trials(recipes: Sequence[TrialRecipe]) -> dict[str, TrialResult | None]:
-    """Find the outcomes of trials that are stored, by the keys of their recipes.
+def finished_trials(trials: Sequence[Trial]) -> dict[str, TrialResult | None]:
+    """Find the outcomes of trials that are stored, by their keys.
 
     Only those that were judged on the same windows as the newest of them: a text can change.
     """
-    stored = _names_by_recipe()
+    stored = _names_by_request()
     found: dict[str, TrialResult | None] = {}
     newest: Run | None = None
-    for recipe in recipes:
-        key = recipe.key
+    for trial in trials:
+        key = trial.key
         run = _readable(stored[key]) if key in stored else None
-        found[key] = run.result if run and isinstance(run.result, TrialResult) else None
+        found[key] = run.result if run and run.result.kind == "trial" else None
         if run and found[key] and (newest is None or run.created > newest.created):
             newest = run
     judged = newest and newest.result.evaluation.digest  # type: ignore[union-attr]
     return {key: each if each and each.evaluation.digest == judged else None for key, each in found.items()}
 
 
-def folder_of(recipe: Recipe) -> Path:
-    """Name the folder of the recipe's run: where it is stored, or else where it will be.
+def folder_of(request: Request) -> Path:
+    """Name the folder of the request's run: where it is stored, or else where it will be.
 
-    A folder that belongs to another recipe, or cannot be read, is never named.
+    A folder that belongs to another request, or cannot be read, is never named.
     """
-    key = recipe.key
-    name = _names_by_recipe().get(key)
+    key = request.key
+    name = _names_by_request().get(key)
     return runs_folder() / name if name else free_folder(key)
 
 
-def _names_by_recipe() -> dict[str, str]:
-    """Name the run of every recipe by the key that it has now: of several the one so named, or the newest."""
+def _names_by_request() -> dict[str, str]:
+    """Name the run of each request by the key that it has now: of several the one so named, or the newest."""
     found: dict[str, str] = {}
     for each in summaries()[0]:  # newest first
-        if each.name == each.recipe_key or each.recipe_key not in found:
-            found[each.recipe_key] = each.name
+        if each.name == each.request_key or each.request_key not in found:
+            found[each.request_key] = each.name
     return found
 
 
@@ -237,27 +238,27 @@ def find_details(run: Run) -> Details | None:
 # Writing
 
 
-def store_run(recipe: Recipe, make: Callable[[Path], Run]) -> Run:
-    """Store the run that ``make`` makes of the recipe, whole or not at all.
+def store_run(request: Request, make: Callable[[Path], Run]) -> Run:
+    """Store the run that ``make`` makes of the request, whole or not at all.
 
-    ``make`` may write files into the folder that it gets. An earlier run of the recipe is replaced; its key
+    ``make`` may write files into the folder that it gets. An earlier run of the request is replaced; its key
     and its note stay. Raises ``StorageError`` before ``make`` is called when the folder cannot be written.
     """
-    place = folder_of(recipe)
+    place = folder_of(request)
     with whole_folder(place, replace=True) as draft:
         run = make(draft)
         if _KEY.fullmatch(place.name):
-            run = _named(run, place.name)
+            run = run.named(place.name)
         write_run(run, draft)
         if (note := place / NOTE_FILE).is_file():
             shutil.copy2(note, draft)
     clear_profiles()
-    return _named(run, place.name)
+    return run.named(place.name)
 
 
 def keep_run(run: Run) -> None:
-    """Store a run that was made elsewhere, in place of one of the same recipe."""
-    store_run(run.recipe, lambda _: run)
+    """Store a run that was made elsewhere, in place of one of the same request."""
+    store_run(run.request, lambda _: run)
 
 
 def write_run(run: Run, folder: Path) -> None:
@@ -300,7 +301,7 @@ def _run_folders() -> list[Path]:
 
 def _stored(name: str) -> Run:
     """Read the run in the folder of this name, which is its key from then on."""
-    return _named(load_run(runs_folder() / name), name)
+    return load_run(runs_folder() / name).named(name)
 
 
 def _readable(name: str) -> Run | None:
@@ -308,10 +309,6 @@ def _readable(name: str) -> Run | None:
         return _stored(name)
     except StorageError:
         return None
-
-
-def _named(run: Run, key: str) -> Run:
-    return run if run.key == key else run.model_copy(update={"recorded_key": key})
 
 
 def _stamp(path: Path) -> Stamp:
@@ -378,11 +375,11 @@ def _holds(path: Path, digest: str) -> bool:
 def _summary(run: Run, stamp: Stamp) -> Summary:
     return Summary(
         name=run.key,
-        kind=run.recipe.kind,
-        model=run.recipe.model.label,
+        kind=run.request.kind,
+        model=run.request.model.label,
         created=run.created,
         seconds=run.seconds,
-        recipe_key=run.recipe.key,
+        request_key=run.request.key,
         stamp=stamp,
     )
 

@@ -26,11 +26,12 @@ size, or all sizes."""
 MOST_TRIALS = 10_000
 """Of one study; a file that asks for more is not read, since every trial is made to be checked."""
 
+FEW_TRIALS = 6
+"""Of so many trials each is told with phases of its own."""
+
 
 class Study(Judged):
     """Recipes by budgets by seeds. Checked when it is made: ``PlanError``."""
-
-    always_said = ("recipes",)
 
     kind: Literal["study"] = "study"
     recipes: tuple[Recipe, ...]
@@ -42,6 +43,8 @@ class Study(Judged):
     matched: bool = False
     """Whether the baseline is judged once more beside each other recipe, at as many parameters as that
     leaves."""
+    lens: bool = False
+    """Measure the logit lens with the profile."""
     view: View = "ranking"
     """How it is looked at first, which changes no number."""
 
@@ -83,7 +86,7 @@ class Study(Judged):
     def trial(self, recipe: Recipe, budget: Budget, seed: int) -> Trial | None:
         """The trial of a recipe at a budget, calibrated by a seed.
 
-        ``None`` where the base of dynamic slicing reaches the target: that is constant slicing, by definition.
+        ``None`` where the base of dynamic slicing reaches the target: by definition constant slicing.
         """
         return None if recipe.is_constant_at(budget) else self._trial(recipe, budget, seed)
 
@@ -122,10 +125,19 @@ class Study(Judged):
         """The trial of the baseline at as many parameters as another trial's model has."""
         return self._trial(self.baseline, Budget(measure="size", amount=parameters), beside.seed)
 
+    @property
+    def told_singly(self) -> bool:
+        """Whether each trial has phases of its own, which of many would be too many to name."""
+        return len(self.trials()) + len(self.matches()) <= FEW_TRIALS
+
     def phases(self) -> Phases:
         """What its trials share, then all of them."""
-        work = sum(weight for trial in (*self.trials(), *self.matches()) for _, weight in trial.own_phases())
-        return (*self.shared_phases(), ("Trials", work))
+        trials = [(trial.recipe.short, trial) for trial in self.trials()]
+        trials += [(f"{self.baseline.short}-matched", trial) for trial in self.matches()]
+        each = [(f"{phase} {name}", work) for name, trial in trials for phase, work in trial.own_phases()]
+        if not self.told_singly:
+            each = [("Trials", sum(work for _, work in each))]
+        return (*self.shared_phases(), *each)
 
     def _trial(self, recipe: Recipe, budget: Budget | None, seed: int) -> Trial:
         shared = {name: getattr(self, name) for name in Judged.model_fields}
@@ -262,7 +274,9 @@ USUAL = (
 def _removals() -> tuple[str, ...]:
     """Every method of removal, with the settings of its variants."""
     kinds = [kind for kind in STEPS.values() if issubclass(kind, Removal)]
-    lines = (f"{kind.name}({variant})" if variant else kind.name for kind in kinds for variant in kind.variants)
+    lines = (
+        f"{kind.name}({variant})" if variant else kind.name for kind in kinds for variant in kind.variants
+    )
     return tuple(Recipe.parse(line).line for line in lines)
 
 

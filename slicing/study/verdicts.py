@@ -383,27 +383,27 @@ class Comparison(NamedTuple):
 
 
 def read_comparison(study: Study, result: StudyResult) -> Comparison:
-    """Look at a finished study from near: the dense model, the baseline, and the recipe after it."""
-    dense, *measured = result.measurements
-    constant = measured[0]
-    contender = measured[1] if len(measured) > 1 else constant  # where the plan is constant slicing
-    planned = study.recipes[-1].short if len(study.recipes) > 1 else "constant"
-    again = result.matched[0] if result.matched else constant
-    matched = again.model_copy(update={"name": "constant-matched", "title": "Constant, equal parameters"})
+    """Look at a finished study from near: the dense model, the baseline, and the last recipe beside it."""
+    dense, constant, *others = result.measurements
+    contender = others[-1] if others else constant  # where the plan is constant slicing, by definition
+    recipe = study.recipes[len(study.recipes) - 1]
+    planned = recipe.short if recipe != study.baseline else "constant"
+    matched = result.matched[-1] if result.matched else constant
     found = {
         "dense": dense,
-        "constant": constant.model_copy(update={"name": "constant", "title": "Constant"}),
-        planned: contender.model_copy(update={"name": planned, "title": study.recipes[-1].short_title}),
-        "constant-matched": matched,
+        "constant": _called(constant, "constant", "Constant"),
+        "constant-matched": _called(matched, "constant-matched", "Constant, equal parameters"),
     }
-    if planned == "constant":
-        found["constant"] = constant.model_copy(update={"name": "constant", "title": "Constant"})
-    pairs = (
-        ("dense", "constant"),
-        ("dense", planned),
-        ("constant", planned),
-        ("constant-matched", planned),
-    )
-    known = list(dict.fromkeys((one, two) for one, two in pairs if one != two))
+    if planned != "constant":
+        title = planned.capitalize() if "+" in planned else recipe.short_title
+        found[planned] = _called(contender, planned, title)
+    order = ("dense", "constant", planned, "constant-matched")
+    pairs = (("dense", "constant"), ("dense", planned), ("constant", planned), ("constant-matched", planned))
+    known = dict.fromkeys((one, two) for one, two in pairs if one != two)
     told = [difference(one, found[one].evaluation, two, found[two].evaluation) for one, two in known]
-    return Comparison(study, result, planned, found, corrected(told))
+    ordered = {name: found[name] for name in dict.fromkeys(order)}
+    return Comparison(study, result, planned, ordered, corrected(told))
+
+
+def _called(measured: Measurement, name: str, title: str) -> Measurement:
+    return measured.model_copy(update={"name": name, "title": title})

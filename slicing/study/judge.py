@@ -1,0 +1,155 @@
+"""Judging a model: the windows that all models of a study are evaluated on, and what is measured of each."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import os
+import platform
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from analysis.details import Details
+from analysis.device import Precision
+from analysis.evaluate import batch_size, check_windows, continue_text, perplexity, safe_precision
+from analysis.lens import logit_lens
+from analysis.source import ModelSource, OpenModel
+from analysis.speed import compare_speed
+from analysis.tasks import evaluate_tasks
+from analysis.texts import Passage, TextSource, passages, token_windows
+from analysis.values import Progress
+from slicing.steps.base import Made
+from slicing.study.requests import Judged, Trial
+from slicing.study.results import Environment, Measurement, TextUsed
+from slicing.view import ModelView
+
+
+class Judge:
+    """The windows of a request's evaluation texts, and the dense model that others are timed beside."""
+
+    def __init__(self, request: Judged, opened: OpenModel, view: ModelView) -> None:
+        self.request, self.opened, self.view = request, opened, view
+        self.windows = self._first(request.evaluation)
+        self.other = None if request.other is None else self._first(request.other)
+
+    def _first(self, text: TextSource) -> Tensor:
+        length, count = self.request.window_length, self.request.evaluation_windows
+        windows = token_windows(text, self.opened.tokenizer, length, count)
+        check_windows(self.view.model, windows)
+        return windows
+
+    @cached_property
+    def precision(self) -> Precision:
+        """By the dense model alone, so that the answer is the same for all models that are to be compared."""
+        return safe_precision(self.request.model, self.windows, self.view.model)
+
+    @property
+    def calibration(self) -> TextUsed:
+        """The windows that calibration saw."""
+        return used(self.request.calibration, self.view.windows, self.view.model)
+
+    @property
+    def evaluated(self) -> TextUsed:
+        """The windows that evaluation saw."""
+        where = passages(self.request.evaluation, self.opened.tokenizer, self.windows)
+        return used(self.request.evaluation, self.windows, self.view.model, where)
+
+    def measure(self, trial: Trial, made: Made | None, deciding: float | None) -> Measurement:
+        """Evaluate what a recipe made, or the dense model, and whatever else the trial asks for."""
+        model: Any = made.model if made else self.view.model
+        sliced = made.sliced if made else None
+        size = count_parameters(model) if made else self.view.shape.parameters
+        return Measurement(
+            name=trial.recipe.short,
+            title=trial.recipe.short_title,
+            schedule=sliced.schedule if sliced else None,
+            layout=made.layout if made else None,
+            mean_slice=sliced.schedule.mean_slice if sliced else 0.0,
+            parameters=size,
+            bytes=size * self.view.model.dtype.itemsize,
+            flops_per_token=self._flops(made),
+            slicing_seconds=made.seconds if made else None,
+            slicing_peak_memory=made.peak_memory if made else None,
+            discarded=sliced.discarded if sliced else None,
+            repair=made.repair if made else None,
+            deciding_seconds=deciding,
+            **self._evaluated(trial, model, made is not None),
+        )
+
+    def _evaluated(self, trial: Trial, model: Any, smaller: bool) -> dict[str, Any]:
+        progress, precision = self.view.progress, self.precision
+        found: dict[str, Any] = {}
+        opened = OpenModel(model, self.opened.tokenizer)
+        if trial.new_tokens:
+            found["sample"] = continue_text(opened, trial.prompt, trial.new_tokens)
+        found["evaluation"] = perplexity(model, self.windows, progress, "Evaluating", precision)
+        if self.other is not None:
+            found["other"] = perplexity(model, self.other, progress, "Evaluating elsewhere", precision)
+        if trial.tasks:
+            progress("Tasks", 0, 1)
+            limit, include = trial.task_limit, trial.task_folder
+            found["tasks"] = evaluate_tasks(opened, trial.tasks, limit=limit, include=include)
+            progress("Tasks", 1, 1)
+        if smaller and trial.speed_rounds:
+            dense, rounds = self.view.model, trial.speed_rounds
+            found["speed"] = compare_speed("dense", dense, model, self.windows, rounds, progress, "Timing")
+        return found
+
+    def _flops(self, made: Made | None) -> int:
+        shape = self.view.shape
+        if made and made.sliced:
+            shape = made.sliced.schedule.shape_after(made.sliced.shape)
+        elif made and made.layout:
+            shape = made.layout.shape_after(shape, getattr(made.model.config, "bridges", None) or ())
+        return shape.flops_per_token
+
+
+def count_parameters(model: Any) -> int:
+    """Count the parameters of a model; what is shared counts once."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def used(source: TextSource, windows: Tensor, model: Any, where: tuple[Passage, ...] = ()) -> TextUsed:
+    """The windows (N, T) of a text as a run records them."""
+    return TextUsed(
+        label=source.label,
+        windows=windows.shape[0],
+        window_length=windows.shape[1],
+        digest=digest(windows),
+        passages=where,
+        batch=batch_size(windows, model.device),
+    )
+
+
+def digest(windows: Tensor) -> str:
+    """Name windows by their tokens."""
+    return hashlib.sha256(windows.numpy().tobytes()).hexdigest()[:16]
+
+
+def through_lens(
+    details: Details, source: ModelSource, model: Any, windows: Tensor, progress: Progress
+) -> Details:
+    """The details of a profile with the logit lens on all windows."""
+    precision = safe_precision(source, windows, model)
+    lens = logit_lens(model, windows, progress, precision)
+    return details._replace(lens=lens.astype(np.float32))
+
+
+def environment(model: Any) -> Environment:
+    """Where and with what a model runs."""
+    device: torch.device = model.device
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor()
+    packages = ("slicescope", "torch", "transformers", "datasets", "numpy")
+    return Environment(
+        device=str(device),
+        device_name=name or platform.machine(),
+        dtype=str(model.dtype).removeprefix("torch."),
+        threads=torch.get_num_threads(),
+        platform=f"Python {platform.python_version()}, {platform.system()} {platform.machine()}, "
+        f"{os.cpu_count()} cores",
+        versions={package: importlib.metadata.version(package) for package in packages},
+    )

@@ -1,0 +1,484 @@
+"""Carrying requests out: the steps of a recipe on a model view, one maker for each kind of request.
+
+Nothing here knows who asks: progress is a callback. What is stored is whole, or is not.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+from analysis.anatomy import why_not_sliceable
+from analysis.bases import Bases, BasesCollector
+from analysis.details import DetailsCollector
+from analysis.device import free_memory
+from analysis.errors import PlanError, UnsupportedError, unknown_name
+from analysis.evaluate import Perplexity, check_windows, perplexity, safe_precision
+from analysis.profile import LayerProfile, profile_blocks
+from analysis.read_shape import read_shape
+from analysis.source import ModelSource, OpenModel, fetch_missing, outline, require_plain
+from analysis.storage import require_space
+from analysis.tasks import check_tasks
+from analysis.texts import TextSource, token_windows
+from analysis.values import Progress, no_progress
+from slicing.budget import Budget
+from slicing.depth.reduce import ReducedModel
+from slicing.plan import Plan
+from slicing.probes import NEED_SLICING, PROBES, Probing
+from slicing.steps.base import Made
+from slicing.store import open_model, save_reduced, save_sliced
+from slicing.study.best_share import with_best_shares
+from slicing.study.judge import Judge, count_parameters, digest, environment, through_lens, used
+from slicing.study.recipe import Recipe
+from slicing.study.requests import Calibrated, CompressRequest, ProfileRequest, SearchRequest, Trial
+from slicing.study.results import (
+    CompressResult,
+    Measurement,
+    ProfileResult,
+    Request,
+    Run,
+    SearchResult,
+    StudyResult,
+    TrialResult,
+)
+from slicing.study.searching import find_shares, search_request, search_shares
+from slicing.study.store import BASES_FILE, DETAILS_FILE, MODEL_FOLDER, find_stored, keep_run, store_run
+from slicing.study.study import Study
+from slicing.view import ModelView
+
+Opener = Callable[[ModelSource], OpenModel]
+Executor = Callable[[Sequence[Trial], Callable[[Run], None], Progress], None]
+"""Carries trials out elsewhere, and hands over every run once it is made, in whatever order."""
+
+
+def perform(
+    request: Request,
+    progress: Progress = no_progress,
+    opener: Opener = open_model,
+    executor: Executor | None = None,
+) -> Run:
+    """Do what the request says and store the run, whole or not at all.
+
+    A run of the same request is replaced; the trials of a study that are stored already are not made again,
+    and with an ``executor`` the others are carried out by that. Raises the errors of what it does, and
+    ``StorageError`` before any work when the runs folder cannot be written.
+    """
+
+    def work(folder: Path) -> tuple[OpenModel, Any]:
+        if opener is open_model:  # another opener has the model already
+            fetch_for(request, progress)
+        if executor:  # which has the devices to itself: the model is opened here when it is done
+            drawn = outline(request.model) if opener is open_model else opener(request.model)
+            _carry_out(request, drawn, executor, progress)
+            del drawn
+        progress("Opening", 0, 1)
+        opened = opener(request.model)
+        progress("Opening", 1, 1)
+        return opened, MAKERS[request.kind](request, opened, progress, folder)
+
+    return store_run(request, lambda folder: _made(request, lambda: work(folder)))
+
+
+def fetch_for(request: Request, progress: Progress = no_progress, asks: bool = True) -> None:
+    """Fetch the model of a request where it is not here; what its weights are no good for is told before.
+
+    ``asks``: whether this process may ask the device; see ``fetch_missing``.
+    """
+    if request.changes_weights:
+        require_plain(request.model)
+    fetch_missing(request.model, progress, asks)
+
+
+def _made(request: Request, work: Callable[[], tuple[OpenModel, Any]]) -> Run:
+    start = time.perf_counter()
+    opened, result = work()
+    return Run(
+        recorded_key=request.key,
+        request=request,
+        created=datetime.now(UTC).replace(microsecond=0),
+        seconds=time.perf_counter() - start,
+        environment=environment(opened.model),
+        result=result,
+    )
+
+
+# The main loop
+
+
+def make_smaller(recipe: Recipe, budget: Budget, view: ModelView) -> tuple[Made, float]:
+    """Carry a recipe out within a budget: decide and apply, step by step.
+
+    Gives what was made, and the seconds that deciding took beside the profile.
+    """
+    recipe, searching = with_best_shares(recipe, budget, view)
+    made, deciding = Made(view.model), searching
+    for step in recipe.steps:
+        with view.timing() as seconds:
+            plan = step.decide(view, budget, made)
+            deciding += seconds()
+        made = step.apply(view, plan, made)
+    return made, deciding
+
+
+def _run_trial(trial: Trial, view: ModelView, judge: Judge) -> TrialResult:
+    made = deciding = None
+    if trial.budget is not None:
+        made, seconds = make_smaller(trial.recipe, trial.budget, view)
+        deciding = seconds or None  # nothing was measured for it
+    measurement = judge.measure(trial, made, deciding)
+    del made
+    free_memory()
+    return TrialResult(
+        profile=view.profile,
+        shape=view.shape,
+        measurement=measurement,
+        calibration=judge.calibration,
+        evaluation=judge.evaluated,
+    )
+
+
+# One maker for each kind of request
+
+
+def _profile(request: ProfileRequest, opened: OpenModel, progress: Progress, folder: Path) -> ProfileResult:
+    reason = why_not_sliceable(opened.model.config)
+    progress("Reading text", 0, 1)
+    drawn = request.drawn or request.windows
+    windows = token_windows(request.text, opened.tokenizer, request.window_length, drawn, request.seed)
+    windows = windows[: request.windows]
+    progress("Reading text", 1, 1)
+    for name in request.probes:
+        if name not in PROBES:
+            raise PlanError(unknown_name("probe", name, PROBES))
+        if reason and name in NEED_SLICING:
+            raise UnsupportedError(f"The probe '{name}' slices blocks. {reason}")
+    needed = request.bases or any(name in NEED_SLICING for name in request.probes)
+    profile, bases = _profiled(request, opened, windows, progress, folder, needed and not reason)
+    if bases is not None and request.bases:
+        require_space(folder, bases.bytes)
+        bases.save(folder / BASES_FILE)
+    if request.probes:
+        precision = safe_precision(request.model, windows, opened.model)
+        # Where a probe asks for bases, they were found.
+        probing = Probing(opened.model, windows, partial(cast, Bases, bases), progress, precision)
+        for name in request.probes:
+            profile = profile.with_probed(name, PROBES[name](probing))
+    return ProfileResult(
+        profile=profile,
+        shape=None if reason else read_shape(opened.model),
+        not_sliceable=reason,
+        text=used(request.text, windows, opened.model),
+        bases=bases is not None and request.bases,
+    )
+
+
+def _profiled(
+    request: ProfileRequest, opened: OpenModel, windows: Any, progress: Progress, folder: Path, needed: bool
+) -> tuple[LayerProfile, Bases | None]:
+    """Profile the model, its details into ``folder``, with the bases in the same pass where ``needed``."""
+    collector = BasesCollector(opened.model) if needed else None
+    details = DetailsCollector(opened.model, windows)
+    profile = profile_blocks(
+        opened.model,
+        windows,
+        model_label=request.model.label,
+        text_label=request.text.label,
+        progress=progress,
+        bases=collector,
+        details=details,
+    )
+    found = details.details(opened.tokenizer)
+    if request.lens:
+        found = through_lens(found, request.model, opened.model, windows, progress)
+    found.save(folder / DETAILS_FILE)
+    if collector is None:
+        return profile, None
+    progress("Finding bases", 0, 1)
+    bases = collector.bases()
+    progress("Finding bases", 1, 1)
+    return profile, bases
+
+
+def open_view(
+    request: Calibrated, opened: OpenModel, progress: Progress, folder: Path | None = None, lens: bool = False
+) -> ModelView:
+    """Draw the calibration windows and look at the model, which is profiled when it is asked for.
+
+    The details of the profile go into ``folder``, with the logit lens where that is asked for.
+    """
+    if request.profile_windows > request.calibration_windows or request.profile_windows < 1:
+        raise PlanError(
+            f"The profile is to use {request.profile_windows} of the {request.calibration_windows} "
+            "calibration windows: choose a number from 1 to all of them."
+        )
+
+    def draw(count: int, skip: int = 0) -> Any:
+        drawn = (request.window_length, count, request.seed, skip)
+        return token_windows(request.calibration, opened.tokenizer, *drawn)
+
+    def measure_profile(progress: Progress) -> LayerProfile:
+        some = windows[: request.profile_windows]
+        details = DetailsCollector(opened.model, some) if folder else None
+        profile = profile_blocks(
+            opened.model,
+            some,
+            model_label=request.model.label,
+            text_label=request.calibration.label,
+            progress=progress,
+            details=details,
+        )
+        if folder and details:
+            found = details.details(opened.tokenizer)
+            if lens:
+                found = through_lens(found, request.model, opened.model, some, progress)
+            found.save(folder / DETAILS_FILE)
+        return profile
+
+    def make_search(asked: SearchRequest) -> Run:
+        result = partial(search_shares, asked, open_view(asked, opened, progress), progress)
+        return store_run(asked, lambda _: _made(asked, lambda: (opened, result())))
+
+    def searched(plan: Plan) -> tuple[tuple[float, ...], float]:
+        run = find_shares(search_request(request, plan), opened, make_search)
+        assert run.result.kind == "search"
+        return run.result.shares, run.seconds
+
+    progress("Reading text", 0, 1)
+    windows = draw(request.calibration_windows)
+    progress("Reading text", 1, 1)
+    return ModelView(
+        opened.model,
+        windows,
+        profile_windows=request.profile_windows,
+        progress=progress,
+        measure_profile=measure_profile,
+        find_precision=lambda: safe_precision(request.model, windows, opened.model),
+        search=searched,
+        draw_more=lambda count: draw(count, request.calibration_windows),
+    )
+
+
+def check_recipe(recipe: Recipe, budget: Budget, view: ModelView) -> None:
+    """Refuse what this model cannot give, before any work (``PlanError``, ``OutOfMemoryError``)."""
+    for step in recipe.steps:
+        step.check(view, budget)
+    if len(recipe.steps) == 1:  # of more, the later ones meet a smaller model
+        recipe.steps[0].refuse_unless_it_fits(view, budget)
+
+
+def _search(request: SearchRequest, opened: OpenModel, progress: Progress, folder: Path) -> SearchResult:
+    view = open_view(request, opened, progress)
+    (recipe,) = request.recipes_used()
+    check_recipe(recipe, Budget(amount=request.plan.target), view)
+    return search_shares(request, view, progress)
+
+
+def _compress(
+    request: CompressRequest, opened: OpenModel, progress: Progress, folder: Path
+) -> CompressResult:
+    view = open_view(request, opened, progress, folder)
+    check_recipe(request.recipe, request.budget, view)
+    profile = view.profile
+    made, deciding = make_smaller(request.recipe, request.budget, view)
+    calibration = used(request.calibration, view.windows, opened.model)
+    dense, smaller = _evaluated(request, opened, made, progress)
+    reason = why_not_sliceable(opened.model.config)
+    shape = None if reason else view.shape
+    progress("Saving", 0, 1)
+    about = {
+        "made_from": request.model.label,
+        "calibration": f"{calibration.label}, {calibration.windows} windows of "
+        f"{calibration.window_length} tokens",
+        "numbers": _numbers(request.evaluation, dense, smaller),
+        "warnings": request.warnings(shape) + profile.warnings(),
+    }
+    parameters, dense_parameters = count_parameters(made.model), count_parameters(opened.model)
+    plain = False
+    if made.sliced:
+        save_sliced(made.sliced, opened.tokenizer, folder / MODEL_FOLDER, **about)
+    else:
+        assert made.layout is not None
+        reduced = ReducedModel(made.model, made.layout, made.repair)
+        plain = reduced.plain
+        method, size = request.recipe.short_title, dense_parameters
+        place = folder / MODEL_FOLDER
+        save_reduced(reduced, opened.tokenizer, place, method=method, dense_parameters=size, **about)
+    progress("Saving", 1, 1)
+    return CompressResult(
+        profile=view.profile,
+        shape=shape,
+        not_sliceable=reason,
+        schedule=made.sliced.schedule if made.sliced else None,
+        layout=made.layout,
+        plain=plain,
+        discarded=made.sliced.discarded if made.sliced else None,
+        repair=made.repair,
+        deciding_seconds=deciding or None,
+        seconds=made.seconds,
+        peak_memory=made.peak_memory,
+        calibration=calibration,
+        dense=dense,
+        smaller=smaller,
+        parameters=parameters,
+        dense_parameters=dense_parameters,
+    )
+
+
+def _evaluated(
+    request: CompressRequest, opened: OpenModel, made: Made, progress: Progress
+) -> tuple[Perplexity | None, Perplexity | None]:
+    """Perplexity of the dense and the smaller model, where an evaluation text is named."""
+    if request.evaluation is None:
+        return None, None
+    drawn = (request.window_length, request.evaluation_windows)
+    windows = token_windows(request.evaluation, opened.tokenizer, *drawn)
+    check_windows(opened.model, windows)
+    precision = safe_precision(request.model, windows, opened.model, made.model)
+    dense = perplexity(opened.model, windows, progress, "Evaluating dense", precision)
+    return dense, perplexity(made.model, windows, progress, "Evaluating", precision)
+
+
+def _numbers(
+    text: TextSource | None, dense: Perplexity | None, smaller: Perplexity | None
+) -> tuple[str, ...]:
+    """What a model card says of the perplexity."""
+    if text is None or dense is None or smaller is None:
+        return ()
+    return (
+        f"Perplexity {smaller.perplexity:.2f}, dense {dense.perplexity:.2f}, on {text.label}: "
+        f"{smaller.protocol}.",
+    )
+
+
+class Trials:
+    """Trials on one model, one after the other; those that share calibration and profile share a view."""
+
+    def __init__(self, opened: OpenModel, progress: Progress = no_progress) -> None:
+        self.opened, self.progress = opened, progress
+        self._known: tuple[str, ModelView, Judge] | None = None
+
+    def view(self, trial: Trial, folder: Path | None = None, lens: bool = False) -> tuple[ModelView, Judge]:
+        """The view of a trial and its judge; details of the profile go into ``folder``."""
+        if self._known is None or self._known[0] != trial.view_key:
+            self._known = None  # and its windows, bases and answers go
+            view = open_view(trial, self.opened, self.progress, folder, lens)
+            self._known = trial.view_key, view, Judge(trial, self.opened, view)
+        _, view, judge = self._known
+        view.listener = self.progress
+        return view, judge
+
+    def make(self, trial: Trial) -> Run:
+        """Make the run of a trial, and store nothing."""
+        return _made(trial, lambda: (self.opened, _run_trial(trial, *self.view(trial))))
+
+    def run(self, trial: Trial) -> Run:
+        """Give the stored run of a trial, or else make and store one."""
+        run = stored_trial(trial, self.opened)
+        if run is None:
+            run = self.make(trial)
+            keep_run(run)
+        return run
+
+
+def stored_trial(trial: Trial, opened: OpenModel) -> Run | None:
+    """Find the stored run of a trial, if it saw the windows of today: a text can change meanwhile."""
+    run = find_stored(trial)
+    if run is None or run.result.kind != "trial":
+        return None
+    length = trial.window_length
+    calibrated = (length, trial.calibration_windows, trial.seed)
+    today = (
+        digest(token_windows(trial.calibration, opened.tokenizer, *calibrated)),
+        digest(token_windows(trial.evaluation, opened.tokenizer, length, trial.evaluation_windows)),
+    )
+    return run if today == (run.result.calibration.digest, run.result.evaluation.digest) else None
+
+
+def _trial(trial: Trial, opened: OpenModel, progress: Progress, folder: Path) -> TrialResult:
+    view, judge = Trials(opened, progress).view(trial, folder)
+    if trial.budget is not None:
+        check_recipe(trial.recipe, trial.budget, view)
+    return _run_trial(trial, view, judge)
+
+
+def _study(study: Study, opened: OpenModel, progress: Progress, folder: Path) -> StudyResult:
+    """The outcomes of all trials in order, with the first one's profile and the scores measured for it."""
+    _refuse_impossible(study, opened)
+    trials, wanted, matches = Trials(opened, progress), study.trials(), study.matches()
+    first, judge = trials.view(wanted[0], folder, study.lens)
+    profile, shape, texts = first.profile, first.shape, (judge.calibration, judge.evaluated)
+    total = len(wanted) + len(matches)
+    found: dict[str, Measurement] = {}
+
+    def measured(trial: Trial, name: str) -> Measurement:
+        nonlocal profile
+        trials.progress = _telling(study, progress, name, len(found), total)
+        trials.progress("Trials", 0, 1)
+        result = trials.run(trial).result
+        assert result.kind == "trial"
+        if trial.view_key == wanted[0].view_key:
+            profile = first.profile  # with what trials have measured
+        return result.measurement
+
+    for trial in wanted:
+        found[trial.key] = measured(trial, trial.recipe.short)
+    again = []
+    for trial in matches:
+        match = study.matched_trial(trial, found[trial.key].parameters)
+        again.append(found.get(match.key) or measured(match, f"{study.baseline.short}-matched"))
+    progress("Trials", total, total)
+    return StudyResult(
+        profile=profile,
+        shape=shape,
+        measurements=tuple(found[trial.key] for trial in wanted),
+        matched=tuple(again),
+        calibration=texts[0],
+        evaluation=texts[1],
+    )
+
+
+def _telling(study: Study, progress: Progress, name: str, begun: int, total: int) -> Progress:
+    """The listener of one trial of a study: its own phases, or of many trials how many are done."""
+
+    def tell(phase: str, done: int, of: int) -> None:
+        if study.told_singly and phase != "Trials":
+            progress(f"{phase} {name}", done, of)
+        elif not study.told_singly:
+            progress("Trials", begun, total)
+
+    return tell
+
+
+def _refuse_impossible(study: Study, opened: OpenModel) -> None:
+    """Tell before any work what cannot be carried out on this model."""
+    if study.tasks:
+        check_tasks(study.tasks, limit=study.task_limit, include=study.task_folder)
+    trials = study.trials()
+    view = open_view(trials[0], opened, no_progress)
+    if reason := why_not_sliceable(opened.model.config):
+        raise UnsupportedError(reason)
+    for trial in trials:
+        if trial.budget is not None:
+            check_recipe(trial.recipe, trial.budget, view)
+
+
+def _carry_out(request: Request, drawn: OpenModel, executor: Executor, progress: Progress) -> None:
+    """Have an executor make the trials of a study that are not stored yet."""
+    if request.kind == "study":
+        _refuse_impossible(request, drawn)
+        missing = [trial for trial in request.trials() if not stored_trial(trial, drawn)]
+        executor(missing, keep_run, progress)
+
+
+MAKERS: dict[str, Callable[..., Any]] = {
+    "profile": _profile,
+    "search": _search,
+    "compress": _compress,
+    "trial": _trial,
+    "study": _study,
+}
+"""What makes the result of each kind of request on an open model; it may write into the run's folder."""
