@@ -20,8 +20,9 @@ from typing import Any, Literal, NamedTuple
 from analysis.child import start
 from analysis.errors import Cancelled, SlicescopeError, one_line
 from analysis.source import ModelSource
-from slicing.preview import Preview, PreviewRecipe
-from slicing.runs import Recipe
+from slicing.preview import Preview, PreviewRequest
+from slicing.study.requests import Phases
+from slicing.study.results import Request
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +34,10 @@ class Load:
     source: ModelSource
     kind: Literal["load"] = "load"
 
+    def phases(self) -> Phases:
+        """The only one."""
+        return _OPENING
+
 
 @dataclass(frozen=True)
 class Unload:
@@ -40,8 +45,13 @@ class Unload:
 
     kind: Literal["unload"] = "unload"
 
+    def phases(self) -> Phases:
+        """The only one."""
+        return _OPENING
 
-Task = Recipe | Load | Unload
+
+_OPENING: Phases = (("Opening", 0.0),)
+Task = Request | Load | Unload
 Outcome = Literal["done", "failed", "cancelled"]
 
 
@@ -52,7 +62,7 @@ class Do(NamedTuple):
     """Do a task, or measure a preview; the number names it in the answers."""
 
     number: int
-    task: Task | PreviewRecipe
+    task: Task | PreviewRequest
 
 
 class Stop(NamedTuple):
@@ -64,7 +74,7 @@ class Stop(NamedTuple):
 # What the engine answers.
 
 
-class Step(NamedTuple):
+class Advanced(NamedTuple):
     """How far the task is; see ``analysis.values.Progress``."""
 
     number: int
@@ -101,9 +111,9 @@ class Engine:
 
     def __init__(self, connection: Connection, perform: Any = None, opener: Any = None) -> None:
         # Imported here, since they take seconds and the server need not wait for them.
-        from slicing.bench import perform as usual
         from slicing.preview import Previewer
         from slicing.store import open_model
+        from slicing.study.run import perform as usual
 
         self._connection = connection
         self._perform, self._opener = perform or usual, opener or open_model
@@ -143,7 +153,7 @@ class Engine:
         """Do what was asked; whatever it raises ends the task, never the engine."""
 
         def progress(phase: str, done: int, total: int) -> None:
-            self._connection.send(Step(asked.number, phase, done, total))
+            self._connection.send(Advanced(asked.number, phase, done, total))
             if asked.number in self._stopped:
                 raise Cancelled("It was cancelled; nothing was stored.")
 
@@ -162,13 +172,13 @@ class Engine:
 
     def _done(self, asked: Do, progress: Callable[[str, int, int], None]) -> Ended:
         task = asked.task
-        if isinstance(task, PreviewRecipe):
+        if task.kind == "preview":
             found = self._previewer.preview(task, progress, self._open)
             return Ended(asked.number, "done", preview=found)
-        if isinstance(task, Unload):
+        if task.kind == "unload":
             self._close()
             return Ended(asked.number, "done")
-        if isinstance(task, Load):
+        if task.kind == "load":
             progress("Opening", 0, 1)
             self._open(task.source)
             return Ended(asked.number, "done")
