@@ -143,12 +143,13 @@ def test_a_study_that_has_begun_is_a_sentence():
 
 def test_what_a_ranking_says(table):
     told = " ".join(wording.ranking(table)).replace("\N{NO-BREAK SPACE}", " ")
+    softmax = Recipe.parse("slice(softmax, block-influence)")
     for sentence in (
         f"“{REPAIRED.title}” loses least: excess loss 60.4 %, 60.4 % on the second text "
         "(constant slicing = 100 %); better: ",
         "3 of 3 recipes with neither repair nor shared bases are clearly better than constant slicing: ",
-        "Random baselines have an excess loss of 90.0 % to 110.0 %; not better than that: “Slicing, softmax "
-        "(MoDeGPT), by block influence (ShortGPT)",
+        "Random baselines have an excess loss of 90.0 % to 110.0 %; not better than that: "
+        f"“{softmax.title}”.",
         f"Repair takes the excess loss of “{BASELINE.title}” from 100.0 % to 60.4 % (writers).",
         f"Shared bases take the excess loss of “{BASELINE.title}” from 100.0 % to 70.3 % (3 blocks).",
         "2 draws of calibration windows are averaged, for baselines to beat one",
