@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 from analysis.child import start
 from analysis.errors import ModelError, SlicescopeError, StorageError
-from analysis.hub import FETCHING, hub_answers, refusal
+from analysis.sources.hub import FETCHING, hub_answers, refusal
 from analysis.storage import require_space, storage_errors
 from analysis.values import Progress, no_progress
 

@@ -21,7 +21,8 @@ from typing import Any
 
 from analysis.device import is_out_of_memory, out_of_memory_told
 from analysis.errors import ModelError, TextError, one_line
-from analysis.source import OpenModel, context_length
+from analysis.sources.configuration import context_length
+from analysis.sources.opening import OpenModel
 from analysis.values import Value
 
 _UNSAFE = ("longproc", "scrolls")

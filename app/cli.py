@@ -36,7 +36,7 @@ from typer.exceptions import TyperException
 from typer.rich_utils import rich_format_error
 
 from analysis.errors import Cancelled, PlanError, SlicescopeError, brief, visible
-from analysis.hub import FETCHING
+from analysis.sources.hub import FETCHING
 from analysis.storage import check_folder, check_new_file, check_new_folder, check_output, write_whole
 from analysis.values import first_fault
 from app.options import (
@@ -61,7 +61,7 @@ from app.quiet import quieten
 
 if TYPE_CHECKING:
     from analysis.evaluate import Difference
-    from analysis.source import ModelSource
+    from analysis.sources.model import ModelSource
     from slicing.bench import Executor
     from slicing.runs import CompareResult, Recipe, Run
 
@@ -304,7 +304,7 @@ def slice_command(
     json_path: JsonOption = None,
 ) -> None:
     """Slice a model and keep it, with its model card, for any command here and for transformers."""
-    from analysis.texts import TextSource
+    from analysis.sources.text import TextSource
     from slicing.runs import SliceRecipe
 
     text = TextSource.parse(evaluation, "evaluation")
@@ -378,7 +378,7 @@ def remove(
 
     It is a plain checkpoint that other tools open too; with a matrix in a gap it needs transformers 5.23.
     """
-    from analysis.texts import TextSource
+    from analysis.sources.text import TextSource
     from slicing.runs import Entry, RemoveRecipe
 
     text = TextSource.parse(evaluation, "evaluation")
@@ -443,7 +443,7 @@ def compare(
     json_path: JsonOption = None,
 ) -> None:
     """Evaluate the dense model, constant slicing and the plan, paired on the same windows; keep the run."""
-    from analysis.texts import TextSource
+    from analysis.sources.text import TextSource
     from slicing.runs import PROMPT, CompareRecipe
 
     recipe = CompareRecipe(
@@ -483,7 +483,7 @@ def sweep(
     json_path: JsonOption = None,
 ) -> None:
     """Try a grid of bases and targets beside constant slicing; what is stored already is not tried again."""
-    from analysis.texts import TextSource
+    from analysis.sources.text import TextSource
     from app import wording
     from app.tables import grid_table
     from slicing.grid import read_grid
@@ -542,7 +542,7 @@ def contest(
     json_path: JsonOption = None,
 ) -> None:
     """Set ways to decide where to cut against each other at equal size; stored trials are not run again."""
-    from analysis.texts import TextSource
+    from analysis.sources.text import TextSource
     from app import wording
     from app.tables import contest_table
     from slicing.contest import read_contest
@@ -617,7 +617,7 @@ def leaderboard(
     json_path: JsonOption = None,
 ) -> None:
     """Slicing beside removing whole blocks, at several sizes and equal at each; stored trials are kept."""
-    from analysis.texts import TextSource
+    from analysis.sources.text import TextSource
     from app import wording
     from app.tables import board_table
     from slicing.board import read_board
@@ -675,8 +675,9 @@ def evaluate(
 ) -> None:
     """Measure the perplexity of one model, dense or sliced, or what it scores on tasks."""
     from analysis.evaluate import perplexity, safe_precision
-    from analysis.source import fetch_missing
-    from analysis.texts import TextSource, token_windows
+    from analysis.sources.opening import fetch_missing
+    from analysis.sources.text import TextSource
+    from analysis.sources.windows import token_windows
     from slicing.store import open_model
 
     if tasks:
@@ -710,7 +711,7 @@ def _evaluate_tasks(
     batch_size: int,
     json_path: Path | None,
 ) -> None:
-    from analysis.source import fetch_missing
+    from analysis.sources.opening import fetch_missing
     from analysis.tasks import evaluate_tasks
     from slicing.store import open_model
 
@@ -745,7 +746,7 @@ def generate(
 ) -> None:
     """Continue a prompt greedily with a model, dense or sliced."""
     from analysis.evaluate import continue_text
-    from analysis.source import fetch_missing
+    from analysis.sources.opening import fetch_missing
     from slicing.store import open_model
 
     source = which.source()
@@ -978,7 +979,7 @@ def app_command(
     ] = None,
 ) -> None:
     """Serve the app in the browser."""
-    from analysis.source import ModelSource
+    from analysis.sources.model import ModelSource
     from app.policy import Policy
     from app.serve import serve
 
@@ -995,7 +996,7 @@ def app_command(
 @grouped
 def prepare(which: ModelOptions) -> None:
     """Have a model ready: fetch it from the Hub, or convert the weights of a GGUF file (the demo's too)."""
-    from analysis.source import dequantise, fetch_missing
+    from analysis.sources.opening import dequantise, fetch_missing
 
     source = which.source()
     with _progress() as listen:
@@ -1044,7 +1045,7 @@ def _executor(name: str, address: str | None, workers: int | None) -> Executor |
 
 def _perform(recipe: Recipe, executor: Executor | None = None) -> Run:
     from analysis.errors import UnsupportedError
-    from analysis.source import shape_of
+    from analysis.sources.configuration import shape_of
     from slicing.bench import memory_need, perform
     from slicing.runs import CompareRecipe, SliceRecipe
 

@@ -17,7 +17,8 @@ from pydantic.fields import FieldInfo
 from analysis.details import LIKENESSES, Details
 from analysis.profile import LayerProfile
 from analysis.scores import SCORES
-from analysis.texts import PRESETS, Role, TextSource
+from analysis.sources.presets import PRESETS, Role
+from analysis.sources.text import TextSource
 from app import state, wording
 from app.figures.profile import DAMAGES, outliers
 from slicing.allocation import ALLOCATIONS

@@ -22,8 +22,9 @@ from analysis.device import HOST, LARGE, Facts, has_bf16, pick_device
 from analysis.device import memory as host_memory
 from analysis.errors import ModelError, SlicescopeError, StorageError
 from analysis.numbers import read_number, read_whole
-from analysis.source import ModelCard, ModelSource, describe
-from analysis.texts import TextSource
+from analysis.sources.card import ModelCard, describe
+from analysis.sources.model import ModelSource
+from analysis.sources.text import TextSource
 from analysis.values import Value
 from app import wording
 from app.engine import Task

@@ -17,9 +17,12 @@ from analysis.details import Details
 from analysis.errors import TextError, visible
 from analysis.evaluate import Difference, perplexity_of
 from analysis.shape import ModelShape
-from analysis.source import ModelSource
+from analysis.sources.demo_text import DEMO_SPLITS
+from analysis.sources.model import ModelSource
+from analysis.sources.presets import PRESETS, Role
+from analysis.sources.text import TextSource
+from analysis.sources.windows import count_documents
 from analysis.speed import COVERED, Ratio, Speed
-from analysis.texts import DEMO_SPLITS, PRESETS, Role, TextSource, count_documents
 from app.engine import Load, Task, Unload
 from app.job import Job
 from app.jobs import Closed, Opened

@@ -39,11 +39,13 @@ from analysis.profile import profile_blocks
 from analysis.read_shape import read_shape
 from analysis.scores import find_score
 from analysis.shape import ModelShape
-from analysis.source import ModelSource, OpenModel, fetch_missing, outline, require_plain
+from analysis.sources.model import ModelSource
+from analysis.sources.opening import OpenModel, fetch_missing, outline, require_plain
+from analysis.sources.text import TextSource
+from analysis.sources.windows import Passage, passages, token_windows
 from analysis.speed import NEW_TOKENS, PROMPT_TOKENS, compare_speed
 from analysis.storage import require_space
 from analysis.tasks import TaskScore, check_tasks, evaluate_tasks
-from analysis.texts import Passage, TextSource, passages, token_windows
 from analysis.values import Progress, no_progress
 from slicing.allocation import Fractions, Searched
 from slicing.depth.layout import Layout

@@ -17,9 +17,10 @@ from analysis.errors import StorageError
 from analysis.evaluate import Difference, Perplexity, difference, perplexity, safe_precision
 from analysis.needs import refuse_unless_it_fits
 from analysis.read_shape import read_shape
-from analysis.source import OpenModel
+from analysis.sources.opening import OpenModel
+from analysis.sources.text import TextSource
+from analysis.sources.windows import token_windows
 from analysis.storage import runs_folder
-from analysis.texts import TextSource, token_windows
 from analysis.values import Progress, Value, no_progress
 from slicing.bench import Opener
 from slicing.memory import preview_need

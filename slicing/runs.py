@@ -19,10 +19,11 @@ from analysis.numbers import Seed, read_number, read_whole
 from analysis.profile import LayerProfile
 from analysis.scores import find_score
 from analysis.shape import ModelShape
-from analysis.source import ModelSource
+from analysis.sources.model import ModelSource
+from analysis.sources.text import TextSource
+from analysis.sources.windows import Passage
 from analysis.speed import Speed
 from analysis.tasks import TaskScore
-from analysis.texts import Passage, TextSource
 from analysis.values import Value, key_of, without
 from slicing.allocation import Fractions, check_fraction, find_allocation
 from slicing.calibration import Fit, same_text, too_few_tokens

@@ -25,8 +25,9 @@ from analysis.lens import logit_lens
 from analysis.needs import MemoryNeed, refuse_unless_it_fits
 from analysis.profile import profile_blocks
 from analysis.read_shape import read_shape
-from analysis.source import ModelSource, OpenModel
-from analysis.texts import TextSource
+from analysis.sources.model import ModelSource
+from analysis.sources.opening import OpenModel
+from analysis.sources.text import TextSource
 from slicing.assembly import blank, fill_ends
 from slicing.bench import perform
 from slicing.depth.layout import Layout

@@ -14,7 +14,8 @@ from analysis.device import free_memory, memory, out_of_memory_told, pick_device
 from analysis.errors import OutOfMemoryError
 from analysis.evaluate import continue_text, perplexity
 from analysis.read_shape import read_shape
-from analysis.source import ModelSource, OpenModel, open_dense
+from analysis.sources.model import ModelSource
+from analysis.sources.opening import OpenModel, open_dense
 from slicing.schedule import SlicingSchedule
 from slicing.slicer import slice_model
 from slicing.store import load_sliced, save_sliced

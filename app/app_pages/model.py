@@ -8,7 +8,8 @@ import streamlit as st
 
 from analysis.device import DTYPES
 from analysis.errors import SlicescopeError
-from analysis.source import ModelCard, ModelSource
+from analysis.sources.card import ModelCard
+from analysis.sources.model import ModelSource
 from app import parts, state, wording
 from app.engine import Load, Unload
 

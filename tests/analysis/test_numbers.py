@@ -6,7 +6,7 @@ import pytest
 
 from analysis.errors import PlanError
 from analysis.numbers import LARGEST_SEED, LEAST_SEED, read_number, read_whole
-from analysis.texts import TextSource
+from analysis.sources.text import TextSource
 from slicing.runs import ContestRecipe, Entry, LeaderboardRecipe, ModelSource, ProfileRecipe, SweepRecipe
 
 ENDLESS = "9" * 5000

@@ -15,9 +15,10 @@ from streamlit.testing.v1 import AppTest
 
 from analysis.device import LARGE, Facts
 from analysis.errors import ModelError
-from analysis.source import ModelCard, ModelSource, describe
+from analysis.sources.card import ModelCard, describe
+from analysis.sources.model import ModelSource
+from analysis.sources.text import TextSource
 from analysis.storage import runs_folder
-from analysis.texts import TextSource
 from app import controls, state
 from app.controls import FIRST_ENTRIES
 from app.engine import Load, Report

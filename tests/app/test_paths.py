@@ -20,8 +20,8 @@ from serving import ROOT, Server, serving
 from streamlit.proto.BackMsg_pb2 import BackMsg
 from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
 
-from analysis.source import ModelSource
-from analysis.texts import TextSource
+from analysis.sources.model import ModelSource
+from analysis.sources.text import TextSource
 from app.policy import Policy
 from app.report import build_report
 from app.wording import command

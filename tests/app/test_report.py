@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from contest_stand_in import contest_run
 
-from analysis.source import ModelSource
-from analysis.texts import TextSource
+from analysis.sources.model import ModelSource
+from analysis.sources.text import TextSource
 from app.citations import ALLOCATIONS, ENTRIES, SCORES, bibtex, citations
 from app.report import build_report, sections
 from slicing import allocation, bench

@@ -10,9 +10,11 @@ import pytest
 from typer.testing import CliRunner
 
 from analysis.evaluate import Difference
-from analysis.source import ModelSource
+from analysis.sources.model import ModelSource
+from analysis.sources.presets import PRESETS, Role
+from analysis.sources.text import TextSource
+from analysis.sources.windows import Passage
 from analysis.speed import Ratio
-from analysis.texts import PRESETS, Passage, Role, TextSource
 from app import wording
 from app.cli import app as command_line
 from app.tables import size_table

@@ -32,8 +32,10 @@ from analysis.device import multiplies_bf16
 from analysis.evaluate import Perplexity, batches_of, difference, perplexity
 from analysis.profile import profile_blocks
 from analysis.read_shape import read_shape
-from analysis.source import ModelSource, open_dense
-from analysis.texts import TextSource, token_windows
+from analysis.sources.model import ModelSource
+from analysis.sources.opening import open_dense
+from analysis.sources.text import TextSource
+from analysis.sources.windows import token_windows
 from slicing.schedule import SlicingSchedule
 from slicing.slicer import recut, refuse_unless_invariant, slice_model
 

@@ -12,8 +12,9 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 
 import analysis.evaluate
 from analysis.evaluate import Perplexity
-from analysis.source import ModelSource, OpenModel
-from analysis.texts import TextSource
+from analysis.sources.model import ModelSource
+from analysis.sources.opening import OpenModel
+from analysis.sources.text import TextSource
 from slicing.bench import perform
 from slicing.plan import Plan
 from slicing.runs import CompareRecipe, ProfileRecipe, Removal, RemoveRecipe, Run, TextUsed

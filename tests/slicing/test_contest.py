@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from analysis.errors import Cancelled, PlanError
-from analysis.source import ModelSource
+from analysis.sources.model import ModelSource
+from analysis.sources.text import TextSource
 from analysis.storage import runs_folder
-from analysis.texts import TextSource
 from slicing import bench
 from slicing.allocation import ALLOCATIONS
 from slicing.bench import perform, phases

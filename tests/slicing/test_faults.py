@@ -18,9 +18,9 @@ import torch
 
 from analysis.errors import Cancelled, OutOfMemoryError, StorageError
 from analysis.kept import Kept
-from analysis.source import ModelSource
+from analysis.sources.model import ModelSource
+from analysis.sources.text import TextSource
 from analysis.storage import cache_folder, runs_folder, write_whole
-from analysis.texts import TextSource
 from slicing.bench import perform, phases
 from slicing.library import Note, annotate, note_of, throw_away, trashed
 from slicing.plan import Plan

@@ -14,9 +14,10 @@ from conftest import byte_tokenizer, tiny_model
 from pydantic import create_model
 
 from analysis.errors import StorageError
-from analysis.source import ModelSource, OpenModel
+from analysis.sources.model import ModelSource
+from analysis.sources.opening import OpenModel
+from analysis.sources.text import TextSource
 from analysis.storage import runs_folder
-from analysis.texts import TextSource
 from analysis.values import Value
 from app.journal import Entry as Waiting
 from app.report import build_report

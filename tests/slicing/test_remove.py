@@ -15,9 +15,12 @@ from every_family import tiny
 
 from analysis.errors import Cancelled, PlanError, StorageError, UnsupportedError
 from analysis.evaluate import perplexity
-from analysis.source import ModelSource, describe, is_sliced, open_dense
+from analysis.sources.card import describe
+from analysis.sources.model import ModelSource, is_sliced
+from analysis.sources.opening import open_dense
+from analysis.sources.text import TextSource
+from analysis.sources.windows import token_windows
 from analysis.storage import runs_folder
-from analysis.texts import TextSource, token_windows
 from slicing import bench
 from slicing.bench import perform, phases
 from slicing.board import Board, against, best, kind_of, read_board

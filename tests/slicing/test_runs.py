@@ -16,9 +16,11 @@ from safetensors import SafetensorError
 from analysis.errors import Cancelled, PlanError, StorageError, TextError, UnsupportedError
 from analysis.evaluate import perplexity
 from analysis.profile import profile_blocks
-from analysis.source import ModelSource, open_dense
+from analysis.sources.model import ModelSource
+from analysis.sources.opening import open_dense
+from analysis.sources.text import TextSource
+from analysis.sources.windows import token_windows
 from analysis.storage import runs_folder
-from analysis.texts import TextSource, token_windows
 from slicing.bench import perform, phases
 from slicing.board import read_board
 from slicing.contest import read_contest

@@ -14,7 +14,7 @@ from analysis.anatomy import anatomy_of, decoder, norm_gain
 from analysis.errors import ModelError, OutOfMemoryError, PlanError, StorageError, UnsupportedError
 from analysis.read_shape import read_shape
 from analysis.shape import ModelShape
-from analysis.source import ModelSource
+from analysis.sources.model import ModelSource
 from slicing.assembly import blank
 from slicing.rotation import random_bases
 from slicing.schedule import SlicingSchedule

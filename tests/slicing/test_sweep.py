@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from analysis.errors import Cancelled, PlanError
-from analysis.source import ModelSource
+from analysis.sources.model import ModelSource
+from analysis.sources.text import TextSource
 from analysis.storage import runs_folder
-from analysis.texts import TextSource
 from slicing.bench import perform, phases
 from slicing.grid import pareto, read_grid
 from slicing.plan import Plan
