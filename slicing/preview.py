@@ -23,11 +23,12 @@ from analysis.sources.windows import token_windows
 from analysis.storage import runs_folder
 from analysis.values import Progress, Value, no_progress
 from slicing.bench import Opener
+from slicing.guard import refuse_unless_invariant
 from slicing.memory import preview_need
 from slicing.plan import Plan
 from slicing.runs import ProfileResult
 from slicing.schedule import SlicingSchedule
-from slicing.slicer import recut, refuse_unless_invariant
+from slicing.slicer import recut
 from slicing.store import open_model
 from slicing.study.store import BASES_FILE, find_run
 
