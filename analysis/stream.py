@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from analysis.activations import Activations, budgets
 from analysis.device import on_device
 from analysis.evaluate import batches_of
 from analysis.hooks import entering_states, returns_tuple
-from analysis.kept import Kept, budgets
 
 Contexts = list[dict[str, Any]]
 """What every block of a model is called with beside the states."""
@@ -43,7 +43,7 @@ class BlockStream:
         self.budget = budgets(self.device) if budget is None else budget
         self.batches = list(batches_of(windows, self.device))
         """Token ids, (B, T) each."""
-        self.states = Kept(self.device, *self.budget)
+        self.states = Activations(self.device, *self.budget)
         self.contexts: list[Contexts] = []
         for states, context in _entering(model, self.batches):
             self.states.append(begin(states))
@@ -59,7 +59,7 @@ class BlockStream:
         It may run through another ``model``, whose blocks have contexts of their own.
         """
         other = copy.copy(self)
-        other.states = Kept(self.device, *self.budget)
+        other.states = Activations(self.device, *self.budget)
         for index in range(len(self)):
             other.states.append(self.at(index).clone())
         if model is not None and model is not self.model:

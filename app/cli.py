@@ -276,13 +276,13 @@ def plan(
     dense = result.shape.parameters
     for name, each in (("planned", schedule), ("constant", constant)):
         shape = each.shape_after(result.shape)
-        size = wording.memory(shape.weight_bytes(itemsize))
+        size = wording.told_memory(shape.weight_bytes(itemsize))
         out.print(
             f"{name}: mean slice {each.mean_slice:.1%}, {shape.parameters:,} parameters "
             f"({shape.parameters / dense - 1:+.1%} against dense), {size} on disk, "
             f"{shape.flops_per_token:,} FLOPs per token"
         )
-    cache = wording.memory(data["cache_bytes"])
+    cache = wording.told_memory(data["cache_bytes"])
     told = (
         f"Keys and values of {CACHED_TOKENS:,} tokens take {cache}, as before: slicing does not change them."
     )

@@ -187,10 +187,10 @@ def provenance(view: state.View) -> state.Shown | None:
     return shown
 
 
-def damage(profile: LayerProfile, first_token: bool = False) -> None:
+def damage_chart(profile: LayerProfile, first_token: bool = False) -> None:
     """What the LR score says against the damage that was measured, and the same as a table."""
     with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
-        name = controls.damage("damage", profile)
+        name = controls.damage_choice("damage", profile)
         if name is None:
             st.info("No damage was measured here: measure the profile again, with damage.")
             return

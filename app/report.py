@@ -92,7 +92,7 @@ def _of_kind(run: Run) -> Iterator[Section]:
     recipe, result = run.recipe, run.result
     if isinstance(recipe, CompareRecipe) and isinstance(result, CompareResult):
         planned = recipe.planned
-        pairs = wording.paired(result, planned)
+        pairs = wording.paired_differences(result, planned)
         contestants = result.contestants
         yield Section("Perplexity", draw_perplexities(contestants), perplexity_table(contestants))
         yield Section("Paired difference", draw_differences(pairs), difference_table(pairs))
@@ -193,7 +193,7 @@ def _head(run: Run) -> str:
         said.append(f"<p class=verdict>{_text(wording.plain(wording.verdict(result, planned)))}</p>")
         said += [
             f"<p>{_text(how.capitalize())}: <b>{_text(each.verdict)}</b>. {_text(wording.evidence(each))}</p>"
-            for how, each in wording.paired(result, planned)
+            for how, each in wording.paired_differences(result, planned)
         ]
         protocol = result.contestant("dense").evaluation.protocol
         said.append(

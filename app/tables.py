@@ -156,7 +156,7 @@ def perplexity_table(contestants: Sequence[Contestant]) -> pd.DataFrame:
         {
             "model": each.title,
             "perplexity": round(each.evaluation.perplexity, 3),
-            "95 % interval": wording.interval(each.evaluation.interval),
+            "95 % interval": wording.told_interval(each.evaluation.interval),
         }
         for each in contestants
     )
@@ -168,7 +168,7 @@ def difference_table(differences: Sequence[tuple[str, Difference]]) -> pd.DataFr
         {
             "comparison": label,
             "perplexity, %": round(each.percent, 2),
-            "95 % interval, %": wording.interval(each.percent_interval, 1),
+            "95 % interval, %": wording.told_interval(each.percent_interval, 1),
             "nats per token": round(each.nats, 4),
             "verdict": each.verdict,
             "windows": each.windows,
@@ -214,7 +214,7 @@ def trial_table(grid: Grid) -> pd.DataFrame:
             "model": name,
             "parameters": each.parameters,
             "perplexity": round(each.evaluation.perplexity, 3),
-            "95 % interval": wording.interval(each.evaluation.interval),
+            "95 % interval": wording.told_interval(each.evaluation.interval),
             "mean slice, %": round(100 * each.mean_slice, 2),
             "unbeaten": name in front,
         }
@@ -244,7 +244,7 @@ def together_table(results: Sequence[tuple[str, CompareResult]]) -> pd.DataFrame
             "run": name,
             "model": each.title,
             "perplexity": round(each.evaluation.perplexity, 2),
-            "95 % interval": wording.interval(each.evaluation.interval),
+            "95 % interval": wording.told_interval(each.evaluation.interval),
             "parameters": f"{each.parameters:,}",
             "text": result.evaluation.label,
         }
@@ -398,12 +398,12 @@ def _size_row(each: Contestant, dense: Contestant) -> dict[str, object]:
         "mean slice": wording.percent(each.mean_slice),
         "parameters": f"{each.parameters:,}",
         "vs dense": wording.percent(each.parameters / dense.parameters - 1.0, signed=True),
-        "weights": wording.memory(each.bytes),
+        "weights": wording.told_memory(each.bytes),
         "FLOPs per token": wording.flops(each.flops_per_token),
         "prompt": wording.times(each.speed, "prompt"),
         "generation": wording.times(each.speed, "generation"),
-        "peak while slicing": "" if peak is None else wording.memory(peak),
-        "peak while evaluating": wording.memory(each.evaluation.peak_memory),
+        "peak while slicing": "" if peak is None else wording.told_memory(peak),
+        "peak while evaluating": wording.told_memory(each.evaluation.peak_memory),
     }
 
 

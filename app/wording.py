@@ -67,7 +67,7 @@ def percent(fraction: float, signed: bool = False) -> str:
     )
 
 
-def memory(size: int) -> str:
+def told_memory(size: int) -> str:
     """Bytes in MiB or GiB."""
     gap = "\N{NO-BREAK SPACE}"
     return f"{size / 2**30:.2f}{gap}GiB" if size >= 2**30 else f"{size / 2**20:.0f}{gap}MiB"
@@ -90,7 +90,7 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def interval(pair: tuple[float, float] | None, digits: int = 2) -> str:
+def told_interval(pair: tuple[float, float] | None, digits: int = 2) -> str:
     """A 95 % interval, or why there is none."""
     if pair is None:
         return "no interval below 8 windows"
@@ -149,7 +149,7 @@ def progress(job: Job, ahead: int) -> str:
         if job.total <= 1:
             return "Fetching: asking the Hub"
         left = f" · about {duration(job.seconds_left)} left" if job.seconds_left is not None else ""
-        return f"Fetching {memory(job.done)} of {memory(job.total)}{left}"
+        return f"Fetching {told_memory(job.done)} of {told_memory(job.total)}{left}"
     if job.state == "queued":
         return f"Queued, {ahead} ahead"
     count = f", {job.done} of {job.total}" if job.total > 1 else ""
@@ -224,7 +224,7 @@ def is_share(rule: type[Allocation], name: str) -> bool:
     )
 
 
-def outliers(blocks: Sequence[int], left_off: bool) -> str:
+def told_outliers(blocks: Sequence[int], left_off: bool) -> str:
     """What an outlier does to a chart, and whether it is left off."""
     listed = ", ".join(map(str, blocks))
     what = "left off" if left_off else "far out"
@@ -316,7 +316,7 @@ def reduction(schedule: SlicingSchedule, shape: ModelShape) -> str:
     )
 
 
-def paired(result: CompareResult, planned: str) -> list[tuple[str, Difference]]:
+def paired_differences(result: CompareResult, planned: str) -> list[tuple[str, Difference]]:
     """The differences that decide, each with the condition it holds at."""
     if planned == "constant":
         return [("against dense", result.difference("dense", planned))]
@@ -332,7 +332,7 @@ def verdict(result: CompareResult, planned: str) -> str:
         return (
             f"Constant slicing costs {change(result.difference('dense', planned))} perplexity against dense."
         )
-    slices, parameters = (each for _, each in paired(result, planned))
+    slices, parameters = (each for _, each in paired_differences(result, planned))
     name = planned.capitalize()
     if "too few windows to tell" in (slices.verdict, parameters.verdict):
         return (

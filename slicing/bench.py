@@ -40,7 +40,7 @@ from analysis.read_shape import read_shape
 from analysis.scores import find_score
 from analysis.shape import ModelShape
 from analysis.sources.model import ModelSource
-from analysis.sources.opening import OpenModel, fetch_missing, outline, require_plain
+from analysis.sources.opening import OpenModel, fetch_missing, outline, require_plain_weights
 from analysis.sources.text import TextSource
 from analysis.sources.windows import Passage, passages, token_windows
 from analysis.speed import NEW_TOKENS, PROMPT_TOKENS, compare_speed
@@ -53,6 +53,7 @@ from slicing.depth.memory import refuse_unless_removal_fits
 from slicing.depth.operator import reduce_blocks
 from slicing.depth.reduce import ReducedModel, reduce_model
 from slicing.depth.survey import Survey
+from slicing.guard import refuse_unless_invariant
 from slicing.memory import preview_need, slicing_need
 from slicing.plan import Plan
 from slicing.probes import CURVES, FRACTIONS, NEED_SLICING, PROBES, USUAL, Probing
@@ -91,11 +92,10 @@ from slicing.runs import (
     TrialsResult,
 )
 from slicing.schedule import SlicingSchedule, constant_at_parameters
-from slicing.search import Journal, search
+from slicing.search import SearchLog, search
 from slicing.slicer import (
     SlicedModel,
     recut,
-    refuse_unless_invariant,
     refuse_unless_slicing_fits,
     slice_model,
 )
@@ -213,7 +213,7 @@ def fetch_for(recipe: Recipe, progress: Progress = no_progress, asks: bool = Tru
     ``asks``: whether this process may ask the device; see ``fetch_missing``.
     """
     if recipe.changes_weights:
-        require_plain(recipe.model)
+        require_plain_weights(recipe.model)
     fetch_missing(recipe.model, progress, asks)
 
 
@@ -1075,7 +1075,7 @@ def _search(recipe: SearchRecipe, opened: OpenModel, progress: Progress) -> Sear
         sliced = recut(opened.model, schedule(shares), bases)
         return float(np.mean(perplexity(sliced.model, windows, precision=precision).nll))
 
-    with Journal(recipe.key) as journal:
+    with SearchLog(recipe.key) as journal:
         found = search(loss, shape.block_count, plan.target, rule.rounds, journal, progress)
     return SearchResult(
         profile=bench.profile,

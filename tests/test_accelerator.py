@@ -18,7 +18,7 @@ from conftest import byte_tokenizer, tiny_model
 from analysis.anatomy import anatomy_of, block_path, blocks
 from analysis.bases import Bases, BasesCollector, find_bases
 from analysis.details import DetailsCollector
-from analysis.device import free_memory, memory, pick_dtype
+from analysis.device import free_memory, memory_of, pick_dtype
 from analysis.errors import OutOfMemoryError
 from analysis.evaluate import batch_tokens, continue_text, perplexity
 from analysis.lens import logit_lens
@@ -185,7 +185,7 @@ def test_a_full_card_runs_out_of_memory_and_what_is_freed_can_be_taken_again():
         del view
         assert torch.cuda.memory_allocated() == 0
         assert torch.cuda.mem_get_info() == (800, 4000)  # torch keeps the rest
-        assert memory(torch.device("cuda")) == (4000, 4000)
+        assert memory_of(torch.device("cuda")) == (4000, 4000)
         torch.zeros(900, device="cuda")
         free_memory()
         assert torch.cuda.mem_get_info() == (4000, 4000)

@@ -88,7 +88,7 @@ def _base_model(card: Any) -> str | None:
     return one if relation in (None, "quantized") else None
 
 
-def refusal(repository: str, revision: str | None, error: BaseException) -> ModelError:
+def fetch_error(repository: str, revision: str | None, error: BaseException) -> ModelError:
     """Why a model cannot be fetched and what to do, in one sentence, whatever the libraries raised."""
     from huggingface_hub import constants, errors, get_token
 

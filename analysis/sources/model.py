@@ -16,10 +16,10 @@ from typing import Literal, Self
 from pydantic import model_validator
 from transformers.utils import logging as transformers_logging
 
-from analysis.device import check_names, is_out_of_memory
+from analysis.device import check_device_names, is_out_of_memory
 from analysis.errors import ModelError, is_ours, one_line
 from analysis.fetch import fetched
-from analysis.sources.hub import refusal
+from analysis.sources.hub import fetch_error
 from analysis.values import Value
 
 SLICED_MANIFEST = "slicescope.json"
@@ -55,7 +55,7 @@ class ModelSource(Value):
         Raises ``ModelError`` when a path does not exist, or nothing is called like the device or the dtype.
         """
         text = text.strip()
-        check_names(device, dtype)
+        check_device_names(device, dtype)
         try:
             path = Path(text).expanduser()
             location, folder, exists = str(path.resolve()), path.is_dir(), path.exists()
@@ -131,5 +131,5 @@ def reading(source: ModelSource) -> Iterator[None]:
         if is_ours(error) or is_out_of_memory(error):
             raise
         if must_fetch(source):
-            raise refusal(source.location, source.revision, error) from error
+            raise fetch_error(source.location, source.revision, error) from error
         raise ModelError(f"The model '{source.label}' cannot be read: {one_line(error)}.") from error

@@ -61,7 +61,7 @@ def fetch_missing(source: ModelSource, progress: Progress = no_progress, asks: b
         fetch(source.location, source.revision, progress)
 
 
-def require_plain(source: ModelSource) -> None:
+def require_plain_weights(source: ModelSource) -> None:
     """Raise ``UnsupportedError`` where the weights are quantised and stay so, and cannot be changed."""
     if source.kind in ("demo", "gguf"):  # dequantised by us
         return

@@ -92,5 +92,5 @@ with view:
             standings(read_contest(recipe, result), None if shown.bundled else shown.run)
             if set(DAMAGES) & set(result.profile.scores()):
                 st.subheader("Does the LR score foretell damage?")
-                parts.damage(result.profile)
+                parts.damage_chart(result.profile)
             parts.reproduction(shown.run)

@@ -109,7 +109,7 @@ def draw(run: Run) -> None:
     score = SCORES[name]
     st.markdown(score.description)
     if far:
-        st.badge(wording.outliers(far, left_off=zoomed), icon=":material/error:", color="violet")
+        st.badge(wording.told_outliers(far, left_off=zoomed), icon=":material/error:", color="violet")
     drawing = draw_profile(profile, name, first_token, far if zoomed else (), parts.theme())
     table = profile.to_frame(first_token).round(4)
     parts.chart(drawing, "profile", table, pick=lambda point: state.choose_block(int(point["x"])))
@@ -226,7 +226,7 @@ def near(run: Run) -> None:
             if name == names[5]:
                 overlay(run)
             elif name == names[4]:
-                parts.damage(run.result.profile, controls.shown_score()[1])
+                parts.damage_chart(run.result.profile, controls.shown_score()[1])
             elif damage:
                 st.warning(damage, icon=":material/broken_image:")
             elif details is None:

@@ -40,7 +40,7 @@ def sizes(planned: SlicingSchedule, constant: SlicingSchedule, shape: ModelShape
     shapes = (shape, planned.shape_after(shape), constant.shape_after(shape))
     for label, words, size_of in (
         ("Parameters", wording.millions, lambda s: s.parameters),
-        ("Weight memory", wording.memory, lambda s: s.weight_bytes(itemsize)),
+        ("Weight memory", wording.told_memory, lambda s: s.weight_bytes(itemsize)),
         ("FLOPs per token", wording.flops, lambda s: s.flops_per_token),
     ):
         dense, ours, theirs = map(size_of, shapes)

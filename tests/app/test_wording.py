@@ -30,8 +30,8 @@ EVALUATION = TextSource(kind="demo", split="evaluation")
 def test_numbers_carry_their_units() -> None:
     assert wording.percent(0.25) == "25.0\N{NO-BREAK SPACE}%"
     assert wording.percent(-0.111, signed=True) == "−11.1\N{NO-BREAK SPACE}%"
-    assert wording.memory(2**30 * 3 // 2) == "1.50\N{NO-BREAK SPACE}GiB"
-    assert wording.memory(2**29) == "512\N{NO-BREAK SPACE}MiB"
+    assert wording.told_memory(2**30 * 3 // 2) == "1.50\N{NO-BREAK SPACE}GiB"
+    assert wording.told_memory(2**29) == "512\N{NO-BREAK SPACE}MiB"
     assert wording.millions(134_515_008) == "134.5 M"
     assert wording.millions(8_030_000_000) == "8.03 B"
     assert wording.flops(269_000_000) == "269 MFLOPs"
