@@ -98,6 +98,6 @@ def write_numbers(tensor: Tensor, path: Path) -> None:
 
 
 def budgets(device: torch.device) -> tuple[int, int]:
-    """Return the bytes that activations may take on the device and on the host: a third of what is free now."""
+    """Return the bytes for activations on the device and on the host: a third of what is free now."""
     host = memory_of(HOST)[0] // 3
     return (memory_of(device)[0] // 3 if device.type == "cuda" else 0), host

@@ -135,7 +135,7 @@ def norm_gain(norm: Any, anatomy: Anatomy, like: torch.Tensor) -> torch.Tensor:
 
 
 def norm_shift(norm: Any) -> torch.Tensor | None:
-    """What a layer norm adds at its end, shape (D,), or ``None``."""
+    """Return what a layer norm adds at its end, shape (D,), or ``None``."""
     return getattr(norm, "bias", None)
 
 
@@ -150,5 +150,5 @@ def norm_epsilon(norm: nn.Module, anatomy: Anatomy) -> float:
 
 
 def embedding_scale(embedding: nn.Module) -> float:
-    """What the embedding layer multiplies its rows by (the square root of D for Gemma, else 1)."""
+    """Return the factor of the embedding layer's rows (the square root of D for Gemma, else 1)."""
     return float(getattr(embedding, "scalar_embed_scale", 1.0))

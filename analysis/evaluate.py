@@ -1,4 +1,4 @@
-"""What a model is worth: perplexity by a stated protocol, its interval, its speed, and paired differences.
+"""Evaluate a model: perplexity by a stated protocol, its interval, its speed, and paired differences.
 
 The protocol: consecutive windows without overlap; in each, every token but the first is predicted from
 those before it; perplexity is exp of the mean negative log-likelihood over all predicted tokens. Where a
@@ -286,7 +286,7 @@ def difference(baseline: str, base: Perplexity, contender: str, other: Perplexit
 
 
 def paired(baseline: str, contender: str, differences: np.ndarray) -> Difference:
-    """What the differences of every window's loss, contender less baseline, (N,), say together."""
+    """Summarise the differences of every window's loss, contender less baseline, (N,)."""
     return Difference(
         baseline=baseline,
         contender=contender,

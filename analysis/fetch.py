@@ -1,7 +1,7 @@
 """Fetching a model from the Hub: what opening it takes and no more, with every byte told.
 
 A process of its own fetches, since a read that waits for the network can be ended in no other way: whoever
-asked can stop it at any moment. What has come by then is kept, and the next time goes on from there. Knows
+asked can stop it at any moment. The next fetch goes on from what has come by then. Knows
 nothing about transformers or torch, which would take seconds to import there.
 """
 
@@ -120,7 +120,7 @@ def fetch_and_answer(line: int) -> None:
 
 
 def _told(repository: str, revision: str | None, error: Exception) -> SlicescopeError:
-    """What went wrong, in one sentence."""
+    """Say in one sentence what went wrong."""
     if isinstance(error, OSError) and error.errno in _OF_THE_DISK:
         try:
             with storage_errors(_cache()):

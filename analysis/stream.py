@@ -24,7 +24,7 @@ Contexts = list[dict[str, Any]]
 
 
 class BlockStream:
-    """A stream (B, T, D), in batches that are kept on the device, in host memory or on disk.
+    """A stream (B, T, D), in batches that are stored on the device, in host memory or on disk.
 
     It begins as what enters block 0.
     """
@@ -36,7 +36,7 @@ class BlockStream:
         budget: tuple[int, int] | None = None,
         begin: Callable[[Tensor], Tensor] = torch.clone,
     ) -> None:
-        """``windows`` (N, T) of token ids; ``budget``: bytes that may be kept on (device, host), by default
+        """``windows`` (N, T) of token ids; ``budget``: bytes that may be stored on (device, host), by default
         a third of what is free. ``begin`` makes of what enters block 0 what the stream begins with.
         """
         self.model, self.device = model, model.device
@@ -81,11 +81,11 @@ class BlockStream:
         self.device = device
 
     def context(self, index: int, place: int) -> dict[str, Any]:
-        """What the block at ``place`` of the model is called with for a batch."""
+        """Return what the block at ``place`` of the model is called with for a batch."""
         return on_device(self.contexts[index][place], self.device)
 
     def called(self, block: nn.Module, place: int, index: int, states: Tensor) -> Tensor:
-        """What ``block`` makes of a batch of ``states``, called as the model's block at ``place`` is."""
+        """Return what ``block`` makes of a batch of ``states``, called like the block at ``place``."""
         # Where accelerate keeps a block elsewhere, calling it brings it here.
         output = block(states, **self.context(index, place))
         return output[0] if isinstance(output, tuple) else output
@@ -101,7 +101,7 @@ class BlockStream:
 
 
 def _entering(model: Any, batches: list[Tensor]) -> Iterator[tuple[Tensor, Contexts]]:
-    """What enters block 0, (B, T, D), and the context of every block, for each batch of token ids."""
+    """Yield what enters block 0, (B, T, D), and every block's context, for each batch of token ids."""
     tuples = returns_tuple(model, batches[0][:1, :8].to(model.device))
     known: dict[torch.Size, Contexts] = {}
     for batch in batches:

@@ -20,7 +20,7 @@ from analysis.values import Value
 
 
 class ModelCard(Value):
-    """What can be said about a model before its weights are read."""
+    """Facts about a model that are known before its weights are read."""
 
     label: str
     architecture: str
@@ -49,9 +49,9 @@ class ModelCard(Value):
 
 
 def describe(source: ModelSource, told: Facts | None = None) -> ModelCard:
-    """The model card: from the configuration and the names of the weights, without opening the model.
+    """Make the model card from the configuration and the names of the weights, without opening the model.
 
-    What is ``told`` of the device is not asked.
+    ``told`` holds facts about the device that are then not asked for.
     Raises ``ModelError`` where the weights are of more blocks than the configuration says.
     """
     config: Any = read_config(source)
@@ -96,7 +96,7 @@ def describe(source: ModelSource, told: Facts | None = None) -> ModelCard:
 
 
 def _listing(source: ModelSource) -> tuple[Listing, int | None]:
-    """What is known of a model's files, and how many bytes of them have to be fetched."""
+    """Return what is known of a model's files, and how many bytes of them have to be fetched."""
     if must_fetch(source):
         listing = look_up(source.location, source.revision)
         return listing, listing.bytes
@@ -105,14 +105,14 @@ def _listing(source: ModelSource) -> tuple[Listing, int | None]:
 
 
 def made_from(source: ModelSource) -> str | None:
-    """The model that a quantised one was made from, as its model card says, which is not fetched."""
+    """Return the model that a quantised one was made from, as its card on the Hub or in its folder says."""
     if source.kind == "hub":
         return look_up(source.location, source.revision).base_model
     return _listing(source)[0].base_model
 
 
 def _said(config: Any, name: str) -> Any:
-    """A setting of all blocks, or ``None`` where there is none."""
+    """Return a setting of all blocks, or ``None`` where there is none."""
     try:
         return getattr(config, name, None)
     except RuntimeError:  # transformers has no one answer where blocks differ
