@@ -11,7 +11,8 @@ from typing import Any
 
 from analysis import scores
 from slicing.allocation import find_allocation
-from slicing.runs import ContestRecipe, LeaderboardRecipe, ProfileRecipe, Recipe
+from slicing.runs import ContestRecipe, LeaderboardRecipe, ProfileRecipe
+from slicing.study.recipe import Recipe
 
 ENTRIES = {
     "dumitru2024change": """@inproceedings{dumitru2024change,

@@ -36,7 +36,7 @@ from typer.exceptions import TyperException
 from typer.rich_utils import rich_format_error
 
 from analysis.errors import Cancelled, PlanError, SlicescopeError, brief, visible
-from analysis.hub import FETCHING
+from analysis.sources.hub import FETCHING
 from analysis.storage import check_folder, check_new_file, check_new_folder, check_output, write_whole
 from analysis.values import first_fault
 from app.options import (
@@ -61,9 +61,11 @@ from app.quiet import quieten
 
 if TYPE_CHECKING:
     from analysis.evaluate import Difference
-    from analysis.source import ModelSource
-    from slicing.bench import Executor
-    from slicing.runs import CompareResult, Recipe, Run
+    from analysis.sources.model import ModelSource
+    from slicing.study.run import Executor
+    from slicing.runs import CompareResult
+    from slicing.study.recipe import Recipe
+    from slicing.study.results import Run
 
 CACHED_TOKENS = 4096
 """For so many tokens a plan tells the size of the cache."""
@@ -276,13 +278,13 @@ def plan(
     dense = result.shape.parameters
     for name, each in (("planned", schedule), ("constant", constant)):
         shape = each.shape_after(result.shape)
-        size = wording.memory(shape.weight_bytes(itemsize))
+        size = wording.told_memory(shape.weight_bytes(itemsize))
         out.print(
             f"{name}: mean slice {each.mean_slice:.1%}, {shape.parameters:,} parameters "
             f"({shape.parameters / dense - 1:+.1%} against dense), {size} on disk, "
             f"{shape.flops_per_token:,} FLOPs per token"
         )
-    cache = wording.memory(data["cache_bytes"])
+    cache = wording.told_memory(data["cache_bytes"])
     told = (
         f"Keys and values of {CACHED_TOKENS:,} tokens take {cache}, as before: slicing does not change them."
     )
@@ -304,7 +306,7 @@ def slice_command(
     json_path: JsonOption = None,
 ) -> None:
     """Slice a model and keep it, with its model card, for any command here and for transformers."""
-    from analysis.texts import TextSource
+    from analysis.sources.text import TextSource
     from slicing.runs import SliceRecipe
 
     text = TextSource.parse(evaluation, "evaluation")
@@ -378,8 +380,9 @@ def remove(
 
     It is a plain checkpoint that other tools open too; with a matrix in a gap it needs transformers 5.23.
     """
-    from analysis.texts import TextSource
-    from slicing.runs import Entry, RemoveRecipe
+    from analysis.sources.text import TextSource
+    from app.journal import Entry
+    from slicing.runs import RemoveRecipe
 
     text = TextSource.parse(evaluation, "evaluation")
     closed = "" if closing == "none" else f"+{closing}"
@@ -443,8 +446,9 @@ def compare(
     json_path: JsonOption = None,
 ) -> None:
     """Evaluate the dense model, constant slicing and the plan, paired on the same windows; keep the run."""
-    from analysis.texts import TextSource
-    from slicing.runs import PROMPT, CompareRecipe
+    from analysis.sources.text import TextSource
+    from slicing.study.requests import PROMPT
+    from slicing.runs import CompareRecipe
 
     recipe = CompareRecipe(
         model=which.source(),
@@ -483,7 +487,7 @@ def sweep(
     json_path: JsonOption = None,
 ) -> None:
     """Try a grid of bases and targets beside constant slicing; what is stored already is not tried again."""
-    from analysis.texts import TextSource
+    from analysis.sources.text import TextSource
     from app import wording
     from app.tables import grid_table
     from slicing.grid import read_grid
@@ -542,12 +546,13 @@ def contest(
     json_path: JsonOption = None,
 ) -> None:
     """Set ways to decide where to cut against each other at equal size; stored trials are not run again."""
-    from analysis.texts import TextSource
+    from analysis.sources.text import TextSource
     from app import wording
     from app.tables import contest_table
     from slicing.contest import read_contest
     from slicing.plan import Plan
-    from slicing.runs import ContestRecipe, Entry
+    from slicing.runs import ContestRecipe
+    from app.journal import Entry
 
     chosen: dict[str, Any] = {
         "plan": Plan(
@@ -617,12 +622,13 @@ def leaderboard(
     json_path: JsonOption = None,
 ) -> None:
     """Slicing beside removing whole blocks, at several sizes and equal at each; stored trials are kept."""
-    from analysis.texts import TextSource
+    from analysis.sources.text import TextSource
     from app import wording
     from app.tables import board_table
-    from slicing.board import read_board
+    from slicing.study.verdicts import read_board
     from slicing.plan import Plan
-    from slicing.runs import Entry, LeaderboardRecipe
+    from app.journal import Entry
+    from slicing.runs import LeaderboardRecipe
 
     chosen: dict[str, Any] = {"plan": Plan(rounding=int(rounding), embedding=embedding.value)}
     if entries:
@@ -675,8 +681,9 @@ def evaluate(
 ) -> None:
     """Measure the perplexity of one model, dense or sliced, or what it scores on tasks."""
     from analysis.evaluate import perplexity, safe_precision
-    from analysis.source import fetch_missing
-    from analysis.texts import TextSource, token_windows
+    from analysis.sources.opening import fetch_missing
+    from analysis.sources.text import TextSource
+    from analysis.sources.windows import token_windows
     from slicing.store import open_model
 
     if tasks:
@@ -710,7 +717,7 @@ def _evaluate_tasks(
     batch_size: int,
     json_path: Path | None,
 ) -> None:
-    from analysis.source import fetch_missing
+    from analysis.sources.opening import fetch_missing
     from analysis.tasks import evaluate_tasks
     from slicing.store import open_model
 
@@ -745,7 +752,7 @@ def generate(
 ) -> None:
     """Continue a prompt greedily with a model, dense or sliced."""
     from analysis.evaluate import continue_text
-    from analysis.source import fetch_missing
+    from analysis.sources.opening import fetch_missing
     from slicing.store import open_model
 
     source = which.source()
@@ -978,7 +985,7 @@ def app_command(
     ] = None,
 ) -> None:
     """Serve the app in the browser."""
-    from analysis.source import ModelSource
+    from analysis.sources.model import ModelSource
     from app.policy import Policy
     from app.serve import serve
 
@@ -995,7 +1002,7 @@ def app_command(
 @grouped
 def prepare(which: ModelOptions) -> None:
     """Have a model ready: fetch it from the Hub, or convert the weights of a GGUF file (the demo's too)."""
-    from analysis.source import dequantise, fetch_missing
+    from analysis.sources.opening import dequantise, fetch_missing
 
     source = which.source()
     with _progress() as listen:
@@ -1044,8 +1051,9 @@ def _executor(name: str, address: str | None, workers: int | None) -> Executor |
 
 def _perform(recipe: Recipe, executor: Executor | None = None) -> Run:
     from analysis.errors import UnsupportedError
-    from analysis.source import shape_of
-    from slicing.bench import memory_need, perform
+    from analysis.sources.configuration import shape_of
+    from slicing.bench import memory_need
+    from slicing.study.run import perform
     from slicing.runs import CompareRecipe, SliceRecipe
 
     shape = None

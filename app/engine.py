@@ -17,11 +17,11 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any, Literal, NamedTuple
 
-from analysis.child import start
+from analysis.child import start_child
 from analysis.errors import Cancelled, SlicescopeError, one_line
-from analysis.source import ModelSource
+from analysis.sources.model import ModelSource
 from slicing.preview import Preview, PreviewRecipe
-from slicing.runs import Recipe
+from slicing.study.recipe import Recipe
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ class Stop(NamedTuple):
 # What the engine answers.
 
 
-class Step(NamedTuple):
+class Advanced(NamedTuple):
     """How far the task is; see ``analysis.values.Progress``."""
 
     number: int
@@ -101,7 +101,7 @@ class Engine:
 
     def __init__(self, connection: Connection, perform: Any = None, opener: Any = None) -> None:
         # Imported here, since they take seconds and the server need not wait for them.
-        from slicing.bench import perform as usual
+        from slicing.study.run import perform as usual
         from slicing.preview import Previewer
         from slicing.store import open_model
 
@@ -143,7 +143,7 @@ class Engine:
         """Do what was asked; whatever it raises ends the task, never the engine."""
 
         def progress(phase: str, done: int, total: int) -> None:
-            self._connection.send(Step(asked.number, phase, done, total))
+            self._connection.send(Advanced(asked.number, phase, done, total))
             if asked.number in self._stopped:
                 raise Cancelled("It was cancelled; nothing was stored.")
 
@@ -193,14 +193,14 @@ class Engine:
         self._previewer.forget()
 
     def _report(self) -> None:
-        from analysis.device import has_bf16, memory, pick_device
+        from analysis.device import has_bf16, memory_of, pick_device
 
         source, opened = self._held or (None, None)
         # Asking CUDA takes memory of the card, and fails where that is full: not before a model is there.
         device = pick_device("cpu") if opened is None else opened.model.device
         dtype = "" if opened is None else str(opened.model.dtype).removeprefix("torch.")
         try:
-            (free, total), bf16 = memory(device), has_bf16(device)
+            (free, total), bf16 = memory_of(device), has_bf16(device)
         except RuntimeError:
             log.exception("The memory of %s is not known.", device)
             free, total, bf16 = 0, 0, True
@@ -237,7 +237,7 @@ MODESTY = 10
 
 def launch() -> Child:
     """Start an engine in a fresh process; it answers as soon as it has imported what it needs."""
-    connection, process = start("app.engine")
+    connection, process = start_child("app.engine", "compute_for")
 
     def ending() -> int | None:
         with suppress(subprocess.TimeoutExpired):
@@ -247,7 +247,7 @@ def launch() -> Child:
     return Child(connection, process.kill, ending, process.pid)
 
 
-def begin(line: int) -> None:
-    """What the process of an engine does, given the number of its end of the connection."""
+def compute_for(line: int) -> None:
+    """Run an engine as the process of its own, given the number of its end of the connection."""
     os.nice(MODESTY)
     Engine(Connection(line)).run(gone=lambda: os._exit(0))

@@ -22,11 +22,12 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from analysis.errors import Cancelled, SlicescopeError, StorageError, one_line
-from analysis.source import ModelSource, fetch_missing, must_fetch
-from app.engine import Child, Do, Ended, Load, Report, Step, Stop, Task, Unload, launch
+from analysis.sources.model import ModelSource, must_fetch
+from analysis.sources.opening import fetch_missing
+from app.engine import Advanced, Child, Do, Ended, Load, Report, Stop, Task, Unload, launch
 from app.job import Job, State, model_of
 from app.journal import Journal
-from slicing.bench import fetch_for
+from slicing.study.run import fetch_for
 from slicing.preview import Preview, PreviewRecipe
 
 log = logging.getLogger(__name__)
@@ -374,12 +375,12 @@ class Worker:
             if child is self._child:
                 self._mourn(ending)
 
-    def _hear(self, message: Step | Ended | Report) -> None:
+    def _hear(self, message: Advanced | Ended | Report) -> None:
         job = self._running
         if isinstance(message, Report):
             self._report = message
             self._note_opened(message.source, *self._doing())
-        elif isinstance(message, Step):
+        elif isinstance(message, Advanced):
             if job and job.number == message.number:
                 job.advance(message.phase, message.done, message.total)
         elif job and job.number == message.number:

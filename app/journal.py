@@ -18,7 +18,7 @@ from typing import Literal, NamedTuple
 from analysis.errors import StorageError
 from analysis.storage import abandoned, owned, queue_folder, storage_errors
 from analysis.values import Value
-from slicing.runs import Recipe
+from slicing.study.recipe import Recipe
 
 
 class Entry(Value):

@@ -18,7 +18,7 @@ from analysis.errors import PlanError
 from analysis.numbers import LARGEST_SEED, read_number, read_whole
 
 if TYPE_CHECKING:
-    from analysis.source import ModelSource
+    from analysis.sources.model import ModelSource
     from slicing.plan import Plan
 
 Number = TypeVar("Number", int, float)
@@ -79,7 +79,7 @@ class ModelOptions:
 
     def source(self) -> ModelSource:
         """The model source they name (``ModelError``)."""
-        from analysis.source import ModelSource
+        from analysis.sources.model import ModelSource
 
         return ModelSource.parse(self.model, self.device, self.dtype)
 
@@ -201,8 +201,8 @@ class ProfileOptions:
 
     def fields(self) -> dict[str, Any]:
         """The fields of a recipe that they fill (``TextError``)."""
-        from analysis.texts import TextSource
-        from slicing.runs import drawn_for
+        from analysis.sources.text import TextSource
+        from slicing.study.requests import drawn_for
 
         return {
             "text": TextSource.parse(self.text, "calibration"),
@@ -225,7 +225,7 @@ class CalibrationOptions:
 
     def fields(self) -> dict[str, Any]:
         """The fields of a recipe that they fill (``TextError``)."""
-        from analysis.texts import TextSource
+        from analysis.sources.text import TextSource
 
         given = {each.name: getattr(self, each.name) for each in fields(self)}
         return {name: getattr(each, "value", each) for name, each in given.items()} | {

@@ -17,13 +17,16 @@ from pydantic import BaseModel
 
 from analysis.errors import SlicescopeError, StorageError
 from analysis.scores import SCORES
-from analysis.source import ModelSource, must_fetch
+from analysis.sources.demo_text import DEMO_SPLITS
+from analysis.sources.model import ModelSource, must_fetch
+from analysis.sources.text import TextSource
 from analysis.storage import cache_folder, require_space, runs_folder
-from analysis.texts import DEMO_SPLITS, TextSource
 from analysis.values import Value
 from slicing.allocation import ALLOCATIONS
 from slicing.plan import Plan
-from slicing.runs import Entry, Recipe, Run
+from app.journal import Entry
+from slicing.study.recipe import Recipe
+from slicing.study.results import Run
 
 DEMO_TASKS = ("load", "profile", "compare", "trial", "sweep", "contest", "preview")
 """What strangers may start. Not ``slice``, which keeps a model's worth of disk for every plan, and not

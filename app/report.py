@@ -50,27 +50,13 @@ from app.tables import (
     text_table,
     trial_table,
 )
-from slicing.board import read_board
+from slicing.study.verdicts import read_board
 from slicing.contest import read_contest
 from slicing.grid import read_grid
 from slicing.library import note_of
 from slicing.plan import Plan
-from slicing.runs import (
-    CompareRecipe,
-    CompareResult,
-    ContestRecipe,
-    ContestResult,
-    LeaderboardRecipe,
-    LeaderboardResult,
-    RemoveRecipe,
-    RemoveResult,
-    Run,
-    SliceRecipe,
-    SliceResult,
-    SweepRecipe,
-    SweepResult,
-    TextUsed,
-)
+from slicing.runs import CompareRecipe, CompareResult, ContestRecipe, ContestResult, LeaderboardRecipe, LeaderboardResult, RemoveRecipe, RemoveResult, SliceRecipe, SliceResult, SweepRecipe, SweepResult
+from slicing.study.results import Run, TextUsed
 from slicing.study.store import find_details
 
 
@@ -92,7 +78,7 @@ def _of_kind(run: Run) -> Iterator[Section]:
     recipe, result = run.recipe, run.result
     if isinstance(recipe, CompareRecipe) and isinstance(result, CompareResult):
         planned = recipe.planned
-        pairs = wording.paired(result, planned)
+        pairs = wording.paired_differences(result, planned)
         contestants = result.contestants
         yield Section("Perplexity", draw_perplexities(contestants), perplexity_table(contestants))
         yield Section("Paired difference", draw_differences(pairs), difference_table(pairs))
@@ -193,7 +179,7 @@ def _head(run: Run) -> str:
         said.append(f"<p class=verdict>{_text(wording.plain(wording.verdict(result, planned)))}</p>")
         said += [
             f"<p>{_text(how.capitalize())}: <b>{_text(each.verdict)}</b>. {_text(wording.evidence(each))}</p>"
-            for how, each in wording.paired(result, planned)
+            for how, each in wording.paired_differences(result, planned)
         ]
         protocol = result.contestant("dense").evaluation.protocol
         said.append(

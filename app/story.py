@@ -31,7 +31,8 @@ from app.figures.story import (
 )
 from slicing.allocation import Dynamic
 from slicing.plan import Plan
-from slicing.runs import CompareRecipe, CompareResult, Run
+from slicing.runs import CompareRecipe, CompareResult
+from slicing.study.results import Run
 
 
 class Case(NamedTuple):
@@ -148,7 +149,7 @@ class Dial:
 
 
 @dataclass(frozen=True)
-class Step:
+class StoryStep:
     """One step of the story. ``setting`` is where its dial stands; steps without one pass it over."""
 
     title: str
@@ -387,7 +388,7 @@ def _cost_answer(case: Case) -> str:
     planned = case.recipe.planned
     told = [
         f"{how.capitalize()}: {each.verdict}, {wording.evidence(each)}."
-        for how, each in wording.paired(case.result, planned)
+        for how, each in wording.paired_differences(case.result, planned)
     ]
     dense = case.result.contestant("dense").evaluation
     return " ".join([*told, f"The dense model has a perplexity of {dense.perplexity:.2f}: {dense.protocol}."])
@@ -426,7 +427,7 @@ def _line(latex: str) -> Callable[[Case], str]:
 PROFILE, TUNE, COMPARE = (f"app_pages/{page}.py" for page in ("profile", "tune", "compare"))
 
 STEPS = (
-    Step(
+    StoryStep(
         title="What does a block do to its input?",
         sentence=_turns_sentence,
         formula=_line(r"x_{l+1} = x_l + f_l(x_l)"),
@@ -450,7 +451,7 @@ STEPS = (
             ),
         ),
     ),
-    Step(
+    StoryStep(
         title="One number for the turn: the cosine",
         sentence=_cosine_sentence,
         formula=_line(r"\cos_l = \frac{x_l \cdot x_{l+1}}{\lVert x_l \rVert\, \lVert x_{l+1} \rVert}"),
@@ -471,7 +472,7 @@ STEPS = (
             ),
         ),
     ),
-    Step(
+    StoryStep(
         title="The profile: where is it redundant?",
         sentence=_profile_sentence,
         formula=lambda case: SCORE_FORMULAS.get(case.score, r"r_l"),
@@ -494,7 +495,7 @@ STEPS = (
             ),
         ),
     ),
-    Step(
+    StoryStep(
         title="The slice base: what everyone gives",
         sentence=_base_sentence,
         formula=_rule(r"\boldsymbol{SB}", "SP"),
@@ -523,7 +524,7 @@ STEPS = (
             ),
         ),
     ),
-    Step(
+    StoryStep(
         title="The target: how much in all",
         sentence=_target_sentence,
         formula=_rule("SB", r"\boldsymbol{SP}"),
@@ -552,7 +553,7 @@ STEPS = (
             ),
         ),
     ),
-    Step(
+    StoryStep(
         title="The cut: a narrower stream",
         sentence=_cut_sentence,
         formula=_line(r"W_l = (1 - FS_l)\, D"),
@@ -574,7 +575,7 @@ STEPS = (
             ),
         ),
     ),
-    Step(
+    StoryStep(
         title="What did it cost?",
         sentence=_cost_sentence,
         formula=_line(r"PPL = \exp\Bigl(-\tfrac{1}{N} \textstyle\sum_t \ln p(x_t \mid x_{<t})\Bigr)"),

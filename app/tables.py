@@ -14,12 +14,15 @@ from analysis.details import Details
 from analysis.evaluate import Difference, perplexity_of
 from analysis.profile import LayerProfile
 from analysis.shape import ModelShape
-from analysis.texts import TextSource
+from analysis.sources.text import TextSource
 from app import wording
 from slicing.allocation import Fractions
-from slicing.contest import Table
-from slicing.grid import Cell, Grid, pareto
-from slicing.runs import CompareRecipe, CompareResult, Contestant, ProfileRecipe, Recipe, RemoveResult, Run
+from slicing.study.verdicts import Table
+from slicing.study.verdicts import Cell, pareto
+from slicing.grid import Grid
+from slicing.runs import CompareRecipe, CompareResult, Contestant, ProfileRecipe, RemoveResult
+from slicing.study.recipe import Recipe
+from slicing.study.results import Run
 from slicing.schedule import SlicingSchedule
 from slicing.study.store import Broken
 
@@ -156,7 +159,7 @@ def perplexity_table(contestants: Sequence[Contestant]) -> pd.DataFrame:
         {
             "model": each.title,
             "perplexity": round(each.evaluation.perplexity, 3),
-            "95 % interval": wording.interval(each.evaluation.interval),
+            "95 % interval": wording.told_interval(each.evaluation.interval),
         }
         for each in contestants
     )
@@ -168,7 +171,7 @@ def difference_table(differences: Sequence[tuple[str, Difference]]) -> pd.DataFr
         {
             "comparison": label,
             "perplexity, %": round(each.percent, 2),
-            "95 % interval, %": wording.interval(each.percent_interval, 1),
+            "95 % interval, %": wording.told_interval(each.percent_interval, 1),
             "nats per token": round(each.nats, 4),
             "verdict": each.verdict,
             "windows": each.windows,
@@ -214,7 +217,7 @@ def trial_table(grid: Grid) -> pd.DataFrame:
             "model": name,
             "parameters": each.parameters,
             "perplexity": round(each.evaluation.perplexity, 3),
-            "95 % interval": wording.interval(each.evaluation.interval),
+            "95 % interval": wording.told_interval(each.evaluation.interval),
             "mean slice, %": round(100 * each.mean_slice, 2),
             "unbeaten": name in front,
         }
@@ -244,7 +247,7 @@ def together_table(results: Sequence[tuple[str, CompareResult]]) -> pd.DataFrame
             "run": name,
             "model": each.title,
             "perplexity": round(each.evaluation.perplexity, 2),
-            "95 % interval": wording.interval(each.evaluation.interval),
+            "95 % interval": wording.told_interval(each.evaluation.interval),
             "parameters": f"{each.parameters:,}",
             "text": result.evaluation.label,
         }
@@ -398,12 +401,12 @@ def _size_row(each: Contestant, dense: Contestant) -> dict[str, object]:
         "mean slice": wording.percent(each.mean_slice),
         "parameters": f"{each.parameters:,}",
         "vs dense": wording.percent(each.parameters / dense.parameters - 1.0, signed=True),
-        "weights": wording.memory(each.bytes),
+        "weights": wording.told_memory(each.bytes),
         "FLOPs per token": wording.flops(each.flops_per_token),
         "prompt": wording.times(each.speed, "prompt"),
         "generation": wording.times(each.speed, "generation"),
-        "peak while slicing": "" if peak is None else wording.memory(peak),
-        "peak while evaluating": wording.memory(each.evaluation.peak_memory),
+        "peak while slicing": "" if peak is None else wording.told_memory(peak),
+        "peak while evaluating": wording.told_memory(each.evaluation.peak_memory),
     }
 
 

@@ -17,43 +17,30 @@ from analysis.details import Details
 from analysis.errors import TextError, visible
 from analysis.evaluate import Difference, perplexity_of
 from analysis.shape import ModelShape
-from analysis.source import ModelSource
+from analysis.sources.demo_text import DEMO_SPLITS
+from analysis.sources.model import ModelSource
+from analysis.sources.presets import PRESETS, Role
+from analysis.sources.text import TextSource
+from analysis.sources.windows import count_documents
 from analysis.speed import COVERED, Ratio, Speed
-from analysis.texts import DEMO_SPLITS, PRESETS, Role, TextSource, count_documents
 from app.engine import Load, Task, Unload
 from app.job import Job
 from app.jobs import Closed, Opened
 from slicing.allocation import Allocation
 from slicing.bench import phases
-from slicing.board import Board, Kind, Rival, best, rivals
-from slicing.contest import Standing, Table
+from slicing.study.verdicts import Board, Rival, rivals
+from slicing.board import Kind, best
+from slicing.study.verdicts import Standing, Table
 from slicing.plan import Plan
 from slicing.preview import Preview
 from slicing.repairs import find_repair
-from slicing.runs import (
-    DECIDING,
-    Calibrated,
-    CompareRecipe,
-    CompareResult,
-    Contestant,
-    ContestRecipe,
-    Entry,
-    Evaluated,
-    Extras,
-    LeaderboardRecipe,
-    ProfileRecipe,
-    Recipe,
-    Removal,
-    RemoveRecipe,
-    Run,
-    SearchRecipe,
-    SliceRecipe,
-    SweepRecipe,
-    TextUsed,
-    TrialRecipe,
-    drawn_for,
-    number,
-)
+from slicing.runs import DECIDING, CompareRecipe, CompareResult, Contestant, ContestRecipe, Evaluated, Extras, LeaderboardRecipe, ProfileRecipe, RemoveRecipe, SearchRecipe, SliceRecipe, SweepRecipe, TrialRecipe
+from slicing.study.requests import Calibrated, drawn_for
+from app.journal import Entry
+from slicing.study.recipe import Recipe
+from slicing.steps.removal import Removal
+from slicing.study.results import Run, TextUsed
+from app.controls import number
 from slicing.schedule import SlicingSchedule
 
 
@@ -64,7 +51,7 @@ def percent(fraction: float, signed: bool = False) -> str:
     )
 
 
-def memory(size: int) -> str:
+def told_memory(size: int) -> str:
     """Bytes in MiB or GiB."""
     gap = "\N{NO-BREAK SPACE}"
     return f"{size / 2**30:.2f}{gap}GiB" if size >= 2**30 else f"{size / 2**20:.0f}{gap}MiB"
@@ -87,7 +74,7 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def interval(pair: tuple[float, float] | None, digits: int = 2) -> str:
+def told_interval(pair: tuple[float, float] | None, digits: int = 2) -> str:
     """A 95 % interval, or why there is none."""
     if pair is None:
         return "no interval below 8 windows"
@@ -146,7 +133,7 @@ def progress(job: Job, ahead: int) -> str:
         if job.total <= 1:
             return "Fetching: asking the Hub"
         left = f" · about {duration(job.seconds_left)} left" if job.seconds_left is not None else ""
-        return f"Fetching {memory(job.done)} of {memory(job.total)}{left}"
+        return f"Fetching {told_memory(job.done)} of {told_memory(job.total)}{left}"
     if job.state == "queued":
         return f"Queued, {ahead} ahead"
     count = f", {job.done} of {job.total}" if job.total > 1 else ""
@@ -221,7 +208,7 @@ def is_share(rule: type[Allocation], name: str) -> bool:
     )
 
 
-def outliers(blocks: Sequence[int], left_off: bool) -> str:
+def told_outliers(blocks: Sequence[int], left_off: bool) -> str:
     """What an outlier does to a chart, and whether it is left off."""
     listed = ", ".join(map(str, blocks))
     what = "left off" if left_off else "far out"
@@ -313,7 +300,7 @@ def reduction(schedule: SlicingSchedule, shape: ModelShape) -> str:
     )
 
 
-def paired(result: CompareResult, planned: str) -> list[tuple[str, Difference]]:
+def paired_differences(result: CompareResult, planned: str) -> list[tuple[str, Difference]]:
     """The differences that decide, each with the condition it holds at."""
     if planned == "constant":
         return [("against dense", result.difference("dense", planned))]
@@ -329,7 +316,7 @@ def verdict(result: CompareResult, planned: str) -> str:
         return (
             f"Constant slicing costs {change(result.difference('dense', planned))} perplexity against dense."
         )
-    slices, parameters = (each for _, each in paired(result, planned))
+    slices, parameters = (each for _, each in paired_differences(result, planned))
     name = planned.capitalize()
     if "too few windows to tell" in (slices.verdict, parameters.verdict):
         return (

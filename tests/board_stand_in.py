@@ -8,7 +8,9 @@ from contest_stand_in import evaluation
 
 from slicing.depth.layout import Layout
 from slicing.plan import Plan
-from slicing.runs import Contestant, Entry, LeaderboardRecipe, LeaderboardResult, Run, TrialRecipe
+from slicing.runs import Contestant, LeaderboardRecipe, LeaderboardResult, TrialRecipe
+from app.journal import Entry
+from slicing.study.results import Run
 from slicing.study.store import bundled_run
 
 LOSSES = {

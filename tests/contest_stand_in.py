@@ -9,7 +9,9 @@ import numpy as np
 from analysis.evaluate import Perplexity
 from slicing.plan import Plan
 from slicing.repair import Repair, SublayerRepair
-from slicing.runs import Contestant, ContestRecipe, ContestResult, Entry, Run
+from slicing.runs import Contestant, ContestRecipe, ContestResult
+from app.journal import Entry
+from slicing.study.results import Run
 from slicing.study.store import bundled_run
 
 LOSSES = {

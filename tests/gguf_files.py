@@ -10,7 +10,7 @@ import numpy as np
 from tokenizers import pre_tokenizers
 from torch import Tensor
 
-from analysis.source import ModelSource
+from analysis.sources.model import ModelSource
 
 TOKENS = ["<pad>", "<s>", "</s>", *sorted(pre_tokenizers.ByteLevel.alphabet()), "ab"]
 TOKENS += [f"<{number}>" for number in range(300 - len(TOKENS))]

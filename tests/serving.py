@@ -176,7 +176,8 @@ def metric(page: Any, label: str) -> str:
 
 def demo_home(home: Path) -> Path:
     """A home whose converted demo model is the one that all tests share."""
-    from analysis.source import ModelSource, dequantise
+    from analysis.sources.model import ModelSource
+    from analysis.sources.opening import dequantise
     from analysis.storage import cache_folder
 
     dequantise(ModelSource(kind="demo"))

@@ -20,9 +20,11 @@ from app.figures.base import (
     as_text,
     empty_figure,
 )
-from slicing.board import Board, Kind, kind_of
-from slicing.contest import Standing
-from slicing.runs import Contestant, Entry
+from slicing.study.verdicts import Board
+from slicing.board import Kind, kind_of
+from slicing.study.verdicts import Standing
+from slicing.runs import Contestant
+from app.journal import Entry
 
 Text = Literal["first", "second"]
 """The evaluation text that is looked at."""

@@ -21,8 +21,8 @@ from app.figures.base import (
 )
 from app.wording import chance
 from slicing.allocation import find_allocation
-from slicing.contest import Standing, Table
-from slicing.runs import Entry
+from slicing.study.verdicts import Standing, Table
+from app.journal import Entry
 
 ROW = 34
 """Height of an entry."""

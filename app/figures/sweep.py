@@ -18,7 +18,8 @@ from app.figures.base import (
     luminance,
     rgb,
 )
-from slicing.grid import Cell, Grid, pareto
+from slicing.study.verdicts import Cell, pareto
+from slicing.grid import Grid
 
 SIGNS = {"better": "▼ better", "worse": "▲ worse", "no clear difference": "≈ no clear difference"}
 

@@ -16,7 +16,9 @@ from model_hub import at, hub_of
 OPEN = """
 import sys
 from analysis.errors import SlicescopeError
-from analysis.source import ModelSource, describe, open_dense
+from analysis.sources.card import describe
+from analysis.sources.model import ModelSource
+from analysis.sources.opening import open_dense
 for name in sys.argv[1:]:
     try:
         source = ModelSource.parse(name)

@@ -6,8 +6,10 @@ import pytest
 
 from analysis.errors import PlanError
 from analysis.numbers import LARGEST_SEED, LEAST_SEED, read_number, read_whole
-from analysis.texts import TextSource
-from slicing.runs import ContestRecipe, Entry, LeaderboardRecipe, ModelSource, ProfileRecipe, SweepRecipe
+from analysis.sources.text import TextSource
+from slicing.runs import ContestRecipe, LeaderboardRecipe, ProfileRecipe, SweepRecipe
+from app.journal import Entry
+from analysis.sources.model import ModelSource
 
 ENDLESS = "9" * 5000
 TEXT = TextSource(kind="demo", split="calibration")

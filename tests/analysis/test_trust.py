@@ -18,8 +18,11 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from analysis.errors import ModelError, SlicescopeError
 from analysis.evaluate import continue_text
-from analysis.source import ModelSource, describe, open_dense
-from analysis.texts import TextSource, token_windows
+from analysis.sources.card import describe
+from analysis.sources.model import ModelSource
+from analysis.sources.opening import open_dense
+from analysis.sources.text import TextSource
+from analysis.sources.windows import token_windows
 from analysis.trust import check_numbers, pin
 
 
@@ -133,7 +136,9 @@ def test_eager_attention_stays_what_it_is(tiny_folder):
 HUB = """
 import sys
 from analysis.errors import SlicescopeError
-from analysis.source import ModelSource, describe, open_dense
+from analysis.sources.card import describe
+from analysis.sources.model import ModelSource
+from analysis.sources.opening import open_dense
 for revision in (None, "main"):
     source = ModelSource(kind="hub", location="owner/tiny", revision=revision)
     for read in (describe, open_dense):
@@ -174,7 +179,9 @@ def test_absurd_number_is_refused_before_anything_is_built(tiny_folder, name, va
     if value == 10**6 and name != "num_hidden_layers":
         pytest.skip("a number that a model might have")
     say(tiny_folder, **{name: value})
-    monkeypatch.setattr("analysis.source.AutoConfig.from_pretrained", lambda *_, **__: pytest.fail("built"))
+    monkeypatch.setattr(
+        "analysis.sources.configuration.AutoConfig.from_pretrained", lambda *_, **__: pytest.fail("built")
+    )
     refused(tiny_folder, rf"says {name} = {json.dumps(value)}, but that has to be a whole number from 1 to")
 
 
@@ -205,7 +212,7 @@ def test_more_than_the_weights_hold_is_refused_before_they_are_read(
     tiny_folder, monkeypatch, fields, sentence
 ):
     say(tiny_folder, **fields)
-    monkeypatch.setattr("analysis.source._read_weights", lambda *_, **__: pytest.fail("read"))
+    monkeypatch.setattr("analysis.sources.opening._read_weights", lambda *_, **__: pytest.fail("read"))
     refused(tiny_folder, sentence)
     with pytest.raises(ModelError, match=sentence):
         describe(source_of(tiny_folder))

@@ -15,8 +15,9 @@ from app.figures.contest import draw_contest
 from app.policy import Policy, Refused
 from app.report import build_report
 from app.tables import board_table
-from slicing.board import Board, against, best, kind_of, read_board
-from slicing.runs import Entry
+from slicing.study.verdicts import Board, read_board
+from slicing.board import against, best, kind_of
+from app.journal import Entry
 from slicing.study.store import bundled_board
 
 

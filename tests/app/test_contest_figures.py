@@ -11,8 +11,9 @@ from app.figures.base import CONSTANT, DARK, LIGHT, Theme
 from app.figures.contest import ROLES, draw_contest, interval, role_of
 from app.figures.profile import draw_scatter, rank_correlation
 from app.tables import contest_table, damage_table
-from slicing.contest import Table, read_contest
-from slicing.runs import Entry
+from slicing.study.verdicts import Table
+from slicing.contest import read_contest
+from app.journal import Entry
 
 
 @pytest.fixture

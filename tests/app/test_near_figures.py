@@ -32,7 +32,7 @@ from app.tables import (
     trial_table,
 )
 from slicing.grid import Grid, read_grid
-from slicing.runs import Run
+from slicing.study.results import Run
 from slicing.study.store import bundled_run, bundled_sweep, find_details
 
 RUN = bundled_run()

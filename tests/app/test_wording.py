@@ -10,15 +10,18 @@ import pytest
 from typer.testing import CliRunner
 
 from analysis.evaluate import Difference
-from analysis.source import ModelSource
+from analysis.sources.model import ModelSource
+from analysis.sources.presets import PRESETS, Role
+from analysis.sources.text import TextSource
+from analysis.sources.windows import Passage
 from analysis.speed import Ratio
-from analysis.texts import PRESETS, Passage, Role, TextSource
 from app import wording
 from app.cli import app as command_line
 from app.tables import size_table
 from slicing.plan import Plan
 from slicing.repair import Repair, SublayerRepair
-from slicing.runs import CompareRecipe, ProfileRecipe, TextUsed
+from slicing.runs import CompareRecipe, ProfileRecipe
+from slicing.study.results import TextUsed
 from slicing.study.store import bundled_run
 
 DEMO = TextSource(kind="demo", split="calibration")
@@ -28,8 +31,8 @@ EVALUATION = TextSource(kind="demo", split="evaluation")
 def test_numbers_carry_their_units() -> None:
     assert wording.percent(0.25) == "25.0\N{NO-BREAK SPACE}%"
     assert wording.percent(-0.111, signed=True) == "−11.1\N{NO-BREAK SPACE}%"
-    assert wording.memory(2**30 * 3 // 2) == "1.50\N{NO-BREAK SPACE}GiB"
-    assert wording.memory(2**29) == "512\N{NO-BREAK SPACE}MiB"
+    assert wording.told_memory(2**30 * 3 // 2) == "1.50\N{NO-BREAK SPACE}GiB"
+    assert wording.told_memory(2**29) == "512\N{NO-BREAK SPACE}MiB"
     assert wording.millions(134_515_008) == "134.5 M"
     assert wording.millions(8_030_000_000) == "8.03 B"
     assert wording.flops(269_000_000) == "269 MFLOPs"

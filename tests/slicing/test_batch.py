@@ -12,11 +12,14 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 
 import analysis.evaluate
 from analysis.evaluate import Perplexity
-from analysis.source import ModelSource, OpenModel
-from analysis.texts import TextSource
-from slicing.bench import perform
+from analysis.sources.model import ModelSource
+from analysis.sources.opening import OpenModel
+from analysis.sources.text import TextSource
+from slicing.study.run import perform
 from slicing.plan import Plan
-from slicing.runs import CompareRecipe, ProfileRecipe, Removal, RemoveRecipe, Run, TextUsed
+from slicing.runs import CompareRecipe, ProfileRecipe, RemoveRecipe
+from slicing.steps.removal import Removal
+from slicing.study.results import Run, TextUsed
 
 LENGTH = 24
 

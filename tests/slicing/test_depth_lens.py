@@ -15,9 +15,10 @@ from analysis.errors import ModelError, TextError
 from analysis.evaluate import perplexity, window_nll
 from analysis.lens import logit_lens
 from analysis.profile import profile_blocks
-from analysis.source import ModelSource
-from analysis.texts import TextSource
-from slicing.bench import perform, phases
+from analysis.sources.model import ModelSource
+from analysis.sources.text import TextSource
+from slicing.study.run import perform
+from slicing.bench import phases
 from slicing.depth.layout import Layout
 from slicing.depth.methods import make_method
 from slicing.depth.operator import reduce_blocks

@@ -16,7 +16,9 @@ from analysis.anatomy import blocks
 from analysis.errors import PlanError
 from analysis.evaluate import perplexity
 from analysis.profile import profile_blocks
-from slicing.depth import METHODS, Layout, RemovalMethod, Survey, find_method, make_method, reduce_blocks
+from slicing.depth import METHODS, RemovalMethod, Survey, find_method, make_method
+from slicing.depth.layout import Layout
+from slicing.depth.operator import reduce_blocks
 from slicing.depth.methods import method
 
 BLOCKS = 6

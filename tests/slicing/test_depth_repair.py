@@ -23,7 +23,8 @@ from analysis.errors import PlanError, UnsupportedError
 from analysis.evaluate import perplexity
 from analysis.hooks import watch_blocks
 from slicing import repair as repairing
-from slicing.depth import Layout, reduce_blocks
+from slicing.depth.layout import Layout
+from slicing.depth.operator import reduce_blocks
 from slicing.depth.reduce import reduce_model
 from slicing.modeling_bridged import BridgedForCausalLM
 from slicing.repair import Repair, RidgeFit, held_out

@@ -14,33 +14,24 @@ from conftest import byte_tokenizer, tiny_model
 from pydantic import create_model
 
 from analysis.errors import StorageError
-from analysis.source import ModelSource, OpenModel
+from analysis.sources.model import ModelSource
+from analysis.sources.opening import OpenModel
+from analysis.sources.text import TextSource
 from analysis.storage import runs_folder
-from analysis.texts import TextSource
 from analysis.values import Value
 from app.journal import Entry as Waiting
 from app.report import build_report
-from slicing.bench import perform
-from slicing.board import read_board
+from slicing.study.run import perform
+from slicing.study.verdicts import read_board
 from slicing.contest import read_contest
 from slicing.grid import read_grid
 from slicing.library import bring_in, note_of, pack, take_back, throw_away, trashed
 from slicing.plan import Plan
-from slicing.runs import (
-    CompareRecipe,
-    ContestRecipe,
-    Entry,
-    LeaderboardRecipe,
-    ProfileRecipe,
-    Recipe,
-    Removal,
-    RemoveRecipe,
-    Run,
-    SearchRecipe,
-    SliceRecipe,
-    SweepRecipe,
-    TrialRecipe,
-)
+from slicing.runs import CompareRecipe, ContestRecipe, LeaderboardRecipe, ProfileRecipe, RemoveRecipe, SearchRecipe, SliceRecipe, SweepRecipe, TrialRecipe
+from app.journal import Entry
+from slicing.study.recipe import Recipe
+from slicing.steps.removal import Removal
+from slicing.study.results import Run
 from slicing.study import store
 from slicing.study.store import (
     bundled_board,

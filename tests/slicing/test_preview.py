@@ -11,10 +11,10 @@ from conftest import tiny_model
 from analysis.bases import find_bases
 from analysis.errors import Cancelled, PlanError, StorageError
 from analysis.read_shape import read_shape
-from analysis.source import ModelSource
+from analysis.sources.model import ModelSource
+from analysis.sources.text import TextSource
 from analysis.storage import runs_folder
-from analysis.texts import TextSource
-from slicing.bench import perform
+from slicing.study.run import perform
 from slicing.plan import Plan
 from slicing.preview import Previewer, PreviewRecipe
 from slicing.runs import CompareRecipe, ProfileRecipe

@@ -15,7 +15,8 @@ from slicing.depth.layout import Layout
 from slicing.depth.reduce import reduce_model
 from slicing.repairs import REPAIRS, GapRepair
 from slicing.repairs.base import repair
-from slicing.runs import Entry, Removal
+from app.journal import Entry
+from slicing.steps.removal import Removal
 
 
 @pytest.fixture

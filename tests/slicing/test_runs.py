@@ -16,30 +16,21 @@ from safetensors import SafetensorError
 from analysis.errors import Cancelled, PlanError, StorageError, TextError, UnsupportedError
 from analysis.evaluate import perplexity
 from analysis.profile import profile_blocks
-from analysis.source import ModelSource, open_dense
+from analysis.sources.model import ModelSource
+from analysis.sources.opening import open_dense
+from analysis.sources.text import TextSource
+from analysis.sources.windows import token_windows
 from analysis.storage import runs_folder
-from analysis.texts import TextSource, token_windows
-from slicing.bench import perform, phases
-from slicing.board import read_board
+from slicing.study.run import perform
+from slicing.bench import phases
+from slicing.study.verdicts import read_board
 from slicing.contest import read_contest
 from slicing.library import throw_away
 from slicing.plan import Plan
-from slicing.runs import (
-    CompareRecipe,
-    ContestRecipe,
-    ContestResult,
-    Entry,
-    LeaderboardRecipe,
-    LeaderboardResult,
-    ProfileRecipe,
-    Removal,
-    RemoveRecipe,
-    Run,
-    SearchRecipe,
-    SliceRecipe,
-    SweepRecipe,
-    TrialRecipe,
-)
+from slicing.runs import CompareRecipe, ContestRecipe, ContestResult, LeaderboardRecipe, LeaderboardResult, ProfileRecipe, RemoveRecipe, SearchRecipe, SliceRecipe, SweepRecipe, TrialRecipe
+from app.journal import Entry
+from slicing.steps.removal import Removal
+from slicing.study.results import Run
 from slicing.store import load_sliced
 from slicing.study.store import (
     BUNDLED_RUN,
