@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 import streamlit as st
+from idle_app import AppTest
 from streamlit import user_info
-from streamlit.testing.v1 import AppTest
 
 from analysis.errors import SlicescopeError
 from analysis.source import ModelSource

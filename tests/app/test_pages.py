@@ -10,8 +10,7 @@ import pytest
 import torch
 from board_stand_in import board_run
 from contest_stand_in import LOSSES, contest_recipe, contest_run
-from idle_app import page
-from streamlit.testing.v1 import AppTest
+from idle_app import AppTest, page
 
 from analysis.device import LARGE, Facts
 from analysis.errors import ModelError
