@@ -1,4 +1,4 @@
-"""A short soak; ``make soak`` does 200 actions. ``test_browser.py`` does by plan what is done here by chance."""
+"""A short soak; ``make soak`` does 200 actions. What chance does here, ``test_browser.py`` does by plan."""
 
 from __future__ import annotations
 
