@@ -122,8 +122,8 @@ def serving(home: Path, *flags: str, **environment: str) -> Iterator[Server]:
 
 
 def wait_until_it_answers(address: str, server: subprocess.Popen[Any], log: Path) -> None:
-    """Return as soon as a server answers."""
-    for _ in range(300):
+    """Return as soon as a server answers; a busy machine may need a minute for its imports."""
+    for _ in range(900):
         if server.poll() is not None:
             break
         try:
@@ -131,6 +131,8 @@ def wait_until_it_answers(address: str, server: subprocess.Popen[Any], log: Path
                 return
         except OSError:
             time.sleep(0.2)
+    server.kill()
+    server.wait()
     raise AssertionError(f"The server did not start: {log.read_text()}")
 
 
