@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from contest_stand_in import evaluation
+from slicing.runs import Contestant, LeaderboardRecipe, LeaderboardResult, TrialRecipe
 
+from app.journal import Entry
 from slicing.depth.layout import Layout
 from slicing.plan import Plan
-from slicing.runs import Contestant, LeaderboardRecipe, LeaderboardResult, TrialRecipe
-from app.journal import Entry
 from slicing.study.results import Run
 from slicing.study.store import bundled_run
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from slicing.runs import Contestant, ContestRecipe, ContestResult
 
 from analysis.evaluate import Perplexity
+from app.journal import Entry
 from slicing.plan import Plan
 from slicing.repair import Repair, SublayerRepair
-from slicing.runs import Contestant, ContestRecipe, ContestResult
-from app.journal import Entry
 from slicing.study.results import Run
 from slicing.study.store import bundled_run
 

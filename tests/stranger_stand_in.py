@@ -9,6 +9,18 @@ from typing import Any
 
 from board_stand_in import board_run
 from contest_stand_in import contest_run
+from slicing.runs import (
+    CompareRecipe,
+    CompareResult,
+    Contestant,
+    ProfileRecipe,
+    RemoveRecipe,
+    RemoveResult,
+    SearchRecipe,
+    SliceRecipe,
+    SliceResult,
+    TrialRecipe,
+)
 
 from analysis.sources.model import ModelSource
 from analysis.sources.text import TextSource
@@ -17,9 +29,8 @@ from analysis.tasks import TaskScore
 from analysis.values import Value
 from slicing.depth.layout import Layout
 from slicing.plan import Plan
-from slicing.runs import CompareRecipe, CompareResult, Contestant, ProfileRecipe, RemoveRecipe, RemoveResult, SearchRecipe, SliceRecipe, SliceResult, TrialRecipe
-from slicing.study.results import ProfileResult, Run, SearchResult, TrialResult
 from slicing.steps.removal import Removal
+from slicing.study.results import ProfileResult, Run, SearchResult, TrialResult
 from slicing.study.store import (
     DETAILS_FILE,
     NOTE_FILE,

@@ -10,16 +10,16 @@ import pytest
 import torch
 from conftest import byte_tokenizer, tiny_model
 from safetensors.torch import load_file, save_file
+from slicing.runs import ProfileRecipe, RemoveRecipe, SliceRecipe
 
 from analysis.errors import ModelError, UnsupportedError
 from analysis.sources.card import describe
 from analysis.sources.model import ModelSource
 from analysis.sources.opening import open_dense
 from analysis.sources.text import TextSource
-from slicing.study.run import fetch_for, perform
-from slicing.plan import Plan
 from app.journal import Entry
-from slicing.runs import ProfileRecipe, RemoveRecipe, SliceRecipe
+from slicing.plan import Plan
+from slicing.study.run import fetch_for, perform
 
 METHODS: list[tuple[dict[str, Any], str]] = [
     ({"quant_method": "bitsandbytes", "load_in_4bit": True, "_load_in_4bit": True}, "bitsandbytes, 4 bits"),

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import byte_tokenizer, tiny_model
+from slicing.runs import CompareRecipe
 
 from analysis.errors import ModelError, TextError
 from analysis.sources.model import ModelSource
@@ -22,9 +23,8 @@ from analysis.tasks import TaskScore, evaluate_tasks
 from app.report import build_report
 from app.tables import task_table
 from app.wording import command
-from slicing.study.run import perform
 from slicing.plan import Plan
-from slicing.runs import CompareRecipe
+from slicing.study.run import perform
 
 pytest.importorskip("lm_eval")
 

@@ -839,20 +839,36 @@ def test_passages_of_the_demo_text_name_speaker_and_year() -> None:
     assert first.begins.startswith(documents[0][:20].split("\n")[0][:10])
 
 
-@pytest.mark.parametrize("name", ["deep.json", "deep.jsonl"])
-@pytest.mark.parametrize("content", ["[" * 100_000, '{"text": ' + "[" * 100_000, '{"a":\n' * 5_000])
-def test_brackets_within_brackets_are_one_sentence(tmp_path, name, content):
-    (tmp_path / name).write_text(content)
-    # In a process of its own, for it once ended the interpreter.
-    read = (
-        "from analysis.sources.text import TextSource\n"
-        f"list(TextSource(kind='file', location={str(tmp_path / name)!r}).documents())"
-    )
-    told = subprocess.run([sys.executable, "-c", read], capture_output=True, text=True)
-    assert told.returncode == 1, told.returncode
-    last = told.stderr.splitlines()[-1]
-    assert last.startswith("analysis.errors.TextError: The file 'deep.json")
-    assert "nested more than 100 deep" in last
+DEEP = {"lists": "[" * 100_000, "text": '{"text": ' + "[" * 100_000, "objects": '{"a":\n' * 5_000}
+READ_ALL = """
+import sys
+from analysis.errors import TextError
+from analysis.sources.text import TextSource
+for name in sys.argv[1:]:
+    try:
+        list(TextSource(kind="file", location=name).documents())
+    except TextError as error:
+        print(error, flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def of_deep_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """What is said of each: in a process of its own, for they once ended the interpreter."""
+    folder = tmp_path_factory.mktemp("deep")
+    paths = [folder / f"{name}.{kind}" for name in DEEP for kind in ("json", "jsonl")]
+    for path in paths:
+        path.write_text(DEEP[path.stem])
+    read = subprocess.run([sys.executable, "-c", READ_ALL, *paths], capture_output=True, text=True)
+    lines = read.stdout.splitlines()
+    assert (read.returncode, len(lines)) == (0, len(paths)), (read.returncode, lines, read.stderr)
+    return {path.name: line for path, line in zip(paths, lines, strict=True)}
+
+
+@pytest.mark.parametrize("kind", ["json", "jsonl"])
+@pytest.mark.parametrize("name", DEEP)
+def test_brackets_within_brackets_are_one_sentence(of_deep_files, name, kind):
+    says(of_deep_files[f"{name}.{kind}"], f"The file '{name}.{kind}", "nested more than 100 deep")
 
 
 def test_brackets_in_text_are_no_nesting(tmp_path):

@@ -6,19 +6,19 @@ import math
 
 import pytest
 from board_stand_in import LOSSES, board_recipe, board_run
+from slicing.board import against, best, kind_of
 
 from app import wording
 from app.citations import citations
 from app.figures.base import DARK, LIGHT
 from app.figures.board import draw_board, symbol_of
 from app.figures.contest import draw_contest
+from app.journal import Entry
 from app.policy import Policy, Refused
 from app.report import build_report
 from app.tables import board_table
-from slicing.study.verdicts import Board, read_board
-from slicing.board import against, best, kind_of
-from app.journal import Entry
 from slicing.study.store import bundled_board
+from slicing.study.verdicts import Board, read_board
 
 
 @pytest.fixture

@@ -16,6 +16,15 @@ import pytest
 import torch
 from conftest import byte_tokenizer, tiny_model
 from safetensors.torch import load_file, save_file
+from slicing.runs import (
+    CompareRecipe,
+    ContestRecipe,
+    LeaderboardRecipe,
+    ProfileRecipe,
+    RemoveRecipe,
+    SliceRecipe,
+    SweepRecipe,
+)
 
 from analysis.errors import visible
 from analysis.sources.model import ModelSource
@@ -23,10 +32,8 @@ from analysis.sources.text import TextSource
 from analysis.storage import runs_folder
 from app import wording
 from app.cli import main
-from app.journal import Journal
+from app.journal import Entry, Journal
 from slicing.plan import Plan
-from slicing.runs import CompareRecipe, ContestRecipe, LeaderboardRecipe, ProfileRecipe, RemoveRecipe, SliceRecipe, SweepRecipe
-from app.journal import Entry
 from slicing.steps.removal import Removal
 from slicing.study.store import bundled_run, keep_run, list_runs
 

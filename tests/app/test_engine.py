@@ -17,13 +17,13 @@ import pytest
 import torch
 from conftest import byte_tokenizer, tiny_model
 from model_hub import ask, hub_of
+from slicing.runs import ProfileRecipe
 
 from analysis.sources.model import ModelSource
 from analysis.sources.text import TextSource
 from analysis.storage import queue_folder
 from app.engine import Do, Ended, Engine, Load, Report, Unload, launch
 from app.jobs import Worker
-from slicing.runs import ProfileRecipe
 from slicing.study.store import find_run, list_runs
 
 pytestmark = pytest.mark.timeout(180)

@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 import torch
+from slicing.runs import CompareRecipe, ProfileRecipe
 
 from analysis.errors import PlanError, SlicescopeError, StorageError
 from analysis.sources.model import ModelSource
@@ -29,7 +30,6 @@ from app.engine import Child, Engine, Load, Report, Unload
 from app.jobs import Worker
 from slicing.plan import Plan
 from slicing.preview import PreviewRecipe
-from slicing.runs import CompareRecipe, ProfileRecipe
 from slicing.study.store import find_run
 
 TEXT = TextSource(kind="demo", split="calibration")

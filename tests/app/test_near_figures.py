@@ -6,6 +6,7 @@ import re
 
 import numpy as np
 import pytest
+from slicing.grid import Grid, read_grid
 
 from analysis.details import LIKENESSES, Details
 from app import wording
@@ -31,7 +32,6 @@ from app.tables import (
     token_table,
     trial_table,
 )
-from slicing.grid import Grid, read_grid
 from slicing.study.results import Run
 from slicing.study.store import bundled_run, bundled_sweep, find_details
 

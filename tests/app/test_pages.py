@@ -10,8 +10,18 @@ import pytest
 import torch
 from board_stand_in import board_run
 from contest_stand_in import LOSSES, contest_recipe, contest_run
-from idle_app import page
-from streamlit.testing.v1 import AppTest
+from idle_app import AppTest, page
+from slicing.runs import (
+    CompareRecipe,
+    CompareResult,
+    ContestRecipe,
+    LeaderboardRecipe,
+    ProfileRecipe,
+    RemoveRecipe,
+    SliceRecipe,
+    SweepRecipe,
+    SweepResult,
+)
 
 from analysis.device import LARGE, Facts
 from analysis.errors import ModelError
@@ -20,18 +30,17 @@ from analysis.sources.model import ModelSource
 from analysis.sources.text import TextSource
 from analysis.storage import runs_folder
 from app import controls, state
+from app.cli import runs
 from app.controls import FIRST_ENTRIES
 from app.engine import Load, Report
 from app.job import Job
 from app.jobs import Opened
 from app.policy import Policy
-from app.cli import runs
 from slicing.library import bring_in
 from slicing.plan import Plan
 from slicing.preview import Preview, PreviewRecipe
-from slicing.runs import CompareRecipe, CompareResult, ContestRecipe, LeaderboardRecipe, ProfileRecipe, RemoveRecipe, SliceRecipe, SweepRecipe, SweepResult
-from slicing.study.results import ProfileResult, Run, TrialResult
 from slicing.study import store
+from slicing.study.results import ProfileResult, Run, TrialResult
 from slicing.study.store import bundled_run, bundled_sweep, find_details
 
 MAIN = Path(__file__).parents[2] / "app" / "main.py"

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from streamlit.testing.v1 import AppTest
+from idle_app import AppTest
+from slicing.runs import ProfileRecipe
 
 from analysis.details import Details
 from analysis.errors import PlanError, StorageError
@@ -15,7 +16,6 @@ from app.figures.base import DARK, LIGHT
 from app.figures.story import SIZE, Turn, draw_pipe
 from app.story import STEPS, Case, case_of
 from slicing.plan import Plan
-from slicing.runs import ProfileRecipe
 from slicing.schedule import SlicingSchedule
 from slicing.study import store
 from slicing.study.store import bundled_run

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from slicing.runs import CompareRecipe, ProfileRecipe
 from typer.testing import CliRunner
 
 from analysis.evaluate import Difference
@@ -20,7 +21,6 @@ from app.cli import app as command_line
 from app.tables import size_table
 from slicing.plan import Plan
 from slicing.repair import Repair, SublayerRepair
-from slicing.runs import CompareRecipe, ProfileRecipe
 from slicing.study.results import TextUsed
 from slicing.study.store import bundled_run
 

@@ -20,6 +20,7 @@ from typing import Any
 import psutil
 import pytest
 import torch
+from slicing.runs import ContestRecipe, SweepRecipe
 
 import analysis.sources.opening
 from analysis.errors import Cancelled, OutOfMemoryError, PlanError, SlicescopeError
@@ -27,13 +28,12 @@ from analysis.sources.model import ModelSource
 from analysis.sources.opening import OpenModel
 from analysis.sources.text import TextSource
 from analysis.storage import runs_folder
+from app.journal import Entry
 from slicing import cluster
-from slicing.study.run import perform
 from slicing.cluster import on_ray, share_out
 from slicing.plan import Plan
-from slicing.runs import ContestRecipe, SweepRecipe
-from app.journal import Entry
 from slicing.study.results import Run
+from slicing.study.run import perform
 from slicing.study.store import finished_trials, keep_run
 
 TEXT = "What many hands do at once is no other than what one hand does in turn, only that it is done sooner. "

@@ -9,6 +9,10 @@ import pytest
 import torch
 from conftest import tiny_model
 from every_family import tiny
+from slicing.bench import phases
+from slicing.depth.methods import make_method
+from slicing.depth.survey import Survey
+from slicing.runs import ProfileRecipe
 
 from analysis.anatomy import blocks
 from analysis.errors import ModelError, TextError
@@ -17,13 +21,9 @@ from analysis.lens import logit_lens
 from analysis.profile import profile_blocks
 from analysis.sources.model import ModelSource
 from analysis.sources.text import TextSource
-from slicing.study.run import perform
-from slicing.bench import phases
 from slicing.depth.layout import Layout
-from slicing.depth.methods import make_method
 from slicing.depth.operator import reduce_blocks
-from slicing.depth.survey import Survey
-from slicing.runs import ProfileRecipe
+from slicing.study.run import perform
 from slicing.study.store import find_details
 
 OTHERS = ("gemma2", "olmo2", "bloom")

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import all_states, tiny_model
+from slicing.depth.methods import method
 from torch import Tensor
 from torch.nn import functional
 
@@ -19,7 +20,6 @@ from analysis.profile import profile_blocks
 from slicing.depth import METHODS, RemovalMethod, Survey, find_method, make_method
 from slicing.depth.layout import Layout
 from slicing.depth.operator import reduce_blocks
-from slicing.depth.methods import method
 
 BLOCKS = 6
 MERGING = ("laco", "sliding")

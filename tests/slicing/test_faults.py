@@ -15,19 +15,19 @@ from typing import Any
 
 import pytest
 import torch
+from slicing.bench import phases
+from slicing.runs import CompareRecipe, ProfileRecipe, SliceRecipe
 
 from analysis.activations import Activations
 from analysis.errors import Cancelled, OutOfMemoryError, StorageError
 from analysis.sources.model import ModelSource
 from analysis.sources.text import TextSource
 from analysis.storage import cache_folder, runs_folder, write_whole
-from slicing.study.run import perform
-from slicing.bench import phases
 from slicing.library import Note, annotate, note_of, throw_away, trashed
 from slicing.plan import Plan
-from slicing.runs import CompareRecipe, ProfileRecipe, SliceRecipe
-from slicing.study.recipe import Recipe
 from slicing.store import load_sliced
+from slicing.study.recipe import Recipe
+from slicing.study.run import perform
 from slicing.study.store import BASES_FILE, MODEL_FOLDER, list_runs, load_run
 
 TEXT = "It is a truth universally acknowledged, that a tensor in possession of many rows must want a basis. "

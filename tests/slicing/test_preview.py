@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import tiny_model
+from slicing.runs import CompareRecipe, ProfileRecipe
 
 from analysis.bases import find_bases
 from analysis.errors import Cancelled, PlanError, StorageError
@@ -14,13 +15,12 @@ from analysis.read_shape import read_shape
 from analysis.sources.model import ModelSource
 from analysis.sources.text import TextSource
 from analysis.storage import runs_folder
-from slicing.study.run import perform
 from slicing.plan import Plan
 from slicing.preview import Previewer, PreviewRecipe
-from slicing.runs import CompareRecipe, ProfileRecipe
 from slicing.schedule import SlicingSchedule
 from slicing.slicer import recut, slice_model
 from slicing.store import open_model
+from slicing.study.run import perform
 from slicing.study.store import BASES_FILE
 
 TEXT = "It is a truth universally acknowledged, that a tensor in possession of many rows must want a basis. "

@@ -12,6 +12,16 @@ import pytest
 import torch
 from conftest import byte_tokenizer, tiny_model
 from every_family import tiny
+from slicing.bench import phases
+from slicing.board import against, best, kind_of
+from slicing.runs import (
+    BOARD_ENTRIES,
+    LeaderboardRecipe,
+    LeaderboardResult,
+    RemoveRecipe,
+    RemoveResult,
+    TrialRecipe,
+)
 
 from analysis.errors import Cancelled, PlanError, StorageError, UnsupportedError
 from analysis.evaluate import perplexity
@@ -21,21 +31,18 @@ from analysis.sources.opening import open_dense
 from analysis.sources.text import TextSource
 from analysis.sources.windows import token_windows
 from analysis.storage import runs_folder
+from app.journal import Entry
 from slicing import bench
-from slicing.study.run import perform
-from slicing.bench import phases
-from slicing.study.verdicts import Board, read_board
-from slicing.board import against, best, kind_of
 from slicing.depth import METHODS
 from slicing.depth.layout import Layout
 from slicing.depth.reduce import ReducedModel, reduce_model
 from slicing.plan import Plan
 from slicing.repair import Repair
-from slicing.runs import BOARD_ENTRIES, LeaderboardRecipe, LeaderboardResult, RemoveRecipe, RemoveResult, TrialRecipe
-from app.journal import Entry
 from slicing.steps.removal import Removal
 from slicing.store import open_model, save_reduced
+from slicing.study.run import perform
 from slicing.study.store import MODEL_FOLDER, list_runs, load_run
+from slicing.study.verdicts import Board, read_board
 
 TEXT = "What is taken away from the middle is missed less than what is taken away from either end. "
 PROMPT = torch.arange(10, 26).view(2, 8)

@@ -11,11 +11,11 @@ from analysis.errors import PlanError
 from app import wording
 from app.cli import app
 from app.figures.board import SYMBOLS, symbol_of
+from app.journal import Entry
 from slicing.depth.layout import Layout
 from slicing.depth.reduce import reduce_model
 from slicing.repairs import REPAIRS, GapRepair
 from slicing.repairs.base import repair
-from app.journal import Entry
 from slicing.steps.removal import Removal
 
 

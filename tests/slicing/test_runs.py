@@ -12,6 +12,21 @@ import numpy as np
 import pytest
 from conftest import DEMO_SHAPE, byte_tokenizer, tiny_model
 from safetensors import SafetensorError
+from slicing.bench import phases
+from slicing.contest import read_contest
+from slicing.runs import (
+    CompareRecipe,
+    ContestRecipe,
+    ContestResult,
+    LeaderboardRecipe,
+    LeaderboardResult,
+    ProfileRecipe,
+    RemoveRecipe,
+    SearchRecipe,
+    SliceRecipe,
+    SweepRecipe,
+    TrialRecipe,
+)
 
 from analysis.errors import Cancelled, PlanError, StorageError, TextError, UnsupportedError
 from analysis.evaluate import perplexity
@@ -21,17 +36,13 @@ from analysis.sources.opening import open_dense
 from analysis.sources.text import TextSource
 from analysis.sources.windows import token_windows
 from analysis.storage import runs_folder
-from slicing.study.run import perform
-from slicing.bench import phases
-from slicing.study.verdicts import read_board
-from slicing.contest import read_contest
+from app.journal import Entry
 from slicing.library import throw_away
 from slicing.plan import Plan
-from slicing.runs import CompareRecipe, ContestRecipe, ContestResult, LeaderboardRecipe, LeaderboardResult, ProfileRecipe, RemoveRecipe, SearchRecipe, SliceRecipe, SweepRecipe, TrialRecipe
-from app.journal import Entry
 from slicing.steps.removal import Removal
-from slicing.study.results import Run
 from slicing.store import load_sliced
+from slicing.study.results import Run
+from slicing.study.run import perform
 from slicing.study.store import (
     BUNDLED_RUN,
     bundled_board,
@@ -41,6 +52,7 @@ from slicing.study.store import (
     find_run,
     list_runs,
 )
+from slicing.study.verdicts import read_board
 
 TEXT = "A whole is what has a beginning and middle and end; a window has at least the middle of one. "
 

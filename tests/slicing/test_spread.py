@@ -16,8 +16,8 @@ from analysis.bases import find_bases
 from analysis.evaluate import perplexity
 from analysis.profile import profile_blocks
 from analysis.read_shape import read_shape
-from slicing.depth.layout import Layout
 from slicing.depth import Survey, make_method
+from slicing.depth.layout import Layout
 from slicing.depth.reduce import reduce_model
 from slicing.schedule import SlicingSchedule
 from slicing.slicer import recut, slice_model
