@@ -161,7 +161,9 @@ class Slice(Slicing, Step):
 
     def is_constant_at(self, budget: Budget) -> bool:
         """Whether the base reaches the target, so that all blocks lose the same."""
-        return self.allocation != "constant" and budget.target is not None and self.base >= budget.target > 0
+        return (
+            self.allocation != "constant" and budget.target is not None and 1 > self.base >= budget.target > 0
+        )
 
     def check_budget(self, budget: Budget) -> None:
         """The plan makes sense, and shares are searched only at a size that names a target."""

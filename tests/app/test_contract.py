@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,11 @@ from slicing.study.study import Study
 GOLDEN: dict[str, Any] = json.loads((Path(__file__).parents[1] / "data/compare-0.1.0.json").read_text())
 """As commit bd1a211 wrote it of the tiny model and the texts below, without times, memory and versions."""
 TEXT = "It is a truth universally acknowledged, that a tensor in possession of many rows must want a basis. "
-ASKED = (
+ASKED = shlex.split(
     "compare --model tiny --calibration calibration.txt --evaluation evaluation.txt --calibration-windows 3 "
     "--evaluation-windows 8 --window-length 32 --new-tokens 3 --seed 3 --rounding 1 --embedding shared "
     "--speed-rounds 0 --json result.json"
-).split()
+)
 VARIES = {
     *("key", "seconds", "tokens_per_second", "evaluation_seconds", "evaluation_peak_memory"),
     *("slicing_seconds", "slicing_peak_memory", "deciding_seconds", "platform", "device_name", "versions"),
