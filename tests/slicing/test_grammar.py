@@ -68,6 +68,7 @@ def test_every_registered_step_has_a_line_of_its_name() -> None:
         ("slice(dynamic) slice", 16, "this is no recipe"),
         ("sleb(windows=", 5, "this is no recipe"),
         ("constant,dynamic", 1, "write its name"),
+        ("slice | greedy(windows=3)", 9, "'greedy' is called 'sleb' now"),
         ("random:draw=0", 7, "this is no recipe"),
     ],
 )
