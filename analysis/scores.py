@@ -70,6 +70,8 @@ class Score:
     higher_is_redundant: bool
     cite: str = ""
     """A key of ``app.citations.ENTRIES``, or a BibTeX entry of its own."""
+    quick: bool = True
+    """Whether it takes no pass for every block."""
 
     @property
     def measurement(self) -> str:
@@ -78,9 +80,15 @@ class Score:
 
 
 def _probed(
-    name: str, title: str, description: str, source: str, higher_is_redundant: bool, cite: str
+    name: str,
+    title: str,
+    description: str,
+    source: str,
+    higher_is_redundant: bool,
+    cite: str,
+    quick: bool = True,
 ) -> Score:
-    return Score(name, title, description, source, None, "all", _as_is, higher_is_redundant, cite)
+    return Score(name, title, description, source, None, "all", _as_is, higher_is_redundant, cite, quick)
 
 
 _LIST = (
@@ -126,6 +134,7 @@ _LIST = (
         "Rethinking Layer Relevance Beyond Cosine Similarity, ICLR 2026",
         higher_is_redundant=False,
         cite="rethinking2026relevance",
+        quick=False,
     ),
     _probed(
         "slice-one",
@@ -135,6 +144,7 @@ _LIST = (
         "slicescope",
         higher_is_redundant=False,
         cite="ashkboos2024slicegpt",
+        quick=False,
     ),
     _probed(
         "discarded-energy",

@@ -17,11 +17,12 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any, Literal, NamedTuple
 
-from analysis.child import start_child
+from analysis.child import start
 from analysis.errors import Cancelled, SlicescopeError, one_line
-from analysis.sources.model import ModelSource
-from slicing.preview import Preview, PreviewRecipe
-from slicing.study.recipe import Recipe
+from analysis.source import ModelSource
+from slicing.preview import Preview, PreviewRequest
+from slicing.study.requests import Phases
+from slicing.study.results import Request
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +34,10 @@ class Load:
     source: ModelSource
     kind: Literal["load"] = "load"
 
+    def phases(self) -> Phases:
+        """The only one."""
+        return _OPENING
+
 
 @dataclass(frozen=True)
 class Unload:
@@ -40,8 +45,13 @@ class Unload:
 
     kind: Literal["unload"] = "unload"
 
+    def phases(self) -> Phases:
+        """The only one."""
+        return _OPENING
 
-Task = Recipe | Load | Unload
+
+_OPENING: Phases = (("Opening", 0.0),)
+Task = Request | Load | Unload
 Outcome = Literal["done", "failed", "cancelled"]
 
 
@@ -52,7 +62,7 @@ class Do(NamedTuple):
     """Do a task, or measure a preview; the number names it in the answers."""
 
     number: int
-    task: Task | PreviewRecipe
+    task: Task | PreviewRequest
 
 
 class Stop(NamedTuple):
@@ -101,9 +111,9 @@ class Engine:
 
     def __init__(self, connection: Connection, perform: Any = None, opener: Any = None) -> None:
         # Imported here, since they take seconds and the server need not wait for them.
-        from slicing.study.run import perform as usual
         from slicing.preview import Previewer
         from slicing.store import open_model
+        from slicing.study.run import perform as usual
 
         self._connection = connection
         self._perform, self._opener = perform or usual, opener or open_model
@@ -162,13 +172,13 @@ class Engine:
 
     def _done(self, asked: Do, progress: Callable[[str, int, int], None]) -> Ended:
         task = asked.task
-        if isinstance(task, PreviewRecipe):
+        if task.kind == "preview":
             found = self._previewer.preview(task, progress, self._open)
             return Ended(asked.number, "done", preview=found)
-        if isinstance(task, Unload):
+        if task.kind == "unload":
             self._close()
             return Ended(asked.number, "done")
-        if isinstance(task, Load):
+        if task.kind == "load":
             progress("Opening", 0, 1)
             self._open(task.source)
             return Ended(asked.number, "done")
@@ -193,14 +203,14 @@ class Engine:
         self._previewer.forget()
 
     def _report(self) -> None:
-        from analysis.device import has_bf16, memory_of, pick_device
+        from analysis.device import has_bf16, memory, pick_device
 
         source, opened = self._held or (None, None)
         # Asking CUDA takes memory of the card, and fails where that is full: not before a model is there.
         device = pick_device("cpu") if opened is None else opened.model.device
         dtype = "" if opened is None else str(opened.model.dtype).removeprefix("torch.")
         try:
-            (free, total), bf16 = memory_of(device), has_bf16(device)
+            (free, total), bf16 = memory(device), has_bf16(device)
         except RuntimeError:
             log.exception("The memory of %s is not known.", device)
             free, total, bf16 = 0, 0, True
@@ -237,7 +247,7 @@ MODESTY = 10
 
 def launch() -> Child:
     """Start an engine in a fresh process; it answers as soon as it has imported what it needs."""
-    connection, process = start_child("app.engine", "compute_for")
+    connection, process = start("app.engine")
 
     def ending() -> int | None:
         with suppress(subprocess.TimeoutExpired):
@@ -247,7 +257,7 @@ def launch() -> Child:
     return Child(connection, process.kill, ending, process.pid)
 
 
-def compute_for(line: int) -> None:
-    """Run an engine as the process of its own, given the number of its end of the connection."""
+def begin(line: int) -> None:
+    """What the process of an engine does, given the number of its end of the connection."""
     os.nice(MODESTY)
     Engine(Connection(line)).run(gone=lambda: os._exit(0))

@@ -6,9 +6,8 @@ import time
 from dataclasses import dataclass, field
 from typing import Literal
 
-from analysis.sources.model import ModelSource
-from app.engine import Load, Task, Unload
-from slicing.bench import phases
+from analysis.source import ModelSource
+from app.engine import Task
 
 PATIENCE = 5.0
 """Seconds after which a job that was cancelled and has not stopped may be killed."""
@@ -101,7 +100,7 @@ class Job:
 
     def advance(self, phase: str, done: int, total: int) -> None:
         """Note how far the job is."""
-        steps = (("Opening", 0.0),) if isinstance(self.task, Load | Unload) else phases(self.task)
+        steps = self.task.phases()
         names = [name for name, _ in steps]
         if phase in names[self._step :]:
             self._step = names.index(phase, self._step)
@@ -115,4 +114,6 @@ class Job:
 
 def model_of(task: Task) -> ModelSource | None:
     """The model that a task is about."""
-    return None if isinstance(task, Unload) else task.source if isinstance(task, Load) else task.model
+    if task.kind == "unload":
+        return None
+    return task.source if task.kind == "load" else task.model

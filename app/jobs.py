@@ -22,13 +22,12 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from analysis.errors import Cancelled, SlicescopeError, StorageError, one_line
-from analysis.sources.model import ModelSource, must_fetch
-from analysis.sources.opening import fetch_missing
-from app.engine import Advanced, Child, Do, Ended, Load, Report, Stop, Task, Unload, launch
+from analysis.source import ModelSource, fetch_missing, must_fetch
+from app.engine import Advanced, Child, Do, Ended, Report, Stop, Task, launch
 from app.job import Job, State, model_of
 from app.journal import Journal
+from slicing.preview import Preview, PreviewRequest
 from slicing.study.run import fetch_for
-from slicing.preview import Preview, PreviewRecipe
 
 log = logging.getLogger(__name__)
 
@@ -75,8 +74,8 @@ class Worker:
         self._queue: deque[Job] = deque()
         self._running: Job | None = None
         self._ended: deque[Job] = deque(maxlen=HISTORY)
-        self._wishes: OrderedDict[str, PreviewRecipe] = OrderedDict()
-        self._previewing: tuple[int, str, PreviewRecipe] | None = None
+        self._wishes: OrderedDict[str, PreviewRequest] = OrderedDict()
+        self._previewing: tuple[int, str, PreviewRequest] | None = None
         self._previewed: OrderedDict[str, Preview | str] = OrderedDict()
         self._stopping = False
         self._report: Report | None = None
@@ -211,17 +210,17 @@ class Worker:
             child.kill()
             child.ending()
 
-    def preview(self, recipe: PreviewRecipe, owner: str = "") -> Preview | str | None:
+    def preview(self, request: PreviewRequest, owner: str = "") -> Preview | str | None:
         """What the plan would cost, or why that cannot be told; ``None`` while it is being measured.
 
         Ask again until it is there. Jobs go first, and of an owner's previews only the last one counts.
         """
         with self._changed:
-            if recipe.key in self._previewed:
+            if request.key in self._previewed:
                 self._wishes.pop(owner, None)
-                return self._previewed[recipe.key]
-            if self._previewing is None or self._previewing[2] != recipe:
-                self._wishes[owner] = recipe
+                return self._previewed[request.key]
+            if self._previewing is None or self._previewing[2] != request:
+                self._wishes[owner] = request
                 if self._previewing and self._previewing[1] == owner:
                     self._say(Stop(self._previewing[0]))  # something newer is wanted
                 self._next()
@@ -230,7 +229,7 @@ class Worker:
     # What happens to jobs, always with the lock held.
 
     def _enter(self, job: Job) -> None:
-        if not isinstance(job.task, Load | Unload):
+        if job.task.kind != "load" and job.task.kind != "unload":
             self._journal.note(job.number, job.task, job.owner)
         job.askers.add(job.owner)
         self._queue.append(job)
@@ -248,7 +247,7 @@ class Worker:
             entries, lost = self._journal.take_over()
             self.lost = tuple(lost)
             for entry in entries:
-                self._enter(Job(next(self._numbers), entry.recipe, entry.owner, restarted=True))
+                self._enter(Job(next(self._numbers), entry.request, entry.owner, restarted=True))
             self._journal.settle()
         except StorageError as error:  # no reason not to serve
             self.lost = (*self.lost, str(error))
@@ -259,7 +258,7 @@ class Worker:
             return
         if job := next((job for job in self._queue if not job.fetching), None):
             self._queue.remove(job)
-            if isinstance(job.task, Unload):  # only the end of a process gives all of its memory back
+            if job.task.kind == "unload":  # only the end of a process gives all of its memory back
                 self._end(job, "done")
                 self._restart(job.owner)
                 return
@@ -267,9 +266,9 @@ class Worker:
             self._journal.begin(job.number)
             self._say(Do(job.number, job.task))
         elif self._wishes:
-            owner, recipe = self._wishes.popitem(last=False)
-            self._previewing = next(self._numbers), owner, recipe
-            self._say(Do(self._previewing[0], recipe))
+            owner, request = self._wishes.popitem(last=False)
+            self._previewing = next(self._numbers), owner, request
+            self._say(Do(self._previewing[0], request))
         self._changed.notify_all()
 
     def _end(self, job: Job, state: State, error: str = "") -> None:
@@ -293,9 +292,9 @@ class Worker:
 
         error = ""
         try:
-            if isinstance(job.task, Load):
+            if job.task.kind == "load":
                 fetch_missing(job.task.source, listen, asks=False)
-            elif not isinstance(job.task, Unload):
+            elif job.task.kind != "unload":
                 fetch_for(job.task, listen, asks=False)
         except SlicescopeError as told:
             error = str(told)
@@ -334,8 +333,8 @@ class Worker:
             return self._running.owner, model_of(self._running.task)
         return (self._previewing[1] if self._previewing else ""), None
 
-    def _keep(self, recipe: PreviewRecipe, found: Preview | str) -> None:
-        self._previewed[recipe.key] = found
+    def _keep(self, request: PreviewRequest, found: Preview | str) -> None:
+        self._previewed[request.key] = found
         while len(self._previewed) > HISTORY:
             self._previewed.popitem(last=False)
 
@@ -390,10 +389,10 @@ class Worker:
             self._end(job, message.outcome, message.error)
             self._next()
         elif self._previewing and self._previewing[0] == message.number:
-            _, _, recipe = self._previewing
+            _, _, request = self._previewing
             self._previewing = None
             if message.outcome != "cancelled":
-                self._keep(recipe, message.preview or message.error)
+                self._keep(request, message.preview or message.error)
             self._next()
 
     def _mourn(self, ending: int | None) -> None:

@@ -13,12 +13,15 @@ import secrets
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
+
+from pydantic import model_validator
 
 from analysis.errors import StorageError
 from analysis.storage import abandoned, owned, queue_folder, storage_errors
 from analysis.values import Value
-from slicing.study.recipe import Recipe
+from slicing.study import earlier
+from slicing.study.results import Request
 
 
 class Entry(Value):
@@ -26,7 +29,15 @@ class Entry(Value):
 
     submitted: datetime
     owner: str
-    recipe: Recipe
+    request: Request
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_earlier(cls, data: Any) -> Any:
+        if not isinstance(data, dict) or "recipe" not in data or "request" in data:
+            return data
+        rest = {name: value for name, value in data.items() if name != "recipe"}
+        return {**rest, "request": earlier.read_request(data["recipe"])}
 
 
 class Journal:
@@ -36,9 +47,9 @@ class Journal:
         self._paths: dict[int, Path] = {}
         self._taken: list[Path] = []
 
-    def note(self, number: int, recipe: Recipe, owner: str) -> None:
+    def note(self, number: int, request: Request, owner: str) -> None:
         """Write the job of this number down, whole or not at all (``StorageError``)."""
-        entry = Entry(submitted=datetime.now(UTC), owner=owner, recipe=recipe)
+        entry = Entry(submitted=datetime.now(UTC), owner=owner, request=request)
         path = queue_folder() / f"{owned('job')}{number}.json"
         with storage_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -16,39 +16,36 @@ from typing import Any, Self, TypeVar
 from pydantic import BaseModel
 
 from analysis.errors import SlicescopeError, StorageError
-from analysis.scores import SCORES
-from analysis.sources.demo_text import DEMO_SPLITS
-from analysis.sources.model import ModelSource, must_fetch
-from analysis.sources.text import TextSource
+from analysis.source import ModelSource, must_fetch
 from analysis.storage import cache_folder, require_space, runs_folder
+from analysis.texts import DEMO_SPLITS, TextSource
 from analysis.values import Value
-from slicing.allocation import ALLOCATIONS
 from slicing.plan import Plan
-from app.journal import Entry
+from slicing.steps import Step
+from slicing.study.grammar import write_line
 from slicing.study.recipe import Recipe
-from slicing.study.results import Run
+from slicing.study.results import Request, Run
+from slicing.study.study import sliced
 
-DEMO_TASKS = ("load", "profile", "compare", "trial", "sweep", "contest", "preview")
-"""What strangers may start. Not ``slice``, which keeps a model's worth of disk for every plan, and not
+DEMO_TASKS = ("load", "profile", "trial", "study", "preview")
+"""What strangers may start. Not ``compress``, which keeps a model's worth of disk for every recipe, and not
 ``search``, which asks for the loss hundreds of times."""
 DEMO_MINUTES = 15
-"""How long a stranger's job may run where nothing else is said. A sweep that is asked for again goes on."""
-QUICK = frozenset({"discarded-energy", "heavy-tail", "depth"})
-"""Probed scores that take no pass for every block."""
+"""How long a stranger's job may run where nothing else is said. A study that is asked for again goes on."""
 FREE = frozenset(
     {
-        *("seed", "seeds", "rounding", "span"),
-        *("kind", "method", "allocation", "score", "embedding", "equal", "run", "prompt"),
+        *("seed", "seeds", "draw", "rounding", "blocks_per_basis"),
+        *("kind", "view", "measure", "allocation", "score", "embedding", "repair", "run", "prompt"),
     }
 )
-"""Numbers and words in a recipe that cost nothing and name no path. Others are refused in demo mode."""
+"""Numbers and words in a request that cost nothing and name no path. Others are refused in demo mode."""
 LONGEST = 2000
 """Characters of a word, or items of a list, in demo mode."""
 SPARE_DISK = 2 * 10**9
 """Bytes that demo mode leaves free on the disk that the runs are on."""
 
 
-Shown = TypeVar("Shown", bound=Run | Recipe)
+_Told = TypeVar("_Told", bound=Run | Request)
 
 
 class Refused(SlicescopeError):
@@ -75,7 +72,7 @@ class Policy(Value):
     rounds: int | None = None
     """Rounds of timing."""
     cells: int | None = None
-    """Of a sweep; of a contest, entries times seeds."""
+    """Of a study: recipes times budgets times seeds."""
     waiting: int | None = None
     """Jobs of one person that wait or run."""
     neighbours: int | None = None
@@ -102,7 +99,7 @@ class Policy(Value):
             length=512,
             tokens=60,
             rounds=5,
-            cells=9,
+            cells=12,
             waiting=2,
             neighbours=6,
             paced=True,
@@ -113,7 +110,7 @@ class Policy(Value):
         )
 
     def check(self, asked: object) -> None:
-        """Refuse (``Refused``) a task, a recipe or a source that goes beyond what is allowed."""
+        """Refuse (``Refused``) a task, a request or a source that goes beyond what is allowed."""
         kind = getattr(asked, "kind", type(asked).__name__)
         if self.tasks is not None and not isinstance(asked, ModelSource) and kind not in self.tasks:
             raise Refused(f"This server does not do '{kind}' for visitors: run slicescope yourself for that.")
@@ -150,17 +147,12 @@ class Policy(Value):
             "allow another one."
         )
 
-    def may_decide(self, how: Entry | Plan) -> bool:
-        """Whether people may ask for this way to decide where to cut: strangers not for what is measured
-        block by block, or searched for."""
-        if not self.demo_mode or how.allocation not in ALLOCATIONS:
-            return True
-        rule, score = ALLOCATIONS[how.allocation], SCORES.get(how.score)
-        quick = score is None or score.measure is not None or score.name in QUICK
-        return not rule.made and (quick or not rule.uses_scores)
+    def may_ask(self, recipe: Recipe) -> bool:
+        """Whether people may ask for a recipe: strangers only for what is quick."""
+        return not self.demo_mode or recipe.quick
 
     def cap(self, name: str) -> int | None:
-        """The largest value of a number in a recipe, by the last part of its name."""
+        """The largest value of a number in a request, by the last part of its name."""
         measure = re.split("[-_]", name)[-1]
         return getattr(self, measure) if measure in ("windows", "length", "tokens", "rounds") else None
 
@@ -168,12 +160,12 @@ class Policy(Value):
         """A sentence without the server's folders where strangers read it: each path's last part is left."""
         return _PATH.sub(lambda path: path["quoted"] or path["bare"], text) if self.demo_mode else text
 
-    def blind(self, part: Shown) -> Shown:
-        """A run or a recipe as strangers may read it: of paths to models and texts the last part is left."""
+    def blind(self, part: _Told) -> _Told:
+        """A run or a request as strangers may read it: of paths to models and texts the last part is left."""
         if not self.demo_mode:
             return part
         if isinstance(part, Run):
-            return part.model_copy(update={"recipe": _without_folders(part.recipe)})
+            return part.model_copy(update={"request": _without_folders(part.request)})
         return _without_folders(part)
 
     def _check_part(self, name: str, part: Any) -> None:
@@ -182,11 +174,7 @@ class Policy(Value):
         elif isinstance(part, TextSource):
             self._check_text(part)
         elif isinstance(part, BaseModel) or is_dataclass(part):
-            if isinstance(part, Entry | Plan) and not self.may_decide(part):
-                raise Refused(
-                    f"Deciding by '{part.allocation}' with the score '{part.score}' takes this server too "
-                    "long for visitors: choose another, or run slicescope yourself for that."
-                )
+            self._check_quick(part)
             within = dict(_fields(part))
             self._check_cells(within)
             for each, value in within.items():
@@ -202,6 +190,14 @@ class Policy(Value):
             self.check_path(str(part))
         elif part is not None and not isinstance(part, bool | float):
             self._check_setting(name, part)
+
+    def _check_quick(self, part: Any) -> None:
+        steps = sliced(part).steps if isinstance(part, Plan) else (part,) if isinstance(part, Step) else ()
+        if self.demo_mode and not all(each.quick for each in steps):
+            raise Refused(
+                f"'{write_line(steps)}' takes this server too long for visitors: choose another, or run "
+                "slicescope yourself for that."
+            )
 
     def _check_setting(self, name: str, value: Any) -> None:
         cap = self.cap(name)

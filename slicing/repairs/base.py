@@ -73,6 +73,9 @@ class GapRepair(ABC):
     fits: ClassVar[frozenset[Fit]] = frozenset()
     """What it fits to calibration text, where that can be too little."""
 
+    trains: ClassVar[bool] = False
+    """Whether it trains blocks, which takes far longer than a fit in closed form."""
+
     def why_not(self, model: PreTrainedModel) -> str:
         """One sentence that says why it cannot repair models of this family; empty where it can."""
         return ""

@@ -38,6 +38,7 @@ class TrainedBlock(GapRepair):
 
     name = "train-block"
     title = "the block in front of each gap trained"
+    trains = True
 
     def need(self, open_gaps: MemoryNeed, model: Any, layout: Layout, tokens: int, batch: int) -> MemoryNeed:
         """Add one block in fp32 with its gradients, the optimiser's two moments and the best so far."""

@@ -22,6 +22,8 @@ from slicing.repairs import REPAIRS, find_repair
 from slicing.schedule import SlicingSchedule
 
 if TYPE_CHECKING:
+    from analysis.needs import MemoryNeed
+    from analysis.shape import ModelShape
     from slicing.plan import Slicing
     from slicing.slicer import SlicedModel
     from slicing.view import ModelView
@@ -136,6 +138,14 @@ class Step(Value):
         return False
 
     @property
+    def quick(self) -> bool:
+        """Whether a public server lets visitors ask for it: no pass for every block, no search, no training.
+
+        A step that does not say so is not.
+        """
+        return False
+
+    @property
     def cites(self) -> tuple[str, ...]:
         """Whom to cite who uses it, each as ``cite`` says it."""
         repaired = () if self.repair == "none" else (find_repair(self.repair).cite,)
@@ -198,6 +208,14 @@ class Step(Value):
 
     def refuse_unless_it_fits(self, view: ModelView, budget: Budget) -> None:
         """Raise ``OutOfMemoryError`` where it would run out of memory, if it is the only step."""
+
+    def memory_need(
+        self, shape: ModelShape, budget: Budget, tokens: int, batch: int, itemsize: int
+    ) -> MemoryNeed | None:
+        """Say what it takes at its peak, with so many calibration ``tokens`` in batches of ``batch`` and
+        weights of ``itemsize`` bytes; ``None`` where the shape alone does not tell.
+        """
+        return None
 
     def search_key(self, budget: Budget) -> str | None:
         """The same for steps that share a search; ``None`` where nothing is to be searched."""

@@ -57,6 +57,12 @@ class Removal(Step):
         """Whether anything is left to the next step."""
         return self.share != 1.0
 
+    @property
+    def quick(self) -> bool:
+        """Whether it tries no smaller models, searches no share and trains no blocks."""
+        trained = self.repair != "none" and find_repair(self.repair).trains
+        return not self.tries and self.share != "search" and not trained
+
     @abstractmethod
     def layout(self, view: ModelView, count: int) -> Layout:
         """The model without ``count`` of its blocks, 1 <= count < L."""

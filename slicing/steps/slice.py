@@ -13,13 +13,13 @@ from pydantic import ConfigDict, Field, model_validator
 from analysis.bases import BasesCollector
 from analysis.device import PeakMemory, synchronise
 from analysis.errors import PlanError, unknown_name
-from analysis.needs import refuse_unless_it_fits
+from analysis.needs import MemoryNeed, refuse_unless_it_fits
 from analysis.scores import find_score
 from slicing.allocation import find_allocation
 from slicing.budget import Budget
 from slicing.calibration import Fit
 from slicing.depth.layout import Layout
-from slicing.memory import preview_need
+from slicing.memory import preview_need, slicing_need
 from slicing.plan import Plan, Slicing
 from slicing.repair import held_out
 from slicing.repairs.writers import followed
@@ -28,6 +28,7 @@ from slicing.slicer import recut, refuse_unless_slicing_fits, slice_model
 from slicing.steps.base import Cost, Made, Step, step
 
 if TYPE_CHECKING:
+    from analysis.shape import ModelShape
     from slicing.view import ModelView
 
 
@@ -56,6 +57,8 @@ class Slice(Slicing, Step):
             raise PlanError("Repair follows sequential slicing: leave out 'one_shot', or the repair.")
         if self.share != 1.0:
             raise PlanError("Slicing is the last step that makes a model smaller: leave out its share.")
+        if not self.rule().uses_scores:  # whichever was named decides nothing
+            object.__setattr__(self, "score", type(self).model_fields["score"].get_default())
         return self
 
     # What it says of itself
@@ -103,6 +106,12 @@ class Slice(Slicing, Step):
         return self.allocation == "random"
 
     @property
+    def quick(self) -> bool:
+        """Whether its allocation is neither measured nor searched for, and its score takes one pass."""
+        rule = self.rule()
+        return not rule.made and (find_score(self.score).quick or not rule.uses_scores)
+
+    @property
     def cites(self) -> tuple[str, ...]:
         """SliceGPT, the allocation and the score that decides."""
         rule = self.rule()
@@ -115,7 +124,7 @@ class Slice(Slicing, Step):
         found.pop("allocation", None)
         score = found.pop("score", None)
         settings = found.pop("settings", {})
-        named = {"score": score} if score and self.rule().uses_scores else {}
+        named = {"score": score} if score else {}
         return {"allocation": self.allocation, **named, **settings, **found}
 
     @classmethod
@@ -152,7 +161,9 @@ class Slice(Slicing, Step):
 
     def is_constant_at(self, budget: Budget) -> bool:
         """Whether the base reaches the target, so that all blocks lose the same."""
-        return self.allocation != "constant" and budget.target is not None and self.base >= budget.target > 0
+        return (
+            self.allocation != "constant" and budget.target is not None and 1 > self.base >= budget.target > 0
+        )
 
     def check_budget(self, budget: Budget) -> None:
         """The plan makes sense, and shares are searched only at a size that names a target."""
@@ -193,6 +204,15 @@ class Slice(Slicing, Step):
             return
         BasesCollector(model).refuse_unless_they_fit(view.windows)
         refuse_unless_it_fits("Previewing", model, preview_need(view.shape, constant, model.dtype.itemsize))
+
+    def memory_need(
+        self, shape: ModelShape, budget: Budget, tokens: int, batch: int, itemsize: int
+    ) -> MemoryNeed | None:
+        """That of constant slicing, which stands for the plan."""
+        constant = self.plan_at(budget).constant(shape)
+        if self.one_shot:
+            return preview_need(shape, constant, itemsize)
+        return slicing_need(shape, constant, tokens, batch, itemsize, self.repair != "none")
 
     def search_key(self, budget: Budget) -> str | None:
         """That of the plan whose shares are searched."""

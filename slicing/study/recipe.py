@@ -101,6 +101,11 @@ class Recipe(Value):
         return any(each.by_chance for each in self.steps)
 
     @property
+    def quick(self) -> bool:
+        """Whether a public server lets visitors ask for it; see ``Step.quick``."""
+        return all(each.quick for each in self.steps)
+
+    @property
     def repaired(self) -> str:
         """The repair that follows its last step; ``none`` where nothing is repaired."""
         return self.steps[-1].repair if self.steps else "none"

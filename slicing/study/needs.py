@@ -1,0 +1,27 @@
+"""What the steps of a request take in memory, told before the job from the shape of the model alone."""
+
+from __future__ import annotations
+
+from analysis.device import Facts, pick_device, pick_dtype
+from analysis.evaluate import batch_tokens
+from analysis.needs import MemoryNeed
+from analysis.shape import ModelShape
+from slicing.budget import Budget
+from slicing.study.recipe import Recipe
+from slicing.study.requests import Calibrated
+
+
+def memory_need(
+    asked: Calibrated, recipe: Recipe, budget: Budget, shape: ModelShape, told: Facts | None = None
+) -> MemoryNeed | None:
+    """Say what a recipe takes at its peak; ``None`` where none of its steps can say it from the shape.
+
+    What is ``told`` of the device is not asked.
+    """
+    # On the host dtype auto is float32; on an accelerator it is a 16-bit one.
+    device = pick_device(asked.model.device)
+    itemsize = pick_dtype(asked.model.dtype, device, None, told).itemsize
+    tokens = asked.calibration_windows * asked.window_length
+    batch = min(tokens, max(batch_tokens(device, told), asked.window_length))
+    needs = [step.memory_need(shape, budget, tokens, batch, itemsize) for step in recipe.steps]
+    return max((need for need in needs if need), key=lambda need: need.total, default=None)
