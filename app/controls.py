@@ -17,21 +17,15 @@ from pydantic.fields import FieldInfo
 from analysis.details import LIKENESSES, Details
 from analysis.profile import LayerProfile
 from analysis.scores import SCORES
-from analysis.texts import PRESETS, Role, TextSource
+from analysis.sources.presets import PRESETS, Role
+from analysis.sources.text import TextSource
 from app import state, wording
 from app.figures.profile import DAMAGES, outliers
 from slicing.allocation import ALLOCATIONS
 from slicing.plan import Plan
-from slicing.runs import (
-    BOARD_ENTRIES,
-    SEARCH_WINDOWS,
-    USUAL_ENTRIES,
-    CompareRecipe,
-    ContestRecipe,
-    Entry,
-    LeaderboardRecipe,
-    SweepRecipe,
-)
+from slicing.runs import BOARD_ENTRIES, USUAL_ENTRIES, CompareRecipe, ContestRecipe, LeaderboardRecipe, SweepRecipe
+from slicing.steps.removal import SEARCH_WINDOWS
+from app.journal import Entry
 from slicing.schedule import ROUNDINGS
 
 BY_HAND = [name for name, kind in ALLOCATIONS.items() if not kind.made]
@@ -290,7 +284,7 @@ def score(key: str, *profiles: LayerProfile) -> str:
     return _choice("Score", key, {name: SCORES[name].title for name in held}, Plan().score)
 
 
-def damage(key: str, profile: LayerProfile) -> str | None:
+def damage_choice(key: str, profile: LayerProfile) -> str | None:
     """Which of the damages that the profile holds to look at; ``None`` where it holds none."""
     held = {name: SCORES[name].title for name in DAMAGES if name in profile.scores()}
     if len(held) < 2:

@@ -23,7 +23,7 @@ color: #8AB8EC; }
 </style>"""
 
 
-def begin() -> None:
+def open_first_page() -> None:
     """The bare address opens the profile, where there is something to see."""
     st.switch_page(PROFILE, query_params=st.query_params.to_dict())
 
@@ -47,7 +47,7 @@ state.restore()
 st.logo(str(ICONS / ("logo-dark.svg" if parts.theme() is DARK else "logo-light.svg")), size="large")
 page = st.navigation(
     [
-        st.Page(begin, url_path="begin", default=True, visibility="hidden"),
+        st.Page(open_first_page, url_path="begin", default=True, visibility="hidden"),
         st.Page(
             "app_pages/model.py",
             title="Model",

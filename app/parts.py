@@ -25,7 +25,9 @@ from app.figures.profile import draw_scatter, outliers
 from app.report import build_report
 from app.tables import damage_table, text_table
 from slicing.library import pack
-from slicing.runs import CompareRecipe, CompareResult, Recipe, Run
+from slicing.runs import CompareRecipe, CompareResult
+from slicing.study.recipe import Recipe
+from slicing.study.results import Run
 
 CHART = {
     "displaylogo": False,
@@ -187,10 +189,10 @@ def provenance(view: state.View) -> state.Shown | None:
     return shown
 
 
-def damage(profile: LayerProfile, first_token: bool = False) -> None:
+def damage_chart(profile: LayerProfile, first_token: bool = False) -> None:
     """What the LR score says against the damage that was measured, and the same as a table."""
     with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
-        name = controls.damage("damage", profile)
+        name = controls.damage_choice("damage", profile)
         if name is None:
             st.info("No damage was measured here: measure the profile again, with damage.")
             return

@@ -9,31 +9,28 @@ from typing import Any
 
 from board_stand_in import board_run
 from contest_stand_in import contest_run
-
-from analysis.source import ModelSource
-from analysis.storage import runs_folder
-from analysis.tasks import TaskScore
-from analysis.texts import TextSource
-from analysis.values import Value
-from slicing.depth.layout import Layout
-from slicing.plan import Plan
 from slicing.runs import (
     CompareRecipe,
     CompareResult,
     Contestant,
     ProfileRecipe,
-    ProfileResult,
-    Removal,
     RemoveRecipe,
     RemoveResult,
-    Run,
     SearchRecipe,
-    SearchResult,
     SliceRecipe,
     SliceResult,
     TrialRecipe,
-    TrialResult,
 )
+
+from analysis.sources.model import ModelSource
+from analysis.sources.text import TextSource
+from analysis.storage import runs_folder
+from analysis.tasks import TaskScore
+from analysis.values import Value
+from slicing.depth.layout import Layout
+from slicing.plan import Plan
+from slicing.steps.removal import Removal
+from slicing.study.results import ProfileResult, Run, SearchResult, TrialResult
 from slicing.study.store import (
     DETAILS_FILE,
     NOTE_FILE,

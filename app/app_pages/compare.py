@@ -64,7 +64,7 @@ def headline(result: CompareResult, recipe: CompareRecipe) -> None:
     planned = recipe.planned
     with st.container(border=True):
         st.header(wording.verdict(result, planned))
-        for how, each in wording.paired(result, planned):
+        for how, each in wording.paired_differences(result, planned):
             with st.container(horizontal=True, vertical_alignment="center"):
                 st.badge(each.verdict, color=VERDICTS[each.verdict])
                 st.markdown(f"{how.capitalize()}: {wording.evidence(each)}")
@@ -72,7 +72,7 @@ def headline(result: CompareResult, recipe: CompareRecipe) -> None:
     grid = st.grid(4, min_column_width=180, gap="medium")
     for each in result.contestants:
         change = None if each.name == "dense" else each.evaluation.perplexity / dense.perplexity - 1.0
-        note = f"perplexity, 95 % interval {wording.interval(each.evaluation.interval)}"
+        note = f"perplexity, 95 % interval {wording.told_interval(each.evaluation.interval)}"
         parts.card(grid, each.title, f"{each.evaluation.perplexity:.2f}", change, note)
     st.caption(
         f"{wording.verbatim(result.evaluation.label)}: {dense.protocol}. {wording.METHODS[recipe.method]}"
@@ -86,7 +86,7 @@ def headline(result: CompareResult, recipe: CompareRecipe) -> None:
 def evidence(result: CompareResult, recipe: CompareRecipe) -> None:
     """Charts and tables."""
     planned = recipe.planned
-    pairs = wording.paired(result, planned)
+    pairs = wording.paired_differences(result, planned)
     left, right = st.columns(2, gap="large")
     with left:
         st.subheader("Perplexity")

@@ -8,8 +8,10 @@ from app.figures.plan import draw_schedule
 from app.figures.profile import DAMAGES
 from app.tables import contest_table, widths_table
 from slicing.allocation import Fractions
-from slicing.contest import Standing, Table, read_contest
-from slicing.runs import ContestRecipe, ContestResult, Run
+from slicing.study.verdicts import Standing, Table
+from slicing.contest import read_contest
+from slicing.runs import ContestRecipe, ContestResult
+from slicing.study.results import Run
 
 
 def standings(table: Table, run: Run | None = None) -> None:
@@ -92,5 +94,5 @@ with view:
             standings(read_contest(recipe, result), None if shown.bundled else shown.run)
             if set(DAMAGES) & set(result.profile.scores()):
                 st.subheader("Does the LR score foretell damage?")
-                parts.damage(result.profile)
+                parts.damage_chart(result.profile)
             parts.reproduction(shown.run)

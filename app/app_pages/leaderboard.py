@@ -8,8 +8,8 @@ from app import controls, parts, state, wording
 from app.figures.board import draw_board
 from app.figures.contest import draw_contest
 from app.tables import board_table
-from slicing.board import Board, read_board
-from slicing.contest import Standing, Table
+from slicing.study.verdicts import Board, read_board
+from slicing.study.verdicts import Standing, Table
 from slicing.runs import LeaderboardRecipe, LeaderboardResult, RemoveRecipe
 from slicing.study.store import MODEL_FOLDER, folder_of
 

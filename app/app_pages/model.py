@@ -8,7 +8,8 @@ import streamlit as st
 
 from analysis.device import DTYPES
 from analysis.errors import SlicescopeError
-from analysis.source import ModelCard, ModelSource
+from analysis.sources.card import ModelCard
+from analysis.sources.model import ModelSource
 from app import parts, state, wording
 from app.engine import Load, Unload
 
@@ -61,8 +62,8 @@ def draw_fit(card: ModelCard) -> None:
     """What has to be fetched, and whether there is room for it."""
     if card.to_fetch:
         st.caption(
-            f":material/download: Loading it fetches **{wording.memory(card.to_fetch)}** from the Hub first. "
-            "Other jobs go on meanwhile, and it can be cancelled: what has come is kept."
+            f":material/download: Loading it fetches **{wording.told_memory(card.to_fetch)}** from the Hub "
+            "first. Other jobs go on meanwhile, and it can be cancelled: what has come is kept."
         )
     if card.becomes_plain:
         st.caption(
@@ -75,7 +76,9 @@ def draw_fit(card: ModelCard) -> None:
         return
     kept = card.quantised and not card.becomes_plain
     stored = f" as they are stored ({wording.verbatim(card.quantised or '')})" if kept else ""
-    needs = f"The weights need **{wording.memory(size)}**{stored or f' as {card.dtype}'} on {card.device}"
+    needs = (
+        f"The weights need **{wording.told_memory(size)}**{stored or f' as {card.dtype}'} on {card.device}"
+    )
     if found is None:
         st.caption(
             f"{needs}. How much is free there is not known: the computing process says so when it is on "
@@ -85,7 +88,7 @@ def draw_fit(card: ModelCard) -> None:
     free, total = found
     st.progress(
         min(size / total, 1.0),
-        text=f"{needs}; {wording.memory(free)} of {wording.memory(total)} are free.",
+        text=f"{needs}; {wording.told_memory(free)} of {wording.told_memory(total)} are free.",
     )
     if card.not_sliceable:
         return
@@ -93,7 +96,7 @@ def draw_fit(card: ModelCard) -> None:
         st.warning("Slicing holds the dense and the sliced model at once, which may not fit here.")
     else:
         st.caption(
-            f"Slicing holds the dense and the sliced model at once: {wording.memory(2 * size)} "
+            f"Slicing holds the dense and the sliced model at once: {wording.told_memory(2 * size)} "
             "or less, and the text's states on top."
         )
 

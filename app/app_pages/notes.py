@@ -4,7 +4,7 @@ import streamlit as st
 
 from analysis.errors import SlicescopeError
 from app import parts, state
-from app.story import STEPS, Case, Step, case_of
+from app.story import STEPS, Case, StoryStep, case_of
 from slicing.study.store import find_details
 
 TALK = "app_pages/talk.py"
@@ -17,7 +17,7 @@ position: static !important; overflow: visible !important; height: auto !importa
 READABLE = 860  # px; longer lines are hard to follow
 
 
-def start() -> None:
+def ways_into_talk() -> None:
     """The ways into the talk."""
     minutes = sum(step.notes.minutes for step in STEPS)
     st.markdown(
@@ -36,7 +36,7 @@ def start() -> None:
             )
 
 
-def note(number: int, step: Step, case: Case) -> None:
+def note(number: int, step: StoryStep, case: Case) -> None:
     """One step, for the one who tells it."""
     notes = step.notes
     with st.container(key=f"note-{number}", width=READABLE):
@@ -59,7 +59,7 @@ def note(number: int, step: Step, case: Case) -> None:
 
 st.html(PRINT)
 st.title("Notes for teachers")
-start()
+ways_into_talk()
 if shown := parts.provenance("compare"):
     try:
         case = case_of(shown.run, find_details(shown.run))

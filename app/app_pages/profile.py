@@ -9,7 +9,7 @@ from analysis.errors import SlicescopeError, StorageError
 from analysis.evaluate import at_a_time
 from analysis.profile import LayerProfile
 from analysis.scores import SCORES
-from analysis.texts import TextSource
+from analysis.sources.text import TextSource
 from app import controls, parts, state, wording
 from app.coloured import coloured_text, legend
 from app.figures.profile import (
@@ -23,7 +23,9 @@ from app.figures.profile import (
     outliers,
 )
 from app.tables import lens_table, overlay_table, similarity_table, split_table, token_table
-from slicing.runs import ProfileRecipe, Run, drawn_for
+from slicing.runs import ProfileRecipe
+from slicing.study.results import Run
+from slicing.study.requests import drawn_for
 from slicing.study.store import find_details
 
 OVERLAID = 3  # more lines than these and the one shown cannot be told apart
@@ -109,7 +111,7 @@ def draw(run: Run) -> None:
     score = SCORES[name]
     st.markdown(score.description)
     if far:
-        st.badge(wording.outliers(far, left_off=zoomed), icon=":material/error:", color="violet")
+        st.badge(wording.told_outliers(far, left_off=zoomed), icon=":material/error:", color="violet")
     drawing = draw_profile(profile, name, first_token, far if zoomed else (), parts.theme())
     table = profile.to_frame(first_token).round(4)
     parts.chart(drawing, "profile", table, pick=lambda point: state.choose_block(int(point["x"])))
@@ -226,7 +228,7 @@ def near(run: Run) -> None:
             if name == names[5]:
                 overlay(run)
             elif name == names[4]:
-                parts.damage(run.result.profile, controls.shown_score()[1])
+                parts.damage_chart(run.result.profile, controls.shown_score()[1])
             elif damage:
                 st.warning(damage, icon=":material/broken_image:")
             elif details is None:

@@ -18,15 +18,8 @@ from slicing.library import (
     take_back,
     throw_away,
 )
-from slicing.runs import (
-    CompareRecipe,
-    CompareResult,
-    ContestResult,
-    LeaderboardResult,
-    Run,
-    SliceResult,
-    SweepResult,
-)
+from slicing.runs import CompareRecipe, CompareResult, ContestResult, LeaderboardResult, SliceResult, SweepResult
+from slicing.study.results import Run
 from slicing.schedule import SlicingSchedule
 from slicing.study.store import Broken, list_runs, summaries
 

@@ -5,8 +5,10 @@ import streamlit as st
 from app import controls, parts, state, wording
 from app.figures.sweep import draw_grid, draw_pareto
 from app.tables import grid_table, trial_table
-from slicing.grid import Cell, Grid, read_grid
-from slicing.runs import Run, SweepRecipe, SweepResult
+from slicing.study.verdicts import Cell
+from slicing.grid import Grid, read_grid
+from slicing.study.results import Run
+from slicing.runs import SweepRecipe, SweepResult
 
 
 def maps(grid: Grid, run: Run | None = None) -> None:

@@ -5,7 +5,7 @@ import streamlit as st
 from analysis.errors import SlicescopeError
 from app import parts, state
 from app.figures.base import Drawing
-from app.story import STEPS, Case, Dial, Step, case_of
+from app.story import STEPS, Case, Dial, StoryStep, case_of
 from slicing.study.store import find_details
 
 PROFILE = "app_pages/profile.py"
@@ -68,7 +68,7 @@ def leave() -> None:
 
 
 @st.fragment
-def scene(step: Step, case: Case, at: state.Talk) -> None:
+def scene(step: StoryStep, case: Case, at: state.Talk) -> None:
     """What changes while the dial of a step moves."""
     if state.standing() != at:
         st.rerun()  # a key that came with the dial's last move: the browser asks for the scene alone
@@ -77,7 +77,7 @@ def scene(step: Step, case: Case, at: state.Talk) -> None:
     picture = st.container(key="talk-chart", height="stretch")
     setting = step.setting(case)
     if step.dial and revealed:
-        setting = turn(step.dial, case, setting)
+        setting = turn_dial(step.dial, case, setting)
     try:
         drawing = step.draw(case, setting, parts.theme(), not revealed)
         words.markdown(step.sentence(case, setting) if revealed else step.question)
@@ -86,10 +86,10 @@ def scene(step: Step, case: Case, at: state.Talk) -> None:
         return
     formula.latex(step.formula(case))
     with picture:
-        show(drawing, drawing.takeaway if revealed else step.question)
+        show_drawing(drawing, drawing.takeaway if revealed else step.question)
 
 
-def turn(dial: Dial, case: Case, setting: float) -> float:
+def turn_dial(dial: Dial, case: Case, setting: float) -> float:
     """The dial in whole percent."""
     low, high = (round(100 * end(case)) for end in (dial.lowest, dial.highest))
     if low >= high:
@@ -99,7 +99,7 @@ def turn(dial: Dial, case: Case, setting: float) -> float:
     return setting if chosen == usual else chosen / 100
 
 
-def show(drawing: Drawing, alt: str) -> None:
+def show_drawing(drawing: Drawing, alt: str) -> None:
     """The chart, as high as the screen has room for."""
     st.plotly_chart(drawing.figure, key="talk-figure", height="stretch", config=CHART, alt=alt)
 

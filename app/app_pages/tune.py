@@ -14,7 +14,7 @@ from app.figures.plan import draw_schedule
 from app.tables import schedule_table
 from slicing.plan import Plan
 from slicing.preview import Preview
-from slicing.runs import Run
+from slicing.study.results import Run
 from slicing.schedule import SlicingSchedule
 
 
@@ -40,7 +40,7 @@ def sizes(planned: SlicingSchedule, constant: SlicingSchedule, shape: ModelShape
     shapes = (shape, planned.shape_after(shape), constant.shape_after(shape))
     for label, words, size_of in (
         ("Parameters", wording.millions, lambda s: s.parameters),
-        ("Weight memory", wording.memory, lambda s: s.weight_bytes(itemsize)),
+        ("Weight memory", wording.told_memory, lambda s: s.weight_bytes(itemsize)),
         ("FLOPs per token", wording.flops, lambda s: s.flops_per_token),
     ):
         dense, ours, theirs = map(size_of, shapes)

@@ -11,13 +11,14 @@ from typing import Any
 
 import pytest
 import streamlit as st
+from idle_app import AppTest
+from slicing.runs import ProfileRecipe
 from streamlit import user_info
-from streamlit.testing.v1 import AppTest
 
 from analysis.errors import SlicescopeError
-from analysis.source import ModelSource
+from analysis.sources.model import ModelSource
+from analysis.sources.text import TextSource
 from analysis.storage import runs_folder
-from analysis.texts import TextSource
 from app import policy as module
 from app import state
 from app.engine import Unload
@@ -26,7 +27,6 @@ from app.pace import ASKING, Asking
 from app.policy import Policy, Refused
 from app.presence import Presence
 from slicing.plan import Plan
-from slicing.runs import ProfileRecipe
 from slicing.study.store import RUN_FILE, bundled_run
 
 MAIN = Path(__file__).parents[2] / "app" / "main.py"

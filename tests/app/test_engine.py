@@ -17,13 +17,13 @@ import pytest
 import torch
 from conftest import byte_tokenizer, tiny_model
 from model_hub import ask, hub_of
+from slicing.runs import ProfileRecipe
 
-from analysis.source import ModelSource
+from analysis.sources.model import ModelSource
+from analysis.sources.text import TextSource
 from analysis.storage import queue_folder
-from analysis.texts import TextSource
 from app.engine import Do, Ended, Engine, Load, Report, Unload, launch
 from app.jobs import Worker
-from slicing.runs import ProfileRecipe
 from slicing.study.store import find_run, list_runs
 
 pytestmark = pytest.mark.timeout(180)
@@ -261,7 +261,7 @@ def test_an_engine_asks_no_device_before_a_model_is_there_and_goes_on_where_one_
             raise RuntimeError("CUDA error: out of memory")
         return 3, 7
 
-    monkeypatch.setattr("analysis.device.memory", full)
+    monkeypatch.setattr("analysis.device.memory_of", full)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
     monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)

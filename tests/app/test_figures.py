@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from slicing.runs import Contestant
 
 from analysis.evaluate import Difference, Perplexity
 from analysis.profile import LayerProfile, Measurement

@@ -18,18 +18,18 @@ from typing import Any
 
 import pytest
 import torch
+from slicing.runs import CompareRecipe, ProfileRecipe
 
 from analysis.errors import PlanError, SlicescopeError, StorageError
-from analysis.source import ModelSource
+from analysis.sources.model import ModelSource
+from analysis.sources.text import TextSource
 from analysis.storage import owned, queue_folder
-from analysis.texts import TextSource
 from app import job as job_module
 from app import jobs, journal, state, wording
 from app.engine import Child, Engine, Load, Report, Unload
 from app.jobs import Worker
 from slicing.plan import Plan
 from slicing.preview import PreviewRecipe
-from slicing.runs import CompareRecipe, ProfileRecipe
 from slicing.study.store import find_run
 
 TEXT = TextSource(kind="demo", split="calibration")

@@ -10,39 +10,37 @@ import pytest
 import torch
 from board_stand_in import board_run
 from contest_stand_in import LOSSES, contest_recipe, contest_run
-from idle_app import page
-from streamlit.testing.v1 import AppTest
-
-from analysis.device import LARGE, Facts
-from analysis.errors import ModelError
-from analysis.source import ModelCard, ModelSource, describe
-from analysis.storage import runs_folder
-from analysis.texts import TextSource
-from app import controls, state
-from app.controls import FIRST_ENTRIES
-from app.engine import Load, Report
-from app.job import Job
-from app.jobs import Opened
-from app.policy import Policy
-from slicing import runs
-from slicing.library import bring_in
-from slicing.plan import Plan
-from slicing.preview import Preview, PreviewRecipe
+from idle_app import AppTest, page
 from slicing.runs import (
     CompareRecipe,
     CompareResult,
     ContestRecipe,
     LeaderboardRecipe,
     ProfileRecipe,
-    ProfileResult,
     RemoveRecipe,
-    Run,
     SliceRecipe,
     SweepRecipe,
     SweepResult,
-    TrialResult,
 )
+
+from analysis.device import LARGE, Facts
+from analysis.errors import ModelError
+from analysis.sources.card import ModelCard, describe
+from analysis.sources.model import ModelSource
+from analysis.sources.text import TextSource
+from analysis.storage import runs_folder
+from app import controls, state
+from app.cli import runs
+from app.controls import FIRST_ENTRIES
+from app.engine import Load, Report
+from app.job import Job
+from app.jobs import Opened
+from app.policy import Policy
+from slicing.library import bring_in
+from slicing.plan import Plan
+from slicing.preview import Preview, PreviewRecipe
 from slicing.study import store
+from slicing.study.results import ProfileResult, Run, TrialResult
 from slicing.study.store import bundled_run, bundled_sweep, find_details
 
 MAIN = Path(__file__).parents[2] / "app" / "main.py"

@@ -8,26 +8,19 @@ from typing import Any
 
 import pytest
 from pydantic import Field
+from slicing.runs import CompareRecipe, ContestRecipe, ProfileRecipe, SearchRecipe, SliceRecipe, SweepRecipe
 
-from analysis.source import ModelSource
+from analysis.sources.model import ModelSource
+from analysis.sources.text import TextSource
 from analysis.storage import cache_folder, runs_folder
-from analysis.texts import TextSource
 from analysis.values import Value
 from app import policy as module
 from app.controls import FIRST_ENTRIES
 from app.jobs import Load, Unload
+from app.journal import Entry
 from app.policy import Policy, Refused
 from slicing.plan import Plan
 from slicing.preview import PreviewRecipe
-from slicing.runs import (
-    CompareRecipe,
-    ContestRecipe,
-    Entry,
-    ProfileRecipe,
-    SearchRecipe,
-    SliceRecipe,
-    SweepRecipe,
-)
 from slicing.study.store import bundled_run
 
 DEMO = ModelSource(kind="demo")

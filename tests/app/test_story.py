@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from streamlit.testing.v1 import AppTest
+from idle_app import AppTest
+from slicing.runs import ProfileRecipe
 
 from analysis.details import Details
 from analysis.errors import PlanError, StorageError
