@@ -11,8 +11,8 @@ import pytest
 from contest_stand_in import contest_run
 
 from analysis.scores import SCORES
-from analysis.source import ModelSource
-from analysis.texts import TextSource
+from analysis.sources.model import ModelSource
+from analysis.sources.text import TextSource
 from app.citations import ENTRIES, bibtex, citations
 from app.report import build_report, sections
 from app.tables import ranking_table

@@ -9,9 +9,11 @@ import pytest
 from contest_stand_in import shipped_measurement
 
 from analysis.evaluate import Difference
-from analysis.source import ModelSource
+from analysis.sources.model import ModelSource
+from analysis.sources.presets import PRESETS, Role
+from analysis.sources.text import TextSource
+from analysis.sources.windows import Passage
 from analysis.speed import Ratio
-from analysis.texts import PRESETS, Passage, Role, TextSource
 from app import wording
 from app.tables import size_table
 from slicing.budget import Budget
