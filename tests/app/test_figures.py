@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from slicing.runs import Contestant
 
 from analysis.evaluate import Difference, Perplexity
 from analysis.profile import LayerProfile, Measurement

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 from idle_app import AppTest
-from slicing.runs import ProfileRecipe
 
 from analysis.details import Details
 from analysis.errors import PlanError, StorageError
