@@ -51,7 +51,7 @@ def _resources() -> None:
     else:
         name, where = "No model is open", report.device if report else "starting"
     used = "memory not known"
-    if found := state.memory():
+    if found := state.device_memory():
         free, total = found
         used = f"memory {wording.memory(total - free)} of {wording.memory(total)} in use"
     with st.container(horizontal=True, gap="medium"):
