@@ -24,8 +24,8 @@ from app.figures.base import DARK, LIGHT, Drawing, Theme
 from app.figures.profile import draw_scatter, outliers
 from app.report import build_report
 from app.tables import damage_table, text_table
-from slicing.library import pack
 from slicing.allocation import Fractions
+from slicing.library import pack
 from slicing.schedule import SlicingSchedule
 from slicing.study.requests import CompressRequest
 from slicing.study.results import Request, Run

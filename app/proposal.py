@@ -33,7 +33,7 @@ class Proposal(NamedTuple):
 
 
 def propose(run: Run, plan: Plan) -> Proposal:
-    """Propose a plan on the model and the text whose profile a run holds; of a comparison all that it asks for."""
+    """Propose a plan on the model and text whose profile a run holds; of a comparison all it asks for."""
     request = run.request
     if request.kind == "study" and request.view == "comparison":
         judged = Judged(**{name: getattr(request, name) for name in Judged.model_fields})

@@ -8,6 +8,7 @@ from analysis.errors import SlicescopeError, visible
 from app import forms, parts, plan_state, state, wording
 from app.figures.compare import draw_differences, draw_perplexities, draw_windows
 from app.figures.plan import draw_schedule
+from app.proposal import plan_of
 from app.tables import (
     difference_table,
     passage_table,
@@ -74,9 +75,8 @@ def _headline(found: Comparison) -> None:
         change = None if each.name == "dense" else each.evaluation.perplexity / dense.perplexity - 1.0
         note = f"perplexity, 95 % interval {wording.interval(each.evaluation.interval)}"
         parts.card(grid, each.title, f"{each.evaluation.perplexity:.2f}", change, note)
-    st.caption(
-        f"{wording.verbatim(evaluation.label)}: {dense.protocol}. {wording.sequential_or_one_shot(found.study)}"
-    )
+    how = wording.sequential_or_one_shot(found.study)
+    st.caption(f"{wording.verbatim(evaluation.label)}: {dense.protocol}. {how}")
     st.caption(wording.window_reading(evaluation))
     for each in found.measured.values():
         if told := wording.repaired(each):

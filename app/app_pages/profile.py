@@ -251,8 +251,9 @@ with view:
     shown = parts.provenance("profile")
     if shown:
         if shown.run.request.model != state.source():
+            label = wording.verbatim(shown.run.request.model.label)
             st.warning(
-                f"This is the profile of {wording.verbatim(shown.run.request.model.label)}: press Measure for "
+                f"This is the profile of {label}: press Measure for "
                 f"{wording.verbatim(state.source().label)}.",
                 icon=":material/sync_problem:",
             )

@@ -2,14 +2,14 @@
 
 import pandas as pd
 import streamlit as st
+from app.figures.frontier import draw_frontier
+from app.figures.ranking import draw_ranking
+from app.figures.study import draw_map, draw_sizes
 
 from analysis.errors import SlicescopeError
 from app import controls, forms, parts, plan_form, state, wording
-from app.figures.frontier import draw_frontier
 from app.figures.plan import draw_schedule
 from app.figures.profile import DAMAGES
-from app.figures.ranking import draw_ranking
-from app.figures.study import draw_map, draw_sizes
 from app.proposal import plan_of
 from app.tables import map_table, ranking_table, trial_table, widths_table
 from slicing.budget import Budget

@@ -14,8 +14,8 @@ from app.figures.plan import draw_schedule
 from app.tables import schedule_table
 from slicing.plan import Plan
 from slicing.preview import Preview
-from slicing.study.results import Run
 from slicing.schedule import SlicingSchedule
+from slicing.study.results import Run
 
 
 def _draw(plan: Plan, profile: LayerProfile, shape: ModelShape, itemsize: int) -> SlicingSchedule:

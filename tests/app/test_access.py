@@ -26,7 +26,7 @@ from app.pace import ASKING, Asking
 from app.policy import Policy, Refused
 from app.presence import Presence
 from slicing.plan import Plan
-from slicing.runs import ProfileRecipe
+from slicing.study.requests import ProfileRequest
 from slicing.study.store import RUN_FILE, bundled_run
 
 MAIN = Path(__file__).parents[2] / "app" / "main.py"
@@ -65,9 +65,9 @@ def session(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
     yield memory
 
 
-def profile(seed: int, model: ModelSource | None = None) -> ProfileRecipe:
+def profile(seed: int, model: ModelSource | None = None) -> ProfileRequest:
     text = TextSource(kind="demo", split="calibration")
-    return ProfileRecipe(model=model or ModelSource(kind="demo"), text=text, seed=seed)
+    return ProfileRequest(model=model or ModelSource(kind="demo"), text=text, seed=seed)
 
 
 def store(run: Any) -> str:
@@ -162,7 +162,7 @@ def test_a_card_is_refused_before_anything_is_read(
 
 def test_a_preview_of_a_model_that_is_not_offered_is_refused(session: dict[str, Any]) -> None:
     run = bundled_run()
-    strange = run.model_copy(update={"recipe": run.recipe.model_copy(update={"model": STRANGE})})
+    strange = run.model_copy(update={"request": run.request.model_copy(update={"model": STRANGE})})
     assert "does not offer the model" in str(state.preview(strange, Plan()))
 
 
