@@ -5,7 +5,7 @@ Knows nothing about streamlit or plotly.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -17,11 +17,12 @@ from analysis.shape import ModelShape
 from analysis.texts import TextSource
 from app import wording
 from slicing.allocation import Fractions
-from slicing.contest import Table
-from slicing.grid import Cell, Grid, pareto
-from slicing.runs import CompareRecipe, CompareResult, Contestant, ProfileRecipe, Recipe, RemoveResult, Run
+from slicing.budget import Budget
 from slicing.schedule import SlicingSchedule
+from slicing.study.recipe import Recipe
+from slicing.study.results import CompressResult, Measurement, Request, Run
 from slicing.study.store import Broken
+from slicing.study.verdicts import Board, Cell, Comparison, Map, Standing, Table, pareto, read_comparison
 
 
 def schedule_table(
@@ -128,10 +129,10 @@ def overlay_table(
     )
 
 
-def passage_table(result: CompareResult, baseline: str, contender: str) -> pd.DataFrame:
+def passage_table(comparison: Comparison, baseline: str, contender: str) -> pd.DataFrame:
     """One row per evaluation window: where it lies, and how much more one model loses on it than another."""
-    base, other = (result.contestant(name).evaluation.nll for name in (baseline, contender))
-    where = result.evaluation.passages
+    base, other = (comparison.measured[name].evaluation.nll for name in (baseline, contender))
+    where = comparison.result.evaluation.passages
     return pd.DataFrame(
         {
             "window": range(len(base)),
@@ -144,13 +145,13 @@ def passage_table(result: CompareResult, baseline: str, contender: str) -> pd.Da
     ).round(4)
 
 
-def size_table(result: CompareResult) -> pd.DataFrame:
-    """The four sizes of every contestant, and what it took to make and run it."""
-    dense = result.contestant("dense")
-    return pd.DataFrame([_size_row(each, dense) for each in result.contestants])
+def size_table(comparison: Comparison) -> pd.DataFrame:
+    """The four sizes of every model, and what it took to make and run it."""
+    dense = comparison.measured["dense"]
+    return pd.DataFrame([_size_row(each, dense) for each in comparison.measured.values()])
 
 
-def perplexity_table(contestants: Sequence[Contestant]) -> pd.DataFrame:
+def perplexity_table(measured: Iterable[Measurement]) -> pd.DataFrame:
     """Perplexity with its interval."""
     return pd.DataFrame(
         {
@@ -158,7 +159,7 @@ def perplexity_table(contestants: Sequence[Contestant]) -> pd.DataFrame:
             "perplexity": round(each.evaluation.perplexity, 3),
             "95 % interval": wording.interval(each.evaluation.interval),
         }
-        for each in contestants
+        for each in measured
     )
 
 
@@ -184,41 +185,43 @@ def text_table(run: Run) -> pd.DataFrame:
     return pd.DataFrame({"role": role, **text.model_dump()} for role, text in used.items())
 
 
-def grid_table(grid: Grid) -> pd.DataFrame:
-    """One row per target, one column per base: the change of perplexity against constant slicing."""
+def map_table(found: Map, board: Board) -> pd.DataFrame:
+    """One row per budget, one column per base: the change of perplexity against the baseline."""
 
     def told(cell: Cell) -> str:
-        if cell.trial is None:
+        if cell.constant:
             return "constant"
-        if cell.gain is None:
+        if cell.standing is None or cell.standing.gain is None:
             return ""
-        clear = cell.gain.verdict in ("better", "worse")
-        return wording.change(cell.gain) + ("*" if clear else "")
+        clear = cell.standing.gain.verdict in ("better", "worse")
+        return wording.change(cell.standing.gain) + ("*" if clear else "")
 
     return pd.DataFrame(
         {
-            "target (SP)": wording.percent(target),
-            "constant": _perplexity(grid.constant[target]),
-            **{f"SB {100 * base:g} %": told(grid.cell(base, target)) for base in grid.recipe.bases},
+            "target": wording.budgets_line((table.budget,)),
+            "constant": f"{table.baseline.perplexity:.2f}" if table.baseline else "",
+            **{f"SB {100 * base:g} %": told(found.cell(base, table.budget)) for base in found.bases},
         }
-        for target in grid.recipe.targets
+        for table in board.tables
     )
 
 
-def trial_table(grid: Grid) -> pd.DataFrame:
+def trial_table(board: Board) -> pd.DataFrame:
     """One row per model that ran: size and perplexity, and whether anything beats it in both."""
-    found = grid.contestants()
-    front = pareto(found)
+    found = wording.models(board)
+    front = pareto([(each.title, each.measured) for each in found])
     return pd.DataFrame(
         {
-            "model": name,
-            "parameters": each.parameters,
-            "perplexity": round(each.evaluation.perplexity, 3),
-            "95 % interval": wording.interval(each.evaluation.interval),
-            "mean slice, %": round(100 * each.mean_slice, 2),
-            "unbeaten": name in front,
+            "recipe": each.recipe.line,
+            "title": each.recipe.title,
+            "budget": each.budget.title if each.budget else "",
+            "parameters": each.measured.parameters,
+            "perplexity": round(each.measured.evaluation.perplexity, 3),
+            "95 % interval": wording.interval(each.measured.evaluation.interval),
+            "mean slice, %": round(100 * each.measured.mean_slice, 2),
+            "unbeaten": each.title in front,
         }
-        for name, each in found
+        for each in found
     )
 
 
@@ -237,8 +240,8 @@ def widths_table(schedules: Sequence[tuple[str, SlicingSchedule]]) -> pd.DataFra
     )
 
 
-def together_table(results: Sequence[tuple[str, CompareResult]]) -> pd.DataFrame:
-    """One row per contestant of every comparison."""
+def together_table(comparisons: Sequence[tuple[str, Comparison]]) -> pd.DataFrame:
+    """One row per model of every comparison."""
     return pd.DataFrame(
         {
             "run": name,
@@ -246,24 +249,24 @@ def together_table(results: Sequence[tuple[str, CompareResult]]) -> pd.DataFrame
             "perplexity": round(each.evaluation.perplexity, 2),
             "95 % interval": wording.interval(each.evaluation.interval),
             "parameters": f"{each.parameters:,}",
-            "text": result.evaluation.label,
+            "text": comparison.result.evaluation.label,
         }
-        for name, result in results
-        for each in result.contestants
+        for name, comparison in comparisons
+        for each in comparison.measured.values()
     )
 
 
 def run_table(runs: Sequence[Run], labels: Sequence[str], broken: Sequence[Broken] = ()) -> pd.DataFrame:
     """One row per stored run, with what people call it; those that cannot be read come last."""
     named = zip(runs, labels, strict=True)
-    rows = [{"name": label or wording.title(run.recipe), **_run_row(run)} for run, label in named]
+    rows = [{"name": label or wording.title(run.request), **_run_row(run)} for run, label in named]
     unreadable = [
         {"name": each.problem, "key": each.name, "kind": wording.UNREADABLE, "made": None} for each in broken
     ]
     return pd.DataFrame([*rows, *unreadable])
 
 
-def task_table(contestants: Sequence[Contestant]) -> pd.DataFrame | None:
+def task_table(measured: Iterable[Measurement]) -> pd.DataFrame | None:
     """What everyone scores on every task, with the standard error; ``None`` where no task was run."""
     rows = [
         {
@@ -275,91 +278,66 @@ def task_table(contestants: Sequence[Contestant]) -> pd.DataFrame | None:
             "examples": score.examples,
             "perplexity": round(each.evaluation.perplexity, 2),
         }
-        for each in contestants
+        for each in measured
         for score in each.tasks
     ]
     return pd.DataFrame(rows) if rows else None
 
 
-def contest_table(table: Table) -> pd.DataFrame:
-    """Everyone of a contest, best first."""
-    second = table.dense is not None and table.dense.other is not None
-    rows: list[dict[str, object]] = []
-    if table.dense:
-        row: dict[str, object] = {"entry": "dense", "perplexity": table.dense.evaluation.perplexity}
-        if second and table.dense.other:
-            row["second text"] = table.dense.other.perplexity
-        rows.append({**row, "parameters": table.dense.parameters})
-    for each in table.standings:
-        low, high = (each.gain.percent_interval if each.gain else None) or (None, None)
-        row = {
-            "entry": each.entry.name,
-            "perplexity": each.perplexity,
-            "loss kept, %": 100 * each.share,
-            "vs constant, %": each.gain.percent if each.gain else None,
-            "from": low,
-            "to": high,
-            "verdict": each.gain.verdict if each.gain else "",
-        }
-        if second:
-            row |= {
-                "second text": each.other_perplexity,
-                "loss kept there, %": None if each.other_share is None else 100 * each.other_share,
-                "vs constant there, %": each.other_gain.percent if each.other_gain else None,
-            }
-        rows.append(
-            {
-                **row,
-                "parameters": each.parameters,
-                "seeds": len(each.runs),
-                "seconds, one timing": round(each.seconds),
-            }
-        )
-    return pd.DataFrame(rows).round(2)
-
-
-def removal_table(result: RemoveResult) -> pd.DataFrame:
+def compress_table(result: CompressResult) -> pd.DataFrame:
     """One row: what is left, and what it is worth."""
     return pd.DataFrame(
         {
-            "blocks": [result.layout.label],
-            "left": [len(result.layout.groups)],
+            "blocks": [result.layout and result.layout.label],
+            "left": [result.layout and len(result.layout.groups)],
+            "mean slice": [result.schedule and wording.percent(result.schedule.mean_slice)],
             "parameters": [f"{result.parameters:,}"],
             "vs dense": [wording.percent(result.parameters / result.dense_parameters - 1.0, signed=True)],
-            "perplexity": [result.reduced and round(result.reduced.perplexity, 2)],
+            "perplexity": [result.smaller and round(result.smaller.perplexity, 2)],
             "dense": [result.dense and round(result.dense.perplexity, 2)],
             "opens without our code": [result.plain],
         }
     ).dropna(axis="columns", how="all")
 
 
-def board_table(table: Table, shape: ModelShape | None = None) -> pd.DataFrame:
-    """Everyone at one size of a leaderboard, best first, after the dense model; ``shape`` is that model's."""
-    if table.dense is None:
+def ranking_table(table: Table, shape: ModelShape | None = None) -> pd.DataFrame:
+    """All recipes at one budget, best first, after the dense model; ``shape`` is that model's."""
+    if table.dense is None or not table.standings:
         return pd.DataFrame()
     dense = table.dense
-    rows = [{"entry": "dense", **_board_row(dense, dense)}]
-    for each in table.standings:
-        gain = each.gain
-        low, high = (gain.percent_interval if gain else None) or (None, None)
-        row = _board_row(each.runs[0], dense) | {
-            "perplexity": each.perplexity,
-            "× dense": perplexity_of(each.nats),
-            "vs constant, %": gain.percent if gain else None,
-            "from": low,
-            "to": high,
-            "verdict": gain.verdict if gain else "",
-            "seeds": len(each.runs),
-            "seconds, one timing": round(each.seconds),
-            "free bits, at most %": shape and _free_bits(each.runs[0], shape),
-        }
-        if each.other_nats is not None:
-            row |= {"second text": each.other_perplexity, "× dense there": perplexity_of(each.other_nats)}
-        rows.append({"entry": each.entry.name, **row})
-    return pd.DataFrame(rows).round(3).dropna(axis="columns", how="all")
+    rows = [{"recipe": "dense", "title": "Dense", **_measured_row(dense, dense)}]
+    rows += [_standing_row(each, table, dense, shape) for each in table.standings]
+    found = pd.DataFrame(rows).round(3).dropna(axis="columns", how="all")
+    return found.fillna({"blocks": "all blocks"}) if "blocks" in found else found
 
 
-def _free_bits(each: Contestant, shape: ModelShape) -> float | None:
+def _standing_row(
+    each: Standing, table: Table, dense: Measurement, shape: ModelShape | None
+) -> dict[str, object]:
+    gain, other = each.gain, each.other_gain
+    low, high = (gain.percent_interval if gain else None) or (None, None)
+    return {
+        "recipe": each.name,
+        "title": each.recipe.title,
+        **_measured_row(each.runs[0], dense),
+        "perplexity": each.perplexity,
+        "× dense": perplexity_of(each.nats),
+        "excess loss, %": 100 * each.share,
+        "vs baseline, %": gain.percent if gain else None,
+        "from": low,
+        "to": high,
+        "verdict": gain.verdict if gain else "baseline",
+        "second text": each.other_perplexity,
+        "× dense there": None if each.other_nats is None else perplexity_of(each.other_nats),
+        "excess loss there, %": None if each.other_share is None else 100 * each.other_share,
+        "vs baseline there, %": other.percent if other else None,
+        "free bits, at most %": shape and _free_bits(each.runs[0], shape),
+        "seeds": len(each.runs),
+        "seconds, one timing": round(each.seconds),
+    }
+
+
+def _free_bits(each: Measurement, shape: ModelShape) -> float | None:
     """The share of a sliced model's storage that its symmetries would save, at most."""
     if each.schedule is None:
         return None
@@ -368,30 +346,33 @@ def _free_bits(each: Contestant, shape: ModelShape) -> float | None:
     return 100 * each.schedule.symmetric_parameters(shape) / each.parameters
 
 
-def _board_row(each: Contestant, dense: Contestant) -> dict[str, object]:
-    """What every model of a leaderboard has; the order is that of the columns."""
+def _measured_row(each: Measurement, dense: Measurement) -> dict[str, object]:
+    """What every model of a ranking has; the order is that of the columns."""
     return {
         "perplexity": each.evaluation.perplexity,
         "× dense": 1.0,
-        "second text": each.other and each.other.perplexity,
-        "× dense there": 1.0 if each.other else None,
-        "vs constant, %": None,
+        "excess loss, %": 0.0,
+        "vs baseline, %": None,
         "from": None,
         "to": None,
         "verdict": "",
+        "second text": each.other and each.other.perplexity,
+        "× dense there": 1.0 if each.other else None,
+        "excess loss there, %": 0.0 if each.other else None,
+        "vs baseline there, %": None,
         **{f"{task.task}, {task.metric}": task.value for task in each.tasks},
         "parameters": each.parameters,
-        "blocks": each.layout.label if each.layout else "all blocks",
+        "blocks": each.layout.label if each.layout else None,
         "mean slice, %": 100 * each.mean_slice if each.schedule else None,
-        "prompt, × dense": wording.times(each.speed, "prompt"),
-        "generation, × dense": wording.times(each.speed, "generation"),
+        "prompt, × dense": wording.times(each.speed, "prompt") or None,
+        "generation, × dense": wording.times(each.speed, "generation") or None,
         "free bits, at most %": None,
         "seeds": None,
         "seconds, one timing": None,
     }
 
 
-def _size_row(each: Contestant, dense: Contestant) -> dict[str, object]:
+def _size_row(each: Measurement, dense: Measurement) -> dict[str, object]:
     peak = each.slicing_peak_memory
     return {
         "model": each.title,
@@ -407,26 +388,19 @@ def _size_row(each: Contestant, dense: Contestant) -> dict[str, object]:
     }
 
 
-def _perplexity(each: Contestant | None) -> str:
-    return "" if each is None else f"{each.evaluation.perplexity:.2f}"
-
-
-ONE_PLAN = ("slice", "compare", "search", "trial")
-"""The kinds of recipe that slice by one plan."""
-
-
 def _run_row(run: Run) -> dict[str, object]:
-    recipe, result = run.recipe, run.result
-    plan = getattr(recipe, "plan", None) if recipe.kind in ONE_PLAN else None
-    base = plan.settings.get("base") if plan else None
+    request = run.request
+    budgets, recipes = _asked(request)
+    target = budgets[0].target if len(budgets) == 1 else None
+    base = _base(recipes[-1]) if recipes and len(recipes) <= 2 else None
     row: dict[str, object] = {
         "key": run.key,
-        "kind": recipe.kind,
-        "model": recipe.model.label,
-        "text": _text(recipe).label,
-        "method": "" if isinstance(recipe, ProfileRecipe) else recipe.method,
-        "SP, %": None if plan is None else 100.0 * plan.target,
-        "SB, %": 100.0 * base if isinstance(base, float) else None,
+        "kind": request.kind,
+        "model": request.model.label,
+        "text": _text(request).label,
+        "recipe": recipes[-1].line if 0 < len(recipes) <= 2 else f"{len(recipes)} recipes" if recipes else "",
+        "SP, %": None if target is None else 100.0 * target,
+        "SB, %": None if base is None else 100.0 * base,
         "dense": None,
         "constant": None,
         "planned": None,
@@ -435,17 +409,32 @@ def _run_row(run: Run) -> dict[str, object]:
         "made": run.created,
         "took": wording.duration(run.seconds),
     }
-    if isinstance(recipe, CompareRecipe) and isinstance(result, CompareResult):
-        for column, name in (("dense", "dense"), ("constant", "constant"), ("planned", recipe.planned)):
-            row[column] = result.contestant(name).evaluation.perplexity
-        difference = result.difference("constant", recipe.planned)
-        row["vs constant, %"], row["verdict"] = difference.percent, difference.verdict
+    if request.kind == "study" and run.result.kind == "study" and request.view == "comparison":
+        found = read_comparison(request, run.result)
+        for column, name in (("dense", "dense"), ("constant", "constant"), ("planned", found.planned)):
+            row[column] = found.measured[name].evaluation.perplexity
+        if found.planned != "constant":
+            difference = found.difference("constant", found.planned)
+            row["vs constant, %"], row["verdict"] = difference.percent, difference.verdict
     return row
 
 
-def _text(recipe: Recipe) -> TextSource:
+def _asked(request: Request) -> tuple[Sequence[Budget], Sequence[Recipe]]:
+    """The budgets and the recipes of a request."""
+    if request.kind == "search":
+        return (Budget(amount=request.plan.target),), request.recipes_used()
+    if request.kind == "study":
+        return request.budgets, request.recipes
+    budget: Budget | None = getattr(request, "budget", None)
+    return (budget,) if budget else (), request.recipes_used()
+
+
+def _base(recipe: Recipe) -> float | None:
+    """The base of a recipe that slices by a rule that has one."""
+    rules = [rule() for step in recipe.steps if (rule := getattr(step, "rule", None))]
+    return getattr(rules[0], "base", None) if rules else None
+
+
+def _text(request: Request) -> TextSource:
     """The text that a run's numbers were measured on."""
-    if isinstance(recipe, ProfileRecipe):
-        return recipe.text
-    evaluation = getattr(recipe, "evaluation", None)
-    return recipe.calibration if evaluation is None else evaluation
+    return getattr(request, "evaluation", None) or request.profile_text

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import plotly.graph_objects as go
@@ -19,18 +19,19 @@ from app.figures.base import (
     empty_figure,
     role_colour,
 )
-from slicing.runs import CompareResult, Contestant
+from slicing.study.results import Measurement, TextUsed
+from slicing.study.verdicts import Comparison
 
 
-def draw_perplexities(contestants: Sequence[Contestant], theme: Theme = LIGHT) -> Drawing:
-    """Perplexity of every contestant with its interval."""
+def draw_perplexities(measured: Collection[Measurement], theme: Theme = LIGHT) -> Drawing:
+    """Perplexity of every model with its interval."""
     figure = empty_figure(theme, height=ROWS_HEIGHT)
-    for each in contestants:
-        measured = each.evaluation
-        low, high = measured.interval or (measured.perplexity, measured.perplexity)
+    for each in measured:
+        found = each.evaluation
+        low, high = found.interval or (found.perplexity, found.perplexity)
         figure.add_trace(
             go.Bar(
-                x=[measured.perplexity],
+                x=[found.perplexity],
                 y=[as_text(each.title)],
                 orientation="h",
                 name=as_text(each.title),
@@ -46,11 +47,11 @@ def draw_perplexities(contestants: Sequence[Contestant], theme: Theme = LIGHT) -
                 error_x={
                     "type": "data",
                     "symmetric": False,
-                    "array": [high - measured.perplexity],
-                    "arrayminus": [measured.perplexity - low],
+                    "array": [high - found.perplexity],
+                    "arrayminus": [found.perplexity - low],
                     "color": theme.ink,
                     "thickness": 1.5,
-                    "visible": measured.interval is not None,
+                    "visible": found.interval is not None,
                 },
                 hovertemplate="%{y}: perplexity %{x:.2f}<extra></extra>",
             )
@@ -61,8 +62,8 @@ def draw_perplexities(contestants: Sequence[Contestant], theme: Theme = LIGHT) -
         xaxis={"title": {"text": "perplexity, lower is better"}, "rangemode": "tozero"},
         yaxis={"autorange": "reversed", "automargin": True, "ticklabelstandoff": 8, "showgrid": False},
     )
-    best = min(contestants, key=lambda each: each.evaluation.perplexity)
-    ranked = ", ".join(f"{each.title} {each.evaluation.perplexity:.2f}" for each in contestants)
+    best = min(measured, key=lambda each: each.evaluation.perplexity)
+    ranked = ", ".join(f"{each.title} {each.evaluation.perplexity:.2f}" for each in measured)
     return Drawing(figure, f"Perplexity is lowest for {best.title}: {ranked}.")
 
 
@@ -119,15 +120,15 @@ def draw_differences(differences: Sequence[tuple[str, Difference]], theme: Theme
     )
 
 
-def draw_windows(result: CompareResult, baseline: str, contender: str, theme: Theme = LIGHT) -> Drawing:
+def draw_windows(comparison: Comparison, baseline: str, contender: str, theme: Theme = LIGHT) -> Drawing:
     """How much more one model loses on every evaluation window than another, document by document.
 
     The change is that of the window's perplexity, in percent; windows are in the order of the text.
     """
-    base, other = (np.asarray(result.contestant(name).evaluation.nll) for name in (baseline, contender))
+    base, other = (np.asarray(comparison.measured[name].evaluation.nll) for name in (baseline, contender))
     percent = 100.0 * np.expm1(other - base)
     worse = percent > 0
-    where = result.evaluation.passages
+    where = comparison.result.evaluation.passages
     told = [f"{as_text(each.document)}<br>{as_text(each.begins)}" for each in where] or [""] * percent.size
     figure = empty_figure(theme, height=340)
     for name, chosen, colour, pattern in (
@@ -150,7 +151,7 @@ def draw_windows(result: CompareResult, baseline: str, contender: str, theme: Th
             )
         )
     figure.add_hline(y=0, line={"color": theme.ink, "width": 1.5})
-    for start, name in _documents(result):
+    for start, name in _documents(comparison.result.evaluation):
         figure.add_vline(x=start - 0.5, line={"color": theme.label, "width": 1, "dash": "dot"})
         figure.add_annotation(
             x=start - 0.4,
@@ -177,8 +178,8 @@ def draw_windows(result: CompareResult, baseline: str, contender: str, theme: Th
     )
 
 
-def _documents(result: CompareResult) -> list[tuple[int, str]]:
+def _documents(evaluation: TextUsed) -> list[tuple[int, str]]:
     """The first window of each document and its name, where they are few enough to be read."""
-    names = [each.document for each in result.evaluation.passages]
+    names = [each.document for each in evaluation.passages]
     starts = [place for place, name in enumerate(names) if place == 0 or name != names[place - 1]]
     return [(place, names[place]) for place in starts] if len(starts) <= 8 else []

@@ -19,8 +19,8 @@ from app.figures.compare import draw_perplexities
 from app.figures.plan import draw_schedule
 from app.figures.profile import draw_profile
 from slicing.allocation import Fractions
-from slicing.runs import Contestant
 from slicing.schedule import SlicingSchedule
+from slicing.study.results import Measurement
 
 SIZE = 22
 """Of all type in a chart, px."""
@@ -259,21 +259,19 @@ def draw_pipe(
     )
 
 
-def draw_costs(contestants: Sequence[Contestant], theme: Theme, concealed: bool = False) -> Drawing:
+def draw_costs(measured: Sequence[Measurement], theme: Theme, concealed: bool = False) -> Drawing:
     """The perplexities, as the Compare page draws them. Concealed, only the dense model's is there."""
-    drawing = draw_perplexities(contestants, theme)
+    drawing = draw_perplexities(measured, theme)
     figure = drawing.figure
-    labels = [
-        f"{as_text(each.name.capitalize())}<br>{each.evaluation.perplexity:.2f}" for each in contestants
-    ]
+    labels = [f"{as_text(each.name.capitalize())}<br>{each.evaluation.perplexity:.2f}" for each in measured]
     shown = [labels[0], *("?" * place for place in range(1, len(labels)))] if concealed else labels
     bars: Any = figure.data
     for bar, label in zip(bars, shown, strict=True):
         bar.update(y=[label])
-    ends = [max(each.evaluation.interval or (each.evaluation.perplexity,)) for each in contestants]
+    ends = [max(each.evaluation.interval or (each.evaluation.perplexity,)) for each in measured]
     on_stage(figure, theme)
     figure.update_xaxes(range=[0.0, 1.05 * max(ends)], nticks=6)
-    figure.update_yaxes(categoryarray=shown, range=[len(contestants) - 0.5, -0.5], autorange=False)
+    figure.update_yaxes(categoryarray=shown, range=[len(measured) - 0.5, -0.5], autorange=False)
     if concealed:
         figure.data = figure.data[:1]
     return drawing

@@ -1,0 +1,208 @@
+"""Chart of a study at several sizes, as far as it has come: the loss of every recipe over the sizes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import plotly.graph_objects as go
+
+from analysis.evaluate import perplexity_of
+from app.figures.base import (
+    CONSTANT,
+    DYNAMIC,
+    HIGHLIGHT,
+    LIGHT,
+    MANUAL,
+    Drawing,
+    Theme,
+    as_text,
+    empty_figure,
+)
+from app.wording import budgets_line
+from slicing.study.recipe import Kind, Recipe
+from slicing.study.results import Measurement
+from slicing.study.verdicts import Board, Standing
+
+Text = Literal["first", "second"]
+"""The evaluation text that is looked at."""
+
+
+class Side(NamedTuple):
+    """How the recipes of one kind are drawn."""
+
+    name: str
+    colour: str
+    """Empty for the colour of labels, which depends on the theme."""
+    dash: str
+
+
+SIDES: dict[Kind | None, Side] = {
+    "width": Side("slices", DYNAMIC, "solid"),
+    "depth": Side("removes blocks", MANUAL, "dash"),
+    "both": Side("does both", HIGHLIGHT, "dot"),
+}
+TO_BEAT = Side("baseline to beat", "", "dashdot")
+BASELINE = Side("baseline", CONSTANT, "longdash")
+SYMBOLS = {
+    "none": "circle",
+    "linear": "square",
+    "last-writer": "triangle-up",
+    "train-block": "diamond",
+    "writers": "star",
+}
+"""Markers of repairs; others are crosses."""
+
+
+def symbol_of(recipe: Recipe) -> str:
+    """The marker of a recipe, by what repairs it."""
+    return SYMBOLS.get(recipe.repaired, "x")
+
+
+def draw_frontier(
+    board: Board, chosen: str | None = None, text: Text = "first", theme: Theme = LIGHT
+) -> Drawing:
+    """Every recipe over the sizes, as a multiple of the dense model's perplexity on a log axis.
+
+    ``chosen`` is the line of a recipe. A point carries the line of its own, which answers to a click.
+    """
+    figure = empty_figure(theme, height=520)
+    dense = board.dense
+    if dense is None:
+        return Drawing(figure, f"{board.done} of {board.total} trials have run.")
+    limit = _limit(board, text)
+    shown: set[str] = set()
+    reached = [100 * budget.amount for budget in board.study.budgets if budget.measure == "parameters"]
+    for recipe in sorted(board.study.recipes, key=lambda each: each.line == chosen):  # the chosen on top
+        known = _known(board, recipe, text)
+        if not known:
+            continue
+        reached += [_fewer(each, dense) for each, _ in known]
+        line = _line(recipe, known, board, limit, chosen, theme)
+        name = _side(board, recipe).name
+        line.showlegend = name not in shown
+        shown.add(name)
+        figure.add_trace(line)
+    figure.add_hline(y=1.0, line={"color": theme.dense, "width": 1.5, "dash": "dash"})
+    figure.update_layout(
+        xaxis={
+            "title": {"text": "parameters fewer than dense"},
+            "ticksuffix": " %",
+            "zeroline": False,
+            # One size alone would fill all the width.
+            "range": [min(reached) - 2, max(reached) + 2] if reached else None,
+        },
+        yaxis={
+            "title": {"text": "perplexity, × dense (log)"},
+            "type": "log",
+            "tickformat": "~r",
+            "zeroline": False,
+        },
+        hovermode="closest",
+    )
+    return Drawing(figure, _takeaway(board, text))
+
+
+def _known(board: Board, recipe: Recipe, text: Text) -> list[tuple[Standing, float]]:
+    """The standings of a recipe with their losses, largest first."""
+    rows = (each for table in board.tables for each in table.standings if each.recipe == recipe)
+    known = [(each, nats) for each in rows if (nats := _nats(each, text)) is not None]
+    return sorted(known, key=lambda pair: -pair[0].parameters)
+
+
+def _side(board: Board, recipe: Recipe) -> Side:
+    if recipe == board.study.baseline:
+        return BASELINE
+    return TO_BEAT if recipe.control else SIDES[recipe.kind]
+
+
+def _line(
+    recipe: Recipe,
+    known: Sequence[tuple[Standing, float]],
+    board: Board,
+    limit: float,
+    chosen: str | None,
+    theme: Theme,
+) -> go.Scatter:
+    side = _side(board, recipe)
+    colour = side.colour or theme.label
+    first = recipe.line == chosen
+    return go.Scatter(
+        x=[_fewer(each, board.dense) for each, _ in known],
+        y=[min(perplexity_of(nats), limit) for _, nats in known],
+        mode="lines+markers",
+        name=side.name,
+        legendgroup=side.name,
+        customdata=[recipe.line] * len(known),
+        line={"color": colour, "dash": side.dash, "width": 3 if first else 1},
+        marker={
+            "symbol": [
+                symbol_of(recipe) if perplexity_of(nats) <= limit else "arrow-up" for _, nats in known
+            ],
+            "size": 14 if first else 10,
+            "color": colour,
+        },
+        opacity=1.0 if first or chosen is None else 0.45,
+        text=[_told(each, nats) for each, nats in known],
+        hovertemplate="%{text}<extra></extra>",
+    )
+
+
+def _limit(board: Board, text: Text) -> float:
+    """Where the axis ends: four times what slices, else chance. A model that broke would hide all others."""
+    known = [
+        (each.recipe.control, nats)
+        for table in board.tables
+        for each in table.standings
+        if (each.recipe.control or each.recipe.kind == "width") and (nats := _nats(each, text)) is not None
+    ]
+    # Chance hits blocks that no model does without once it takes many.
+    slicing = [nats for control, nats in known if not control] or [nats for _, nats in known]
+    return 4 * perplexity_of(max(slicing)) if slicing else math.inf
+
+
+def _nats(each: Standing, text: Text) -> float | None:
+    return each.nats if text == "first" else each.other_nats
+
+
+def _fewer(each: Standing, dense: Measurement | None) -> float:
+    return 100 * (1 - each.parameters / dense.parameters) if dense else 0.0
+
+
+def _told(each: Standing, nats: float) -> str:
+    first = each.runs[0]
+    blocks = f"<br>{as_text(first.layout.label)}" if first.layout else ""
+    seeds = len(each.runs)
+    return (
+        f"{as_text(each.recipe.title)}: {perplexity_of(nats):.2f} × dense"
+        f"<br>{as_text(each.recipe.line)}"
+        f"<br>{each.parameters:,} parameters, {seeds} calibration{'s' * (seeds > 1)}{blocks}"
+    )
+
+
+def _takeaway(board: Board, text: Text) -> str:
+    told = []
+    for table in board.tables:
+        ranked = _ranked(table.standings, text)
+        if ranked:
+            nats, winner = ranked[0]
+            size = budgets_line((table.budget,))
+            told.append(f"{size}: {winner.recipe.title}, {perplexity_of(nats):.2f} times")
+    where = "" if text == "first" else " on the second text"
+    if not told:
+        return "No size is done yet."
+    limit = _limit(board, text)
+    above = {
+        each.recipe.title
+        for table in board.tables
+        for each in table.standings
+        if (nats := _nats(each, text)) is not None and perplexity_of(nats) > limit
+    }
+    off = f" Above the chart (arrows): {'; '.join(sorted(above))}." if above else ""
+    return f"Least perplexity against dense{where} at {'; at '.join(told)}.{off}"
+
+
+def _ranked(standings: Sequence[Standing], text: Text) -> list[tuple[float, Standing]]:
+    known = [(nats, each) for each in standings if (nats := _nats(each, text)) is not None]
+    return sorted((pair for pair in known if not pair[1].recipe.control), key=lambda pair: pair[0])

@@ -1,0 +1,45 @@
+"""What the app says: numbers with their units, titles, and results in sentences, all under this one name.
+
+Knows nothing about streamlit or plotly.
+"""
+
+from app.wording.jobs import closes, progress, was_closed
+from app.wording.markup import plain, verbatim
+from app.wording.numbers import change, duration, flops, interval, memory, millions, percent, times
+from app.wording.profiles import LENS_READING, outlier_note, profile_name, profiled, two_depths
+from app.wording.results import (
+    deciding,
+    evidence,
+    kept_model,
+    preview_verdict,
+    previewed,
+    reduction,
+    repaired,
+    sequential_or_one_shot,
+    speed,
+    verdict,
+    window_reading,
+)
+from app.wording.studies import (
+    FRONTIER_READING,
+    MAP_READING,
+    NOT_RUN,
+    RANKING_READING,
+    Named,
+    baseline_name,
+    frontier,
+    known_issues,
+    models,
+    random_band,
+    ranking,
+    trials_size,
+)
+from app.wording.titles import (
+    UNREADABLE,
+    budgets_line,
+    plan_line,
+    run_line,
+    text_argument,
+    text_title,
+    title,
+)

@@ -1,0 +1,81 @@
+"""Numbers with their units, as people say them."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from analysis.evaluate import Difference
+from analysis.speed import COVERED, Ratio, Speed
+
+
+def percent(fraction: float, signed: bool = False) -> str:
+    """``0.25`` as ``25.0 %``, which no line break parts."""
+    return minus(
+        f"{100 * fraction:+.1f}\N{NO-BREAK SPACE}%" if signed else f"{100 * fraction:.1f}\N{NO-BREAK SPACE}%"
+    )
+
+
+def memory(size: int) -> str:
+    """Bytes in MiB or GiB."""
+    gap = "\N{NO-BREAK SPACE}"
+    return f"{size / 2**30:.2f}{gap}GiB" if size >= 2**30 else f"{size / 2**20:.0f}{gap}MiB"
+
+
+def millions(count: int) -> str:
+    """A count of parameters or FLOPs in millions or billions."""
+    return f"{count / 1e9:.2f} B" if count >= 1e9 else f"{count / 1e6:.1f} M"
+
+
+def flops(count: int) -> str:
+    """FLOPs for one token."""
+    return f"{count / 1e9:.2f} GFLOPs" if count >= 1e9 else f"{count / 1e6:.0f} MFLOPs"
+
+
+def duration(seconds: float) -> str:
+    """Seconds, minutes or hours, as coarse as one would say it."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def ago(seconds: float) -> str:
+    """Say how long ago something was, as one would say it."""
+    if seconds < 90:
+        return "just now" if seconds < 20 else "a minute ago"
+    minutes = round(seconds / 60)
+    hours = round(seconds / 3600)
+    return f"{minutes} minutes ago" if minutes < 90 else f"{hours} hours ago"
+
+
+def interval(pair: tuple[float, float] | None, digits: int = 2) -> str:
+    """A 95 % interval, or why there is none."""
+    if pair is None:
+        return "no interval below 8 windows"
+    return minus(f"{pair[0]:.{digits}f} to {pair[1]:.{digits}f}")
+
+
+def change(each: Difference) -> str:
+    """A paired difference as a signed change of perplexity."""
+    return minus(f"{each.percent:+.1f} %")
+
+
+def times(timed: Speed | None, what: Literal["prompt", "generation"]) -> str:
+    """Say how many times as fast as dense a model is, with the range over rounds, or why that is unknown."""
+    if timed is None:
+        return ""
+    if timed.coverage < COVERED:
+        return "too few rounds to tell"
+    ratio: Ratio = getattr(timed, what)
+    if not ratio.clear:
+        return "too noisy to tell"
+    return f"{ratio.median:.2f}× ({ratio.low:.2f} to {ratio.high:.2f})"
+
+
+def minus(text: str) -> str:
+    """The text with true minus signs."""
+    return text.replace("-", "−")
+
+
+def counted(number: int, what: str) -> str:
+    """A number of things, with the plural where it is due."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"

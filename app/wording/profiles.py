@@ -1,0 +1,63 @@
+"""What is said of a profile, and of what was looked at from near."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from analysis.details import Details
+from slicing.study.results import Request, Run
+
+
+def outlier_note(blocks: Sequence[int], left_off: bool) -> str:
+    """Say what outliers do to a chart, and whether they are left off."""
+    listed = ", ".join(map(str, blocks))
+    what = "left off" if left_off else "far out"
+    if len(blocks) == 1:
+        return f"Block {listed} is {what}: it compresses the rest"
+    return f"Blocks {listed} are {what}: they compress the rest"
+
+
+def two_depths(details: Details, first: int, second: int, by: str = "similarity") -> str:
+    """Say how alike two depths are by a measure in ``LIKENESSES``."""
+    if first == second:
+        return "These are the same depth: choose two."
+    first, second = min(first, second), max(first, second)
+    value = float(details.maps()[by][first, second])
+    ends = f"between the stream entering block {first} and after block {second - 1}"
+    between = second - first
+    blocks = f"block {first}" if between == 1 else f"the {between} blocks {first} to {second - 1}"
+    turn = "turns" if between == 1 else "together turn"
+    if by == "angular":
+        return (
+            f"Angle **{value:.3f} π** at the last token, mean over windows, {ends}: {blocks} {turn} it by "
+            f"{180 * value:.0f}°."
+        )
+    if by == "cka":
+        return (
+            f"CKA **{value:.3f}** {ends}: it would be 1 if {blocks} did no more than turn and scale the "
+            "stream as a whole."
+        )
+    angle = math.degrees(math.acos(max(-1.0, min(1.0, value))))
+    return f"Mean cosine **{value:.3f}** {ends}: {blocks} {turn} it by about {angle:.0f}°."
+
+
+LENS_READING = (
+    "After each block the stream goes straight to the final norm and the head, and the blocks above are left "
+    "out: the loss of the model cut off there, on the windows of the profile. Sources: nostalgebraist, "
+    "Interpreting GPT: The Logit Lens, 2020; Yuan et al., Why Lift so Heavy?, IJCNN 2025."
+)
+"""What the logit lens shows."""
+
+
+def profile_name(run: Run) -> str:
+    """A run's profile in a legend: model and text."""
+    profile = run.result.profile
+    return f"{profile.model} on {profile.text}"
+
+
+def profiled(request: Request) -> str:
+    """Say which windows the profile of a run was measured on. Equal words mean equal windows."""
+    windows, drawn, seed = request.profile_draw
+    of = "" if windows == drawn else f"the first {windows} of "
+    return f"{of}{drawn} windows of {request.window_length:,} tokens, drawn with seed {seed}"

@@ -1,0 +1,165 @@
+"""What one result says, in sentences."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from analysis.evaluate import Difference
+from analysis.shape import ModelShape
+from analysis.speed import Speed
+from analysis.texts import count_documents
+from app.wording.numbers import change, counted, minus, percent
+from slicing.preview import Preview
+from slicing.schedule import SlicingSchedule
+from slicing.study.recipe import Recipe
+from slicing.study.results import Measurement, TextUsed
+from slicing.study.study import Study
+from slicing.study.verdicts import Comparison
+
+
+def reduction(schedule: SlicingSchedule, shape: ModelShape) -> str:
+    """Say what the mean slice means in parameters, which is not the same number."""
+    grown = schedule.shape_after(shape).parameters / shape.parameters - 1.0
+    parameters = f"{percent(abs(grown))} {'fewer' if grown <= 0 else 'more'} parameters"
+    if schedule.span:
+        why = f"a shortcut matrix stands after every {schedule.span} blocks, not after every sub-layer"
+    else:
+        why = "every cut adds shortcut matrices"
+    return (
+        f"A {percent(schedule.mean_slice)} mean slice means **{parameters}** here: {why}, and the embedding "
+        "is counted too."
+    )
+
+
+def deciding(comparison: Comparison) -> list[tuple[str, Difference]]:
+    """Find the differences that decide, each with the condition it holds at."""
+    planned = comparison.planned
+    if planned == "constant":
+        return [("against dense", comparison.difference("dense", planned))]
+    return [
+        ("at equal mean slice", comparison.difference("constant", planned)),
+        ("at equal parameters", comparison.difference("constant-matched", planned)),
+    ]
+
+
+def verdict(comparison: Comparison) -> str:
+    """Say a comparison in one sentence of Markdown: at equal mean slice and at equal parameters."""
+    if comparison.planned == "constant":
+        cost = change(comparison.difference("dense", "constant"))
+        return f"Constant slicing costs {cost} perplexity against dense."
+    slices, parameters = (each for _, each in deciding(comparison))
+    name = comparison.planned.capitalize()
+    if "too few windows to tell" in (slices.verdict, parameters.verdict):
+        return (
+            f"Too few windows to tell: {name} measured {change(slices)} perplexity against constant, "
+            "but a verdict needs 8 evaluation windows or more."
+        )
+    words = {
+        "better": "predicts :green[better] than constant slicing",
+        "worse": "predicts :orange[worse] than constant slicing",
+        "no clear difference": "shows no clear difference to constant slicing",
+    }
+    if slices.verdict == parameters.verdict:
+        return (
+            f"{name} slicing {words[slices.verdict]}: {change(slices)} perplexity at equal mean slice, "
+            f"{change(parameters)} at equal parameters."
+        )
+    return (
+        f"{name} slicing {words[slices.verdict]} at equal mean slice ({change(slices)} perplexity), and "
+        f"{words[parameters.verdict]} at equal parameters ({change(parameters)})."
+    )
+
+
+def window_reading(evaluation: TextUsed) -> str:
+    """Say from how many documents the windows are, and what that means for intervals over them."""
+    windows, documents = evaluation.windows, count_documents(evaluation.passages)
+    if not documents:
+        return "From how many documents the windows are was not stored with this run."
+    told = f"{counted(windows, 'window')} from {counted(documents, 'document')}"
+    if documents == windows:
+        return f"{told}, by what stands in the middle of each."
+    return (
+        f"{told}: windows of one document resemble each other, so that an interval over them is narrower "
+        "than one over as many new documents would be."
+    )
+
+
+SEQUENTIAL = "Sequential: each basis is found on the part of the model that is sliced already."
+ONE_SHOT = (
+    "One-shot: all bases come from one pass over the dense model. Sequential slicing costs less perplexity."
+)
+BOTH_WAYS = (
+    "Some recipes find all bases in one pass over the dense model (one-shot); the others find each basis on "
+    "the part that is sliced already (sequential)."
+)
+
+
+def sequential_or_one_shot(asked: Recipe | Study) -> str:
+    """Say how a recipe, or those of a study, find their bases; empty where nothing is sliced."""
+    recipes: list[Any] = [asked, *getattr(asked, "recipes", ())]
+    steps = (step for each in recipes for step in getattr(each, "steps", ()))
+    ways = {getattr(step, "one_shot", False) for step in steps if step.axis == "stream"}
+    if not ways:
+        return ""
+    return BOTH_WAYS if len(ways) > 1 else ONE_SHOT if ways.pop() else SEQUENTIAL
+
+
+def preview_verdict(gain: Difference) -> str:
+    """Say what a preview tells of the plan against constant slicing."""
+    if gain.percent_interval is None:
+        return gain.verdict
+    low, high = gain.percent_interval
+    return f"{gain.verdict}; {minus(f'95 % {low:+.1f} to {high:+.1f} %')}"
+
+
+def previewed(found: Preview) -> str:
+    """Say how a preview was measured, and what it is not."""
+    return (
+        f"Preview in {found.seconds:.1f} s: bases of the dense stream, no calibration; "
+        f"{found.planned.protocol}. Sequential slicing, as Compare does it, costs less perplexity."
+    )
+
+
+def speed(timed: Speed) -> str:
+    """Say how speed was measured, and how to read it."""
+    return (
+        f"Prompt and generation: times as fast as dense. {timed.protocol.capitalize()}. The range over "
+        f"rounds holds the true median in {100 * timed.coverage:.0f} % of cases. Where it spans more than a "
+        "fifth, the machine was too busy to tell: time again when it is quiet, with more rounds."
+    )
+
+
+def evidence(each: Difference) -> str:
+    """Say one paired difference with its interval, in percent and in nats."""
+    between = "no interval below 8 windows"
+    if each.percent_interval:
+        low, high = each.percent_interval
+        between = minus(f"95 % interval {low:+.1f} to {high:+.1f} %")
+    nats = minus(f"{each.nats:+.3f} nats per token")
+    among = f" · verdict corrected for {each.comparisons} comparisons" if each.comparisons > 1 else ""
+    return f"{change(each)} perplexity · {between} · {nats} · {each.windows} windows, paired{among}"
+
+
+def repaired(each: Measurement) -> str | None:
+    """Say what repair did to a model; ``None`` where it was not asked for."""
+    told = each.repair
+    if told is None:
+        return None
+    back = sum(row.ridge is None for row in told.sublayers)
+    losses = f"{told.unrepaired:.3f} to {told.repaired:.3f} nats per token on held-out windows"
+    kept = "it was kept" if told.kept else "it was not kept"
+    return (
+        f"Repair of {each.title.lower()} took the loss from {losses}: {kept}; {back} of its "
+        f"{len(told.sublayers)} fits gained nothing and were left out."
+    )
+
+
+def kept_model(plain: bool) -> str:
+    """Say who opens a model that was kept; ``plain`` is one that any tool opens."""
+    others = (
+        "and so do other tools for models of its architecture."
+        if plain
+        else "and transformers 5.23 or later does with `trust_remote_code=True`, by the modelling files in "
+        "the folder; other tools do not open it."
+    )
+    return f"This model is kept in this folder; the Model page opens it, {others}"

@@ -1,0 +1,130 @@
+"""Titles of tasks, runs, plans and texts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from analysis.errors import TextError
+from analysis.texts import DEMO_SPLITS, PRESETS, Role, TextSource
+from app.wording.numbers import percent
+from slicing.budget import Budget, Measure
+from slicing.plan import Plan
+from slicing.study.recipe import Recipe
+from slicing.study.results import Run
+from slicing.study.study import Study
+
+if TYPE_CHECKING:
+    from app.engine import Task
+
+UNREADABLE = "cannot be read"
+"""In the place of the kind of a stored run that is broken."""
+
+
+def title(task: Task) -> str:
+    """Say what a job does, as a heading."""
+    return TITLES[task.kind](task)
+
+
+def _search_title(task: Any) -> str:
+    return f"Search shares on {task.model.label}, {plan_line(task.plan)}"
+
+
+def _compress_title(task: Any) -> str:
+    return f"Compress {task.model.label}, {within(task.recipe)}, {budgets_line((task.budget,))}"
+
+
+def _trial_title(task: Any) -> str:
+    size = f", {budgets_line((task.budget,))}" if task.budget else ""
+    return f"Try {task.model.label}, {within(task.recipe)}{size}"
+
+
+def _study_title(task: Study) -> str:
+    sizes, label = budgets_line(task.budgets), task.model.label
+    if task.view == "comparison":
+        return f"Compare {label}, {within(task.recipes[-1])}, {sizes}"
+    if task.view == "map":
+        return f"Map of {len(task.recipes) - 1} bases at {sizes} on {label}"
+    return f"Study of {len(task.recipes)} recipes at {sizes} on {label}"
+
+
+TITLES: dict[str, Callable[[Any], str]] = {
+    "load": lambda task: f"Load {task.source.label}",
+    "unload": lambda _: "Unload the model",
+    "profile": lambda task: f"Profile {task.model.label}",
+    "search": _search_title,
+    "compress": _compress_title,
+    "trial": _trial_title,
+    "study": _study_title,
+}
+"""How to say what a task does, by its kind."""
+
+
+def run_line(run: Run) -> str:
+    """A run in one line, for headings and pickers."""
+    return f"{title(run.request)} · {run.created:%d %b %Y %H:%M} UTC"
+
+
+def within(recipe: Recipe) -> str:
+    """The title of a recipe within a sentence."""
+    said = recipe.title
+    return said if said[1:2].isupper() else said[0].lower() + said[1:]
+
+
+BUDGETS: dict[Measure, str] = {
+    "mean_slice": "SP {}\N{NO-BREAK SPACE}%",
+    "like_constant": "the size of constant slicing at SP {}\N{NO-BREAK SPACE}%",
+    "parameters": "{}\N{NO-BREAK SPACE}% fewer parameters",
+    "blocks": "{} blocks fewer",
+    "size": "{} parameters",
+}
+"""Budgets of one measure in words, around their amounts."""
+
+
+def budgets_line(budgets: Sequence[Budget]) -> str:
+    """Budgets in one line, those of one measure together: ``10/20/30 % fewer parameters``."""
+    amounts: dict[Measure, list[str]] = {}
+    for each in budgets:
+        scale, form = {"blocks": (1, "g"), "size": (1, ",.0f")}.get(each.measure, (100, "g"))
+        amounts.setdefault(each.measure, []).append(format(scale * each.amount, form))
+    return " and ".join(BUDGETS[measure].format("/".join(said)) for measure, said in amounts.items())
+
+
+def plan_line(plan: Plan) -> str:
+    """A plan in one line."""
+    rule = plan.rule()
+    settings = [
+        f"{rule.abbreviation(name)} {percent(value) if rule.is_share(name) else f'{value:g}'}"
+        for name in type(rule).model_fields
+        if isinstance(value := getattr(rule, name), float) and (name == "base" or name in plan.settings)
+    ]
+    shared = [f"{plan.blocks_per_basis} blocks per basis"] if plan.blocks_per_basis else []
+    return ", ".join([plan.allocation, f"SP {percent(plan.target)}", *settings, *shared])
+
+
+def text_argument(source: TextSource, role: Role) -> str:
+    """Write what ``TextSource.parse`` reads as this source."""
+    if source.kind == "demo":
+        return "demo" if source.split == role else f"demo:{source.split}"
+    if source.kind == "file":
+        return source.location
+    for name in PRESETS:
+        for said in (name, f"{name}:{source.split}"):
+            with suppress(TextError):  # of a split that this preset does not know
+                if TextSource.parse(said, role) == source:
+                    return said
+    config = f"/{source.config}" if source.config else ""
+    revision = f"@{source.revision}" if source.revision else ""
+    return f"{source.location}{config}{revision}:{source.split}"
+
+
+def text_title(argument: str) -> str:
+    """A text, as written for ``TextSource.parse``, for people."""
+    name, _, split = argument.partition(":")
+    if name == "demo":
+        years = DEMO_SPLITS.get(split)
+        return f"State of the Union {years.first}-{years.last}" if years else "State of the Union (demo)"
+    if name in PRESETS:
+        return PRESETS[name].title + (f" ({split})" if split else "")
+    return argument
