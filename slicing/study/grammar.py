@@ -21,25 +21,18 @@ DENSE = "dense"
 LONGEST = 20_000
 """Characters of a line, at most."""
 _HYPHEN = re.compile(r"(?<=[A-Za-z0-9])-(?=[A-Za-z])")
-_BARE = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
-_WORDS = {"true": True, "false": False, "none": "none"}
+_BARE = re.compile(r"[a-z][a-z0-9]*(-[a-z][a-z0-9]*)*")
+_TOKEN = re.compile(r"[\w.+-]+|\S")
+_WORDS = {"true": True, "false": False}
 
 
 def parse_line(text: str) -> tuple[Step, ...]:
     """Read the steps of a line; ``PlanError`` names the column, from 1, of what does not fit."""
-    line = text.strip()
-    if line in ("", DENSE):
+    if text.strip() in ("", DENSE):
         return ()
-    if len(line) > LONGEST:
-        raise PlanError(f"A recipe has {len(line):,} characters, but {LONGEST:,} are the most: shorten it.")
-    # A hyphen within a name would be a minus. What takes its place is as long, so that columns stay right.
-    plain = _HYPHEN.sub("_", line)
-    try:
-        tree = ast.parse(plain, mode="eval").body
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        column = getattr(error, "offset", None) or 1
-        raise _wrong(line, column, "cannot be read here") from None
-    return tuple(_step(line, node) for node in _parts(line, tree))
+    if len(text) > LONGEST:
+        raise PlanError(f"A recipe has {len(text):,} characters, but {LONGEST:,} are the most: shorten it.")
+    return _Reader(text).steps()
 
 
 def write_line(steps: Sequence[Step]) -> str:
@@ -65,85 +58,117 @@ def _value(value: Any) -> str:
         return as_briefly(value)
     if isinstance(value, tuple):
         return f"({', '.join(map(_value, value))},)"
-    return value if _BARE.fullmatch(value) else repr(value)
+    return value if _BARE.fullmatch(value) and value not in _WORDS else repr(value)
 
 
-def _parts(line: str, node: ast.expr) -> list[ast.expr]:
-    """The steps between the bars, from left to right."""
-    found = []
-    while isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
-        found.append(node.right)
-        node = node.left
-    return [node, *reversed(found)]
+class _Reader:
+    """Reads one line, and knows where in it everything stands."""
 
+    def __init__(self, text: str) -> None:
+        self.text = text
+        # What is replaced is as long, so that columns stay right. A hyphen within a name would be a minus.
+        self._line = re.sub(r"\s", " ", text)
+        self._begins = len(text) - len(text.lstrip())
+        self._plain = _HYPHEN.sub("_", self._line[self._begins :])
 
-def _step(line: str, node: ast.expr) -> Step:
-    name, call = (node.func, node) if isinstance(node, ast.Call) else (node, None)
-    if not isinstance(name, ast.Name):
-        raise _wrong(
-            line, _column(line, node), "is no step: write its name, as in 'sleb' or 'slice(dynamic)'"
-        )
-    known = _hyphened(name.id)
-    if known not in STEPS:
-        raise _wrong(line, _column(line, name), _lower(unknown_name("step", known, STEPS)))
-    kind = STEPS[known]
-    said: dict[str, Any] = {}
-    if call:
+    def steps(self) -> tuple[Step, ...]:
+        """The steps between the bars, from left to right."""
+        try:
+            node = ast.parse(self._plain, mode="eval").body
+        except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+            column = self._begins + max(getattr(error, "offset", None) or 1, 1)
+            raise self._wrong(
+                column, "this is no recipe such as 'sleb(share=0.5) | slice(dynamic)'"
+            ) from None
+        found = []
+        while isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
+            found.append(node.right)
+            node = node.left
+        return tuple(map(self._step, (node, *reversed(found))))
+
+    def _step(self, node: ast.expr) -> Step:
+        name, call = (node.func, node) if isinstance(node, ast.Call) else (node, None)
+        if not isinstance(name, ast.Name):
+            raise self._wrong(node, "this is no step; write its name, as in 'sleb' or 'slice(dynamic)'")
+        known = _hyphened(name.id)
+        if known not in STEPS:
+            raise self._wrong(name, unknown_name("step", known, STEPS))
+        kind = STEPS[known]
+        said, places = self._settings(kind, call) if call else ({}, {})
+        try:
+            return kind.from_said(said)
+        except SlicescopeError as error:
+            raise self._wrong(_at_fault(kind, said, places, str(error)) or node, str(error)) from None
+
+    def _settings(self, kind: type[Step], call: ast.Call) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The settings of a step as they are written, and where each stands."""
+        said: dict[str, Any] = {}
+        places: dict[str, Any] = {}
         if len(call.args) > len(kind.positional):
             extra = call.args[len(kind.positional)]
-            raise _wrong(
-                line, _column(line, extra), f"needs a name, as in 'share=0.5', to be a setting of '{known}'"
-            )
+            why = f"a setting of '{kind.name}' needs its name, as in 'share=0.5'"
+            raise self._wrong(extra, why)
         for setting, value in zip(kind.positional, call.args, strict=False):
-            said[setting] = _read(line, value)
+            said[setting], places[setting] = self._value(value), value
         for keyword in call.keywords:
-            setting = keyword.arg or ""
-            if not setting or setting in said:
-                raise _wrong(
-                    line, _column(line, keyword.value), f"sets '{setting}' of '{known}' twice: name it once"
+            if not keyword.arg:
+                raise self._wrong(
+                    keyword, "this is no setting; write its name and its value, as in 'share=0.5'"
                 )
-            said[setting] = _read(line, keyword.value)
-    try:
-        return kind.from_said(said)
-    except SlicescopeError as error:
-        raise _wrong(line, _column(line, node), _lower(str(error))) from None
+            if keyword.arg in said:
+                raise self._wrong(keyword, f"'{keyword.arg}' of '{kind.name}' is set twice; name it once")
+            said[keyword.arg], places[keyword.arg] = self._value(keyword.value), keyword
+        return said, places
+
+    def _value(self, node: ast.expr) -> Any:
+        sign, signed = 1, node
+        if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub | ast.UAdd):
+            sign, node = (-1 if isinstance(node.op, ast.USub) else 1), node.operand
+        number = isinstance(node, ast.Constant) and isinstance(node.value, int | float)
+        if number and not isinstance(node.value, bool):
+            if not _is_finite(node.value):
+                raise self._wrong(node, "this is no finite number")
+            return sign * node.value
+        if node is signed and isinstance(node, ast.Constant) and isinstance(node.value, str):
+            begin, end = self._column(node) - 1, self._column(node, end=True) - 1
+            return ast.literal_eval(self._line[begin:end])  # with its hyphens
+        if node is signed and isinstance(node, ast.Name):
+            return _WORDS.get(node.id.lower(), _hyphened(node.id))
+        if node is signed and isinstance(node, ast.Tuple):
+            return tuple(map(self._value, node.elts))
+        raise self._wrong(signed, "this is no value; write a number, a name, true or false")
+
+    def _column(self, node: ast.expr | ast.keyword, end: bool = False) -> int:
+        """The column where a node begins, or the one behind it, from 1: Python counts bytes."""
+        offset = (node.end_col_offset if end else node.col_offset) or 0
+        return self._begins + len(self._plain.encode()[:offset].decode(errors="ignore")) + 1
+
+    def _wrong(self, where: ast.expr | ast.keyword | int, why: str) -> PlanError:
+        column = where if isinstance(where, int) else self._column(where)
+        here = _TOKEN.search(self._line, column - 1)
+        at = f"at '{here[0][:40]}'" if here else "at the end"
+        return PlanError(f"The recipe cannot be read in column {column}, {at}: {why.rstrip('.')}.")
 
 
-def _read(line: str, node: ast.expr) -> Any:
-    sign = 1
-    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub | ast.UAdd):
-        sign, node = (-1 if isinstance(node.op, ast.USub) else 1), node.operand
-    if (
-        isinstance(node, ast.Constant)
-        and isinstance(node.value, int | float)
-        and not isinstance(node.value, bool)
-    ):
-        value = float(node.value) if abs(node.value) < 2**63 else float("inf")
-        if value in (float("inf"), float("-inf")) or value != value:
-            raise _wrong(line, _column(line, node), "is no finite number")
-        return sign * node.value
-    if sign == 1 and isinstance(node, ast.Constant) and isinstance(node.value, str):
-        return node.value
-    if sign == 1 and isinstance(node, ast.Name):
-        return _WORDS.get(node.id.lower(), _hyphened(node.id))
-    if sign == 1 and isinstance(node, ast.Tuple):
-        return tuple(_read(line, each) for each in node.elts)
-    raise _wrong(line, _column(line, node), "is no value: write a number, a name, true or false")
+def _at_fault(kind: type[Step], said: dict[str, Any], places: dict[str, Any], fault: str) -> Any:
+    """Where the setting stands with which the fault of a step begins, in the order in which they are written."""
+    some: dict[str, Any] = {}
+    for name, value in said.items():
+        some[name] = value
+        try:
+            kind.from_said(some)
+        except SlicescopeError as error:
+            if str(error) == fault:
+                return places[name]
+    return None
 
 
 def _hyphened(name: str) -> str:
     return name.replace("_", "-")
 
 
-def _column(line: str, node: ast.expr) -> int:
-    """The column of a node, from 1: Python counts bytes."""
-    return len(line.encode()[: node.col_offset].decode(errors="ignore")) + 1
-
-
-def _lower(sentence: str) -> str:
-    return sentence[0].lower() + sentence[1:].rstrip(".")
-
-
-def _wrong(line: str, column: int, why: str) -> PlanError:
-    here = line[column - 1 :].split()[0][:40] if line[column - 1 :].split() else "the end"
-    return PlanError(f"The recipe cannot be read: in column {column}, '{here}' {why}.")
+def _is_finite(number: int | float) -> bool:
+    try:
+        return abs(float(number)) < float("inf")
+    except OverflowError:
+        return False

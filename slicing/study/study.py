@@ -38,8 +38,8 @@ class Study(Judged):
     """The first is the baseline, which all others are measured by. The dense model is always judged too."""
     budgets: tuple[Budget, ...] = (Budget(),)
     seeds: tuple[Seed, ...] = (0,)
-    """Of the calibration windows; ``seed`` is passed over. Recipes that are there to be beaten run for the
-    first alone."""
+    """Of the calibration windows; ``seed`` is always the first. Recipes that are there to be beaten run for that
+    alone."""
     matched: bool = False
     """Whether the baseline is judged once more beside each other recipe, at as many parameters as that
     leaves."""
@@ -63,6 +63,7 @@ class Study(Judged):
                 f"This asks for {trials:,} trials, but {MOST_TRIALS:,} are the most of one run: name fewer "
                 "recipes, budgets or seeds."
             )
+        object.__setattr__(self, "seed", self.seeds[0])
         self.trials()  # each is checked as it is made
         return self
 
