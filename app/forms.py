@@ -10,7 +10,6 @@ from functools import lru_cache
 from typing import Any
 
 import streamlit as st
-from slicing.study.files import find_study, parse_study, read_study, ready_studies
 
 from analysis.errors import PlanError
 from analysis.texts import TextSource
@@ -19,6 +18,7 @@ from app.proposal import Proposal
 from app.step_form import SHARES, own_recipe
 from slicing.plan import Plan
 from slicing.steps.removal import SEARCH_WINDOWS
+from slicing.study.files import find_study, parse_study, read_study, ready_studies
 from slicing.study.recipe import Recipe
 from slicing.study.study import BOARD, USUAL, Study, contest, leaderboard, sliced, sweep
 
