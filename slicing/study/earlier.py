@@ -36,6 +36,11 @@ _JUDGED = (
 Plain = dict[str, Any]
 
 
+def renamed(name: str) -> str | None:
+    """The name of today of a method or a repair; ``None`` where it is no earlier name."""
+    return {**_METHODS, **_REPAIRS}.get(name)
+
+
 def read_run(data: Plain) -> Plain:
     """Give the plain data of a run its form of today."""
     if "recipe" not in data or "request" in data:

@@ -110,7 +110,7 @@ def write_study(study: Study) -> str:
         usual = field.get_default(call_default_factory=True)
         if name == "profile_windows":
             usual = usual_profile_windows(study.calibration_windows)
-        if name in ("model", *_NOT_SAID) or value == usual and name != "budgets":
+        if name in ("model", *_NOT_SAID) or (value == usual and name != "budgets"):
             continue
         found[name] = _written(name, value)
     return "".join(f"{key} = {_toml(value)}\n" for key, value in found.items())

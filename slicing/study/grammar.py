@@ -46,18 +46,19 @@ def _written(step: Step) -> str:
     for name in step.positional:
         if name not in said:
             break
-        first.append(_value(said.pop(name)))
-    settings = [*first, *(f"{name}={_value(value)}" for name, value in said.items())]
+        first.append(write_value(said.pop(name)))
+    settings = [*first, *(f"{name}={write_value(value)}" for name, value in said.items())]
     return f"{step.name}({', '.join(settings)})" if settings else step.name
 
 
-def _value(value: Any) -> str:
+def write_value(value: Any) -> str:
+    """Write the value of a setting as ``parse_line`` reads it."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, int | float):
         return as_briefly(value)
     if isinstance(value, tuple):
-        return f"({', '.join(map(_value, value))},)"
+        return f"({', '.join(map(write_value, value))},)"
     return value if _BARE.fullmatch(value) and value not in _WORDS else repr(value)
 
 
@@ -124,11 +125,11 @@ class _Reader:
         sign, signed = 1, node
         if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub | ast.UAdd):
             sign, node = (-1 if isinstance(node.op, ast.USub) else 1), node.operand
-        number = isinstance(node, ast.Constant) and isinstance(node.value, int | float)
-        if number and not isinstance(node.value, bool):
-            if not _is_finite(node.value):
+        said = node.value if isinstance(node, ast.Constant) else None
+        if isinstance(said, int | float) and not isinstance(said, bool):
+            if not _is_finite(said):
                 raise self._wrong(node, "this is no finite number")
-            return sign * node.value
+            return sign * said
         if node is signed and isinstance(node, ast.Constant) and isinstance(node.value, str):
             begin, end = self._column(node) - 1, self._column(node, end=True) - 1
             return ast.literal_eval(self._line[begin:end])  # with its hyphens
@@ -151,7 +152,7 @@ class _Reader:
 
 
 def _at_fault(kind: type[Step], said: dict[str, Any], places: dict[str, Any], fault: str) -> Any:
-    """Where the setting stands with which the fault of a step begins, in the order in which they are written."""
+    """Where the first setting stands, in the order of the line, with which the step has this fault."""
     some: dict[str, Any] = {}
     for name, value in said.items():
         some[name] = value

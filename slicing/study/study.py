@@ -38,8 +38,8 @@ class Study(Judged):
     """The first is the baseline, which all others are measured by. The dense model is always judged too."""
     budgets: tuple[Budget, ...] = (Budget(),)
     seeds: tuple[Seed, ...] = (0,)
-    """Of the calibration windows; ``seed`` is always the first. Recipes that are there to be beaten run for that
-    alone."""
+    """Of the calibration windows; ``seed`` is always the first. Recipes that are there to be beaten run for
+    that alone."""
     matched: bool = False
     """Whether the baseline is judged once more beside each other recipe, at as many parameters as that
     leaves."""

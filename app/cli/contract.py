@@ -1,0 +1,113 @@
+"""The JSON of ``slicescope compare``, which scripts read: its form never changes, whatever happens inside."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from app.cli.terminal import plain
+
+if TYPE_CHECKING:
+    from analysis.shape import ModelShape
+    from slicing.plan import Plan
+    from slicing.study.results import Measurement, Run
+    from slicing.study.study import Study
+
+_CALIBRATED = ("model", "calibration", "calibration_windows", "profile_windows", "window_length", "seed")
+_JUDGED = ("prompt", "new_tokens", "lens", "speed_rounds", "tasks", "task_limit", "task_folder")
+
+
+def comparison_json(run: Run, plan: Plan, settings: dict[str, Any]) -> dict[str, Any]:
+    """Give a comparison as ``slicescope compare --json`` writes it.
+
+    ``settings`` are those of the plan's allocation that were given, whether or not they are the usual ones.
+    """
+    from slicing.study.verdicts import read_comparison
+
+    assert run.request.kind == run.result.kind == "study"
+    study, result = run.request, run.result
+    shape = result.shape
+    measured = read_comparison(study, result).measured
+    planned = list(measured)[-2]
+    if planned == "constant":
+        title = plan.rule().title
+        measured = {**measured, planned: measured[planned].model_copy(update={"title": title})}
+    return {
+        "key": run.key,
+        "recipe": recipe_json(study, plan, settings),
+        "warning": " ".join(study.warnings(shape) + result.profile.warnings()) or None,
+        "evaluations": [_measurement(each, shape) for each in measured.values()],
+        "differences": _differences(measured, planned),
+        "calibration": plain(result.calibration),
+        "evaluation": plain(result.evaluation),
+        "environment": plain(run.environment),
+        "seconds": run.seconds,
+    }
+
+
+def recipe_json(study: Study, plan: Plan, settings: dict[str, Any]) -> dict[str, Any]:
+    """What was asked for, in the form that slicescope 0.1 gave it."""
+    step: Any = study.recipes[-1].steps[-1]
+    asked, cut = plain(study), plain(plan)
+    cut["span"] = cut.pop("blocks_per_basis")
+    cut["settings"] = {
+        name: list(value) if isinstance(value, tuple) else float(value) for name, value in settings.items()
+    }
+    return {
+        **{name: asked[name] for name in _CALIBRATED},
+        "method": "preview" if step.one_shot else "faithful",
+        "repair": step.repair != "none",
+        **{name: asked[name] for name in ("evaluation", "evaluation_windows")},
+        "kind": "compare",
+        "plan": {name: cut[name] for name in ("target", *(name for name in cut if name != "target"))},
+        **{name: asked[name] for name in _JUDGED},
+    }
+
+
+def _measurement(each: Measurement, shape: ModelShape) -> dict[str, Any]:
+    """Perplexity and sizes first."""
+    schedule = each.schedule
+    widths = schedule.widths if schedule else (shape.hidden_size,) * (shape.block_count + 1)
+    return {
+        "name": each.name,
+        "title": each.title,
+        "perplexity": each.evaluation.perplexity,
+        "interval": each.evaluation.interval,
+        "parameters": each.parameters,
+        "bytes": each.bytes,
+        "flops_per_token": each.flops_per_token,
+        "mean_slice": each.mean_slice,
+        "widths": list(widths),
+        "embedding": schedule.embedding if schedule else None,
+        "layout": each.layout and {"label": each.layout.label, **plain(each.layout)},
+        "protocol": each.evaluation.protocol,
+        "tokens_per_second": each.evaluation.tokens_per_second,
+        "evaluation_seconds": each.evaluation.seconds,
+        "evaluation_peak_memory": each.evaluation.peak_memory,
+        "speed": each.speed and plain(each.speed),
+        "repair": each.repair and {"kept": each.repair.kept, **plain(each.repair)},
+        "other_perplexity": each.other and each.other.perplexity,
+        "tasks": [plain(score) for score in each.tasks],
+        "deciding_seconds": each.deciding_seconds,
+        "slicing_seconds": each.slicing_seconds,
+        "slicing_peak_memory": each.slicing_peak_memory,
+        "nll": list(each.evaluation.nll),
+    }
+
+
+def _differences(measured: dict[str, Measurement], planned: str) -> list[dict[str, Any]]:
+    """The same four pairs always, also where the plan is constant slicing, so that some say the same."""
+    from analysis.evaluate import corrected, difference
+
+    pairs = (("dense", "constant"), ("dense", planned), ("constant", planned), ("constant-matched", planned))
+    told = corrected(
+        [difference(one, measured[one].evaluation, two, measured[two].evaluation) for one, two in pairs]
+    )
+    return [
+        {
+            **plain(each),
+            "percent": each.percent,
+            "percent_interval": each.percent_interval,
+            "verdict": each.verdict,
+        }
+        for each in told
+    ]

@@ -1,0 +1,222 @@
+"""Commands that make a smaller model and keep it: compress, and its short forms slice and remove."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from analysis.errors import PlanError
+from app.cli.methods import MethodsOption
+from app.cli.options import (
+    AmountOptions,
+    CardOptions,
+    DrawOptions,
+    JsonOption,
+    ModelOptions,
+    NewFolder,
+    SharingOptions,
+    SlicingOptions,
+)
+from app.cli.reading import grouped
+from app.cli.terminal import carry_out, out, plain, printed_as_json
+
+if TYPE_CHECKING:
+    from slicing.steps import Step
+    from slicing.study.recipe import Recipe
+    from slicing.study.requests import CompressRequest
+    from slicing.study.results import CompressResult, Run
+
+
+@grouped
+def compress(
+    recipe: Annotated[
+        str,
+        typer.Argument(
+            metavar="RECIPE",
+            help="Steps with '|' between them, such as 'sleb(share=0.5) | slice(dynamic, base=0)'.",
+        ),
+    ],
+    output: NewFolder,
+    which: ModelOptions,
+    calibrate: DrawOptions,
+    card: CardOptions,
+    budget: Annotated[
+        str,
+        typer.Option(
+            help="How much smaller: mean_slice=SP, like_constant=SP, parameters=SHARE, blocks=COUNT or "
+            "size=PARAMETERS."
+        ),
+    ] = "mean_slice=0.25",
+    methods: MethodsOption = False,
+    json_path: JsonOption = None,
+) -> None:
+    """Make a model smaller by a recipe and keep it, with its model card.
+
+    Without slicing it is a plain checkpoint that other tools open too, unless linear maps stand in its gaps.
+    """
+    from slicing.budget import Budget
+    from slicing.study.recipe import Recipe
+    from slicing.study.requests import CompressRequest
+
+    asked = CompressRequest(
+        model=which.source(),
+        **calibrate.fields(),
+        recipe=Recipe.parse(recipe),
+        budget=Budget.parse(budget),
+        **card.fields(),
+    )
+    _make(asked, output, json_path)
+
+
+@grouped
+def slice_command(
+    output: NewFolder,
+    which: ModelOptions,
+    amount: AmountOptions,
+    cut: SharingOptions,
+    calibrate: DrawOptions,
+    how: SlicingOptions,
+    card: CardOptions,
+    json_path: JsonOption = None,
+) -> None:
+    """Slice a model and keep it: 'compress' by the one step 'slice', at a target."""
+    from slicing.budget import Budget
+    from slicing.study.requests import CompressRequest
+    from slicing.study.study import sliced
+
+    plan = cut.plan(amount.target, amount.base)
+    asked = CompressRequest(
+        model=which.source(),
+        **calibrate.fields(),
+        recipe=sliced(plan, **how.fields()),
+        budget=Budget(amount=plan.target),
+        **card.fields(),
+    )
+    _make(asked, output, json_path)
+
+
+@grouped
+def remove(
+    output: NewFolder,
+    which: ModelOptions,
+    calibrate: DrawOptions,
+    card: CardOptions,
+    blocks: Annotated[int, typer.Option(min=1, help="How many blocks go.")] = 4,
+    by: Annotated[
+        str,
+        typer.Option(
+            help="Which ones: a method with its settings, such as sleb, shortgpt, gromov, llm-streamline, "
+            "'laco(merge=mean)', 'random-blocks(draw=1)'; 'compress --methods' lists all.",
+        ),
+    ] = "sleb",
+    closing: Annotated[
+        str | None,
+        typer.Option(
+            help="The repair: none; linear, a map for each gap; last-writer, the output projection in front "
+            "of each; train-block, the block in front of each; writers, all from there on. All but the "
+            "linear map leave a plain model.",
+            show_default="writers",
+        ),
+    ] = None,
+    search_windows: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Of the calibration windows, so many decide which blocks go.", show_default="4"
+        ),
+    ] = None,
+    json_path: JsonOption = None,
+) -> None:
+    """Take whole blocks out of a model and keep it: 'compress' by one method of removal."""
+    from slicing.budget import Budget
+    from slicing.study.requests import CompressRequest
+
+    asked = CompressRequest(
+        model=which.source(),
+        **calibrate.fields(),
+        recipe=_removal(by, closing, search_windows),
+        budget=Budget(measure="blocks", amount=blocks),
+        **card.fields(),
+    )
+    _make(asked, output, json_path)
+
+
+def _removal(by: str, closing: str | None, windows: int | None) -> Recipe:
+    """The recipe of one method of removal (``PlanError`` for a name that it had before, with the new one)."""
+    from slicing.study import earlier
+    from slicing.study.recipe import Recipe
+
+    for flag, said in (("by", by), ("closing", closing or "")):
+        old = re.split(r"[:(]", said.strip(), maxsplit=1)[0]
+        if new := earlier.renamed(old):
+            raise PlanError(f"'{old}' is called '{new}' now: write '--{flag} {new}'.")
+    steps: tuple[Step, ...] = Recipe.parse(by).steps
+    if len(steps) != 1 or steps[0].axis != "blocks":
+        raise PlanError(
+            f"'--by' takes one method that removes blocks, such as 'sleb', but got '{by}': 'slicescope "
+            "compress' takes any recipe."
+        )
+    (step,) = steps
+    usual = "writers" if step.repair == "none" else step.repair
+    said = {"repair": closing or usual, **({"windows": windows} if windows else {})}
+    return Recipe(steps=(step.read({**dict(step), **said}),))
+
+
+def _make(asked: CompressRequest, output: Path, json_path: Path | None) -> None:
+    """Carry a request out, copy the model that its run keeps, and tell what it is."""
+    run = carry_out(asked)
+    _copy_model(run, output)
+    result: Any = run.result
+    data = {
+        "key": run.key,
+        "request": plain(asked),
+        "recipe": asked.recipe.line,
+        "budget": asked.budget.line,
+        "folder": str(output),
+        "schedule": result.schedule and plain(result.schedule),
+        "layout": result.layout and {"label": result.layout.label, **plain(result.layout)},
+        "parameters": result.parameters,
+        "dense_parameters": result.dense_parameters,
+        "plain": result.plain,
+        "seconds": result.seconds,
+        "peak_memory": result.peak_memory,
+        "perplexity": result.smaller and result.smaller.perplexity,
+        "dense_perplexity": result.dense and result.dense.perplexity,
+    }
+    if not printed_as_json(data, json_path):
+        _show(asked, result, output)
+
+
+def _show(asked: CompressRequest, result: CompressResult, output: Path) -> None:
+    change = result.parameters / result.dense_parameters - 1
+    told = [f"{result.parameters:,} parameters ({change:+.1%} against dense)"]
+    if layout := result.layout:
+        told.insert(0, f"{len(layout.groups)} of {layout.blocks} blocks ({layout.label})")
+    if result.schedule:
+        told.append(f"mean slice {result.schedule.mean_slice:.1%}")
+    out.print(f"{asked.recipe.title}.", highlight=False)
+    out.print(f"{', '.join(told)}, in {result.seconds:.0f} s: {output}")
+    if not result.schedule and asked.recipe.repaired != "none":
+        if result.repair is None:
+            out.print("No gap has a block in front that could close it, so they stay open.")
+        elif not result.repair.kept:
+            out.print("The repair lowered no loss on the windows held out, so the gaps stay open.")
+    if result.smaller and result.dense:
+        out.print(
+            f"Perplexity {result.smaller.perplexity:.2f}, dense {result.dense.perplexity:.2f}: "
+            f"{result.smaller.protocol}."
+        )
+
+
+def _copy_model(run: Run, output: Path) -> None:
+    """Copy the model that a run keeps to a new folder, whole or not at all."""
+    from analysis.storage import require_space, runs_folder, whole_folder
+    from slicing.study.store import MODEL_FOLDER
+
+    model = runs_folder() / run.key / MODEL_FOLDER
+    require_space(output, sum(file.stat().st_size for file in model.rglob("*") if file.is_file()))
+    with whole_folder(output) as draft:
+        shutil.copytree(model, draft, dirs_exist_ok=True)

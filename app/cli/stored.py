@@ -1,0 +1,195 @@
+"""Commands for what is stored: runs, their reports and citations, and the queue of the servers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from app.cli.options import JsonOption, NewFile
+from app.cli.showing import show_run
+from app.cli.terminal import cell, err, out, plain, printed_as_json, table_of, tell_where, write_new
+
+if TYPE_CHECKING:
+    from slicing.study.results import Run
+
+runs_app = typer.Typer(invoke_without_command=True)
+queue_app = typer.Typer(invoke_without_command=True)
+
+
+@runs_app.callback()
+def runs(context: typer.Context, json_path: JsonOption = None) -> None:
+    """Stored runs: list them (as without a command), show, rename, export, import, delete, trash, restore."""
+    if not context.invoked_subcommand:
+        list_command(json_path)
+
+
+@runs_app.command(name="list")
+def list_command(json_path: JsonOption = None) -> None:
+    """List stored runs, newest first."""
+    from app.wording import UNREADABLE
+    from slicing.study.store import summaries
+
+    listed, broken = summaries()
+    rows = [
+        {
+            "key": each.name,
+            "kind": each.kind,
+            "model": each.model,
+            "created": each.created.isoformat(),
+            "seconds": each.seconds,
+        }
+        for each in listed
+    ]
+    if printed_as_json(
+        {"runs": rows, "broken": [{"key": each.name, "problem": each.problem} for each in broken]}, json_path
+    ):
+        return
+    table = table_of("key", "kind", "model", "created", "seconds")
+    for row in rows:
+        table.add_row(
+            cell(row["key"]), row["kind"], cell(row["model"]), row["created"][:16], f"{row['seconds']:.0f}"
+        )
+    for each in broken:
+        table.add_row(cell(each.name), UNREADABLE)
+    out.print(table if table.rows else "No runs yet: 'slicescope compare' makes one.")
+    for each in broken:
+        err.print(each.problem, style="yellow", highlight=False, soft_wrap=True)
+
+
+@runs_app.command()
+def show(
+    key: Annotated[str, typer.Argument(help="The key, or its first digits.")],
+    json_path: JsonOption = None,
+) -> None:
+    """Show one run; --json gives all of it."""
+    from slicing.study.store import find_run
+
+    run = find_run(key)
+    if printed_as_json(plain(run), json_path):
+        return
+    show_run(run)
+    tell_where(run)
+
+
+@runs_app.command()
+def delete(key: Annotated[str, typer.Argument(help="The whole key.")]) -> None:
+    """Move one run, with the model that it keeps, into the trash."""
+    from slicing.library import throw_away
+
+    name = throw_away(key)
+    out.print(f"Deleted run {key}. 'slicescope runs restore {name}' takes it back.", highlight=False)
+
+
+@runs_app.command()
+def trash() -> None:
+    """List what can be restored, newest first."""
+    from slicing.library import trashed
+
+    for name in trashed():
+        out.print(name, highlight=False)
+
+
+@runs_app.command()
+def restore(name: Annotated[str, typer.Argument(help="A name that 'slicescope runs trash' lists.")]) -> None:
+    """Take a deleted run back."""
+    from slicing.library import take_back
+
+    out.print(f"Run {take_back(name)} is back.", highlight=False)
+
+
+@runs_app.command()
+def rename(
+    key: Annotated[str, typer.Argument(help="The whole key.")],
+    label: Annotated[str, typer.Argument(help="What to call it; '' for its own title.")],
+    note: Annotated[str | None, typer.Option(help="What to remember about it.")] = None,
+) -> None:
+    """Give a run a name of your own, and a note."""
+    from slicing.library import Note, annotate, note_of
+
+    annotate(key, Note(label=label, text=note_of(key).text if note is None else note))
+    out.print(f"Run {key} is called '{label}'." if label else f"Run {key} has its own title again.")
+
+
+@queue_app.callback()
+def queue(context: typer.Context, json_path: JsonOption = None) -> None:
+    """Jobs of the servers on this machine: list them (as without a command), cancel one."""
+    if context.invoked_subcommand:
+        return
+    from app.journal import listed
+    from app.wording import title
+
+    jobs, broken = listed()
+    rows = [
+        {
+            "job": each.name,
+            "state": each.state,
+            "asked": each.entry.submitted.isoformat(),
+            "by": each.entry.owner,
+            "what": title(each.entry.request),
+        }
+        for each in jobs
+    ]
+    if printed_as_json({"jobs": rows, "broken": broken}, json_path):
+        return
+    table = table_of("job", "state", "asked, UTC", "by", "what")
+    for row in rows:
+        table.add_row(
+            row["job"], row["state"], row["asked"][5:16].replace("T", " "), row["by"][-12:], row["what"]
+        )
+    out.print(table if rows else "No job waits or runs.")
+    for sentence in broken:
+        err.print(sentence, style="yellow")
+
+
+@queue_app.command()
+def cancel(job: Annotated[str, typer.Argument(help="A job that 'slicescope queue' lists.")]) -> None:
+    """Cancel a job, whoever asked for it. A running one stops at its next batch."""
+    from app import journal
+
+    journal.cancel(job)
+    out.print(f"The job {job} is cancelled.", highlight=False)
+
+
+@runs_app.command()
+def export(
+    key: Annotated[str, typer.Argument(help="The key, or its first digits.")], output: NewFile
+) -> None:
+    """Write a run to a zip file, for another machine: all but its model and its bases."""
+    from slicing.library import pack
+    from slicing.study.store import find_run
+
+    write_new(output, pack(find_run(key).key))
+
+
+@runs_app.command(name="import")
+def import_command(
+    file: Annotated[Path, typer.Argument(help="A zip file that 'export' wrote, or a run.json.")],
+) -> None:
+    """Store a run that was made elsewhere."""
+    from slicing.library import bring_in, read_packed
+
+    content = read_packed(file)
+    run = bring_in(content, f"'{file}'")
+    out.print(f"Run {run.key} is stored.", highlight=False)
+
+
+def report(key: Annotated[str, typer.Argument(help="The key, or 'demo'.")], output: NewFile) -> None:
+    """Write a run as one HTML file that needs no network: charts, tables, what repeats it, citations."""
+    from app.report import build_report
+
+    write_new(output, build_report(_run_named(key)).encode())
+
+
+def cite(key: Annotated[str, typer.Argument(help="The key, or 'demo'.")] = "demo") -> None:
+    """Print BibTeX of the methods that a run used."""
+    from app.citations import bibtex
+
+    out.print(bibtex(_run_named(key).request), highlight=False, soft_wrap=True)
+
+
+def _run_named(key: str) -> Run:
+    from slicing.study.store import bundled_run, find_run
+
+    return bundled_run() if key == "demo" else find_run(key)

@@ -1,0 +1,252 @@
+"""Commands that judge smaller models beside each other: compare, and studies of every kind."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from app.cli.contract import comparison_json
+from app.cli.methods import MethodsOption
+from app.cli.options import (
+    Alike,
+    AmountOptions,
+    CalibrationOptions,
+    DrawOptions,
+    EvaluationOptions,
+    ExecutorOptions,
+    FormOptions,
+    JsonOption,
+    LensOption,
+    ModelOptions,
+    OneShotOption,
+    OtherOption,
+    RecipesOption,
+    RepairOptions,
+    SeedsOption,
+    SharingOptions,
+    SlicingOptions,
+    SpeedOption,
+    TaskOptions,
+)
+from app.cli.reading import grouped, numbers, whole_numbers
+from app.cli.showing import show_run
+from app.cli.terminal import carry_out, plain, printed_as_json, tell_where
+
+if TYPE_CHECKING:
+    from slicing.study.recipe import Recipe
+    from slicing.study.study import Study
+
+
+@grouped
+def compare(
+    which: ModelOptions,
+    amount: AmountOptions,
+    cut: SharingOptions,
+    calibrate: DrawOptions,
+    how: SlicingOptions,
+    judge: EvaluationOptions,
+    asked: TaskOptions,
+    prompt: Annotated[str | None, typer.Option(help="The prompt of the sample text.")] = None,
+    new_tokens: Annotated[int, typer.Option(min=0, help="Its length in tokens; 0 for none.")] = 40,
+    lens: LensOption = False,
+    speed_rounds: SpeedOption = 5,
+    json_path: JsonOption = None,
+) -> None:
+    """Evaluate the dense model, constant slicing and the plan, paired on the same windows; keep the run."""
+    from slicing.study.requests import PROMPT
+    from slicing.study.study import comparison
+
+    plan = cut.plan(amount.target, amount.base)
+    study = comparison(
+        plan,
+        **how.fields(),
+        model=which.source(),
+        **calibrate.fields(),
+        **judge.fields(),
+        **asked.fields(),
+        prompt=prompt or PROMPT,
+        new_tokens=new_tokens,
+        lens=lens,
+        speed_rounds=speed_rounds,
+    )
+    run = carry_out(study)
+    if not printed_as_json(comparison_json(run, plan, cut.settings(amount.base)), json_path):
+        show_run(run)
+        tell_where(run)
+
+
+class _CommandOrFile(TyperGroup):
+    """A group of commands where a word that is none of them names a file, which the hidden one is given."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Find the command, or take the word as a file."""
+        if not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
+            _refuse_unless_found(args[0], [name for name in self.commands if name != _FILE])
+            args = [_FILE, *args]
+        return super().resolve_command(ctx, args)
+
+
+_FILE = "file"
+study_app = typer.Typer(cls=_CommandOrFile, no_args_is_help=True, subcommand_metavar="COMMAND or FILE.toml")
+
+
+def _refuse_unless_found(word: str, commands: list[str]) -> None:
+    """Raise ``PlanError`` for what is neither a command nor, by its looks, a file."""
+    from analysis.errors import PlanError, unknown_name
+    from slicing.study.files import ready_studies
+
+    names = [*commands, *ready_studies()]
+    looks_like_file = "." in word or "/" in word or Path(word).is_file()
+    if not looks_like_file and word not in names:
+        raise PlanError(f"{unknown_name('study', word, names)} A file's name ends in '.toml'.")
+
+
+@study_app.callback()
+def study_command(methods: MethodsOption = False) -> None:
+    """Judge many recipes alike: a sweep, a contest, a leaderboard, or what a study file says.
+
+    A file is one in TOML, or one that ships with slicescope: quick.toml, map.toml, ranking.toml, board.toml.
+    """
+
+
+@study_app.command(name=_FILE, hidden=True)
+@grouped
+def file_command(
+    file: Annotated[str, typer.Argument(help="A study file in TOML, or the name of a ready one.")],
+    where: ExecutorOptions,
+    json_path: JsonOption = None,
+) -> None:
+    """Carry out the study that a file describes; trials that are stored are not run again."""
+    from slicing.study.files import find_study, read_study
+
+    _carry_out(read_study(find_study(file)), where, json_path)
+
+
+@study_app.command(name="sweep")
+@grouped
+def sweep_command(
+    which: ModelOptions,
+    cut: SharingOptions,
+    calibrate: DrawOptions,
+    repair: RepairOptions,
+    judge: EvaluationOptions,
+    where: ExecutorOptions,
+    base: Annotated[str, typer.Option(help="SB of the columns, with commas.")] = "0,.1,.2",
+    target: Annotated[str, typer.Option(help="SP of the rows, with commas.")] = ".15,.25,.35",
+    one_shot: OneShotOption = False,
+    json_path: JsonOption = None,
+) -> None:
+    """Try bases by targets beside constant slicing, as a map; trials that are stored are not run again."""
+    from slicing.study.study import sweep
+
+    study = sweep(
+        cut.plan(),
+        numbers("bases", base),
+        numbers("targets", target),
+        one_shot=one_shot,
+        repair=repair.name,
+        model=which.source(),
+        **calibrate.fields(),
+        **judge.fields(),
+    )
+    _carry_out(study, where, json_path)
+
+
+@study_app.command(name="contest")
+@grouped
+def contest_command(
+    which: ModelOptions,
+    calibrate: CalibrationOptions,
+    judge: EvaluationOptions,
+    form: FormOptions,
+    where: ExecutorOptions,
+    target: Annotated[
+        float, typer.Option(help="SP of constant slicing, whose size all others are brought to.")
+    ] = 0.25,
+    recipes: RecipesOption = "",
+    seeds: SeedsOption = "0,1,2",
+    equal: Annotated[
+        Alike, typer.Option(help="What all have alike: parameters, or the mean slice.")
+    ] = Alike.PARAMETERS,
+    other: OtherOption = "demo:out-of-style",
+    json_path: JsonOption = None,
+) -> None:
+    """Set ways to decide where to cut against each other at equal size; stored trials are not run again."""
+    from slicing.study.study import USUAL, contest
+
+    study = contest(
+        form.given_to(_recipes(recipes, USUAL)),
+        target,
+        equal=equal.value,
+        seeds=whole_numbers("seeds", seeds),
+        model=which.source(),
+        **calibrate.fields(),
+        **judge.fields(),
+        other=_other(other),
+    )
+    _carry_out(study, where, json_path)
+
+
+@study_app.command(name="leaderboard")
+@grouped
+def leaderboard_command(
+    which: ModelOptions,
+    calibrate: CalibrationOptions,
+    judge: EvaluationOptions,
+    asked: TaskOptions,
+    form: FormOptions,
+    where: ExecutorOptions,
+    sizes: Annotated[
+        str, typer.Option(help="The shares of the parameters that go, with commas; each to a whole block.")
+    ] = "0.1,0.2,0.3",
+    recipes: RecipesOption = "",
+    seeds: SeedsOption = "0",
+    other: OtherOption = "demo:out-of-style",
+    speed_rounds: SpeedOption = 0,
+    json_path: JsonOption = None,
+) -> None:
+    """Slicing beside removing whole blocks, at several sizes and equal at each; stored trials are kept."""
+    from slicing.study.study import BOARD, leaderboard
+
+    study = leaderboard(
+        form.given_to(_recipes(recipes, BOARD)),
+        numbers("sizes", sizes),
+        seeds=whole_numbers("seeds", seeds),
+        model=which.source(),
+        **calibrate.fields(),
+        **judge.fields(),
+        **asked.fields(),
+        other=_other(other),
+        speed_rounds=speed_rounds,
+    )
+    _carry_out(study, where, json_path)
+
+
+def _recipes(lines: str, usual: tuple[str, ...]) -> tuple[Recipe, ...]:
+    """The recipes of lines with ';' between them, or the usual ones."""
+    from analysis.errors import PlanError
+    from slicing.study.recipe import Recipe
+
+    said = lines.split(";") if lines else usual
+    if not all(line.strip() for line in said):
+        raise PlanError(
+            f"The recipes '{lines}' have an empty one among them: write lines such as 'slice(constant)' with "
+            "';' between them."
+        )
+    return tuple(map(Recipe.parse, said))
+
+
+def _other(said: str) -> Any:
+    from analysis.texts import TextSource
+
+    return TextSource.parse(said, "evaluation") if said else None
+
+
+def _carry_out(study: Study, where: ExecutorOptions, json_path: Path | None) -> None:
+    run = carry_out(study, where.made())
+    if not printed_as_json(plain(run), json_path):
+        show_run(run)
+        tell_where(run)

@@ -1,0 +1,115 @@
+"""What repeats a request: a command to copy, and for a study the file that it reads.
+
+Both are made from the fields of the request, whatever they are: what is as usual is left out. Knows nothing
+about streamlit or the terminal.
+"""
+
+from __future__ import annotations
+
+import shlex
+from typing import Any
+
+from analysis.numbers import as_briefly
+from slicing.budget import Budget
+from slicing.study.files import TEXTS, model_line, text_line, usual_profile_windows, write_study
+from slicing.study.recipe import Recipe
+from slicing.study.requests import Judged, SearchRequest, Trial, drawn_for
+from slicing.study.results import Request
+from slicing.study.study import USUAL, Study, sliced
+
+STUDY_FILE = "study.toml"
+"""What the file of a study is called in its command."""
+_FLAGS = {"drawn": "calibration-windows", "probes": "probe"}
+"""Flags that are called otherwise than their fields."""
+_OUT = ("--out", "smaller-model")
+
+
+def command(request: Request) -> str:
+    """Write the command that carries the request out again.
+
+    For a study, and for a trial or a search, which are parts of one, it reads the file of ``study_file``.
+    """
+    if request.kind == "profile":
+        return shlex.join(["slicescope", "profile", *_flags(request)])
+    if request.kind == "compress":
+        return shlex.join(["slicescope", "compress", request.recipe.line, *_flags(request), *_OUT])
+    return shlex.join(["slicescope", "study", STUDY_FILE])
+
+
+def study_file(request: Study | Trial | SearchRequest) -> str:
+    """Write the study file that repeats a study; of a trial or a search, a study of its one recipe."""
+    if request.kind == "study":
+        return write_study(request)
+    return write_study(_of_trial(request) if request.kind == "trial" else _of_search(request))
+
+
+def _of_trial(trial: Trial) -> Study:
+    """The study of a trial's recipe; where that is the dense model, of the usual baseline beside it."""
+    shared = {name: getattr(trial, name) for name in Judged.model_fields}
+    recipe = trial.recipe if trial.recipe.steps else Recipe.parse(USUAL[0])
+    return Study(**shared, recipes=(recipe,), budgets=(trial.budget or Budget(),), seeds=(trial.seed,))
+
+
+def _of_search(search: SearchRequest) -> Study:
+    """The study of the recipe whose shares a search looks for."""
+    shared = {name: getattr(search, name) for name in Judged.model_fields if hasattr(search, name)}
+    budget = Budget(measure="like_constant", amount=search.plan.target)
+    return Study(
+        **shared,
+        evaluation=search.calibration,
+        recipes=(sliced(search.plan),),
+        budgets=(budget,),
+        seeds=(search.seed,),
+    )
+
+
+def _flags(request: Any) -> list[str]:
+    """The flags of all fields that are not as usual; the model is always named."""
+    words: list[str] = []
+    for name in type(request).model_fields:
+        if name not in ("kind", "recipe"):
+            words += _flag(request, name, getattr(request, name))
+    return words
+
+
+def _flag(request: Any, name: str, value: Any) -> list[str]:
+    flag = f"--{_FLAGS.get(name, name).replace('_', '-')}"
+    if name == "model":
+        return [flag, model_line(value), *_changed(value, "device"), *_changed(value, "dtype")]
+    if name in TEXTS:
+        if value is None:  # a model card without an evaluation
+            return ["--evaluation-windows", "0"]
+        said, usual = text_line(value, TEXTS[name]), "demo"
+        return [flag, said] if said != usual else []
+    if name == "budget":
+        return [flag, value.line]
+    if name == "evaluation_windows" and request.evaluation is None:
+        return []
+    if value == _usual(request, name):
+        return []
+    if isinstance(value, bool):
+        return [flag]
+    if name == "drawn":
+        value = value or request.windows
+    return [flag, _said(value)]
+
+
+def _changed(value: Any, name: str) -> list[str]:
+    """The flag of a plain field, unless it is at its default."""
+    said = getattr(value, name)
+    return [] if said == type(value).model_fields[name].get_default() else [f"--{name}", str(said)]
+
+
+def _usual(request: Any, name: str) -> Any:
+    """What a field is where its flag is left out."""
+    if name == "profile_windows":
+        return usual_profile_windows(request.calibration_windows)
+    if name == "drawn":
+        return drawn_for(request.windows)
+    return type(request).model_fields[name].get_default(call_default_factory=True)
+
+
+def _said(value: Any) -> str:
+    if isinstance(value, tuple):
+        return ",".join(map(str, value))
+    return as_briefly(value) if isinstance(value, float) else str(value)
