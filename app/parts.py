@@ -241,7 +241,7 @@ def reproduction(run: Run) -> None:
     """What repeats a run, and everything it depended on."""
     run = state.policy().blind(run)
     st.code(visible(repeat.command(run.request)), language="bash", wrap_lines=True)
-    if run.request.kind == "study":
+    if run.request.kind == "study" or run.request.kind == "trial" or run.request.kind == "search":
         with st.expander("The study file", icon=":material/description:"):
             text = visible(repeat.study_file(run.request))
             st.code(text, language="toml", wrap_lines=True)
