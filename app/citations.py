@@ -1,17 +1,14 @@
-"""BibTeX of the methods: what a run used, and so should be cited beside it.
+"""BibTeX of what a run used, and so should be cited beside it.
 
-Scores and allocations are told apart by their names in the registries. Knows nothing about pages.
+Steps, repairs, allocations and scores say whom to cite. Knows nothing about pages.
 """
 
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Iterable
-from typing import Any
 
-from analysis import scores
-from slicing.allocation import find_allocation
-from slicing.runs import ContestRecipe, LeaderboardRecipe, ProfileRecipe, Recipe
+from analysis.scores import SCORES
+from slicing.study.results import Request
 
 ENTRIES = {
     "dumitru2024change": """@inproceedings{dumitru2024change,
@@ -136,66 +133,22 @@ ENTRIES = {
   note      = {Authors: see arXiv}
 }""",
 }
-METHODS = {
-    "shortgpt": "men2025shortgpt",
-    "angular": "gromov2025unreasonable",
-    "below-last": "gromov2025unreasonable",
-    "streamline": "chen2025streamlining",
-    "top": "yuan2025lift",
-    "leave-one-out": "rethinking2026relevance",
-    "greedy": "song2024sleb",
-    "laco": "yang2024laco",
-    "sliding": "ding2026sliding",
-}
-SCORES = {
-    "lr": "dumitru2024change",
-    "block-influence": "men2025shortgpt",
-    "angular": "gromov2025unreasonable",
-    "leave-one-out": "rethinking2026relevance",
-    "slice-one": "ashkboos2024slicegpt",
-    "discarded-energy": "ashkboos2024slicegpt",
-    "heavy-tail": "lu2024alphapruning",
-    "depth": "huang2025determining",
-}
-ALLOCATIONS = {
-    "dynamic": "dumitru2024change",
-    "softmax": "lin2025modegpt",
-    "band": "lu2024alphapruning",
-    "rising": "huang2025determining",
-}
 
 
-def citations(recipe: Recipe) -> tuple[str, ...]:
-    """The keys of what a recipe used, each once: its methods, its scores, its allocations, slicing itself."""
-    if isinstance(recipe, ProfileRecipe):
-        measured = [name for name, score in scores.SCORES.items() if score.measure]
-        return _once(SCORES[name] for name in [*measured, *recipe.probes])
-    deciding: list[Any]
-    if isinstance(recipe, ContestRecipe | LeaderboardRecipe):
-        removals = [entry.removal for entry in recipe.entries]
-        deciding = [entry for entry in recipe.entries if entry.slices]
+def citations(request: Request) -> tuple[str, ...]:
+    """Find what a request used, each once: keys of ``ENTRIES``, and whole entries of those that have none."""
+    if request.kind == "profile":
+        probed = set(request.probes)
+        cites = [each.cite for name, each in SCORES.items() if each.measure or name in probed]
     else:
-        removals, deciding = [getattr(recipe, "removal", None)], [getattr(recipe, "plan", None)]
-    used: list[str] = []
-    for removal in removals:
-        if removal is not None:
-            used.append(METHODS.get(removal.method, ""))
-            used += ["shopkhoev2025replaceme"] if removal.closing != "none" else []
-    for each in deciding:
-        if each is not None:
-            used.append("ashkboos2024slicegpt")
-            used.append(ALLOCATIONS.get(each.allocation, ""))
-            used += [SCORES[each.score]] if find_allocation(each.allocation).uses_scores else []
-    return _once(used)
+        cites = [cite for recipe in request.recipes_used() for cite in recipe.cites]
+    return tuple(dict.fromkeys(each for each in cites if each))
 
 
-def _once(keys: Iterable[str]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(key for key in keys if key))
-
-
-def bibtex(recipe: Recipe) -> str:
-    """The entries of what a recipe used, and slicescope's own."""
-    return "\n\n".join([*(ENTRIES[key] for key in citations(recipe)), _own()])
+def bibtex(request: Request) -> str:
+    """Write the entries of what a request used, and slicescope's own."""
+    used = (each if each.startswith("@") else ENTRIES[each] for each in citations(request))
+    return "\n\n".join([*used, _own()])
 
 
 def _own() -> str:

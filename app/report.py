@@ -6,21 +6,21 @@ Needs no network, prints, and takes nothing from a run but as text. Knows nothin
 from __future__ import annotations
 
 import html
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 
 from analysis.errors import StorageError, visible
+from analysis.profile import LayerProfile
 from analysis.scores import SCORES
 from app import wording
 from app.cells import html_table
 from app.citations import bibtex
 from app.figures.base import LIGHT, Drawing
-from app.figures.board import draw_board
 from app.figures.compare import draw_differences, draw_perplexities, draw_windows
-from app.figures.contest import draw_contest
+from app.figures.frontier import draw_frontier
 from app.figures.page import FUNCTIONS, embedded, script
 from app.figures.plan import draw_schedule
 from app.figures.profile import (
@@ -31,17 +31,20 @@ from app.figures.profile import (
     draw_similarity,
     draw_split,
 )
-from app.figures.sweep import draw_grid, draw_pareto
+from app.figures.ranking import draw_ranking
+from app.figures.study import draw_map, draw_sizes
+from app.planned import held_back, plan_asked
+from app.repeat import STUDY_FILE, command, study_file
 from app.tables import (
-    board_table,
-    contest_table,
+    compress_table,
     damage_table,
     difference_table,
-    grid_table,
     lens_table,
+    map_table,
     passage_table,
     perplexity_table,
-    removal_table,
+    ranking_table,
+    recipe_table,
     schedule_table,
     similarity_table,
     size_table,
@@ -50,28 +53,15 @@ from app.tables import (
     text_table,
     trial_table,
 )
-from slicing.board import read_board
-from slicing.contest import read_contest
-from slicing.grid import read_grid
 from slicing.library import note_of
 from slicing.plan import Plan
-from slicing.runs import (
-    CompareRecipe,
-    CompareResult,
-    ContestRecipe,
-    ContestResult,
-    LeaderboardRecipe,
-    LeaderboardResult,
-    RemoveRecipe,
-    RemoveResult,
-    Run,
-    SliceRecipe,
-    SliceResult,
-    SweepRecipe,
-    SweepResult,
-    TextUsed,
-)
+from slicing.schedule import SlicingSchedule
+from slicing.study.recipe import Recipe
+from slicing.study.requests import CompressRequest, SearchRequest, Trial
+from slicing.study.results import CompressResult, Request, Run, SearchResult, StudyResult, TrialResult
 from slicing.study.store import find_details
+from slicing.study.study import Study
+from slicing.study.verdicts import Board, Comparison, read_board, read_comparison, read_map
 
 
 class Section(NamedTuple):
@@ -83,68 +73,121 @@ class Section(NamedTuple):
     text: str = ""
 
 
+Sections = Iterator[Section]
+
+
 def sections(run: Run) -> list[Section]:
-    """What a run has to show, in the order of the pages."""
-    return [*_of_kind(run), *_of_profile(run)]
+    """Find what a run has to show, in the order of the pages."""
+    return [*KINDS[run.request.kind](run.request, run.result), *_of_profile(run)]
 
 
-def _of_kind(run: Run) -> Iterator[Section]:
-    recipe, result = run.recipe, run.result
-    if isinstance(recipe, CompareRecipe) and isinstance(result, CompareResult):
-        planned = recipe.planned
-        pairs = wording.paired(result, planned)
-        contestants = result.contestants
-        yield Section("Perplexity", draw_perplexities(contestants), perplexity_table(contestants))
-        yield Section("Paired difference", draw_differences(pairs), difference_table(pairs))
-        baseline = "dense" if planned == "constant" else "constant"
-        windows = draw_windows(result, baseline, planned)
-        yield Section("Where the difference comes from", windows, passage_table(result, baseline, planned))
-        if (scores := task_table(contestants)) is not None:
-            told = "By EleutherAI's lm-evaluation-harness, beside the perplexity of the same model."
-            yield Section("What they score on tasks", None, scores, told)
-        yield Section("Four sizes, and what they took", None, size_table(result))
-        schedule, constant = result.contestant(planned).schedule, result.contestant("constant").schedule
-        if schedule and constant:
-            path, scores = (
-                result.profile.block_path,
-                result.profile.redundancy(result.profile.held(recipe.plan.score)),
-            )
-            drawing = draw_schedule(schedule, constant, result.fractions, planned, path)
-            table = schedule_table(schedule, constant, result.fractions, scores, path)
-            yield Section("What was cut where", drawing, table)
-    elif isinstance(recipe, SliceRecipe) and isinstance(result, SliceResult):
-        path, scores = (
-            result.profile.block_path,
-            result.profile.redundancy(result.profile.held(recipe.plan.score)),
-        )
-        constant = recipe.plan.constant(result.shape)
-        drawing = draw_schedule(result.schedule, constant, result.fractions, recipe.plan.allocation, path)
-        table = schedule_table(result.schedule, constant, result.fractions, scores, path)
-        yield Section("What was cut where", drawing, table)
-    elif isinstance(recipe, SweepRecipe) and isinstance(result, SweepResult):
-        grid = read_grid(recipe, result)
-        yield Section("Which base, which target", draw_grid(grid), grid_table(grid), wording.GRID_READING)
-        yield Section("Size against loss", draw_pareto(grid), trial_table(grid))
-    elif isinstance(recipe, LeaderboardRecipe) and isinstance(result, LeaderboardResult):
-        board = read_board(recipe, result)
-        told = " ".join([wording.BOARD_READING, *wording.board(board)])
-        yield Section(
-            "Size against loss", draw_board(board), board_table(board.tables[0], result.shape), told
-        )
-        for table in board.tables:
-            size = f"{wording.percent(table.recipe.fewer or 0.0)} fewer parameters"
-            yield Section(size, draw_contest(table), board_table(table, result.shape))
-    elif isinstance(recipe, RemoveRecipe) and isinstance(result, RemoveResult):
-        yield Section("What was removed", None, removal_table(result))
-    elif isinstance(recipe, ContestRecipe) and isinstance(result, ContestResult):
-        found = read_contest(recipe, result)
-        told = " ".join([wording.CONTEST_READING, *wording.contest(found)])
-        yield Section("Who loses least", draw_contest(found), contest_table(found), told)
+def _of_search(request: SearchRequest, result: SearchResult) -> Sections:
+    yield _cut(request.plan, result.profile, result.schedule, request.plan.constant(result.shape), "searched")
 
 
-def _of_profile(run: Run) -> Iterator[Section]:
-    recipe, profile = run.recipe, run.result.profile
-    plan = getattr(recipe, "plan", None)
+def _of_compress(request: CompressRequest, result: CompressResult) -> Sections:
+    yield Section("What was made", None, compress_table(result))
+    plan = plan_asked(request)
+    if plan and result.schedule and result.shape and not result.layout:
+        constant = plan.constant(result.shape)
+        yield _cut(plan, result.profile, result.schedule, constant, request.recipe.short)
+    yield from _recipes(request.recipes_used())
+
+
+def _of_trial(request: Trial, result: TrialResult) -> Sections:
+    yield Section("Perplexity", None, perplexity_table([result.measurement]))
+    yield from _recipes(request.recipes_used())
+
+
+def _of_study(study: Study, result: StudyResult) -> Sections:
+    board = read_board(study, result)
+    yield from VIEWS[study.view](board, result)
+    if study.view != "comparison" and (scores := task_table(_everyone(board))) is not None:
+        yield Section("What they score on tasks", None, scores, TASKS_READING)
+    yield from _recipes(study.recipes, study)
+
+
+def _everyone(board: Board) -> list[Any]:
+    return [each.measured for each in wording.models(board)]
+
+
+def _as_comparison(board: Board, result: StudyResult) -> Sections:
+    found = read_comparison(board.study, result)
+    planned, measured = found.planned, list(found.measured.values())
+    pairs = wording.deciding(found)
+    yield Section("Perplexity", draw_perplexities(measured), perplexity_table(measured))
+    yield Section("Paired difference", draw_differences(pairs), difference_table(pairs))
+    baseline = "dense" if planned == "constant" else "constant"
+    windows = draw_windows(found, baseline, planned)
+    yield Section("Where the difference comes from", windows, passage_table(found, baseline, planned))
+    if (scores := task_table(measured)) is not None:
+        yield Section("What they score on tasks", None, scores, TASKS_READING)
+    yield Section("Four sizes, and what they took", None, size_table(found))
+    schedule, constant = (found.measured[name].schedule for name in (planned, "constant"))
+    if (plan := plan_asked(board.study)) and schedule and constant:
+        yield _cut(plan, result.profile, schedule, constant, planned)
+
+
+def _as_map(board: Board, result: StudyResult) -> Sections:
+    if found := read_map(board):
+        drawing, table = draw_map(found, board), map_table(found, board)
+        yield Section("Which base, which target", drawing, table, wording.MAP_READING)
+    yield Section("Size against loss", draw_sizes(board), trial_table(board))
+
+
+def _as_ranking(board: Board, result: StudyResult) -> Sections:
+    for table in board.tables:
+        told = " ".join([wording.RANKING_READING, *wording.ranking(table)])
+        title = f"Who loses least: {table.budget.title}"
+        yield Section(title, draw_ranking(table), ranking_table(table, result.shape), told)
+
+
+def _as_frontier(board: Board, result: StudyResult) -> Sections:
+    told = " ".join([wording.FRONTIER_READING, *wording.frontier(board)])
+    yield Section("Size against loss", draw_frontier(board), trial_table(board), told)
+    for table in board.tables:
+        shown = ranking_table(table, result.shape)
+        yield Section(f"Who loses least: {table.budget.title}", draw_ranking(table), shown)
+
+
+def _recipes(recipes: tuple[Recipe, ...], study: Study | None = None) -> Sections:
+    """Every recipe with its title and its line, and what is known against what it does."""
+    baseline = study.baseline if study else None
+    yield Section("Recipes", None, recipe_table(recipes, baseline))
+    if issues := wording.known_issues(recipes):
+        yield Section("Known issues", None, pd.DataFrame(issues, columns=["step", "known issue"]))
+
+
+def _cut(
+    plan: Plan, profile: LayerProfile, schedule: SlicingSchedule, constant: SlicingSchedule, name: str
+) -> Section:
+    path, fractions = profile.block_path, held_back(schedule, plan)
+    scores = profile.redundancy(profile.held(plan.score), plan.first_token)
+    drawing = draw_schedule(schedule, constant, fractions, name, path)
+    table = schedule_table(schedule, constant, fractions, scores, path)
+    return Section("What was cut where", drawing, table)
+
+
+TASKS_READING = "By EleutherAI's lm-evaluation-harness, beside the perplexity of the same model."
+KINDS: dict[str, Callable[[Any, Any], Sections]] = {
+    "profile": lambda request, result: iter(()),
+    "search": _of_search,
+    "compress": _of_compress,
+    "trial": _of_trial,
+    "study": _of_study,
+}
+"""What a result has to show beside its profile, by its kind."""
+VIEWS: dict[str, Callable[[Board, StudyResult], Sections]] = {
+    "comparison": _as_comparison,
+    "map": _as_map,
+    "ranking": _as_ranking,
+    "frontier": _as_frontier,
+}
+"""What a study has to show, by how it is looked at first."""
+
+
+def _of_profile(run: Run) -> Sections:
+    profile, plan = run.result.profile, plan_asked(run.request)
     score, first_token = profile.held((plan or Plan()).score), (plan or Plan()).first_token
     title, source = SCORES[score].title, SCORES[score].source
     told = f"{SCORES[score].description} Source: {source}."
@@ -169,40 +212,47 @@ def _of_profile(run: Run) -> Iterator[Section]:
 
 
 def build_report(run: Run) -> str:
-    """The whole file."""
-    title = note_of(run.key).label or wording.title(run.recipe)
+    """Write the whole file."""
+    title = note_of(run.key).label or wording.title(run.request)
+    compared = _compared(run)
     return (
         f"<!doctype html><html lang=en><head><meta charset=utf-8><title>{_text(title)}</title>"
         '<meta name=viewport content="width=device-width, initial-scale=1">'
         f"<style>{STYLE}</style>{script()}{FUNCTIONS}</head><body><main>"
-        f"<p class=brand>slicescope</p><h1>{_text(title)}</h1>{_head(run)}"
+        f"<p class=brand>slicescope</p><h1>{_text(title)}</h1>{_head(run, compared)}"
         + "".join(_section(each, number) for number, each in enumerate(sections(run)))
-        + _samples(run)
+        + (_samples(compared) if compared else "")
         + _foot(run)
         + "</main></body></html>"
     )
 
 
-def _head(run: Run) -> str:
+def _compared(run: Run) -> Comparison | None:
+    """The run as a comparison from near, where it is looked at so."""
+    request, result = run.request, run.result
+    if request.kind == "study" and result.kind == "study" and request.view == "comparison":
+        return read_comparison(request, result)
+    return None
+
+
+def _head(run: Run, compared: Comparison | None) -> str:
     said = [f"<p class=quiet>{_text(wording.run_line(run))} · run {run.key}</p>"]
     if note := note_of(run.key).text:
         said.append(f"<p class=note>{_text(note)}</p>")
-    recipe, result = run.recipe, run.result
-    if isinstance(recipe, CompareRecipe) and isinstance(result, CompareResult):
-        planned = recipe.planned
-        said.append(f"<p class=verdict>{_text(wording.plain(wording.verdict(result, planned)))}</p>")
+    request, result = run.request, run.result
+    if compared:
+        said.append(f"<p class=verdict>{_text(wording.plain(wording.verdict(compared)))}</p>")
         said += [
             f"<p>{_text(how.capitalize())}: <b>{_text(each.verdict)}</b>. {_text(wording.evidence(each))}</p>"
-            for how, each in wording.paired(result, planned)
+            for how, each in wording.deciding(compared)
         ]
-        protocol = result.contestant("dense").evaluation.protocol
-        said.append(
-            f"<p class=quiet>{_text(result.evaluation.label)}: {_text(protocol)}. "
-            f"{_text(wording.METHODS[recipe.method])}</p>"
-        )
-    if isinstance(evaluation := getattr(result, "evaluation", None), TextUsed):
-        said.append(f"<p class=quiet>{_text(wording.window_reading(evaluation))}</p>")
-    warnings = recipe.warnings(result.shape) + result.profile.warnings()
+        protocol = compared.measured["dense"].evaluation.protocol
+        said.append(f"<p class=quiet>{_text(compared.result.evaluation.label)}: {_text(protocol)}.</p>")
+    if way := wording.sequential_or_one_shot(request):
+        said.append(f"<p class=quiet>{_text(way)}</p>")
+    if result.kind == "trial" or result.kind == "study":
+        said.append(f"<p class=quiet>{_text(wording.window_reading(result.evaluation))}</p>")
+    warnings = request.warnings(result.shape) + result.profile.warnings()
     said += [f"<p class=note>{_text(warning)}</p>" for warning in warnings]
     return "".join(said)
 
@@ -216,19 +266,17 @@ def _section(section: Section, number: int) -> str:
     return f"<section><h2>{_text(section.title)}</h2>{told}{shown}</section>"
 
 
-def _samples(run: Run) -> str:
-    result = run.result
-    if not isinstance(result, CompareResult) or not any(each.sample for each in result.contestants):
-        return ""
-    prompt = run.recipe.prompt if isinstance(run.recipe, CompareRecipe) else ""
+def _samples(compared: Comparison) -> str:
     cards = "".join(
         f"<div><h3>{_text(each.title)}</h3><p>{_text(each.sample.text.strip())}</p></div>"
-        for each in result.contestants
+        for each in compared.measured.values()
         if each.sample
     )
+    if not cards:
+        return ""
     return (
         f"<section><h2>An illustration, not evidence</h2><p class=quiet>Each model continues the prompt "
-        f"greedily: “{_text(prompt)}”</p><div class=cards>{cards}</div></section>"
+        f"greedily: “{_text(compared.study.prompt)}”</p><div class=cards>{cards}</div></section>"
     )
 
 
@@ -236,8 +284,14 @@ def _foot(run: Run) -> str:
     where = run.environment
     versions = ", ".join(f"{name} {version}" for name, version in where.versions.items())
     table = text_table(run).drop(columns="passages", errors="ignore")
+    request = run.request
     parts: list[tuple[str, str]] = [
-        ("The command that repeats it", f"<pre>{_text(wording.command(run.recipe))}</pre>"),
+        ("The command that repeats it", f"<pre>{_text(command(request))}</pre>"),
+        *(
+            [("Its study file", f"<pre>{_text(study_file(request))}</pre>")]
+            if request.kind == "study"
+            else []
+        ),
         (
             "Where and with what",
             f"<p>{run.created:%d %b %Y %H:%M} UTC, {_text(wording.duration(run.seconds))} on "
@@ -245,10 +299,17 @@ def _foot(run: Run) -> str:
             f"{where.threads} threads. {_text(where.platform)}; {_text(versions)}</p>"
             f"<div class=wide>{html_table(table)}</div>",
         ),
-        ("Recipe", f"<pre>{_text(run.recipe.to_json())}</pre>"),
-        ("To cite", f"<pre>{_text(bibtex(run.recipe))}</pre>"),
+        ("Request", f"<pre>{_text(request.to_json())}</pre>"),
+        ("To cite", f"<pre>{_text(bibtex(request))}</pre>"),
     ]
     return "".join(f"<section><h2>{title}</h2>{content}</section>" for title, content in parts)
+
+
+def _study_file(request: Request) -> list[tuple[str, str]]:
+    """The file that the command reads, where it reads one."""
+    if request.kind == "profile" or request.kind == "compress":
+        return []
+    return [(f"{STUDY_FILE}, which the command reads", f"<pre>{_text(study_file(request))}</pre>")]
 
 
 def _text(value: object) -> str:

@@ -284,6 +284,19 @@ def task_table(measured: Iterable[Measurement]) -> pd.DataFrame | None:
     return pd.DataFrame(rows) if rows else None
 
 
+def recipe_table(recipes: Sequence[Recipe], baseline: Recipe | None = None) -> pd.DataFrame:
+    """One row per recipe: what one copies, what it is, and what it is there for."""
+
+    def told(recipe: Recipe) -> str:
+        if recipe == baseline:
+            return "baseline"
+        return "random baseline" if recipe.by_chance else "baseline to beat" if recipe.control else ""
+
+    return pd.DataFrame(
+        {"recipe": each.line, "title": each.title, "what for": told(each)} for each in recipes
+    )
+
+
 def compress_table(result: CompressResult) -> pd.DataFrame:
     """One row: what is left, and what it is worth."""
     return pd.DataFrame(
@@ -305,7 +318,7 @@ def ranking_table(table: Table, shape: ModelShape | None = None) -> pd.DataFrame
     if table.dense is None or not table.standings:
         return pd.DataFrame()
     dense = table.dense
-    rows = [{"recipe": "dense", "title": "Dense", **_measured_row(dense, dense)}]
+    rows = [{"recipe": "dense", "title": "Dense", "budget": "", **_measured_row(dense, dense)}]
     rows += [_standing_row(each, table, dense, shape) for each in table.standings]
     found = pd.DataFrame(rows).round(3).dropna(axis="columns", how="all")
     return found.fillna({"blocks": "all blocks"}) if "blocks" in found else found
@@ -319,6 +332,7 @@ def _standing_row(
     return {
         "recipe": each.name,
         "title": each.recipe.title,
+        "budget": table.budget.title,
         **_measured_row(each.runs[0], dense),
         "perplexity": each.perplexity,
         "× dense": perplexity_of(each.nats),

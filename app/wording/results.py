@@ -12,8 +12,7 @@ from app.wording.numbers import change, counted, minus, percent
 from slicing.preview import Preview
 from slicing.schedule import SlicingSchedule
 from slicing.study.recipe import Recipe
-from slicing.study.results import Measurement, TextUsed
-from slicing.study.study import Study
+from slicing.study.results import Measurement, Request, TextUsed
 from slicing.study.verdicts import Comparison
 
 
@@ -94,9 +93,9 @@ BOTH_WAYS = (
 )
 
 
-def sequential_or_one_shot(asked: Recipe | Study) -> str:
-    """Say how a recipe, or those of a study, find their bases; empty where nothing is sliced."""
-    recipes: list[Any] = [asked, *getattr(asked, "recipes", ())]
+def sequential_or_one_shot(asked: Recipe | Request) -> str:
+    """Say how a recipe, or those of a request, find their bases; empty where nothing is sliced."""
+    recipes: list[Any] = [asked, getattr(asked, "recipe", None), *getattr(asked, "recipes", ())]
     steps = (step for each in recipes for step in getattr(each, "steps", ()))
     ways = {getattr(step, "one_shot", False) for step in steps if step.axis == "stream"}
     if not ways:
