@@ -26,7 +26,7 @@ def score(key: str, *profiles: LayerProfile) -> str:
     return choice("Score", key, {name: SCORES[name].title for name in held}, Plan().score)
 
 
-def damage(key: str, profile: LayerProfile) -> str | None:
+def damage_choice(key: str, profile: LayerProfile) -> str | None:
     """Which of the damages that the profile holds to look at; ``None`` where it holds none."""
     held = {name: SCORES[name].title for name in DAMAGES if name in profile.scores()}
     if len(held) < 2:

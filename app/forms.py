@@ -15,15 +15,15 @@ from analysis.errors import PlanError
 from analysis.texts import TextSource
 from app import controls, state, wording
 from app.proposal import Proposal
-from app.step_form import SHARES, own_recipe
+from app.step_form import SHARE_TITLES, own_recipe
 from slicing.plan import Plan
 from slicing.steps.removal import SEARCH_WINDOWS
 from slicing.study.files import find_study, parse_study, read_study, ready_studies
 from slicing.study.recipe import Recipe
 from slicing.study.study import BOARD, USUAL, Study, contest, leaderboard, sliced, sweep
 
-KINDS = {"sweep": "Sweep", "contest": "Contest", "leaderboard": "Leaderboard", "file": "File"}
-ABOUT = {
+_KINDS = {"sweep": "Sweep", "contest": "Contest", "leaderboard": "Leaderboard", "file": "File"}
+_ABOUT = {
     "sweep": "Bases (SB) by targets (SP): which base pays, and what it costs.",
     "contest": "Recipes at one size: which way to decide loses least, and is it more than luck?",
     "leaderboard": "Recipes at several sizes: slice, remove whole blocks, or both?",
@@ -101,9 +101,11 @@ def comparison_form(usual: Proposal) -> Study:
 def study_form(usual: Proposal) -> Study:
     """The form of a study of the chosen kind (``SlicescopeError`` for what does not go together)."""
     # A file names models and texts of its own, of which strangers may choose none.
-    offered = {kind: title for kind, title in KINDS.items() if kind != "file" or not state.policy().demo_mode}
+    offered = {
+        kind: title for kind, title in _KINDS.items() if kind != "file" or not state.policy().demo_mode
+    }
     kind = controls.choice("Start from", "study-kind", offered, "sweep")
-    st.caption(ABOUT[kind])
+    st.caption(_ABOUT[kind])
     made = {"sweep": _sweep, "contest": _contest, "leaderboard": _leaderboard, "file": _of_file}
     return made[kind](usual)
 
@@ -177,7 +179,7 @@ def _leaderboard(usual: Proposal) -> Study:
     share = controls.choice(
         "What does both removes in whole blocks",
         "board-share",
-        SHARES,
+        SHARE_TITLES,
         0.5,
         "Of what goes; slicing takes the rest. Searched: whichever loses least as a preview.",
     )

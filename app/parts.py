@@ -24,9 +24,7 @@ from app.figures.base import DARK, LIGHT, Drawing, Theme
 from app.figures.profile import draw_scatter, outliers
 from app.report import build_report
 from app.tables import damage_table, text_table
-from slicing.allocation import Fractions
 from slicing.library import pack
-from slicing.schedule import SlicingSchedule
 from slicing.study.requests import CompressRequest
 from slicing.study.results import Request, Run
 from slicing.study.store import MODEL_FOLDER, folder_of
@@ -107,7 +105,7 @@ def apart(draw: Callable[..., None], *given: Any, every: float | None = None) ->
         st.fragment(draw, run_every=every)(*given)
 
 
-def queue(make: Callable[[], Task]) -> None:
+def ask(make: Callable[[], Task]) -> None:
     """Make a task, queue it and redraw; what is wrong with it is told in place."""
     try:
         state.submit(make())
@@ -126,7 +124,7 @@ def warn(request: Request, like: Run) -> None:
 POLL = 2.0  # seconds between looks at a study that runs
 
 
-def unfinished(study: Study, draw: Callable[[Board], None]) -> None:
+def follow(study: Study, draw: Callable[[Board], None]) -> None:
     """A study that is not done: what has come so far, redrawn while it runs."""
     active = any(job.task == study for job in state.worker().active)
     apart(_unfinished, study, draw, active, every=POLL if active else None)
@@ -137,7 +135,7 @@ def _unfinished(study: Study, draw: Callable[[Board], None], active: bool) -> No
     st.markdown(f"**{wording.verbatim(wording.title(study))}**")
     st.progress(found.done / found.total, text=f"{found.done} of {found.total} trials are stored")
     if not active and st.button("Resume", type="primary", icon=":material/play_arrow:"):
-        queue(lambda: study)
+        ask(lambda: study)
     draw(found)
 
 
@@ -172,7 +170,7 @@ def provenance(view: state.View) -> state.Shown | None:
 def damage_chart(profile: LayerProfile, first_token: bool = False) -> None:
     """What the LR score says against the damage that was measured, and the same as a table."""
     with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
-        name = controls.damage("damage", profile)
+        name = controls.damage_choice("damage", profile)
         if name is None:
             st.info("No damage was measured here: measure the profile again, with damage.")
             return
@@ -206,12 +204,6 @@ def downloads(run: Run) -> None:
         )
 
 
-def cut_fractions(schedule: SlicingSchedule) -> Fractions:
-    """What a schedule cuts from every block, for a chart."""
-    values = schedule.block_fractions
-    return Fractions(values=values, capped=(False,) * len(values))
-
-
 def keep(request: CompressRequest, label: str = "Make and keep this model") -> None:
     """A model itself: make it, or say where it is. Nothing is kept for strangers."""
     if state.policy().demo_mode:  # where disks and paths are no business of visitors
@@ -221,7 +213,7 @@ def keep(request: CompressRequest, label: str = "Make and keep this model") -> N
         st.markdown(wording.kept_model(plain=not any(folder.glob("modeling_*.py"))))
         st.code(str(folder), language=None, wrap_lines=True)
     elif st.button(label, icon=":material/content_cut:"):
-        queue(lambda: request)
+        ask(lambda: request)
 
 
 def pictures() -> None:

@@ -39,7 +39,7 @@ FREE = frozenset(
     }
 )
 """Numbers and words in a request that cost nothing and name no path. Others are refused in demo mode."""
-LONGEST = 2000
+LONGEST_WORD = 2000
 """Characters of a word, or items of a list, in demo mode."""
 SPARE_DISK = 2 * 10**9
 """Bytes that demo mode leaves free on the disk that the runs are on."""
@@ -212,8 +212,10 @@ class Policy(Value):
                 self._check_long(name, value)
 
     def _check_long(self, name: str, value: Any) -> None:
-        if self.demo_mode and len(value) > LONGEST:
-            raise Refused(f"The {name} is {len(value):,} long, but {LONGEST:,} is the most here: shorten it.")
+        if self.demo_mode and len(value) > LONGEST_WORD:
+            raise Refused(
+                f"The {name} is {len(value):,} long, but {LONGEST_WORD:,} is the most here: shorten it."
+            )
 
     def _check_cells(self, within: dict[str, Any]) -> None:
         # An empty list asks for nothing, and so multiplies nothing.

@@ -48,8 +48,8 @@ from slicing.study.study import Study
 
 View = Literal["profile", "compare", "study"]
 """What can be looked at: a run's profile, a comparison, a study. Also the names in the URL."""
-VIEWS: tuple[View, ...] = ("profile", "compare", "study")
-WORDS = {"compare": "comparison", "study": "study"}
+_VIEWS: tuple[View, ...] = ("profile", "compare", "study")
+_WORDS = {"compare": "comparison", "study": "study"}
 DEMOS = {"demo-map": bundled_sweep, "demo-ranking": bundled_contest, "demo-frontier": bundled_board}
 """The studies that ship with slicescope, by the names that stand in links."""
 EARLIER = {"sweep": "demo-map", "contest": "demo-ranking", "leaderboard": "demo-frontier"}
@@ -178,14 +178,14 @@ def restore() -> None:
         for earlier in EARLIER:
             if named := st.query_params.get(earlier):
                 st.session_state["study-run"] = named
-        for view in VIEWS:
+        for view in _VIEWS:
             if named := st.query_params.get(view):
                 st.session_state[f"{view}-run"] = named
         # Whoever asked for the jobs of a server that ended has a new session here, as this may be.
         st.session_state["watched"] = [job for job in worker().active if job.restarted and may_cancel(job)]
     for earlier in EARLIER:
         st.query_params.pop(earlier, None)
-    for view in VIEWS:
+    for view in _VIEWS:
         key = st.session_state.get(f"{view}-run")
         if key and st.query_params.get(view) != key:
             st.query_params[view] = key
@@ -207,7 +207,7 @@ def shown(view: View) -> Shown | None:
                 raise StorageError(f"There is no run '{key}'.")
             if view == "profile" or view in views_of(run.request):
                 return Shown(run, bundled=False, problem=None)
-            problem = told(f"The run {run.key} is no {WORDS[view]}, so the demo's is shown.")
+            problem = told(f"The run {run.key} is no {_WORDS[view]}, so the demo's is shown.")
         except StorageError:
             why = "cannot be read" if is_stored(key) else "is no longer stored"
             problem = told(f"The run '{key}' {why}, so the demo's is shown.")

@@ -17,11 +17,12 @@ from app import controls, state, wording
 from slicing.allocation import ALLOCATIONS
 from slicing.repairs import REPAIRS
 from slicing.steps import STEPS, Step
+from slicing.steps.base import SHARES
 from slicing.study.recipe import Recipe
 
 NOTHING = ""
 """No second step."""
-SHARES = {0.25: "25 %", 0.5: "50 %", 0.75: "75 %", "search": "Searched"}
+SHARE_TITLES: dict[Any, str] = {**{share: f"{100 * share:g} %" for share in SHARES}, "search": "Searched"}
 """Of what is to go, what a first step may take."""
 HOW = {"steps": "From steps", "line": "As a line"}
 
@@ -77,7 +78,7 @@ def _of_steps(key: str) -> Recipe:
     then = _chosen_step("Then", f"{key}-then", [NOTHING, *followers]) if followers else None
     if then is None:
         return Recipe(steps=(step_widgets(first, f"{key}-{first.name}"),))
-    share = controls.choice("Of what goes, the first step takes", f"{key}-share", SHARES, 0.5)
+    share = controls.choice("Of what goes, the first step takes", f"{key}-share", SHARE_TITLES, 0.5)
     before = step_widgets(first, f"{key}-{first.name}", share=share)
     return Recipe(steps=(before, step_widgets(then, f"{key}-then-{then.name}")))
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+from slicing.runs import CompareRecipe, CompareResult, Run
 
 from analysis.details import Details
 from analysis.errors import StorageError
@@ -31,7 +32,6 @@ from app.figures.story import (
 )
 from slicing.allocation import Dynamic
 from slicing.plan import Plan
-from slicing.runs import CompareRecipe, CompareResult, Run
 
 
 class Case(NamedTuple):

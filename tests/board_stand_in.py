@@ -1,76 +1,74 @@
-"""A leaderboard that nobody ran, made of the comparison that ships: what everyone loses is chosen here."""
+"""A study of several sizes that nobody ran, made of the comparison that ships: all losses are chosen here."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from contest_stand_in import evaluation
+from contest_stand_in import evaluation, shipped_measurement
 
 from slicing.depth.layout import Layout
-from slicing.plan import Plan
-from slicing.runs import Contestant, Entry, LeaderboardRecipe, LeaderboardResult, Run, TrialRecipe
+from slicing.study.requests import Trial
+from slicing.study.results import Measurement, Run, StudyResult
 from slicing.study.store import bundled_run
+from slicing.study.study import Study, leaderboard, recipes
 
 LOSSES = {
-    "constant": 1.0,
-    "dynamic:lr:base=0+span=3+repair": 0.5,
-    "remove:random:draw=0": 0.9,
-    "remove:random:draw=1": 1.4,
-    "remove:shortgpt": 0.6,
-    "remove:streamline+matrix": 0.4,
-    "remove:streamline+writers": 0.3,
-    "remove:streamline:share=0.5/constant+span=3+repair": 0.45,
+    "slice(constant)": 1.0,
+    "slice(dynamic, base=0, blocks_per_basis=3, repair=writers)": 0.5,
+    "random-blocks": 0.9,
+    "random-blocks(draw=1)": 1.4,
+    "shortgpt": 0.6,
+    "llm-streamline(repair=linear)": 0.4,
+    "llm-streamline(repair=writers)": 0.3,
+    "llm-streamline(share=0.5) | slice(constant, blocks_per_basis=3, repair=writers)": 0.45,
 }
-"""Of every entry above dense at the first size, in nats per token; at the second twice as much."""
+"""Of every recipe above dense at the first size, in nats per token; at the second twice as much."""
 SIZES = (0.1, 0.2)
 REMOVED = {0.1: 4, 0.2: 8}
 
 
-def board_recipe(**changes: Any) -> LeaderboardRecipe:
-    """The recipe, at two sizes."""
-    shipped = bundled_run().recipe
+def board_study(**changes: Any) -> Study:
+    """The study, at two sizes; ``changes`` are arguments of ``leaderboard``."""
+    shipped = bundled_run().request
     fields: dict[str, Any] = {
         **{name: getattr(shipped, name) for name in ("model", "calibration", "evaluation")},
-        "plan": Plan(),
-        "entries": tuple(Entry.parse(name) for name in LOSSES),
+        "recipes": recipes(*LOSSES),
         "sizes": SIZES,
-        "other": shipped.evaluation,
+        "other": getattr(shipped, "evaluation"),  # noqa: B009 (of a study)
     }
-    return LeaderboardRecipe(**{**fields, **changes})
+    return leaderboard(**{**fields, **changes})
 
 
 def board_run(**changes: Any) -> Run:
     """The run."""
-    recipe, shipped = board_recipe(**changes), bundled_run()
+    study, shipped = board_study(**changes), bundled_run()
     result: Any = shipped.result
-    losses: dict[str, float] = {}
-    for contest in recipe.contests():
-        for entry in contest.entries:
-            for seed in contest.seeds_of(entry):
-                times = 1 + SIZES.index(contest.fewer or 0.0)
-                losses[contest.trial(entry, seed).key] = times * LOSSES[entry.name]
-    found = LeaderboardResult(
+    found = StudyResult(
         profile=result.profile,
         shape=result.shape,
-        contestants=tuple(_contestant(trial, losses.get(trial.key, 0.0)) for trial in recipe.trials()),
+        measurements=tuple(map(_measurement, study.trials())),
         calibration=result.calibration,
         evaluation=result.evaluation,
     )
-    return shipped.model_copy(update={"recorded_key": recipe.key, "recipe": recipe, "result": found})
+    return shipped.model_copy(update={"recorded_key": study.key, "request": study, "result": found})
 
 
-def _contestant(trial: TrialRecipe, loss: float) -> Contestant:
-    result: Any = bundled_run().result
-    blocks, dense = result.shape.block_count, result.contestant("dense")
+def _measurement(trial: Trial) -> Measurement:
+    dense = shipped_measurement("dense")
+    size = trial.budget.amount if trial.budget else 0.0
+    loss = LOSSES[trial.recipe.line] * (1 + SIZES.index(size)) if trial.budget else 0.0
     changes: dict[str, Any] = {
+        "name": trial.recipe.short,
+        "title": trial.recipe.short_title,
         "evaluation": evaluation(loss),
         "other": evaluation(loss / 2),
         "deciding_seconds": 30.0,
     }
-    if trial.fewer is not None:
-        changes["parameters"] = round(dense.parameters * (1 - trial.fewer))
-    if trial.removal:
-        changes["layout"] = Layout.without(blocks, range(5, 5 + REMOVED[trial.fewer or 0.0]))
+    if size:
+        changes["parameters"] = round(dense.parameters * (1 - size))
+    if trial.recipe.kind in ("depth", "both"):
+        blocks = bundled_run().result.profile.blocks
+        changes["layout"] = Layout.without(blocks, range(5, 5 + REMOVED[size]))
         changes["schedule"] = None
-    sliced = trial.plan is not None and not trial.removal
-    return (result.contestant("dynamic") if sliced else dense).model_copy(update=changes)
+    like = shipped_measurement("dynamic") if trial.recipe.kind == "width" else dense
+    return like.model_copy(update=changes)

@@ -1,4 +1,4 @@
-"""A contest that nobody ran, made of the comparison that ships: what everyone loses is chosen here."""
+"""A study of one size that nobody ran, made of the comparison that ships: what all lose is chosen here."""
 
 from __future__ import annotations
 
@@ -7,63 +7,62 @@ from typing import Any
 import numpy as np
 
 from analysis.evaluate import Perplexity
-from slicing.plan import Plan
 from slicing.repair import Repair, SublayerRepair
-from slicing.runs import Contestant, ContestRecipe, ContestResult, Entry, Run
+from slicing.study.requests import Trial
+from slicing.study.results import Measurement, Run, StudyResult
 from slicing.study.store import bundled_run
+from slicing.study.study import Study, contest, recipes
 
 LOSSES = {
-    "constant": 1.0,
-    "dynamic:lr:base=0": 0.8,
-    "softmax:block-influence": 0.95,
-    "water-filling:slice-one": 0.85,
-    "random:draw=0": 0.9,
-    "random:draw=1": 1.1,
-    "constant+span=3": 0.7,
-    "constant+repair": 0.6,
+    "slice(constant)": 1.0,
+    "slice(dynamic, base=0)": 0.8,
+    "slice(softmax, block-influence)": 0.95,
+    "slice(water-filling, slice-one)": 0.85,
+    "slice(random)": 0.9,
+    "slice(random, draw=1)": 1.1,
+    "slice(constant, blocks_per_basis=3)": 0.7,
+    "slice(constant, repair=writers)": 0.6,
 }
-"""Of every entry above dense, in nats per token, with the first seed; with each further seed 0.02 more."""
+"""Of every recipe above dense, in nats per token, with the first seed; with each further seed 0.02 more."""
 DAMAGE = 0.1
 """Of every block left out, times its number."""
 
 
-def contest_recipe(**changes: Any) -> ContestRecipe:
-    """The recipe, with two seeds."""
-    shipped = bundled_run().recipe
+def contest_study(**changes: Any) -> Study:
+    """The study, with two seeds; ``changes`` are arguments of ``contest``."""
+    shipped = bundled_run().request
     fields: dict[str, Any] = {
         **{name: getattr(shipped, name) for name in ("model", "calibration", "evaluation")},
-        "plan": Plan(),
-        "entries": tuple(Entry.parse(name) for name in LOSSES),
+        "recipes": recipes(*LOSSES),
         "seeds": (0, 1),
-        "other": shipped.evaluation,
+        "other": getattr(shipped, "evaluation"),  # noqa: B009 (of a study)
     }
-    return ContestRecipe(**{**fields, **changes})
+    return contest(**{**fields, **changes})
 
 
 def contest_run(**changes: Any) -> Run:
     """The run, whose profile holds the damage of leaving each block out."""
-    recipe, shipped = contest_recipe(**changes), bundled_run()
+    study, shipped = contest_study(**changes), bundled_run()
     result: Any = shipped.result
-    losses: dict[str, float] = {recipe.dense().key: 0.0}
-    for entry in recipe.entries:
-        for place, seed in enumerate(recipe.seeds_of(entry)):
-            losses[recipe.trial(entry, seed).key] = LOSSES[entry.name] + 0.02 * place
     blocks = np.arange(result.profile.blocks)
-    found = ContestResult(
+    found = StudyResult(
         profile=result.profile.with_probed("leave-one-out", DAMAGE * blocks[None, :]),
         shape=result.shape,
-        contestants=tuple(
-            _contestant(trial.repair, losses[trial.key], trial.plan) for trial in recipe.trials()
-        ),
+        measurements=tuple(_measurement(trial, study.seeds) for trial in study.trials()),
         calibration=result.calibration,
         evaluation=result.evaluation,
     )
-    return shipped.model_copy(update={"recorded_key": recipe.key, "recipe": recipe, "result": found})
+    return shipped.model_copy(update={"recorded_key": study.key, "request": study, "result": found})
 
 
-def _contestant(repaired: bool, loss: float, plan: Plan | None) -> Contestant:
+def shipped_measurement(name: str) -> Measurement:
+    """The measurement of this name in the comparison that ships."""
     result: Any = bundled_run().result
-    like = result.contestant("dense" if plan is None else "dynamic")
+    return next(each for each in result.measurements if each.name == name)
+
+
+def _measurement(trial: Trial, seeds: tuple[int, ...]) -> Measurement:
+    loss = LOSSES[trial.recipe.line] + 0.02 * seeds.index(trial.seed) if trial.budget else 0.0
     repair = Repair(
         sublayers=(
             SublayerRepair(ridge=1.0, before=0.2, after=0.1),
@@ -73,11 +72,13 @@ def _contestant(repaired: bool, loss: float, plan: Plan | None) -> Contestant:
         unrepaired=3.5,
         repaired=3.25,
     )
-    return like.model_copy(
+    return shipped_measurement("dynamic" if trial.budget else "dense").model_copy(
         update={
+            "name": trial.recipe.short,
+            "title": trial.recipe.short_title,
             "evaluation": evaluation(loss),
             "other": evaluation(loss / 2),
-            "repair": repair if repaired else None,
+            "repair": None if trial.recipe.repaired == "none" else repair,
             "deciding_seconds": 30.0,
         }
     )
@@ -85,7 +86,7 @@ def _contestant(repaired: bool, loss: float, plan: Plan | None) -> Contestant:
 
 def evaluation(loss: float) -> Perplexity:
     """The dense model's, with so many nats per token more."""
-    dense: Perplexity = bundled_run().result.contestant("dense").evaluation  # type: ignore[union-attr]
+    dense = shipped_measurement("dense").evaluation
     # What is lost differs from window to window, so that there is an interval to draw.
     nll = np.asarray(dense.nll) + loss * np.linspace(0.9, 1.1, len(dense.nll))
     return dense.model_copy(update={"nll": tuple(nll), "perplexity": float(np.exp(nll.mean()))})

@@ -15,8 +15,8 @@ from analysis.storage import runs_folder
 from analysis.tasks import TaskScore
 from analysis.texts import TextSource
 from analysis.values import Value
-from slicing.depth.layout import Layout
 from slicing.budget import Budget
+from slicing.depth.layout import Layout
 from slicing.plan import Plan
 from slicing.study.recipe import Recipe
 from slicing.study.requests import CompressRequest, ProfileRequest, SearchRequest, Trial

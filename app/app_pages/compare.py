@@ -8,7 +8,7 @@ from analysis.errors import SlicescopeError, visible
 from app import forms, parts, plan_state, state, wording
 from app.figures.compare import draw_differences, draw_perplexities, draw_windows
 from app.figures.plan import draw_schedule
-from app.proposal import plan_of
+from app.planned import held_back, plan_asked
 from app.tables import (
     difference_table,
     passage_table,
@@ -58,7 +58,7 @@ def _set_up() -> None:
             except SlicescopeError as error:
                 st.warning(state.told(error), icon=":material/warning:")
         if pressed and study:
-            parts.queue(lambda: study)
+            parts.ask(lambda: study)
 
 
 def _headline(found: Comparison) -> None:
@@ -108,17 +108,11 @@ def _evidence(found: Comparison) -> None:
     st.subheader("What was cut where")
     schedule, constant = (found.measured[name].schedule for name in (planned, "constant"))
     if schedule and constant:
-        profile = found.result.profile
-        plan = _plan_of(found)
-        redundancy = profile.redundancy(profile.held(plan.score if plan else Plan().score))
-        fractions, path = parts.cut_fractions(schedule), profile.block_path
+        profile, plan = found.result.profile, plan_asked(found.study) or Plan()
+        redundancy = profile.redundancy(profile.held(plan.score))
+        fractions, path = held_back(schedule, plan), profile.block_path
         drawing = draw_schedule(schedule, constant, fractions, planned, path, parts.theme())
         parts.chart(drawing, "widths", schedule_table(schedule, constant, fractions, redundancy, path))
-
-
-def _plan_of(found: Comparison) -> Plan | None:
-    """The plan that is compared."""
-    return plan_of(found.study.recipes[-1], found.study.budgets[0])
 
 
 def _illustration(found: Comparison) -> None:
@@ -143,7 +137,7 @@ if shown := parts.provenance("compare"):
     run = shown.run
     if run.request.kind == "study" and run.result.kind == "study":
         compared = read_comparison(run.request, run.result)
-        if _plan_of(compared) != plan_state.tuned_plan():
+        if plan_asked(compared.study) != plan_state.tuned_plan():
             st.caption(
                 "The plan on the Tune page has changed since: set up a comparison to see what that costs."
             )

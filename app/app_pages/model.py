@@ -155,6 +155,6 @@ with choice, st.container(horizontal=True):
     can_load = card is not None and not is_open
     if st.button("Load", type="primary", icon=":material/upload:", disabled=not can_load) and source:
         state.choose(source)
-        parts.queue(partial(Load, source))
+        parts.ask(partial(Load, source))
     if policy.may_delete and st.button("Unload", icon=":material/eject:", disabled=opened is None):
-        parts.queue(Unload)
+        parts.ask(Unload)

@@ -77,7 +77,7 @@ def _measure_form() -> None:
 
     like = state.shown("profile")
     if pressed:
-        parts.queue(asked)
+        parts.ask(asked)
     elif like and like.run.request.model == state.source():
         with suppress(SlicescopeError):  # a text that is none is told when it is asked for
             parts.warn(asked(), like.run)

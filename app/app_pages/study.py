@@ -2,14 +2,15 @@
 
 import pandas as pd
 import streamlit as st
-from app.figures.frontier import draw_frontier
-from app.figures.ranking import draw_ranking
-from app.figures.study import draw_map, draw_sizes
 
 from analysis.errors import SlicescopeError
 from app import controls, forms, parts, plan_form, state, wording
+from app.figures.frontier import draw_frontier
 from app.figures.plan import draw_schedule
 from app.figures.profile import DAMAGES
+from app.figures.ranking import draw_ranking
+from app.figures.study import draw_map, draw_sizes
+from app.planned import held_back
 from app.proposal import plan_of
 from app.tables import map_table, ranking_table, trial_table, widths_table
 from slicing.budget import Budget
@@ -46,7 +47,7 @@ def _set_up() -> None:
             parts.warn(study, profiled.run)
             st.caption(wording.trials_size(study, profiled.run))
             if pressed:
-                parts.queue(lambda: study)
+                parts.ask(lambda: study)
 
 
 def _demos() -> None:
@@ -199,14 +200,14 @@ def _numbers(standing: Standing, table: Table) -> None:
 
 def _widths(standing: Standing, table: Table, run: Run | None) -> None:
     """What a recipe cut where, beside the baseline."""
-    planned = standing.runs[0].schedule
+    planned, plan = standing.runs[0].schedule, plan_of(standing.recipe, table.budget)
     beside = table.baseline and table.baseline.runs[0].schedule
-    if planned is None or beside is None or len(planned.widths) != len(beside.widths):
+    if planned is None or beside is None or plan is None:
         return
     drawing = draw_schedule(
         planned,
         beside,
-        parts.cut_fractions(planned),
+        held_back(planned, plan),
         standing.recipe.short,
         run.result.profile.block_path if run else "",
         parts.theme(),
@@ -252,7 +253,7 @@ with choice:
 with view:
     _demos()
     if unfinished := state.unfinished():
-        parts.unfinished(unfinished, _views)
+        parts.follow(unfinished, _views)
     elif shown := parts.provenance("study"):
         run = shown.run
         if run.request.kind == "study" and run.result.kind == "study":

@@ -61,7 +61,7 @@ def _previews(run: Run, plan: Plan) -> None:
                 width="stretch",
             )
             if st.button("Prepare previews", icon=":material/speed:"):
-                parts.queue(lambda: state.with_bases(run))
+                parts.ask(lambda: state.with_bases(run))
         return
     waiting = _incomplete(state.preview_of(run, plan))
     parts.apart(_preview, run, plan, waiting, every=_POLL if waiting else None)
@@ -124,7 +124,7 @@ def _actions(run: Run, plan: Plan, planned: SlicingSchedule) -> None:
         )
     parts.warn(proposal, run)
     if st.button("Compare with constant", type="primary", icon=":material/balance:", width="stretch"):
-        parts.queue(lambda: proposal)
+        parts.ask(lambda: proposal)
     with st.container(horizontal=True):
         content = {"model": run.request.model.label, "plan": plan, "schedule": planned}
         st.download_button(

@@ -5,18 +5,18 @@ from __future__ import annotations
 import math
 
 import pytest
+from app.figures.board import draw_board, symbol_of
+from app.figures.contest import draw_contest
 from board_stand_in import LOSSES, board_recipe, board_run
+from slicing.board import Board, against, best, kind_of, read_board
+from slicing.runs import Entry
 
 from app import wording
 from app.citations import citations
 from app.figures.base import DARK, LIGHT
-from app.figures.board import draw_board, symbol_of
-from app.figures.contest import draw_contest
 from app.policy import Policy, Refused
 from app.report import build_report
 from app.tables import board_table
-from slicing.board import Board, against, best, kind_of, read_board
-from slicing.runs import Entry
 from slicing.study.store import bundled_board
 
 

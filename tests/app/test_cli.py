@@ -16,15 +16,6 @@ import pytest
 import torch
 from conftest import byte_tokenizer, tiny_model
 from safetensors.torch import load_file, save_file
-
-from analysis.errors import visible
-from analysis.source import ModelSource
-from analysis.storage import runs_folder
-from analysis.texts import TextSource
-from app import wording
-from app.cli import main
-from app.journal import Journal
-from slicing.plan import Plan
 from slicing.runs import (
     CompareRecipe,
     ContestRecipe,
@@ -36,6 +27,15 @@ from slicing.runs import (
     SliceRecipe,
     SweepRecipe,
 )
+
+from analysis.errors import visible
+from analysis.source import ModelSource
+from analysis.storage import runs_folder
+from analysis.texts import TextSource
+from app import wording
+from app.cli import main
+from app.journal import Journal
+from slicing.plan import Plan
 from slicing.study.store import bundled_run, keep_run, list_runs
 
 TEXT = "It is a truth universally acknowledged, that a tensor in possession of many rows must want a basis. "

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from app.figures.contest import ROLES, draw_contest, interval, role_of
 from contest_stand_in import DAMAGE, LOSSES, contest_recipe, contest_run
+from slicing.contest import Table, read_contest
+from slicing.runs import Entry
 
 from app import wording
 from app.figures.base import CONSTANT, DARK, LIGHT, Theme
-from app.figures.contest import ROLES, draw_contest, interval, role_of
 from app.figures.profile import draw_scatter, rank_correlation
 from app.tables import contest_table, damage_table
-from slicing.contest import Table, read_contest
-from slicing.runs import Entry
 
 
 @pytest.fixture

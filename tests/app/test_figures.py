@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from slicing.runs import Contestant
 
 from analysis.evaluate import Difference, Perplexity
 from analysis.profile import LayerProfile, Measurement
@@ -19,7 +20,6 @@ from app.figures.compare import draw_differences, draw_perplexities
 from app.figures.plan import draw_schedule
 from app.figures.profile import draw_profile, outliers
 from slicing.allocation import Fractions
-from slicing.runs import Contestant
 from slicing.schedule import SlicingSchedule
 
 COSINES = (0.1, 0.80, 0.90, 0.95, 0.90, 0.95, 0.90, 0.95, 0.90, 0.85)

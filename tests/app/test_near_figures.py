@@ -6,6 +6,9 @@ import re
 
 import numpy as np
 import pytest
+from app.figures.sweep import draw_grid, draw_pareto
+from slicing.grid import Grid, read_grid
+from slicing.runs import Run
 
 from analysis.details import LIKENESSES, Details
 from app import wording
@@ -20,7 +23,6 @@ from app.figures.profile import (
     draw_tokens,
     most_alike,
 )
-from app.figures.sweep import draw_grid, draw_pareto
 from app.tables import (
     grid_table,
     lens_table,
@@ -31,8 +33,6 @@ from app.tables import (
     token_table,
     trial_table,
 )
-from slicing.grid import Grid, read_grid
-from slicing.runs import Run
 from slicing.study.store import bundled_run, bundled_sweep, find_details
 
 RUN = bundled_run()

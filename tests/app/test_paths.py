@@ -17,6 +17,8 @@ import pytest
 import websockets
 from conftest import byte_tokenizer, tiny_model
 from serving import ROOT, Server, serving
+from slicing.bench import perform
+from slicing.runs import CompareRecipe, ProfileRecipe, Run
 from streamlit.proto.BackMsg_pb2 import BackMsg
 from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
 
@@ -25,10 +27,8 @@ from analysis.texts import TextSource
 from app.policy import Policy
 from app.report import build_report
 from app.wording import command
-from slicing.bench import perform
 from slicing.library import pack
 from slicing.plan import Plan
-from slicing.runs import CompareRecipe, ProfileRecipe, Run
 
 MARKER = "owner-of-this"
 PAGES = ("model", "profile", "tune", "compare", "sweep", "contest", "leaderboard", "runs", "talk", "notes")

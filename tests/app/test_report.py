@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from contest_stand_in import contest_run
+from slicing.runs import ProfileRecipe, Run, SliceRecipe, TrialRecipe
 
 from analysis.source import ModelSource
 from analysis.texts import TextSource
@@ -17,7 +18,6 @@ from app.report import build_report, sections
 from slicing import allocation, bench
 from slicing.library import Note, annotate, bring_in
 from slicing.plan import Plan
-from slicing.runs import ProfileRecipe, Run, SliceRecipe, TrialRecipe
 from slicing.study.store import bundled_run, bundled_sweep
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from slicing.runs import ProfileRecipe
 from streamlit.testing.v1 import AppTest
 
 from analysis.details import Details
@@ -15,7 +16,6 @@ from app.figures.base import DARK, LIGHT
 from app.figures.story import SIZE, Turn, draw_pipe
 from app.story import STEPS, Case, case_of
 from slicing.plan import Plan
-from slicing.runs import ProfileRecipe
 from slicing.schedule import SlicingSchedule
 from slicing.study import store
 from slicing.study.store import bundled_run

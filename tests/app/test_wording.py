@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from slicing.runs import CompareRecipe, ProfileRecipe, TextUsed
 from typer.testing import CliRunner
 
 from analysis.evaluate import Difference
@@ -18,7 +19,6 @@ from app.cli import app as command_line
 from app.tables import size_table
 from slicing.plan import Plan
 from slicing.repair import Repair, SublayerRepair
-from slicing.runs import CompareRecipe, ProfileRecipe, TextUsed
 from slicing.study.store import bundled_run
 
 DEMO = TextSource(kind="demo", split="calibration")
