@@ -100,7 +100,7 @@ def comparison_form(usual: Proposal) -> Study:
 
 def study_form(usual: Proposal) -> Study:
     """The form of a study of the chosen kind (``SlicescopeError`` for what does not go together)."""
-    # A file names models and texts of its own, of which strangers may choose none.
+    hidden = {"file"} if state.policy().demo_mode else set()  # it names models and texts of its own
     offered = {
         kind: title for kind, title in _KINDS.items() if kind != "file" or not state.policy().demo_mode
     }

@@ -146,9 +146,8 @@ def _widget(field: FieldInfo, name: str, key: str, titles: dict[str, str] | None
     usual, annotation = field.get_default(), field.annotation
     kinds = [each for each in get_args(annotation) if each is not type(None)] or [annotation]
     if titles is not None:
-        return st.selectbox(
-            title, list(titles), index=list(titles).index(usual), format_func=titles.get, **options
-        )
+        names = list(titles)
+        return st.selectbox(title, names, index=names.index(usual), format_func=titles.get, key=key)
     if get_origin(annotation) is Literal:
         return st.selectbox(title, kinds, index=kinds.index(usual), **options)
     if annotation is bool:

@@ -157,7 +157,7 @@ def test_a_card_is_refused_before_anything_is_read(
 ) -> None:
     monkeypatch.setattr(state, "_card", lambda source: pytest.fail("The configuration was read."))
     with pytest.raises(Refused):
-        state.card(STRANGE)
+        state.model_card(STRANGE)
 
 
 def test_a_preview_of_a_model_that_is_not_offered_is_refused(session: dict[str, Any]) -> None:

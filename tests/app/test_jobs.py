@@ -783,9 +783,9 @@ def test_a_note_that_cannot_be_read_is_told_and_cleared(tmp_path: Any, content: 
     ("folder", "view", "recipes"),
     [
         (BUNDLED_RUN, "comparison", 2),
-        (BUNDLED_SWEEP, "map", 4),
-        (BUNDLED_CONTEST, "ranking", 27),
-        (BUNDLED_BOARD, "frontier", 36),
+        (BUNDLED_SWEEP, "map", 6),
+        (BUNDLED_CONTEST, "ranking", 10),
+        (BUNDLED_BOARD, "frontier", 20),
     ],
 )
 def test_a_note_of_an_earlier_version_becomes_the_same_study(folder: Path, view: str, recipes: int) -> None:
