@@ -25,21 +25,12 @@ format: $(INSTALLED)  ## mend what can be mended
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-SHARED = constant+span=3,dynamic:lr:base=0+span=3,dynamic:lr:base=0+span=3+repair
-CHOSEN = remove:shortgpt,remove:angular,remove:streamline,remove:top,remove:below-last,remove:leave-one-out,remove:greedy
-MERGED = remove:laco:merge=sum,remove:laco:merge=mean,remove:sliding:merge=top
-CLOSED = remove:streamline+matrix,remove:streamline+block,remove:streamline+writers,remove:greedy+writers
-BOTH = remove:greedy:share=0.5/dynamic:lr:base=0+span=3+repair,remove:streamline:share=search/dynamic:lr:base=0+span=3+repair
-BOARD = constant,dynamic:lr:base=0+span=3+repair,remove:random:draw=0,remove:random:draw=1,$(CHOSEN),$(MERGED),$(CLOSED),$(BOTH)
-demo-run: $(INSTALLED)  ## make the runs that ship in assets/ anew: comparison, sweep by previews, contest, leaderboard
+demo-run: $(INSTALLED)  ## make the runs that ship in assets/ anew: comparison, and the studies of assets/studies/
 	rm -rf build/demo-run build/demo-sweep build/demo-contest build/demo-board
 	SLICESCOPE_HOME=build/demo-run $(BIN)/slicescope compare --model demo --lens
-	SLICESCOPE_HOME=build/demo-sweep $(BIN)/slicescope sweep --model demo --method preview \
-		--bases 0,.05,.1,.15,.2 --targets .1,.2,.3 --json build/demo-sweep/run.json
-	SLICESCOPE_HOME=build/demo-contest $(BIN)/slicescope contest --model demo --seeds 0 --json build/demo-contest/run.json \
-		--entries constant,dynamic:lr:base=0,rising,random:draw=0,random:draw=1,random:draw=2,constant+repair,$(SHARED)
-	SLICESCOPE_HOME=build/demo-board $(BIN)/slicescope leaderboard --model demo --sizes .1,.2,.3 --json build/demo-board/run.json \
-		--entries $(BOARD)
+	SLICESCOPE_HOME=build/demo-sweep $(BIN)/slicescope study map.toml --json build/demo-sweep/run.json
+	SLICESCOPE_HOME=build/demo-contest $(BIN)/slicescope study ranking.toml --json build/demo-contest/run.json
+	SLICESCOPE_HOME=build/demo-board $(BIN)/slicescope study board.toml --json build/demo-board/run.json
 	mkdir -p assets/demo-run assets/demo-sweep assets/demo-contest assets/demo-board
 	cp build/demo-run/runs/*/run.json build/demo-run/runs/*/profile.safetensors assets/demo-run/
 	cp build/demo-sweep/run.json assets/demo-sweep/

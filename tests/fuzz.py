@@ -287,7 +287,7 @@ def fuzz(cases: list[Case], workers: int) -> int:
     """Try the cases, so many at a time, print the bad ones, and say how many there were."""
     torch.set_num_threads(1)
     # Imported once: every case is a copy of this process.
-    for name in ("app.serve", "app.state", "app.tables", "slicing.bench"):
+    for name in ("app.serve", "app.state", "app.tables", "slicing.study.run"):
         importlib.import_module(name)
     gc.collect()
     gc.freeze()  # else every case would look at, and so copy, all that was imported

@@ -1,7 +1,7 @@
 """The cases of the fuzz: commands that are wrong in one place, made from the options that are declared.
 
 Every option is tried with every hostile value of its kind, in turn on the commands that have it; then
-entries, addresses of pages, and folders and files that are damaged. All are the same in every run.
+recipes, addresses of pages, and folders and files that are damaged. All are the same in every run.
 """
 
 from __future__ import annotations
@@ -29,6 +29,16 @@ MINE = "mine"
 TEXT = "It is a truth universally acknowledged, that a tensor in possession of many rows must want a basis. "
 
 
+STUDY = """model = "tiny"
+calibration = "a.txt"
+calibration_windows = 3
+evaluation = "b.txt"
+evaluation_windows = 2
+window_length = 16
+recipes = ["slice(constant, rounding=1, one_shot=true)"]
+"""
+
+
 class Case(NamedTuple):
     """One command, in a folder of its own."""
 
@@ -51,6 +61,7 @@ def furnish(place: Path, world: Path) -> None:
     (place / "tiny").symlink_to(world / "tiny")
     (place / "a.txt").write_text(TEXT * 20)
     (place / "b.txt").write_text(TEXT[::-1] * 20)
+    (place / "study.toml").write_text(STUDY)
     (place / "mine.txt").write_text(MINE)
     (place / "folder").mkdir()
     (place / "folder" / "inside.txt").write_text(MINE)
@@ -61,7 +72,7 @@ def furnish(place: Path, world: Path) -> None:
 
 # Options
 
-KEY = bundled_run().recipe.key
+KEY = bundled_run().key
 LONG, ENDLESS = "9" * 400, "9" * 5000
 WHOLE: dict[str, bool | None] = {
     **dict.fromkeys(("", "nan", "1.5", "1e400", "0x10", "\x1b[31m", ENDLESS), True),
@@ -98,7 +109,8 @@ INPUT: dict[str, bool | None] = dict.fromkeys(
 )
 FREE = ("--prompt", "--note", "label", "--host")
 """Texts that may be anything."""
-LISTS = ("--bases", "--targets", "--sizes", "--seeds", "--shares")
+LISTS = ("--sizes", "--seeds", "--shares")
+SWEPT = (("study sweep", "--base"), ("study sweep", "--target"))
 WITH: dict[str, tuple[str, ...]] = {
     "--temperature": ("--allocation", "softmax"),
     "--spread": ("--allocation", "band"),
@@ -127,7 +139,9 @@ _EVALUATED = ("--evaluation", "b.txt", "--evaluation-windows", "2")
 _PROFILED = (*_MODEL, "--text", "a.txt", "--windows", "2", "--window-length", "16")
 _ROUNDED = ("--rounding", "1")
 _QUICK = (*_ROUNDED, "--method", "preview")
+_ONE_SHOT = (*_ROUNDED, "--one-shot")
 _ONE_BLOCK = ("--blocks", "1", "--by", "shortgpt")
+_CONSTANT = ("--recipes", "slice(constant)")
 _ONE_TEXT = ("--other", "")
 GOOD: dict[str, tuple[str, ...]] = {
     "profile": _PROFILED,
@@ -135,9 +149,21 @@ GOOD: dict[str, tuple[str, ...]] = {
     "slice": (*_CALIBRATED, *_QUICK, "--evaluation-windows", "0", "--out", "new"),
     "remove": (*_CALIBRATED, *_ONE_BLOCK, "--evaluation-windows", "0", "--out", "new"),
     "compare": (*_CALIBRATED, *_EVALUATED, *_QUICK, "--new-tokens", "0", "--speed-rounds", "0"),
-    "sweep": (*_CALIBRATED, *_EVALUATED, *_QUICK, "--bases", "0", "--targets", ".2"),
-    "contest": (*_CALIBRATED, *_EVALUATED, *_QUICK, "--entries", "constant", "--seeds", "0", *_ONE_TEXT),
-    "leaderboard": (*_CALIBRATED, *_EVALUATED, *_QUICK, "--entries", "constant", "--sizes", ".3", *_ONE_TEXT),
+    "compress": (
+        "shortgpt",
+        "--budget",
+        "blocks=1",
+        *_CALIBRATED,
+        "--evaluation-windows",
+        "0",
+        "--out",
+        "new",
+    ),
+    "study": ("study.toml",),
+    "study file": ("study.toml",),
+    "study sweep": (*_CALIBRATED, *_EVALUATED, *_ONE_SHOT, "--base", "0", "--target", ".2"),
+    "study contest": (*_CALIBRATED, *_EVALUATED, *_ONE_SHOT, *_CONSTANT, "--seeds", "0", *_ONE_TEXT),
+    "study leaderboard": (*_CALIBRATED, *_EVALUATED, *_ONE_SHOT, *_CONSTANT, "--sizes", ".3", *_ONE_TEXT),
     "evaluate": (*_MODEL, *_EVALUATED, "--window-length", "16"),
     "generate": (*_MODEL, "--new-tokens", "3"),
     "prepare": _MODEL,
@@ -181,6 +207,7 @@ def of_options() -> Iterator[Case]:
         for each in command.params:
             if not getattr(each, "is_flag", False):
                 place = " of the server" if words == "app" else ""
+                place = " of the sweep" if (words, each.opts[0]) in SWEPT else place
                 having.setdefault(each.opts[0] + place, []).append((words, each))
     for found in having.values():
         first, option = found[0]
@@ -201,7 +228,7 @@ def _values(words: str, option: Any) -> dict[str, bool | None]:
     name, kind = option.opts[0], option.type_descriptor.annotation
     if name in OWN and not (words == "app" and name == "--address"):
         return OWN[name]
-    if name in LISTS:
+    if name in LISTS or (words, name) in SWEPT:
         return LIST
     if kind is int:
         # Torch draws by negative seeds too.
@@ -221,55 +248,151 @@ def _said(words: str, option: Any, value: str) -> tuple[str, ...]:
     return (*words.split(), *(["--"] if value.startswith("-") else []), *given)
 
 
-# What entries may say
+# What recipes, budgets and study files may say
 
-_BAD_ENTRIES = """
-    , constant,,rising constant,constant rising nonsense constant: :lr constant+ + constant,dynamic:
-    constant,dynamic:nonsense constant,dynamic:lr:base= constant,dynamic:lr:=0 constant,dynamic:lr:base=nan
-    constant,dynamic:lr:base=inf constant,dynamic:lr:base=LONG constant,dynamic:lr:base=2
-    constant,dynamic:lr:base=-1 constant,dynamic:lr:base=0:base=0.1 constant,dynamic:lr:other=0
-    constant,dynamic:lr:base=a constant,dynamic:lr:base=0.1=0.2 constant,random:draw=-1
-    constant,constant+span=ENDLESS constant,constant+span=LONG constant,constant+span=-1
-    constant,constant+span=1.5 constant,constant+span=nan constant,constant+span=² constant,constant+span=
-    constant,constant+middle=2
-    constant,constant+repair+nonsense constant,constant+matrix constant,random:draw=LONG
-    constant,random:draw=1.5 constant,random:draw=nan constant,random:draw=1e300 constant,rising:slope=2
-    constant,softmax:lr:temperature=0 constant,softmax:lr:temperature=-1 constant,band:lr:spread=2
-    constant,searched:rounds=0 constant/rising constant,manual:shares=1 constant,WORD constant,\x1b[31m
-    constant,dynamic/dynamic
+_BAD_RECIPES = r"""
+    , | slice| |slice slice||slice dense dense|slice nonsense slice( slice) slice(,) slice(constant)slice
+    slice(dynamc) slice(dynamic,lrr) slice(dynamic,lr,3) slice(dynamic,base=) slice(dynamic,=0)
+    slice(dynamic,base=nan) slice(dynamic,base=inf) slice(dynamic,base=LONG) slice(dynamic,base=ENDLESS)
+    slice(dynamic,base=2) slice(dynamic,base=-1) slice(dynamic,base=0,base=1) slice(dynamic,other=0)
+    slice(dynamic,base=a) slice(dynamic,base='0') slice(dynamic,base=0.1=0.2) slice(random,draw=-1)
+    slice(constant,blocks_per_basis=ENDLESS) slice(constant,blocks_per_basis=-1) slice(**x) slice(*x)
+    slice(constant,blocks_per_basis=1.5) slice(constant,blocks_per_basis=nan) slice(constant,rounding=0)
+    slice(constant,repair=nonsense) slice(constant,repair=linear) slice(constant,repair=writers,one_shot=true)
+    slice(random,draw=LONG) slice(random,draw=1.5) slice(random,draw=1e300) slice(rising,slope=2)
+    slice(softmax,temperature=0) slice(softmax,temperature=-1) slice(band,spread=2) slice(searched,rounds=0)
+    slice(manual,shares=(1,)) slice(manual,shares=1) slice(manual,shares=(nan,)) slice(constant)|slice(rising)
+    slice(constant,share=0.5) slice(constant,max_fraction=2) slice(constant,embedding=tied) WORD \x1b[31m
+    slice(constant)[0] slice.constant slice(constant)+sleb -slice [slice] "slice" 7 lambda:0 slice#x
+    constant constant,rising dynamic:lr:base=0 remove:shortgpt shortgpt+matrix greedy PARENTHESES
+    shortgpt(x=1) laco(merge=) laco(merge=nonsense) laco(merge=nan) laco(width=0) laco(width=LONG)
+    laco(width=1e300) laco(width=1.5) random-blocks(draw=-1) random-blocks(draw=nan)
+    random-blocks(draw=ENDLESS) shortgpt(repair=nonsense) shortgpt(repair=matrix) shortgpt(windows=0)
+    shortgpt(share=0.5) shortgpt(share=0)|slice shortgpt(share=2)|slice shortgpt(share=nan)|slice
+    shortgpt(share=-1)|slice shortgpt(share=x)|slice shortgpt(share=0.5)| shortgpt(share=0.5)|nonsense
+    shortgpt(share=0.5,repair=linear)|slice shortgpt|slice shortgpt(share=0.5)|slice|slice shortgpt|sleb
 """
-_BAD_REMOVALS = """
-    remove remove: remove:: remove:nonsense remove:shortgpt: remove:shortgpt:x remove:shortgpt:x=1
-    remove:laco:merge= remove:laco:merge=nonsense remove:laco:merge=nan remove:laco:width=0
-    remove:laco:width=nan remove:laco:width=LONG remove:laco:width=1e300 remove:laco:width=1.5
-    remove:random:draw=-1 remove:random:draw=nan remove:random:draw=ENDLESS remove:shortgpt+
-    remove:shortgpt+nonsense remove:shortgpt+matrix+writer remove:shortgpt+repair remove:shortgpt+span=3
-    remove:shortgpt:share=0.5 remove:shortgpt:share=0/constant remove:shortgpt:share=2/constant
-    remove:shortgpt:share=nan/constant remove:shortgpt:share=-1/constant remove:shortgpt:share=x/constant
-    remove:shortgpt:share=0.5/ remove:shortgpt:share=0.5/nonsense remove:shortgpt:share=0.5+matrix/constant
-    remove:shortgpt/constant remove:shortgpt:share=0.5/constant/constant remove:shortgpt:share=1/constant
-    remove:greedy:share=0.5:share=0.5/constant remove:WORD remove:shortgpt:\x1b=1
-"""
-BAD_ENTRIES, BAD_REMOVALS = (
-    text.replace("LONG", LONG).replace("ENDLESS", ENDLESS).replace("WORD", "x" * 5000).split()
-    for text in (_BAD_ENTRIES, _BAD_REMOVALS)
+BAD_RECIPES = (
+    _BAD_RECIPES.replace("LONG", LONG)
+    .replace("ENDLESS", ENDLESS)
+    .replace("WORD", "x" * 5000)
+    .replace("PARENTHESES", "(" * 5000)
+    .replace(r"\x1b", "\x1b")
+    .split()
 )
-GOOD_ENTRIES = ("constant,rising", " constant , dynamic:lr:base=0 ", "constant,random:draw=7+span=99")
+GOOD_RECIPES = ("slice(rising)", "  slice( dynamic , base = 0 ) ", "slice(random,draw=7,blocks_per_basis=99)")
+BAD_BUDGETS = (
+    *(
+        "",
+        "=",
+        "blocks",
+        "blocks=",
+        "blocks=0",
+        "blocks=3",
+        "blocks=-1",
+        "blocks=1.5",
+        "blocks=nan",
+        "block=1",
+    ),
+    *(f"blocks={LONG}", f"blocks={ENDLESS}", "mean_slice=0.25", "size=5", "parameters=0", "parameters=1"),
+    *("parameters=inf", "parameters=1e-9", "nonsense=1", "blocks=1=1", "\x1b[31m=1", "x" * 5000, "blocks=٣"),
+)
+BAD_STUDIES: tuple[str | bytes, ...] = (
+    *(
+        "",
+        "[]",
+        "a = ",
+        "= 1",
+        "model = 'tiny'",
+        "recipes = []",
+        "recipes = 7",
+        "recipes = [7]",
+        "recipes = ['x']",
+    ),
+    *(
+        "\x00",
+        b"\xff\xfe",
+        "x = " + "[" * 5000,
+        f"seeds = [{ENDLESS}]",
+        "[[recipes]]\na = 1",
+        "recipes = ['dense']",
+    ),
+    *(
+        STUDY + more
+        for more in (
+            *(
+                "nonsense = 1",
+                "recipes = ['sleb']",
+                "view = 'x'",
+                "matched = 1",
+                "seeds = []",
+                "seeds = [0, 0]",
+            ),
+            *(
+                "seeds = [0.5]",
+                "seeds = 'x'",
+                f"seeds = [{LONG}]",
+                "budgets = 3",
+                "budgets = {}",
+                "budgets = []",
+            ),
+            *("budgets = { parameters = 2 }", "budgets = { nonsense = 1 }", "budgets = ['x']", "tasks = 'x'"),
+            *("budgets = { mean_slice = [nan] }", "budgets = { mean_slice = [[0.2]] }", "task_limit = 0"),
+            *("speed_rounds = 5000", "speed_rounds = -1", "new_tokens = true", "profile_windows = 9"),
+            *(
+                "other = 7",
+                "other = ''",
+                "other = { kind = 'x' }",
+                "other = { kind = 'demo' }",
+                "device = 'x'",
+            ),
+            *(
+                "dtype = 7",
+                "lens = 2020-01-01",
+                "prompt = 1.5",
+                "task_folder = 7",
+                "seed = 3",
+                "kind = 'study'",
+            ),
+            *(f"{'x' * 5000} = 1", "'\\u001b[31m' = 1", f"prompt = {ENDLESS}", "model.x = 1"),
+        )
+    ),
+)
 
 
-def of_entries() -> Iterator[Case]:
-    """Entries of contests and leaderboards, and removals."""
-    for text in (*BAD_ENTRIES, *(f"constant,{each}" for each in BAD_REMOVALS)):
-        yield Case(("contest", *GOOD["contest"], "--entries", text), True)
-    for place, each in enumerate(BAD_REMOVALS):
-        by = each.partition(":")[2]
+def of_recipes() -> Iterator[Case]:
+    """Recipes of studies and of what is compressed, budgets, and study files."""
+    for place, text in enumerate(BAD_RECIPES):
         if place % 2:
-            yield Case(("leaderboard", *GOOD["leaderboard"], f"--entries=constant,{each}"), True)
-        elif by:
-            yield Case(("remove", *GOOD["remove"], f"--by={by}"), True)
-    for text in GOOD_ENTRIES:
-        yield Case(("contest", *GOOD["contest"], "--entries", text), False)
-    yield Case(("leaderboard", *GOOD["leaderboard"], "--entries=constant,remove:shortgpt"), False)
+            yield Case(
+                ("study", "contest", *GOOD["study contest"], f"--recipes=slice(constant);{text}"), True
+            )
+        else:
+            yield Case(("compress", *GOOD["compress"][1:], "--", text), True)
+    for place, text in enumerate(BAD_RECIPES[-30:]):
+        words = ("remove", *GOOD["remove"], f"--by={text}")
+        if place % 2:
+            words = ("study", "leaderboard", *GOOD["study leaderboard"], f"--recipes=slice(constant);{text}")
+        yield Case(words, True)
+    for text in GOOD_RECIPES:
+        yield Case(("study", "contest", *GOOD["study contest"], f"--recipes=slice(constant);{text}"), False)
+    words = ("study", "leaderboard", *GOOD["study leaderboard"])
+    yield Case((*words, "--recipes=slice(constant);shortgpt"), False)
+    yield from (Case(("compress", *GOOD["compress"], f"--budget={text}"), True) for text in BAD_BUDGETS)
+    for content in BAD_STUDIES:
+        yield Case(("study", "study.toml"), True, put("study.toml", content))
+    for file in (
+        "folder",
+        "pipe",
+        "loop",
+        "/dev/zero",
+        "nowhere/x.toml",
+        "n" * 300 + ".toml",
+        "mine.txt",
+        "\udcff",
+    ):
+        yield Case(("study", file), True)
+    yield Case(("study", "large.toml"), True, put("large.toml", "#" * 2_000_000))
 
 
 # Addresses of pages
@@ -290,7 +413,7 @@ SHARES = (
 
 def of_addresses() -> Iterator[Case]:
     """Parameters of the address of a page: nothing that stands there may break it."""
-    for name in ("step", "profile", "compare", "leaderboard"):
+    for name in ("step", "profile", "compare", "study"):
         yield from (Case(("address", name, value), False) for value in VALUES)
     yield from (Case(("address", "shares", value), False) for value in (*SHARES, *VALUES))
 
@@ -560,12 +683,21 @@ def of_files() -> Iterator[Case]:
 def of_commands() -> Iterator[Case]:
     """Words that are no command, and commands without or with too many words."""
     for word in ("nonsense", "x" * 5000, "\x1b[31m", "\udcff", "--nonsense", "-"):
-        yield from (Case(words, True) for words in ((word,), ("runs", word)))
+        yield from (Case(words, True) for words in ((word,), ("runs", word), ("study", word)))
     for place, (words, _) in enumerate(commands()):
         more = ("--nonsense",) if place % 2 else ("y" * 3000, "\x1b[31m")
         yield Case((*words.split(), *GOOD[words], *more), True)
         yield Case((*words.split(), *GOOD[words]), words in ("runs restore", "runs import", "queue cancel"))
-    for words in ("slice", "remove", "report", "runs export", "runs show", "runs delete", "runs rename"):
+    for words in (
+        "slice",
+        "remove",
+        "compress",
+        "report",
+        "runs export",
+        "runs show",
+        "runs delete",
+        "runs rename",
+    ):
         yield Case(tuple(words.split()), True)
     for frame in (
         "x",
@@ -583,5 +715,5 @@ def of_commands() -> Iterator[Case]:
 
 def all_cases() -> list[Case]:
     """All of them, in their order."""
-    kinds = (of_options, of_entries, of_addresses, of_models, of_files, of_commands)
+    kinds = (of_options, of_recipes, of_addresses, of_models, of_files, of_commands)
     return [case for kind in kinds for case in kind()]

@@ -37,7 +37,7 @@ from analysis.errors import StorageError
 from analysis.source import ModelSource, open_dense, quiet_transformers
 from app import report, wording  # noqa: F401  (so that no fork has to import them)
 from app.cli import main
-from slicing import bench  # noqa: F401
+from slicing.study import run as running  # noqa: F401
 from slicing.study.store import list_runs
 
 SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
@@ -46,6 +46,15 @@ MODEL = "--model given/tiny --calibration given/text.txt --evaluation given/othe
 BUDGET = f"{MODEL} --calibration-windows 3 --profile-windows 2 --evaluation-windows 2"
 TRIALS = f"{BUDGET} --seeds 0,1 --other given/text.txt --rounding 1"
 PROFILE = "profile --text given/text.txt --window-length 32 --windows 2"
+STUDY = """model = "given/tiny"
+calibration = "given/text.txt"
+calibration_windows = 3
+evaluation = "given/other.txt"
+evaluation_windows = 2
+window_length = 32
+budgets = { blocks = [1] }
+recipes = ["slice(constant, rounding=1)", "shortgpt"]
+"""
 THROWN = 21
 """Runs in the trash at the start: one more than it keeps."""
 
@@ -66,7 +75,7 @@ class Act(NamedTuple):
 
 SLICE = f"slice --out out/sliced {BUDGET} --rounding 1 --json out/result.json"
 COMPARE = f"compare {BUDGET} --rounding 1 --new-tokens 2 --speed-rounds 0 --json out/result.json"
-CONTEST = f"contest {TRIALS} --entries constant,random:draw=0 --json out/result.json"
+CONTEST = f"study contest {TRIALS} --recipes 'slice(constant); slice(random)' --json out/result.json"
 BASES = f"{PROFILE} --model given/tiny --bases"
 ACTS = [
     Act("slice", SLICE, output="out/sliced"),
@@ -76,8 +85,10 @@ ACTS = [
     Act("compare again", COMPARE, first=COMPARE),
     Act("contest", CONTEST),
     Act("contest again", CONTEST, first=CONTEST),
-    Act("leaderboard", f"leaderboard {TRIALS} --sizes .2 --entries constant,remove:shortgpt"),
-    Act("sweep", f"sweep {BUDGET} --rounding 1 --bases 0,.1 --targets .2 --json out/result.json"),
+    Act("leaderboard", f"study leaderboard {TRIALS} --sizes .2 --recipes 'slice(constant); shortgpt'"),
+    Act("study file", "study given/study.toml --json out/result.json"),
+    Act("compress", f"compress shortgpt --budget blocks=1 --out out/short {BUDGET}", output="out/short"),
+    Act("sweep", f"study sweep {BUDGET} --rounding 1 --base 0,.1 --target .2 --json out/result.json"),
     Act("profile again", BASES, first=BASES),
     Act("profile of a GGUF file", f"{PROFILE} --model given/tiny.gguf"),
     Act("prepare", "prepare --model given/tiny.gguf"),
@@ -141,6 +152,7 @@ class World:
         write_gguf(given / "tiny.gguf", model)
         (given / "text.txt").write_text(TEXT * 30)
         (given / "other.txt").write_text(TEXT[::-1] * 30)
+        (given / "study.toml").write_text(STUDY)
         open_dense(ModelSource.parse(str(given / "tiny")))  # what is made once is made before the forks
 
     # Starting and ending
@@ -240,7 +252,7 @@ class World:
         return {
             path.parent.name: path.stat().st_ino
             for path, run in runs.items()
-            if run["recipe"]["kind"] == "trial"
+            if run["request"]["kind"] == "trial"
         }
 
     def of(self, act: Act) -> Usual:

@@ -85,8 +85,10 @@ def test_the_wheel_has_all_that_it_needs_and_nothing_else(installed: Installed) 
         names = {name for name in wheel.namelist() if ".dist-info/" not in name}
         about = {Path(name).name for name in wheel.namelist() if ".dist-info/" in name}
     ours = {f"{room}/{name}" for room in ROOMS for name in files(ROOT / room)}
-    runs = {f"slicing/assets/{name}" for name in files(ROOT / "assets") if name.startswith("demo-")}
-    assert names == ours | runs
+    shipped = {
+        f"slicing/assets/{name}" for name in files(ROOT / "assets") if name.startswith(("demo-", "studies/"))
+    }
+    assert names == ours | shipped
     assert {"app/streamlit.toml", "app/icons/favicon.svg", "slicing/assets/demo-run/run.json"} <= names
     assert {"LICENSE", "entry_points.txt"} <= about
     assert installed.wheel.stat().st_size < 2 * 2**20
@@ -108,6 +110,15 @@ def test_the_commands_run(installed, environment, nowhere, tmp_path) -> None:
     text.write_text("It is a truth universally acknowledged. " * 20)
     measured = ["--text", text, "--windows", "2", "--window-length", "32"]
     assert "planned: mean slice 25.0%" in slicescope("plan", "--model", model, *measured)
+    # Study files that ship are reached by their names from anywhere; this one's text is the demo's.
+    refused = subprocess.run(
+        [installed.program, "study", "quick.toml", "--executor", "nonsense"],
+        cwd=nowhere,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert refused.returncode == 5 and "The executor 'nonsense'" in refused.stderr
 
 
 @pytest.mark.browser

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -99,8 +100,10 @@ def _refuse_unless_found(word: str, commands: list[str]) -> None:
     from slicing.study.files import ready_studies
 
     names = [*commands, *ready_studies()]
-    looks_like_file = "." in word or "/" in word or Path(word).is_file()
-    if not looks_like_file and word not in names:
+    looks_like_file = "." in word or "/" in word or word in ready_studies()
+    with suppress(OSError, ValueError):  # too long, a zero byte
+        looks_like_file = looks_like_file or Path(word).is_file()
+    if not looks_like_file:
         raise PlanError(f"{unknown_name('study', word, names)} A file's name ends in '.toml'.")
 
 
@@ -115,14 +118,14 @@ def study_command(methods: MethodsOption = False) -> None:
 @study_app.command(name=_FILE, hidden=True)
 @grouped
 def file_command(
-    file: Annotated[str, typer.Argument(help="A study file in TOML, or the name of a ready one.")],
+    file: Annotated[Path, typer.Argument(help="A study file in TOML, or the name of a ready one.")],
     where: ExecutorOptions,
     json_path: JsonOption = None,
 ) -> None:
     """Carry out the study that a file describes; trials that are stored are not run again."""
     from slicing.study.files import find_study, read_study
 
-    _carry_out(read_study(find_study(file)), where, json_path)
+    _carry_out(read_study(find_study(str(file))), where, json_path)
 
 
 @study_app.command(name="sweep")

@@ -57,6 +57,8 @@ class Slice(Slicing, Step):
             raise PlanError("Repair follows sequential slicing: leave out 'one_shot', or the repair.")
         if self.share != 1.0:
             raise PlanError("Slicing is the last step that makes a model smaller: leave out its share.")
+        if not self.rule().uses_scores:  # whichever was named decides nothing
+            object.__setattr__(self, "score", type(self).model_fields["score"].get_default())
         return self
 
     # What it says of itself
@@ -122,7 +124,7 @@ class Slice(Slicing, Step):
         found.pop("allocation", None)
         score = found.pop("score", None)
         settings = found.pop("settings", {})
-        named = {"score": score} if score and self.rule().uses_scores else {}
+        named = {"score": score} if score else {}
         return {"allocation": self.allocation, **named, **settings, **found}
 
     @classmethod
@@ -159,7 +161,9 @@ class Slice(Slicing, Step):
 
     def is_constant_at(self, budget: Budget) -> bool:
         """Whether the base reaches the target, so that all blocks lose the same."""
-        return self.allocation != "constant" and budget.target is not None and self.base >= budget.target > 0
+        return (
+            self.allocation != "constant" and budget.target is not None and 1 > self.base >= budget.target > 0
+        )
 
     def check_budget(self, budget: Budget) -> None:
         """The plan makes sense, and shares are searched only at a size that names a target."""

@@ -74,6 +74,8 @@ class _Reader:
 
     def steps(self) -> tuple[Step, ...]:
         """The steps between the bars, from left to right."""
+        if "#" in self._line:
+            raise self._wrong(self._line.index("#") + 1, "there are no comments in a recipe; leave it out")
         try:
             node = ast.parse(self._plain, mode="eval").body
         except (SyntaxError, ValueError, RecursionError, MemoryError) as error:

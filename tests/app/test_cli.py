@@ -16,26 +16,18 @@ import pytest
 import torch
 from conftest import byte_tokenizer, tiny_model
 from safetensors.torch import load_file, save_file
-from slicing.runs import (
-    CompareRecipe,
-    ContestRecipe,
-    Entry,
-    LeaderboardRecipe,
-    ProfileRecipe,
-    Removal,
-    RemoveRecipe,
-    SliceRecipe,
-    SweepRecipe,
-)
 
 from analysis.errors import visible
 from analysis.source import ModelSource
 from analysis.storage import runs_folder
 from analysis.texts import TextSource
-from app import wording
 from app.cli import main
 from app.journal import Journal
-from slicing.plan import Plan
+from slicing.allocation import ALLOCATIONS
+from slicing.repairs import REPAIRS
+from slicing.steps import STEPS
+from slicing.steps.removal import Removal
+from slicing.study.requests import ProfileRequest
 from slicing.study.store import bundled_run, keep_run, list_runs
 
 TEXT = "It is a truth universally acknowledged, that a tensor in possession of many rows must want a basis. "
@@ -140,7 +132,7 @@ def test_plan_reuses_the_profile_and_shows_the_widths(monkeypatch, tiny_folder, 
     where = ["--model", tiny_folder, "--text", text, "--windows", 2, "--window-length", 16, "--rounding", 1]
     assert run(monkeypatch, "plan", *where, "--json", "-") == 0
     first = json.loads(capsys.readouterr().out)
-    monkeypatch.setattr("slicing.bench.perform", lambda *_: pytest.fail("the profile was measured again"))
+    monkeypatch.setattr("slicing.study.run.perform", lambda *_: pytest.fail("the profile was measured again"))
     assert run(monkeypatch, "plan", *where, "--base", 0.2, "--json", "-") == 0
     second = json.loads(capsys.readouterr().out)
     assert first["key"] == second["key"]
@@ -294,10 +286,12 @@ def test_bash_completes_commands_flags_and_choices(tmp_path):
         )
         return answer.split()
 
-    assert completed("slicescope", "le") == ["leaderboard"]
+    assert completed("slicescope", "st") == ["study"]
+    assert completed("slicescope", "study", "le") == ["leaderboard"]
     assert completed("slicescope", "runs", "li") == ["list"]
-    assert completed("slicescope", "contest", "--meth") == ["--method"]
-    assert completed("slicescope", "contest", "--method", "") == ["faithful", "preview"]
+    assert completed("slicescope", "compare", "--meth") == ["--method"]
+    assert completed("slicescope", "compare", "--method", "") == ["faithful", "preview"]
+    assert completed("slicescope", "study", "contest", "--one") == ["--one-shot"]
 
 
 def test_tokenizer_of_the_tests_is_one_token_per_byte():
@@ -311,7 +305,7 @@ def test_preview_comparison_says_that_it_is_one(monkeypatch, tiny_folder, texts,
     assert json.loads(path.read_text())["recipe"]["method"] == "preview"
     assert run(monkeypatch, *words) == 0
     captured = capsys.readouterr()
-    assert "A preview: all bases from one pass over the dense model" in captured.out
+    assert "One-shot" in captured.out
     assert "Slicing takes about 0.00 GB" in captured.err  # told before the work
 
 
@@ -381,106 +375,20 @@ metric_list: [{{metric: acc}}]
     assert run(monkeypatch, "evaluate", "--model", out, "--tasks", "summs", "--include", tmp_path) == 4
 
 
-class Asked(Exception):
-    """The recipe that a command would have carried out."""
-
-
-DEMO: dict[str, Any] = {
-    "model": ModelSource(kind="demo"),
-    "calibration": TextSource(kind="demo", split="calibration"),
-    "evaluation": TextSource(kind="demo", split="out-of-style"),
-}
-SHARES = Plan(target=0.2, allocation="manual", settings={"shares": (0.1, 0.25, 0.305)}, score="angular")
-
-
-@pytest.mark.parametrize(
-    "recipe",
-    [
-        ProfileRecipe(model=DEMO["model"], text=DEMO["calibration"], windows=3, bases=True),
-        CompareRecipe(**DEMO, seed=4, plan=Plan(target=0.3, rounding=64, first_token=True), speed_rounds=0),
-        CompareRecipe(**DEMO, plan=SHARES, new_tokens=0, prompt="It's 'quoted'", method="preview"),
-        SliceRecipe(**DEMO, plan=Plan(allocation="constant", settings={}, embedding="untied")),
-        SweepRecipe(**DEMO, bases=(0.0, 0.05), targets=(0.1, 0.25), method="preview", evaluation_windows=9),
-        ProfileRecipe(model=DEMO["model"], text=DEMO["calibration"], probes=("leave-one-out", "depth")),
-        ProfileRecipe(model=DEMO["model"], text=DEMO["calibration"], bases=True, lens=True),
-        CompareRecipe(**DEMO, plan=Plan(allocation="softmax", settings={"temperature": 0.1}), repair=True),
-        CompareRecipe(**DEMO, plan=Plan(span=3), lens=True),
-        CompareRecipe(**DEMO, plan=Plan(max_fraction=0.81234567), seed=20240101),
-        CompareRecipe(**DEMO, plan=Plan(allocation="random", settings={"draw": 20240101.0})),
-        CompareRecipe(**DEMO, plan=SHARES.model_copy(update={"target": 0.74 / 3})),
-        ContestRecipe(
-            **DEMO,
-            entries=(Entry(), Entry.parse("dynamic:lr:base=0.012345678")),
-            seeds=(20240101,),
-        ),
-        CompareRecipe(**DEMO, tasks=("one", "two"), task_limit=5, task_folder=Path("/some/where")),
-        ContestRecipe(**DEMO, other=TextSource(kind="demo", split="out-of-style")),
-        ContestRecipe(
-            **DEMO,
-            plan=Plan(target=0.35, rounding=1, embedding="untied"),
-            entries=(Entry(allocation="constant"), Entry.parse("band:heavy-tail:spread=0.2+span=4+repair")),
-            seeds=(3,),
-            equal="slice",
-            calibration_windows=64,
-        ),
-        LeaderboardRecipe(**DEMO, other=TextSource(kind="demo", split="out-of-style")),
-        LeaderboardRecipe(
-            **DEMO,
-            entries=(Entry(), Entry.parse("remove:laco:merge=mean:width=2+matrix")),
-            sizes=(0.25,),
-            seeds=(1, 2),
-            search_windows=2,
-            speed_rounds=3,
-            tasks=("one",),
-        ),
-        RemoveRecipe(**DEMO, removal=Removal(closing="writers")),
-        RemoveRecipe(**DEMO, removal=Removal(method="sliding", settings={"merge": "top"}), blocks=2, seed=3),
-    ],
-    ids=lambda recipe: recipe.kind,
-)
-def test_the_command_of_a_recipe_makes_it_again(monkeypatch: pytest.MonkeyPatch, recipe: Any) -> None:
-    def caught(asked: Any, *_: Any) -> Any:
-        raise Asked(asked)
-
-    monkeypatch.setattr("app.cli._perform", caught)
-    monkeypatch.setattr(sys, "argv", shlex.split(wording.command(recipe)))
-    with pytest.raises(Asked) as asked:
-        main()
-    assert asked.value.args[0] == recipe
-
-
-def test_a_trial_is_repeated_as_the_sweep_of_its_cell() -> None:
-    sweep = SweepRecipe(**DEMO, bases=(0.05,), targets=(0.2,))
-    cell, dense, constant = sweep.cell(0.05, 0.2), sweep.dense(), sweep.constant(0.2)
-    assert cell is not None
-    assert wording.command(cell) == wording.command(sweep)
-    for trial in (dense, constant):
-        assert wording.command(trial).startswith("slicescope sweep --model demo")
-
-
-@pytest.mark.parametrize("equal", ["slice", "parameters"])
-@pytest.mark.parametrize("entry", [(), ("softmax:lr:temperature=0.1",), ("dynamic:lr:base=0.05+span=2",)])
-@pytest.mark.parametrize("other", [None, DEMO["evaluation"]])
-def test_the_command_of_a_trial_makes_it(monkeypatch, equal: Any, entry: Any, other: Any) -> None:
-    def caught(asked: Any, *_: Any) -> Any:
-        raise Asked(asked)
-
-    plan = Plan(rounding=64, embedding="untied", max_fraction=0.6, target=0.2)
-    entries = (Entry(), *(Entry.parse(each) for each in entry))
-    contest = ContestRecipe(**DEMO, plan=plan, entries=entries, seeds=(7,), equal=equal, other=other)
-    trial = contest.trial(entries[-1], 7)
-    monkeypatch.setattr("app.cli._perform", caught)
-    monkeypatch.setattr(sys, "argv", shlex.split(wording.command(trial)))
-    with pytest.raises(Asked) as asked:
-        main()
-    assert trial in asked.value.args[0].trials()
-
-
-def test_sweep_prints_the_grid_and_runs_nothing_twice(monkeypatch, tiny_folder, texts, capsys, tmp_path):
+def test_sweep_prints_the_map_and_runs_nothing_twice(monkeypatch, tiny_folder, texts, capsys, tmp_path):
     calibration, evaluation = texts
-    words = ["sweep", "--model", tiny_folder, "--calibration", calibration, "--evaluation", evaluation]
+    words = [
+        "study",
+        "sweep",
+        "--model",
+        tiny_folder,
+        "--calibration",
+        calibration,
+        "--evaluation",
+        evaluation,
+    ]
     words += ["--calibration-windows", 3, "--evaluation-windows", 8, "--window-length", 32, "--rounding", 1]
-    words += ["--bases", "0,.1", "--targets", ".2"]
+    words += ["--base", "0,.1", "--target", ".2"]
     assert run(monkeypatch, *words) == 0
     shown = capsys.readouterr().out
     assert "SB 10 %" in shown
@@ -490,9 +398,142 @@ def test_sweep_prints_the_grid_and_runs_nothing_twice(monkeypatch, tiny_folder, 
     assert run(monkeypatch, *words, "--json", tmp_path / "sweep.json") == 0
     again = {path: path.stat().st_mtime_ns for path in runs_folder().glob("*/run.json")}
     assert sum(runs[path] != again[path] for path in runs) == 1  # the sweep itself
-    assert json.loads((tmp_path / "sweep.json").read_text())["result"]["kind"] == "sweep"
+    assert json.loads((tmp_path / "sweep.json").read_text())["result"]["kind"] == "study"
     assert run(monkeypatch, *words[:-1], "high") == 5
     assert "numbers with commas" in capsys.readouterr().err
+
+
+def test_a_study_of_a_file_is_ranked_and_its_trials_are_used_again(
+    monkeypatch, tiny_folder, texts, capsys, tmp_path
+):
+    file = tmp_path / "mine.toml"
+    file.write_text(
+        f"""model = "{tiny_folder}"
+calibration = "{texts[0]}"
+calibration_windows = 4
+evaluation = "{texts[1]}"
+evaluation_windows = 4
+window_length = 32
+budgets = {{ blocks = [1] }}
+recipes = ["slice(constant, rounding=1)", "shortgpt", "random-blocks"]
+"""
+    )
+    assert run(monkeypatch, "study", file) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "1 blocks fewer" in shown and "shortgpt" in shown
+    trials = {path: path.stat().st_mtime_ns for path in runs_folder().glob("*/run.json")}
+    assert len(trials) == 5  # dense, three recipes, and the study
+    words = [
+        "study",
+        "leaderboard",
+        "--model",
+        tiny_folder,
+        "--calibration",
+        texts[0],
+        "--evaluation",
+        texts[1],
+    ]
+    words += ["--calibration-windows", 4, "--evaluation-windows", 4, "--window-length", 32, "--other", ""]
+    words += ["--sizes", ".3", "--recipes", "slice(constant, rounding=1); shortgpt", "--json", "-"]
+    assert run(monkeypatch, *words) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [each["name"] for each in found["result"]["measurements"]] == ["dense", "constant", "shortgpt"]
+    assert found["request"]["view"] == "frontier"
+    again = {path: path.stat().st_mtime_ns for path in runs_folder().glob("*/run.json")}
+    assert all(again[path] == moment for path, moment in trials.items())
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["sweeep"], 5, "Did you mean 'sweep'"),
+        (["missing.toml"], 6, "There is no study file 'missing.toml'"),
+        (["contest", "--recipes", "slice(dynamc)"], 5, "in column 7"),
+        (["contest", "--recipes", "slice(constant);;sleb"], 5, "an empty one"),
+        (["contest", "--recipes", "sleb"], 5, "removes whole blocks, which the budget"),
+        (["leaderboard", "--sizes", "2"], 5, "between 0 and 1"),
+        (["sweep", "--allocation", "softmax"], 5, "no base to sweep over"),
+        (["sweep", "--bases", "0"], 2, "No such option"),
+    ],
+)
+def test_a_study_that_cannot_be_is_one_sentence(monkeypatch, capsys, words, code, said):
+    assert run(monkeypatch, "study", *words) == code
+    told = " ".join(capsys.readouterr().err.split())
+    assert said in told and "Traceback" not in told
+
+
+def test_slice_and_remove_are_short_forms_of_compress(monkeypatch, tmp_path):
+    asked = []
+
+    def caught(request: Any) -> None:
+        asked.append(request)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("app.cli.making.carry_out", caught)
+
+    def request(*words: object) -> Any:
+        assert run(monkeypatch, *words, "--out", tmp_path / "out") == 130
+        return asked.pop()
+
+    line = "slice(softmax, temperature=0.1, rounding=1, repair=writers)"
+    flags = ["--target", 0.3, "--allocation", "softmax", "--temperature", 0.1, "--rounding", 1, "--repair"]
+    assert request("slice", *flags) == request("compress", line, "--budget", "mean_slice=0.3")
+    assert request("slice", "--span", 2, "--method", "preview") == request(
+        "compress", "slice(dynamic, blocks_per_basis=2, one_shot=true)"
+    )
+    assert request("remove") == request("compress", "sleb(repair=writers)", "--budget", "blocks=4")
+    flags = ["--by", "laco(merge=mean)", "--closing", "none", "--blocks", 2, "--search-windows", 3]
+    assert request("remove", *flags) == request(
+        "compress", "laco(merge=mean, windows=3)", "--budget", "blocks=2"
+    )
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--by", "greedy"], "'greedy' is called 'sleb' now: write '--by sleb'"),
+        (["--by", "sliding:merge=top"], "'sliding' is called 'sliding-merge' now"),
+        (["--closing", "matrix"], "'matrix' is called 'linear' now: write '--closing linear'"),
+        (["--by", "slebb"], "Did you mean 'sleb'"),
+        (["--by", "slice"], "takes one method that removes blocks"),
+        (["--by", "sleb", "--closing", "glue"], "cannot be followed by the repair 'glue'"),
+    ],
+)
+def test_remove_says_what_an_earlier_name_is_now(monkeypatch, capsys, tmp_path, flags, said):
+    assert run(monkeypatch, "remove", *flags, "--out", tmp_path / "out") == 5
+    assert said in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_model_is_compressed_by_a_recipe_and_opens(monkeypatch, tiny_folder, texts, tmp_path, capsys):
+    words = ["compress", "shortgpt(share=0.5) | slice(constant, rounding=1)", "--budget", "parameters=0.4"]
+    words += ["--model", tiny_folder, "--calibration", texts[0], "--calibration-windows", 4]
+    words += ["--window-length", 32, "--evaluation", texts[1], "--out", tmp_path / "less", "--json", "-"]
+    assert run(monkeypatch, *words) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["recipe"] == words[1] and told["budget"] == "parameters=0.4"
+    assert len(told["layout"]["groups"]) == 2 and told["schedule"]["widths"]
+    assert told["parameters"] < told["dense_parameters"] and not told["plain"]
+    where = ["--evaluation", texts[1], "--evaluation-windows", 8, "--window-length", 32, "--json", "-"]
+    assert run(monkeypatch, "evaluate", "--model", tmp_path / "less", *where) == 0
+    alone = json.loads(capsys.readouterr().out)
+    assert alone["perplexity"] == pytest.approx(told["perplexity"], rel=1e-5)
+
+
+@pytest.mark.parametrize("command", ["compress", "study"])
+def test_everything_that_registers_itself_is_listed(monkeypatch, capsys, command):
+    class Nothing(Removal):
+        name = "nothing-much"
+        title = "A method of somebody"
+        source = "Somebody, 2026"
+        known_issue = "It does nothing."
+
+    monkeypatch.setitem(STEPS, Nothing.name, Nothing)
+    assert run(monkeypatch, command, "--methods") == 0
+    listed = capsys.readouterr().out
+    for name in (*STEPS, *ALLOCATIONS, *REPAIRS, "heavy-tail"):
+        assert f"  {name}: " in listed
+    assert "A method of somebody (Somebody, 2026)" in listed and "It does nothing." in listed
+    assert "repair=none|" in listed and "windows=4" in listed
 
 
 def test_runs_travel_and_come_back(monkeypatch, tiny_folder, texts, capsys, tmp_path):
@@ -577,13 +618,13 @@ def test_words_that_mean_nothing_are_refused_on_one_screen(monkeypatch, capsys, 
     assert "\x1b[31m" not in told
 
 
-@pytest.mark.parametrize("command", ["slice", "remove"])
+@pytest.mark.parametrize("command", ["slice", "remove", "compress slice"])
 @pytest.mark.parametrize(
     ("where", "part"), [("/", "exists already"), ("n" * 300, "too long"), ("/dev/null/x", "a file")]
 )
 def test_a_folder_that_cannot_be_made_is_told_before_the_work(monkeypatch, capsys, command, where, part):
-    monkeypatch.setattr("app.cli._perform", lambda *_: pytest.fail("worked first"))
-    assert run(monkeypatch, command, "--out", where) == 6
+    monkeypatch.setattr("app.cli.making.carry_out", lambda *_: pytest.fail("worked first"))
+    assert run(monkeypatch, *command.split(), "--out", where) == 6
     assert part in " ".join(capsys.readouterr().err.split())
 
 
@@ -597,9 +638,9 @@ def test_the_operator_lists_and_cancels_jobs(monkeypatch, capsys):
     assert run(monkeypatch, "queue") == 0
     assert "No job waits or runs" in capsys.readouterr().out
     journal = Journal()
-    recipe = ProfileRecipe(model=ModelSource(kind="demo"), text=TextSource.parse("demo", "calibration"))
+    request = ProfileRequest(model=ModelSource(kind="demo"), text=TextSource.parse("demo", "calibration"))
     for number in (1, 2):
-        journal.note(number, recipe, "a" * 32)
+        journal.note(number, request, "a" * 32)
     journal.begin(1)
     assert run(monkeypatch, "queue", "--json", "-") == 0
     first, second = json.loads(capsys.readouterr().out)["jobs"]

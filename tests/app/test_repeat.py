@@ -1,0 +1,146 @@
+"""The command of a request makes it again, and so does the study file, for requests of every kind."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from test_grammar import MODELS, budgets, made, recipes, studies, texts
+
+from analysis.source import ModelSource
+from analysis.texts import TextSource
+from app.cli import main
+from app.repeat import STUDY_FILE, command, study_file
+from slicing.budget import Budget
+from slicing.plan import Plan
+from slicing.study.recipe import Recipe
+from slicing.study.requests import CompressRequest, ProfileRequest, Trial
+from slicing.study.searching import search_request
+from slicing.study.store import bundled_board, bundled_contest, bundled_run, bundled_sweep
+
+DEMO: dict[str, Any] = {
+    "model": ModelSource(kind="demo"),
+    "calibration": TextSource(kind="demo", split="calibration"),
+    "evaluation": TextSource(kind="demo", split="out-of-style"),
+}
+
+
+class Asked(Exception):
+    """The request that a command would have carried out."""
+
+
+@pytest.fixture(autouse=True)
+def _caught(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def caught(request: Any, *_: Any, **__: Any) -> Any:
+        raise Asked(request)
+
+    monkeypatch.setattr("app.cli.looking.carry_out", caught)
+    monkeypatch.setattr("app.cli.making.carry_out", caught)
+    monkeypatch.setattr("app.cli.studies.carry_out", caught)
+    monkeypatch.chdir(tmp_path)
+
+
+def asked(words: str) -> Any:
+    """What the command line makes of a command."""
+    sys.argv = shlex.split(words)
+    with pytest.raises(Asked) as found:
+        main()
+    return found.value.args[0]
+
+
+def again(request: Any) -> Any:
+    """What the command of a request makes, with its study file where it has one."""
+    if request.kind not in ("profile", "compress"):
+        Path(STUDY_FILE).write_text(study_file(request), encoding="utf-8")
+    return asked(command(request))
+
+
+def line_texts() -> st.SearchStrategy[TextSource]:
+    """Texts that one argument can name."""
+    return texts().filter(lambda text: text.column in (None, "sentence") or text.location != "owner/name")
+
+
+@st.composite
+def profiles(draw: st.DrawFn) -> ProfileRequest:
+    windows = draw(st.integers(1, 30))
+    return ProfileRequest(
+        model=draw(MODELS),
+        text=draw(line_texts()),
+        windows=windows,
+        window_length=draw(st.sampled_from([16, 512])),
+        seed=draw(st.integers(-(2**63), 2**64 - 1)),
+        bases=draw(st.booleans()),
+        lens=draw(st.booleans()),
+        probes=tuple(draw(st.lists(st.sampled_from(["depth", "leave-one-out"]), unique=True))),
+        drawn=draw(st.one_of(st.none(), st.integers(windows + 1, 40))),
+    )
+
+
+@st.composite
+def compressions(draw: st.DrawFn) -> CompressRequest:
+    windows = draw(st.integers(1, 30))
+    evaluation = draw(st.one_of(st.none(), line_texts()))
+    fields: dict[str, Any] = {
+        "model": draw(MODELS),
+        "calibration": draw(line_texts()),
+        "calibration_windows": windows,
+        "profile_windows": draw(st.sampled_from([1, min(8, windows)])),
+        "seed": draw(st.integers(0, 9)),
+        "recipe": draw(recipes()),
+        "budget": draw(budgets()),
+        "evaluation": evaluation,
+        "evaluation_windows": draw(st.sampled_from([3, 8])) if evaluation else 8,
+    }
+    return made(lambda: CompressRequest(**fields))
+
+
+BUSY = settings(suppress_health_check=[*HealthCheck], max_examples=40)
+
+
+@BUSY
+@given(st.one_of(profiles(), compressions(), studies()))
+def test_what_is_copied_makes_the_same_request(request: Any) -> None:
+    assert again(request) == request
+
+
+@pytest.mark.parametrize("run", [bundled_run, bundled_sweep, bundled_contest, bundled_board])
+def test_the_shipped_runs_can_be_repeated(run: Any) -> None:
+    assert again(run().request) == run().request
+
+
+@pytest.mark.parametrize(
+    "line", ["slice(constant)", "slice(softmax, temperature=0.1)", "sleb(repair=writers)"]
+)
+@pytest.mark.parametrize("other", [None, DEMO["evaluation"]])
+def test_a_trial_is_repeated_by_a_study_of_its_recipe(line: str, other: Any) -> None:
+    budget = Budget(measure="parameters" if line.startswith("sleb") else "like_constant", amount=0.2)
+    trial = Trial(**DEMO, recipe=Recipe.parse(line), budget=budget, seed=7, other=other)
+    assert trial in again(trial).trials()
+    dense = Trial(**DEMO, seed=7, other=other)
+    assert dense in again(dense).trials()
+
+
+def test_a_search_is_repeated_by_the_study_that_needs_it() -> None:
+    plan = Plan(allocation="searched", target=0.2, settings={"rounds": 3, "draw": 5})
+    search = search_request(Trial(**DEMO), plan)
+    study = again(search)
+    (recipe,) = study.recipes
+    (step,) = recipe.steps
+    assert search_request(study.trials()[1], step.plan_at(study.budgets[0])) == search
+
+
+def test_a_command_is_for_the_shell_and_says_no_more_than_it_must() -> None:
+    recipe = Recipe.parse("sleb(share=0.5) | slice(dynamic, base=0)")
+    request = CompressRequest(
+        **{**DEMO, "evaluation": None}, recipe=recipe, budget=Budget.parse("parameters=0.2")
+    )
+    assert command(request) == (
+        "slicescope compress 'sleb(share=0.5) | slice(dynamic, base=0)' --model demo --budget parameters=0.2 "
+        "--evaluation-windows 0 --out smaller-model"
+    )
+    assert command(bundled_run().request) == "slicescope study study.toml"

@@ -1,0 +1,317 @@
+"""Recipes and studies written down: line, JSON, TOML and value say the same, and an error names its place."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from analysis.errors import ModelError, PlanError, SlicescopeError, StorageError, TextError
+from analysis.numbers import LARGEST_SEED
+from analysis.source import ModelSource
+from analysis.texts import PRESETS, TextSource
+from slicing.allocation import ALLOCATIONS
+from slicing.budget import MEASURES, Budget
+from slicing.steps import STEPS, Step
+from slicing.study import files
+from slicing.study.files import find_study, parse_study, read_study, ready_studies, write_study
+from slicing.study.recipe import Recipe
+from slicing.study.store import bundled_board, bundled_contest, bundled_run, bundled_sweep
+from slicing.study.study import BOARD, USUAL, Study
+
+# Values of every kind
+
+
+def of_field(field: Any) -> st.SearchStrategy[Any]:
+    """Values of a field by its annotation and its bounds, the usual one among them."""
+    bounds = {
+        name: getattr(each, name)
+        for each in field.metadata
+        for name in ("ge", "le", "gt")
+        if hasattr(each, name)
+    }
+    usual = st.just(field.get_default(call_default_factory=True))
+    kinds = get_args(field.annotation) if get_origin(field.annotation) is not Literal else (field.annotation,)
+    found: list[st.SearchStrategy[Any]] = []
+    for kind in kinds or (field.annotation,):
+        if get_origin(kind) is Literal:
+            found.append(st.sampled_from(get_args(kind)))
+        elif kind is bool:
+            found.append(st.booleans())
+        elif kind is int:
+            found.append(st.integers(bounds.get("ge", 0), bounds.get("le", LARGEST_SEED)))
+        elif kind is float:
+            found.append(st.floats(0, 1, allow_nan=False))
+    return st.one_of(usual, *found)
+
+
+def settings_of(fields: dict[str, Any], but: tuple[str, ...] = ()) -> st.SearchStrategy[dict[str, Any]]:
+    return st.fixed_dictionaries(
+        {}, optional={name: of_field(each) for name, each in fields.items() if name not in but}
+    )
+
+
+@st.composite
+def steps(draw: st.DrawFn, kind: type[Step]) -> Step:
+    """A step of a kind with random settings."""
+    fields: dict[str, Any] = dict(kind.model_fields)
+    said = draw(settings_of(fields, but=("share", "repair", "settings", "allocation", "score")))
+    said["repair"] = draw(st.sampled_from(("none", *kind.repairs)))
+    if "allocation" in fields:
+        rule = draw(st.sampled_from(sorted(ALLOCATIONS)))
+        own = draw(settings_of(dict(ALLOCATIONS[rule].model_fields)))
+        if "shares" in ALLOCATIONS[rule].model_fields:
+            own["shares"] = draw(st.lists(st.floats(0, 1), min_size=1, max_size=4).map(tuple))
+        said |= {
+            "allocation": rule,
+            "settings": {name: each for name, each in own.items() if each is not None},
+        }
+        said["score"] = draw(st.sampled_from(["lr", "block-influence", "leave-one-out"]))
+    return made(lambda: kind.read(said))
+
+
+def made(make: Callable[[], Any]) -> Any:
+    """What is made; where its settings do not fit together, another is drawn."""
+    try:
+        return make()
+    except SlicescopeError:
+        assume(False)
+
+
+@st.composite
+def recipes(draw: st.DrawFn, names: tuple[str, ...] = tuple(STEPS)) -> Recipe:
+    """A recipe of one step, or of a removal with a share and slicing."""
+    step = draw(steps(STEPS[draw(st.sampled_from(sorted(names)))]))
+    if step.axis != "blocks" or draw(st.booleans()):
+        return Recipe(steps=(step,))
+    share = draw(st.one_of(st.just("search"), st.floats(0.01, 0.99)))
+    first = made(lambda: step.read({**dict(step), "share": share, "repair": "none"}))
+    return Recipe(steps=(first, draw(steps(STEPS["slice"]))))
+
+
+@pytest.mark.parametrize("name", sorted(STEPS))
+@settings(max_examples=40)
+@given(data=st.data())
+def test_a_recipe_is_one_thing_as_a_line_as_json_and_as_a_value(name: str, data: st.DataObject) -> None:
+    recipe = data.draw(recipes((name,)))
+    assert Recipe.parse(recipe.line) == recipe
+    assert Recipe.parse(recipe.line).line == recipe.line
+    assert Recipe.model_validate_json(recipe.model_dump_json()) == recipe
+    assert Recipe.model_validate_json(json.dumps(recipe.line)) == recipe
+    assert Recipe.parse(recipe.line).key == recipe.key
+
+
+@pytest.mark.parametrize("line", [*USUAL, *BOARD])
+def test_every_usual_recipe_is_written_as_it_is_read(line: str) -> None:
+    assert Recipe.parse(line).line == line
+
+
+def test_every_registered_step_has_a_line_of_its_name() -> None:
+    for name in STEPS:
+        (step,) = Recipe.parse(name).steps
+        assert step.name == name
+
+
+# Errors of lines
+
+
+@pytest.mark.parametrize(
+    ("line", "column", "said"),
+    [
+        ("slice(dynamc)", 7, "Did you mean 'dynamic'"),
+        ("slice(dynamic, lrr)", 16, "Did you mean 'lr'"),
+        ("  slice(dynamic, bas=0)", 18, "Did you mean 'base'"),
+        ("slice(dynamic, base=0, roundng=8)", 24, "Did you mean 'rounding'"),
+        ("sleb | slebb", 8, "Did you mean 'sleb'"),
+        ("sleb(repair=writer)", 6, "cannot be followed by the repair 'writer'"),
+        ("sleb(share=0.5, windows=0)", 17, "greater than or equal to 1"),
+        ("slice(temperature=0.1, allocation=softmx)", 24, "Did you mean 'softmax'"),
+        ("slice(dynamic, base=0, base=1)", 24, "name it once"),
+        ("slice(dynamic, base=1e999)", 21, "no finite number"),
+        ("slice(constant, lr, 3)", 21, "needs its name"),
+        ("sleb(**x)", 6, "write its name and its value"),
+        ("sleb(\n  windows=0)", 9, "greater than or equal to 1"),
+        ("grün(windows=0)", 1, "Unknown step"),
+        ("slice(dynamic) slice", 16, "this is no recipe"),
+        ("sleb(windows=", 5, "this is no recipe"),
+        ("constant,dynamic", 1, "write its name"),
+        ("random:draw=0", 7, "this is no recipe"),
+    ],
+)
+def test_an_error_names_its_column_and_what_is_meant(line: str, column: int, said: str) -> None:
+    with pytest.raises(PlanError) as told:
+        Recipe.parse(line)
+    assert f"in column {column}, " in str(told.value)
+    assert said in str(told.value)
+    assert str(told.value).count("\n") == 0
+
+
+@given(st.text(max_size=60))
+def test_whatever_is_written_is_a_recipe_or_one_sentence(line: str) -> None:
+    try:
+        recipe = Recipe.parse(line)
+    except PlanError:
+        return
+    assert Recipe.parse(recipe.line) == recipe
+
+
+# Studies
+
+
+def texts() -> st.SearchStrategy[TextSource]:
+    words = [*PRESETS, "demo", "demo:out-of-style", "owner/name", "owner/name/config@rev:train[:10%]"]
+    role = st.sampled_from(["calibration", "evaluation"])
+    table = TextSource(kind="hub", location="owner/name", split="train", column="body", max_documents=7)
+    file = TextSource(kind="file", location=str(Path(__file__).resolve()))
+    return st.one_of(st.builds(TextSource.parse, st.sampled_from(words), role), st.just(table), st.just(file))
+
+
+MODELS = st.builds(
+    ModelSource.parse,
+    st.sampled_from(["demo", "owner/name", "owner/name@rev"]),
+    st.sampled_from(["auto", "cpu"]),
+    st.sampled_from(["auto", "float32"]),
+)
+
+
+def budgets() -> st.SearchStrategy[Budget]:
+    def build(measure: Any, share: float, count: int) -> Budget:
+        return Budget(measure=measure, amount=float(count) if measure in ("blocks", "size") else share)
+
+    return st.builds(build, st.sampled_from(MEASURES), st.floats(0.01, 0.99), st.integers(1, 10**9))
+
+
+@st.composite
+def studies(draw: st.DrawFn) -> Study:
+    windows = draw(st.integers(1, 40))
+    some = st.integers(1, 99)
+    fields: dict[str, Any] = {
+        "model": draw(MODELS),
+        "calibration": draw(texts()),
+        "calibration_windows": windows,
+        "profile_windows": draw(st.one_of(st.just(min(8, windows)), st.integers(1, windows))),
+        "evaluation": draw(texts()),
+        "other": draw(st.one_of(st.none(), texts())),
+        "recipes": draw(st.lists(recipes(), min_size=1, max_size=3, unique_by=lambda each: each.line)),
+        "budgets": draw(st.lists(budgets(), min_size=1, max_size=4, unique_by=lambda each: each.line)),
+        "seeds": draw(st.lists(st.integers(-(2**63), LARGEST_SEED), min_size=1, max_size=3, unique=True)),
+    }
+    more = {
+        **dict.fromkeys(("evaluation_windows", "new_tokens", "speed_rounds", "task_limit"), some),
+        "window_length": st.integers(2, 99),
+        "prompt": st.text(st.characters(exclude_categories=["Cs"]), max_size=20),
+        "tasks": st.lists(st.sampled_from(["one", "two"]), unique=True),
+        "task_folder": st.just(Path("/some/where")),
+        **dict.fromkeys(("matched", "lens"), st.booleans()),
+        "view": st.sampled_from(["comparison", "map", "ranking", "frontier"]),
+    }
+    fields |= draw(st.fixed_dictionaries({}, optional=more))
+    return made(lambda: Study(**fields))
+
+
+@settings(max_examples=60)
+@given(studies())
+def test_a_study_is_one_thing_as_toml_as_json_and_as_a_value(study: Study) -> None:
+    written = write_study(study)
+    assert parse_study(written, "it") == study
+    assert write_study(parse_study(written, "it")) == written
+    assert Study.model_validate_json(study.model_dump_json()) == study
+    assert parse_study(written, "it").key == study.key
+
+
+def test_what_is_as_usual_is_left_out() -> None:
+    text = 'recipes = ["slice(constant)"]\n'
+    study = parse_study(text, "it")
+    assert (study.model.kind, study.seeds, study.budgets) == ("demo", (0,), (Budget(),))
+    assert write_study(study).splitlines() == [
+        'model = "demo"',
+        'calibration = "demo"',
+        'evaluation = "demo"',
+        'recipes = ["slice(constant)"]',
+        "budgets = { mean_slice = [0.25] }",
+    ]
+
+
+@pytest.mark.parametrize("run", [bundled_run, bundled_sweep, bundled_contest, bundled_board])
+def test_the_shipped_studies_have_a_file(run: Callable[[], Any]) -> None:
+    study = run().request
+    assert parse_study(write_study(study), "it") == study
+
+
+def test_ready_files_say_what_the_shipped_runs_were_asked_for() -> None:
+    assert set(ready_studies()) >= {"board", "map", "quick", "ranking"}
+    for name, run in (("map", bundled_sweep), ("ranking", bundled_contest), ("board.toml", bundled_board)):
+        assert read_study(find_study(name)) == run().request
+    assert len(read_study(find_study("quick")).recipes) == 4
+
+
+def test_a_file_of_ones_own_is_taken_before_a_ready_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("quick.toml").write_text('recipes = ["slice(constant)"]')
+    assert len(read_study(find_study("quick.toml")).recipes) == 1
+    with pytest.raises(StorageError, match=r"'other\.toml'.*quick"):
+        find_study("other.toml")
+
+
+GOOD = 'recipes = ["slice(constant)"]\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "said"),
+    [
+        ("model = ", StorageError, "no TOML (Invalid value"),
+        ("a = 1\nb = = 2", StorageError, "line 2, column 5"),
+        ("x = " + "[" * 4000, StorageError, "no TOML"),
+        ("model = 'demo'", PlanError, "names no recipes"),
+        (GOOD + "evalution = 'demo'", PlanError, "Unknown key 'evalution'. Did you mean 'evaluation'"),
+        (
+            GOOD + "calibration_windows = 0",
+            PlanError,
+            "must be a whole number from 1 on, but is 0",
+        ),
+        (GOOD + "calibration_windows = '16'", PlanError, 'but is "16"'),
+        (GOOD + "speed_rounds = 2000", PlanError, "from 0 to 1000, but is 2000"),
+        (GOOD + "view = 'chart'", PlanError, "'view' cannot be \"chart\""),
+        (GOOD + "matched = 'yes'", PlanError, "'matched' cannot be"),
+        (GOOD + "lens = 2020-01-01", PlanError, "'lens' cannot be"),
+        (GOOD + "seeds = 0", PlanError, "whole numbers, as in [0, 1]"),
+        (GOOD + "seeds = [0, 0]", PlanError, "distinct seeds"),
+        (GOOD + f"seeds = [{10**40}]", PlanError, "A seed must be"),
+        (GOOD + "model = 3", PlanError, "a text in quotes"),
+        (GOOD + "model = './missing'", ModelError, "does not exist"),
+        (GOOD + "device = 'gpu'", ModelError, "Unknown device"),
+        (GOOD + "evaluation = 'no-such'", TextError, "'evaluation': Unknown text"),
+        (GOOD + "other = { kind = 'hub', location = 'a/b', splt = 'x' }", PlanError, "'other.splt'"),
+        (GOOD + "budgets = { parametrs = 0.2 }", PlanError, "Did you mean 'parameters'"),
+        (GOOD + "budgets = { parameters = ['a'] }", PlanError, "needs numbers"),
+        (GOOD + "budgets = { mean_slice = [nan] }", PlanError, "needs numbers"),
+        (GOOD + "budgets = { mean_slice = [1.5] }", PlanError, "got 1.5"),
+        (GOOD + "budgets = 0.2", PlanError, "write a table such as"),
+        ("recipes = 'sleb'", PlanError, "lines in quotes"),
+        ("recipes = ['sleb', 'slebb']", PlanError, "Recipe 2, 'slebb'"),
+        ("recipes = ['sleb']", PlanError, "which the budget 'mean_slice=0.25' does not count"),
+        ("recipes = ['dense']", PlanError, "leave 'dense' out"),
+        (GOOD + "seed = 3", PlanError, "Unknown key 'seed'. Did you mean 'seeds'"),
+    ],
+)
+def test_an_error_of_a_file_names_it_and_the_key(text: str, kind: type[Exception], said: str) -> None:
+    with pytest.raises(kind) as told:
+        parse_study(text, "it.toml")
+    assert "'it.toml'" in str(told.value) and said in str(told.value)
+    assert str(told.value).count("it.toml") == 1 and "\n" not in str(told.value)
+
+
+def test_a_file_that_is_too_large_or_no_text_is_refused(tmp_path: Path) -> None:
+    for content, said in ((b"#" * (files.LARGEST + 1), "more than 1,000,000 bytes"), (b"\xff\xfe", "UTF-8")):
+        (tmp_path / "it.toml").write_bytes(content)
+        with pytest.raises(StorageError, match=said):
+            read_study(tmp_path / "it.toml")
+    with pytest.raises(StorageError, match="is no file"):
+        read_study(tmp_path)
