@@ -58,6 +58,11 @@ def propose(run: Run, plan: Plan) -> Proposal:
 
 
 def plan_of(recipe: Recipe, budget: Budget) -> Plan | None:
-    """The plan of a recipe that slices and does no more, at a budget; ``None`` for others."""
+    """The plan of a recipe that slices and does no more, at a budget.
+
+    ``None`` for others, and where the base reaches the target, which no plan says.
+    """
+    if recipe.is_constant_at(budget):
+        return None
     plan_at = getattr(recipe.steps[0], "plan_at", None) if len(recipe.steps) == 1 else None
     return plan_at(budget) if plan_at else None

@@ -7,6 +7,7 @@ in a recipe's line, and they go into the run.
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeVar
 
@@ -65,7 +66,7 @@ class Step(Value):
     axis: ClassVar[Axis]
     positional: ClassVar[tuple[str, ...]] = ()
     """Fields that a recipe's line may give without their names, in this order."""
-    repairs: ClassVar[tuple[str, ...]] = ()
+    repairs: ClassVar[Collection[str]] = ()
     """Names of the repairs that it can be followed by."""
 
     share: float | Literal["search"] = 1.0
@@ -89,6 +90,8 @@ class Step(Value):
     @model_validator(mode="after")
     def _check_step(self) -> Self:
         if self.repair != "none" and self.repair not in self.repairs:
+            if self.repair not in REPAIRS:
+                raise PlanError(unknown_name("repair", self.repair, ("none", *self.repairs)))
             raise PlanError(
                 f"'{self.name}' cannot be followed by the repair '{self.repair}': choose from none, "
                 f"{', '.join(self.repairs)}."

@@ -34,7 +34,7 @@ class Removal(Step):
     """Take whole blocks out, which ones the method decides, and repair what is left."""
 
     axis = "blocks"
-    repairs = tuple(REPAIRS)
+    repairs = REPAIRS  # also those that are registered later
     tries: ClassVar[bool] = False
     """Whether it runs smaller models to choose, which takes far longer than looking at the dense one."""
     variants: ClassVar[tuple[str, ...]] = ("",)

@@ -13,8 +13,8 @@ from transformers import AutoModelForCausalLM
 
 from analysis.anatomy import block_path, blocks
 from analysis.errors import ModelError, PlanError, UnsupportedError
-from slicing.depth import Gap, Layout, reduce_blocks
-from slicing.depth.operator import reduced_config, weighted_sum
+from slicing.depth.layout import Gap, Layout
+from slicing.depth.operator import reduce_blocks, reduced_config, weighted_sum
 
 REFUSED_BY_SLICING = ("gemma2", "olmo2", "bloom")
 FULL, SLIDING = "full_attention", "sliding_attention"

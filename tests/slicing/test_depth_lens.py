@@ -1,8 +1,9 @@
-"""The logit lens, and the spans that the survey finds, against models that are really made smaller."""
+"""The logit lens, and the spans that a view finds, against models that are really made smaller."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,21 +18,21 @@ from analysis.lens import logit_lens
 from analysis.profile import profile_blocks
 from analysis.source import ModelSource
 from analysis.texts import TextSource
-from slicing.bench import perform, phases
 from slicing.depth.layout import Layout
-from slicing.depth.methods import make_method
 from slicing.depth.operator import reduce_blocks
-from slicing.depth.survey import Survey
-from slicing.runs import ProfileRecipe
+from slicing.steps import find_step
+from slicing.study.requests import ProfileRequest
+from slicing.study.run import perform
 from slicing.study.store import find_details
+from slicing.view import ModelView
 
 OTHERS = ("gemma2", "olmo2", "bloom")
 """Families that cannot be sliced; they can be looked through all the same."""
 
 
-def survey_of(model, windows) -> Survey:
+def view_of(model, windows) -> ModelView:
     profile = profile_blocks(model, windows, model_label="tiny", text_label="random")
-    return Survey(model, windows, profile)
+    return ModelView(model, windows, profile)
 
 
 def test_the_lens_after_a_block_is_the_loss_of_the_model_cut_off_there(family, windows):
@@ -75,7 +76,7 @@ def test_what_cannot_be_looked_through_is_one_sentence(windows):
 
 def test_a_profile_keeps_the_lens_where_it_was_asked_for(tiny_folder: Path, tmp_path: Path):
     (tmp_path / "text.txt").write_text("what is said after every block is not yet what is meant " * 20)
-    plain = ProfileRecipe(
+    plain = ProfileRequest(
         model=ModelSource.parse(str(tiny_folder)),
         text=TextSource.parse(str(tmp_path / "text.txt"), "calibration"),
         windows=2,
@@ -83,7 +84,7 @@ def test_a_profile_keeps_the_lens_where_it_was_asked_for(tiny_folder: Path, tmp_
     )
     asked = plain.model_copy(update={"lens": True})
     assert plain.key != asked.key
-    details = [find_details(perform(recipe)) for recipe in (plain, asked)]
+    details = [find_details(perform(request)) for request in (plain, asked)]
     assert details[0] is not None
     assert details[1] is not None
     assert details[0].lens is None
@@ -91,27 +92,29 @@ def test_a_profile_keeps_the_lens_where_it_was_asked_for(tiny_folder: Path, tmp_
     assert details[1].lens.shape == (2, 3)
     assert details[1].lens.dtype == np.float32
     np.testing.assert_array_equal(details[0].similarity, details[1].similarity)
-    assert dict(phases(asked))["Looking through the head"] > 0.0
-    assert "Looking through the head" not in dict(phases(plain))
+    assert dict(asked.phases())["Looking through the head"] > 0.0
+    assert "Looking through the head" not in dict(plain.phases())
 
 
 @pytest.mark.parametrize("count", [1, 2])
 def test_spans_are_picked_by_their_ends(count, windows):
     model = tiny_model("llama", num_hidden_layers=5)
-    survey = survey_of(model, windows)
-    assert set(survey.spans) == {"similarity", "angular", "cka"}
-    for method, name, pick in (("angular", "angular", np.argmin), ("streamline", "similarity", np.argmax)):
-        ends = [survey.spans[name][first, first + count] for first in range(6 - count)]
+    view = view_of(model, windows)
+    spans = view.spans(len(windows))
+    assert set(spans) == {"similarity", "angular", "cka"}
+    for method, name, pick in (("gromov", "angular", np.argmin), ("llm-streamline", "similarity", np.argmax)):
+        ends = [spans[name][first, first + count] for first in range(6 - count)]
         first = int(pick(ends))
         expected = Layout.without(5, range(first, first + count))
-        assert make_method(method, {}).layout(survey, count) == expected
+        found: Any = find_step(method).read({"windows": len(windows)})
+        assert found.layout(view, count) == expected
 
 
 def test_spans_are_compared_in_one_pass_once(windows):
     steps = []
-    survey = survey_of(tiny_model("llama"), windows)
-    survey.progress = lambda *step: steps.append(step)
-    with survey.timing() as seconds:
-        assert survey.spans is survey.spans
+    view = view_of(tiny_model("llama"), windows)
+    view.listener = lambda *step: steps.append(step)
+    with view.timing() as seconds:
+        assert view.spans(6) is view.spans(6)
         assert seconds() > 0.0
     assert steps == [("Comparing spans", 6, 6)]

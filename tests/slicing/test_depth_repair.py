@@ -23,7 +23,8 @@ from analysis.errors import PlanError, UnsupportedError
 from analysis.evaluate import perplexity
 from analysis.hooks import watch_blocks
 from slicing import repair as repairing
-from slicing.depth import Layout, reduce_blocks
+from slicing.depth.layout import Layout
+from slicing.depth.operator import reduce_blocks
 from slicing.depth.reduce import reduce_model
 from slicing.modeling_bridged import BridgedForCausalLM
 from slicing.repair import Repair, RidgeFit, held_out
@@ -39,7 +40,7 @@ MERGED = Layout(blocks=5, groups=((0,), (1, 2), (3,), (4,)), merge="mean")
 
 
 def bridge(model: Any, layout: Layout, windows: Tensor, held: int) -> Any:
-    return REPAIRS["matrix"].close(Gaps(model, reduce_blocks(model, layout), layout, windows, held))
+    return REPAIRS["linear"].close(Gaps(model, reduce_blocks(model, layout), layout, windows, held))
 
 
 def five(family: str = "llama", dtype: torch.dtype = torch.float32):
@@ -84,7 +85,7 @@ def test_where_the_removed_block_did_nothing_closing_changes_nothing(family, clo
     assert off(found.model(many).logits, model(many).logits) < 1e-5
     assert found.repair is not None
     assert all(each.after <= each.before < 1e-10 for each in found.repair.sublayers)
-    assert found.plain == (closing != "matrix")
+    assert found.plain == (closing != "linear")
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2"])
@@ -120,7 +121,7 @@ def test_a_bridge_solves_the_weighted_ridge_to_the_dense_stream(family, many, mo
 @pytest.mark.parametrize("family", KINDS)
 def test_the_fitted_writer_brings_the_plain_model_as_near_to_the_dense_stream_as_told(family, many, keeping):
     model = five(family, torch.float64)
-    found = reduce_model(model, WITHOUT, many, "writer")
+    found = reduce_model(model, WITHOUT, many, "last-writer")
     assert found.repair is not None
     (told,) = found.repair.sublayers
     assert told.ridge is not None
@@ -157,7 +158,7 @@ def test_writers_are_fitted_before_a_gap_or_from_there_on_and_nothing_else(
 ):
     model = five("llama")
     open_ = reduce_blocks(model, layout)
-    for closing, names in (("writer", writer), ("writers", writers)):
+    for closing, names in (("last-writer", writer), ("writers", writers)):
         found = reduce_model(model, layout, many, closing)
         assert (found.repair is None) == (not names)
         sublayers = found.repair.sublayers if found.repair else ()
@@ -171,18 +172,18 @@ def test_writers_are_fitted_before_a_gap_or_from_there_on_and_nothing_else(
 
 def test_the_block_before_a_gap_is_trained_and_nothing_else(many, keeping):
     model, layout = five("llama"), Layout.without(5, (1, 2, 4))
-    found = reduce_model(model, layout, many, "block")
+    found = reduce_model(model, layout, many, "train-block")
     assert found.repair is not None
     assert [each.after < each.before for each in found.repair.sublayers] == [True, True]
     names = {name for name, _ in found.model.named_parameters() if "layers." in name}
     assert changed(found.model, reduce_blocks(model, layout)) == names
     layout = Layout.without(5, (2,))
     names = {f"model.layers.1.{name}" for name, _ in blocks(model)[1].named_parameters()}
-    found = reduce_model(model, layout, many, "block")
+    found = reduce_model(model, layout, many, "train-block")
     assert changed(found.model, reduce_blocks(model, layout)) == names
 
 
-@pytest.mark.parametrize("closing", ["matrix", "writer", "block"])
+@pytest.mark.parametrize("closing", ["linear", "last-writer", "train-block"])
 def test_a_gap_with_no_block_in_front_stays_open_and_makes_no_other_model(closing, many):
     found = reduce_model(five("llama"), Layout.without(5, (0,)), many, closing)
     assert found.repair is None
@@ -256,17 +257,17 @@ def test_without_closing_or_without_a_gap_nothing_is_fitted(many):
         assert found.repair is None
         assert not changed(found.model, reduce_blocks(model, layout))
     with pytest.raises(PlanError, match="use 2 or more"):
-        reduce_model(model, WITHOUT, many[:1], "matrix")
+        reduce_model(model, WITHOUT, many[:1], "linear")
 
 
-@pytest.mark.parametrize("closing", ["writer", "writers"])
+@pytest.mark.parametrize("closing", ["last-writer", "writers"])
 @pytest.mark.parametrize("family", ["gemma2", "olmo2", "bloom", "mixtral"])
 def test_families_whose_writers_cannot_be_fitted_get_a_sentence_and_a_matrix(family, closing, many):
     model = tiny(family)
     layout = Layout.without(3, (1,))
     with pytest.raises(UnsupportedError, match=r"^Writers cannot be fitted: .* with a matrix instead\.$"):
         reduce_model(model, layout, many, closing)
-    found = reduce_model(model, layout, many, "matrix")
+    found = reduce_model(model, layout, many, "linear")
     assert found.repair is not None
     assert len(found.repair.sublayers) == 1
     assert found.repair.sublayers[0].after <= found.repair.sublayers[0].before
@@ -313,7 +314,7 @@ def test_a_stream_of_another_width_than_the_embeddings_is_bridged(many):
     found = bridge(model, WITHOUT, many, 2)[0]
     assert blocks(found)[1].bridge.shape == (32, 32)
     with pytest.raises(UnsupportedError, match=r"'qwen4_exp_text' it is \d+ wide: leave the gaps open\.$"):
-        reduce_model(tiny("qwen4_exp_text"), Layout.without(3, (2,)), many, "matrix")
+        reduce_model(tiny("qwen4_exp_text"), Layout.without(3, (2,)), many, "linear")
 
 
 def test_a_bridge_multiplies_the_stream_behind_its_block(many):
@@ -351,7 +352,7 @@ print(json.dumps({"logits": model(windows).logits.tolist(), "tokens": tokens, "d
 
 
 def test_a_bridged_folder_opens_with_transformers_alone(many, tmp_path, keeping):
-    found = reduce_model(five("llama"), WITHOUT, many, "matrix")
+    found = reduce_model(five("llama"), WITHOUT, many, "linear")
     assert not found.plain
     folder = tmp_path / "model"
     words = {"made_from": "tiny", "method": "by hand", "dense_parameters": 10**5, "calibration": "a text"}

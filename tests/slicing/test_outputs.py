@@ -26,7 +26,7 @@ def sliced(family: str, windows: torch.Tensor, **changes: Any) -> Any:
 
 def bridged(family: str, windows: torch.Tensor) -> Any:
     model = tiny_model(family, num_hidden_layers=5, attn_implementation="eager")
-    made: Any = reduce_model(model, Layout.without(5, {2, 4}), windows, "matrix").model
+    made: Any = reduce_model(model, Layout.without(5, {2, 4}), windows, "linear").model
     return made
 
 

@@ -5,17 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 from conftest import tiny_model
-from typer.main import get_command
 
 from analysis.errors import PlanError
-from app import wording
-from app.cli import app
-from app.figures.board import SYMBOLS, symbol_of
 from slicing.depth.layout import Layout
 from slicing.depth.reduce import reduce_model
 from slicing.repairs import REPAIRS, GapRepair
 from slicing.repairs.base import repair
-from slicing.runs import Entry, Removal
+from slicing.study.recipe import Recipe
 
 
 @pytest.fixture
@@ -41,12 +37,11 @@ def doubling():
 
 @torch.no_grad()
 def test_a_repair_in_one_place_is_found_everywhere(doubling, windows):
-    entry = Entry.parse("remove:shortgpt+double")
-    assert entry.name == "remove:shortgpt+double"
-    assert entry.removal is not None
-    assert entry.removal.fits() == set()
-    assert "the last norm doubled" in wording.removal_line(entry.removal)
-    assert symbol_of(entry)
+    recipe = Recipe.parse("shortgpt(repair=double)")
+    assert recipe.line == "shortgpt(repair=double)"
+    assert recipe.repaired == "double"
+    assert recipe.fits() == set()
+    assert recipe.title.endswith("the last norm doubled")
     told = []
     found = reduce_model(
         tiny_model("llama"), Layout.without(3, {1}), windows, "double", lambda *given: told.append(given)
@@ -58,14 +53,6 @@ def test_a_repair_in_one_place_is_found_everywhere(doubling, windows):
         repair(doubling)
 
 
-def test_every_repair_has_a_symbol_and_stands_in_the_help():
-    command = get_command(app).commands["remove"]  # type: ignore[attr-defined]
-    (told,) = (option.help for option in command.params if option.name == "closing")
-    for name in REPAIRS:
-        assert name in told
-        assert name in SYMBOLS
-
-
 def test_an_unknown_repair_is_told_with_the_nearest():
-    with pytest.raises(PlanError, match=r"repair of gaps 'wrters'.*writers"):
-        Removal(closing="wrters")
+    with pytest.raises(PlanError, match=r"nknown repair 'wrters'\. Did you mean 'writers'"):
+        Recipe.parse("sleb(repair=wrters)")

@@ -39,16 +39,16 @@ def ways(model: Any) -> Iterator[tuple[str, Callable[[], Any]]]:
     def sliced(span: int, repair: bool) -> Any:
         return slice_model(model, widths(span), WINDOWS, repair=repair).model
 
-    def reduced(closing: Any, layout: Layout) -> Any:
-        return reduce_model(model, layout, WINDOWS, closing).model
+    def reduced(repair: str, layout: Layout) -> Any:
+        return reduce_model(model, layout, WINDOWS, repair).model
 
     for span in (0, 2):
         for repair in (False, True):
             yield f"sliced, span {span}{', repaired' * repair}", lambda s=span, r=repair: sliced(s, r)
-    yield "previewed", lambda: recut(model, widths(0), find_bases(model, WINDOWS)).model
+    yield "one-shot", lambda: recut(model, widths(0), find_bases(model, WINDOWS)).model
     gap = Layout.without(3, {1})
-    for closing in ("none", "matrix", "writer", "writers"):
-        yield f"block 1 removed, {closing}", lambda c=closing: reduced(c, gap)
+    for repair in ("none", "linear", "last-writer", "writers"):
+        yield f"block 1 removed, {repair}", lambda r=repair: reduced(r, gap)
     merged = Layout(blocks=3, groups=((0,), (1, 2)), merge="mean")
     yield "blocks 1 and 2 as one, writers", lambda: reduced("writers", merged)
 

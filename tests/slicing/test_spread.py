@@ -16,10 +16,12 @@ from analysis.bases import find_bases
 from analysis.evaluate import perplexity
 from analysis.profile import profile_blocks
 from analysis.read_shape import read_shape
-from slicing.depth import Layout, Survey, make_method
+from slicing.depth.layout import Layout
 from slicing.depth.reduce import reduce_model
 from slicing.schedule import SlicingSchedule
 from slicing.slicer import recut, slice_model
+from slicing.steps import find_step
+from slicing.view import ModelView
 
 
 def on_disk(model: Any, folder: Path, rest: str = "cpu") -> Any:
@@ -62,14 +64,14 @@ def test_blocks_on_disk_change_nothing(family, budget, span, windows, tmp_path):
 def test_removal_and_repair_take_blocks_on_disk_one_by_one(family, windows, tmp_path):
     together, apart = tiny_model(family), on_disk(tiny_model(family), tmp_path / "weights")
     gap, merged = Layout.without(3, {1}), Layout(blocks=3, groups=((0,), (1, 2)), merge="mean")
-    for layout, closing in (
-        *((gap, closing) for closing in ("none", "matrix", "writer", "writers", "block")),
+    for layout, repair in (
+        *((gap, repair) for repair in ("none", "linear", "last-writer", "writers", "train-block")),
         (merged, "none"),
         (merged, "writers"),
     ):
-        expected = reduce_model(together, layout, windows, closing)
-        found = reduce_model(apart, layout, windows, closing)
-        assert torch.equal(found.model(windows).logits, expected.model(windows).logits), closing
+        expected = reduce_model(together, layout, windows, repair)
+        found = reduce_model(apart, layout, windows, repair)
+        assert torch.equal(found.model(windows).logits, expected.model(windows).logits), repair
         assert found.repair == expected.repair
         assert any(parameter.is_meta for parameter in apart.parameters())  # they went back
 
@@ -78,8 +80,8 @@ def test_methods_of_removal_choose_alike_where_blocks_are_on_disk(windows, tmp_p
     labels = {"model_label": "", "text_label": ""}
     chosen = []
     for model in (tiny_model("llama"), on_disk(tiny_model("llama"), tmp_path / "weights")):
-        survey = Survey(model, windows, profile_blocks(model, windows, **labels))
+        view = ModelView(model, windows, profile_blocks(model, windows, **labels))
         chosen.append(
-            [make_method(name, {})(survey, 1) for name in ("shortgpt", "greedy", "streamline", "laco")]
+            [find_step(name)().without(view, 1) for name in ("shortgpt", "sleb", "llm-streamline", "laco")]
         )
     assert chosen[0] == chosen[1]

@@ -1,0 +1,8 @@
+"""The method in seven scenes, for talks and lessons: what each shows, says, asks and answers.
+
+Every number is of the run that is told. Computes nothing but arithmetic on it, and knows nothing about
+streamlit.
+"""
+
+from app.story.case import Case, case_of
+from app.story.scenes import SCENES, Dial, Scene

@@ -1,0 +1,283 @@
+"""What each scene of the story says, answers and draws, with the numbers of its case."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from analysis.errors import StorageError
+from analysis.scores import find_score
+from app import wording
+from app.figures.base import Drawing, Theme
+from app.figures.profile import outliers
+from app.figures.story import (
+    Spread,
+    draw_cosines,
+    draw_costs,
+    draw_floor,
+    draw_pipe,
+    draw_plan,
+    draw_scores,
+    draw_turns,
+)
+from app.story.case import Case
+
+# 1: what a block does to its input
+
+
+def turns_sentence(case: Case, _: float) -> str:
+    """Say how far the blocks turn a state that change it most and least."""
+    most, least = case.turns
+    longer = f" and makes it **{most.growth:.3g} times** as long" if most.growth else ""
+    kept = "" if most.growth else " (this run kept no lengths, so they are drawn equal)"
+    return (
+        f"On average block {most.block} turns the state of a token by **{most.degrees:.0f}°**{longer}; "
+        f"block {least.block} turns it by only **{least.degrees:.0f}°**{kept}."
+    )
+
+
+def turns_answer(case: Case) -> str:
+    """Say from where to where the angles go, and what is typical."""
+    most, least = case.turns
+    typical = float(np.degrees(np.arccos(np.median(case.cosine))))
+    return (
+        f"From {least.degrees:.0f}° (block {least.block}) to {most.degrees:.0f}° (block {most.block}); a "
+        f"typical block turns it by {typical:.0f}°. Every block adds to its input, and most add little."
+    )
+
+
+def turns_drawing(case: Case, _: float, theme: Theme, concealed: bool) -> Drawing:
+    """Draw both turns as arrows."""
+    return draw_turns(case.turns, theme, concealed)
+
+
+# 2: cosine.
+
+
+def cosine_sentence(case: Case, _: float) -> str:
+    """Say by which cosine the typical token passes two blocks."""
+    spread = case.spread
+    order = np.argsort(spread.middle)
+    low, high = int(order[0]), int(order[-1])
+    unit = "token" if case.details is not None else "window (this run kept no single tokens)"
+    return (
+        f"The typical {unit} passes block {high} with a cosine of **{_signed(spread.middle[high])}** and "
+        f"block {low} with **{_signed(spread.middle[low])}**{_first_apart(spread)}."
+    )
+
+
+def _first_apart(spread: Spread) -> str:
+    if spread.first is None:
+        return ""
+    outside = int(((spread.first < spread.low) | (spread.first > spread.high)).sum())
+    return f"; first tokens fall outside the bar in **{outside} of {spread.middle.size}** blocks"
+
+
+def cosine_answer(case: Case) -> str:
+    """Say where tokens differ most."""
+    spread = case.spread
+    widest = int((spread.high - spread.low).argmax())
+    return (
+        f"They differ most in block {widest}, where 90 % lie between {_signed(spread.low[widest])} and "
+        f"{_signed(spread.high[widest])}{_first_apart(spread)}. That is why the first token is kept apart."
+    )
+
+
+def cosines_drawing(case: Case, _: float, theme: Theme, concealed: bool) -> Drawing:
+    """Draw the cosines of every block."""
+    return draw_cosines(case.spread, theme, concealed)
+
+
+# 3: the profile.
+
+
+def profile_sentence(case: Case, _: float) -> str:
+    """Say which block is the most redundant, and which the least."""
+    score = find_score(case.score)
+    values = case.result.profile.values(score.name, case.asked.first_token)
+    redundancy = np.asarray(case.redundancy)
+    most, least = int(redundancy.argmin()), int(redundancy.argmax())
+    far = outliers(values)
+    rest = np.delete(values, far)
+    apart = f"; the other {rest.size} lie between {rest.min():.2f} and {rest.max():.2f}" if far else ""
+    return (
+        f"Block **{least}** is the most redundant ({score.title} {values[least]:.2f}), block **{most}** the "
+        f"least ({values[most]:.2f}){apart}."
+    )
+
+
+SCORE_FORMULAS = {
+    "lr": r"LR_l = \frac{c_l - \min c}{\max c - \min c}, \quad c_l = \overline{\cos}_l",
+    "block-influence": r"BI_l = 1 - \overline{\cos}_l",
+    "angular": r"d_l = \tfrac{1}{\pi} \arccos \cos_l \quad \text{at the last token}",
+}
+
+
+def profile_answer(case: Case) -> str:
+    """Say which blocks change their input most."""
+    redundancy = np.asarray(case.redundancy)
+    order = [str(block) for block in np.argsort(redundancy)[:3]]
+    return (
+        f"Block {int(redundancy.argmin())} changes its input most; the three that change it most are "
+        f"{', '.join(order[:2])} and {order[2]}, of {redundancy.size}."
+        if len(order) == 3
+        else f"Block {int(redundancy.argmin())} changes its input most."
+    )
+
+
+def profile_drawing(case: Case, _: float, theme: Theme, concealed: bool) -> Drawing:
+    """Draw the score of every block."""
+    plan = case.asked
+    return draw_scores(case.result.profile, case.score, plan.first_token, theme, concealed)
+
+
+# 4: the slice base.
+
+
+def base_sentence(case: Case, base: float) -> str:
+    """Say what the base takes from all blocks, and what the scores decide."""
+    left = case.plan.target - base
+    if left <= 1e-9:
+        return (
+            f"With the base at the target of **{_share(base)}** nothing is left to share out: this is "
+            "constant slicing."
+        )
+    return (
+        f"Every block loses **{_share(base)}** whatever its score; the other **{_points(left)}** of the "
+        f"target of {_share(case.plan.target)} go where the model is redundant."
+    )
+
+
+def base_answer(case: Case) -> str:
+    """Say how much the scores decide."""
+    return (
+        f"The scores decide: at a base of {_share(case.base)} about {_points(case.plan.target - case.base)}. "
+        f"At a base of {_share(case.plan.target)} nothing is left to decide, which is constant slicing."
+    )
+
+
+def base_drawing(case: Case, base: float, theme: Theme, concealed: bool) -> Drawing:
+    """Draw the base as the floor of every cut."""
+    fractions = case.planned_at(base=base).fractions(case.redundancy)
+    return draw_floor(fractions, base, case.largest_cut(0.0, case.plan.target), theme, concealed)
+
+
+# 5: the target.
+
+
+def target_sentence(case: Case, target: float) -> str:
+    """Say what the least and the most redundant blocks lose at a target."""
+    cut = np.asarray(
+        case.planned_at(target=target).schedule(case.redundancy, case.result.shape).block_fractions
+    )
+    low, high = int(cut.argmin()), int(cut.argmax())
+    return (
+        f"To cut **{_share(target)}** on average, block {low} loses **{wording.percent(cut[low])}** and "
+        f"block {high} **{wording.percent(cut[high])}**; constant slicing takes the same from all."
+    )
+
+
+def highest_target(case: Case) -> float:
+    """Where the dial of the target ends: beyond half of the width little is left of a model to talk about."""
+    return max(0.5, case.plan.target)
+
+
+def target_answer(case: Case) -> str:
+    """Say which blocks lose less than the mean."""
+    plan, shape = case.plan, case.result.shape
+    cut = np.asarray(plan.schedule(case.redundancy, shape).block_fractions)
+    less = np.flatnonzero(cut < plan.target - 0.5 * plan.rounding / shape.hidden_size)
+    named = ", ".join(map(str, less[:6])) + (f" and {less.size - 6} more" if less.size > 6 else "")
+    return (
+        f"In the blocks that change their input most: {named or 'none'}. What they keep, the others give, so "
+        f"that the mean stays {_share(plan.target)}."
+    )
+
+
+def target_drawing(case: Case, target: float, theme: Theme, concealed: bool) -> Drawing:
+    """Draw the plan beside constant slicing."""
+    plan, shape = case.planned_at(target=target), case.result.shape
+    return draw_plan(
+        plan.schedule(case.redundancy, shape),
+        plan.constant(shape),
+        plan.fractions(case.redundancy),
+        plan.allocation,
+        case.result.profile.block_path,
+        case.largest_cut(case.base, highest_target(case)),
+        theme,
+        concealed,
+    )
+
+
+# 6: the cut.
+
+
+def cut_sentence(case: Case, _: float) -> str:
+    """Say what the cut leaves of the parameters."""
+    planned, dense = case.measured[case.planned], case.measured["dense"]
+    change = planned.parameters / dense.parameters - 1.0
+    return (
+        f"A slice of {_share(case.asked.target)} leaves **{wording.millions(planned.parameters)}** of "
+        f"{wording.millions(dense.parameters)} parameters: **{wording.percent(abs(change))} "
+        f"{'fewer' if change <= 0 else 'more'}**."
+    )
+
+
+def cut_answer(case: Case) -> str:
+    """Say why that is another number than the mean slice."""
+    planned, constant = case.measured[case.planned], case.measured["constant"]
+    dense = case.measured["dense"].parameters
+    return (
+        f"By another: the mean slice is {wording.percent(planned.mean_slice)}, the parameters change by "
+        f"{wording.percent(planned.parameters / dense - 1.0, signed=True)} (constant slicing: "
+        f"{wording.percent(constant.parameters / dense - 1.0, signed=True)}). Every cut adds a shortcut "
+        "matrix between two widths, and the embedding is counted too."
+    )
+
+
+def cut_drawing(case: Case, _: float, theme: Theme, concealed: bool) -> Drawing:
+    """Draw the width of the stream along the depth."""
+    name = case.planned
+    planned, constant = case.measured[name].schedule, case.measured["constant"].schedule
+    if planned is None or constant is None:
+        raise StorageError(
+            "This comparison does not say how its models were sliced: run it again to tell the story."
+        )
+    return draw_pipe(planned, constant, name, theme, concealed)
+
+
+# 7: perplexity.
+
+
+def cost_sentence(case: Case, _: float) -> str:
+    """Say what the comparison found."""
+    return wording.verdict(case.comparison)
+
+
+def cost_answer(case: Case) -> str:
+    """Say the evidence, and what the dense model has."""
+    told = [
+        f"{how.capitalize()}: {each.verdict}, {wording.evidence(each)}."
+        for how, each in wording.deciding(case.comparison)
+    ]
+    dense = case.measured["dense"].evaluation
+    return " ".join([*told, f"The dense model has a perplexity of {dense.perplexity:.2f}: {dense.protocol}."])
+
+
+def costs_drawing(case: Case, _: float, theme: Theme, concealed: bool) -> Drawing:
+    """Draw the perplexities."""
+    names = dict.fromkeys(("dense", "constant", case.planned))
+    return draw_costs([case.measured[name] for name in names], theme, concealed)
+
+
+def _share(fraction: float) -> str:
+    """A share set on a dial, in whole percent where it is whole."""
+    return f"{100 * fraction:.3g}\N{NO-BREAK SPACE}%"
+
+
+def _signed(cosine: float) -> str:
+    return f"{cosine:.2f}".replace("-", "−")
+
+
+def _points(fraction: float) -> str:
+    points = f"{100 * fraction:.3g}"
+    return f"{points}\N{NO-BREAK SPACE}{'point' if points == '1' else 'points'}"
