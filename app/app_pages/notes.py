@@ -4,7 +4,7 @@ import streamlit as st
 
 from analysis.errors import SlicescopeError
 from app import parts, state, talk_state
-from app.story import STEPS, Case, Step, case_of
+from app.story import SCENES, Case, Scene, case_of
 from slicing.study.store import find_details
 
 _TALK = "app_pages/talk.py"
@@ -19,10 +19,10 @@ _READABLE = 860  # px; longer lines are hard to follow
 
 def _start() -> None:
     """The ways into the talk."""
-    minutes = sum(step.notes.minutes for step in STEPS)
+    minutes = sum(step.notes.minutes for step in SCENES)
     st.markdown(
-        f"{len(STEPS)} steps, about {minutes} minutes. Right and Left, or the remote control of a presenter, "
-        "move through the talk, and Escape leaves it. With predictions each step asks first, and Right shows "
+        f"{len(SCENES)} steps, about {minutes} minutes. Right and Left, or the remote control of a "
+        "presenter, move through the talk, and Escape leaves it. With predictions each step asks first, and Right shows "
         "the answer."
     )
     with st.container(horizontal=True, key="screen-start"):
@@ -36,7 +36,7 @@ def _start() -> None:
             )
 
 
-def _note(number: int, step: Step, case: Case) -> None:
+def _note(number: int, step: Scene, case: Case) -> None:
     """One step, for the one who tells it."""
     notes = step.notes
     with st.container(key=f"note-{number}", width=_READABLE):
@@ -63,7 +63,7 @@ _start()
 if shown := parts.provenance("compare"):
     try:
         case = case_of(shown.run, find_details(shown.run))
-        for number, step in enumerate(STEPS, start=1):
+        for number, step in enumerate(SCENES, start=1):
             _note(number, step, case)
     except SlicescopeError as error:
         st.error(state.told(error), icon=":material/error:")

@@ -5,7 +5,7 @@ import streamlit as st
 from analysis.errors import SlicescopeError
 from app import parts, state, talk_state
 from app.figures.base import Drawing
-from app.story import STEPS, Case, Dial, Step, case_of
+from app.story import SCENES, Case, Dial, Scene, case_of
 from slicing.study.store import find_details
 
 _PROFILE = "app_pages/profile.py"
@@ -52,7 +52,7 @@ def _forward() -> None:
     at = talk_state.standing()
     if not at.revealed:
         talk_state.tell(at._replace(revealed=True))
-    elif at.step < len(STEPS):
+    elif at.step < len(SCENES):
         talk_state.tell(at._replace(step=at.step + 1, revealed=not at.predict))
 
 
@@ -68,7 +68,7 @@ def _leave() -> None:
 
 
 @st.fragment
-def _scene(step: Step, case: Case, at: talk_state.Talk) -> None:
+def _scene(step: Scene, case: Case, at: talk_state.Talk) -> None:
     """What changes while the dial of a step moves."""
     if talk_state.standing() != at:
         st.rerun()  # a key that came with the dial's last move: the browser asks for the scene alone
@@ -107,11 +107,11 @@ def _show(drawing: Drawing, alt: str) -> None:
 def _foot(at: talk_state.Talk) -> None:
     """Where one is, and how to go on by touch."""
     with st.container(key="talk-foot", horizontal=True, vertical_alignment="center", gap="small"):
-        last = at.step == len(STEPS) and at.revealed
+        last = at.step == len(SCENES) and at.revealed
         st.button("Back", key="back", type="tertiary", shortcut="Left", on_click=_back, disabled=at.step == 1)
         label = "Next" if at.revealed else "Reveal"
         st.button(label, key="forward", type="tertiary", shortcut="Right", on_click=_forward, disabled=last)
-        st.caption(f"{at.step} / {len(STEPS)}", width="stretch", text_alignment="center")
+        st.caption(f"{at.step} / {len(SCENES)}", width="stretch", text_alignment="center")
         st.page_link("app_pages/notes.py", label="Notes", query_params=talk_state.without_talk())
         if st.button("Leave", key="leave", type="tertiary", shortcut="Esc"):
             _leave()
@@ -122,9 +122,9 @@ def _foot(at: talk_state.Talk) -> None:
 
 st.html(_STYLE)
 st.html(_RELEASE, unsafe_allow_javascript=True)
-at = talk_state.talk(len(STEPS))
+at = talk_state.talk(len(SCENES))
 with st.container(key="talk"):
-    step = STEPS[at.step - 1]
+    step = SCENES[at.step - 1]
     st.title(step.title, anchor=False)
     shown = state.shown("compare")
     if shown is None:
