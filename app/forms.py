@@ -100,10 +100,8 @@ def comparison_form(usual: Proposal) -> Study:
 
 def study_form(usual: Proposal) -> Study:
     """The form of a study of the chosen kind (``SlicescopeError`` for what does not go together)."""
-    hidden = {"file"} if state.policy().demo_mode else set()  # it names models and texts of its own
-    offered = {
-        kind: title for kind, title in _KINDS.items() if kind != "file" or not state.policy().demo_mode
-    }
+    hidden = ("file",) if state.policy().demo_mode else ()  # it names models and texts of its own
+    offered = {kind: title for kind, title in _KINDS.items() if kind not in hidden}
     kind = controls.choice("Start from", "study-kind", offered, "sweep")
     st.caption(_ABOUT[kind])
     made = {"sweep": _sweep, "contest": _contest, "leaderboard": _leaderboard, "file": _of_file}

@@ -147,7 +147,7 @@ def _widget(field: FieldInfo, name: str, key: str, titles: dict[str, str] | None
     kinds = [each for each in get_args(annotation) if each is not type(None)] or [annotation]
     if titles is not None:
         names = list(titles)
-        return st.selectbox(title, names, index=names.index(usual), format_func=titles.get, key=key)
+        return st.selectbox(title, names, index=names.index(usual), format_func=titles.__getitem__, key=key)
     if get_origin(annotation) is Literal:
         return st.selectbox(title, kinds, index=kinds.index(usual), **options)
     if annotation is bool:

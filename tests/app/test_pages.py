@@ -312,7 +312,7 @@ def test_too_little_calibration_text_is_warned_of_where_it_is_asked_for(desk: De
 
 def test_what_a_result_may_not_hide_is_said_once_with_it(desk: Desk) -> None:
     run = bundled_run()
-    few = {"calibration_windows": 1, "profile_windows": 1, "evaluation": run.request.calibration}
+    few = {"calibration_windows": 1, "profile_windows": 1, "evaluation": run.request.profile_text}
     key = stored(run.model_copy(update={"request": run.request.model_copy(update=few)}))
     app = page("compare", compare=key)
     shown = [warning.value for warning in app.warning]
@@ -375,6 +375,7 @@ def test_a_model_that_cannot_be_sliced_is_told_on_the_tune_page(desk: Desk) -> N
 def with_bases(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the bundled run be one that kept its bases."""
     run = bundled_run()
+    assert run.result.kind == "study"
     result = ProfileResult(
         profile=run.result.profile,
         shape=run.result.shape,

@@ -14,7 +14,7 @@ from pydantic import Field
 from streamlit.testing.v1 import AppTest
 
 from analysis.texts import TextSource
-from app import plan_state, state
+from app import state
 from app.forms import FIRST_ON_BOARD, FIRST_RECIPES
 from app.job import Job
 from app.policy import Policy
@@ -410,11 +410,6 @@ def test_a_study_file_is_pasted(desk: Desk) -> None:
 
 
 def test_what_repeats_a_study_is_its_file(desk: Desk) -> None:
-    app = page("study", study="demo-ranking")
-    text = write_study(bundled_board().request.model_copy())[:20]
-    assert text
-    assert any("recipes = [" in code.value for code in app.code)
-
-
-def test_the_tuned_plan_is_kept_apart_from_the_session(desk: Desk) -> None:
-    assert plan_state.tuned_plan().target == 0.25
+    study: Any = bundled_board().request
+    app = page("study", study="demo-frontier")
+    assert [code.value for code in app.code if "recipes = [" in code.value] == [write_study(study)]
