@@ -60,11 +60,8 @@ def _demos() -> None:
 def _views(board: Board, run: Run | None = None) -> None:
     """The study as it is looked at, and the recipe that was clicked on."""
     found = read_map(board)
-    offered = [
-        *(["map"] if found else []),
-        "ranking",
-        *(["frontier"] if len(board.tables) > 1 or found or _sizes(board) > 1 else []),
-    ]
+    several = len(board.tables) > 1 or board.study.budgets[0].measure == "mean_slice"
+    offered = [*(["map"] if found else []), "ranking", *(["frontier"] if several else [])]
     usual = board.study.view if board.study.view in offered else "ranking"
     view = st.segmented_control(
         "View",
@@ -82,12 +79,6 @@ def _views(board: Board, run: Run | None = None) -> None:
     else:
         _ranking(board, run)
     _card(board, run)
-
-
-def _sizes(board: Board) -> int:
-    """How many sizes the models have that ran, all at one budget, to a rounding step."""
-    each = {round(standing.parameters / 10**5) for table in board.tables for standing in table.standings}
-    return len(each)
 
 
 def _map(found: Map, board: Board) -> None:
