@@ -21,6 +21,14 @@ from slicing.study.results import Run
 from slicing.study.store import is_stored
 from slicing.study.verdicts import Board, Map, Standing, Table, read_board, read_map
 
+# The titles of recipes begin alike, so that they are shown whole; the cells of a map need room for numbers.
+_STYLE = """<style>
+[data-tag] { max-width: 100%; height: auto; }
+[data-tag] > span { max-width: none; white-space: normal; }
+[data-testid="stMultiSelectTagsContainer"] { max-height: none; }
+.st-key-map { overflow-x: auto; }
+.st-key-map [data-testid="stFullScreenFrame"] { min-width: 34rem; }
+</style>"""
 _VIEWS = {"map": "Map", "ranking": "Ranking", "frontier": "Size against loss"}
 _DEMOS = {
     "demo-map": "Bases by targets: a map",
@@ -123,8 +131,6 @@ def _frontier(board: Board, is_map: bool) -> None:
     if is_map or len(board.tables) == 1:
         parts.chart(draw_sizes(board, parts.theme()), "sizes", trial_table(board))
         return
-    for sentence in wording.frontier(board):
-        st.markdown(f"- {sentence}")
     mark, _ = state.chosen_recipe()
 
     def pick(point: dict) -> None:
@@ -137,6 +143,8 @@ def _frontier(board: Board, is_map: bool) -> None:
     text = controls.choice("Evaluated on", "study-text", titles, "first") if board.study.other else "first"
     everyone = pd.concat([ranking_table(table) for table in board.tables], ignore_index=True)
     parts.chart(draw_frontier(board, mark or None, text, parts.theme()), "frontier", everyone, pick)
+    for sentence in wording.frontier(board):
+        st.markdown(f"- {sentence}")
     st.caption(f"{wording.FRONTIER_READING} Click a point to follow a recipe over the sizes.")
 
 
@@ -233,6 +241,7 @@ def _tunable(recipe: Recipe, budget: Budget, schedule: SlicingSchedule | None) -
     return plan_form.by_hand(alike, schedule.block_fractions, scaled=False) if schedule else None
 
 
+st.html(_STYLE)
 st.title("Which recipe, at which size?")
 st.markdown(
     "Recipes that make this model smaller, at equal size and on the same windows. Every number is of a model "
