@@ -27,7 +27,7 @@ _STYLE = """<style>
 [data-tag] > span { max-width: none; white-space: normal; }
 [data-testid="stMultiSelectTagsContainer"] { max-height: none; }
 .st-key-map { overflow-x: auto; }
-.st-key-map [data-testid="stFullScreenFrame"] { min-width: 34rem; }
+.st-key-map [data-testid="stFullScreenFrame"] { min-width: 40rem; }
 </style>"""
 _VIEWS = {"map": "Map", "ranking": "Ranking", "frontier": "Size against loss"}
 _DEMOS = {
