@@ -21,13 +21,13 @@ from slicing.study.results import Run
 from slicing.study.store import is_stored
 from slicing.study.verdicts import Board, Map, Standing, Table, read_board, read_map
 
-# The titles of recipes begin alike, so that they are shown whole; the cells of a map need room for numbers.
+# The titles of recipes begin alike, so that they are shown whole; cells and rows need room for words.
 _STYLE = """<style>
 [data-tag] { max-width: 100%; height: auto; }
 [data-tag] > span { max-width: none; white-space: normal; }
 [data-testid="stMultiSelectTagsContainer"] { max-height: none; }
-.st-key-map { overflow-x: auto; }
-.st-key-map [data-testid="stFullScreenFrame"] { min-width: 40rem; }
+:is(.st-key-map, .st-key-ranking) { overflow-x: auto; }
+:is(.st-key-map, .st-key-ranking) [data-testid="stFullScreenFrame"] { min-width: 40rem; }
 </style>"""
 _VIEWS = {"map": "Map", "ranking": "Ranking", "frontier": "Size against loss"}
 _DEMOS = {
