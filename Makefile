@@ -7,14 +7,17 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test lint format constraints demo-run screenshots timings soak fuzz kills ablation portability clean
+.PHONY: demo test test-slow lint format constraints demo-run screenshots timings soak fuzz kills ablation portability clean
 
 demo: $(INSTALLED)  ## everything installed, the demo model converted, the app open on it
 	$(BIN)/slicescope prepare --model demo
 	$(BIN)/slicescope app --port $(PORT)
 
-test: $(INSTALLED)  ## all tests; those in a browser too where Chromium is found
-	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
+test: $(INSTALLED)  ## all tests but the slow ones; those in a browser too where Chromium is found
+	$(BIN)/python -m pytest -m "not slow" --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
+
+test-slow: $(INSTALLED)  ## the tests that take minutes
+	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
 
 lint: $(INSTALLED)  ## style and types
 	$(BIN)/ruff check .

@@ -18,7 +18,7 @@ from transformers.pytorch_utils import Conv1D
 
 from analysis.errors import ModelError, UnsupportedError
 from analysis.families import ANATOMIES, Anatomy, Branch
-from analysis.support import refusal
+from analysis.support import why_unsupported
 
 _PLAIN = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 """Weights of other dtypes are codes, which stand for numbers together with a scale."""
@@ -34,7 +34,7 @@ def anatomy_of(config: Any) -> Anatomy:
     Raises ``UnsupportedError`` when the family has none, or this member of it cannot be sliced.
     """
     if config.model_type not in ANATOMIES:
-        raise UnsupportedError(refusal(config.model_type))
+        raise UnsupportedError(why_unsupported(config.model_type))
     entry = ANATOMIES[config.model_type]
     return entry if isinstance(entry, Anatomy) else entry(config)
 
@@ -135,7 +135,7 @@ def norm_gain(norm: Any, anatomy: Anatomy, like: torch.Tensor) -> torch.Tensor:
 
 
 def norm_shift(norm: Any) -> torch.Tensor | None:
-    """What a layer norm adds at its end, shape (D,), or ``None``."""
+    """Return what a layer norm adds at its end, shape (D,), or ``None``."""
     return getattr(norm, "bias", None)
 
 
@@ -150,5 +150,5 @@ def norm_epsilon(norm: nn.Module, anatomy: Anatomy) -> float:
 
 
 def embedding_scale(embedding: nn.Module) -> float:
-    """What the embedding layer multiplies its rows by (the square root of D for Gemma, else 1)."""
+    """Return the factor of the embedding layer's rows (the square root of D for Gemma, else 1)."""
     return float(getattr(embedding, "scalar_embed_scale", 1.0))

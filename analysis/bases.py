@@ -121,7 +121,7 @@ class Bases(NamedTuple):
 
     @property
     def bytes(self) -> int:
-        """What they take, in memory and on disk."""
+        """The bytes that the bases take, in memory and on disk."""
         return sum(tensor.nbytes for tensor in (*self.vectors, *self.energies))
 
     def save(self, path: Path) -> None:

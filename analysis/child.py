@@ -12,11 +12,11 @@ import sys
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-_BEGIN = "import sys; sys.path[:] = {path!r}; from {module} import begin; begin({line})"
+_BEGIN = "import sys; sys.path[:] = {path!r}; from {module} import {function}; {function}({line})"
 
 
-def start(module: str, **environment: str) -> tuple[Connection, subprocess.Popen[bytes]]:
-    """Start a fresh process that calls ``begin`` of a module, given the number of its end of the connection.
+def start_child(module: str, function: str, **environment: str) -> tuple[Connection, subprocess.Popen[bytes]]:
+    """Start a fresh process that calls a function of a module, given the number of its end of the connection.
 
     Our end is returned with the process. ``environment`` is added to what this process has.
     """
@@ -27,7 +27,7 @@ def start(module: str, **environment: str) -> tuple[Connection, subprocess.Popen
     # Not a process of multiprocessing: forks survive neither threads nor CUDA, and a spawned process runs the
     # main module anew, which is the page itself once streamlit has run one.
     process = subprocess.Popen(
-        [sys.executable, "-c", _BEGIN.format(path=path, module=module, line=line)],
+        [sys.executable, "-c", _BEGIN.format(path=path, module=module, function=function, line=line)],
         pass_fds=[line],
         stdin=subprocess.DEVNULL,
         start_new_session=True,  # Ctrl-C in the terminal is for whoever started it, who says when to end

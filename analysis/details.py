@@ -1,4 +1,4 @@
-"""What a profile looks like from near: every token, every pair of blocks, heads and MLP apart.
+"""Measure a profile in detail: every token, every pair of blocks, heads and MLP apart.
 
 Collected during the profile's own forward pass. Knows nothing about scores or slicing.
 """
@@ -75,7 +75,7 @@ LIKENESSES: dict[str, Likeness] = {
 
 
 class Details(NamedTuple):
-    """What the sums of a profile no longer tell."""
+    """Details of a profile that its sums do not tell."""
 
     tokens: np.ndarray
     """(N, T) int32: the ids of the first windows."""

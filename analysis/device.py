@@ -80,7 +80,7 @@ def pick_dtype(name: str, device: torch.device, stored: object, told: Facts | No
     return torch.bfloat16 if native and stored != torch.float16 else torch.float16
 
 
-def check_names(device: str, dtype: str) -> None:
+def check_device_names(device: str, dtype: str) -> None:
     """Raise ``ModelError`` unless there are such a device and such a dtype, be it here or elsewhere."""
     if device != "auto":
         _device(device)
@@ -188,7 +188,7 @@ def free_memory() -> None:
         torch.mps.empty_cache()
 
 
-def memory(device: torch.device) -> tuple[int, int]:
+def memory_of(device: torch.device) -> tuple[int, int]:
     """Bytes (free, total) on the device; for a CPU and for MPS those of the machine.
 
     What torch keeps for its next tensors counts as free. On CUDA asking makes a context, which takes memory
@@ -239,7 +239,7 @@ def out_of_memory_told(doing: str, device: torch.device | None = None, need: str
     """
     there_was = ""
     if device is not None:
-        free, total = memory(device)
+        free, total = memory_of(device)
         there_was = f" ({need + '; ' if need else ''}{free / 1e9:.2f} of {total / 1e9:.2f} GB were free)"
     try:
         yield

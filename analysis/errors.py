@@ -1,4 +1,4 @@
-"""What can go wrong, as one family.
+"""The errors of slicescope, as one family.
 
     SlicescopeError             exit code 1
     ├── ModelError              3  a model that cannot be found, read or handled

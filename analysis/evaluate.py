@@ -1,9 +1,9 @@
-"""What a model is worth: perplexity by a stated protocol, its interval, its speed, and paired differences.
+"""Evaluate a model: perplexity by a stated protocol, its interval, its speed, and paired differences.
 
 The protocol: consecutive windows without overlap; in each, every token but the first is predicted from
-those before it; perplexity is exp of the mean negative log-likelihood over all predicted tokens. A BOS token
-in front of a window (``analysis.texts.BEGUN``) is its first; the first token of text is then predicted too.
-Knows nothing about how a model was made.
+those before it; perplexity is exp of the mean negative log-likelihood over all predicted tokens. Where a
+BOS token stands in front of a window (``analysis.sources.windows.BEGUN``), it is the first one; the first
+token of text is then predicted too.Knows nothing about how a model was made.
 """
 
 from __future__ import annotations
@@ -39,9 +39,11 @@ from analysis.device import (
 from analysis.errors import ModelError, TextError
 from analysis.hooks import head_alone
 from analysis.needs import ROWS, passing_need, refuse_unless_it_fits
-from analysis.source import ModelSource, OpenModel, context_length, quiet_transformers
+from analysis.sources.configuration import context_length
+from analysis.sources.model import ModelSource, quiet_transformers
+from analysis.sources.opening import OpenModel
+from analysis.sources.tokens import tokenizer_errors
 from analysis.statistics import LEVEL, holm, mean_interval, p_value
-from analysis.texts import tokenizer_errors
 from analysis.values import Progress, Value, no_progress, without
 
 
@@ -284,7 +286,7 @@ def difference(baseline: str, base: Perplexity, contender: str, other: Perplexit
 
 
 def paired(baseline: str, contender: str, differences: np.ndarray) -> Difference:
-    """What the differences of every window's loss, contender less baseline, (N,), say together."""
+    """Summarise the differences of every window's loss, contender less baseline, (N,)."""
     return Difference(
         baseline=baseline,
         contender=contender,

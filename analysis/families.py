@@ -39,7 +39,7 @@ class Branch(Value):
     paired: bool = False
     """Whether heads half of all apart make one output (differential attention)."""
     repeated: bool = False
-    """Whether keys and values are repeated for every query head before they are kept for later tokens."""
+    """Whether keys and values are repeated for every query head before they are cached for later tokens."""
     head_norms: tuple[str, ...] = ("q_norm", "k_norm", "q_layernorm", "k_layernorm", "query_layernorm")
     """Norms of queries and keys."""
     head_vectors: tuple[str, ...] = ("sinks",)

@@ -1,7 +1,7 @@
 """Fetching a model from the Hub: what opening it takes and no more, with every byte told.
 
 A process of its own fetches, since a read that waits for the network can be ended in no other way: whoever
-asked can stop it at any moment. What has come by then is kept, and the next time goes on from there. Knows
+asked can stop it at any moment. The next fetch goes on from what has come by then. Knows
 nothing about transformers or torch, which would take seconds to import there.
 """
 
@@ -19,9 +19,9 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import NamedTuple
 
-from analysis.child import start
+from analysis.child import start_child
 from analysis.errors import ModelError, SlicescopeError, StorageError
-from analysis.hub import FETCHING, hub_answers, refusal
+from analysis.sources.hub import FETCHING, fetch_error, hub_answers
 from analysis.storage import require_space, storage_errors
 from analysis.values import Progress, no_progress
 
@@ -85,7 +85,8 @@ def fetch(repository: str, revision: str | None = None, progress: Progress = no_
 
 @contextmanager
 def _fetching(repository: str, revision: str | None) -> Iterator[Connection]:
-    answers, process = start("analysis.fetch", HF_HUB_DISABLE_PROGRESS_BARS="1", HF_HUB_VERBOSITY="error")
+    quiet = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_HUB_VERBOSITY": "error"}
+    answers, process = start_child("analysis.fetch", "fetch_and_answer", **quiet)
     try:
         answers.send((repository, revision))
         yield answers
@@ -95,7 +96,7 @@ def _fetching(repository: str, revision: str | None) -> Iterator[Connection]:
         answers.close()
 
 
-def begin(line: int) -> None:
+def fetch_and_answer(line: int) -> None:
     """Fetch as the process of its own, given the number of its end of the connection."""
     connection = Connection(line)
     repository, revision = connection.recv()
@@ -119,14 +120,14 @@ def begin(line: int) -> None:
 
 
 def _told(repository: str, revision: str | None, error: Exception) -> SlicescopeError:
-    """What went wrong, in one sentence."""
+    """Say in one sentence what went wrong."""
     if isinstance(error, OSError) and error.errno in _OF_THE_DISK:
         try:
             with storage_errors(_cache()):
                 raise error
         except StorageError as told:
             return told
-    return refusal(repository, revision, error)
+    return fetch_error(repository, revision, error)
 
 
 _OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
@@ -159,7 +160,7 @@ class _Fetch:
 
         constants.DOWNLOAD_CHUNK_SIZE = CHUNK
         if not constants.is_offline_mode() and not hub_answers():
-            raise refusal(self.repository, self.revision, ConnectionError("the Hub does not answer"))
+            raise fetch_error(self.repository, self.revision, ConnectionError("the Hub does not answer"))
         # By its name, so that the cache remembers which commit that is; everything else is of that commit.
         config = Path(hf_hub_download(self.repository, "config.json", revision=self.revision))
         folder = config.parent

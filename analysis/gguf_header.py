@@ -1,4 +1,4 @@
-"""What the header of a GGUF file says, checked against its size and its tensors before anything is built.
+"""Check the header of a GGUF file against its size and its tensors before anything is built.
 
 Format: github.com/ggml-org/ggml/blob/master/docs/gguf.md. Knows nothing about transformers.
 """

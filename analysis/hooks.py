@@ -62,12 +62,12 @@ class _Recorder(nn.Module):
         return getattr(self.__dict__["block"], name)
 
     def forward(self, hidden_states: Tensor, *args: Any, **context: Any) -> Any:
-        context.update(zip(argument_names(self.__dict__["block"]), args, strict=False))
+        context.update(zip(_argument_names(self.__dict__["block"]), args, strict=False))
         self.__dict__.update(entering=hidden_states, context=context)
         return (hidden_states, None) if self.returns_tuple else hidden_states
 
 
-def argument_names(block: Any) -> list[str]:
+def _argument_names(block: Any) -> list[str]:
     """The names of what a decoder may hand its blocks by position, after the states."""
     if hasattr(block, "arguments"):  # a sliced block, which stands for a dense one
         return block.arguments

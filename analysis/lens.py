@@ -1,4 +1,4 @@
-"""What the head would say after every block: the logit lens.
+"""Apply the head after every block: the logit lens.
 
 One pass through the blocks. Changes no weight.
 """

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from analysis.device import HOST, memory
+from analysis.device import HOST, memory_of
 from analysis.errors import OutOfMemoryError
 from analysis.values import Value
 
@@ -71,7 +71,7 @@ def refuse_unless_it_fits(
     device = model.device
     if device.type == "meta" or is_spread(model):
         return
-    free, total = memory(device)
+    free, total = memory_of(device)
     room = free + need.dense
     if need.least <= room:
         return
@@ -79,7 +79,7 @@ def refuse_unless_it_fits(
     levers = [lever for lever, each in (instead or {}).items() if each.least <= room]
     if size > 2 and need.in_dtype(2, size).least <= room:
         levers.append("open the model in a 16-bit dtype (dtype bfloat16)")
-    if device.type != "cpu" and need.in_dtype(FP32, size).least <= memory(HOST)[0]:
+    if device.type != "cpu" and need.in_dtype(FP32, size).least <= memory_of(HOST)[0]:
         levers.append("use the CPU (device cpu)")
     if need.least <= total:
         levers.append("close other programs that hold its memory")

@@ -111,7 +111,7 @@ def depth(model: Any) -> np.ndarray:
 
 
 def _states(model: Any, tokens: Tensor) -> list[Tensor]:
-    """What enters every block."""
+    """Return the states that enter every block."""
     states: list[Tensor] = []
     with watch_blocks(model, lambda block, entering, leaving: states.append(entering)):
         decoder(model)(tokens, use_cache=False)

@@ -154,6 +154,55 @@ def _rows(values: np.ndarray) -> tuple[tuple[float, ...], ...]:
     return tuple(tuple(row) for row in values.tolist())
 
 
+class _Looker:
+    """Look at every block as the batches pass, and remember which blocks ran and whether any changed."""
+
+    def __init__(self, model: Any, windows: int, details: DetailsCollector | None) -> None:
+        self.model_type, self.blocks = model.config.model_type, len(blocks(model))
+        self.sums = {name: _Sums(s, windows, self.blocks) for name, s in _distinct(SCORES.values()).items()}
+        self.details = details
+        self.rows = slice(0, 0)
+        """The windows of the batch that passes now."""
+        self.ran: set[int] = set()
+        self.changed = False
+
+    def next_batch(self, windows: int) -> None:
+        """Go on to the rows of the next ``windows`` windows."""
+        self.rows = slice(self.rows.stop, self.rows.stop + windows)
+
+    def look(self, block: int, entering: Tensor, leaving: Tensor) -> None:
+        """Measure what a block makes of the stream (B, T, D)."""
+        if entering.ndim != 3:
+            raise ModelError(
+                f"The stream of this {self.model_type} model has the shape {tuple(entering.shape)} "
+                "rather than one vector per token and window, which slicescope does not measure: choose a "
+                "model with a single stream."
+            )
+        self.ran.add(block)
+        if entering.shape != leaving.shape:
+            raise ModelError("This model is sliced: its blocks change the width; profile the dense model.")
+        self.changed = self.changed or not torch.equal(entering, leaving)
+        for each in self.sums.values():
+            each.look(self.rows, block, entering, leaving)
+        if self.details is not None:
+            self.details.look(self.rows, block, entering, leaving)
+
+    def done(self) -> dict[str, Measurement]:
+        """Return the measurements (``ModelError`` where a block did not run, or none changed the stream)."""
+        if idle := sorted(set(range(self.blocks)) - self.ran):
+            raise ModelError(
+                f"Block {idle[0]} of this {self.model_type} model does not run on text alone, so it "
+                "cannot be measured: choose a text-only model."
+            )
+        measurements = {name: each.done() for name, each in self.sums.items()}
+        if not self.changed:
+            raise ModelError(
+                "No block of this model changes the stream, so that there is nothing to measure; its weights "
+                "may all be zero: fetch or save the model again."
+            )
+        return measurements
+
+
 @torch.inference_mode()
 def profile_blocks(
     model: Any,
@@ -177,54 +226,22 @@ def profile_blocks(
     if bases is not None:
         bases.refuse_unless_they_fit(windows)
     count, length = windows.shape
-    sums = {name: _Sums(s, count, len(blocks(model))) for name, s in _distinct(SCORES.values()).items()}
-    rows = slice(0, 0)
-
-    ran: set[int] = set()
-    changed: set[int] = set()
-
-    def look(block: int, entering: Tensor, leaving: Tensor) -> None:
-        if entering.ndim != 3:
-            raise ModelError(
-                f"The stream of this {model.config.model_type} model has the shape {tuple(entering.shape)} "
-                "rather than one vector per token and window, which slicescope does not measure: choose a "
-                "model with a single stream."
-            )
-        ran.add(block)
-        if entering.shape != leaving.shape:
-            raise ModelError("This model is sliced: its blocks change the width; profile the dense model.")
-        if not changed and not torch.equal(entering, leaving):
-            changed.add(block)
-        for each in sums.values():
-            each.look(rows, block, entering, leaving)
-        if details is not None:
-            details.look(rows, block, entering, leaving)
-
+    looker = _Looker(model, count, details)
     start = time.perf_counter()
     summing = nullcontext() if bases is None else bases.watching()
     looking = nullcontext() if details is None else details.watching()
-    with watch_blocks(model, look), summing, looking, out_of_memory_told("profiling"):
+    with watch_blocks(model, looker.look), summing, looking, out_of_memory_told("profiling"):
         for batch in batches_of(windows, model.device):
-            rows = slice(rows.stop, rows.stop + len(batch))
+            looker.next_batch(len(batch))
             decoder(model)(batch.to(model.device), use_cache=False)
-            progress("Profiling", rows.stop, count)
-    if idle := sorted(set(range(len(blocks(model)))) - ran):
-        raise ModelError(
-            f"Block {idle[0]} of this {model.config.model_type} model does not run on text alone, so it "
-            "cannot be measured: choose a text-only model."
-        )
-    measurements = {name: each.done() for name, each in sums.items()}
-    if not changed:
-        raise ModelError(
-            "No block of this model changes the stream, so that there is nothing to measure; its weights may "
-            "all be zero: fetch or save the model again."
-        )
+            progress("Profiling", looker.rows.stop, count)
+    measurements = looker.done()
     synchronise(model.device)
     return LayerProfile(
         model=model_label,
         text=text_label,
         block_path=block_path(model),
-        blocks=len(blocks(model)),
+        blocks=looker.blocks,
         windows=count,
         window_length=length,
         measurements=measurements,

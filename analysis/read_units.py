@@ -108,7 +108,7 @@ def _home(name: str) -> str:
 
 
 def _router(core: nn.Module, branch: Branch, count: int) -> Iterator[tuple[str, int]]:
-    """What the router holds for every expert, its weight and what corrects its choice."""
+    """Return what the router holds for every expert: its weight, and what corrects its choice."""
     for name in branch.switches:
         router = getattr(core, name, None)
         for inner, tensor in (*_named(router), *(router.named_buffers() if router else ())):

@@ -104,7 +104,7 @@ class SublayerShape(_Counts):
         return self.busy_reader_rows * entering + self.busy_writer_columns * leaving + through
 
     def remembered(self, tokens: int) -> int:
-        """Of so many tokens, those whose keys and values are kept for the next one."""
+        """Return how many of so many tokens have their keys and values cached for the next one."""
         return tokens if self.window is None else min(tokens, self.window - 1)
 
     def widths(self, width: int) -> tuple[int, int]:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from analysis.device import out_of_memory_told, synchronise
 from analysis.evaluate import check_windows
-from analysis.source import context_length
+from analysis.sources.configuration import context_length
 from analysis.statistics import median_coverage
 from analysis.values import Progress, Value, no_progress
 

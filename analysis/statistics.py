@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 FEWEST_WINDOWS = 8
 """Below this many windows an interval would be a pretence; there is none."""
@@ -38,7 +38,7 @@ def p_value(values: np.ndarray) -> float | None:
     mean, error = float(values.mean()), _standard_error(values)
     if error == 0.0:
         return 1.0 if mean == 0.0 else 0.0
-    return float(2.0 * stats.t.sf(abs(mean) / error, values.size - 1))
+    return float(2.0 * special.stdtr(values.size - 1, -abs(mean) / error))
 
 
 def holm(p_values: Sequence[float]) -> tuple[float, ...]:
@@ -66,4 +66,4 @@ def _standard_error(values: np.ndarray) -> float:
 
 @lru_cache(maxsize=256)
 def _quantile(degrees: int) -> float:
-    return float(stats.t.ppf((1.0 + LEVEL) / 2.0, degrees))
+    return float(special.stdtrit(degrees, (1.0 + LEVEL) / 2.0))

@@ -133,7 +133,7 @@ def owned(name: str) -> str:
 
 
 def abandoned(folder: Path) -> list[tuple[Path, str]]:
-    """What gone processes of this machine left in ``folder``, each with the name ``owned`` was given."""
+    """Find what gone processes of this machine left in ``folder``, each with the name given to ``owned``."""
     mine = re.compile(rf"(?P<name>.+)-{re.escape(platform.node())}-(?P<pid>\d+)-(?P<token>[0-9a-f]{{8}})-.+")
     found = [
         (left, mine.fullmatch(left.name)) for left in (sorted(folder.iterdir()) if folder.is_dir() else [])

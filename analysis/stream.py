@@ -14,17 +14,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from analysis.activations import Activations, budgets
 from analysis.device import on_device
 from analysis.evaluate import batches_of
 from analysis.hooks import entering_states, returns_tuple
-from analysis.kept import Kept, budgets
 
 Contexts = list[dict[str, Any]]
 """What every block of a model is called with beside the states."""
 
 
 class BlockStream:
-    """A stream (B, T, D), in batches that are kept on the device, in host memory or on disk.
+    """A stream (B, T, D), in batches that are stored on the device, in host memory or on disk.
 
     It begins as what enters block 0.
     """
@@ -36,14 +36,14 @@ class BlockStream:
         budget: tuple[int, int] | None = None,
         begin: Callable[[Tensor], Tensor] = torch.clone,
     ) -> None:
-        """``windows`` (N, T) of token ids; ``budget``: bytes that may be kept on (device, host), by default
+        """``windows`` (N, T) of token ids; ``budget``: bytes that may be stored on (device, host), by default
         a third of what is free. ``begin`` makes of what enters block 0 what the stream begins with.
         """
         self.model, self.device = model, model.device
         self.budget = budgets(self.device) if budget is None else budget
         self.batches = list(batches_of(windows, self.device))
         """Token ids, (B, T) each."""
-        self.states = Kept(self.device, *self.budget)
+        self.states = Activations(self.device, *self.budget)
         self.contexts: list[Contexts] = []
         for states, context in _entering(model, self.batches):
             self.states.append(begin(states))
@@ -59,7 +59,7 @@ class BlockStream:
         It may run through another ``model``, whose blocks have contexts of their own.
         """
         other = copy.copy(self)
-        other.states = Kept(self.device, *self.budget)
+        other.states = Activations(self.device, *self.budget)
         for index in range(len(self)):
             other.states.append(self.at(index).clone())
         if model is not None and model is not self.model:
@@ -81,11 +81,11 @@ class BlockStream:
         self.device = device
 
     def context(self, index: int, place: int) -> dict[str, Any]:
-        """What the block at ``place`` of the model is called with for a batch."""
+        """Return what the block at ``place`` of the model is called with for a batch."""
         return on_device(self.contexts[index][place], self.device)
 
     def called(self, block: nn.Module, place: int, index: int, states: Tensor) -> Tensor:
-        """What ``block`` makes of a batch of ``states``, called as the model's block at ``place`` is."""
+        """Return what ``block`` makes of a batch of ``states``, called like the block at ``place``."""
         # Where accelerate keeps a block elsewhere, calling it brings it here.
         output = block(states, **self.context(index, place))
         return output[0] if isinstance(output, tuple) else output
@@ -101,7 +101,7 @@ class BlockStream:
 
 
 def _entering(model: Any, batches: list[Tensor]) -> Iterator[tuple[Tensor, Contexts]]:
-    """What enters block 0, (B, T, D), and the context of every block, for each batch of token ids."""
+    """Yield what enters block 0, (B, T, D), and every block's context, for each batch of token ids."""
     tuples = returns_tuple(model, batches[0][:1, :8].to(model.device))
     known: dict[torch.Size, Contexts] = {}
     for batch in batches:

@@ -86,7 +86,7 @@ def reason_in(table: dict[str, str], model_type: str) -> str | None:
     return next((reason for reason, types in table.items() if model_type in types.split()), None)
 
 
-def refusal(model_type: str) -> str:
+def why_unsupported(model_type: str) -> str:
     """One sentence for who wants to slice a type that cannot be sliced, or that nobody has heard of."""
     subject, still = f"The architecture '{model_type}' cannot be", "its redundancy can still be profiled."
     if reason := reason_in(NEVER_SLICED, model_type):

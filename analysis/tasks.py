@@ -1,4 +1,4 @@
-"""What a model scores on the tasks of EleutherAI's lm-evaluation-harness, run in memory.
+"""Score a model on the tasks of EleutherAI's lm-evaluation-harness, run in memory.
 
 This is the one place that calls the harness, which is an optional dependency. No code is fetched, and none
 that a model wrote is run. Knows nothing about how a model was made.
@@ -21,7 +21,8 @@ from typing import Any
 
 from analysis.device import is_out_of_memory, out_of_memory_told
 from analysis.errors import ModelError, TextError, one_line
-from analysis.source import OpenModel, context_length
+from analysis.sources.configuration import context_length
+from analysis.sources.opening import OpenModel
 from analysis.values import Value
 
 _UNSAFE = ("longproc", "scrolls")
@@ -163,7 +164,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _scores(results: Any) -> Iterator[TaskScore]:
-    """From the harness's table: ``{task: {"acc,none": 0.5, "acc_stderr,none": 0.1, "sample_len": 20}}``."""
+    """Read the harness's table: ``{task: {"acc,none": 0.5, "acc_stderr,none": 0.1, "sample_len": 20}}``."""
     for task, row in results["results"].items():
         for key, value in row.items():
             metric, comma, chosen = key.partition(",")

@@ -1,5 +1,4 @@
-"""What a model's files may not do to whoever opens them: lead to other files, to foreign code, or to sizes
-that no model has.
+"""Refuse model files that lead to other files, to foreign code, or to sizes that no model has.
 
 Knows nothing about where a model comes from. Everything here is asked before transformers builds anything.
 """
@@ -124,7 +123,7 @@ _TEXT = ("text_config", "decoder", "thinker_config")
 
 
 def read_settings(path: Path, label: str) -> dict[str, Any]:
-    """What a ``config.json`` says, its numbers checked (``ModelError`` in one sentence)."""
+    """Read a ``config.json`` and check its numbers (``ModelError`` in one sentence)."""
     try:
         said = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:

@@ -1,4 +1,4 @@
-"""What every noun here has in common: a frozen value that goes to JSON and back.
+"""The base of every noun here: a frozen value that goes to JSON and back.
 
 Knows nothing about models, texts or tensors.
 """

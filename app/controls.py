@@ -14,7 +14,8 @@ import streamlit as st
 from analysis.details import LIKENESSES, Details
 from analysis.profile import LayerProfile
 from analysis.scores import SCORES
-from analysis.texts import PRESETS, Role, TextSource
+from analysis.sources.presets import PRESETS, Role
+from analysis.sources.text import TextSource
 from app import state, wording
 from app.figures.profile import DAMAGES, outliers
 from slicing.plan import Plan

@@ -12,7 +12,7 @@ from typing import Any
 import streamlit as st
 
 from analysis.errors import PlanError
-from analysis.texts import TextSource
+from analysis.sources.text import TextSource
 from app import controls, state, wording
 from app.proposal import Proposal
 from app.step_form import SHARE_TITLES, own_recipe

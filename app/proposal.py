@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from analysis.texts import TextSource
+from analysis.sources.text import TextSource
 from slicing.budget import Budget
 from slicing.plan import Plan
 from slicing.study.recipe import Recipe

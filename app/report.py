@@ -241,7 +241,7 @@ def _head(run: Run, compared: Comparison | None) -> str:
         said.append(f"<p class=note>{_text(note)}</p>")
     request, result = run.request, run.result
     if compared:
-        said.append(f"<p class=verdict>{_text(wording.plain(wording.verdict(compared)))}</p>")
+        said.append(f"<p class=verdict>{_text(wording.without_colours(wording.verdict(compared)))}</p>")
         said += [
             f"<p>{_text(how.capitalize())}: <b>{_text(each.verdict)}</b>. {_text(wording.evidence(each))}</p>"
             for how, each in wording.deciding(compared)

@@ -17,9 +17,10 @@ import streamlit as st
 from streamlit.runtime import get_instance
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 
-from analysis.device import HOST, LARGE, Facts, has_bf16, memory, pick_device
+from analysis.device import HOST, LARGE, Facts, has_bf16, memory_of, pick_device
 from analysis.errors import ModelError, SlicescopeError, StorageError
-from analysis.source import ModelCard, ModelSource, describe
+from analysis.sources.card import ModelCard, describe
+from analysis.sources.model import ModelSource
 from analysis.values import Value
 from app import plan_state, wording
 from app.accounts import account
@@ -139,14 +140,14 @@ def device_memory(device: str | None = None) -> tuple[int, int] | None:
     # The first device goes by two names: an open model is on cuda:0, an idle engine and a card say cuda.
     if report and (device is None or device.removesuffix(":0") == report.device.removesuffix(":0")):
         return (report.free, report.total) if report.total else None
-    return memory(HOST) if device in (None, "cpu") else None
+    return memory_of(HOST) if device in (None, "cpu") else None
 
 
 def told_of(name: str) -> Facts:
     """What the engine said of a device by its name, as above; before it did, what a large one would be."""
     device = pick_device(name)
     if device.type != "cuda":
-        return Facts(memory(HOST)[1], has_bf16(device))
+        return Facts(memory_of(HOST)[1], has_bf16(device))
     report = worker().report
     if report and report.total and report.device.removesuffix(":0") == str(device).removesuffix(":0"):
         return Facts(report.total, report.bf16)

@@ -41,7 +41,7 @@ def load(
     ``device`` and ``dtype`` as in ``ModelSource``. Raises ``ModelError`` or ``StorageError`` when it is no
     sliced folder or a damaged one.
     """
-    from analysis.source import ModelSource
+    from analysis.sources.model import ModelSource
     from slicing.store import load_sliced
 
     sliced, tokenizer = load_sliced(ModelSource.parse(str(folder), device, dtype))

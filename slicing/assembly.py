@@ -223,6 +223,31 @@ def _copied(parameter: nn.Parameter) -> nn.Parameter:
     return nn.Parameter(parameter.detach().clone(), requires_grad=False)
 
 
+def fill_in_bases(
+    model: PreTrainedModel,
+    sliced: SlicedForCausalLM,
+    schedule: SlicingSchedule,
+    basis_at: Callable[[int, int], Tensor],
+) -> Iterator[Site]:
+    """Give a blank model its numbers, in bases that are known: ``basis_at(site, width)`` is (D, width).
+
+    Yields every sub-layer as soon as it is done.
+    """
+    entering = basis_at(0, schedule.widths[0])
+    with present_ends(model):
+        fill_ends(model, sliced, entering)
+    for following, site in enumerate(sites(model, sliced), start=1):
+        leaving = basis_at(following, site.leaving)
+        with present(site.dense) as device:
+            entering, leaving = entering.to(device), leaving.to(device)
+            fill_readers(model, site, entering)
+            fill_writers(model, site, leaving)
+            fill_shortcut(site, entering.T @ leaving, model.dtype)
+            yield site
+            put_away(site)
+        entering = leaving
+
+
 def put_away(site: Site) -> None:
     """Move a finished sub-layer to the host when its dense block rests there too."""
     given_up = next(site.sliced.parameters()).is_meta  # as the guard does with what it has tried

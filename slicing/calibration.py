@@ -10,7 +10,7 @@ from itertools import count
 from typing import Literal
 
 from analysis.shape import ModelShape
-from analysis.texts import TextSource, share_text
+from analysis.sources.text import TextSource, share_text
 from slicing.repair import features, held_out
 
 Fit = Literal["bases", "matrix", "writers"]

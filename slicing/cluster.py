@@ -22,7 +22,7 @@ import torch
 
 import analysis.errors
 from analysis.errors import OutOfMemoryError, SlicescopeError, one_line
-from analysis.source import ModelSource
+from analysis.sources.model import ModelSource
 from analysis.values import Progress
 from slicing.names import check_names
 from slicing.store import open_model

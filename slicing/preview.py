@@ -17,14 +17,16 @@ from analysis.errors import StorageError
 from analysis.evaluate import Difference, Perplexity, difference, perplexity, safe_precision
 from analysis.needs import refuse_unless_it_fits
 from analysis.read_shape import read_shape
-from analysis.source import OpenModel
+from analysis.sources.opening import OpenModel
+from analysis.sources.text import TextSource
+from analysis.sources.windows import token_windows
 from analysis.storage import runs_folder
-from analysis.texts import TextSource, token_windows
 from analysis.values import Progress, Value, no_progress
+from slicing.guard import refuse_unless_invariant
 from slicing.memory import preview_need
 from slicing.plan import Plan
 from slicing.schedule import SlicingSchedule
-from slicing.slicer import recut, refuse_unless_invariant
+from slicing.slicer import recut
 from slicing.store import open_model
 from slicing.study.run import Opener
 from slicing.study.store import BASES_FILE, find_run

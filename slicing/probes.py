@@ -21,8 +21,8 @@ from analysis.probes import Replacement, damage, depth, heavy_tail, leave_out
 from analysis.read_shape import read_shape
 from analysis.values import Progress, no_progress
 from slicing.assembly import blank, fill_readers, fill_shortcut, fill_writers, sites
+from slicing.guard import refuse_unless_invariant
 from slicing.schedule import SlicingSchedule
-from slicing.slicer import refuse_unless_invariant
 
 FRACTIONS = (0.125, 0.25, 0.5)
 """Where the damage of slicing one block is measured for curves."""

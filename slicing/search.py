@@ -36,7 +36,7 @@ class Found(NamedTuple):
     evaluations: int
 
 
-class Journal:
+class SearchLog:
     """Losses that were measured, kept line by line so that a search that was interrupted goes on.
 
     Used in a ``with``; the file goes when the search is through.
@@ -46,7 +46,7 @@ class Journal:
         self.path = cache_folder() / "searches" / f"{key}.jsonl"
         self.known: dict[tuple[float, ...], float] = {}
 
-    def __enter__(self) -> Journal:
+    def __enter__(self) -> SearchLog:
         with storage_errors(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             for line in self.path.read_text().splitlines() if self.path.exists() else []:
@@ -78,7 +78,7 @@ def search(
     blocks: int,
     target: float,
     rounds: int,
-    journal: Journal | None = None,
+    log: SearchLog | None = None,
     progress: Progress = no_progress,
 ) -> Found:
     """The shares (L,) of mean ``target`` with the least ``loss`` that ``rounds`` rounds come upon.
@@ -97,10 +97,10 @@ def search(
     def measured(shares: np.ndarray) -> float:
         key = tuple(np.round(shares, 6).tolist())
         asked.add(key)
-        known = journal.known if journal else {}
+        known = log.known if log else {}
         value = known[key] if key in known else loss(key)
-        if journal and key not in known:
-            journal.note(key, value)
+        if log and key not in known:
+            log.note(key, value)
         progress("Searching", min(len(asked), total), total)
         return value
 

@@ -6,23 +6,21 @@ slicing leaves alone. Knows nothing about how the widths were chosen, or about f
 
 from __future__ import annotations
 
-import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from analysis.anatomy import anatomy_of, blocks, decoder
+from analysis.anatomy import anatomy_of, blocks
 from analysis.bases import Bases, BasesCollector, Covariance
-from analysis.device import HOST, on_device, out_of_memory_told, present, widen
-from analysis.errors import PlanError, UnsupportedError
+from analysis.device import HOST, out_of_memory_told, present, widen
+from analysis.errors import PlanError
 from analysis.evaluate import batch_tokens, check_windows, perplexity, tokens_at_a_time
-from analysis.hooks import entering_states
 from analysis.needs import MemoryNeed, refuse_unless_it_fits
 from analysis.read_shape import read_shape
 from analysis.shape import ModelShape
@@ -32,6 +30,7 @@ from slicing.assembly import (
     Site,
     blank,
     fill_ends,
+    fill_in_bases,
     fill_readers,
     fill_shortcut,
     fill_writers,
@@ -40,14 +39,11 @@ from slicing.assembly import (
     sites,
     spread_like,
 )
+from slicing.guard import refuse_unless_invariant
 from slicing.memory import preview_need, slicing_need
 from slicing.modeling_sliced import SlicedForCausalLM
 from slicing.repair import Repair, SublayerRepair, WriterFit, held_out
-from slicing.rotation import random_bases
 from slicing.schedule import SlicingSchedule
-
-GUARD_TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-2, torch.bfloat16: 0.2, torch.float16: 0.2}
-"""Largest relative error of the logits that rounding alone may explain, by dtype."""
 
 
 @dataclass(frozen=True)
@@ -240,31 +236,6 @@ def recut(model: PreTrainedModel, schedule: SlicingSchedule, bases: Bases) -> Sl
     return SlicedModel(sliced, schedule, shape, tuple(discarded), "preview")
 
 
-def fill_in_bases(
-    model: PreTrainedModel,
-    sliced: SlicedForCausalLM,
-    schedule: SlicingSchedule,
-    basis_at: Callable[[int, int], Tensor],
-) -> Iterator[Site]:
-    """Give a blank model its numbers, in bases that are known: ``basis_at(site, width)`` is (D, width).
-
-    Yields every sub-layer as soon as it is done.
-    """
-    entering = basis_at(0, schedule.widths[0])
-    with present_ends(model):
-        fill_ends(model, sliced, entering)
-    for following, site in enumerate(sites(model, sliced), start=1):
-        leaving = basis_at(following, site.leaving)
-        with present(site.dense) as device:
-            entering, leaving = entering.to(device), leaving.to(device)
-            fill_readers(model, site, entering)
-            fill_writers(model, site, leaving)
-            fill_shortcut(site, entering.T @ leaving, model.dtype)
-            yield site
-            put_away(site)
-        entering = leaving
-
-
 def _checked(model: PreTrainedModel, schedule: SlicingSchedule) -> ModelShape:
     shape = read_shape(model)
     schedule.check_fits(shape)
@@ -449,58 +420,3 @@ class _Dense:
     def in_dense_basis(self, index: int) -> Tensor:
         """A batch of the stream where it is now, (B, T, D), in the model's dtype."""
         return self.stream.at(index).to(self.beside.dtype)
-
-
-_INVARIANT: weakref.WeakSet[PreTrainedModel] = weakref.WeakSet()
-"""Models that passed the guard already."""
-
-
-@torch.no_grad()
-def refuse_unless_invariant(model: PreTrainedModel) -> None:
-    """Raise ``UnsupportedError`` unless rotating the whole stream at full width leaves the logits alone.
-
-    Walks the model once with random rotations on a few tokens, one sub-layer in memory at a time. This
-    catches what no table can: a family member with another order of norms, or a layer type of its own.
-    """
-    if model in _INVARIANT:
-        return
-    shape, anatomy = read_shape(model), anatomy_of(model.config)
-    # Spread over the vocabulary: its first tokens are special ones, often untrained, where rounding is large.
-    tokens = torch.arange(1, 33, device=model.device) * shape.vocab_size // 33
-    probe = tokens.unsqueeze(0)
-    expected = _head(model, decoder(model)(probe, use_cache=False).last_hidden_state)
-
-    schedule = SlicingSchedule.uncut(shape)
-    precise = torch.promote_types(model.dtype, torch.float32)
-    rotations = random_bases(shape.hidden_size, torch.Generator().manual_seed(0))
-
-    def basis_at(site: int, width: int) -> Tensor:
-        rotation = torch.eye(width) if site == len(shape.sublayers) else next(rotations)
-        return rotation.to(model.device, precise)
-
-    sliced = blank(model, schedule)
-    states: Any = None
-    contexts: list[dict[str, Any]] = []
-    for site in fill_in_bases(model, sliced, schedule, basis_at):
-        if states is None:
-            states, contexts = entering_states(sliced, probe, anatomy.returns_tuple)
-        device = next(site.sliced.parameters()).device
-        states = site.sliced(states.to(device), on_device(contexts[site.block], device))
-        site.sliced.to_empty(device="meta")
-    norm = getattr(sliced.inner.get_submodule(anatomy.decoder), anatomy.final_norm)
-    normed = norm(states.to(expected.device))
-    found = _head(sliced.inner, normed).to(expected.device)
-
-    error = float((found - expected).norm() / expected.norm())
-    if not error <= GUARD_TOLERANCE[model.dtype]:
-        raise UnsupportedError(
-            f"Rotating the stream of this {model.config.model_type} model changes its logits by "
-            f"{error:.1%}, so slicing would break it: it has a part that slicescope does not know; "
-            "its redundancy can still be profiled."
-        )
-    _INVARIANT.add(model)
-
-
-def _head(model: Any, states: Tensor) -> Tensor:
-    head = getattr(model, anatomy_of(model.config).head)
-    return head(states).to(torch.promote_types(states.dtype, torch.float32))

@@ -16,7 +16,8 @@ from analysis.device import is_out_of_memory, out_of_memory_told, pick_device, p
 from analysis.errors import ModelError, one_line
 from analysis.portable import make_portable
 from analysis.shape import ModelShape
-from analysis.source import SLICED_MANIFEST, ModelSource, OpenModel, is_sliced, open_dense, quiet_transformers
+from analysis.sources.model import SLICED_MANIFEST, ModelSource, is_sliced, quiet_transformers
+from analysis.sources.opening import OpenModel, open_dense
 from analysis.storage import require_space, storage_errors, whole_folder
 from analysis.trust import pin, read_settings, require_own_weights, require_plain_folder
 from analysis.values import Value

@@ -191,6 +191,12 @@ def all_states(model: Any, windows: torch.Tensor) -> list[torch.Tensor]:
     return kept
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that need a browser: they take longest, and wait while others compute."""
+    long = {item.path for item in items if "browser" in item.keywords}
+    items.sort(key=lambda item: item.path not in long)
+
+
 @pytest.fixture(params=list(FAMILIES))
 def family(request: pytest.FixtureRequest) -> str:
     return request.param

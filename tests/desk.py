@@ -10,7 +10,8 @@ from streamlit.testing.v1 import AppTest
 
 from analysis.device import Facts
 from analysis.errors import ModelError
-from analysis.source import ModelCard, ModelSource, describe
+from analysis.sources.card import ModelCard, describe
+from analysis.sources.model import ModelSource
 from app import state
 from app.engine import Report
 from app.job import Job

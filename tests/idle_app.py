@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
-from streamlit.testing.v1 import AppTest
+from streamlit import config
+from streamlit.testing.v1 import AppTest, app_test
 
 from app.cli import main
 
 MAIN = Path(__file__).parents[1] / "app" / "main.py"
+# Else every run of a page would compile it anew, with what the app's own settings switch off, and every
+# session would look for components in all packages. Each takes longer than to draw the page.
+config.set_option("runner.magicEnabled", False)
+app_test.ScriptCache = cache(app_test.ScriptCache)  # type: ignore[misc]
+app_test.BidiComponentManager.discover_and_register_components = lambda *_, **__: None  # type: ignore[method-assign]
 
 
 class Idle:
@@ -29,7 +36,6 @@ def page(name: str, **parameters: str) -> AppTest:
     app = AppTest.from_file(str(MAIN), default_timeout=60)
     for key, value in parameters.items():
         app.query_params[key] = value
-    app.run()
     app.switch_page(f"app_pages/{name}.py").run()
     assert not app.exception
     return app

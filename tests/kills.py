@@ -34,7 +34,8 @@ from conftest import byte_tokenizer, tiny_model
 from gguf_files import write_gguf
 
 from analysis.errors import StorageError
-from analysis.source import ModelSource, open_dense, quiet_transformers
+from analysis.sources.model import ModelSource, quiet_transformers
+from analysis.sources.opening import open_dense
 from app import report, wording  # noqa: F401  (so that no fork has to import them)
 from app.cli import main
 from slicing.study import run as running  # noqa: F401

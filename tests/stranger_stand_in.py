@@ -10,10 +10,10 @@ from typing import Any
 from board_stand_in import board_run
 from contest_stand_in import contest_run
 
-from analysis.source import ModelSource
+from analysis.sources.model import ModelSource
+from analysis.sources.text import TextSource
 from analysis.storage import runs_folder
 from analysis.tasks import TaskScore
-from analysis.texts import TextSource
 from analysis.values import Value
 from slicing.budget import Budget
 from slicing.depth.layout import Layout

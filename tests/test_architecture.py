@@ -20,8 +20,12 @@ MAY_IMPORT = {
     "app": {"analysis", "slicing", "app"},
 }
 CALLED_ONLY_IN = {
-    "from_pretrained": {"analysis/source.py", "slicing/store.py"},
-    "load_dataset": {"analysis/texts.py"},
+    "from_pretrained": {
+        "analysis/sources/configuration.py",
+        "analysis/sources/opening.py",
+        "slicing/store.py",
+    },
+    "load_dataset": {"analysis/sources/hub_text.py"},
 }
 
 

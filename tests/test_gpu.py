@@ -10,11 +10,12 @@ import torch
 from conftest import byte_tokenizer, tiny_model
 from test_accelerator import JOBS
 
-from analysis.device import free_memory, memory, out_of_memory_told, pick_device, synchronise
+from analysis.device import free_memory, memory_of, out_of_memory_told, pick_device, synchronise
 from analysis.errors import OutOfMemoryError
 from analysis.evaluate import continue_text, perplexity
 from analysis.read_shape import read_shape
-from analysis.source import ModelSource, OpenModel, open_dense
+from analysis.sources.model import ModelSource
+from analysis.sources.opening import OpenModel, open_dense
 from slicing.schedule import SlicingSchedule
 from slicing.slicer import slice_model
 from slicing.store import load_sliced, save_sliced
@@ -43,7 +44,7 @@ def test_a_job_is_done_as_on_the_cpu(job, dtype, windows, tmp_path):
 @pytest.mark.skipif(DEVICE.type != "cuda", reason="only CUDA tells its free memory")
 def test_what_does_not_fit_is_refused_before_any_work(windows, monkeypatch):
     model = tiny_model("llama").to(DEVICE)
-    monkeypatch.setattr("analysis.needs.memory", lambda device: (1000, 2000))
+    monkeypatch.setattr("analysis.needs.memory_of", lambda device: (1000, 2000))
     with pytest.raises(OutOfMemoryError, match=r"^Slicing does not fit on cuda:0: it takes about"):
         slice_model(model, SCHEDULE, windows)
 
@@ -90,4 +91,4 @@ def test_memory_is_given_back(windows):
     gc.collect()
     free_memory()
     assert torch.cuda.memory_allocated(DEVICE) <= before * 1.01
-    assert memory(DEVICE)[0] > 0
+    assert memory_of(DEVICE)[0] > 0

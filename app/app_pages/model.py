@@ -8,7 +8,8 @@ import streamlit as st
 
 from analysis.device import DTYPES
 from analysis.errors import SlicescopeError
-from analysis.source import ModelCard, ModelSource
+from analysis.sources.card import ModelCard
+from analysis.sources.model import ModelSource
 from app import parts, state, wording
 from app.engine import Load, Unload
 
@@ -61,8 +62,8 @@ def _draw_fit(card: ModelCard) -> None:
     """What has to be fetched, and whether there is room for it."""
     if card.to_fetch:
         st.caption(
-            f":material/download: Loading it fetches **{wording.memory(card.to_fetch)}** from the Hub first. "
-            "Other jobs go on meanwhile, and it can be cancelled: what has come is kept."
+            f":material/download: Loading it fetches **{wording.memory(card.to_fetch)}** from the Hub "
+            "first. Other jobs go on meanwhile, and it can be cancelled: what has come is kept."
         )
     if card.becomes_plain:
         st.caption(

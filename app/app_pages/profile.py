@@ -9,7 +9,7 @@ from analysis.errors import SlicescopeError, StorageError
 from analysis.evaluate import at_a_time
 from analysis.profile import LayerProfile
 from analysis.scores import SCORES
-from analysis.texts import TextSource
+from analysis.sources.text import TextSource
 from app import controls, parts, state, wording
 from app.coloured import coloured_text, legend
 from app.figures.profile import (

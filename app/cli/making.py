@@ -146,12 +146,12 @@ def remove(
 
 def _removal(by: str, closing: str | None, windows: int | None) -> Recipe:
     """The recipe of one method of removal (``PlanError`` for a name that it had before, with the new one)."""
-    from slicing.study import earlier
+    from slicing.study.former import renamed
     from slicing.study.recipe import Recipe
 
     for flag, said in (("by", by), ("closing", closing or "")):
         old = re.split(r"[:(]", said.strip(), maxsplit=1)[0]
-        if new := earlier.renamed(old):
+        if new := renamed(old):
             raise PlanError(f"'{old}' is called '{new}' now: write '--{flag} {new}'.")
     steps: tuple[Step, ...] = Recipe.parse(by).steps
     if len(steps) != 1 or steps[0].axis != "blocks":

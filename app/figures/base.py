@@ -63,7 +63,7 @@ class Drawing(NamedTuple):
 
 
 def role_colour(name: str, theme: Theme) -> str:
-    """The colour of a contestant or an allocation, by what it is."""
+    """The colour of a model or an allocation, by what it is."""
     if name == "dense":
         return theme.dense
     return CONSTANT if name.startswith("constant") else DYNAMIC

@@ -150,14 +150,14 @@ def _line(
 
 
 def _limit(board: Board, text: Text) -> float:
-    """Where the axis ends: four times what slices, else chance. A model that broke would hide all others."""
+    """Where the axis ends: four times what slices, else the random baselines; what broke hides none."""
     known = [
         (each.recipe.control, nats)
         for table in board.tables
         for each in table.standings
         if (each.recipe.control or each.recipe.kind == "width") and (nats := _nats(each, text)) is not None
     ]
-    # Chance hits blocks that no model does without once it takes many.
+    # Many blocks drawn at random hold one that no model does without.
     slicing = [nats for control, nats in known if not control] or [nats for _, nats in known]
     return 4 * perplexity_of(max(slicing)) if slicing else math.inf
 

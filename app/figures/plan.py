@@ -40,28 +40,7 @@ def draw_schedule(
     blocks = np.arange(cut.size)
     capped = np.asarray(fractions.capped)
     figure = empty_figure(theme, height=height)
-    figure.add_trace(
-        go.Bar(
-            x=blocks,
-            y=cut,
-            name=f"{as_text(name)}, planned",
-            marker={
-                "color": role_colour(name, theme),
-                "line": {"width": 0},
-                "pattern": {"shape": ["/" if each else "" for each in capped], "fgcolor": "#FFFFFF"},
-            },
-            customdata=[
-                (
-                    f" · {as_text(block_path)}.{block}" if block_path else "",
-                    schedule.widths[block],
-                    schedule.hidden_size,
-                )
-                for block in blocks
-            ],
-            hovertemplate="block %{x}%{customdata[0]}<br>slice %{y:.1f} %, width %{customdata[1]} of "
-            "%{customdata[2]}<extra></extra>",
-        )
-    )
+    figure.add_trace(_planned_bars(schedule, cut, capped, name, block_path, theme))
     figure.add_trace(
         go.Scatter(
             x=blocks,
@@ -103,6 +82,38 @@ def draw_schedule(
         figure,
         f"Blocks lose between {cut[low]:.1f} % (block {low}) and {cut[high]:.1f} % (block {high}) of their "
         f"width, {mean:.1f} % on average{held}.",
+    )
+
+
+def _planned_bars(
+    schedule: SlicingSchedule,
+    cut: np.ndarray,
+    capped: np.ndarray,
+    name: str,
+    block_path: str,
+    theme: Theme,
+) -> go.Bar:
+    """Draw a bar for every block: ``cut`` in percent of its width, hatched where it is held back."""
+    blocks = np.arange(cut.size)
+    return go.Bar(
+        x=blocks,
+        y=cut,
+        name=f"{as_text(name)}, planned",
+        marker={
+            "color": role_colour(name, theme),
+            "line": {"width": 0},
+            "pattern": {"shape": ["/" if each else "" for each in capped], "fgcolor": "#FFFFFF"},
+        },
+        customdata=[
+            (
+                f" · {as_text(block_path)}.{block}" if block_path else "",
+                schedule.widths[block],
+                schedule.hidden_size,
+            )
+            for block in blocks
+        ],
+        hovertemplate="block %{x}%{customdata[0]}<br>slice %{y:.1f} %, width %{customdata[1]} of "
+        "%{customdata[2]}<extra></extra>",
     )
 
 

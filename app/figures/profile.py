@@ -105,7 +105,6 @@ def draw_similarity(
     values, higher = details.maps()[by], LIKENESSES[by].higher_is_alike
     span, first, value = most_alike(values, higher)
     depths = np.arange(len(values))
-    names = [depth_name(int(depth)) for depth in depths]
     figure = empty_figure(theme, height=520)
     low, high = (min(0.0, float(values.min())), 1.0) if higher else (0.0, max(0.5, float(values.max())))
     figure.add_trace(
@@ -120,22 +119,7 @@ def draw_similarity(
             hoverinfo="skip",
         )
     )
-    rows, columns = np.divmod(np.arange(values.size), len(values))
-    figure.add_trace(
-        go.Scatter(
-            x=columns,
-            y=rows,
-            mode="markers",
-            marker={"symbol": "square", "size": 14, "opacity": 0},
-            customdata=[
-                (names[row], names[column], float(values[row, column]))
-                for row, column in zip(rows, columns, strict=True)
-            ],
-            hovertemplate="%{customdata[0]} and %{customdata[1]}<br>"
-            f"{UNITS[by]} %{{customdata[2]:.3f}}<extra></extra>",
-            showlegend=False,
-        )
-    )
+    figure.add_trace(_clickable_cells(values, UNITS[by]))
     picked = f"span of {span} picked by Unreasonable Ineffectiveness"
     figure.add_trace(
         go.Scatter(
@@ -151,11 +135,7 @@ def draw_similarity(
     if chosen:
         row, column = chosen
         frame(figure, row, column)
-    step = block_step(len(values))
-    for axes in (figure.update_xaxes, figure.update_yaxes):
-        axes(title={"text": "depth (blocks passed)"}, dtick=step, tick0=0, showgrid=False, zeroline=False)
-    figure.update_xaxes(range=[-0.5, len(values) - 0.5])
-    figure.update_yaxes(range=[len(values) - 0.5, -0.5])
+    _depth_axes(figure, len(values))
     what = "CKA" if by == "cka" else "mean cosine"
     told = f"change the stream least: its states before and after them have a {what} of {value:.3f}."
     if by == "angular":
@@ -164,6 +144,34 @@ def draw_similarity(
             "Ineffectiveness would remove."
         )
     return Drawing(figure, f"Of all stretches of {span} blocks, blocks {first} to {first + span - 1} {told}")
+
+
+def _clickable_cells(values: np.ndarray, unit: str) -> go.Scatter:
+    """Draw an invisible marker over every cell of a map of depths, with the cell's names and value."""
+    names = [depth_name(depth) for depth in range(len(values))]
+    rows, columns = np.divmod(np.arange(values.size), len(values))
+    return go.Scatter(
+        x=columns,
+        y=rows,
+        mode="markers",
+        marker={"symbol": "square", "size": 14, "opacity": 0},
+        customdata=[
+            (names[row], names[column], float(values[row, column]))
+            for row, column in zip(rows, columns, strict=True)
+        ],
+        hovertemplate="%{customdata[0]} and %{customdata[1]}<br>"
+        f"{unit} %{{customdata[2]:.3f}}<extra></extra>",
+        showlegend=False,
+    )
+
+
+def _depth_axes(figure: go.Figure, depths: int) -> None:
+    """Give a map of depths its axes, the first depth at the top left."""
+    step = block_step(depths)
+    for axes in (figure.update_xaxes, figure.update_yaxes):
+        axes(title={"text": "depth (blocks passed)"}, dtick=step, tick0=0, showgrid=False, zeroline=False)
+    figure.update_xaxes(range=[-0.5, depths - 0.5])
+    figure.update_yaxes(range=[depths - 0.5, -0.5])
 
 
 def depth_name(depth: int) -> str:

@@ -111,11 +111,8 @@ def case_of(run: Run, details: Details | None) -> Case:
         plan = plan_asked(request)
         if plan:
             return Case(read_comparison(request, result), plan, details)
-    what = (
-        f"a study looked at as a {request.view}"
-        if request.kind == "study"
-        else f"of the kind '{request.kind}'"
-    )
+    kind = getattr(request, "view", request.kind)
     raise StorageError(
-        f"The story needs a comparison, but the run {run.key} is {what}: open a comparison instead."
+        f"The story needs a comparison, but the run {run.key} is of the kind '{kind}': open a comparison "
+        "instead."
     )

@@ -4,7 +4,7 @@ Knows nothing about streamlit or plotly.
 """
 
 from app.wording.jobs import closes, progress, was_closed
-from app.wording.markup import plain, verbatim
+from app.wording.markup import verbatim, without_colours
 from app.wording.numbers import change, duration, flops, interval, memory, millions, percent, times
 from app.wording.profiles import LENS_READING, outlier_note, profile_name, profiled, two_depths
 from app.wording.results import (
@@ -39,7 +39,7 @@ from app.wording.titles import (
     budgets_line,
     plan_line,
     run_line,
-    text_argument,
     text_title,
     title,
 )
+from slicing.study.files import text_line as text_argument

@@ -30,6 +30,6 @@ def verbatim(text: str) -> str:
     return _NUMBERED.sub(r"\1\\", marked)
 
 
-def plain(markdown: str) -> str:
+def without_colours(markdown: str) -> str:
     """A sentence of ours without the colours that Markdown gives it."""
     return re.sub(r":\w+\[(.*?)\]", r"\1", markdown)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from analysis.errors import TextError
-from analysis.texts import DEMO_SPLITS, PRESETS, Role, TextSource
+from analysis.sources.demo_text import DEMO_SPLITS
+from analysis.sources.presets import PRESETS
 from app.wording.numbers import percent
 from slicing.budget import Budget, Measure
 from slicing.plan import Plan
@@ -101,22 +100,6 @@ def plan_line(plan: Plan) -> str:
     ]
     shared = [f"{plan.blocks_per_basis} blocks per basis"] if plan.blocks_per_basis else []
     return ", ".join([plan.allocation, f"SP {percent(plan.target)}", *settings, *shared])
-
-
-def text_argument(source: TextSource, role: Role) -> str:
-    """Write what ``TextSource.parse`` reads as this source."""
-    if source.kind == "demo":
-        return "demo" if source.split == role else f"demo:{source.split}"
-    if source.kind == "file":
-        return source.location
-    for name in PRESETS:
-        for said in (name, f"{name}:{source.split}"):
-            with suppress(TextError):  # of a split that this preset does not know
-                if TextSource.parse(said, role) == source:
-                    return said
-    config = f"/{source.config}" if source.config else ""
-    revision = f"@{source.revision}" if source.revision else ""
-    return f"{source.location}{config}{revision}:{source.split}"
 
 
 def text_title(argument: str) -> str:

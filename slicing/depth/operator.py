@@ -21,7 +21,7 @@ from analysis.errors import ModelError, UnsupportedError, one_line
 from analysis.hooks import leaving_out, returns_tuple
 from slicing.assembly import spread_like
 from slicing.depth.layout import Layout
-from slicing.slicer import GUARD_TOLERANCE
+from slicing.guard import GUARD_TOLERANCE
 
 _FIRST_SO_MANY = ("first_k_dense_replace", "num_dense_layers", "moe_layer_start_index", "max_window_layers")
 """Settings that count blocks from the first one on."""

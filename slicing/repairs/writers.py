@@ -22,11 +22,12 @@ from analysis.read_shape import read_shape
 from slicing.assembly import spread_like
 from slicing.depth.layout import Layout
 from slicing.depth.operator import reduce_blocks
+from slicing.guard import refuse_unless_invariant
 from slicing.memory import slicing_need
 from slicing.modeling_sliced import SlicedForCausalLM, parameters_named
 from slicing.repairs.base import GapRepair, Gaps, Repaired, repair
 from slicing.schedule import SlicingSchedule
-from slicing.slicer import Followed, refuse_unless_invariant, slice_once
+from slicing.slicer import Followed, slice_once
 
 
 class _Writers(GapRepair):

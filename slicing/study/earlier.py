@@ -10,21 +10,10 @@ from typing import Any
 from analysis.errors import PlanError
 from analysis.shape import ModelShape
 from slicing.schedule import without_middle
+from slicing.study import former
 from slicing.study.recipe import Recipe
 from slicing.study.study import Study
 
-_METHODS = {
-    "angular": "gromov",
-    "below-last": "gromov-simple",
-    "greedy": "sleb",
-    "random": "random-blocks",
-    "sliding": "sliding-merge",
-    "streamline": "llm-streamline",
-    "top": "last-blocks",
-}
-"""Methods of removal by their old names, where those are others now."""
-_REPAIRS = {"block": "train-block", "matrix": "linear", "writer": "last-writer"}
-"""What closes gaps by its old name, where that is another now."""
 _PLAN = ("allocation", "settings", "score", "first_token", "max_fraction", "rounding", "embedding", "span")
 _FORM = ("max_fraction", "rounding", "embedding")
 _CALIBRATED = ("model", "calibration", "calibration_windows", "profile_windows", "window_length", "seed")
@@ -34,11 +23,6 @@ _JUDGED = (
     *("tasks", "task_limit", "task_folder"),
 )
 Plain = dict[str, Any]
-
-
-def renamed(name: str) -> str | None:
-    """The name of today of a method or a repair; ``None`` where it is no earlier name."""
-    return {**_METHODS, **_REPAIRS}.get(name)
 
 
 def read_run(data: Plain) -> Plain:
@@ -235,9 +219,9 @@ def _removal(removal: Plain, old: Plain) -> Plain:
     method, closing = removal.get("method", "greedy"), removal.get("closing", "none")
     return {
         **_dict(removal.get("settings")),
-        "step": _METHODS.get(method, method),
+        "step": former.METHODS.get(method, method),
         "share": removal.get("share", 1.0),
-        "repair": _REPAIRS.get(closing, closing),
+        "repair": former.REPAIRS.get(closing, closing),
         "windows": old.get("search_windows", 4),
     }
 

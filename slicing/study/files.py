@@ -24,9 +24,10 @@ from pydantic import ValidationError
 
 from analysis.errors import PlanError, SlicescopeError, StorageError, TextError, one_line, unknown_name
 from analysis.numbers import as_briefly
-from analysis.source import ModelSource
+from analysis.sources.model import ModelSource
+from analysis.sources.presets import PRESETS, Role
+from analysis.sources.text import TextSource
 from analysis.storage import storage_errors
-from analysis.texts import PRESETS, Role, TextSource
 from slicing.budget import Budget
 from slicing.study.recipe import Recipe
 from slicing.study.store import BUNDLED
@@ -251,31 +252,28 @@ class _File:
         try:
             return Study.model_validate_json(json.dumps(fields, default=str), strict=True)
         except ValidationError as error:
-            first = error.errors(include_url=False, include_context=False)[0]
-            told = first["msg"].replace("Input should", "it should")
-            self.wrong(f"The key '{first['loc'][0]}' cannot be {_shown(first['input'])}: {told}.")
+            self.unfit(error)
         except SlicescopeError as error:
             self.refused(error)
 
     def model(self, plain: Plain) -> Plain:
         """The model, with its device and its dtype."""
         said = {key: self.word(key, plain[key]) for key in ("device", "dtype") if key in plain}
+        line = self.word("model", plain.get("model", "demo"))
         try:
-            return ModelSource.parse(self.word("model", plain.get("model", "demo")), **said).model_dump()
+            return ModelSource.parse(line, **said).model_dump()
         except SlicescopeError as error:
             self.refused(error)
 
     def text(self, key: str, said: Any) -> Plain:
         """A text, in one line or as a table of its fields."""
+        line = "" if isinstance(said, dict) else self.word(key, said)
         try:
             if isinstance(said, dict):
                 return TextSource.model_validate(said).model_dump()
-            return TextSource.parse(self.word(key, said), TEXTS[key]).model_dump()
+            return TextSource.parse(line, TEXTS[key]).model_dump()
         except ValidationError as error:
-            first = error.errors(include_url=False, include_context=False)[0]
-            self.wrong(
-                f"The key '{key}.{first['loc'][0]}' cannot be {_shown(first['input'])}: {first['msg']}."
-            )
+            self.unfit(error, f"{key}.")
         except SlicescopeError as error:
             self.refused(error, f"The key '{key}': ")
 
@@ -338,6 +336,13 @@ class _File:
     def wrong(self, why: str) -> NoReturn:
         """Raise the error that says what is wrong in the file."""
         raise PlanError(f"{self.name}: {why}")
+
+    def unfit(self, error: ValidationError, within: str = "") -> NoReturn:
+        """Raise an error for the first key whose value is of another kind."""
+        first = error.errors(include_url=False, include_context=False)[0]
+        told = first["msg"].replace("Input should", "it should")
+        key = f"{within}{first['loc'][0]}"
+        self.wrong(f"The key '{key}' cannot be {_shown(first['input'])}: {told}.")
 
     def refused(self, error: SlicescopeError, where: str = "") -> NoReturn:
         """Raise an error again, with the name of the file in front."""

@@ -15,6 +15,7 @@ from typing import Any
 from analysis.errors import PlanError, SlicescopeError, unknown_name
 from analysis.numbers import as_briefly
 from slicing.steps import STEPS, Step
+from slicing.study.former import renamed
 
 DENSE = "dense"
 """The line of a recipe without steps."""
@@ -95,7 +96,9 @@ class _Reader:
             raise self._wrong(node, "this is no step; write its name, as in 'sleb' or 'slice(dynamic)'")
         known = _hyphened(name.id)
         if known not in STEPS:
-            raise self._wrong(name, unknown_name("step", known, STEPS))
+            now = renamed(known)
+            why = f"'{known}' is called '{now}' now" if now else unknown_name("step", known, STEPS)
+            raise self._wrong(name, why)
         kind = STEPS[known]
         said, places = self._settings(kind, call) if call else ({}, {})
         try:

@@ -17,10 +17,12 @@ from analysis.details import Details
 from analysis.device import Precision
 from analysis.evaluate import batch_size, check_windows, continue_text, perplexity, safe_precision
 from analysis.lens import logit_lens
-from analysis.source import ModelSource, OpenModel
+from analysis.sources.model import ModelSource
+from analysis.sources.opening import OpenModel
+from analysis.sources.text import TextSource
+from analysis.sources.windows import Passage, passages, token_windows
 from analysis.speed import compare_speed
 from analysis.tasks import evaluate_tasks
-from analysis.texts import Passage, TextSource, passages, token_windows
 from analysis.values import Progress
 from slicing.steps.base import Made
 from slicing.study.requests import Judged, Trial

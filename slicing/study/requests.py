@@ -12,9 +12,9 @@ from pydantic import model_validator
 from analysis.errors import PlanError
 from analysis.numbers import Seed
 from analysis.shape import ModelShape
-from analysis.source import ModelSource
+from analysis.sources.model import ModelSource
+from analysis.sources.text import TextSource
 from analysis.speed import NEW_TOKENS, PROMPT_TOKENS
-from analysis.texts import TextSource
 from analysis.values import Value
 from slicing.budget import Budget
 from slicing.calibration import Fit, same_text, too_few_tokens

@@ -10,9 +10,9 @@ from pydantic import Field, field_validator, model_validator
 from analysis.evaluate import Perplexity, Sample
 from analysis.profile import LayerProfile
 from analysis.shape import ModelShape
+from analysis.sources.windows import Passage
 from analysis.speed import Speed
 from analysis.tasks import TaskScore
-from analysis.texts import Passage
 from analysis.values import Value, key_of
 from slicing.depth.layout import Layout
 from slicing.repair import Repair

@@ -20,10 +20,12 @@ from analysis.errors import PlanError, UnsupportedError, unknown_name
 from analysis.evaluate import Perplexity, check_windows, perplexity, safe_precision
 from analysis.profile import LayerProfile, profile_blocks
 from analysis.read_shape import read_shape
-from analysis.source import ModelSource, OpenModel, fetch_missing, outline, require_plain
+from analysis.sources.model import ModelSource
+from analysis.sources.opening import OpenModel, fetch_missing, outline, require_plain_weights
+from analysis.sources.text import TextSource
+from analysis.sources.windows import token_windows
 from analysis.storage import require_space
 from analysis.tasks import check_tasks
-from analysis.texts import TextSource, token_windows
 from analysis.values import Progress, no_progress
 from slicing.budget import Budget
 from slicing.depth.reduce import ReducedModel
@@ -89,7 +91,7 @@ def fetch_for(request: Request, progress: Progress = no_progress, asks: bool = T
     ``asks``: whether this process may ask the device; see ``fetch_missing``.
     """
     if request.changes_weights:
-        require_plain(request.model)
+        require_plain_weights(request.model)
     fetch_missing(request.model, progress, asks)
 
 

@@ -7,12 +7,12 @@ from collections.abc import Callable
 import numpy as np
 
 from analysis.evaluate import perplexity
-from analysis.source import OpenModel
-from analysis.texts import token_windows
+from analysis.sources.opening import OpenModel
+from analysis.sources.windows import token_windows
 from analysis.values import Progress
 from slicing.plan import Plan
 from slicing.schedule import SlicingSchedule
-from slicing.search import Journal, search
+from slicing.search import SearchLog, search
 from slicing.slicer import recut, refuse_unless_invariant
 from slicing.study.judge import digest, used
 from slicing.study.requests import Calibrated, SearchRequest
@@ -57,8 +57,8 @@ def search_shares(request: SearchRequest, view: ModelView, progress: Progress) -
         return float(np.mean(perplexity(sliced.model, windows, precision=view.precision).nll))
 
     rounds = getattr(plan.rule(), "rounds", 1)
-    with Journal(request.key) as journal:
-        found = search(loss, shape.block_count, plan.target, rounds, journal, progress)
+    with SearchLog(request.key) as log:
+        found = search(loss, shape.block_count, plan.target, rounds, log, progress)
     return SearchResult(
         profile=view.profile,
         shape=shape,

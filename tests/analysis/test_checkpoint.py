@@ -13,7 +13,10 @@ from safetensors.torch import load_file, save_file
 
 from analysis.errors import ModelError
 from analysis.read_shape import read_shape
-from analysis.source import ModelSource, describe, open_dense, read_config, shape_of
+from analysis.sources.card import describe
+from analysis.sources.configuration import read_config, shape_of
+from analysis.sources.model import ModelSource
+from analysis.sources.opening import open_dense
 from slicing.depth.layout import Layout
 from slicing.depth.reduce import reduce_model
 from slicing.store import save_reduced

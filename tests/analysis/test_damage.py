@@ -15,7 +15,9 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from analysis.errors import ModelError, OutOfMemoryError, SlicescopeError, StorageError
 from analysis.evaluate import continue_text
-from analysis.source import ModelSource, describe, open_dense
+from analysis.sources.card import describe
+from analysis.sources.model import ModelSource
+from analysis.sources.opening import open_dense
 from slicing.modeling_sliced import SlicedForCausalLM
 from slicing.schedule import SlicingSchedule
 from slicing.slicer import slice_model

@@ -7,7 +7,7 @@ import time
 import pytest
 import torch
 
-from analysis.device import PeakMemory, is_out_of_memory, memory, out_of_memory_told
+from analysis.device import PeakMemory, is_out_of_memory, memory_of, out_of_memory_told
 from analysis.errors import OutOfMemoryError
 
 
@@ -73,5 +73,5 @@ def test_peak_stops_looking_when_the_block_fails():
 
 
 def test_host_tells_its_memory():
-    free, total = memory(torch.device("cpu"))
+    free, total = memory_of(torch.device("cpu"))
     assert 0 < free <= total

@@ -12,7 +12,8 @@ from conftest import byte_tokenizer, tiny_model
 
 from analysis.errors import ModelError, OutOfMemoryError, TextError
 from analysis.evaluate import Perplexity, continue_text, corrected, difference, perplexity
-from analysis.source import ModelSource, OpenModel, open_dense
+from analysis.sources.model import ModelSource
+from analysis.sources.opening import OpenModel, open_dense
 from analysis.statistics import holm, mean_interval
 
 

@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 
 from analysis.errors import Cancelled, ModelError, StorageError
 from analysis.fetch import fetch, fetched
-from analysis.hub import FETCHING, look_up
+from analysis.sources.hub import FETCHING, look_up
 
 MIB = 2**20
 

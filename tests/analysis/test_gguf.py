@@ -15,7 +15,9 @@ from gguf_files import TOKENS, write_gguf
 from transformers import AutoModelForCausalLM
 
 from analysis.errors import ModelError, StorageError
-from analysis.source import ModelSource, describe, open_dense
+from analysis.sources.card import describe
+from analysis.sources.model import ModelSource
+from analysis.sources.opening import open_dense
 
 
 def cached(tmp_path: Path) -> list[Path]:
@@ -161,7 +163,9 @@ def test_number_that_is_not_the_weights_is_refused_before_anything_is_built(
     tmp_path, monkeypatch, name, value
 ):
     source = damaged(tmp_path, f"llama.{name}", value)
-    monkeypatch.setattr("analysis.source.AutoConfig.from_pretrained", lambda *_, **__: pytest.fail("built"))
+    monkeypatch.setattr(
+        "analysis.sources.configuration.AutoConfig.from_pretrained", lambda *_, **__: pytest.fail("built")
+    )
     for reading in (describe, open_dense):
         with pytest.raises(
             ModelError, match=rf"'tiny\.gguf' says llama\.{name} = {value}, but .*: fetch it again"

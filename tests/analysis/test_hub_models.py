@@ -4,34 +4,34 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 
 import pytest
 import torch
 from conftest import byte_tokenizer, tiny_model
-from model_hub import at, hub_of
+from model_hub import ask, hub_of
 
-OPEN = """
-import sys
 from analysis.errors import SlicescopeError
-from analysis.source import ModelSource, describe, open_dense
-for name in sys.argv[1:]:
+from analysis.sources.card import describe
+from analysis.sources.model import ModelSource
+from analysis.sources.opening import open_dense
+
+
+def said_of(name: str) -> str:
+    """Parameters before and after the weights are here, and the model; or what is wrong."""
     try:
         source = ModelSource.parse(name)
         before, model = describe(source), open_dense(source).model
         count = sum(parameter.numel() for parameter in model.parameters())
         after, head = describe(source), "tied" if model.config.tie_word_embeddings else "own"
-        print(name, before.parameters, after.parameters, count, head, type(model).__name__)
+        return f"{before.parameters} {after.parameters} {count} {head} {type(model).__name__}"
     except SlicescopeError as error:
-        print(name, type(error).__name__, error)
-"""
+        return f"{type(error).__name__} {error}"
 
 
 @pytest.fixture(scope="module")
 def answers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[dict[str, str], list[str]]]:
-    """What was said of each model, and everything the Hub was asked: one process, for it is slow to start."""
+    """What was said of each model, and everything the Hub was asked."""
     folder = tmp_path_factory.mktemp("hub")
     for place in ("owner/whole/main", "owner/whole/v1", "owner/pickled/main"):
         tiny_model("llama").save_pretrained(folder / place)
@@ -55,19 +55,9 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[dict[str
     (folder / "owner/quantised/.card").write_text(json.dumps({"base_model": "owner/whole"}))
 
     names = ["whole", "whole@v1", "whole@v2", "mistied", "pickled", "foreign", "missing", "quantised"]
-    with hub_of(folder) as hub:
-        environment = at(hub, tmp_path_factory.mktemp("cache"))
-        answer = subprocess.run(
-            [sys.executable, "-c", OPEN, *(f"owner/{name}" for name in names)],
-            capture_output=True,
-            text=True,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            check=True,
-        )
-    lines = answer.stdout.splitlines()
-    assert len(lines) == len(names), answer.stdout
-    yield {name: line.partition(" ")[2] for name, line in zip(names, lines, strict=True)}, hub.asked
+    with hub_of(folder) as hub, pytest.MonkeyPatch.context() as patch:
+        ask(hub, tmp_path_factory.mktemp("cache"), patch)
+        yield {name: said_of(f"owner/{name}") for name in names}, hub.asked
 
 
 @pytest.mark.parametrize("name", ["whole", "whole@v1"])

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import pytest
+from slicing.runs import ContestRecipe, LeaderboardRecipe, ProfileRecipe, SweepRecipe
 
 from analysis.errors import PlanError
 from analysis.numbers import LARGEST_SEED, LEAST_SEED, read_number, read_whole
-from analysis.texts import TextSource
-from slicing.runs import ContestRecipe, Entry, LeaderboardRecipe, ModelSource, ProfileRecipe, SweepRecipe
+from analysis.sources.model import ModelSource
+from analysis.sources.text import TextSource
+from app.journal import Entry
 
 ENDLESS = "9" * 5000
 TEXT = TextSource(kind="demo", split="calibration")

@@ -10,13 +10,16 @@ import pytest
 import torch
 from conftest import byte_tokenizer, tiny_model
 from safetensors.torch import load_file, save_file
+from slicing.runs import ProfileRecipe, RemoveRecipe, SliceRecipe
 
 from analysis.errors import ModelError, UnsupportedError
-from analysis.source import ModelSource, describe, open_dense
-from analysis.texts import TextSource
-from slicing.bench import fetch_for, perform
+from analysis.sources.card import describe
+from analysis.sources.model import ModelSource
+from analysis.sources.opening import open_dense
+from analysis.sources.text import TextSource
+from app.journal import Entry
 from slicing.plan import Plan
-from slicing.runs import Entry, ProfileRecipe, RemoveRecipe, SliceRecipe
+from slicing.study.run import fetch_for, perform
 
 METHODS: list[tuple[dict[str, Any], str]] = [
     ({"quant_method": "bitsandbytes", "load_in_4bit": True, "_load_in_4bit": True}, "bitsandbytes, 4 bits"),

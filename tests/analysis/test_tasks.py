@@ -13,17 +13,18 @@ import numpy as np
 import pytest
 import torch
 from conftest import byte_tokenizer, tiny_model
+from slicing.runs import CompareRecipe
 
 from analysis.errors import ModelError, TextError
-from analysis.source import ModelSource, OpenModel, open_dense
+from analysis.sources.model import ModelSource
+from analysis.sources.opening import OpenModel, open_dense
+from analysis.sources.text import TextSource
 from analysis.tasks import TaskScore, evaluate_tasks
-from analysis.texts import TextSource
 from app.report import build_report
 from app.tables import task_table
 from app.wording import command
-from slicing.bench import perform
 from slicing.plan import Plan
-from slicing.runs import CompareRecipe
+from slicing.study.run import perform
 
 pytest.importorskip("lm_eval")
 

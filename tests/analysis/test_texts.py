@@ -21,9 +21,13 @@ from tokenizers import Tokenizer, models
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
-from analysis import texts
 from analysis.errors import ModelError, TextError
-from analysis.texts import DEMO_SPLITS, FILE_FORMATS, PRESETS, TextSource, passages, token_windows
+from analysis.sources import tokens
+from analysis.sources.demo_text import DEMO_SPLITS
+from analysis.sources.files import FILE_FORMATS
+from analysis.sources.presets import PRESETS
+from analysis.sources.text import TextSource
+from analysis.sources.windows import passages, token_windows
 
 ROLES = ("calibration", "evaluation")
 RECORDS = [{"id": 1, "text": "alpha\nbeta"}, {"id": 2, "text": ""}, {"id": 3, "text": 'gamma, "delta"'}]
@@ -627,7 +631,7 @@ HUB_FILES = {
 ASK = """
 import json, sys, time
 from analysis.errors import TextError
-from analysis.texts import TextSource
+from analysis.sources.text import TextSource
 
 answers = []
 for line in sys.stdin:
@@ -835,20 +839,36 @@ def test_passages_of_the_demo_text_name_speaker_and_year() -> None:
     assert first.begins.startswith(documents[0][:20].split("\n")[0][:10])
 
 
-@pytest.mark.parametrize("name", ["deep.json", "deep.jsonl"])
-@pytest.mark.parametrize("content", ["[" * 100_000, '{"text": ' + "[" * 100_000, '{"a":\n' * 5_000])
-def test_brackets_within_brackets_are_one_sentence(tmp_path, name, content):
-    (tmp_path / name).write_text(content)
-    # In a process of its own, for it once ended the interpreter.
-    read = (
-        "from analysis.texts import TextSource\n"
-        f"list(TextSource(kind='file', location={str(tmp_path / name)!r}).documents())"
-    )
-    told = subprocess.run([sys.executable, "-c", read], capture_output=True, text=True)
-    assert told.returncode == 1, told.returncode
-    last = told.stderr.splitlines()[-1]
-    assert last.startswith("analysis.errors.TextError: The file 'deep.json")
-    assert "nested more than 100 deep" in last
+DEEP = {"lists": "[" * 100_000, "text": '{"text": ' + "[" * 100_000, "objects": '{"a":\n' * 5_000}
+READ_ALL = """
+import sys
+from analysis.errors import TextError
+from analysis.sources.text import TextSource
+for name in sys.argv[1:]:
+    try:
+        list(TextSource(kind="file", location=name).documents())
+    except TextError as error:
+        print(error, flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def of_deep_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """What is said of each: in a process of its own, for they once ended the interpreter."""
+    folder = tmp_path_factory.mktemp("deep")
+    paths = [folder / f"{name}.{kind}" for name in DEEP for kind in ("json", "jsonl")]
+    for path in paths:
+        path.write_text(DEEP[path.stem])
+    read = subprocess.run([sys.executable, "-c", READ_ALL, *paths], capture_output=True, text=True)
+    lines = read.stdout.splitlines()
+    assert (read.returncode, len(lines)) == (0, len(paths)), (read.returncode, lines, read.stderr)
+    return {path.name: line for path, line in zip(paths, lines, strict=True)}
+
+
+@pytest.mark.parametrize("kind", ["json", "jsonl"])
+@pytest.mark.parametrize("name", DEEP)
+def test_brackets_within_brackets_are_one_sentence(of_deep_files, name, kind):
+    says(of_deep_files[f"{name}.{kind}"], f"The file '{name}.{kind}", "nested more than 100 deep")
 
 
 def test_brackets_in_text_are_no_nesting(tmp_path):
@@ -881,7 +901,7 @@ def long_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[TextSour
     sentence = "One word follows another in this line, and some of them are long. "
     for name in ("pieces.txt", "whole.txt"):
         (tmp_path / name).write_text(sentence * 400)
-    monkeypatch.setattr(texts, "PIECE", 1_000)
+    monkeypatch.setattr(tokens, "PIECE", 1_000)
     return file_source(tmp_path / "pieces.txt"), file_source(tmp_path / "whole.txt")
 
 
@@ -889,15 +909,15 @@ def test_long_text_is_tokenised_in_pieces_and_only_as_far_as_needed(long_text, m
     pieces, whole = long_text
     tokenizer = byte_tokenizer()
     right = {seed: token_windows(whole, tokenizer, 64, 8, seed=seed) for seed in (None, 0)}
-    monkeypatch.setattr(texts, "AT_ONCE", 5_000)
+    monkeypatch.setattr(tokens, "AT_ONCE", 5_000)
     lengths: list[int] = []
-    encode = texts.encode
+    encode = tokens.encode
 
     def noted(tokenizer, text, **options):
         lengths.append(len(text))
         return encode(tokenizer, text, **options)
 
-    monkeypatch.setattr(texts, "encode", noted)
+    monkeypatch.setattr(tokens, "encode", noted)
     assert torch.equal(token_windows(pieces, tokenizer, 64, 8), right[None])
     assert max(lengths) <= 1_000
     assert sum(lengths) < 2_000  # 512 tokens of a byte each
@@ -924,4 +944,4 @@ def test_tokenizer_that_panics_is_one_sentence():
     tokenizer: Any = fail
 
     with pytest.raises(ModelError, match="tokenizer fails on this text"):
-        texts.encode(tokenizer, "a")
+        tokens.encode(tokenizer, "a")

@@ -27,7 +27,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "diffllama": {"num_attention_heads": 8, "num_key_value_heads": 4},
     "gpt_bigcode": {"multi_query": False},
 }
-NAMES = [*sorted(ANATOMIES), *FAMILIES, *(f"{name}, again" for name in VARIANTS)]
+NAMES = [*sorted(ANATOMIES), *(name for name in FAMILIES if name not in ANATOMIES)]
+NAMES += [f"{name}, again" for name in VARIANTS]
 COUNTED = ("num_heads", "num_attention_heads", "num_kv_heads", "num_key_value_heads", "kv_heads", "kv_dim")
 COUNTED += ("split_size", "embed_dim")
 """What attentions call sizes that go down with their heads."""
@@ -45,6 +46,12 @@ def made(name: str) -> Any:
             model = tiny(name, torch.float64)
     model.set_attn_implementation("eager")
     return model
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def model(request: pytest.FixtureRequest) -> Any:
+    """Made once for all tests, which change copies of it."""
+    return made(request.param)
 
 
 def each_branch(model: Any) -> Iterator[tuple[nn.Module, Branch, BranchUnits]]:
@@ -167,23 +174,17 @@ def assert_equal(found: Tensor, expected: Tensor) -> None:
     assert float((found - expected).norm() / expected.norm()) < 1e-5
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_units_can_change_places(name):
-    model = made(name)
+def test_units_can_change_places(model):
     expected = logits(model)
     for kind in ("channels", "experts", "expert_channels", "kv_groups", "value_pairs"):
         assert_equal(changed(model, kind, shuffle)[0], expected)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_rotary_pairs_can_be_turned(name):
-    model = made(name)
+def test_rotary_pairs_can_be_turned(model):
     assert_equal(changed(model, "rotary_pairs", turn)[0], logits(model))
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_units_whose_columns_are_zero_can_be_taken_out(name):
-    model = made(name)
+def test_units_whose_columns_are_zero_can_be_taken_out(model):
     for kind in ("channels", "expert_channels", "kv_groups"):
         if any(each.count == each.parts for *_, found in each_branch(model) for each in found.of(kind)):
             continue  # nothing would be left
@@ -194,9 +195,7 @@ def test_units_whose_columns_are_zero_can_be_taken_out(name):
         assert_equal(changed(model, kind, remove)[0], zeroed)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_shapes_count_units_and_what_each_of_them_holds(name):
-    model = made(name)
+def test_shapes_count_units_and_what_each_of_them_holds(model):
     width = model.config.get_text_config().hidden_size
     told = [units for each in read_shape(model).sublayers for units in each.units]
     found = [(core, units) for core, _, each in each_branch(model) for units in each.units]
@@ -211,9 +210,7 @@ def test_shapes_count_units_and_what_each_of_them_holds(name):
         assert before - after == len(gone(units)) * each
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_cache_is_as_large_as_told(name):
-    model = made(name)
+def test_cache_is_as_large_as_told(model):
     tokens = WINDOWS.shape[1]
     with torch.no_grad():
         kept = model(WINDOWS[:1], use_cache=True).past_key_values.layers
@@ -243,9 +240,8 @@ def test_pairs_inside_of_heads_can_be_taken_out(name):
     assert_equal(logits(shorter), logits(zeroed))
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_every_row_and_column_belongs_to_one_coarse_unit(name):
-    for core, branch, found in each_branch(made(name)):
+def test_every_row_and_column_belongs_to_one_coarse_unit(model):
+    for core, branch, found in each_branch(model):
         coarse = [each for kind in COARSE for each in found.of(kind)]
         if not coarse:
             assert found.refused["kv_groups"]
@@ -260,9 +256,7 @@ def test_every_row_and_column_belongs_to_one_coarse_unit(name):
             assert sorted(places) == list(range(weight.numel() // weight.shape[-2]))
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_kinds_are_there_or_refused_in_one_sentence(name):
-    model = made(name)
+def test_kinds_are_there_or_refused_in_one_sentence(model):
     skeleton = copy.deepcopy(model).to("meta")
     for here, there in zip(sum(read_units(model), ()), sum(read_units(skeleton), ()), strict=True):
         for kind in ("channels", "experts", "expert_channels", "kv_groups", "value_pairs", "rotary_pairs"):

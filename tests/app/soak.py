@@ -21,7 +21,7 @@ from unittest.mock import patch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from playwright.sync_api import TimeoutError as PlaywrightTimeout
-from serving import Server, chromium, demo_home, fill, measure, serving, settle, visit
+from serving import Server, chromium, fill, measure, serving, settle, visit
 
 from analysis.storage import queue_folder
 from slicing.study.store import list_runs
@@ -179,7 +179,7 @@ def soak(home: Path, actions: int, seed: int = 0) -> str:
     """Do so many actions; what was done and left, in a paragraph. Raises when something is wrong."""
     chance = random.Random(seed)
     done: Counter[str] = Counter()
-    with serving(demo_home(home)) as server, chromium() as browser:
+    with serving(home) as server, chromium() as browser:
         people = [Person(server, browser, chance) for _ in range(SESSIONS)]
         for person in people:  # every page once, so that what is loaded once is loaded
             for name in PAGES:

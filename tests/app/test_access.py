@@ -15,9 +15,9 @@ from streamlit import user_info
 from streamlit.testing.v1 import AppTest
 
 from analysis.errors import SlicescopeError
-from analysis.source import ModelSource
+from analysis.sources.model import ModelSource
+from analysis.sources.text import TextSource
 from analysis.storage import runs_folder
-from analysis.texts import TextSource
 from app import policy as module
 from app import state
 from app.engine import Unload

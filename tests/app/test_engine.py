@@ -18,9 +18,9 @@ import torch
 from conftest import byte_tokenizer, tiny_model
 from model_hub import ask, hub_of
 
-from analysis.source import ModelSource
+from analysis.sources.model import ModelSource
+from analysis.sources.text import TextSource
 from analysis.storage import queue_folder
-from analysis.texts import TextSource
 from app.engine import Do, Ended, Engine, Load, Report, Unload, launch
 from app.jobs import Worker
 from slicing.study.requests import ProfileRequest

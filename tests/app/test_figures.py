@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from slicing.runs import Contestant
 
 from analysis.evaluate import Difference, Perplexity
 from analysis.profile import LayerProfile, Measurement
@@ -21,6 +20,7 @@ from app.figures.plan import draw_schedule
 from app.figures.profile import draw_profile, outliers
 from slicing.allocation import Fractions
 from slicing.schedule import SlicingSchedule
+from slicing.study.results import Measurement as Judged
 
 COSINES = (0.1, 0.80, 0.90, 0.95, 0.90, 0.95, 0.90, 0.95, 0.90, 0.85)
 
@@ -52,8 +52,8 @@ def evaluation(perplexity: float, windows: int) -> Perplexity:
     )
 
 
-def contestant(name: str, perplexity: float, windows: int = 2) -> Contestant:
-    return Contestant(
+def judged(name: str, perplexity: float, windows: int = 2) -> Judged:
+    return Judged(
         name=name,
         title=name.capitalize(),
         schedule=None,
@@ -139,9 +139,9 @@ def test_without_a_cap_there_is_no_hatch() -> None:
 @pytest.mark.parametrize("theme", [LIGHT, DARK])
 def test_perplexities_have_the_colours_of_their_roles(theme: figures.Theme) -> None:
     everyone = [
-        contestant("dense", 20.0, windows=16),
-        contestant("constant", 40.0),
-        contestant("dynamic", 30.0),
+        judged("dense", 20.0, windows=16),
+        judged("constant", 40.0),
+        judged("dynamic", 30.0),
     ]
     drawing = draw_perplexities(everyone, theme)
     bars: Any = drawing.figure.data

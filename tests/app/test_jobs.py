@@ -21,9 +21,9 @@ import pytest
 import torch
 
 from analysis.errors import PlanError, SlicescopeError, StorageError
-from analysis.source import ModelSource
+from analysis.sources.model import ModelSource
+from analysis.sources.text import TextSource
 from analysis.storage import owned, queue_folder
-from analysis.texts import TextSource
 from app import job as job_module
 from app import jobs, journal, state, wording
 from app.engine import Child, Engine, Load, Report, Unload

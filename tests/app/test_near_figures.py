@@ -1,4 +1,4 @@
-"""Charts from near, of windows and of sweeps, drawn from the runs that ship: they show what is in the run."""
+"""Charts from near, of windows, maps and sizes, drawn from the runs that ship: they show what is there."""
 
 from __future__ import annotations
 
@@ -6,9 +6,6 @@ import re
 
 import numpy as np
 import pytest
-from app.figures.sweep import draw_grid, draw_pareto
-from slicing.grid import Grid, read_grid
-from slicing.runs import Run
 
 from analysis.details import LIKENESSES, Details
 from app import wording
@@ -23,9 +20,10 @@ from app.figures.profile import (
     draw_tokens,
     most_alike,
 )
+from app.figures.study import draw_map, draw_sizes
 from app.tables import (
-    grid_table,
     lens_table,
+    map_table,
     overlay_table,
     passage_table,
     similarity_table,
@@ -33,7 +31,9 @@ from app.tables import (
     token_table,
     trial_table,
 )
+from slicing.budget import Budget
 from slicing.study.store import bundled_run, bundled_sweep, find_details
+from slicing.study.verdicts import Board, Comparison, Map, read_board, read_comparison, read_map
 
 RUN = bundled_run()
 
@@ -45,20 +45,28 @@ def details() -> Details:
     return found
 
 
+@pytest.fixture
+def compared() -> Comparison:
+    return read_comparison(RUN.request, RUN.result)
+
+
 @pytest.fixture(scope="module")
-def sweep() -> Run:
-    return bundled_sweep()
+def whole() -> Board:
+    run = bundled_sweep()
+    return read_board(run.request, run.result)
 
 
 @pytest.fixture
-def whole(sweep: Run) -> Grid:
-    return read_grid(sweep.recipe, sweep.result)
+def cells(whole: Board) -> Map:
+    found = read_map(whole)
+    assert found is not None
+    return found
 
 
 @pytest.fixture
-def begun(sweep: Run) -> Grid:
-    """The same sweep with nothing stored."""
-    return read_grid(sweep.recipe)
+def begun() -> Board:
+    """The same study with nothing stored."""
+    return read_board(bundled_sweep().request)
 
 
 def test_the_map_of_depths_has_a_mark_over_every_cell(details):
@@ -103,13 +111,13 @@ def test_two_depths_are_told_by_the_measure_that_was_chosen(details):
         ("angular", "Angle **{} π** at the last token"),
         ("cka", "CKA **{}** between"),
     ):
-        told = wording.pair(details, 9, 3, by)
+        told = wording.two_depths(details, 9, 3, by)
         assert words.format(f"{details.maps()[by][3, 9]:.3f}") in told
         assert "the 6 blocks 3 to 8" in told
-        assert told == wording.pair(details, 3, 9, by)
-        assert "choose two" in wording.pair(details, 4, 4, by)
-    assert f"{180 * details.angular[3, 9]:.0f}°" in wording.pair(details, 3, 9, "angular")
-    assert "block 3 turns" in wording.pair(details, 3, 4, "angular")
+        assert told == wording.two_depths(details, 3, 9, by)
+        assert "choose two" in wording.two_depths(details, 4, 4, by)
+    assert f"{180 * details.angular[3, 9]:.0f}°" in wording.two_depths(details, 3, 9, "angular")
+    assert "block 3 turns" in wording.two_depths(details, 3, 4, "angular")
 
 
 def test_the_lens_shows_every_block_beside_the_dense_model(details):
@@ -204,10 +212,9 @@ def test_an_overlay_puts_models_of_any_depth_on_one_scale():
     assert len(table) == 40
 
 
-def test_windows_show_each_difference_with_its_place():
-    result = RUN.result
-    figure, takeaway = draw_windows(result, "constant", "dynamic")
-    base, other = (np.array(result.contestant(name).evaluation.nll) for name in ("constant", "dynamic"))
+def test_windows_show_each_difference_with_its_place(compared):
+    figure, takeaway = draw_windows(compared, "constant", "dynamic")
+    base, other = (np.array(compared.measured[name].evaluation.nll) for name in ("constant", "dynamic"))
     expected = 100 * np.expm1(other - base)
     shown = {int(x): y for trace in figure.data for x, y in zip(trace.x, trace.y, strict=True)}
     np.testing.assert_allclose([shown[window] for window in range(16)], expected)
@@ -216,44 +223,45 @@ def test_windows_show_each_difference_with_its_place():
     assert all(y > 0 for y in worse.y)
     assert f"Better on {int((expected <= 0).sum())} of 16 windows" in takeaway
     assert any("Obama 2010" in str(note.text) for note in figure.layout.annotations)
-    table = passage_table(result, "constant", "dynamic")
+    table = passage_table(compared, "constant", "dynamic")
     assert table["document"][0] == "Obama 2010"
     np.testing.assert_allclose(table["difference"], (other - base).round(4), atol=1e-9)
 
 
-def test_windows_without_places_are_drawn_all_the_same():
+def test_windows_without_places_are_drawn_all_the_same(compared):
     evaluation = RUN.result.evaluation.model_copy(update={"passages": ()})
-    result = RUN.result.model_copy(update={"evaluation": evaluation})
-    assert len(draw_windows(result, "constant", "dynamic").figure.data) == 2
-    assert (passage_table(result, "constant", "dynamic")["document"] == "").all()
+    bare = compared._replace(result=RUN.result.model_copy(update={"evaluation": evaluation}))
+    assert len(draw_windows(bare, "constant", "dynamic").figure.data) == 2
+    assert (passage_table(bare, "constant", "dynamic")["document"] == "").all()
 
 
-def test_the_grid_colours_what_ran_and_names_what_did_not(whole, begun):
-    figure, takeaway = draw_grid(whole)
+def test_the_map_colours_what_ran_and_names_what_did_not(whole, cells, begun):
+    figure, takeaway = draw_map(cells, whole)
     heat, marks = figure.data
-    bases, targets = whole.recipe.bases, whole.recipe.targets
-    for row, target in enumerate(targets):
-        for column, base in enumerate(bases):
-            cell = whole.cell(base, target)
-            place = row * len(bases) + column
-            if cell.gain:
-                assert heat.z[row][column] == pytest.approx(cell.gain.percent, rel=1e-5)
-                assert f"{abs(cell.gain.percent):.1f} %" in marks.text[place]
-            else:
+    for row, budget in enumerate(cells.budgets):
+        for column, base in enumerate(cells.bases):
+            cell = cells.cell(base, budget)
+            place = row * len(cells.bases) + column
+            if cell.constant:
                 assert np.isnan(heat.z[row][column])
                 assert marks.text[place] == "= constant"
+            else:
+                gain = cell.standing.gain
+                assert heat.z[row][column] == pytest.approx(gain.percent, rel=1e-5)
+                assert f"{abs(gain.percent):.1f} %" in marks.text[place]
+                assert marks.hovertext[place].endswith(cell.recipe.line)
     assert heat.zmax == -heat.zmin
-    best = min(cell.gain.percent for cell in whole.cells if cell.gain)
+    best = min(cell.standing.gain.percent for cell in cells.cells if cell.standing)
     assert f"{best:+.1f} %".replace("-", "−") in takeaway
-    empty, told = draw_grid(begun)
+    empty, told = draw_map(read_map(begun), begun)
     assert np.isnan(empty.data[0].z).all()
     assert set(empty.data[1].text) == {"", "= constant"}
     assert told == f"0 of {begun.total} trials have run."
 
 
 @pytest.mark.parametrize("theme", [LIGHT, DARK])
-def test_numbers_on_the_grid_can_be_read(whole, theme: Theme):
-    figure, _ = draw_grid(whole, theme=theme)
+def test_numbers_on_the_map_can_be_read(whole, cells, theme: Theme):
+    figure, _ = draw_map(cells, whole, theme=theme)
     heat, marks = figure.data
     inks = np.array(marks.textfont.color).reshape(np.shape(heat.z))
     for value, ink in zip(np.ravel(heat.z), np.ravel(inks), strict=True):
@@ -266,27 +274,28 @@ def test_numbers_on_the_grid_can_be_read(whole, theme: Theme):
         assert (light + 0.05) / (dark + 0.05) >= 4.5
 
 
-def test_the_chosen_cell_is_framed(whole):
-    cell = whole.cell(0.05, 0.2)
-    (box,) = draw_grid(whole, cell).figure.layout.shapes
-    assert (box.x0 + 0.5, box.y0 + 0.5) == (whole.recipe.bases.index(0.05), whole.recipe.targets.index(0.2))
+def test_the_chosen_cell_is_framed(whole, cells):
+    target = Budget(amount=0.2)
+    (box,) = draw_map(cells, whole, cells.cell(0.05, target)).figure.layout.shapes
+    assert (box.x0 + 0.5, box.y0 + 0.5) == (cells.bases.index(0.05), cells.budgets.index(target))
 
 
 def test_size_against_loss_shows_everyone_once(whole, begun):
-    figure, takeaway = draw_pareto(whole)
+    figure, takeaway = draw_sizes(whole)
     marks = [name for trace in figure.data if trace.mode == "markers" for name in trace.text]
-    assert sorted(marks) == sorted(name for name, _ in whole.contestants())
-    unbeaten = trial_table(whole).query("unbeaten")["model"]
-    assert all(name in takeaway for name in unbeaten if name != "dense")
-    assert len(draw_pareto(begun).figure.data[0].x) == 0
+    assert sorted(marks) == sorted(each.title for each in wording.models(whole))
+    table = trial_table(whole)
+    assert len(table) == len(marks) == whole.total
+    assert set(table["recipe"]) == {"dense", *(each.line for each in whole.study.recipes)}
+    unbeaten = list(table.query("unbeaten")["title"])
+    assert len(unbeaten) == 3 and all(name in takeaway for name in unbeaten if name != "Dense")
+    assert len(draw_sizes(begun).figure.data[0].x) == 0
 
 
-def test_tables_of_a_sweep_leave_blank_what_did_not_run(whole, begun):
-    assert (grid_table(begun).filter(like="SB").isin(["", "constant"])).all(axis=None)
-    table = grid_table(whole)
-    assert list(table["constant"]) == [
-        f"{whole.constant[t].evaluation.perplexity:.2f}" for t in whole.recipe.targets
-    ]
+def test_tables_of_a_map_leave_blank_what_did_not_run(whole, cells, begun):
+    assert (map_table(read_map(begun), begun).filter(like="SB").isin(["", "constant"])).all(axis=None)
+    table = map_table(cells, whole)
+    assert list(table["constant"]) == [f"{each.baseline.perplexity:.2f}" for each in whole.tables]
     assert table.iloc[0]["SB 20 %"] == "constant"
     assert trial_table(begun).empty
 

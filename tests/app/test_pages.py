@@ -13,9 +13,10 @@ from idle_app import page
 from streamlit.testing.v1 import AppTest
 
 from analysis.device import LARGE, Facts
-from analysis.source import ModelSource, describe
+from analysis.sources.card import describe
+from analysis.sources.model import ModelSource
+from analysis.sources.text import TextSource
 from analysis.storage import runs_folder
-from analysis.texts import TextSource
 from app import plan_form, state
 from app.engine import Load, Report
 from app.job import Job

@@ -17,18 +17,19 @@ import pytest
 import websockets
 from conftest import byte_tokenizer, tiny_model
 from serving import ROOT, Server, serving
-from slicing.bench import perform
-from slicing.runs import CompareRecipe, ProfileRecipe, Run
+from slicing.runs import CompareRecipe, ProfileRecipe
 from streamlit.proto.BackMsg_pb2 import BackMsg
 from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
 
-from analysis.source import ModelSource
-from analysis.texts import TextSource
+from analysis.sources.model import ModelSource
+from analysis.sources.text import TextSource
 from app.policy import Policy
 from app.report import build_report
 from app.wording import command
 from slicing.library import pack
 from slicing.plan import Plan
+from slicing.study.results import Run
+from slicing.study.run import perform
 
 MARKER = "owner-of-this"
 PAGES = ("model", "profile", "tune", "compare", "sweep", "contest", "leaderboard", "runs", "talk", "notes")

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from pydantic import Field
 
-from analysis.source import ModelSource
+from analysis.sources.model import ModelSource
+from analysis.sources.text import TextSource
 from analysis.storage import cache_folder, runs_folder
-from analysis.texts import TextSource
 from analysis.values import Value
 from app import policy as module
 from app.engine import Load, Unload

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from drawn import MODELS, budgets, made, recipes, studies, texts
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_grammar import MODELS, budgets, made, recipes, studies, texts
 
-from analysis.source import ModelSource
-from analysis.texts import TextSource
+from analysis.sources.model import ModelSource
+from analysis.sources.text import TextSource
 from app.cli import main
 from app.repeat import STUDY_FILE, command, study_file
 from slicing.budget import Budget
@@ -85,14 +85,15 @@ def profiles(draw: st.DrawFn) -> ProfileRequest:
 def compressions(draw: st.DrawFn) -> CompressRequest:
     windows = draw(st.integers(1, 30))
     evaluation = draw(st.one_of(st.none(), line_texts()))
+    recipe = draw(recipes())
     fields: dict[str, Any] = {
         "model": draw(MODELS),
         "calibration": draw(line_texts()),
         "calibration_windows": windows,
         "profile_windows": draw(st.sampled_from([1, min(8, windows)])),
         "seed": draw(st.integers(0, 9)),
-        "recipe": draw(recipes()),
-        "budget": draw(budgets()),
+        "recipe": recipe,
+        "budget": draw(budgets(recipe)),
         "evaluation": evaluation,
         "evaluation_windows": draw(st.sampled_from([3, 8])) if evaluation else 8,
     }

@@ -9,16 +9,28 @@ from pathlib import Path
 
 import pytest
 from contest_stand_in import contest_run
-from slicing.runs import ProfileRecipe, Run, SliceRecipe, TrialRecipe
 
-from analysis.source import ModelSource
-from analysis.texts import TextSource
-from app.citations import ALLOCATIONS, ENTRIES, SCORES, bibtex, citations
+from analysis.scores import SCORES
+from analysis.sources.model import ModelSource
+from analysis.sources.text import TextSource
+from app.citations import ENTRIES, bibtex, citations
 from app.report import build_report, sections
-from slicing import allocation, bench
+from app.tables import ranking_table
+from slicing.allocation import ALLOCATIONS
+from slicing.budget import Budget
+from slicing.depth.layout import Layout
 from slicing.library import Note, annotate, bring_in
 from slicing.plan import Plan
-from slicing.study.store import bundled_run, bundled_sweep
+from slicing.repairs import REPAIRS
+from slicing.steps import STEPS
+from slicing.steps.removal import Removal
+from slicing.study.recipe import Recipe
+from slicing.study.requests import CompressRequest, ProfileRequest, Trial
+from slicing.study.results import Run
+from slicing.study.run import perform
+from slicing.study.store import bundled_board, bundled_contest, bundled_run, bundled_sweep
+from slicing.study.study import comparison
+from slicing.study.verdicts import read_board
 
 
 class Page(HTMLParser):
@@ -52,6 +64,7 @@ def test_a_comparison_has_all_its_charts_tables_and_facts(report):
         "Where the difference comes from",
         "Four sizes, and what they took",
         "What was cut where",
+        "Recipes",
         "LR score of every block",
         "Depth by depth",
         "Heads and MLP",
@@ -63,7 +76,8 @@ def test_a_comparison_has_all_its_charts_tables_and_facts(report):
     assert report.count('class="chart"') == 8
     for fact in (
         run.key,
-        "slicescope compare --model demo",
+        "slicescope study study.toml",
+        "view = &quot;comparison&quot;",
         run.environment.versions["torch"],
         run.result.evaluation.digest,
         "no overlap, exp of the mean negative log-likelihood",
@@ -78,8 +92,8 @@ def test_a_comparison_has_all_its_charts_tables_and_facts(report):
 @pytest.mark.parametrize("bundled", [bundled_run, bundled_sweep])
 def test_a_report_says_all_that_a_result_may_not_hide(bundled):
     run = bundled()
-    few = {"calibration_windows": 1, "profile_windows": 1, "evaluation": run.recipe.calibration}
-    content = build_report(run.model_copy(update={"recipe": run.recipe.model_copy(update=few)}))
+    few = {"calibration_windows": 1, "profile_windows": 1, "evaluation": run.request.calibration}
+    content = build_report(run.model_copy(update={"request": run.request.model_copy(update=few)}))
     assert content.count("which flatters every smaller model") == 1
     assert content.count("576 dimensions are found on 512 tokens") == 1
 
@@ -105,11 +119,11 @@ def test_nothing_of_a_run_is_taken_for_markup():
     result = run.result.model_copy(
         update={
             "profile": run.result.profile.model_copy(update={"model": hostile, "text": hostile}),
-            "contestants": tuple(
+            "measurements": tuple(
                 each.model_copy(
                     update={"title": hostile, "sample": each.sample.model_copy(update={"text": hostile})}
                 )
-                for each in run.result.contestants
+                for each in run.result.measurements
             ),
             "evaluation": run.result.evaluation.model_copy(
                 update={
@@ -122,8 +136,8 @@ def test_nothing_of_a_run_is_taken_for_markup():
             ),
         }
     )
-    recipe = run.recipe.model_copy(update={"prompt": hostile})
-    content = build_report(run.model_copy(update={"result": result, "recipe": recipe}))
+    request = run.request.model_copy(update={"prompt": hostile})
+    content = build_report(run.model_copy(update={"result": result, "request": request}))
     assert "<script>alert(1)" not in content
     assert "</script><script>alert" not in content
 
@@ -140,34 +154,49 @@ def test_a_sweep_and_a_profile_have_reports_too(tiny_folder: Path, tmp_path: Pat
     model = ModelSource.parse(str(tiny_folder))
     shared = {"model": model, "window_length": 16}
     bases = {**shared, "calibration": source, "calibration_windows": 3, "profile_windows": 2}
-    profile = bench.perform(ProfileRecipe(text=source, windows=2, **shared))
+    profile = perform(ProfileRequest(text=source, windows=2, **shared))
     assert [each.title for each in sections(profile)] == [
         "LR score of every block",
         "Depth by depth",
         "Heads and MLP",
     ]
-    looked = bench.perform(ProfileRecipe(text=source, windows=2, lens=True, **shared))
+    looked = perform(ProfileRequest(text=source, windows=2, lens=True, **shared))
     assert [each.title for each in sections(looked)][-1] == "Logit lens"
-    sliced = bench.perform(SliceRecipe(plan=Plan(rounding=1), **bases))
-    assert sections(sliced)[0].title == "What was cut where"
-    trial = bench.perform(TrialRecipe(evaluation=source, evaluation_windows=3, plan=None, **bases))
-    for run in (profile, looked, sliced, trial):
+    recipe = Recipe.parse("slice(dynamic, rounding=1)")
+    sliced = perform(CompressRequest(recipe=recipe, **bases))
+    assert [each.title for each in sections(sliced)][:3] == ["What was made", "What was cut where", "Recipes"]
+    dense = perform(Trial(evaluation=source, evaluation_windows=3, **bases))
+    for run in (profile, looked, sliced, dense):
         assert run.key in build_report(run)
 
 
-def test_a_contest_has_its_chart_and_the_damage_that_was_measured():
+def test_a_ranking_has_its_chart_and_the_damage_that_was_measured():
     run = contest_run()
     first, *rest = sections(run)
-    assert first.title == "Who loses least"
+    assert first.title.startswith("Who loses least")
     assert first.drawing is not None
-    assert "constant+repair loses least" in first.text
-    assert first.text.startswith("Loss kept")
+    assert "loses least: excess loss" in first.text
+    assert first.text.startswith("Excess loss")
     assert "Against measured damage: Leave-one-out loss" in [each.title for each in rest]
     content = build_report(run)
-    assert "no better than chance: softmax:block-influence" in content
-    assert "slicescope contest --model demo" in content
+    assert "slicescope study study.toml" in content
+    assert "like_constant = [0.25]" in content
+    for recipe in run.request.recipes:
+        assert recipe.line in content and recipe.title in content
     for key in ("lin2025modegpt", "dumitru2024change", "ashkboos2024slicegpt"):
         assert key in content
+
+
+@pytest.mark.parametrize(
+    ("bundled", "titles"),
+    [
+        (bundled_contest, ["Who loses least: ", "Recipes"]),
+        (bundled_board, ["Size against loss", *["Who loses least: "] * 3, "Recipes", "Known issues"]),
+    ],
+)
+def test_a_report_shows_a_study_as_its_view_says(bundled, titles):
+    found = [each.title for each in sections(bundled())][: len(titles)]
+    assert all(title.startswith(begins) for title, begins in zip(found, titles, strict=True))
 
 
 def test_the_name_and_note_of_a_run_head_its_report():
@@ -178,12 +207,11 @@ def test_the_name_and_note_of_a_run_head_its_report():
     assert "For &lt;everyone&gt;" in content
 
 
-def test_every_score_and_every_published_allocation_is_cited():
-    from analysis import scores
-
-    assert set(SCORES) == set(scores.SCORES)
-    assert set(SCORES.values()) | set(ALLOCATIONS.values()) <= set(ENTRIES)
-    assert set(ALLOCATIONS) <= set(allocation.ALLOCATIONS)
+def test_everything_that_is_published_is_cited():
+    known = [*SCORES.values(), *ALLOCATIONS.values(), *STEPS.values(), *REPAIRS.values()]
+    cites = {each.cite for each in known if each.cite}
+    assert cites <= set(ENTRIES)
+    assert all(score.cite for score in SCORES.values())
 
 
 @pytest.mark.parametrize(
@@ -191,20 +219,59 @@ def test_every_score_and_every_published_allocation_is_cited():
     [
         (Plan(), ("ashkboos2024slicegpt", "dumitru2024change")),
         (Plan(score="angular"), ("ashkboos2024slicegpt", "dumitru2024change", "gromov2025unreasonable")),
-        (Plan(allocation="constant", settings={}), ("ashkboos2024slicegpt",)),
-        (Plan(allocation="manual", settings={"shares": (0.1, 0.2)}), ("ashkboos2024slicegpt",)),
+        (Plan(allocation="constant"), ("ashkboos2024slicegpt",)),
+        (Plan(allocation="manual", settings={"shares": (0.1, 0.4)}), ("ashkboos2024slicegpt",)),
     ],
 )
 def test_a_plan_cites_what_it_uses(plan, keys):
-    recipe = bundled_run().recipe.model_copy(update={"plan": plan})
-    assert citations(recipe) == keys
+    shipped = bundled_run().request
+    shared = {name: getattr(shipped, name) for name in ("model", "calibration", "evaluation")}
+    study = comparison(plan, **shared)
+    assert citations(study) == keys
     for key in keys:
-        assert ENTRIES[key] in bibtex(recipe)
+        assert ENTRIES[key] in bibtex(study)
 
 
 def test_entries_are_well_formed():
-    for entry in (*ENTRIES.values(), bibtex(bundled_run().recipe)):
+    for entry in (*ENTRIES.values(), bibtex(bundled_run().request)):
         assert entry.count("{") == entry.count("}")
         assert entry.startswith("@")
-    assert "@software{slicescope" in bibtex(bundled_run().recipe)
-    assert citations(bundled_sweep().recipe.dense()) == ()
+    assert "@software{slicescope" in bibtex(bundled_run().request)
+    assert citations(bundled_sweep().request.dense()) == ()
+
+
+PAPER = "@misc{nobody2026,\n  title = {Nothing: Blocks from the Front}\n}"
+
+
+def test_a_step_of_anybody_is_shown_reported_and_cited(monkeypatch):
+    for name in list(STEPS):
+        monkeypatch.setitem(STEPS, name, STEPS[name])  # so that what is added goes again
+
+    class FromTheFront(Removal):
+        """Take the first blocks."""
+
+        name = "from-the-front"
+        title = "First blocks (Nobody)"
+        source = "Nobody, 2026"
+        cite = PAPER
+        known_issue = "It takes what everything else needs."
+
+        def layout(self, view, count):
+            """All but the first."""
+            return Layout.without(view.block_count, range(count))
+
+    monkeypatch.setitem(STEPS, FromTheFront.name, FromTheFront)
+    recipe = Recipe.parse("from-the-front(windows=2)")
+    run = bundled_board()
+    study = run.request.model_copy(
+        update={"recipes": (*run.request.recipes[:-1], recipe), "budgets": (Budget.parse("parameters=0.1"),)}
+    )
+    measured = run.result.measurements[: len(study.trials())]
+    result = run.result.model_copy(update={"measurements": measured})
+    table = ranking_table(read_board(study, result).tables[0]).set_index("recipe")
+    assert table["title"][recipe.line] == recipe.title == "First blocks (Nobody), windows to decide on 2"
+    content = build_report(run.model_copy(update={"request": study, "result": result}))
+    assert content.count(recipe.title) >= 3  # in the chart, the ranking and the list of recipes
+    assert FromTheFront.known_issue in content and f"&quot;{recipe.line}&quot;" in content
+    assert PAPER in citations(study) and PAPER in bibtex(study)
+    assert "title = {Nothing: Blocks from the Front}" in content

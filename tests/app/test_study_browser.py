@@ -11,8 +11,8 @@ import pytest
 from conftest import byte_tokenizer, tiny_model
 from serving import MISSING, chromium, fill, serving, settle, visit
 
-from analysis.source import ModelSource
-from analysis.texts import TextSource
+from analysis.sources.model import ModelSource
+from analysis.sources.text import TextSource
 from slicing.study.requests import ProfileRequest
 from slicing.study.run import perform
 

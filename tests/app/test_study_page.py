@@ -13,7 +13,7 @@ from idle_app import MAIN, page
 from pydantic import Field
 from streamlit.testing.v1 import AppTest
 
-from analysis.texts import TextSource
+from analysis.sources.text import TextSource
 from app import state
 from app.forms import FIRST_ON_BOARD, FIRST_RECIPES
 from app.job import Job

@@ -2,25 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
-import os
-import shutil
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
+from serving import MISSING, chromium, served
 
 from app.story import STEPS
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
-MISSING = [] if CHROMIUM and importlib.util.find_spec("playwright") else ["chromium and playwright"]
 SCREENS = [(1280, 720), (1920, 1080), (400, 800)]
 pytestmark = [
     pytest.mark.browser,
@@ -31,47 +20,14 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A server without runs of its own: the talk is that of the run that ships with slicescope."""
-    home = tmp_path_factory.mktemp("home")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    log = (home / "log.txt").open("w")
-    server = subprocess.Popen(
-        [sys.executable, "-m", "app.cli", "app", "--port", str(port), "--no-open"],
-        env={**os.environ, "SLICESCOPE_HOME": str(home), "PYTHONPATH": str(Path(__file__).parents[2])},
-        cwd=home,
-        stdout=log,
-        stderr=log,
-    )
-    try:
-        yield until_up(f"http://127.0.0.1:{port}", server, home / "log.txt")
-    finally:
-        server.terminate()
-        server.wait(30)
-        log.close()
-    assert "Traceback" not in (home / "log.txt").read_text()
-
-
-def until_up(address: str, server: subprocess.Popen[Any], log: Path) -> str:
-    for _ in range(300):
-        if server.poll() is not None:
-            break
-        try:
-            with urllib.request.urlopen(f"{address}/_stcore/health", timeout=1):
-                return address
-        except OSError:
-            time.sleep(0.2)
-    raise AssertionError(f"The server did not start: {log.read_text()}")
+    with served(tmp_path_factory.mktemp("home")) as address:
+        yield address
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+    with chromium() as browser:
         yield browser
-        browser.close()
 
 
 def open_talk(browser: Any, address: str, query: str, screen: tuple[int, int], scheme: str = "light") -> Any:

@@ -1,28 +1,37 @@
-"""Numbers with units, verdicts in sentences, and commands that mean the recipe they were made from."""
+"""Numbers have units, requests have titles, and verdicts are sentences."""
 
 from __future__ import annotations
 
-import shlex
 from typing import Any
 
 import numpy as np
 import pytest
-from slicing.runs import CompareRecipe, ProfileRecipe, TextUsed
-from typer.testing import CliRunner
+from contest_stand_in import shipped_measurement
 
 from analysis.evaluate import Difference
-from analysis.source import ModelSource
+from analysis.sources.model import ModelSource
+from analysis.sources.presets import PRESETS, Role
+from analysis.sources.text import TextSource
+from analysis.sources.windows import Passage
 from analysis.speed import Ratio
-from analysis.texts import PRESETS, Passage, Role, TextSource
 from app import wording
-from app.cli import app as command_line
 from app.tables import size_table
+from slicing.budget import Budget
 from slicing.plan import Plan
 from slicing.repair import Repair, SublayerRepair
-from slicing.study.store import bundled_run
+from slicing.study.requests import ProfileRequest
+from slicing.study.results import TextUsed
+from slicing.study.store import bundled_board, bundled_contest, bundled_run, bundled_sweep
+from slicing.study.study import comparison, leaderboard, recipes
+from slicing.study.verdicts import Comparison, read_comparison
 
 DEMO = TextSource(kind="demo", split="calibration")
 EVALUATION = TextSource(kind="demo", split="evaluation")
+
+
+def shipped_comparison() -> Comparison:
+    run: Any = bundled_run()
+    return read_comparison(run.request, run.result)
 
 
 def test_numbers_carry_their_units() -> None:
@@ -73,52 +82,62 @@ def test_a_text_is_written_as_it_is_read(text: str, role: Role) -> None:
     assert TextSource.parse(wording.text_argument(source, role), role) == source
 
 
-def test_a_command_gives_the_recipe_it_was_made_from(monkeypatch: pytest.MonkeyPatch) -> None:
-    recipes = [
-        ProfileRecipe(model=ModelSource(kind="demo"), text=DEMO, windows=3, seed=4),
-        ProfileRecipe(model=ModelSource(kind="demo"), text=DEMO, windows=3, drawn=16),
-        ProfileRecipe(model=ModelSource(kind="demo"), text=DEMO, windows=3, drawn=5),
-        ProfileRecipe(model=ModelSource(kind="demo"), text=DEMO, windows=16),
-        ProfileRecipe(model=ModelSource(kind="demo"), text=DEMO, windows=64),
-        CompareRecipe(model=ModelSource(kind="demo"), calibration=DEMO, evaluation=EVALUATION),
-        CompareRecipe(
-            model=ModelSource(kind="hub", location="a/b", revision="r", device="cpu", dtype="float32"),
-            plan=Plan(
-                target=0.3,
-                settings={"base": 0.05},
-                score="angular",
-                first_token=True,
-                max_fraction=0.6,
-                rounding=64,
-                embedding="untied",
-            ),
-            calibration=TextSource.parse("wikitext2", "calibration"),
-            calibration_windows=4,
-            profile_windows=2,
-            evaluation=TextSource.parse("demo:out-of-style", "evaluation"),
-            evaluation_windows=9,
-            window_length=128,
-            seed=7,
-            prompt="It's a test",
-            new_tokens=0,
-        ),
-        CompareRecipe(
-            model=ModelSource(kind="demo"),
-            plan=Plan(allocation="constant", settings={}),
-            calibration=DEMO,
-            evaluation=EVALUATION,
-        ),
+RUNS = (bundled_run, bundled_sweep, bundled_contest, bundled_board)
+MODEL = "SmolLM2-135M-Instruct (demo)"
+
+
+def test_titles_say_what_is_asked_for() -> None:
+    assert [wording.title(shipped().request).replace("\N{NO-BREAK SPACE}", " ") for shipped in RUNS] == [
+        f"Compare {MODEL}, slicing, dynamic (LR rule), SB 10 %, SP 25 %",
+        f"Map of 5 bases at SP 10/20/30 % on {MODEL}",
+        f"Study of 10 recipes at the size of constant slicing at SP 25 % on {MODEL}",
+        f"Study of 20 recipes at 10/20/30 % fewer parameters on {MODEL}",
     ]
-    performed: list[object] = []
+    study: Any = bundled_board().request
+    dense, trial = study.trials()[0], study.trials()[3]
+    for request, words in (
+        (dense, f"Try {MODEL}, dense"),
+        (trial, f"Try {MODEL}, random blocks, 10 % fewer parameters"),
+        (trial.compress_request(), f"Compress {MODEL}, random blocks, 10 % fewer parameters"),
+        (ProfileRequest(model=study.model, text=DEMO), f"Profile {MODEL}"),
+    ):
+        assert wording.title(request).replace("\N{NO-BREAK SPACE}", " ") == words
 
-    def stop(recipe: object) -> None:
-        performed.append(recipe)
-        raise KeyboardInterrupt
 
-    monkeypatch.setattr("app.cli._perform", stop)
-    for recipe in recipes:
-        CliRunner().invoke(command_line, shlex.split(wording.command(recipe))[1:])
-    assert performed == recipes
+@pytest.mark.parametrize(
+    ("budgets", "words"),
+    [
+        (("mean_slice=0.25",), "SP 25 %"),
+        (("blocks=4", "blocks=8"), "4/8 blocks fewer"),
+        (("size=100000000",), "100,000,000 parameters"),
+        (("parameters=0.1", "mean_slice=0.2", "parameters=0.3"), "10/30 % fewer parameters and SP 20 %"),
+    ],
+)
+def test_budgets_of_one_measure_are_said_together(budgets: tuple[str, ...], words: str) -> None:
+    said = wording.budgets_line([Budget.parse(each) for each in budgets])
+    assert said.replace("\N{NO-BREAK SPACE}", " ") == words
+
+
+@pytest.mark.parametrize(
+    ("lines", "begins"),
+    [
+        (("slice(constant)", "slice(dynamic)"), "Sequential: "),
+        (("slice(constant, one_shot=true)",), "One-shot: "),
+        (("slice(constant)", "slice(constant, one_shot=true)"), "Some recipes "),
+        (("sleb", "shortgpt"), ""),
+    ],
+)
+def test_how_bases_are_found_is_said(lines: tuple[str, ...], begins: str) -> None:
+    shared: Any = bundled_run().request
+    study = leaderboard(recipes(*lines), model=shared.model, calibration=DEMO, evaluation=EVALUATION)
+    told = wording.sequential_or_one_shot(study)
+    assert told.startswith(begins) and bool(told) == bool(begins)
+    assert wording.sequential_or_one_shot(study.recipes[-1]) or not begins
+
+
+def test_a_study_says_how_many_trials_it_is() -> None:
+    told = wording.trials_size(bundled_board().request, bundled_run())  # type: ignore[arg-type]
+    assert told.startswith("61 trials: ") and " h at the pace of the run shown on Profile" in told
 
 
 @pytest.mark.parametrize(
@@ -132,33 +151,40 @@ def test_a_command_gives_the_recipe_it_was_made_from(monkeypatch: pytest.MonkeyP
     ],
 )
 def test_the_verdict_is_one_sentence(slices: float | None, parameters: float | None, words: str) -> None:
-    result: Any = bundled_run().result
-    planned = result.contestant("dynamic").evaluation
+    run = bundled_run()
+    result: Any = run.result
+    planned = shipped_measurement("dynamic").evaluation
     nll = np.asarray(planned.nll) if slices is not None else np.asarray(planned.nll)[:7]
     noise = np.resize([0.01, -0.01], nll.size)
     shifts = {"constant": slices or 0.0, "constant-matched": parameters or 0.0}
-    moved = tuple(
-        each.model_copy(
-            update={
-                "evaluation": each.evaluation.model_copy(
-                    update={"nll": tuple(nll - shifts[each.name] + noise if each.name in shifts else nll)}
-                )
-            }
+    moved = {
+        where: tuple(
+            each.model_copy(
+                update={
+                    "evaluation": each.evaluation.model_copy(
+                        update={"nll": tuple(nll - shifts[each.name] + noise if each.name in shifts else nll)}
+                    )
+                }
+            )
+            for each in getattr(result, where)
         )
-        for each in result.contestants
-    )
-    sentence = wording.verdict(result.model_copy(update={"contestants": moved}), "dynamic")
+        for where in ("measurements", "matched")
+    }
+    request: Any = run.request
+    sentence = wording.verdict(read_comparison(request, result.model_copy(update=moved)))
     assert words in sentence
     assert sentence.count(". ") == 0 and sentence.endswith(".")
 
 
 def test_equal_words_about_a_profile_mean_equal_windows() -> None:
     shared: dict[str, Any] = {"model": ModelSource(kind="demo"), "window_length": 64}
-    compared = CompareRecipe(**shared, calibration=DEMO, evaluation=EVALUATION)
+    compared = comparison(Plan(), **shared, calibration=DEMO, evaluation=EVALUATION)
     told = wording.profiled(compared)
     assert told == "the first 8 of 16 windows of 64 tokens, drawn with seed 0"
-    assert wording.profiled(ProfileRecipe(**shared, text=DEMO, drawn=16)) == told
-    assert wording.profiled(ProfileRecipe(**shared, text=DEMO)) == "8 windows of 64 tokens, drawn with seed 0"
+    assert wording.profiled(ProfileRequest(**shared, text=DEMO, drawn=16)) == told
+    assert (
+        wording.profiled(ProfileRequest(**shared, text=DEMO)) == "8 windows of 64 tokens, drawn with seed 0"
+    )
 
 
 @pytest.mark.parametrize(
@@ -166,8 +192,7 @@ def test_equal_words_about_a_profile_mean_equal_windows() -> None:
     [(1.0, 1.2, "1.10× (1.00 to 1.20)"), (1.0, 1.21, "too noisy to tell"), (0.9, 2.78, "too noisy to tell")],
 )
 def test_a_speed_is_told_where_the_rounds_agree_within_a_fifth(low: float, high: float, told: str) -> None:
-    result: Any = bundled_run().result
-    timed = result.contestant("dynamic").speed
+    timed: Any = shipped_measurement("dynamic").speed
     timed = timed.model_copy(update={"prompt": Ratio(median=1.1, low=low, high=high)})
     assert wording.times(timed, "prompt") == told
     few = timed.model_copy(update={"rounds": 4})
@@ -176,11 +201,10 @@ def test_a_speed_is_told_where_the_rounds_agree_within_a_fifth(low: float, high:
 
 
 def test_the_run_that_ships_shows_no_speed_but_paired_ratios() -> None:
-    result: Any = bundled_run().result
-    table = size_table(result)
+    table = size_table(shipped_comparison())
     assert not {"tokens/s", "slicing"} & set(table.columns)
     assert set(table["generation"]) >= {"", "too noisy to tell"}
-    timed = result.contestant("dynamic").speed
+    timed: Any = shipped_measurement("dynamic").speed
     assert "94 % of cases" in wording.speed(timed) and "5 rounds" in wording.speed(timed)
 
 
@@ -210,8 +234,7 @@ def test_repair_is_told_with_what_it_gained_and_whether_it_was_kept():
         unrepaired=4.0,
         repaired=3.5,
     )
-    result: Any = bundled_run().result
-    constant = result.contestant("constant")
+    constant = shipped_measurement("constant")
     assert wording.repaired(constant) is None
     told = wording.repaired(constant.model_copy(update={"repair": repair}))
     assert told is not None

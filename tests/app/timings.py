@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from serving import chromium, demo_home, go, serving, settle, visit
+from serving import chromium, go, serving, settle, visit
 
 SAMPLES = 40
 ARM = """kind => {
@@ -57,7 +57,7 @@ def main() -> None:
     """Measure on the run that ships; the preview on a profile that is made first."""
     with (
         tempfile.TemporaryDirectory() as home,
-        serving(demo_home(Path(home))) as server,
+        serving(Path(home)) as server,
         chromium() as browser,
     ):
         page = visit(browser, f"{server.address}/tune", viewport={"width": 1280, "height": 900})

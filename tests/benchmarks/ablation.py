@@ -20,8 +20,9 @@ from torch import Tensor
 from analysis.bases import find_bases
 from analysis.evaluate import paired, perplexity, safe_precision
 from analysis.read_shape import read_shape
-from analysis.source import ModelSource
-from analysis.texts import TextSource, token_windows
+from analysis.sources.model import ModelSource
+from analysis.sources.text import TextSource
+from analysis.sources.windows import token_windows
 from slicing import repair
 from slicing.plan import Plan
 from slicing.repair import held_out

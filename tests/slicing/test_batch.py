@@ -7,16 +7,19 @@ from typing import Any
 
 import pytest
 from conftest import byte_tokenizer, tiny_model
+from slicing.runs import CompareRecipe, ProfileRecipe, RemoveRecipe
 from torch import nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 import analysis.evaluate
 from analysis.evaluate import Perplexity
-from analysis.source import ModelSource, OpenModel
-from analysis.texts import TextSource
-from slicing.bench import perform
+from analysis.sources.model import ModelSource
+from analysis.sources.opening import OpenModel
+from analysis.sources.text import TextSource
 from slicing.plan import Plan
-from slicing.runs import CompareRecipe, ProfileRecipe, Removal, RemoveRecipe, Run, TextUsed
+from slicing.steps.removal import Removal
+from slicing.study.results import Run, TextUsed
+from slicing.study.run import perform
 
 LENGTH = 24
 

@@ -6,7 +6,7 @@ import pytest
 from conftest import DEMO_SHAPE, FAMILIES, tiny_model
 
 from analysis.read_shape import read_shape
-from analysis.texts import TextSource
+from analysis.sources.text import TextSource
 from slicing.calibration import same_text, too_few_tokens
 from slicing.repair import features
 

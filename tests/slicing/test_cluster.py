@@ -20,17 +20,20 @@ from typing import Any
 import psutil
 import pytest
 import torch
+from slicing.runs import ContestRecipe, SweepRecipe
 
-import analysis.source
+import analysis.sources.opening
 from analysis.errors import Cancelled, OutOfMemoryError, PlanError, SlicescopeError
-from analysis.source import ModelSource, OpenModel
+from analysis.sources.model import ModelSource
+from analysis.sources.opening import OpenModel
+from analysis.sources.text import TextSource
 from analysis.storage import runs_folder
-from analysis.texts import TextSource
+from app.journal import Entry
 from slicing import cluster
-from slicing.bench import perform
 from slicing.cluster import on_ray, share_out
 from slicing.plan import Plan
-from slicing.runs import ContestRecipe, Entry, Run, SweepRecipe
+from slicing.study.results import Run
+from slicing.study.run import perform
 from slicing.study.store import finished_trials, keep_run
 
 TEXT = "What many hands do at once is no other than what one hand does in turn, only that it is done sooner. "
@@ -193,13 +196,13 @@ def _silent(*_: Any) -> None:
 def test_the_driver_reads_no_weights_while_others_work(contest, monkeypatch):
     """It would keep a model on the first card, beside a worker's."""
     read: list[str] = []
-    real = analysis.source._read_weights
+    real = analysis.sources.opening._read_weights
 
     def noted(source: ModelSource, *where: Any, **options: Any) -> Any:
         read.append(source.label)
         return real(source, *where, **options)
 
-    monkeypatch.setattr(analysis.source, "_read_weights", noted)
+    monkeypatch.setattr(analysis.sources.opening, "_read_weights", noted)
     given: list[int] = []
 
     def executor(recipes: Any, hand_over: Any, progress: Any) -> None:

@@ -6,26 +6,27 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
-from analysis.errors import Cancelled, PlanError
-from analysis.source import ModelSource
-from analysis.storage import runs_folder
-from analysis.texts import TextSource
-from slicing import bench
-from slicing.allocation import ALLOCATIONS
-from slicing.bench import perform, phases
+from slicing.bench import phases
 from slicing.contest import read_contest
-from slicing.plan import Plan
 from slicing.runs import (
     USUAL_ENTRIES,
     CompareRecipe,
     ContestRecipe,
     ContestResult,
-    Entry,
     Evaluated,
     SearchRecipe,
     TrialRecipe,
 )
+
+from analysis.errors import Cancelled, PlanError
+from analysis.sources.model import ModelSource
+from analysis.sources.text import TextSource
+from analysis.storage import runs_folder
+from app.journal import Entry
+from slicing import bench
+from slicing.allocation import ALLOCATIONS
+from slicing.plan import Plan
+from slicing.study.run import perform
 from slicing.study.store import list_runs
 
 TEXT = "In a contest all run the same way, and the one who is first is told by the clock alone. "

@@ -18,7 +18,8 @@ from conftest import byte_tokenizer, tiny_model
 import slicing
 from analysis.evaluate import continue_text
 from analysis.read_shape import read_shape
-from analysis.source import ModelSource, OpenModel
+from analysis.sources.model import ModelSource
+from analysis.sources.opening import OpenModel
 from slicing.schedule import SlicingSchedule
 from slicing.slicer import SlicedModel, slice_model
 from slicing.store import load_sliced, save_sliced

@@ -15,17 +15,19 @@ from typing import Any
 
 import pytest
 import torch
+from slicing.bench import phases
+from slicing.runs import CompareRecipe, ProfileRecipe, SliceRecipe
 
+from analysis.activations import Activations
 from analysis.errors import Cancelled, OutOfMemoryError, StorageError
-from analysis.kept import Kept
-from analysis.source import ModelSource
+from analysis.sources.model import ModelSource
+from analysis.sources.text import TextSource
 from analysis.storage import cache_folder, runs_folder, write_whole
-from analysis.texts import TextSource
-from slicing.bench import perform, phases
 from slicing.library import Note, annotate, note_of, throw_away, trashed
 from slicing.plan import Plan
-from slicing.runs import CompareRecipe, ProfileRecipe, Recipe, SliceRecipe
 from slicing.store import load_sliced
+from slicing.study.recipe import Recipe
+from slicing.study.run import perform
 from slicing.study.store import BASES_FILE, MODEL_FOLDER, list_runs, load_run
 
 TEXT = "It is a truth universally acknowledged, that a tensor in possession of many rows must want a basis. "
@@ -229,8 +231,8 @@ def test_disk_too_small_is_told_before_anything_is_written(recipes, monkeypatch,
     assert list(runs_folder().iterdir()) == []
 
 
-def spilled(count: int) -> tuple[Kept, list[Any]]:
-    kept, tensors = Kept(torch.device("cpu"), 0, 0), [torch.randn(2, 3, 4) for _ in range(count)]
+def spilled(count: int) -> tuple[Activations, list[Any]]:
+    kept, tensors = Activations(torch.device("cpu"), 0, 0), [torch.randn(2, 3, 4) for _ in range(count)]
     for tensor in tensors:
         kept.append(tensor)
     return kept, tensors
@@ -249,7 +251,7 @@ def test_activations_come_back_from_disk_as_they_were_and_narrower():
 
 
 def test_memory_is_used_before_the_disk():
-    kept = Kept(torch.device("cpu"), 10**9, 100)
+    kept = Activations(torch.device("cpu"), 10**9, 100)
     for size in (20, 20, 5):
         kept.append(torch.zeros(size))
     assert kept.homes == ["host", "disk", "host"]
@@ -266,7 +268,7 @@ def test_full_disk_under_spilled_activations_is_one_sentence(monkeypatch):
 
     def write_again() -> Path:
         kept, tensors = spilled(1)
-        monkeypatch.setattr("analysis.kept.write_numbers", fail)
+        monkeypatch.setattr("analysis.activations.write_numbers", fail)
         with pytest.raises(StorageError, match="the disk is full; free some space"):
             kept[0] = tensors[0]
         return kept._path(0).parent

@@ -5,97 +5,25 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Any
 
 import pytest
-from hypothesis import assume, given, settings
+from drawn import recipes, studies
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from analysis.errors import ModelError, PlanError, SlicescopeError, StorageError, TextError
-from analysis.numbers import LARGEST_SEED
-from analysis.source import ModelSource
-from analysis.texts import PRESETS, TextSource
-from slicing.allocation import ALLOCATIONS
-from slicing.budget import MEASURES, Budget
-from slicing.steps import STEPS, Step
+from analysis.errors import ModelError, PlanError, StorageError, TextError
+from slicing.budget import Budget
+from slicing.steps import STEPS
 from slicing.study import files
 from slicing.study.files import find_study, parse_study, read_study, ready_studies, write_study
 from slicing.study.recipe import Recipe
 from slicing.study.store import bundled_board, bundled_contest, bundled_run, bundled_sweep
 from slicing.study.study import BOARD, USUAL, Study
 
-# Values of every kind
-
-
-def of_field(field: Any) -> st.SearchStrategy[Any]:
-    """Values of a field by its annotation and its bounds, the usual one among them."""
-    bounds = {
-        name: getattr(each, name)
-        for each in field.metadata
-        for name in ("ge", "le", "gt")
-        if hasattr(each, name)
-    }
-    usual = st.just(field.get_default(call_default_factory=True))
-    kinds = get_args(field.annotation) if get_origin(field.annotation) is not Literal else (field.annotation,)
-    found: list[st.SearchStrategy[Any]] = []
-    for kind in kinds or (field.annotation,):
-        if get_origin(kind) is Literal:
-            found.append(st.sampled_from(get_args(kind)))
-        elif kind is bool:
-            found.append(st.booleans())
-        elif kind is int:
-            found.append(st.integers(bounds.get("ge", 0), bounds.get("le", LARGEST_SEED)))
-        elif kind is float:
-            found.append(st.floats(0, 1, allow_nan=False))
-    return st.one_of(usual, *found)
-
-
-def settings_of(fields: dict[str, Any], but: tuple[str, ...] = ()) -> st.SearchStrategy[dict[str, Any]]:
-    return st.fixed_dictionaries(
-        {}, optional={name: of_field(each) for name, each in fields.items() if name not in but}
-    )
-
-
-@st.composite
-def steps(draw: st.DrawFn, kind: type[Step]) -> Step:
-    """A step of a kind with random settings."""
-    fields: dict[str, Any] = dict(kind.model_fields)
-    said = draw(settings_of(fields, but=("share", "repair", "settings", "allocation", "score")))
-    said["repair"] = draw(st.sampled_from(("none", *kind.repairs)))
-    if "allocation" in fields:
-        rule = draw(st.sampled_from(sorted(ALLOCATIONS)))
-        own = draw(settings_of(dict(ALLOCATIONS[rule].model_fields)))
-        if "shares" in ALLOCATIONS[rule].model_fields:
-            own["shares"] = draw(st.lists(st.floats(0, 1), min_size=1, max_size=4).map(tuple))
-        said |= {
-            "allocation": rule,
-            "settings": {name: each for name, each in own.items() if each is not None},
-        }
-        said["score"] = draw(st.sampled_from(["lr", "block-influence", "leave-one-out"]))
-    return made(lambda: kind.read(said))
-
-
-def made(make: Callable[[], Any]) -> Any:
-    """What is made; where its settings do not fit together, another is drawn."""
-    try:
-        return make()
-    except SlicescopeError:
-        assume(False)
-
-
-@st.composite
-def recipes(draw: st.DrawFn, names: tuple[str, ...] = tuple(STEPS)) -> Recipe:
-    """A recipe of one step, or of a removal with a share and slicing."""
-    step = draw(steps(STEPS[draw(st.sampled_from(sorted(names)))]))
-    if step.axis != "blocks" or draw(st.booleans()):
-        return Recipe(steps=(step,))
-    share = draw(st.one_of(st.just("search"), st.floats(0.01, 0.99)))
-    first = made(lambda: step.read({**dict(step), "share": share, "repair": "none"}))
-    return Recipe(steps=(first, draw(steps(STEPS["slice"]))))
-
 
 @pytest.mark.parametrize("name", sorted(STEPS))
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(data=st.data())
 def test_a_recipe_is_one_thing_as_a_line_as_json_and_as_a_value(name: str, data: st.DataObject) -> None:
     recipe = data.draw(recipes((name,)))
@@ -140,6 +68,7 @@ def test_every_registered_step_has_a_line_of_its_name() -> None:
         ("slice(dynamic) slice", 16, "this is no recipe"),
         ("sleb(windows=", 5, "this is no recipe"),
         ("constant,dynamic", 1, "write its name"),
+        ("slice | greedy(windows=3)", 9, "'greedy' is called 'sleb' now"),
         ("random:draw=0", 7, "this is no recipe"),
     ],
 )
@@ -151,6 +80,7 @@ def test_an_error_names_its_column_and_what_is_meant(line: str, column: int, sai
     assert str(told.value).count("\n") == 0
 
 
+@settings(max_examples=40)
 @given(st.text(max_size=60))
 def test_whatever_is_written_is_a_recipe_or_one_sentence(line: str) -> None:
     try:
@@ -161,57 +91,6 @@ def test_whatever_is_written_is_a_recipe_or_one_sentence(line: str) -> None:
 
 
 # Studies
-
-
-def texts() -> st.SearchStrategy[TextSource]:
-    words = [*PRESETS, "demo", "demo:out-of-style", "owner/name", "owner/name/config@rev:train[:10%]"]
-    role = st.sampled_from(["calibration", "evaluation"])
-    table = TextSource(kind="hub", location="owner/name", split="train", column="body", max_documents=7)
-    file = TextSource(kind="file", location=str(Path(__file__).resolve()))
-    return st.one_of(st.builds(TextSource.parse, st.sampled_from(words), role), st.just(table), st.just(file))
-
-
-MODELS = st.builds(
-    ModelSource.parse,
-    st.sampled_from(["demo", "owner/name", "owner/name@rev"]),
-    st.sampled_from(["auto", "cpu"]),
-    st.sampled_from(["auto", "float32"]),
-)
-
-
-def budgets() -> st.SearchStrategy[Budget]:
-    def build(measure: Any, share: float, count: int) -> Budget:
-        return Budget(measure=measure, amount=float(count) if measure in ("blocks", "size") else share)
-
-    return st.builds(build, st.sampled_from(MEASURES), st.floats(0.01, 0.99), st.integers(1, 10**9))
-
-
-@st.composite
-def studies(draw: st.DrawFn) -> Study:
-    windows = draw(st.integers(1, 40))
-    some = st.integers(1, 99)
-    fields: dict[str, Any] = {
-        "model": draw(MODELS),
-        "calibration": draw(texts()),
-        "calibration_windows": windows,
-        "profile_windows": draw(st.one_of(st.just(min(8, windows)), st.integers(1, windows))),
-        "evaluation": draw(texts()),
-        "other": draw(st.one_of(st.none(), texts())),
-        "recipes": draw(st.lists(recipes(), min_size=1, max_size=3, unique_by=lambda each: each.line)),
-        "budgets": draw(st.lists(budgets(), min_size=1, max_size=4, unique_by=lambda each: each.line)),
-        "seeds": draw(st.lists(st.integers(-(2**63), LARGEST_SEED), min_size=1, max_size=3, unique=True)),
-    }
-    more = {
-        **dict.fromkeys(("evaluation_windows", "new_tokens", "speed_rounds", "task_limit"), some),
-        "window_length": st.integers(2, 99),
-        "prompt": st.text(st.characters(exclude_categories=["Cs"]), max_size=20),
-        "tasks": st.lists(st.sampled_from(["one", "two"]), unique=True),
-        "task_folder": st.just(Path("/some/where")),
-        **dict.fromkeys(("matched", "lens"), st.booleans()),
-        "view": st.sampled_from(["comparison", "map", "ranking", "frontier"]),
-    }
-    fields |= draw(st.fixed_dictionaries({}, optional=more))
-    return made(lambda: Study(**fields))
 
 
 @settings(max_examples=60)

@@ -12,36 +12,36 @@ from typing import Any, get_args
 import pytest
 from conftest import byte_tokenizer, tiny_model
 from pydantic import create_model
-
-from analysis.errors import StorageError
-from analysis.source import ModelSource, OpenModel
-from analysis.storage import runs_folder
-from analysis.texts import TextSource
-from analysis.values import Value
-from app.journal import Entry as Waiting
-from app.report import build_report
-from slicing.bench import perform
-from slicing.board import read_board
 from slicing.contest import read_contest
 from slicing.grid import read_grid
-from slicing.library import bring_in, note_of, pack, take_back, throw_away, trashed
-from slicing.plan import Plan
 from slicing.runs import (
     CompareRecipe,
     ContestRecipe,
-    Entry,
     LeaderboardRecipe,
     ProfileRecipe,
-    Recipe,
-    Removal,
     RemoveRecipe,
-    Run,
     SearchRecipe,
     SliceRecipe,
     SweepRecipe,
     TrialRecipe,
 )
+
+from analysis.errors import StorageError
+from analysis.sources.model import ModelSource
+from analysis.sources.opening import OpenModel
+from analysis.sources.text import TextSource
+from analysis.storage import runs_folder
+from analysis.values import Value
+from app.journal import Entry
+from app.journal import Entry as Waiting
+from app.report import build_report
+from slicing.library import bring_in, note_of, pack, take_back, throw_away, trashed
+from slicing.plan import Plan
+from slicing.steps.removal import Removal
 from slicing.study import store
+from slicing.study.recipe import Recipe
+from slicing.study.results import Run
+from slicing.study.run import perform
 from slicing.study.store import (
     bundled_board,
     bundled_contest,
@@ -54,6 +54,7 @@ from slicing.study.store import (
     load_run,
     summaries,
 )
+from slicing.study.verdicts import read_board
 
 DEMO = ModelSource(kind="demo")
 CALIBRATION, EVALUATION = (TextSource(kind="demo", split=split) for split in ("calibration", "evaluation"))

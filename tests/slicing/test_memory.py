@@ -23,7 +23,8 @@ from analysis.device import PeakMemory
 from analysis.errors import SlicescopeError
 from slicing.memory import slicing_need
 from slicing.schedule import SlicingSchedule
-from slicing.slicer import refuse_unless_invariant, slice_model
+from slicing.guard import refuse_unless_invariant
+from slicing.slicer import slice_model
 
 limit, host = (float(word) for word in sys.argv[1:])
 model = tiny_model("llama", hidden_size=512, intermediate_size=1024, num_hidden_layers=3,

@@ -15,7 +15,7 @@ from slicing.names import check_names
 
 ROOT = Path(__file__).parents[2]
 LOAD = "import slicing; print(slicing.load.__name__)"
-ENGINE = "from app.engine import begin"  # how the engine's process starts
+ENGINE = "from app.engine import compute_for"  # how the engine's process starts
 
 
 def python(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

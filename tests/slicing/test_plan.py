@@ -6,8 +6,8 @@ import pytest
 from conftest import DEMO_SHAPE
 
 from analysis.errors import PlanError, StorageError
+from app.journal import Entry
 from slicing.plan import Plan
-from slicing.runs import Entry
 from slicing.schedule import SlicingSchedule
 
 REDUNDANCY = [0.0] + [0.9 + i / 300 for i in range(29)]

@@ -7,20 +7,20 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import tiny_model
+from slicing.runs import CompareRecipe, ProfileRecipe
 
 from analysis.bases import find_bases
 from analysis.errors import Cancelled, PlanError, StorageError
 from analysis.read_shape import read_shape
-from analysis.source import ModelSource
+from analysis.sources.model import ModelSource
+from analysis.sources.text import TextSource
 from analysis.storage import runs_folder
-from analysis.texts import TextSource
-from slicing.bench import perform
 from slicing.plan import Plan
 from slicing.preview import Previewer, PreviewRecipe
-from slicing.runs import CompareRecipe, ProfileRecipe
 from slicing.schedule import SlicingSchedule
 from slicing.slicer import recut, slice_model
 from slicing.store import open_model
+from slicing.study.run import perform
 from slicing.study.store import BASES_FILE
 
 TEXT = "It is a truth universally acknowledged, that a tensor in possession of many rows must want a basis. "

@@ -12,32 +12,37 @@ import pytest
 import torch
 from conftest import byte_tokenizer, tiny_model
 from every_family import tiny
+from slicing.bench import phases
+from slicing.board import against, best, kind_of
+from slicing.runs import (
+    BOARD_ENTRIES,
+    LeaderboardRecipe,
+    LeaderboardResult,
+    RemoveRecipe,
+    RemoveResult,
+    TrialRecipe,
+)
 
 from analysis.errors import Cancelled, PlanError, StorageError, UnsupportedError
 from analysis.evaluate import perplexity
-from analysis.source import ModelSource, describe, is_sliced, open_dense
+from analysis.sources.card import describe
+from analysis.sources.model import ModelSource, is_sliced
+from analysis.sources.opening import open_dense
+from analysis.sources.text import TextSource
+from analysis.sources.windows import token_windows
 from analysis.storage import runs_folder
-from analysis.texts import TextSource, token_windows
+from app.journal import Entry
 from slicing import bench
-from slicing.bench import perform, phases
-from slicing.board import Board, against, best, kind_of, read_board
 from slicing.depth import METHODS
 from slicing.depth.layout import Layout
 from slicing.depth.reduce import ReducedModel, reduce_model
 from slicing.plan import Plan
 from slicing.repair import Repair
-from slicing.runs import (
-    BOARD_ENTRIES,
-    Entry,
-    LeaderboardRecipe,
-    LeaderboardResult,
-    Removal,
-    RemoveRecipe,
-    RemoveResult,
-    TrialRecipe,
-)
+from slicing.steps.removal import Removal
 from slicing.store import open_model, save_reduced
+from slicing.study.run import perform
 from slicing.study.store import MODEL_FOLDER, list_runs, load_run
+from slicing.study.verdicts import Board, read_board
 
 TEXT = "What is taken away from the middle is missed less than what is taken away from either end. "
 PROMPT = torch.arange(10, 26).view(2, 8)

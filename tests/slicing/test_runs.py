@@ -12,35 +12,37 @@ import numpy as np
 import pytest
 from conftest import DEMO_SHAPE, byte_tokenizer, tiny_model
 from safetensors import SafetensorError
-
-from analysis.errors import Cancelled, PlanError, StorageError, TextError, UnsupportedError
-from analysis.evaluate import perplexity
-from analysis.profile import profile_blocks
-from analysis.source import ModelSource, open_dense
-from analysis.storage import runs_folder
-from analysis.texts import TextSource, token_windows
-from slicing.bench import perform, phases
-from slicing.board import read_board
+from slicing.bench import phases
 from slicing.contest import read_contest
-from slicing.library import throw_away
-from slicing.plan import Plan
 from slicing.runs import (
     CompareRecipe,
     ContestRecipe,
     ContestResult,
-    Entry,
     LeaderboardRecipe,
     LeaderboardResult,
     ProfileRecipe,
-    Removal,
     RemoveRecipe,
-    Run,
     SearchRecipe,
     SliceRecipe,
     SweepRecipe,
     TrialRecipe,
 )
+
+from analysis.errors import Cancelled, PlanError, StorageError, TextError, UnsupportedError
+from analysis.evaluate import perplexity
+from analysis.profile import profile_blocks
+from analysis.sources.model import ModelSource
+from analysis.sources.opening import open_dense
+from analysis.sources.text import TextSource
+from analysis.sources.windows import token_windows
+from analysis.storage import runs_folder
+from app.journal import Entry
+from slicing.library import throw_away
+from slicing.plan import Plan
+from slicing.steps.removal import Removal
 from slicing.store import load_sliced
+from slicing.study.results import Run
+from slicing.study.run import perform
 from slicing.study.store import (
     BUNDLED_RUN,
     bundled_board,
@@ -50,6 +52,7 @@ from slicing.study.store import (
     find_run,
     list_runs,
 )
+from slicing.study.verdicts import read_board
 
 TEXT = "A whole is what has a beginning and middle and end; a window has at least the middle of one. "
 

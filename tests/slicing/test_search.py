@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from analysis.errors import Cancelled, PlanError
-from slicing.search import LARGEST, STRIDES, Journal, scaled, search
+from slicing.search import LARGEST, STRIDES, SearchLog, scaled, search
 
 BEST = np.array([0.05, 0.2, 0.3, 0.45, 0.25])
 
@@ -42,7 +42,7 @@ def test_a_search_that_was_stopped_asks_nothing_twice(tmp_path):
         asked.append(shares)
         return bowl(shares)
 
-    with pytest.raises(Cancelled), Journal("abc") as journal:
+    with pytest.raises(Cancelled), SearchLog("abc") as journal:
         search(stops, 5, 0.25, 2, journal)
     assert journal.path.exists()
     with journal.path.open("a") as file:
@@ -53,7 +53,7 @@ def test_a_search_that_was_stopped_asks_nothing_twice(tmp_path):
         again.append(shares)
         return bowl(shares)
 
-    with Journal("abc") as journal:
+    with SearchLog("abc") as journal:
         found = search(goes_on, 5, 0.25, 2, journal)
     assert not set(before) & set(again)
     assert found == search(bowl, 5, 0.25, 2)

@@ -14,11 +14,12 @@ from analysis.anatomy import anatomy_of, decoder, norm_gain
 from analysis.errors import ModelError, OutOfMemoryError, PlanError, StorageError, UnsupportedError
 from analysis.read_shape import read_shape
 from analysis.shape import ModelShape
-from analysis.source import ModelSource
-from slicing.assembly import blank
+from analysis.sources.model import ModelSource
+from slicing.assembly import blank, fill_in_bases
+from slicing.guard import GUARD_TOLERANCE, refuse_unless_invariant
 from slicing.rotation import random_bases
 from slicing.schedule import SlicingSchedule
-from slicing.slicer import GUARD_TOLERANCE, fill_in_bases, refuse_unless_invariant, slice_model
+from slicing.slicer import slice_model
 from slicing.store import load_sliced, open_model, save_sliced
 
 MIXED = (24, 16, 29, 32)
@@ -276,13 +277,16 @@ def test_not_finite_weights_are_refused(windows):
         slice_model(model, schedule, windows)
 
 
-@pytest.mark.parametrize("place", ["refuse_unless_invariant", "blank", "entering_states"])
+@pytest.mark.parametrize(
+    "place",
+    ["slicing.slicer.refuse_unless_invariant", "slicing.slicer.blank", "slicing.guard.entering_states"],
+)
 def test_memory_that_runs_out_anywhere_is_one_sentence(windows, monkeypatch, place):
     def fail(*args: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     model = tiny_model("llama")
-    monkeypatch.setattr(f"slicing.slicer.{place}", fail)
+    monkeypatch.setattr(place, fail)
     with pytest.raises(OutOfMemoryError, match="ran out while slicing"):
         slice_model(model, schedule_for(read_shape(model)), windows)
 

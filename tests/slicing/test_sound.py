@@ -19,7 +19,7 @@ from contest_stand_in import contest_run
 from analysis.details import Details
 from analysis.errors import StorageError
 from slicing.library import bring_in
-from slicing.runs import Run
+from slicing.study.results import Run
 from slicing.study.store import (
     BUNDLED_RUN,
     bundled_board,

@@ -14,7 +14,7 @@ from analysis.bases import find_bases, joint_basis
 from analysis.errors import PlanError
 from analysis.hooks import watch_blocks
 from analysis.read_shape import read_shape
-from analysis.source import ModelSource
+from analysis.sources.model import ModelSource
 from slicing import modeling_sliced, slicer
 from slicing import repair as repairing
 from slicing.plan import Plan

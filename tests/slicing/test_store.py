@@ -11,7 +11,8 @@ from conftest import byte_tokenizer, tiny_model
 from safetensors import SafetensorError
 
 from analysis.errors import StorageError
-from analysis.source import ModelSource, describe
+from analysis.sources.card import describe
+from analysis.sources.model import ModelSource
 from slicing.schedule import SlicingSchedule
 from slicing.slicer import SlicedModel, slice_model
 from slicing.store import load_sliced, save_sliced

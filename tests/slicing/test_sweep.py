@@ -6,16 +6,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from slicing.bench import phases
+from slicing.grid import read_grid
+from slicing.runs import CompareRecipe, SweepRecipe, SweepResult
 
 from analysis.errors import Cancelled, PlanError
-from analysis.source import ModelSource
+from analysis.sources.model import ModelSource
+from analysis.sources.text import TextSource
 from analysis.storage import runs_folder
-from analysis.texts import TextSource
-from slicing.bench import perform, phases
-from slicing.grid import pareto, read_grid
 from slicing.plan import Plan
-from slicing.runs import CompareRecipe, Run, SweepRecipe, SweepResult, TrialResult
+from slicing.study.results import Run, TrialResult
+from slicing.study.run import perform
 from slicing.study.store import find_details, finished_trials, load_run
+from slicing.study.verdicts import pareto
 
 TEXT = "A grid is what has rows and columns; a cell has at least the place where one of each meets. "
 

@@ -1,5 +1,4 @@
-"""Activations kept between two looks at them: on the device, beyond a budget in host memory, beyond that on
-disk.
+"""Store activations between two passes: on the device, beyond a budget in host memory, beyond that on disk.
 
 Knows nothing about models.
 """
@@ -15,11 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from analysis.device import HOST, memory
+from analysis.device import HOST, memory_of
 from analysis.storage import cache_folder, clear_abandoned, owned, require_space, storage_errors
 
 
-class Kept:
+class Activations:
     """A list of tensors, each in the best place that has room when it is first put there."""
 
     def __init__(self, device: torch.device, device_bytes: int, host_bytes: int) -> None:
@@ -35,7 +34,7 @@ class Kept:
         return len(self.homes)
 
     def append(self, tensor: Tensor) -> None:
-        """Keep one more; its size now is what it is reckoned with later, when it may be narrower."""
+        """Store one more. Its size now counts against the budget, also when it is narrower later."""
         home = next((place for place, room in self.room.items() if tensor.nbytes <= room), "disk")
         if home == "disk":
             require_space(cache_folder(), tensor.nbytes)
@@ -58,13 +57,13 @@ class Kept:
             self.tensors[index] = tensor if home == "device" else tensor.cpu()
 
     def take(self, index: int, device: torch.device) -> Tensor:
-        """The tensor, on ``device``; it gives up its place in memory until it is set again."""
+        """Return the tensor, on ``device``; it gives up its place in memory until it is set again."""
         found = self.look(index, device)
         self.tensors[index] = None
         return found
 
     def look(self, index: int, device: torch.device) -> Tensor:
-        """The tensor, on ``device``; it stays where it is."""
+        """Return the tensor, on ``device``; it also stays where it is."""
         if self.homes[index] != "disk":
             tensor = self.tensors[index]
             assert tensor is not None
@@ -76,7 +75,7 @@ class Kept:
 
     @property
     def spilled(self) -> int:
-        """How many lie on disk."""
+        """The number of tensors on disk."""
         return self.homes.count("disk")
 
     def _path(self, index: int) -> Path:
@@ -92,13 +91,13 @@ class Kept:
 
 
 def write_numbers(tensor: Tensor, path: Path) -> None:
-    """The bare numbers of a tensor as a file."""
+    """Write the bare numbers of a tensor to a file."""
     # Not with numpy's own writer, which does not notice a full disk in its last buffer.
     with path.open("wb") as file:
         file.write(tensor.contiguous().cpu().numpy().data)
 
 
 def budgets(device: torch.device) -> tuple[int, int]:
-    """What activations may take on the device and on the host: a third of what is free there now."""
-    host = memory(HOST)[0] // 3
-    return (memory(device)[0] // 3 if device.type == "cuda" else 0), host
+    """Return the bytes for activations on the device and on the host: a third of what is free now."""
+    host = memory_of(HOST)[0] // 3
+    return (memory_of(device)[0] // 3 if device.type == "cuda" else 0), host

@@ -43,7 +43,7 @@ def hub_answers() -> bool:
 
 
 class Listing(NamedTuple):
-    """What the Hub says about a model, or its folder."""
+    """Facts about a model that the Hub, or the model's folder, tells."""
 
     bytes: int | None
     """Of its weights in safetensors; ``None`` when it has none or does not say."""
@@ -67,7 +67,7 @@ def look_up(repository: str, revision: str | None = None) -> Listing:
 
 
 def look_at(folder: Path) -> Listing:
-    """The same about a model that lies in a folder."""
+    """Read the same facts about a model that lies in a folder."""
     from huggingface_hub import RepoCard
 
     size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
@@ -88,8 +88,8 @@ def _base_model(card: Any) -> str | None:
     return one if relation in (None, "quantized") else None
 
 
-def refusal(repository: str, revision: str | None, error: BaseException) -> ModelError:
-    """Why a model cannot be fetched and what to do, in one sentence, whatever the libraries raised."""
+def fetch_error(repository: str, revision: str | None, error: BaseException) -> ModelError:
+    """Say in one sentence why a model cannot be fetched and what to do, whatever the libraries raised."""
     from huggingface_hub import constants, errors, get_token
 
     causes = list(_causes(error))

