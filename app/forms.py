@@ -94,7 +94,7 @@ def comparison_form(usual: Proposal) -> Study:
         "prompt": prompt,
         "new_tokens": new_tokens,
     }
-    fitted = sliced(usual.plan).steps[0].repairs[0] if repair else "none"
+    fitted = next(iter(sliced(usual.plan).steps[0].repairs)) if repair else "none"
     return usual._replace(judged=judged.model_copy(update=asked), repair=fitted).comparison()
 
 
