@@ -55,7 +55,7 @@ if accounts.must_log_in():
     st.stop()
 if parts.theme() is DARK:
     st.html(ON_DARK)
-state.restore()
+state.begin_session()
 st.logo(str(ICONS / ("logo-dark.svg" if parts.theme() is DARK else "logo-light.svg")), size="large")
 page = st.navigation(
     [

@@ -169,7 +169,7 @@ def is_mine(job: Job) -> bool:
     return job.owner == owner()
 
 
-def restore() -> None:
+def begin_session() -> None:
     """Begin with the runs that the URL names; from then on name the session's there, for links."""
     new = "owner" not in st.session_state
     st.session_state["owner"] = account() or st.session_state.get("owner") or uuid.uuid4().hex
@@ -192,7 +192,7 @@ def restore() -> None:
             st.query_params[view] = key
 
 
-def show(view: View, key: str) -> None:
+def show_run(view: View, key: str) -> None:
     """Let a view show the run of this key, or the demo of this name, from the next run of the page on."""
     st.session_state[f"{view}-run"] = key
     st.session_state.pop(f"{view}-asked", None)
@@ -222,7 +222,7 @@ def shown(view: View) -> Shown | None:
 def begin_study(key: str) -> None:
     """Let the study page show this one where none was asked for yet."""
     if not st.session_state.get("study-run"):
-        show("study", key)
+        show_run("study", key)
 
 
 def views_of(task: Task) -> tuple[View, ...]:
@@ -447,7 +447,7 @@ def settle() -> bool:
     ended = [job for job in watched if not job.active]
     for job in ended:
         if job.state == "done" and job.key and (views := views_of(job.task)):
-            show(views[0], job.key)
+            show_run(views[0], job.key)
         st.session_state["notice" if job.state != "done" else "news"] = job
     st.session_state["watched"] = [job for job in watched if job.active]
     return bool(ended)

@@ -48,7 +48,7 @@ def _look(run: Run) -> None:
         places.append(("Open the study", "study", ":material/leaderboard:"))
     for label, page, icon in places:
         if st.button(label, icon=icon):
-            state.show("profile" if page == "tune" else page, run.key)  # type: ignore[arg-type]
+            state.show_run("profile" if page == "tune" else page, run.key)  # type: ignore[arg-type]
             st.switch_page(f"app_pages/{page}.py")
 
 

@@ -62,7 +62,7 @@ def _demos() -> None:
     """The studies that ship with slicescope."""
     with st.popover("Demo studies", icon=":material/school:"):
         for name, title in _DEMOS.items():
-            st.button(title, on_click=state.show, args=("study", name), width="stretch", key=name)
+            st.button(title, on_click=state.show_run, args=("study", name), width="stretch", key=name)
 
 
 def _views(board: Board, run: Run | None = None) -> None:
@@ -224,7 +224,7 @@ def _ways_on(
     plan = _tunable(recipe, budget, schedule)
     if plan and st.button("Open in Tune", icon=":material/tune:", on_click=plan_form.take, args=(plan,)):
         if run and is_stored(run.key):
-            state.show("profile", run.key)
+            state.show_run("profile", run.key)
         st.switch_page("app_pages/tune.py", query_params=plan_form.link_of(plan))
     if standing and (trial := board.study.trial(recipe, budget, board.study.seeds[0])):
         parts.keep(trial.compress_request())

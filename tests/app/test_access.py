@@ -186,7 +186,7 @@ def test_runs_of_others_open_by_their_whole_key(
 ) -> None:
     key = store(bundled_run())
     for asked, found in ((key, False), (key[:5], True)):
-        state.show("compare", asked)
+        state.show_run("compare", asked)
         assert state.shown("compare").bundled is found  # type: ignore[union-attr]
     monkeypatch.setattr(state, "enforced", Policy)
     assert not state.shown("compare").bundled  # type: ignore[union-attr]
@@ -247,8 +247,8 @@ def test_jobs_belong_to_the_account(monkeypatch: pytest.MonkeyPatch, user: Any, 
     monkeypatch.setattr(st, "user", User())
     monkeypatch.setattr(st, "session_state", memory)
     monkeypatch.setattr(st, "query_params", {})
-    state.restore()
+    state.begin_session()
     first = memory["owner"]
-    state.restore()
+    state.begin_session()
     assert memory["owner"] == first
     assert first == owner or (owner is None and len(first) == 32)

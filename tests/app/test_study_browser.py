@@ -22,6 +22,7 @@ pytestmark = [
     pytest.mark.timeout(600),
     pytest.mark.skipif(bool(LACKING), reason=f"not installed: {', '.join(LACKING)}"),
 ]
+SHOWN = "new URL(location).searchParams.get('study')"
 MINUTES = 240_000  # ms: what a busy machine may need for what takes seconds
 
 
@@ -55,9 +56,11 @@ def start(page: Any, kind: str) -> None:
         fill(page, label, value)
         page.keyboard.press("Enter")
         settle(page)
+    before = page.evaluate(SHOWN)
     page.get_by_role("button", name="Run", exact=True).click()
-    page.get_by_text(f"Done: {kind}").or_(page.get_by_text("Done: ")).first.wait_for(timeout=MINUTES)
+    page.wait_for_function(f"before => ({SHOWN}) !== before", arg=before, timeout=MINUTES)
     settle(page)
+    page.locator(".js-plotly-plot .main-svg").first.wait_for()
 
 
 def card_of(page: Any, marks: str, nth: int) -> str:
