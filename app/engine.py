@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any, Literal, NamedTuple
 
-from analysis.child import start
+from analysis.child import start_child
 from analysis.errors import Cancelled, SlicescopeError, one_line
-from analysis.source import ModelSource
+from analysis.sources.model import ModelSource
 from slicing.preview import Preview, PreviewRequest
 from slicing.study.requests import Phases
 from slicing.study.results import Request
@@ -203,14 +203,14 @@ class Engine:
         self._previewer.forget()
 
     def _report(self) -> None:
-        from analysis.device import has_bf16, memory, pick_device
+        from analysis.device import has_bf16, memory_of, pick_device
 
         source, opened = self._held or (None, None)
         # Asking CUDA takes memory of the card, and fails where that is full: not before a model is there.
         device = pick_device("cpu") if opened is None else opened.model.device
         dtype = "" if opened is None else str(opened.model.dtype).removeprefix("torch.")
         try:
-            (free, total), bf16 = memory(device), has_bf16(device)
+            (free, total), bf16 = memory_of(device), has_bf16(device)
         except RuntimeError:
             log.exception("The memory of %s is not known.", device)
             free, total, bf16 = 0, 0, True
@@ -247,7 +247,7 @@ MODESTY = 10
 
 def launch() -> Child:
     """Start an engine in a fresh process; it answers as soon as it has imported what it needs."""
-    connection, process = start("app.engine")
+    connection, process = start_child("app.engine", "begin")
 
     def ending() -> int | None:
         with suppress(subprocess.TimeoutExpired):

@@ -51,9 +51,9 @@ def _resources() -> None:
     else:
         name, where = "No model is open", report.device if report else "starting"
     used = "memory not known"
-    if found := state.memory():
+    if found := state.device_memory():
         free, total = found
-        used = f"memory {wording.told_memory(total - free)} of {wording.told_memory(total)} in use"
+        used = f"memory {wording.memory(total - free)} of {wording.memory(total)} in use"
     with st.container(horizontal=True, gap="medium"):
         st.caption(f":material/deployed_code: {name}", width="content")
         st.caption(f":material/developer_board: {where}", width="content")

@@ -1,15 +1,17 @@
 """The entry script of the app: page configuration, navigation, the strip above every page."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import streamlit as st
 
-from app import parts, state
+from app import accounts, parts, state, talk_state, turns
 from app.figures.base import DARK
 from app.header import header
 
 ICONS = Path(__file__).parent / "icons"
 PROFILE = "app_pages/profile.py"
+STUDY = "app_pages/study.py"
 TALK = "app_pages/talk.py"
 # In streamlit's menu the theme and printing are of use; recording the screen and streamlit's version are not.
 MENU = """<style>
@@ -23,31 +25,41 @@ color: #8AB8EC; }
 </style>"""
 
 
-def open_first_page() -> None:
+def _begin() -> None:
     """The bare address opens the profile, where there is something to see."""
     st.switch_page(PROFILE, query_params=st.query_params.to_dict())
 
 
-def log_in() -> None:
+def _moved(name: str) -> Callable[[], None]:
+    """An address of slicescope 0.1, which leads to the study page."""
+
+    def lead() -> None:
+        state.begin_study(state.EARLIER[name])
+        st.switch_page(STUDY, query_params=st.query_params.to_dict())
+
+    return lead
+
+
+def _log_in() -> None:
     """Ask who it is, where the server wants to know; nothing else is shown before."""
     st.title("slicescope")
-    for provider in state.login_providers():
+    for provider in accounts.login_providers():
         label = f"Log in with {provider}" if provider else "Log in"
         st.button(label, key=f"login-{provider}", type="primary", on_click=st.login, args=(provider,))
 
 
 st.set_page_config(page_title="slicescope", page_icon=ICONS / "favicon.svg", layout="wide")
 st.html(MENU)
-if state.must_log_in():
-    log_in()
+if accounts.must_log_in():
+    _log_in()
     st.stop()
 if parts.theme() is DARK:
     st.html(ON_DARK)
-state.restore()
+state.begin_session()
 st.logo(str(ICONS / ("logo-dark.svg" if parts.theme() is DARK else "logo-light.svg")), size="large")
 page = st.navigation(
     [
-        st.Page(open_first_page, url_path="begin", default=True, visibility="hidden"),
+        st.Page(_begin, url_path="begin", default=True, visibility="hidden"),
         st.Page(
             "app_pages/model.py",
             title="Model",
@@ -73,22 +85,10 @@ page = st.navigation(
             help="What slicing cost: dense, constant and planned slicing on the same text.",
         ),
         st.Page(
-            "app_pages/sweep.py",
-            title="Sweep",
-            icon=":material/grid_on:",
-            help="A grid of bases and targets: which one pays, and what it costs.",
-        ),
-        st.Page(
-            "app_pages/contest.py",
-            title="Contest",
-            icon=":material/trophy:",
-            help="Ways to decide where to cut against each other at equal size, and against chance.",
-        ),
-        st.Page(
-            "app_pages/leaderboard.py",
-            title="Leaderboard",
+            STUDY,
+            title="Study",
             icon=":material/leaderboard:",
-            help="Slicing beside removing whole blocks, at equal size: which one for this model and budget.",
+            help="Recipes at equal size, as a map, as a ranking, or as size against loss.",
         ),
         st.Page(
             "app_pages/runs.py",
@@ -96,15 +96,16 @@ page = st.navigation(
             icon=":material/folder_open:",
             help="Every stored run: open, download, delete.",
         ),
-        *([st.Page(st.logout, title="Log out", icon=":material/logout:")] if state.logged_in() else []),
+        *([st.Page(st.logout, title="Log out", icon=":material/logout:")] if accounts.logged_in() else []),
+        *(st.Page(_moved(name), title=name, url_path=name, visibility="hidden") for name in state.EARLIER),
         st.Page(TALK, title="The story in seven steps", url_path="talk", visibility="hidden"),
         st.Page("app_pages/notes.py", title="Notes for teachers", url_path="notes", visibility="hidden"),
     ],
-    position="hidden" if state.presenting() else "top",
+    position="hidden" if talk_state.presenting() else "top",
 )
-if state.presenting() != (page.url_path == "talk"):
+if talk_state.presenting() != (page.url_path == "talk"):
     st.switch_page(TALK, query_params={**st.query_params.to_dict(), "present": "1"})
-with state.turn():
-    if not state.presenting():
+with turns.turn():
+    if not talk_state.presenting():
         header()
     page.run()

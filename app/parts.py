@@ -16,7 +16,7 @@ from analysis.errors import SlicescopeError, visible
 from analysis.profile import LayerProfile
 from analysis.scores import find_score
 from analysis.storage import runs_folder
-from app import controls, state, wording
+from app import controls, repeat, state, wording
 from app.cells import UNSEEN, csv, harmless
 from app.citations import bibtex
 from app.engine import Task
@@ -25,9 +25,11 @@ from app.figures.profile import draw_scatter, outliers
 from app.report import build_report
 from app.tables import damage_table, text_table
 from slicing.library import pack
-from slicing.runs import CompareRecipe, CompareResult
-from slicing.study.recipe import Recipe
-from slicing.study.results import Run
+from slicing.study.requests import CompressRequest
+from slicing.study.results import Request, Run
+from slicing.study.store import MODEL_FOLDER, folder_of
+from slicing.study.study import Study
+from slicing.study.verdicts import Board, read_board
 
 CHART = {
     "displaylogo": False,
@@ -103,7 +105,7 @@ def apart(draw: Callable[..., None], *given: Any, every: float | None = None) ->
         st.fragment(draw, run_every=every)(*given)
 
 
-def queue(make: Callable[[], Task]) -> None:
+def ask(make: Callable[[], Task]) -> None:
     """Make a task, queue it and redraw; what is wrong with it is told in place."""
     try:
         state.submit(make())
@@ -113,51 +115,27 @@ def queue(make: Callable[[], Task]) -> None:
     st.rerun()
 
 
-def warn(recipe: Recipe, like: Run) -> None:
-    """Show the warnings of a recipe; ``like``, a run of the same model, gives the shape."""
-    for sentence in recipe.warnings(like.result.shape):
+def warn(request: Request, like: Run) -> None:
+    """Show the warnings of a request; ``like``, a run of the same model, gives the shape."""
+    for sentence in request.warnings(like.result.shape):
         st.warning(state.told(sentence), icon=":material/warning:")
 
 
-def set_up(title: str, make: Callable[[CompareRecipe], state.Trials]) -> None:
-    """The form of a sweep or contest; what it does not ask for is as on the Tune page."""
-    profiled = state.shown("profile")
-    if profiled is None:
-        return
-    usual = state.proposal(profiled.run)
-    with st.form(f"{title.lower()}-form"):
-        st.markdown(f"**{title}** {wording.verbatim(usual.model.label)}")
-        try:
-            recipe, problem = make(usual), None
-        except SlicescopeError as error:
-            recipe, problem = None, state.told(error)
-        pressed = st.form_submit_button("Run", type="primary", icon=":material/play_arrow:", width="stretch")
-    if problem:
-        st.warning(problem, icon=":material/warning:")
-    if recipe:
-        warn(recipe, profiled.run)
-        st.caption(wording.trials_size(recipe, profiled.run))
-        if pressed:
-            queue(lambda: recipe)
+POLL = 2.0  # seconds between looks at a study that runs
 
 
-POLL = 2.0  # seconds between looks at a sweep or contest that runs
+def follow(study: Study, draw: Callable[[Board], None]) -> None:
+    """A study that is not done: what has come so far, redrawn while it runs."""
+    active = any(job.task == study for job in state.worker().active)
+    apart(_unfinished, study, draw, active, every=POLL if active else None)
 
 
-def unfinished(recipe: state.Trials, read: Callable[[Any], Any], draw: Callable[[Any], None]) -> None:
-    """A sweep or contest that is not done: what has come so far, redrawn while it runs."""
-    active = any(job.task == recipe for job in state.worker().active)
-    apart(_unfinished, recipe, read, draw, active, every=POLL if active else None)
-
-
-def _unfinished(
-    recipe: state.Trials, read: Callable[[Any], Any], draw: Callable[[Any], None], active: bool
-) -> None:
-    found = read(recipe)
-    st.markdown(f"**{wording.verbatim(wording.title(recipe))}**")
+def _unfinished(study: Study, draw: Callable[[Board], None], active: bool) -> None:
+    found = read_board(study)
+    st.markdown(f"**{wording.verbatim(wording.title(study))}**")
     st.progress(found.done / found.total, text=f"{found.done} of {found.total} trials are stored")
     if not active and st.button("Resume", type="primary", icon=":material/play_arrow:"):
-        queue(lambda: recipe)
+        ask(lambda: study)
     draw(found)
 
 
@@ -170,14 +148,14 @@ def provenance(view: state.View) -> state.Shown | None:
         return None
     if shown.problem:
         st.warning(shown.problem, icon=":material/info:")
-    warn(shown.run.recipe, shown.run)
+    warn(shown.run.request, shown.run)
     origin = "The demo run that ships with slicescope" if shown.bundled else f"Run {shown.run.key}"
     with st.container(horizontal=True, vertical_alignment="center"):
-        st.caption(f":material/history: {wording.verbatim(f'{origin} · {state.title(shown.run)}')}")
+        st.caption(f":material/history: {wording.verbatim(f'{origin} · {state.run_title(shown.run)}')}")
         with st.popover("Take away", icon=":material/download:"):
             downloads(shown.run)
             pictures()
-        if isinstance(shown.run.result, CompareResult):
+        if "compare" in state.views_of(shown.run.request):
             named = {} if shown.bundled else {"compare": shown.run.key}
             st.page_link(
                 "app_pages/talk.py",
@@ -210,7 +188,7 @@ def downloads(run: Run) -> None:
     files: list[tuple[str, Callable[[], str | bytes], str, str]] = [
         ("Report (HTML)", lambda: build_report(run), f"{name}.html", "text/html"),
         ("run.json", run.to_json, f"{name}.json", "application/json"),
-        ("BibTeX", lambda: bibtex(run.recipe), f"{name}.bib", "application/x-bibtex"),
+        ("BibTeX", lambda: bibtex(run.request), f"{name}.bib", "application/x-bibtex"),
     ]
     if (runs_folder() / run.key).is_dir():
         files.insert(1, ("Run (zip)", partial(pack, run.key, blind), f"{name}.zip", "application/zip"))
@@ -224,6 +202,18 @@ def downloads(run: Run) -> None:
             on_click="ignore",
             key=f"{label}-{run.key}",
         )
+
+
+def keep(request: CompressRequest, label: str = "Make and keep this model") -> None:
+    """A model itself: make it, or say where it is. Nothing is kept for strangers."""
+    if state.policy().demo_mode:  # where disks and paths are no business of visitors
+        return
+    folder = folder_of(request) / MODEL_FOLDER
+    if folder.is_dir():
+        st.markdown(wording.kept_model(plain=not any(folder.glob("modeling_*.py"))))
+        st.code(str(folder), language=None, wrap_lines=True)
+    elif st.button(label, icon=":material/content_cut:"):
+        ask(lambda: request)
 
 
 def pictures() -> None:
@@ -240,10 +230,23 @@ def pictures() -> None:
 
 
 def reproduction(run: Run) -> None:
-    """The command that repeats a run, and everything it depended on."""
+    """What repeats a run, and everything it depended on."""
     run = state.policy().blind(run)
-    st.code(visible(wording.command(run.recipe)), language="bash", wrap_lines=True)
-    with st.expander("Recipe, versions, digests", icon=":material/fingerprint:"):
+    st.code(visible(repeat.command(run.request)), language="bash", wrap_lines=True)
+    if run.request.kind == "study" or run.request.kind == "trial" or run.request.kind == "search":
+        with st.expander("The study file", icon=":material/description:"):
+            text = visible(repeat.study_file(run.request))
+            st.code(text, language="toml", wrap_lines=True)
+            st.download_button(
+                "study.toml",
+                text,
+                file_name="study.toml",
+                mime="application/toml",
+                icon=":material/download:",
+                on_click="ignore",
+                key=f"study-file-{run.key}",
+            )
+    with st.expander("Request, versions, digests", icon=":material/fingerprint:"):
         where = run.environment
         made = (
             f"Run {run.key}, {run.created:%d %b %Y %H:%M} UTC, took {wording.duration(run.seconds)} on "
@@ -252,4 +255,4 @@ def reproduction(run: Run) -> None:
         )
         st.markdown(wording.verbatim(made))
         rows(text_table(run).drop(columns="passages"), f"texts-{run.key}")
-        st.code(visible(run.recipe.to_json()), language="json")
+        st.code(visible(run.request.to_json()), language="json")

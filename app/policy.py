@@ -16,9 +16,10 @@ from typing import Any, Self, TypeVar
 from pydantic import BaseModel
 
 from analysis.errors import SlicescopeError, StorageError
-from analysis.source import ModelSource, must_fetch
+from analysis.sources.demo_text import DEMO_SPLITS
+from analysis.sources.model import ModelSource, must_fetch
+from analysis.sources.text import TextSource
 from analysis.storage import cache_folder, require_space, runs_folder
-from analysis.texts import DEMO_SPLITS, TextSource
 from analysis.values import Value
 from slicing.plan import Plan
 from slicing.steps import Step
@@ -39,7 +40,7 @@ FREE = frozenset(
     }
 )
 """Numbers and words in a request that cost nothing and name no path. Others are refused in demo mode."""
-LONGEST = 2000
+LONGEST_WORD = 2000
 """Characters of a word, or items of a list, in demo mode."""
 SPARE_DISK = 2 * 10**9
 """Bytes that demo mode leaves free on the disk that the runs are on."""
@@ -212,8 +213,10 @@ class Policy(Value):
                 self._check_long(name, value)
 
     def _check_long(self, name: str, value: Any) -> None:
-        if self.demo_mode and len(value) > LONGEST:
-            raise Refused(f"The {name} is {len(value):,} long, but {LONGEST:,} is the most here: shorten it.")
+        if self.demo_mode and len(value) > LONGEST_WORD:
+            raise Refused(
+                f"The {name} is {len(value):,} long, but {LONGEST_WORD:,} is the most here: shorten it."
+            )
 
     def _check_cells(self, within: dict[str, Any]) -> None:
         # An empty list asks for nothing, and so multiplies nothing.

@@ -1,16 +1,15 @@
 """What a session remembers, and the worker that all sessions share.
 
-The only reader and writer of ``st.session_state`` and ``st.query_params``; the values of widgets bound to
-the URL are the widgets' own. Knows nothing about pages or figures.
+With ``plan_state``, ``talk_state`` and ``trash`` the only reader and writer of ``st.session_state`` and
+``st.query_params``; the values of widgets bound to the URL are the widgets' own. Knows nothing about pages or
+figures.
 """
 
 from __future__ import annotations
 
 import gc
-import threading
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 from urllib.parse import urlencode
 
@@ -20,22 +19,22 @@ from streamlit.runtime.scriptrunner import get_script_run_ctx
 
 from analysis.device import HOST, LARGE, Facts, has_bf16, memory_of, pick_device
 from analysis.errors import ModelError, SlicescopeError, StorageError
-from analysis.numbers import read_number, read_whole
 from analysis.sources.card import ModelCard, describe
 from analysis.sources.model import ModelSource
-from analysis.sources.text import TextSource
 from analysis.values import Value
-from app import wording
+from app import plan_state, wording
+from app.accounts import account
 from app.engine import Task
 from app.job import Job
 from app.jobs import Closed, Opened, Worker
 from app.pace import Asking, neighbourhood
 from app.policy import Policy, enforced
 from app.presence import Presence
+from app.proposal import Proposal, propose
 from slicing.library import note_of
 from slicing.plan import Plan
-from slicing.preview import Preview, PreviewRecipe
-from slicing.runs import CompareRecipe, ContestRecipe, LeaderboardRecipe, ProfileRecipe, SweepRecipe
+from slicing.preview import Preview, PreviewRequest
+from slicing.study.requests import ProfileRequest
 from slicing.study.results import Run
 from slicing.study.store import (
     bundled_board,
@@ -46,35 +45,16 @@ from slicing.study.store import (
     is_stored,
     list_runs,
 )
+from slicing.study.study import Study
 
-View = Literal["profile", "compare", "sweep", "contest", "leaderboard"]
-"""What can be looked at: a run's profile, a comparison, a sweep, a contest, a leaderboard. Also the names in
-the URL."""
-VIEWS: tuple[View, ...] = ("profile", "compare", "sweep", "contest", "leaderboard")
-WORDS = {"compare": "comparison", "sweep": "sweep", "contest": "contest", "leaderboard": "leaderboard"}
-Trials = SweepRecipe | ContestRecipe | LeaderboardRecipe
-"""What is made of trials, and can be looked at while they come."""
-
-UNDOABLE = 50
-"""Plans that can be gone back to."""
-
-
-_TURNS = threading.BoundedSemaphore(2)
-TURN = 2.0
-"""Seconds that a page waits for its turn: another may wait for the Hub meanwhile, and has no use for it."""
-
-
-@contextmanager
-def turn() -> Iterator[None]:
-    """Let two pages be drawn at the same time. More would not be done sooner, since all share one
-    interpreter, and would keep it from the server.
-    """
-    mine = _TURNS.acquire(timeout=TURN)
-    try:
-        yield
-    finally:
-        if mine:
-            _TURNS.release()
+View = Literal["profile", "compare", "study"]
+"""What can be looked at: a run's profile, a comparison, a study. Also the names in the URL."""
+_VIEWS: tuple[View, ...] = ("profile", "compare", "study")
+_WORDS = {"compare": "comparison", "study": "study"}
+DEMOS = {"demo-map": bundled_sweep, "demo-ranking": bundled_contest, "demo-frontier": bundled_board}
+"""The studies that ship with slicescope, by the names that stand in links."""
+EARLIER = {"sweep": "demo-map", "contest": "demo-ranking", "leaderboard": "demo-frontier"}
+"""Pages and words in links of slicescope 0.1, with the study that their pages showed first."""
 
 
 class Shown(NamedTuple):
@@ -85,27 +65,6 @@ class Shown(NamedTuple):
     """Whether it is the run that ships with slicescope."""
     problem: str | None
     """Why it is not the run that was asked for, in one sentence."""
-
-
-class Talk(NamedTuple):
-    """Where a talk stands. All of it is in the URL, so that a reload or a link leads there."""
-
-    step: int
-    """From 1."""
-    predict: bool = False
-    """Whether each step asks before it answers."""
-    revealed: bool = True
-    """Whether the answer is shown."""
-
-    def parameters(self) -> dict[str, str]:
-        """As they stand in the URL."""
-        shown = {"reveal": "1"} if self.predict and self.revealed else {}
-        return {
-            "present": "1",
-            "step": str(self.step),
-            **({"predict": "1"} if self.predict else {}),
-            **shown,
-        }
 
 
 @st.cache_resource(show_spinner=False, on_release=Worker.stop)
@@ -171,7 +130,7 @@ def dismiss_closed() -> None:
     st.session_state["closed"] = []
 
 
-def memory(device: str | None = None) -> tuple[int, int] | None:
+def device_memory(device: str | None = None) -> tuple[int, int] | None:
     """Free and total bytes of a device, by default the engine's; ``None`` where that is not known.
 
     As the engine said last of the device that it is on: to ask CUDA here would cost this process some
@@ -210,49 +169,31 @@ def is_mine(job: Job) -> bool:
     return job.owner == owner()
 
 
-def restore() -> None:
+def begin_session() -> None:
     """Begin with the runs that the URL names; from then on name the session's there, for links."""
     new = "owner" not in st.session_state
     st.session_state["owner"] = account() or st.session_state.get("owner") or uuid.uuid4().hex
     if context := get_script_run_ctx():
         presence().note(owner(), context.session_id, neighbourhood(st.context.ip_address))
     if new:
-        for view in VIEWS:
+        for earlier in EARLIER:
+            if named := st.query_params.get(earlier):
+                st.session_state["study-run"] = named
+        for view in _VIEWS:
             if named := st.query_params.get(view):
                 st.session_state[f"{view}-run"] = named
         # Whoever asked for the jobs of a server that ended has a new session here, as this may be.
         st.session_state["watched"] = [job for job in worker().active if job.restarted and may_cancel(job)]
-    for view in VIEWS:
+    for earlier in EARLIER:
+        st.query_params.pop(earlier, None)
+    for view in _VIEWS:
         key = st.session_state.get(f"{view}-run")
         if key and st.query_params.get(view) != key:
             st.query_params[view] = key
 
 
-def account() -> str | None:
-    """The stable id of whoever is logged in, or named by a trusted proxy; ``None`` without a login."""
-    user = st.user.to_dict()
-    name = user.get("sub") or user.get("email")
-    return f"{user.get('iss', '')} {name}" if name else None  # another provider may give the same name
-
-
-def must_log_in() -> bool:
-    """Whether the server asks for a login, and this session has none."""
-    return st.user.to_dict().get("is_logged_in") is False
-
-
-def logged_in() -> bool:
-    """Whether this session could log out."""
-    return st.user.to_dict().get("is_logged_in") is True
-
-
-def login_providers() -> list[str | None]:
-    """The providers that the secrets name, or ``None`` for the one that needs no name."""
-    named = [name for name, section in st.secrets["auth"].items() if isinstance(section, Mapping)]
-    return named or [None]
-
-
-def show(view: View, key: str) -> None:
-    """Let a view show the run of this key from the next full run of the page on."""
+def show_run(view: View, key: str) -> None:
+    """Let a view show the run of this key, or the demo of this name, from the next run of the page on."""
     st.session_state[f"{view}-run"] = key
     st.session_state.pop(f"{view}-asked", None)
 
@@ -260,48 +201,64 @@ def show(view: View, key: str) -> None:
 def shown(view: View) -> Shown | None:
     """The run that a view shows: the one asked for, else the bundled one, else ``None``."""
     key, problem = st.session_state.get(f"{view}-run"), None
-    if key:
+    if key and key not in DEMOS:
         try:
             run = find_run(key)
             if policy().demo_mode and run.key != key:  # the first digits would be quickly guessed
                 raise StorageError(f"There is no run '{key}'.")
-            if view in ("profile", run.recipe.kind):
+            if view == "profile" or view in views_of(run.request):
                 return Shown(run, bundled=False, problem=None)
-            problem = told(f"The run {run.key} is no {WORDS[view]}, so the demo's is shown.")
+            problem = told(f"The run {run.key} is no {_WORDS[view]}, so the demo's is shown.")
         except StorageError:
             why = "cannot be read" if is_stored(key) else "is no longer stored"
             problem = told(f"The run '{key}' {why}, so the demo's is shown.")
-    ships = {
-        "sweep": bundled_sweep,
-        "contest": bundled_contest,
-        "leaderboard": bundled_board,
-    }.get(view, bundled_run)
+    ships = DEMOS.get(key or "", bundled_sweep) if view == "study" else bundled_run
     try:
         return Shown(ships(), bundled=True, problem=problem)
     except StorageError:
         return None
 
 
-def unfinished(view: Literal["sweep", "contest", "leaderboard"]) -> Trials | None:
-    """What is made of trials that this session asked for last, or else one that runs while no other is shown.
+def begin_study(key: str) -> None:
+    """Let the study page show this one where none was asked for yet."""
+    if not st.session_state.get("study-run"):
+        show_run("study", key)
+
+
+def views_of(task: Task) -> tuple[View, ...]:
+    """Where the result of a task can be looked at, the best place first."""
+    if task.kind == "profile":
+        return ("profile",)
+    if task.kind == "study":
+        return ("compare", "study") if task.view == "comparison" else ("study",)
+    return ()
+
+
+def unfinished() -> Study | None:
+    """The study that this session asked for last, or else one that runs while no other is shown.
 
     ``None`` once it is done: then it is a run like others.
     """
-    asked: Trials | None = st.session_state.get(f"{view}-asked")
-    if asked is None and not st.session_state.get(f"{view}-run"):
-        tasks = (job.task for job in worker().active if may_cancel(job))
-        asked = next((task for task in tasks if isinstance(task, Trials) and task.kind == view), None)
+    asked: Study | None = st.session_state.get("study-asked")
+    if asked is None and not st.session_state.get("study-run"):
+        tasks = [job.task for job in worker().active if may_cancel(job)]
+        asked = next((task for task in tasks if task.kind == "study" and views_of(task)[0] == "study"), None)
     return asked
 
 
-def mark(view: View) -> Any:
-    """What was clicked on last in the chart of a view: base and target of a cell, the name of an entry."""
-    return st.session_state.get(f"{view}-mark")
+def chosen_recipe() -> tuple[str, str]:
+    """What was clicked on last in a chart of a study: the lines of a recipe and a budget, or empty."""
+    return st.session_state.get("study-mark", ("", ""))
 
 
-def choose_mark(view: View, mark: Any) -> None:
-    """Make this what is looked at in a view; only in a callback."""
-    st.session_state[f"{view}-mark"] = mark
+def choose_recipe(recipe: str, budget: str) -> None:
+    """Make these lines what is looked at in a study; only in a callback."""
+    st.session_state["study-mark"] = recipe, budget
+
+
+def own_recipes() -> list[str]:
+    """The lines of the recipes that this session added to the usual ones."""
+    return st.session_state.setdefault("own-recipes", [])
 
 
 def source() -> ModelSource:
@@ -314,84 +271,12 @@ def choose(source: ModelSource) -> None:
     st.session_state["source"] = source
 
 
-def plan() -> Plan:
-    """The plan as it was last seen on the Tune page."""
-    return st.session_state.get("plan", Plan())
+def proposal(run: Run) -> Proposal:
+    """What the forms of a new study start from: the tuned plan, on the model and text of a run."""
+    return propose(run, plan_state.tuned_plan())
 
 
-def keep_plan(plan: Plan) -> None:
-    """Remember the plan for the other pages, and the one before it for undo."""
-    before: Plan | None = st.session_state.get("plan")
-    if before is not None and before != plan:
-        past = st.session_state.setdefault("past", [])
-        past.append(before)
-        del past[:-UNDOABLE]
-    st.session_state["plan"] = plan
-    if plan.allocation != "manual":
-        st.query_params.pop("shares", None)
-
-
-def can_undo() -> bool:
-    """Whether there is a plan before this one."""
-    return bool(st.session_state.get("past"))
-
-
-def plan_before() -> Plan:
-    """The plan before this one, which becomes the plan; only where there is one."""
-    st.session_state["plan"] = st.session_state["past"].pop()
-    return st.session_state["plan"]
-
-
-def shares(usual: tuple[float, ...]) -> tuple[str, tuple[float, ...]]:
-    """The key of the table of shares, and what it began with: the session's, the link's, or the usual."""
-    key = f"shares-{st.session_state.setdefault('shares-version', 0)}"
-    if key not in st.session_state:  # the table is drawn for the first time, or was left and is come back to
-        now = st.session_state.get("shares-now") or _shares_of_link()
-        st.session_state["shares-begun"] = now if now and len(now) == len(usual) else usual
-    return key, st.session_state["shares-begun"]
-
-
-def start_shares(shares: tuple[float, ...]) -> None:
-    """Begin the table of shares anew with these; only in a callback."""
-    st.session_state["shares-now"] = shares
-    st.session_state["shares-version"] = st.session_state.get("shares-version", 0) + 1
-
-
-def keep_shares(shares: tuple[float, ...]) -> None:
-    """Remember the shares as they were edited, and put them into the link."""
-    st.session_state["shares-now"] = shares
-    st.query_params["shares"] = ",".join(f"{100 * share:g}" for share in shares)
-
-
-def _shares_of_link() -> tuple[float, ...] | None:
-    said = [read_number(part) for part in st.query_params.get("shares", "").split(",")]
-    shares = tuple(percent / 100 for percent in said if percent is not None and 0 <= percent < 100)
-    return shares if len(shares) == len(said) else None
-
-
-def proposal(run: Run) -> CompareRecipe:
-    """The comparison to propose: the tuned plan, on the model and text whose profile is shown."""
-    recipe = run.recipe
-    if isinstance(recipe, CompareRecipe):
-        return recipe.model_copy(update={"plan": plan()})
-    text = recipe.text if isinstance(recipe, ProfileRecipe) else recipe.calibration
-    drawn: dict[str, Any] = {}
-    if not isinstance(recipe, ProfileRecipe):
-        drawn = {name: getattr(recipe, name) for name in ("calibration_windows", "profile_windows")}
-    elif recipe.drawn:
-        drawn = {"calibration_windows": recipe.drawn, "profile_windows": recipe.windows}
-    return CompareRecipe(
-        model=recipe.model,
-        plan=plan(),
-        calibration=text,
-        **drawn,
-        evaluation=TextSource.parse("demo", "evaluation"),
-        window_length=recipe.window_length,
-        seed=recipe.seed,
-    )
-
-
-def title(run: Run) -> str:
+def run_title(run: Run) -> str:
     """What a run is called: by its people, or by what it did."""
     label = note_of(run.key).label
     return f"{label} · {run.created:%d %b %Y %H:%M} UTC" if label else wording.run_line(run)
@@ -399,7 +284,7 @@ def title(run: Run) -> str:
 
 def distinct_titles(runs: Sequence[Run]) -> list[str]:
     """What runs are called in a legend, no two alike."""
-    titles = [note_of(run.key).label or wording.title(run.recipe) for run in runs]
+    titles = [note_of(run.key).label or wording.title(run.request) for run in runs]
     alike = {name for name in titles if titles.count(name) > 1}
     named = zip(titles, runs, strict=True)
     return [f"{name} ({run.key[:4]})" if name in alike else name for name, run in named]
@@ -408,31 +293,6 @@ def distinct_titles(runs: Sequence[Run]) -> list[str]:
 def note_made(key: str) -> None:
     """This session brought in, or made, the run of this key."""
     st.session_state.setdefault("made", set()).add(key)
-
-
-def remember_trash(name: str, title: str) -> None:
-    """What was deleted last, and the name that takes it back."""
-    st.session_state["trash"] = name, title
-
-
-def last_trash() -> tuple[str, str] | None:
-    """What was deleted last in this session: the name that takes it back, and its title."""
-    return st.session_state.get("trash")
-
-
-def forget_trash() -> None:
-    """It was taken back."""
-    st.session_state.pop("trash", None)
-
-
-def complain(sentence: str) -> None:
-    """What went wrong in a callback, to be told once the page is drawn."""
-    st.session_state["complaint"] = sentence
-
-
-def complaint() -> str | None:
-    """What went wrong in a callback, told once."""
-    return st.session_state.pop("complaint", None)
 
 
 def picture() -> str:
@@ -478,7 +338,7 @@ def choose_pair(pair: tuple[int, int]) -> None:
     put({"pair-from": min(pair), "pair-to": max(pair)})
 
 
-def pair(depths: int) -> tuple[int, int]:
+def depth_pair(depths: int) -> tuple[int, int]:
     """The two depths that are compared, of so many; to begin with, those around the middle block."""
     middle = (depths - 1) // 2
     first, second = (
@@ -489,38 +349,39 @@ def pair(depths: int) -> tuple[int, int]:
     return first, second
 
 
-def preview(run: Run, plan: Plan) -> Preview | str | None:
+def preview_of(run: Run, plan: Plan) -> Preview | str | None:
     """What the plan would cost, why that cannot be told, or ``None`` while it is being measured.
 
     First of the plan alone, which is told while constant slicing is still being measured.
     """
-    recipe = PreviewRecipe(run=run.key, plan=plan, evaluation=proposal(run).evaluation)
+    request = PreviewRequest(run=run.key, plan=plan, evaluation=proposal(run).judged.evaluation)
     try:
-        policy().check(run.recipe.model)
-        policy().check(recipe)
+        policy().check(run.request.model)
+        policy().check(request)
     except SlicescopeError as error:
         return str(error)
     owner = st.session_state["owner"]
-    alone = worker().preview(recipe.model_copy(update={"against": False}), owner)
-    return (worker().preview(recipe, owner) or alone) if isinstance(alone, Preview) else alone
+    alone = worker().preview(request.model_copy(update={"against": False}), owner)
+    return (worker().preview(request, owner) or alone) if isinstance(alone, Preview) else alone
 
 
-def with_bases(run: Run) -> ProfileRecipe:
+def with_bases(run: Run) -> ProfileRequest:
     """The profile of a run anew, keeping the bases that previews need."""
-    recipe = run.recipe
-    if isinstance(recipe, ProfileRecipe):
-        return recipe.model_copy(update={"bases": True})
-    return ProfileRecipe(
-        model=recipe.model,
-        text=recipe.calibration,
-        windows=recipe.calibration_windows,
-        window_length=recipe.window_length,
-        seed=recipe.seed,
+    request = run.request
+    if request.kind == "profile":
+        return request.model_copy(update={"bases": True})
+    _, drawn, seed = request.profile_draw
+    return ProfileRequest(
+        model=request.model,
+        text=request.profile_text,
+        windows=drawn,
+        window_length=request.window_length,
+        seed=seed,
         bases=True,
     )
 
 
-def card(source: ModelSource) -> ModelCard:
+def model_card(source: ModelSource) -> ModelCard:
     """The model card (``ModelError`` when there is none), read once a minute rather than at every click."""
     policy().check(source)
     found = _card(source.to_json())
@@ -563,8 +424,8 @@ def submit(task: Task) -> Job:
     job = worker().submit(task, owner)
     if isinstance(task, Value):
         note_made(task.key)
-    if isinstance(task, Trials):
-        st.session_state[f"{task.kind}-asked"] = task
+    if task.kind == "study" and views_of(task)[0] == "study":
+        st.session_state["study-asked"] = task
     st.session_state["notice"] = None
     st.session_state.setdefault("watched", []).append(job)
     return job
@@ -585,9 +446,8 @@ def settle() -> bool:
     watched: list[Job] = st.session_state.get("watched", [])
     ended = [job for job in watched if not job.active]
     for job in ended:
-        kind = job.task.kind
-        if job.state == "done" and job.key and kind in VIEWS:
-            show(kind, job.key)
+        if job.state == "done" and job.key and (views := views_of(job.task)):
+            show_run(views[0], job.key)
         st.session_state["notice" if job.state != "done" else "news"] = job
     st.session_state["watched"] = [job for job in watched if job.active]
     return bool(ended)
@@ -614,44 +474,3 @@ def link() -> str:
     address = (st.context.url or "").partition("?")[0]
     query = urlencode(st.query_params.to_dict())
     return f"{address}?{query}" if query else address
-
-
-TALK = ("present", "step", "predict", "reveal")
-
-
-def presenting() -> bool:
-    """Whether the URL asks for the talk."""
-    return st.query_params.get("present") == "1"
-
-
-def talk(steps: int) -> Talk:
-    """Where the talk of so many steps stands; called once in every run of its page."""
-    # Where a key has just taken it counts more than the address, which lags behind when keys come fast.
-    at = st.session_state.pop("told", None) or _talk_in_address(steps)
-    st.session_state["talk"] = at
-    st.query_params.from_dict({**without_talk(), **at.parameters()})
-    return at
-
-
-def standing() -> Talk:
-    """Where the talk stood when it was last shown, or was taken since."""
-    return st.session_state["talk"]
-
-
-def tell(talk: Talk) -> None:
-    """Take the talk there."""
-    st.session_state["talk"] = st.session_state["told"] = talk
-
-
-def _talk_in_address(steps: int) -> Talk:
-    step, predict = read_whole(st.query_params.get("step", "")), st.query_params.get("predict") == "1"
-    return Talk(
-        step=min(max(step or 1, 1), steps),
-        predict=predict,
-        revealed=not predict or st.query_params.get("reveal") == "1",
-    )
-
-
-def without_talk() -> dict[str, str]:
-    """What the URL says besides the talk."""
-    return {name: value for name, value in st.query_params.to_dict().items() if name not in TALK}

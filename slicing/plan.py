@@ -30,7 +30,7 @@ class Slicing(Value):
     """How to slice, whatever the amount: what a plan and a step of slicing have in common."""
 
     # NaN is let through to the checks of the allocation, which explain it.
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=True, use_attribute_docstrings=True)
 
     allocation: str = "dynamic"
     """A name in ``ALLOCATIONS``."""

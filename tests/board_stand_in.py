@@ -68,7 +68,11 @@ def _measurement(trial: Trial) -> Measurement:
         changes["parameters"] = round(dense.parameters * (1 - size))
     if trial.recipe.kind in ("depth", "both"):
         blocks = bundled_run().result.profile.blocks
-        changes["layout"] = Layout.without(blocks, range(5, 5 + REMOVED[size]))
-        changes["schedule"] = None
+        changes["layout"] = layout = Layout.without(blocks, range(5, 5 + REMOVED[size]))
+        sliced = shipped_measurement("dynamic").schedule if trial.recipe.kind == "both" else None
+        if sliced:  # of the blocks that are left
+            widths = tuple(sliced.widths[top] for top in (*layout.tops, blocks))
+            sliced = sliced.model_copy(update={"widths": widths})
+        changes["schedule"] = sliced
     like = shipped_measurement("dynamic") if trial.recipe.kind == "width" else dense
     return like.model_copy(update=changes)

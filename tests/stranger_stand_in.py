@@ -9,28 +9,25 @@ from typing import Any
 
 from board_stand_in import board_run
 from contest_stand_in import contest_run
-from slicing.runs import (
-    CompareRecipe,
-    CompareResult,
-    Contestant,
-    ProfileRecipe,
-    RemoveRecipe,
-    RemoveResult,
-    SearchRecipe,
-    SliceRecipe,
-    SliceResult,
-    TrialRecipe,
-)
 
 from analysis.sources.model import ModelSource
 from analysis.sources.text import TextSource
 from analysis.storage import runs_folder
 from analysis.tasks import TaskScore
 from analysis.values import Value
+from slicing.budget import Budget
 from slicing.depth.layout import Layout
 from slicing.plan import Plan
-from slicing.steps.removal import Removal
-from slicing.study.results import ProfileResult, Run, SearchResult, TrialResult
+from slicing.study.recipe import Recipe
+from slicing.study.requests import CompressRequest, ProfileRequest, SearchRequest, Trial
+from slicing.study.results import (
+    CompressResult,
+    Measurement,
+    ProfileResult,
+    Run,
+    SearchResult,
+    TrialResult,
+)
 from slicing.study.store import (
     DETAILS_FILE,
     NOTE_FILE,
@@ -55,10 +52,6 @@ FIXED = {
     ("Environment", "dtype"),
     ("Plan", "allocation"),
     ("Plan", "score"),
-    ("Removal", "method"),
-    ("Removal", "closing"),
-    ("Entry", "allocation"),
-    ("Entry", "score"),
     ("SublayerShape", "kind"),
 }
 """Strings that have to be names we know."""
@@ -70,6 +63,8 @@ def hostile(value: Any, fixed: bool = False) -> Any:
         return ModelSource(kind="folder", location=f"/{NAME}", revision=TEXT)
     if isinstance(value, TextSource):
         return TextSource(kind="file", location=f"/{NAME}", config=TEXT, split=TEXT, column=TEXT)
+    if isinstance(value, Recipe):  # of which every word is a name that we know
+        return value
     if isinstance(value, Value):
         kind = type(value).__name__
         return value.model_copy(
@@ -92,72 +87,59 @@ def strange(run: Run) -> Run:
     result: Any = changed.result
     versions = {**changed.environment.versions, TEXT: TEXT}
     changes: dict[str, Any] = {"environment": changed.environment.model_copy(update={"versions": versions})}
-    if isinstance(result, CompareResult):  # whose names have to be those of the recipe
-        told: Any = run.result
-        everyone = zip(result.contestants, told.contestants, strict=True)
-        named = tuple(_with_tasks(each).model_copy(update={"name": own.name}) for each, own in everyone)
-        changes["result"] = result.model_copy(update={"contestants": named})
-    if isinstance(result, ProfileResult):
+    if result.kind == "study":
+        judged = tuple(map(_with_tasks, result.measurements))
+        changes["result"] = result.model_copy(update={"measurements": judged})
+    if result.kind == "profile":
         changes["result"] = result.model_copy(update={"shape": None, "not_sliceable": TEXT})
-    if hasattr(changed.recipe, "tasks"):
+    if hasattr(changed.request, "tasks"):
         asked = {"tasks": (TEXT,), "task_folder": Path(f"/{NAME}")}
-        changes["recipe"] = changed.recipe.model_copy(update=asked)
+        changes["request"] = changed.request.model_copy(update=asked)
     changed = changed.model_copy(update=changes)
-    return changed.model_copy(update={"recorded_key": changed.recipe.key})
+    return changed.model_copy(update={"recorded_key": changed.request.key})
 
 
-def _with_tasks(each: Contestant) -> Contestant:
+def _with_tasks(each: Measurement) -> Measurement:
     score = TaskScore(task=TEXT, metric=TEXT, value=0.5, standard_error=None, examples=1, few_shot=0)
     return each.model_copy(update={"tasks": (score,)})
 
 
 def strangers() -> dict[str, Run]:
-    """The runs, by their kinds."""
+    """The runs, by their kinds, and studies by their views."""
     shipped = bundled_run()
-    recipe, result = shipped.recipe, shipped.result
-    assert isinstance(recipe, CompareRecipe) and isinstance(result, CompareResult)
-    calibrated = {name: getattr(recipe, name) for name in ("model", "calibration")}
-    evaluated = {**calibrated, "evaluation": recipe.evaluation}
+    request, result = shipped.request, shipped.result
+    assert request.kind == "study" and result.kind == "study"
+    calibrated = {name: getattr(request, name) for name in ("model", "calibration")}
+    evaluated = {**calibrated, "evaluation": request.evaluation}
     found = {name: getattr(result, name) for name in ("profile", "shape", "calibration")}
-    dynamic, dense = result.contestant("dynamic"), result.contestant("dense")
+    dense, _, dynamic = result.measurements
     assert dynamic.schedule and dynamic.discarded
-    took = {"parameters": dynamic.parameters, "seconds": 1.0}
-    layout = Layout.without(30, (3, 4))
-    recipes: tuple[tuple[Any, Any], ...] = (
-        (
-            ProfileRecipe(model=recipe.model, text=recipe.calibration),
+    made: dict[str, Any] = {
+        **found,
+        "parameters": dynamic.parameters,
+        "dense_parameters": dense.parameters,
+        "seconds": 1.0,
+        "dense": dense.evaluation,
+        "smaller": dynamic.evaluation,
+    }
+    sliced = CompressResult(
+        **made, plain=False, schedule=dynamic.schedule, discarded=dynamic.discarded, peak_memory=1
+    )
+    removed = CompressResult(
+        **made, plain=True, layout=Layout.without(30, (3, 4)), repair=None, deciding_seconds=1.0
+    )
+    requests: dict[str, tuple[Any, Any]] = {
+        "profile": (
+            ProfileRequest(model=request.model, text=request.calibration),
             ProfileResult(profile=result.profile, shape=None, not_sliceable="", text=result.calibration),
         ),
-        (
-            SliceRecipe(**evaluated),
-            SliceResult(
-                **found,
-                **took,
-                fractions=result.fractions,
-                schedule=dynamic.schedule,
-                discarded=dynamic.discarded,
-                peak_memory=1,
-                dense=dense.evaluation,
-                sliced=dynamic.evaluation,
-            ),
+        "slice": (CompressRequest(**evaluated, recipe=Recipe.parse("slice(dynamic)")), sliced),
+        "remove": (
+            CompressRequest(**evaluated, recipe=Recipe.parse("sleb"), budget=Budget.parse("blocks=2")),
+            removed,
         ),
-        (
-            RemoveRecipe(**evaluated, removal=Removal(), blocks=2),
-            RemoveResult(
-                **found,
-                **took,
-                not_sliceable=None,
-                layout=layout,
-                dense_parameters=dense.parameters,
-                plain=True,
-                repair=None,
-                deciding_seconds=1.0,
-                dense=dense.evaluation,
-                reduced=dynamic.evaluation,
-            ),
-        ),
-        (
-            SearchRecipe(**calibrated, plan=Plan(allocation="searched", settings={})),
+        "search": (
+            SearchRequest(**calibrated, plan=Plan(allocation="searched")),
             SearchResult(
                 profile=result.profile,
                 shape=result.shape,
@@ -168,14 +150,22 @@ def strangers() -> dict[str, Run]:
                 windows=result.calibration,
             ),
         ),
-        (
-            TrialRecipe(**evaluated, plan=Plan()),
-            TrialResult(**found, contestant=dynamic, evaluation=result.evaluation),
+        "trial": (
+            Trial(**evaluated, recipe=Recipe.parse("slice(dynamic)"), budget=Budget()),
+            TrialResult(**found, measurement=dynamic, evaluation=result.evaluation),
         ),
-    )
-    runs = [shipped, bundled_sweep(), contest_run(), board_run()]
-    runs += [shipped.model_copy(update={"recipe": asked, "result": made}) for asked, made in recipes]
-    return {run.recipe.kind: strange(run) for run in runs}
+    }
+    studies = {
+        "comparison": shipped,
+        "map": bundled_sweep(),
+        "ranking": contest_run(),
+        "frontier": board_run(),
+    }
+    runs = {
+        kind: shipped.model_copy(update={"request": asked, "result": made})
+        for kind, (asked, made) in requests.items()
+    }
+    return {kind: strange(run) for kind, run in {**studies, **runs}.items()}
 
 
 def store_strangers() -> dict[str, str]:
@@ -188,7 +178,7 @@ def store_strangers() -> dict[str, str]:
         folder.mkdir(parents=True)
         write_run(run, folder)
         details._replace(pieces=dict.fromkeys(details.pieces, TEXT)).save(folder / DETAILS_FILE)
-        if kind in ("compare", "sweep"):  # the others are called by what they did
+        if kind in ("comparison", "map"):  # the others are called by what they did
             note = {"label": NAME[:100], "text": TEXT}
             (folder / NOTE_FILE).write_text(json.dumps(note))
         keys[kind] = run.key

@@ -5,9 +5,10 @@ from typing import Any
 import streamlit as st
 
 from analysis.errors import SlicescopeError, visible
-from app import controls, parts, state, wording
+from app import forms, parts, plan_state, state, wording
 from app.figures.compare import draw_differences, draw_perplexities, draw_windows
 from app.figures.plan import draw_schedule
+from app.planned import held_back, plan_asked
 from app.tables import (
     difference_table,
     passage_table,
@@ -16,11 +17,11 @@ from app.tables import (
     size_table,
     task_table,
 )
-from slicing.bench import memory_need
-from slicing.runs import CompareRecipe, CompareResult
-from slicing.study.store import MODEL_FOLDER, folder_of
+from slicing.plan import Plan
+from slicing.study.needs import memory_need
+from slicing.study.verdicts import Comparison, read_comparison
 
-VERDICTS: dict[str, Any] = {
+_VERDICTS: dict[str, Any] = {
     "better": "green",
     "worse": "orange",
     "no clear difference": "gray",
@@ -28,7 +29,7 @@ VERDICTS: dict[str, Any] = {
 }
 
 
-def set_up() -> None:
+def _set_up() -> None:
     """The form of a new comparison; the plan is the one from the Tune page."""
     profiled = state.shown("profile")
     if profiled is None:
@@ -36,95 +37,92 @@ def set_up() -> None:
     usual = state.proposal(profiled.run)
     with st.expander("Set up a comparison", icon=":material/balance:"):
         st.markdown(
-            f"**{wording.verbatim(usual.model.label)}**: {wording.plan_line(usual.plan)}. "
+            f"**{wording.verbatim(usual.judged.model.label)}**: {wording.plan_line(usual.plan)}. "
             "The plan is made on the Tune page."
         )
         with st.form("compare-form", border=False):
             try:
-                recipe, problem = controls.comparison(usual), None
+                study, problem = forms.comparison_form(usual), None
             except SlicescopeError as error:
-                recipe, problem = None, state.told(error)
+                study, problem = None, state.told(error)
             pressed = st.form_submit_button("Run", type="primary", icon=":material/play_arrow:")
         if problem:
             st.warning(problem, icon=":material/warning:")
-        if recipe:
-            parts.warn(recipe, profiled.run)
-        if recipe and (shape := profiled.run.result.shape):
+        if study:
+            parts.warn(study, profiled.run)
+        if study and (shape := profiled.run.result.shape):
             try:
-                need = memory_need(recipe, shape, state.told_of(recipe.model.device))
+                told = state.told_of(study.model.device)
+                need = memory_need(study, study.recipes[-1], study.budgets[0], shape, told)
                 st.caption(f"Slicing takes {need} at its peak.")
             except SlicescopeError as error:
                 st.warning(state.told(error), icon=":material/warning:")
-        if pressed and recipe:
-            parts.queue(lambda: recipe)
+        if pressed and study:
+            parts.ask(lambda: study)
 
 
-def headline(result: CompareResult, recipe: CompareRecipe) -> None:
+def _headline(found: Comparison) -> None:
     """The verdict, then the perplexities beside it."""
-    planned = recipe.planned
     with st.container(border=True):
-        st.header(wording.verdict(result, planned))
-        for how, each in wording.paired_differences(result, planned):
+        st.header(wording.verdict(found))
+        for how, each in wording.deciding(found):
             with st.container(horizontal=True, vertical_alignment="center"):
-                st.badge(each.verdict, color=VERDICTS[each.verdict])
+                st.badge(each.verdict, color=_VERDICTS[each.verdict])
                 st.markdown(f"{how.capitalize()}: {wording.evidence(each)}")
-    dense = result.contestant("dense").evaluation
+    dense, evaluation = found.measured["dense"].evaluation, found.result.evaluation
     grid = st.grid(4, min_column_width=180, gap="medium")
-    for each in result.contestants:
+    for each in found.measured.values():
         change = None if each.name == "dense" else each.evaluation.perplexity / dense.perplexity - 1.0
-        note = f"perplexity, 95 % interval {wording.told_interval(each.evaluation.interval)}"
+        note = f"perplexity, 95 % interval {wording.interval(each.evaluation.interval)}"
         parts.card(grid, each.title, f"{each.evaluation.perplexity:.2f}", change, note)
-    st.caption(
-        f"{wording.verbatim(result.evaluation.label)}: {dense.protocol}. {wording.METHODS[recipe.method]}"
-    )
-    st.caption(wording.window_reading(result.evaluation))
-    for each in result.contestants:
+    how = wording.sequential_or_one_shot(found.study)
+    st.caption(f"{wording.verbatim(evaluation.label)}: {dense.protocol}. {how}")
+    st.caption(wording.window_reading(evaluation))
+    for each in found.measured.values():
         if told := wording.repaired(each):
             st.caption(wording.verbatim(told))
 
 
-def evidence(result: CompareResult, recipe: CompareRecipe) -> None:
+def _evidence(found: Comparison) -> None:
     """Charts and tables."""
-    planned = recipe.planned
-    pairs = wording.paired_differences(result, planned)
+    planned, measured = found.planned, list(found.measured.values())
+    pairs = wording.deciding(found)
     left, right = st.columns(2, gap="large")
     with left:
         st.subheader("Perplexity")
-        table = perplexity_table(result.contestants)
-        parts.chart(draw_perplexities(result.contestants, parts.theme()), "perplexity", table)
+        parts.chart(draw_perplexities(measured, parts.theme()), "perplexity", perplexity_table(measured))
     with right:
         st.subheader("Paired difference")
         parts.chart(draw_differences(pairs, parts.theme()), "difference", difference_table(pairs))
     st.subheader("Where the difference comes from")
     baseline = "dense" if planned == "constant" else "constant"
-    drawing = draw_windows(result, baseline, planned, parts.theme())
-    parts.chart(drawing, "windows", passage_table(result, baseline, planned))
-    if (scores := task_table(result.contestants)) is not None:
+    drawing = draw_windows(found, baseline, planned, parts.theme())
+    parts.chart(drawing, "windows", passage_table(found, baseline, planned))
+    if (scores := task_table(measured)) is not None:
         st.subheader("What they score on tasks")
         parts.rows(scores, "tasks")
     st.subheader("Four sizes, and what they took")
-    parts.rows(size_table(result), "sizes")
-    if timed := next((each.speed for each in result.contestants if each.speed), None):
+    parts.rows(size_table(found), "sizes")
+    if timed := next((each.speed for each in measured if each.speed), None):
         st.caption(wording.speed(timed))
     st.subheader("What was cut where")
-    schedule, constant = (result.contestant(name).schedule for name in (planned, "constant"))
+    schedule, constant = (found.measured[name].schedule for name in (planned, "constant"))
     if schedule and constant:
-        path, redundancy = (
-            result.profile.block_path,
-            result.profile.redundancy(result.profile.held(recipe.plan.score)),
-        )
-        drawing = draw_schedule(schedule, constant, result.fractions, planned, path, parts.theme())
-        parts.chart(drawing, "widths", schedule_table(schedule, constant, result.fractions, redundancy, path))
+        profile, plan = found.result.profile, plan_asked(found.study) or Plan()
+        redundancy = profile.redundancy(profile.held(plan.score))
+        fractions, path = held_back(schedule, plan), profile.block_path
+        drawing = draw_schedule(schedule, constant, fractions, planned, path, parts.theme())
+        parts.chart(drawing, "widths", schedule_table(schedule, constant, fractions, redundancy, path))
 
 
-def illustration(result: CompareResult, prompt: str) -> None:
+def _illustration(found: Comparison) -> None:
     """What each model makes of the prompt."""
-    if not any(each.sample for each in result.contestants):
+    if not any(each.sample for each in found.measured.values()):
         return
     st.subheader("An illustration, not evidence")
-    st.caption(f"Each model continues the prompt greedily: “{wording.verbatim(prompt)}”")
+    st.caption(f"Each model continues the prompt greedily: “{wording.verbatim(found.study.prompt)}”")
     grid = st.grid(4, min_column_width=220, gap="medium")
-    for each in result.contestants:
+    for each in found.measured.values():
         if each.sample:
             with grid.container(border=True, height="stretch"):
                 st.markdown(f"**{wording.verbatim(each.title)}**")
@@ -132,33 +130,20 @@ def illustration(result: CompareResult, prompt: str) -> None:
                 st.caption(f"{each.sample.tokens} tokens")
 
 
-def keep(recipe: CompareRecipe) -> None:
-    """The sliced model itself: make it, or say where it is."""
-    if state.policy().demo_mode:  # nothing is kept for strangers
-        return
-    slicing = recipe.slice_recipe()
-    folder = folder_of(slicing) / MODEL_FOLDER
-    if folder.is_dir():
-        st.markdown("The sliced model of this plan is kept in this folder; the Model page opens it.")
-        st.code(str(folder), language=None, wrap_lines=True)
-    elif st.button("Make and keep the sliced model", icon=":material/content_cut:"):
-        parts.queue(lambda: slicing)
-
-
 st.title("What did it cost?")
 st.markdown("Dense, constant and planned slicing, evaluated on the same windows in the same run.")
-set_up()
+_set_up()
 if shown := parts.provenance("compare"):
-    run, result, recipe = shown.run, shown.run.result, shown.run.recipe
-    if isinstance(result, CompareResult) and isinstance(recipe, CompareRecipe):
-        if recipe.plan != state.plan():
+    run = shown.run
+    if run.request.kind == "study" and run.result.kind == "study":
+        compared = read_comparison(run.request, run.result)
+        if plan_asked(compared.study) != plan_state.tuned_plan():
             st.caption(
                 "The plan on the Tune page has changed since: set up a comparison to see what that costs."
             )
-        headline(result, recipe)
-        evidence(result, recipe)
-        illustration(result, recipe.prompt)
+        _headline(compared)
+        _evidence(compared)
+        _illustration(compared)
         st.subheader("Repeat it, keep it")
         parts.reproduction(run)
-        if not state.policy().demo_mode:  # where disks and paths are no business of visitors
-            keep(recipe)
+        parts.keep(run.request.trials()[-1].compress_request(), "Make and keep the sliced model")

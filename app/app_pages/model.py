@@ -13,15 +13,15 @@ from analysis.sources.model import ModelSource
 from app import parts, state, wording
 from app.engine import Load, Unload
 
-KINDS = {"demo": "Demo", "hub": "Hub id", "folder": "Folder", "gguf": "GGUF file"}
-LOCATIONS = {
+_KINDS = {"demo": "Demo", "hub": "Hub id", "folder": "Folder", "gguf": "GGUF file"}
+_LOCATIONS = {
     "hub": ("Hub id, with @revision where wanted", "HuggingFaceTB/SmolLM2-135M"),
     "folder": ("Folder that save_pretrained, or slicescope, wrote", "/models/SmolLM2-135M"),
     "gguf": ("GGUF file; its weights are dequantised once", "/models/model.gguf"),
 }
 
 
-def chosen_source(kind: str, location: str, device: str, dtype: str) -> ModelSource:
+def _chosen_source(kind: str, location: str, device: str, dtype: str) -> ModelSource:
     """The source that the controls describe (``ModelError`` when it is none)."""
     if kind == "demo":
         return ModelSource(kind="demo", device=device, dtype=dtype)
@@ -33,7 +33,7 @@ def chosen_source(kind: str, location: str, device: str, dtype: str) -> ModelSou
     return ModelSource.parse(str(Path(location.strip()).expanduser().absolute()), device, dtype)
 
 
-def draw_card(card: ModelCard) -> None:
+def _draw_card(card: ModelCard) -> None:
     """What the model is, before a weight is read."""
     with st.container(border=True):
         st.subheader(wording.verbatim(card.label))
@@ -55,14 +55,14 @@ def draw_card(card: ModelCard) -> None:
         }
         for label, value in facts.items():
             grid.metric(label, value)
-        draw_fit(card)
+        _draw_fit(card)
 
 
-def draw_fit(card: ModelCard) -> None:
+def _draw_fit(card: ModelCard) -> None:
     """What has to be fetched, and whether there is room for it."""
     if card.to_fetch:
         st.caption(
-            f":material/download: Loading it fetches **{wording.told_memory(card.to_fetch)}** from the Hub "
+            f":material/download: Loading it fetches **{wording.memory(card.to_fetch)}** from the Hub "
             "first. Other jobs go on meanwhile, and it can be cancelled: what has come is kept."
         )
     if card.becomes_plain:
@@ -70,15 +70,13 @@ def draw_fit(card: ModelCard) -> None:
             f"Its weights are stored as {wording.verbatim(card.quantised or '')}, and become plain "
             f"{card.dtype} ones when it opens."
         )
-    found, size = state.memory(card.device), card.bytes
+    found, size = state.device_memory(card.device), card.bytes
     if size is None:
         st.caption("How much memory its quantised weights need is not known before they are fetched.")
         return
     kept = card.quantised and not card.becomes_plain
     stored = f" as they are stored ({wording.verbatim(card.quantised or '')})" if kept else ""
-    needs = (
-        f"The weights need **{wording.told_memory(size)}**{stored or f' as {card.dtype}'} on {card.device}"
-    )
+    needs = f"The weights need **{wording.memory(size)}**{stored or f' as {card.dtype}'} on {card.device}"
     if found is None:
         st.caption(
             f"{needs}. How much is free there is not known: the computing process says so when it is on "
@@ -88,7 +86,7 @@ def draw_fit(card: ModelCard) -> None:
     free, total = found
     st.progress(
         min(size / total, 1.0),
-        text=f"{needs}; {wording.told_memory(free)} of {wording.told_memory(total)} are free.",
+        text=f"{needs}; {wording.memory(free)} of {wording.memory(total)} are free.",
     )
     if card.not_sliceable:
         return
@@ -96,35 +94,35 @@ def draw_fit(card: ModelCard) -> None:
         st.warning("Slicing holds the dense and the sliced model at once, which may not fit here.")
     else:
         st.caption(
-            f"Slicing holds the dense and the sliced model at once: {wording.told_memory(2 * size)} "
+            f"Slicing holds the dense and the sliced model at once: {wording.memory(2 * size)} "
             "or less, and the text's states on top."
         )
 
 
-def any_model() -> Callable[[], ModelSource] | str:
+def _any_model() -> Callable[[], ModelSource] | str:
     """What makes a source of what the controls say, or what is still missing."""
     kind = st.segmented_control(
         "Source",
-        list(KINDS),
-        format_func=KINDS.__getitem__,
+        list(_KINDS),
+        format_func=_KINDS.__getitem__,
         default="demo",
         required=True,
         key="model-kind",
         persist_state="session",
     )
     location = ""
-    if kind in LOCATIONS:
-        label, example = LOCATIONS[kind]
+    if kind in _LOCATIONS:
+        label, example = _LOCATIONS[kind]
         location = st.text_input(label, placeholder=example, key=f"location-{kind}", persist_state="session")
     device = st.selectbox("Device", ["auto", "cuda", "mps", "cpu"], key="device", persist_state="session")
     dtype = st.selectbox("Dtype", ["auto", *DTYPES], key="dtype", persist_state="session")
     st.caption("auto: CUDA, then MPS, then the CPU; float32 on a CPU, 16 bits on an accelerator.")
     if kind != "demo" and not location.strip():
-        return f"Name a model to see its card, for example {LOCATIONS[str(kind)][1]}."
-    return partial(chosen_source, str(kind), location, device, dtype)
+        return f"Name a model to see its card, for example {_LOCATIONS[str(kind)][1]}."
+    return partial(_chosen_source, str(kind), location, device, dtype)
 
 
-def offered_model(offered: tuple[ModelSource, ...]) -> Callable[[], ModelSource]:
+def _offered_model(offered: tuple[ModelSource, ...]) -> Callable[[], ModelSource]:
     """One of the models that the server offers."""
     labels = [source.label for source in offered]
     chosen = st.selectbox("Model", labels, key="offered", persist_state="session")
@@ -136,7 +134,7 @@ st.markdown("Choose where the weights come from. Nothing is loaded before the ca
 choice, view = st.columns([3, 7], gap="large")
 policy = state.policy()
 with choice:
-    asked = any_model() if policy.models is None else offered_model(policy.models)
+    asked = _any_model() if policy.models is None else _offered_model(policy.models)
 
 source, card = None, None
 with view:
@@ -145,8 +143,8 @@ with view:
     else:
         try:
             source = asked()
-            card = state.card(source)
-            draw_card(card)
+            card = state.model_card(source)
+            _draw_card(card)
         except SlicescopeError as error:
             st.error(state.told(error), icon=":material/error:")
 
@@ -158,6 +156,6 @@ with choice, st.container(horizontal=True):
     can_load = card is not None and not is_open
     if st.button("Load", type="primary", icon=":material/upload:", disabled=not can_load) and source:
         state.choose(source)
-        parts.queue(partial(Load, source))
+        parts.ask(partial(Load, source))
     if policy.may_delete and st.button("Unload", icon=":material/eject:", disabled=opened is None):
-        parts.queue(Unload)
+        parts.ask(Unload)

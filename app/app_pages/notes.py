@@ -3,43 +3,43 @@
 import streamlit as st
 
 from analysis.errors import SlicescopeError
-from app import parts, state
-from app.story import STEPS, Case, StoryStep, case_of
+from app import parts, state, talk_state
+from app.story import SCENES, Case, Scene, case_of
 from slicing.study.store import find_details
 
-TALK = "app_pages/talk.py"
-PRINT = """<style>@media print {
+_TALK = "app_pages/talk.py"
+_PRINT = """<style>@media print {
 [data-testid="stHeader"], [data-testid="stPageLink"], [class*="st-key-screen"] { display: none; }
 [class*="st-key-note"] { break-inside: avoid; }
 .stApp, .stMain, [data-testid="stAppViewContainer"] {
 position: static !important; overflow: visible !important; height: auto !important; }
 }</style>"""
-READABLE = 860  # px; longer lines are hard to follow
+_READABLE = 860  # px; longer lines are hard to follow
 
 
-def ways_into_talk() -> None:
+def _start() -> None:
     """The ways into the talk."""
-    minutes = sum(step.notes.minutes for step in STEPS)
+    minutes = sum(step.notes.minutes for step in SCENES)
     st.markdown(
-        f"{len(STEPS)} steps, about {minutes} minutes. Right and Left, or the remote control of a presenter, "
-        "move through the talk, and Escape leaves it. With predictions each step asks first, and Right shows "
-        "the answer."
+        f"{len(SCENES)} steps, about {minutes} minutes. Right and Left, or the remote control of a "
+        "presenter, move through the talk, and Escape leaves it. With predictions each step asks first, and "
+        "Right shows the answer."
     )
     with st.container(horizontal=True, key="screen-start"):
         for label, predict in (("Start the talk", False), ("Start with predictions", True)):
-            first = state.Talk(1, predict, revealed=not predict)
+            first = talk_state.Talk(1, predict, revealed=not predict)
             st.page_link(
-                TALK,
+                _TALK,
                 label=label,
                 icon=":material/slideshow:",
-                query_params={**state.without_talk(), **first.parameters()},
+                query_params={**talk_state.without_talk(), **first.parameters()},
             )
 
 
-def note(number: int, step: StoryStep, case: Case) -> None:
+def _note(number: int, step: Scene, case: Case) -> None:
     """One step, for the one who tells it."""
     notes = step.notes
-    with st.container(key=f"note-{number}", width=READABLE):
+    with st.container(key=f"note-{number}", width=_READABLE):
         st.header(f"{number}. {step.title}")
         st.caption(f":material/timer: {notes.minutes} minutes")
         st.markdown(f"**Shown.** {step.sentence(case, step.setting(case))}")
@@ -49,21 +49,21 @@ def note(number: int, step: StoryStep, case: Case) -> None:
         st.markdown(f"**Often got wrong.** {notes.misconception}")
         st.markdown(f"**Exercise.** {notes.exercise.task}")
         with st.container(horizontal=True, key=f"screen-{number}"):
-            here = {**state.without_talk(), **notes.exercise.parameters}
+            here = {**talk_state.without_talk(), **notes.exercise.parameters}
             st.page_link(
                 notes.exercise.page, label="Try it", icon=":material/open_in_new:", query_params=here
             )
-            place = {**state.without_talk(), **state.Talk(number).parameters()}
-            st.page_link(TALK, label="Show this step", icon=":material/slideshow:", query_params=place)
+            place = {**talk_state.without_talk(), **talk_state.Talk(number).parameters()}
+            st.page_link(_TALK, label="Show this step", icon=":material/slideshow:", query_params=place)
 
 
-st.html(PRINT)
+st.html(_PRINT)
 st.title("Notes for teachers")
-ways_into_talk()
+_start()
 if shown := parts.provenance("compare"):
     try:
         case = case_of(shown.run, find_details(shown.run))
-        for number, step in enumerate(STEPS, start=1):
-            note(number, step, case)
+        for number, step in enumerate(SCENES, start=1):
+            _note(number, step, case)
     except SlicescopeError as error:
         st.error(state.told(error), icon=":material/error:")

@@ -23,15 +23,14 @@ from app.figures.profile import (
     outliers,
 )
 from app.tables import lens_table, overlay_table, similarity_table, split_table, token_table
-from slicing.runs import ProfileRecipe
+from slicing.study.requests import ProfileRequest, drawn_for
 from slicing.study.results import Run
-from slicing.study.requests import drawn_for
 from slicing.study.store import find_details
 
-OVERLAID = 3  # more lines than these and the one shown cannot be told apart
+_OVERLAID = 3  # more lines than these and the one shown cannot be told apart
 
 
-def measure_form() -> None:
+def _measure_form() -> None:
     """What to measure on; the button queues it."""
     with st.form("profile-form"):
         st.markdown(f"**Measure** {wording.verbatim(state.source().label)}")
@@ -63,8 +62,8 @@ def measure_form() -> None:
             "Measure", type="primary", icon=":material/query_stats:", width="stretch"
         )
 
-    def asked() -> ProfileRecipe:
-        return ProfileRecipe(
+    def asked() -> ProfileRequest:
+        return ProfileRequest(
             model=state.source(),
             text=TextSource.parse(text, "calibration"),
             windows=windows,
@@ -78,8 +77,8 @@ def measure_form() -> None:
 
     like = state.shown("profile")
     if pressed:
-        parts.queue(asked)
-    elif like and like.run.recipe.model == state.source():
+        parts.ask(asked)
+    elif like and like.run.request.model == state.source():
         with suppress(SlicescopeError):  # a text that is none is told when it is asked for
             parts.warn(asked(), like.run)
     st.caption(
@@ -88,7 +87,7 @@ def measure_form() -> None:
     )
 
 
-def draw(run: Run) -> None:
+def _draw(run: Run) -> None:
     """The chosen score of every block, how to read it, and the same as a table."""
     profile = run.result.profile
     for sentence in profile.warnings():
@@ -111,18 +110,18 @@ def draw(run: Run) -> None:
     score = SCORES[name]
     st.markdown(score.description)
     if far:
-        st.badge(wording.told_outliers(far, left_off=zoomed), icon=":material/error:", color="violet")
+        st.badge(wording.outlier_note(far, left_off=zoomed), icon=":material/error:", color="violet")
     drawing = draw_profile(profile, name, first_token, far if zoomed else (), parts.theme())
     table = profile.to_frame(first_token).round(4)
     parts.chart(drawing, "profile", table, pick=lambda point: state.choose_block(int(point["x"])))
     st.caption(
-        f"{wording.verbatim(profile.text)}, {wording.profiled(run.recipe)}{at_a_time(profile.batch)}. "
+        f"{wording.verbatim(profile.text)}, {wording.profiled(run.request)}{at_a_time(profile.batch)}. "
         "Whiskers: standard deviation over windows. "
         f"Score: {score.source}. Click a block to see its tokens below."
     )
 
 
-def tokens(details: Details, profile: LayerProfile) -> None:
+def _tokens(details: Details, profile: LayerProfile) -> None:
     """The distribution over tokens in one block, and the tokens themselves."""
     with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
         block = controls.block(profile)
@@ -135,12 +134,12 @@ def tokens(details: Details, profile: LayerProfile) -> None:
     st.caption(legend(details, block))
 
 
-def similarity(details: Details) -> None:
+def _similarity(details: Details) -> None:
     """How alike the stream is at every two depths."""
     by = controls.likeness(details)
     st.markdown(LIKENESSES[by].description)
     depths = len(details.similarity)
-    pair = state.pair(depths)
+    pair = state.depth_pair(depths)
     drawing = draw_similarity(details, pair, parts.theme(), by)
     map_, answer = st.columns([3, 2], gap="large")
     with map_:
@@ -155,7 +154,7 @@ def similarity(details: Details) -> None:
         with st.container(horizontal=True):
             first = st.number_input("From depth", 0, depths - 1, key="pair-from")
             second = st.number_input("To depth", 0, depths - 1, key="pair-to")
-        st.markdown(wording.pair(details, int(first), int(second), by))
+        st.markdown(wording.two_depths(details, int(first), int(second), by))
         st.caption(
             "Depth 0 is the stream that enters block 0; depth d has passed d blocks. A bright square far "
             "from the diagonal is a stretch of blocks that hardly changes the stream. "
@@ -163,7 +162,7 @@ def similarity(details: Details) -> None:
         )
 
 
-def split(details: Details) -> None:
+def _split(details: Details) -> None:
     """What heads and MLP add to the change."""
     if details.split is None:
         st.info("Heads and MLP of this model family cannot be told apart from outside.")
@@ -175,7 +174,7 @@ def split(details: Details) -> None:
     )
 
 
-def lens(details: Details) -> None:
+def _lens(details: Details) -> None:
     """What the head would say after every block."""
     if details.lens is None:
         st.info("No logit lens was measured here: measure the profile again, with the logit lens.")
@@ -184,14 +183,14 @@ def lens(details: Details) -> None:
     st.caption(wording.LENS_READING)
 
 
-def overlay(run: Run) -> None:
+def _overlay(run: Run) -> None:
     """This profile beside others, over relative depth."""
     name, first_token = controls.shown_score()
     others = {
         each.key: each
         for each in state.stored()
         if each.key != run.key
-        and each.recipe.kind not in ("trial", "search")
+        and each.request.kind not in ("trial", "search")
         and name in each.result.profile.scores()
     }
     if not others:
@@ -202,7 +201,7 @@ def overlay(run: Run) -> None:
         list(others),
         default=next(iter(others)),
         format_func=lambda key: wording.run_line(others[key]),
-        max_selections=OVERLAID,
+        max_selections=_OVERLAID,
         key="overlaid",
     )
     if not chosen:
@@ -213,7 +212,7 @@ def overlay(run: Run) -> None:
     parts.chart(drawing, "overlay", overlay_table(named, name, first_token))
 
 
-def near(run: Run) -> None:
+def _near(run: Run) -> None:
     """What the profile looks like from near, one view at a time."""
     try:
         details, damage = find_details(run), None
@@ -226,7 +225,7 @@ def near(run: Run) -> None:
             continue
         with tab:
             if name == names[5]:
-                overlay(run)
+                _overlay(run)
             elif name == names[4]:
                 parts.damage_chart(run.result.profile, controls.shown_score()[1])
             elif damage:
@@ -234,31 +233,32 @@ def near(run: Run) -> None:
             elif details is None:
                 st.info("This run was stored without its tokens: measure it again, and they appear here.")
             elif name == names[0]:
-                tokens(details, run.result.profile)
+                _tokens(details, run.result.profile)
             elif name == names[1]:
-                similarity(details)
+                _similarity(details)
             elif name == names[3]:
-                lens(details)
+                _lens(details)
             else:
-                split(details)
+                _split(details)
 
 
 st.title("Where is it redundant?")
 st.markdown("A block that hardly changes the residual stream is one the model can spare a part of.")
 choice, view = st.columns([3, 7], gap="large")
 with choice:
-    measure_form()
+    _measure_form()
 with view:
     shown = parts.provenance("profile")
     if shown:
-        if shown.run.recipe.model != state.source():
+        if shown.run.request.model != state.source():
+            label = wording.verbatim(shown.run.request.model.label)
             st.warning(
-                f"This is the profile of {wording.verbatim(shown.run.recipe.model.label)}: press Measure for "
+                f"This is the profile of {label}: press Measure for "
                 f"{wording.verbatim(state.source().label)}.",
                 icon=":material/sync_problem:",
             )
-        draw(shown.run)
+        _draw(shown.run)
 if shown:
     st.subheader("From near")
-    near(shown.run)
+    _near(shown.run)
     parts.reproduction(shown.run)

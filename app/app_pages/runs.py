@@ -3,7 +3,7 @@
 import streamlit as st
 
 from analysis.errors import SlicescopeError, StorageError, visible
-from app import controls, parts, state, wording
+from app import controls, parts, state, trash, wording
 from app.figures.plan import draw_schedules
 from app.figures.profile import draw_overlay
 from app.tables import overlay_table, run_table, together_table, widths_table
@@ -18,13 +18,13 @@ from slicing.library import (
     take_back,
     throw_away,
 )
-from slicing.runs import CompareRecipe, CompareResult, ContestResult, LeaderboardResult, SliceResult, SweepResult
-from slicing.study.results import Run
 from slicing.schedule import SlicingSchedule
+from slicing.study.results import Run
 from slicing.study.store import Broken, list_runs, summaries
+from slicing.study.verdicts import Comparison, read_comparison
 
-TOGETHER = 4  # more lines in one chart cannot be told apart
-COLUMNS = {
+_TOGETHER = 4  # more lines in one chart cannot be told apart
+_COLUMNS = {
     **{name: st.column_config.NumberColumn(format="%.2f") for name in ("dense", "constant", "planned")},
     "SP, %": st.column_config.NumberColumn(format="%.0f"),
     "SB, %": st.column_config.NumberColumn(format="%.0f"),
@@ -36,70 +36,68 @@ COLUMNS = {
 }
 
 
-def look(run: Run) -> None:
+def _look(run: Run) -> None:
     """The pages that show the run."""
     places = [
         ("Open its profile", "profile", ":material/bar_chart:"),
         ("Tune on it", "tune", ":material/tune:"),
     ]
-    if isinstance(run.result, CompareResult):
+    if "compare" in state.views_of(run.request):
         places.append(("Open the comparison", "compare", ":material/balance:"))
-    if isinstance(run.result, SweepResult):
-        places.append(("Open the sweep", "sweep", ":material/grid_on:"))
-    if isinstance(run.result, ContestResult):
-        places.append(("Open the contest", "contest", ":material/trophy:"))
-    if isinstance(run.result, LeaderboardResult):
-        places.append(("Open the leaderboard", "leaderboard", ":material/leaderboard:"))
+    if "study" in state.views_of(run.request):
+        places.append(("Open the study", "study", ":material/leaderboard:"))
     for label, page, icon in places:
         if st.button(label, icon=icon):
-            state.show("profile" if page == "tune" else page, run.key)  # type: ignore[arg-type]
+            state.show_run("profile" if page == "tune" else page, run.key)  # type: ignore[arg-type]
             st.switch_page(f"app_pages/{page}.py")
 
 
-def delete(key: str, title: str) -> None:
+def _delete(key: str, title: str) -> None:
     """Move the run into the trash; only in a callback."""
     try:
-        state.remember_trash(throw_away(key), title)
+        trash.remember_trash(throw_away(key), title)
     except StorageError as error:
-        state.complain(str(error))
+        trash.complain(str(error))
 
 
-def undo(name: str) -> None:
+def _undo(name: str) -> None:
     """Take a run out of the trash; only in a callback."""
     try:
         take_back(name)
-        state.forget_trash()
+        trash.forget_trash()
     except StorageError as error:
-        state.complain(str(error))
+        trash.complain(str(error))
 
 
-def actions(run: Run) -> None:
+def _actions(run: Run) -> None:
     """What can be done with one run."""
-    st.markdown(f"**{wording.verbatim(state.title(run))}**")
+    st.markdown(f"**{wording.verbatim(state.run_title(run))}**")
     if text := note_of(run.key).text:
         st.text(visible(text))
     with st.container(horizontal=True):
-        look(run)
+        _look(run)
         parts.downloads(run)
         if state.policy().may_delete:
             with st.popover("Name and note", icon=":material/edit_note:"):
-                naming(run)
-            st.button("Delete", icon=":material/delete:", on_click=delete, args=(run.key, state.title(run)))
+                _naming(run)
+            st.button(
+                "Delete", icon=":material/delete:", on_click=_delete, args=(run.key, state.run_title(run))
+            )
 
 
-def broken_actions(run: Broken) -> None:
+def _broken_actions(run: Broken) -> None:
     """Why a run cannot be read, and what can be done with its folder."""
     st.warning(wording.verbatim(run.problem), icon=":material/broken_image:")
     if state.policy().may_delete:
-        st.button("Delete", icon=":material/delete:", on_click=delete, args=(run.name, f"Run {run.name}"))
+        st.button("Delete", icon=":material/delete:", on_click=_delete, args=(run.name, f"Run {run.name}"))
 
 
-def naming(run: Run) -> None:
+def _naming(run: Run) -> None:
     """What to call the run, and what to remember about it."""
     note = note_of(run.key)
     with st.form(f"note-{run.key}", border=False):
         label = st.text_input(
-            "Name", note.label, max_chars=LABEL_LENGTH, placeholder=wording.title(run.recipe)
+            "Name", note.label, max_chars=LABEL_LENGTH, placeholder=wording.title(run.request)
         )
         text = st.text_area("Note", note.text, max_chars=NOTE_LENGTH)
         if st.form_submit_button("Keep", type="primary"):
@@ -111,7 +109,7 @@ def naming(run: Run) -> None:
             st.rerun()
 
 
-def together(runs: list[Run]) -> None:
+def _together(runs: list[Run]) -> None:
     """Several runs in one chart each: scores over relative depth, slices, perplexities."""
     name = controls.score("shown", *(run.result.profile for run in runs))
     titles = state.distinct_titles(runs)
@@ -121,33 +119,39 @@ def together(runs: list[Run]) -> None:
     schedules = [
         (title, schedule)
         for title, run in zip(titles, runs, strict=True)
-        if (schedule := schedule_of(run)) is not None
+        if (schedule := _schedule_of(run)) is not None
     ]
     if schedules:
         st.subheader("What was cut where")
         parts.chart(draw_schedules(schedules, parts.theme()), "together-cut", widths_table(schedules))
-    results = [
-        (title, run.result)
+    compared = [
+        (title, found)
         for title, run in zip(titles, runs, strict=True)
-        if isinstance(run.result, CompareResult)
+        if (found := _comparison_of(run)) is not None
     ]
-    if results:
+    if compared:
         st.subheader("Perplexities")
-        parts.rows(together_table(results), "together-perplexities")
-        if len({result.evaluation.digest for _, result in results}) > 1:
+        parts.rows(together_table(compared), "together-perplexities")
+        if len({found.result.evaluation.digest for _, found in compared}) > 1:
             st.caption("Measured on different texts or windows: these perplexities are not comparable.")
 
 
-def schedule_of(run: Run) -> SlicingSchedule | None:
+def _schedule_of(run: Run) -> SlicingSchedule | None:
     """The planned schedule of a run that has one."""
-    if isinstance(run.result, SliceResult):
+    if run.result.kind == "compress":
         return run.result.schedule
-    if isinstance(run.result, CompareResult) and isinstance(run.recipe, CompareRecipe):
-        return run.result.contestant(run.recipe.planned).schedule
+    found = _comparison_of(run)
+    return found.measured[found.planned].schedule if found else None
+
+
+def _comparison_of(run: Run) -> Comparison | None:
+    """What a run says as a comparison, where it is one."""
+    if run.request.kind == "study" and run.result.kind == "study" and run.request.view == "comparison":
+        return read_comparison(run.request, run.result)
     return None
 
 
-def import_form() -> None:
+def _import_form() -> None:
     """A run from elsewhere."""
     with st.popover("Import", icon=":material/upload_file:"):
         given = st.file_uploader(
@@ -165,22 +169,22 @@ def import_form() -> None:
 
 
 st.title("What has been run?")
-st.markdown("One folder per recipe: the same recipe, from here or from the command line, is the same run.")
+st.markdown("One folder per request: the same request, from here or from the command line, is the same run.")
 try:
     listed = [each for each in summaries()[0] if state.may_list(each.name)]
 except StorageError:  # which is told below
     listed = []
 with st.container(horizontal=True, vertical_alignment="center"):
     trials = st.toggle(
-        "Show the trials of sweeps", key="trials", disabled=all(each.kind != "trial" for each in listed)
+        "Show the trials of studies", key="trials", disabled=all(each.kind != "trial" for each in listed)
     )
     if state.policy().may_import:
-        import_form()
-if thrown := state.last_trash():
+        _import_form()
+if thrown := trash.last_trash():
     with st.container(horizontal=True, vertical_alignment="center"):
         st.info(f"Deleted: {wording.verbatim(thrown[1])}", icon=":material/delete:")
-        st.button("Undo", icon=":material/undo:", on_click=undo, args=(thrown[0],), key="undo-delete")
-if complaint := state.complaint():
+        st.button("Undo", icon=":material/undo:", on_click=_undo, args=(thrown[0],), key="undo-delete")
+if complaint := trash.complaint():
     st.error(state.told(complaint), icon=":material/error:")
 try:
     found, unreadable = list_runs(but=() if trials else ("trial",))
@@ -198,7 +202,7 @@ if everyone:
     selected = parts.rows(
         run_table(shown, [note_of(run.key).label for run in shown], broken),
         "runs",
-        column_config=COLUMNS,
+        column_config=_COLUMNS,
         on_select="rerun",
         selection_mode="multi-row",
         placeholder="",
@@ -208,16 +212,16 @@ if everyone:
     if len(chosen) < 2:
         one = chosen[0] if chosen else everyone[0]
         if isinstance(one, Broken):
-            broken_actions(one)
+            _broken_actions(one)
         else:
-            actions(one)
+            _actions(one)
         st.caption("Select two to four rows to see them together.")
-    elif len(chosen) > TOGETHER:
-        st.warning(f"{len(chosen)} runs are selected: choose {TOGETHER} at most to see them together.")
+    elif len(chosen) > _TOGETHER:
+        st.warning(f"{len(chosen)} runs are selected: choose {_TOGETHER} at most to see them together.")
     elif len(runs := [each for each in chosen if isinstance(each, Run)]) < len(chosen):
         st.warning("One of these runs cannot be read: select the others to see them together.")
     else:
-        together(runs)
+        _together(runs)
 else:
     st.info("No runs are stored yet: measure a profile, and it appears here.")
     st.page_link("app_pages/profile.py", label="Go to Profile", icon=":material/bar_chart:")

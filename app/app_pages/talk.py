@@ -3,14 +3,14 @@
 import streamlit as st
 
 from analysis.errors import SlicescopeError
-from app import parts, state
+from app import parts, state, talk_state
 from app.figures.base import Drawing
-from app.story import STEPS, Case, Dial, StoryStep, case_of
+from app.story import SCENES, Case, Dial, Scene, case_of
 from slicing.study.store import find_details
 
-PROFILE = "app_pages/profile.py"
-CHART = {"displayModeBar": False, "doubleClick": False}
-STYLE = """<style>
+_PROFILE = "app_pages/profile.py"
+_CHART = {"displayModeBar": False, "doubleClick": False}
+_STYLE = """<style>
 [data-testid="stHeader"], [class*="st-key-remote"] { display: none; }
 .stMainBlockContainer { max-width: none; padding: 1.2rem clamp(1rem, 3vw, 5rem) 0.6rem; }
 .st-key-talk { min-height: calc(100dvh - 3.2rem); gap: clamp(0.4rem, 1.6dvh, 1.2rem); }
@@ -32,7 +32,7 @@ STYLE = """<style>
 </style>"""
 # A slider keeps the keyboard after it was dragged, and takes it back a moment later; the arrow keys would
 # move it instead of the story. Who walks to it with Tab moves it.
-RELEASE = """<script>
+_RELEASE = """<script>
 window.slicescopeRelease ??= (() => {
   let dragged = false;
   const release = () => {
@@ -47,37 +47,37 @@ window.slicescopeRelease ??= (() => {
 </script>"""
 
 
-def forward() -> None:
+def _forward() -> None:
     """The answer where it is not shown yet, else the next step."""
-    at = state.standing()
+    at = talk_state.standing()
     if not at.revealed:
-        state.tell(at._replace(revealed=True))
-    elif at.step < len(STEPS):
-        state.tell(at._replace(step=at.step + 1, revealed=not at.predict))
+        talk_state.tell(at._replace(revealed=True))
+    elif at.step < len(SCENES):
+        talk_state.tell(at._replace(step=at.step + 1, revealed=not at.predict))
 
 
-def back() -> None:
+def _back() -> None:
     """The step before, as it was left."""
-    at = state.standing()
-    state.tell(at._replace(step=max(1, at.step - 1), revealed=True))
+    at = talk_state.standing()
+    talk_state.tell(at._replace(step=max(1, at.step - 1), revealed=True))
 
 
-def leave() -> None:
+def _leave() -> None:
     """Back to the app; the runs that were shown stay shown."""
-    st.switch_page(PROFILE, query_params=state.without_talk())
+    st.switch_page(_PROFILE, query_params=talk_state.without_talk())
 
 
 @st.fragment
-def scene(step: StoryStep, case: Case, at: state.Talk) -> None:
+def _scene(step: Scene, case: Case, at: talk_state.Talk) -> None:
     """What changes while the dial of a step moves."""
-    if state.standing() != at:
+    if talk_state.standing() != at:
         st.rerun()  # a key that came with the dial's last move: the browser asks for the scene alone
     revealed = at.revealed
     words, formula = st.container(key="talk-words"), st.container(key="talk-formula")
     picture = st.container(key="talk-chart", height="stretch")
     setting = step.setting(case)
     if step.dial and revealed:
-        setting = turn_dial(step.dial, case, setting)
+        setting = _dialled(step.dial, case, setting)
     try:
         drawing = step.draw(case, setting, parts.theme(), not revealed)
         words.markdown(step.sentence(case, setting) if revealed else step.question)
@@ -86,10 +86,10 @@ def scene(step: StoryStep, case: Case, at: state.Talk) -> None:
         return
     formula.latex(step.formula(case))
     with picture:
-        show_drawing(drawing, drawing.takeaway if revealed else step.question)
+        _show(drawing, drawing.takeaway if revealed else step.question)
 
 
-def turn_dial(dial: Dial, case: Case, setting: float) -> float:
+def _dialled(dial: Dial, case: Case, setting: float) -> float:
     """The dial in whole percent."""
     low, high = (round(100 * end(case)) for end in (dial.lowest, dial.highest))
     if low >= high:
@@ -99,32 +99,32 @@ def turn_dial(dial: Dial, case: Case, setting: float) -> float:
     return setting if chosen == usual else chosen / 100
 
 
-def show_drawing(drawing: Drawing, alt: str) -> None:
+def _show(drawing: Drawing, alt: str) -> None:
     """The chart, as high as the screen has room for."""
-    st.plotly_chart(drawing.figure, key="talk-figure", height="stretch", config=CHART, alt=alt)
+    st.plotly_chart(drawing.figure, key="talk-figure", height="stretch", config=_CHART, alt=alt)
 
 
-def foot(at: state.Talk) -> None:
+def _foot(at: talk_state.Talk) -> None:
     """Where one is, and how to go on by touch."""
     with st.container(key="talk-foot", horizontal=True, vertical_alignment="center", gap="small"):
-        last = at.step == len(STEPS) and at.revealed
-        st.button("Back", key="back", type="tertiary", shortcut="Left", on_click=back, disabled=at.step == 1)
+        last = at.step == len(SCENES) and at.revealed
+        st.button("Back", key="back", type="tertiary", shortcut="Left", on_click=_back, disabled=at.step == 1)
         label = "Next" if at.revealed else "Reveal"
-        st.button(label, key="forward", type="tertiary", shortcut="Right", on_click=forward, disabled=last)
-        st.caption(f"{at.step} / {len(STEPS)}", width="stretch", text_alignment="center")
-        st.page_link("app_pages/notes.py", label="Notes", query_params=state.without_talk())
+        st.button(label, key="forward", type="tertiary", shortcut="Right", on_click=_forward, disabled=last)
+        st.caption(f"{at.step} / {len(SCENES)}", width="stretch", text_alignment="center")
+        st.page_link("app_pages/notes.py", label="Notes", query_params=talk_state.without_talk())
         if st.button("Leave", key="leave", type="tertiary", shortcut="Esc"):
-            leave()
+            _leave()
     # What the remote controls of presenters send.
-    st.button("Next page", key="remote-forward", shortcut="PageDown", on_click=forward)
-    st.button("Previous page", key="remote-back", shortcut="PageUp", on_click=back)
+    st.button("Next page", key="remote-forward", shortcut="PageDown", on_click=_forward)
+    st.button("Previous page", key="remote-back", shortcut="PageUp", on_click=_back)
 
 
-st.html(STYLE)
-st.html(RELEASE, unsafe_allow_javascript=True)
-at = state.talk(len(STEPS))
+st.html(_STYLE)
+st.html(_RELEASE, unsafe_allow_javascript=True)
+at = talk_state.talk(len(SCENES))
 with st.container(key="talk"):
-    step = STEPS[at.step - 1]
+    step = SCENES[at.step - 1]
     st.title(step.title, anchor=False)
     shown = state.shown("compare")
     if shown is None:
@@ -135,5 +135,5 @@ with st.container(key="talk"):
         except SlicescopeError as error:
             st.error(state.told(error), icon=":material/error:")
         else:
-            scene(step, case, at)
-    foot(at)
+            _scene(step, case, at)
+    _foot(at)

@@ -9,22 +9,22 @@ from analysis.device import DTYPES
 from analysis.errors import PlanError, visible
 from analysis.profile import LayerProfile
 from analysis.shape import ModelShape
-from app import controls, parts, state, wording
+from app import parts, plan_form, plan_state, repeat, state, wording
 from app.figures.plan import draw_schedule
 from app.tables import schedule_table
 from slicing.plan import Plan
 from slicing.preview import Preview
-from slicing.study.results import Run
 from slicing.schedule import SlicingSchedule
+from slicing.study.results import Run
 
 
-def draw(plan: Plan, profile: LayerProfile, shape: ModelShape, itemsize: int) -> SlicingSchedule:
+def _draw(plan: Plan, profile: LayerProfile, shape: ModelShape, itemsize: int) -> SlicingSchedule:
     """What the plan would leave, beside constant slicing (``PlanError`` when it cannot be met)."""
     redundancy = profile.redundancy(plan.score, plan.first_token)
     fractions = plan.fractions(redundancy)
-    state.keep_plan(plan)
+    plan_state.keep_plan(plan)
     planned, constant = plan.schedule(redundancy, shape), plan.constant(shape)
-    sizes(planned, constant, shape, itemsize)
+    _sizes(planned, constant, shape, itemsize)
     st.markdown(wording.reduction(planned, shape))
     table = schedule_table(planned, constant, fractions, redundancy, profile.block_path)
     drawing = draw_schedule(planned, constant, fractions, plan.allocation, profile.block_path, parts.theme())
@@ -32,7 +32,7 @@ def draw(plan: Plan, profile: LayerProfile, shape: ModelShape, itemsize: int) ->
     return planned
 
 
-def sizes(planned: SlicingSchedule, constant: SlicingSchedule, shape: ModelShape, itemsize: int) -> None:
+def _sizes(planned: SlicingSchedule, constant: SlicingSchedule, shape: ModelShape, itemsize: int) -> None:
     """The four sizes, each against dense and beside constant slicing's."""
     grid = st.grid(4, min_column_width=150, gap="medium")
     mean = f"constant: {wording.percent(constant.mean_slice)}"
@@ -40,7 +40,7 @@ def sizes(planned: SlicingSchedule, constant: SlicingSchedule, shape: ModelShape
     shapes = (shape, planned.shape_after(shape), constant.shape_after(shape))
     for label, words, size_of in (
         ("Parameters", wording.millions, lambda s: s.parameters),
-        ("Weight memory", wording.told_memory, lambda s: s.weight_bytes(itemsize)),
+        ("Weight memory", wording.memory, lambda s: s.weight_bytes(itemsize)),
         ("FLOPs per token", wording.flops, lambda s: s.flops_per_token),
     ):
         dense, ours, theirs = map(size_of, shapes)
@@ -48,10 +48,10 @@ def sizes(planned: SlicingSchedule, constant: SlicingSchedule, shape: ModelShape
         parts.card(grid, label, words(ours), ours / dense - 1, note)
 
 
-POLL = 0.4  # seconds between looks at a preview that is being measured
+_POLL = 0.4  # seconds between looks at a preview that is being measured
 
 
-def preview(run: Run, plan: Plan) -> None:
+def _previews(run: Run, plan: Plan) -> None:
     """The perplexity that the plan would leave, where the run kept its bases."""
     if not getattr(run.result, "bases", False):
         with st.container(border=True, horizontal=True, vertical_alignment="center"):
@@ -61,18 +61,18 @@ def preview(run: Run, plan: Plan) -> None:
                 width="stretch",
             )
             if st.button("Prepare previews", icon=":material/speed:"):
-                parts.queue(lambda: state.with_bases(run))
+                parts.ask(lambda: state.with_bases(run))
         return
-    waiting = incomplete(state.preview(run, plan))
-    parts.apart(_preview, run, plan, waiting, every=POLL if waiting else None)
+    waiting = _incomplete(state.preview_of(run, plan))
+    parts.apart(_preview, run, plan, waiting, every=_POLL if waiting else None)
 
 
-def incomplete(found: Preview | str | None) -> bool:
+def _incomplete(found: Preview | str | None) -> bool:
     """Whether a part of a preview is still being measured."""
     return found is None or (isinstance(found, Preview) and found.gain is None)
 
 
-def pending(grid: Any, label: str) -> None:
+def _pending(grid: Any, label: str) -> None:
     """The card of a number that is being measured."""
     with grid.container(border=True, height="stretch"):
         st.metric(label, "…")
@@ -80,8 +80,8 @@ def pending(grid: Any, label: str) -> None:
 
 
 def _preview(run: Run, plan: Plan, waiting: bool) -> None:
-    found = state.preview(run, plan)
-    if waiting and not incomplete(found):
+    found = state.preview_of(run, plan)
+    if waiting and not _incomplete(found):
         st.rerun()  # all of the page, so that nothing polls any more
     if isinstance(found, str):
         st.warning(f"No preview: {state.told(found)}", icon=":material/speed:")
@@ -89,44 +89,44 @@ def _preview(run: Run, plan: Plan, waiting: bool) -> None:
     grid = st.grid(3, min_column_width=150, gap="medium")
     if found is None:
         for label in ("Preview perplexity", "Constant", "Plan against constant"):
-            pending(grid, label)
+            _pending(grid, label)
         st.caption("Cutting in the bases of the dense stream, then evaluating: some seconds.")
         return
     dense = found.dense.perplexity
     for label, value in (("Preview perplexity", found.planned), ("Constant", found.constant)):
         if value is None:
-            pending(grid, label)
+            _pending(grid, label)
         else:
             parts.card(
                 grid, label, f"{value.perplexity:.2f}", value.perplexity / dense - 1, f"dense: {dense:.2f}"
             )
     if found.gain is None:
-        pending(grid, "Plan against constant")
+        _pending(grid, "Plan against constant")
     else:
         with grid.container(border=True, height="stretch"):
             st.metric("Plan against constant", f"{found.gain.percent:+.1f} %")
             st.caption(wording.preview_verdict(found.gain))
-    st.caption(wording.preview(found))
+    st.caption(wording.previewed(found))
 
 
-def actions(run: Run, plan: Plan, planned: SlicingSchedule) -> None:
+def _actions(run: Run, plan: Plan, planned: SlicingSchedule) -> None:
     """What to do with the plan: compare it, keep it, pass it on."""
-    proposal = state.proposal(run)
+    proposal = state.proposal(run).comparison()
     if plan.allocation != "manual":
-        by_hand = controls.by_hand(plan, planned.block_fractions)
+        by_hand = plan_form.by_hand(plan, planned.block_fractions)
         st.button(
             "Edit by hand",
             icon=":material/edit:",
-            on_click=controls.take,
+            on_click=plan_form.take,
             args=(by_hand,),
             width="stretch",
             help="Start from these bars and change single blocks.",
         )
     parts.warn(proposal, run)
     if st.button("Compare with constant", type="primary", icon=":material/balance:", width="stretch"):
-        parts.queue(lambda: proposal)
+        parts.ask(lambda: proposal)
     with st.container(horizontal=True):
-        content = {"model": run.recipe.model.label, "plan": plan, "schedule": planned}
+        content = {"model": run.request.model.label, "plan": plan, "schedule": planned}
         st.download_button(
             "plan.json",
             json.dumps(content, indent=2, default=lambda value: value.model_dump(mode="json")),
@@ -139,37 +139,35 @@ def actions(run: Run, plan: Plan, planned: SlicingSchedule) -> None:
             st.caption("This page with these settings")
             st.code(state.link(), language=None, wrap_lines=True)
             st.caption("The same comparison from the command line")
-            st.code(
-                visible(wording.command(state.policy().blind(proposal))), language="bash", wrap_lines=True
-            )
+            st.code(visible(repeat.command(state.policy().blind(proposal))), language="bash", wrap_lines=True)
     st.caption(
         f"The comparison slices on {wording.verbatim(proposal.calibration.label)} and evaluates on "
         f"{wording.verbatim(proposal.evaluation.label)}, {proposal.calibration_windows} and "
         f"{proposal.evaluation_windows} windows of {proposal.window_length:,} tokens."
         + (
             ""
-            if wording.profiled(proposal) == wording.profiled(run.recipe)
+            if wording.profiled(proposal) == wording.profiled(run.request)
             else " It profiles anew on its own calibration windows, so widths may differ a little from this "
             "preview."
         )
     )
 
 
-def tuning(run: Run, shape: ModelShape) -> None:
+def _tuning(run: Run, shape: ModelShape) -> None:
     """Controls and preview together, so that a slider redraws nothing else."""
     itemsize = DTYPES[run.environment.dtype].itemsize
     choice, view = st.columns([3, 7], gap="large")
     try:
         with choice:
             top = st.container()
-            plan = controls.plan(run.result.profile)
+            plan = plan_form.plan(run.result.profile)
         with view:
-            preview(run, plan)
-            planned = draw(plan, run.result.profile, shape, itemsize)
+            _previews(run, plan)
+            planned = _draw(plan, run.result.profile, shape, itemsize)
         with top:  # now that the plan before this one is known
-            controls.starts()
+            plan_form.starts()
         with choice:
-            actions(run, plan, planned)
+            _actions(run, plan, planned)
     except PlanError as error:
         with view:
             st.error(state.told(error), icon=":material/error:")
@@ -184,4 +182,4 @@ if shown := parts.provenance("profile"):
         why = state.told(getattr(shown.run.result, "not_sliceable", None) or "")
         st.warning(f"This model cannot be sliced. {why}")
     else:
-        parts.apart(tuning, shown.run, shown.run.result.shape)
+        parts.apart(_tuning, shown.run, shown.run.result.shape)

@@ -11,7 +11,13 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeVar
 
-from pydantic import SerializerFunctionWrapHandler, ValidationError, model_serializer, model_validator
+from pydantic import (
+    ConfigDict,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from analysis.errors import PlanError, unknown_name
 from analysis.values import Value, first_fault
@@ -52,6 +58,9 @@ class Made:
 
 class Step(Value):
     """One thing that is done to a model. Subclasses are listed in ``STEPS``."""
+
+    # What a field is said to be here is the help of its widget.
+    model_config = ConfigDict(use_attribute_docstrings=True)
 
     name: ClassVar[str]
     title: ClassVar[str]

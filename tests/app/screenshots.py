@@ -23,13 +23,13 @@ PAGES = {
     "near": "profile?near=Depth+by+depth",
     "tune": "tune",
     "compare": "compare",
-    "sweep": "sweep",
-    "contest": "contest",
-    "leaderboard": "leaderboard",
+    "study-map": "study?study=demo-map",
+    "study-ranking": "study?study=demo-ranking",
+    "study-frontier": "study?study=demo-frontier",
     "runs": "runs",
     **{f"talk-{step}": f"?present=1&step={step}" for step in range(1, 8)},
 }
-NARROW = ("profile", "tune", "compare", "sweep", "contest", "leaderboard", "runs", "talk-3")
+NARROW = ("profile", "tune", "compare", "study-map", "study-ranking", "study-frontier", "runs", "talk-3")
 
 
 def main() -> None:

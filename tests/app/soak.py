@@ -1,6 +1,6 @@
 """Many random actions from three sessions against one server: ``make soak``. Part of it is a test.
 
-People move about, measure, tune, sweep, look on, cancel, stop and unload; now and then the engine is
+People move about, measure, tune, study, look on, cancel, stop and unload; now and then the engine is
 killed. In the end there must have been no exception on any page or in the log, one engine, every run whole,
 and the memory of server and engine back to within a tenth of the start.
 """
@@ -26,7 +26,7 @@ from serving import Server, chromium, fill, measure, serving, settle, visit
 from analysis.storage import queue_folder
 from slicing.study.store import list_runs
 
-PAGES = ("Model", "Profile", "Tune", "Compare", "Sweep", "Contest", "Leaderboard", "Runs")
+PAGES = ("Model", "Profile", "Tune", "Compare", "Study", "Runs")
 SESSIONS = 3
 
 
@@ -49,7 +49,7 @@ class Person:
             (self.tune, 6),
             (self.measure, 4),
             (self.compare, 2),
-            (self.sweep, 2),
+            (self.study, 2),
             (self.watch, 3),
             (self.cancel, 3),
             (self.load_or_unload, 2),
@@ -122,8 +122,8 @@ class Person:
         fill(self.page, "Tokens to generate", 0)
         self.press("Run")
 
-    def sweep(self) -> None:
-        self.go("Sweep")
+    def study(self) -> None:
+        self.go("Study")
         fill(self.page, "Calibration windows", 2)
         fill(self.page, "Evaluation windows", self.chance.choice([2, 3]))
         fill(self.page, "Window length, tokens", 64)
@@ -210,7 +210,7 @@ def soak(home: Path, actions: int, seed: int = 0) -> str:
         drafts = {path.name for path in (home / "runs").iterdir() if path.name.startswith(".")}
         assert drafts <= {".trash", ".profiles", ".index.json"}, drafts
     assert stored or actions < 50, "no job came to its end"
-    kinds = Counter(run.recipe.kind for run in stored)
+    kinds = Counter(run.request.kind for run in stored)
     return (
         f"{actions} actions of {SESSIONS} sessions in {took:.0f} s ({dict(done)}; {lost} clicks on the "
         f"navigation repeated): no exception, one engine, "

@@ -11,9 +11,8 @@ from typing import Any
 
 import pytest
 import streamlit as st
-from idle_app import AppTest
-from slicing.runs import ProfileRecipe
 from streamlit import user_info
+from streamlit.testing.v1 import AppTest
 
 from analysis.errors import SlicescopeError
 from analysis.sources.model import ModelSource
@@ -27,6 +26,7 @@ from app.pace import ASKING, Asking
 from app.policy import Policy, Refused
 from app.presence import Presence
 from slicing.plan import Plan
+from slicing.study.requests import ProfileRequest
 from slicing.study.store import RUN_FILE, bundled_run
 
 MAIN = Path(__file__).parents[2] / "app" / "main.py"
@@ -65,9 +65,9 @@ def session(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
     yield memory
 
 
-def profile(seed: int, model: ModelSource | None = None) -> ProfileRecipe:
+def profile(seed: int, model: ModelSource | None = None) -> ProfileRequest:
     text = TextSource(kind="demo", split="calibration")
-    return ProfileRecipe(model=model or ModelSource(kind="demo"), text=text, seed=seed)
+    return ProfileRequest(model=model or ModelSource(kind="demo"), text=text, seed=seed)
 
 
 def store(run: Any) -> str:
@@ -157,12 +157,12 @@ def test_a_card_is_refused_before_anything_is_read(
 ) -> None:
     monkeypatch.setattr(state, "_card", lambda source: pytest.fail("The configuration was read."))
     with pytest.raises(Refused):
-        state.card(STRANGE)
+        state.model_card(STRANGE)
 
 
 def test_a_preview_of_a_model_that_is_not_offered_is_refused(session: dict[str, Any]) -> None:
     run = bundled_run()
-    strange = run.model_copy(update={"recipe": run.recipe.model_copy(update={"model": STRANGE})})
+    strange = run.model_copy(update={"request": run.request.model_copy(update={"model": STRANGE})})
     assert "does not offer the model" in str(state.preview(strange, Plan()))
 
 
@@ -186,7 +186,7 @@ def test_runs_of_others_open_by_their_whole_key(
 ) -> None:
     key = store(bundled_run())
     for asked, found in ((key, False), (key[:5], True)):
-        state.show("compare", asked)
+        state.show_run("compare", asked)
         assert state.shown("compare").bundled is found  # type: ignore[union-attr]
     monkeypatch.setattr(state, "enforced", Policy)
     assert not state.shown("compare").bundled  # type: ignore[union-attr]
@@ -247,8 +247,8 @@ def test_jobs_belong_to_the_account(monkeypatch: pytest.MonkeyPatch, user: Any, 
     monkeypatch.setattr(st, "user", User())
     monkeypatch.setattr(st, "session_state", memory)
     monkeypatch.setattr(st, "query_params", {})
-    state.restore()
+    state.begin_session()
     first = memory["owner"]
-    state.restore()
+    state.begin_session()
     assert memory["owner"] == first
     assert first == owner or (owner is None and len(first) == 32)

@@ -6,8 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from app import state
-from app.state import Talk
+from app import plan_state, state, talk_state
+from app.talk_state import Talk
 
 
 class Parameters(dict[str, str]):
@@ -27,7 +27,8 @@ def at(monkeypatch: pytest.MonkeyPatch):
 
     def visit(**parameters: str) -> None:
         page = SimpleNamespace(query_params=Parameters(parameters), session_state={"owner": "me"})
-        monkeypatch.setattr(state, "st", page)
+        for module in (state, plan_state, talk_state):
+            monkeypatch.setattr(module, "st", page)
 
     return visit
 
@@ -38,7 +39,7 @@ def at(monkeypatch: pytest.MonkeyPatch):
 )
 def test_a_talk_stands_at_a_step_that_there_is(at, said, step):
     at(step=said)
-    assert state.talk(7) == Talk(step)
+    assert talk_state.talk(7) == Talk(step)
 
 
 @pytest.mark.parametrize(
@@ -46,12 +47,12 @@ def test_a_talk_stands_at_a_step_that_there_is(at, said, step):
 )
 def test_shares_that_are_none_are_passed_over(at, said):
     at(shares=said)
-    assert state.shares((0.25,) * 3)[1] == (0.25,) * 3
+    assert plan_state.begun_shares((0.25,) * 3)[1] == (0.25,) * 3
 
 
 def test_shares_of_a_link_are_taken(at):
     at(shares="10,20.5,0")
-    assert state.shares((0.25,) * 3)[1] == (0.1, 0.205, 0.0)
+    assert plan_state.begun_shares((0.25,) * 3)[1] == (0.1, 0.205, 0.0)
 
 
 @pytest.mark.parametrize("key", ["x" * 5000, "\0", "../../..", "9" * 400])

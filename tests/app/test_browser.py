@@ -124,7 +124,7 @@ def test_from_the_model_to_the_verdict(server: Server, page: Any, model: str) ->
         page.get_by_role("button", name="Report (HTML)").click()
     assert "Too few windows to tell" in report.value.path().read_text()
 
-    go(page, "Sweep")
+    go(page, "Study")
     for field, kept in (("Bases (SB), %", "0"), ("Targets (SP), %", "25")):
         for value in ("0", "10", "20", "15", "25", "35"):
             tag = page.get_by_test_id("stMultiSelect").filter(has_text=field).get_by_text(value, exact=True)
@@ -135,12 +135,13 @@ def test_from_the_model_to_the_verdict(server: Server, page: Any, model: str) ->
     fill(page, "Evaluation windows", 2)
     fill(page, "Window length, tokens", 64)
     page.get_by_role("button", name="Run", exact=True).click()
-    page.get_by_text("Done: Sweep").wait_for(timeout=MINUTES)
+    page.get_by_text("Done: ").wait_for(timeout=MINUTES)
+    page.get_by_text("Size against loss", exact=True).first.click()
     page.get_by_text("Beaten by nobody in both size").wait_for()
-    page.wait_for_url("**sweep=**")
+    page.wait_for_url("**study=**")
 
     go(page, "Runs")
-    page.get_by_role("button", name="Open the sweep").wait_for()
+    page.get_by_role("button", name="Open the study").wait_for()
     assert outside == []
 
 

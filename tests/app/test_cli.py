@@ -18,9 +18,9 @@ from conftest import byte_tokenizer, tiny_model
 from safetensors.torch import load_file, save_file
 
 from analysis.errors import visible
-from analysis.source import ModelSource
+from analysis.sources.model import ModelSource
+from analysis.sources.text import TextSource
 from analysis.storage import runs_folder
-from analysis.texts import TextSource
 from app.cli import main
 from app.journal import Journal
 from slicing.allocation import ALLOCATIONS

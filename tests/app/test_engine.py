@@ -17,13 +17,13 @@ import pytest
 import torch
 from conftest import byte_tokenizer, tiny_model
 from model_hub import ask, hub_of
-from slicing.runs import ProfileRecipe
 
 from analysis.sources.model import ModelSource
 from analysis.sources.text import TextSource
 from analysis.storage import queue_folder
 from app.engine import Do, Ended, Engine, Load, Report, Unload, launch
 from app.jobs import Worker
+from slicing.study.requests import ProfileRequest
 from slicing.study.store import find_run, list_runs
 
 pytestmark = pytest.mark.timeout(180)
@@ -39,10 +39,10 @@ def until(condition: Callable[[], Any], seconds: float = 60) -> Any:
 
 
 @pytest.fixture
-def recipe(tiny_folder: Path, tmp_path: Path) -> ProfileRecipe:
+def recipe(tiny_folder: Path, tmp_path: Path) -> ProfileRequest:
     text = tmp_path / "text.txt"
     text.write_text("The state of the Union is strong, and so is the worker that was killed. " * 3000)
-    return ProfileRecipe(
+    return ProfileRequest(
         model=ModelSource.parse(str(tiny_folder)),
         text=TextSource.parse(str(text), "calibration"),
         windows=3,
@@ -51,7 +51,7 @@ def recipe(tiny_folder: Path, tmp_path: Path) -> ProfileRecipe:
 
 
 @pytest.fixture
-def long(recipe: ProfileRecipe) -> ProfileRecipe:
+def long(recipe: ProfileRequest) -> ProfileRequest:
     """The same with so many windows that there is time to interfere."""
     return recipe.model_copy(update={"windows": 3000, "window_length": 64})
 
@@ -66,7 +66,7 @@ def worker() -> Iterator[Worker]:
 
 
 def test_a_killed_engine_fails_its_job_alone(
-    worker: Worker, recipe: ProfileRecipe, long: ProfileRecipe
+    worker: Worker, recipe: ProfileRequest, long: ProfileRequest
 ) -> None:
     job, following = worker.submit(long), worker.submit(recipe)
     until(lambda: job.phase == "Profiling" and job.done)
@@ -82,7 +82,7 @@ def test_a_killed_engine_fails_its_job_alone(
 
 
 def test_cancel_stops_within_a_batch_and_stop_now_at_once(
-    worker: Worker, recipe: ProfileRecipe, long: ProfileRecipe
+    worker: Worker, recipe: ProfileRequest, long: ProfileRequest
 ) -> None:
     job = worker.submit(long)
     until(lambda: job.phase == "Profiling" and job.done)
@@ -100,7 +100,7 @@ def test_cancel_stops_within_a_batch_and_stop_now_at_once(
     assert worker.pid != first
     assert worker.wait(done := worker.submit(recipe), 60)
     assert done.state == "done"
-    assert find_run(recipe.key).recipe == recipe
+    assert find_run(recipe.key).request == recipe
     assert first is not None
     until(lambda: not psutil.pid_exists(first) or psutil.Process(first).status() == psutil.STATUS_ZOMBIE)
 
@@ -120,7 +120,7 @@ def test_an_engine_can_be_started_from_a_page(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_jobs_run_while_a_model_is_fetched_and_fetching_stops_at_once(
-    recipe: ProfileRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    recipe: ProfileRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "hub/owner/large/main"
     tiny_model("llama", vocab_size=30_000).save_pretrained(folder)
@@ -181,11 +181,11 @@ SERVER = """
 import sys, time
 from pathlib import Path
 from app.jobs import Worker
-from slicing.runs import ProfileRecipe
+from slicing.study.requests import ProfileRequest
 
 if __name__ == "__main__":
     worker = Worker()
-    job = worker.submit(ProfileRecipe.from_json(Path(sys.argv[1]).read_text(), "it"), "me")
+    job = worker.submit(ProfileRequest.from_json(Path(sys.argv[1]).read_text(), "it"), "me")
     while not (job.phase == "Profiling" and job.done):
         time.sleep(0.02)
     print(worker.pid, flush=True)
@@ -194,7 +194,7 @@ if __name__ == "__main__":
 
 
 def test_a_killed_server_takes_its_engine_along_and_the_next_one_goes_on(
-    tmp_path: Path, recipe: ProfileRecipe, long: ProfileRecipe
+    tmp_path: Path, recipe: ProfileRequest, long: ProfileRequest
 ) -> None:
     script, asked = tmp_path / "server.py", tmp_path / "recipe.json"
     script.write_text(SERVER)
@@ -261,7 +261,7 @@ def test_an_engine_asks_no_device_before_a_model_is_there_and_goes_on_where_one_
             raise RuntimeError("CUDA error: out of memory")
         return 3, 7
 
-    monkeypatch.setattr("analysis.device.memory_of", full)
+    monkeypatch.setattr("analysis.device.memory", full)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
     monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)

@@ -13,12 +13,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from slicing.runs import CompareRecipe, ProfileRecipe
 
 from analysis.errors import PlanError, SlicescopeError, StorageError
 from analysis.sources.model import ModelSource
@@ -29,14 +29,24 @@ from app import jobs, journal, state, wording
 from app.engine import Child, Engine, Load, Report, Unload
 from app.jobs import Worker
 from slicing.plan import Plan
-from slicing.preview import PreviewRecipe
-from slicing.study.store import find_run
+from slicing.preview import PreviewRequest
+from slicing.study.requests import ProfileRequest
+from slicing.study.store import (
+    BUNDLED_BOARD,
+    BUNDLED_CONTEST,
+    BUNDLED_RUN,
+    BUNDLED_SWEEP,
+    RUN_FILE,
+    find_run,
+    load_run,
+)
+from slicing.study.study import comparison
 
 TEXT = TextSource(kind="demo", split="calibration")
 
 
-def recipe(seed: int = 0, model: str = "a/b") -> ProfileRecipe:
-    return ProfileRecipe(model=ModelSource(kind="hub", location=model), text=TEXT, windows=4, seed=seed)
+def request(seed: int = 0, model: str = "a/b") -> ProfileRequest:
+    return ProfileRequest(model=ModelSource(kind="hub", location=model), text=TEXT, windows=4, seed=seed)
 
 
 class Bench:
@@ -116,7 +126,7 @@ def until(condition: Callable[[], bool]) -> None:
 
 
 def test_jobs_run_one_after_another_in_their_order(bench: Bench, gate: threading.Event) -> None:
-    jobs = [bench.worker.submit(recipe(seed)) for seed in (3, 1, 2)]
+    jobs = [bench.worker.submit(request(seed)) for seed in (3, 1, 2)]
     until(lambda: bench.begun == [3])
     assert [bench.worker.position(job) for job in jobs] == [0, 1, 2]
     assert [job.state for job in jobs] == ["running", "queued", "queued"]
@@ -124,26 +134,26 @@ def test_jobs_run_one_after_another_in_their_order(bench: Bench, gate: threading
     assert bench.worker.wait(jobs[2], 5)
     assert bench.begun == [3, 1, 2]
     assert [job.state for job in jobs] == ["done"] * 3
-    assert [job.key for job in jobs] == [recipe(seed).key for seed in (3, 1, 2)]
+    assert [job.key for job in jobs] == [request(seed).key for seed in (3, 1, 2)]
     assert bench.worker.active == ()
     assert bench.worker.ended == tuple(jobs)
 
 
 def test_the_same_task_is_not_queued_twice(bench: Bench, gate: threading.Event) -> None:
-    first = bench.worker.submit(recipe(), "one tab")
-    assert bench.worker.submit(recipe(), "another tab") is first
+    first = bench.worker.submit(request(), "one tab")
+    assert bench.worker.submit(request(), "another tab") is first
     gate.set()
     bench.worker.wait(first, 5)
-    assert bench.worker.submit(recipe()) is not first  # once it has ended it can be asked for again
+    assert bench.worker.submit(request()) is not first  # once it has ended it can be asked for again
 
 
 def test_the_queue_is_bounded(bench: Bench, gate: threading.Event) -> None:
-    bench.worker.submit(recipe(0))
+    bench.worker.submit(request(0))
     until(lambda: bench.begun == [0])
     for seed in (1, 2, 3):
-        bench.worker.submit(recipe(seed))
+        bench.worker.submit(request(seed))
     with pytest.raises(SlicescopeError, match="3 jobs are waiting already"):
-        bench.worker.submit(recipe(4))
+        bench.worker.submit(request(4))
 
 
 def test_progress_weighs_the_phases_and_never_goes_back(bench: Bench) -> None:
@@ -162,10 +172,10 @@ def test_progress_weighs_the_phases_and_never_goes_back(bench: Bench) -> None:
         tell("Timing constant-matched", 4)  # the phases between may be left out
 
     bench.act = act
-    comparison = CompareRecipe(
-        model=ModelSource(kind="demo"), calibration=TEXT, evaluation=TEXT, calibration_windows=4
+    asked = comparison(
+        Plan(), model=ModelSource(kind="demo"), calibration=TEXT, evaluation=TEXT, calibration_windows=4
     )
-    job_of.append(job := bench.worker.submit(comparison))
+    job_of.append(job := bench.worker.submit(asked))
     bench.worker.wait(job, 5)
     fractions = [fraction for _, fraction in seen]
     assert [phase for phase, _ in seen[:4]] == ["Opening", "Profiling", "Profiling", "Evaluating dense"]
@@ -187,7 +197,7 @@ def test_a_running_job_is_cancelled_at_its_next_batch(bench: Bench, gate: thread
                 gate.wait(10)
 
     bench.act = act
-    job = bench.worker.submit(recipe())
+    job = bench.worker.submit(request())
     until(lambda: len(batches) == 3)
     bench.worker.cancel(job)
     assert job.cancelling
@@ -200,13 +210,13 @@ def test_a_running_job_is_cancelled_at_its_next_batch(bench: Bench, gate: thread
 
 
 def test_a_waiting_job_is_cancelled_at_once(bench: Bench, gate: threading.Event) -> None:
-    bench.worker.submit(recipe(0))
+    bench.worker.submit(request(0))
     until(lambda: bench.begun == [0])
-    waiting = bench.worker.submit(recipe(1))
+    waiting = bench.worker.submit(request(1))
     bench.worker.cancel(waiting)
     assert waiting.state == "cancelled"
     gate.set()
-    last = bench.worker.submit(recipe(2))
+    last = bench.worker.submit(request(2))
     bench.worker.wait(last, 5)
     assert bench.begun == [0, 2]
 
@@ -227,7 +237,7 @@ def test_a_failure_is_a_sentence_and_the_worker_survives_it(
             raise error
 
     bench.act = act
-    failed, following = bench.worker.submit(recipe(0)), bench.worker.submit(recipe(1))
+    failed, following = bench.worker.submit(request(0)), bench.worker.submit(request(1))
     assert bench.worker.wait(following, 5)
     assert (failed.state, failed.error) == ("failed", sentence)
     assert following.state == "done"
@@ -249,7 +259,7 @@ def test_one_model_is_open_at_a_time(bench: Bench) -> None:
 
     bench.engines[0]._opener = opener
     bench.act = lambda recipe, progress, open_model: open_model(recipe.model)
-    for each in (recipe(0, "a/x"), recipe(1, "a/x"), recipe(2, "a/y")):
+    for each in (request(0, "a/x"), request(1, "a/x"), request(2, "a/y")):
         bench.worker.wait(bench.worker.submit(each), 5)
     assert bench.opened == ["a/x", "a/y"]  # the second job finds the model open
     assert held_while_opening == [None, None]  # and the first is closed before the other is read
@@ -267,7 +277,7 @@ def test_unloading_ends_the_engine_and_starts_a_fresh_one(bench: Bench) -> None:
     until(lambda: bench.worker.report is not None)
     assert open_now(bench) is None
     assert len(bench.engines) == 2
-    following = bench.worker.submit(recipe())
+    following = bench.worker.submit(request())
     assert bench.worker.wait(following, 5)
     assert following.state == "done"
 
@@ -304,7 +314,7 @@ class Road:
 
 def test_other_jobs_run_while_a_model_is_fetched(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     road = Road(monkeypatch)
-    far, near = bench.worker.submit(recipe(1, "far/away")), bench.worker.submit(recipe(2))
+    far, near = bench.worker.submit(request(1, "far/away")), bench.worker.submit(request(2))
     assert bench.worker.wait(near, 5)
     assert (near.state, far.state, far.fetching) == ("done", "queued", True)
     until(lambda: far.done > 0)
@@ -320,7 +330,7 @@ def test_other_jobs_run_while_a_model_is_fetched(bench: Bench, monkeypatch: pyte
 
 
 def test_fetching_is_shown_before_the_first_byte() -> None:
-    job = jobs.Job(1, recipe(1, "far/away"), "", fetching=True)
+    job = jobs.Job(1, request(1, "far/away"), "", fetching=True)
     assert (job.share, job.seconds_left) == (0.0, None)
     assert wording.progress(job, 0) == "Fetching: asking the Hub"
 
@@ -346,7 +356,7 @@ def test_what_cannot_be_fetched_is_one_sentence(
     road = Road(monkeypatch)
     road.error = error
     road.arrived.set()
-    job = bench.worker.submit(recipe(1, "far/away"))
+    job = bench.worker.submit(request(1, "far/away"))
     assert bench.worker.wait(job, 5)
     assert job.state == "failed"
     assert told in job.error
@@ -363,7 +373,7 @@ def test_who_had_the_model_that_another_closed_is_told_once(bench: Bench) -> Non
     opened = bench.worker.opened
     assert opened and (opened.source.location, opened.owner) == ("a/x", "ann")
     bench.act = lambda recipe, progress, open_model: open_model(recipe.model)
-    assert bench.worker.wait(bench.worker.submit(recipe(0, "a/x"), "cat"), 5)  # uses it too
+    assert bench.worker.wait(bench.worker.submit(request(0, "a/x"), "cat"), 5)  # uses it too
     load(bench, "a/y", "bob")
     for owner in ("ann", "cat"):
         (closed,) = bench.worker.take_closed(owner)
@@ -393,7 +403,7 @@ def test_a_model_that_is_closed_without_another_is_told_too(
         bench.unopenable.add("a/y")
         load(bench, "a/y", "bob")
     else:
-        job = bench.worker.submit(recipe(1, "a/x"), "bob")
+        job = bench.worker.submit(request(1, "a/x"), "bob")
         until(lambda: bench.begun == [1])
         if how == "stop now":
             bench.worker.stop_now(job)
@@ -409,20 +419,20 @@ def test_a_model_that_is_closed_without_another_is_told_too(
 
 
 def test_stopping_cancels_what_is_left(bench: Bench, gate: threading.Event) -> None:
-    running, waiting = bench.worker.submit(recipe(0)), bench.worker.submit(recipe(1))
+    running, waiting = bench.worker.submit(request(0)), bench.worker.submit(request(1))
     until(lambda: bench.begun == [0])
     threading.Timer(0.05, gate.set).start()
     bench.worker.stop()
     assert (running.state, waiting.state) == ("cancelled", "cancelled")
     with pytest.raises(SlicescopeError, match="shutting down"):
-        bench.worker.submit(recipe(2))
+        bench.worker.submit(request(2))
 
 
 def test_a_real_profile_of_a_tiny_model(tiny_folder: Any, tmp_path: Any) -> None:
     text = tmp_path / "text.txt"
     text.write_text("The state of the Union is strong. " * 40)
     worker = Worker()
-    real = ProfileRecipe(
+    real = ProfileRequest(
         model=ModelSource.parse(str(tiny_folder)),
         text=TextSource.parse(str(text), "calibration"),
         windows=3,
@@ -431,7 +441,7 @@ def test_a_real_profile_of_a_tiny_model(tiny_folder: Any, tmp_path: Any) -> None
     job = worker.submit(real)
     assert worker.wait(job, 60)
     assert job.state == "done", job.error
-    assert job.key and find_run(job.key).recipe == real
+    assert job.key and find_run(job.key).request == real
     worker.stop()
 
 
@@ -440,8 +450,8 @@ def test_the_worker_does_not_need_streamlit() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def wish(target: float) -> PreviewRecipe:
-    return PreviewRecipe(run="0123456789ab", plan=Plan(target=target), evaluation=TEXT)
+def wish(target: float) -> PreviewRequest:
+    return PreviewRequest(run="0123456789ab", plan=Plan(target=target), evaluation=TEXT)
 
 
 class Slow:
@@ -453,7 +463,7 @@ class Slow:
         self.go_on = threading.Event()
         self.error: Exception | None = None
 
-    def preview(self, recipe: PreviewRecipe, progress: Any, opener: Any) -> Any:
+    def preview(self, recipe: PreviewRequest, progress: Any, opener: Any) -> Any:
         self.begun.append(recipe.plan.target)
         while not self.go_on.wait(0.005):
             progress("Previewing", 0, 1)
@@ -508,7 +518,7 @@ def test_wish_of_somebody_else_does_not_overtake(bench: Bench, slow: Slow) -> No
 def test_jobs_go_before_previews(bench: Bench, slow: Slow) -> None:
     ask(bench.worker, 0.2)
     until(lambda: slow.begun == [0.2])
-    job = bench.worker.submit(recipe())
+    job = bench.worker.submit(request())
     assert bench.worker.wait(job, 10)
     assert job.state == "done"
     slow.go_on.set()
@@ -534,20 +544,20 @@ def test_another_model_forgets_what_previews_kept(bench: Bench, slow: Slow) -> N
 
 def test_one_person_cannot_fill_the_queue(bench: Bench, gate: threading.Event, monkeypatch: Any) -> None:
     monkeypatch.setattr(jobs, "OWNER_LIMIT", 2)
-    bench.worker.submit(recipe(0), "me")
+    bench.worker.submit(request(0), "me")
     until(lambda: bench.begun == [0])
     for seed in (1, 2):
-        bench.worker.submit(recipe(seed), "me")
+        bench.worker.submit(request(seed), "me")
     with pytest.raises(SlicescopeError, match="2 jobs of yours are waiting"):
-        bench.worker.submit(recipe(3), "me")
-    assert bench.worker.submit(recipe(3), "you").state == "queued"
+        bench.worker.submit(request(3), "me")
+    assert bench.worker.submit(request(3), "you").state == "queued"
 
 
 def test_a_job_that_does_not_stop_is_stopped_with_its_engine(
     bench: Bench, gate: threading.Event, monkeypatch: Any
 ) -> None:
     monkeypatch.setattr(job_module, "PATIENCE", 0.05)
-    job, following = bench.worker.submit(recipe(0)), bench.worker.submit(recipe(1))
+    job, following = bench.worker.submit(request(0)), bench.worker.submit(request(1))
     until(lambda: bench.begun == [0])
     assert not job.stuck
     bench.worker.cancel(job)
@@ -566,7 +576,7 @@ def nobody(owner: str) -> bool:
 
 def test_a_job_has_a_limit_of_time(bench: Bench, gate: threading.Event) -> None:
     bench.worker._seconds = 600.0
-    job, following = bench.worker.submit(recipe(0)), bench.worker.submit(recipe(1))
+    job, following = bench.worker.submit(request(0)), bench.worker.submit(request(1))
     until(lambda: bench.begun == [0])
     bench.worker.tend(nobody)
     assert not job.cancelling
@@ -585,7 +595,7 @@ def test_a_job_that_is_too_long_and_does_not_stop_is_stopped_with_its_engine(
 ) -> None:
     monkeypatch.setattr(job_module, "PATIENCE", 0.05)
     bench.worker._seconds = 0.0
-    job = bench.worker.submit(recipe(0))
+    job = bench.worker.submit(request(0))
     until(lambda: bench.begun == [0])
     bench.worker.tend(nobody)
     until(lambda: job.stuck)
@@ -597,7 +607,7 @@ def test_a_job_that_is_too_long_and_does_not_stop_is_stopped_with_its_engine(
 def test_what_its_owner_cancelled_has_not_failed_when_its_time_is_over(
     bench: Bench, gate: threading.Event
 ) -> None:
-    job = bench.worker.submit(recipe(0))
+    job = bench.worker.submit(request(0))
     until(lambda: bench.begun == [0])
     bench.worker.cancel(job)
     bench.worker._seconds = 0.0
@@ -608,11 +618,11 @@ def test_what_its_owner_cancelled_has_not_failed_when_its_time_is_over(
 
 
 def test_places_of_people_who_are_gone_are_free_again(bench: Bench, gate: threading.Event) -> None:
-    running = bench.worker.submit(recipe(0), "gone")
+    running = bench.worker.submit(request(0), "gone")
     until(lambda: bench.begun == [0])
-    waiting, mine = bench.worker.submit(recipe(1), "gone"), bench.worker.submit(recipe(2), "me")
-    shared = bench.worker.submit(recipe(3), "gone")
-    assert bench.worker.submit(recipe(3), "me") is shared
+    waiting, mine = bench.worker.submit(request(1), "gone"), bench.worker.submit(request(2), "me")
+    shared = bench.worker.submit(request(3), "gone")
+    assert bench.worker.submit(request(3), "me") is shared
     bench.worker.tend("gone".__eq__)
     assert [job.state for job in (running, waiting, mine, shared)] == [
         "running",
@@ -626,7 +636,7 @@ def test_places_of_people_who_are_gone_are_free_again(bench: Bench, gate: thread
 
 
 def test_stopping_a_waiting_job_leaves_the_running_one_alone(bench: Bench, gate: threading.Event) -> None:
-    running, waiting = bench.worker.submit(recipe(0)), bench.worker.submit(recipe(1))
+    running, waiting = bench.worker.submit(request(0)), bench.worker.submit(request(1))
     until(lambda: bench.begun == [0])
     bench.worker.stop_now(waiting)
     assert (running.state, waiting.state) == ("running", "cancelled")
@@ -640,7 +650,7 @@ def test_stopping_a_waiting_job_leaves_the_running_one_alone(bench: Bench, gate:
 def test_a_dead_engine_fails_its_job_and_the_next_one_gets_a_fresh_one(
     bench: Bench, gate: threading.Event, ending: int | None, told: str
 ) -> None:
-    job, following = bench.worker.submit(recipe(0)), bench.worker.submit(recipe(1))
+    job, following = bench.worker.submit(request(0)), bench.worker.submit(request(1))
     until(lambda: bench.begun == [0] and bench.worker.report is not None)
     bench.ending = ending
     bench.worker._child.kill()  # type: ignore[union-attr]
@@ -664,7 +674,7 @@ def test_an_engine_that_dies_at_birth_is_not_born_again_and_again(monkeypatch: p
     worker = Worker(launch)
     until(lambda: worker._child is None)
     assert len(born) == 1
-    job = worker.submit(recipe())
+    job = worker.submit(request())
     assert worker.wait(job, 5)
     assert (job.state, len(born)) == ("failed", 2)
     assert "exit code 1" in job.error
@@ -688,7 +698,7 @@ def leave_to_the_next_server() -> None:
 
 
 def test_what_waits_is_written_down_until_it_is_over(bench: Bench, gate: threading.Event) -> None:
-    jobs = [bench.worker.submit(recipe(seed), "me") for seed in range(3)]
+    jobs = [bench.worker.submit(request(seed), "me") for seed in range(3)]
     until(lambda: bench.begun == [0])
     assert len(list(queue_folder().iterdir())) == 3
     bench.worker.cancel(jobs[2])
@@ -699,7 +709,7 @@ def test_what_waits_is_written_down_until_it_is_over(bench: Bench, gate: threadi
 
 
 def test_loading_and_unloading_are_not_written_down(bench: Bench, gate: threading.Event) -> None:
-    bench.worker.submit(recipe(0))
+    bench.worker.submit(request(0))
     until(lambda: bench.begun == [0])
     bench.worker.submit(Load(ModelSource(kind="hub", location="a/b")))
     bench.worker.submit(Unload())
@@ -708,7 +718,7 @@ def test_loading_and_unloading_are_not_written_down(bench: Bench, gate: threadin
 
 def test_a_server_that_dies_while_it_takes_over_loses_no_job(bench: Bench, gate: threading.Event) -> None:
     for seed in (0, 1):
-        bench.worker.submit(recipe(seed), f"owner {seed}")
+        bench.worker.submit(request(seed), f"owner {seed}")
     bench.worker.stop()
     gate.set()
     leave_to_the_next_server()
@@ -726,7 +736,7 @@ def test_a_server_that_dies_while_it_takes_over_loses_no_job(bench: Bench, gate:
 
 def test_the_next_server_takes_over_in_order(bench: Bench, gate: threading.Event) -> None:
     for seed in (2, 0, 1):
-        bench.worker.submit(recipe(seed), f"owner {seed}")
+        bench.worker.submit(request(seed), f"owner {seed}")
     until(lambda: bench.begun == [2])
     bench.worker.stop()
     assert len(list(queue_folder().iterdir())) == 3  # an end in order keeps them too
@@ -744,8 +754,8 @@ def test_the_next_server_takes_over_in_order(bench: Bench, gate: threading.Event
 
 
 def test_jobs_of_a_living_server_and_of_another_machine_are_left_alone(bench: Bench) -> None:
-    bench.worker.submit(recipe(0))
-    bench.worker.wait(bench.worker.submit(recipe(1)), 5)
+    bench.worker.submit(request(0))
+    bench.worker.wait(bench.worker.submit(request(1)), 5)
     queue_folder().mkdir(exist_ok=True)
     alive = queue_folder() / f"{owned('job')}9.json".replace(f"-{os.getpid()}-", f"-{os.getppid()}-")
     foreign = queue_folder() / dead(f"{owned('job')}9.json").replace(platform.node(), "another-machine")
@@ -769,6 +779,30 @@ def test_a_note_that_cannot_be_read_is_told_and_cleared(tmp_path: Any, content: 
     assert list(queue_folder().iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("folder", "view", "recipes"),
+    [
+        (BUNDLED_RUN, "comparison", 2),
+        (BUNDLED_SWEEP, "map", 6),
+        (BUNDLED_CONTEST, "ranking", 10),
+        (BUNDLED_BOARD, "frontier", 20),
+    ],
+)
+def test_a_note_of_an_earlier_version_becomes_the_same_study(folder: Path, view: str, recipes: int) -> None:
+    recipe = json.loads((folder / RUN_FILE).read_text())["recipe"]
+    queue_folder().mkdir(parents=True)
+    note = {"submitted": "2026-01-02T03:04:05Z", "owner": "me", "recipe": recipe}
+    (queue_folder() / dead(f"{owned('job')}1.json")).write_text(json.dumps(note))
+    entries, lost = journal.Journal().take_over()
+    assert not lost
+    (entry,) = entries
+    assert entry.owner == "me"
+    assert entry.request.kind == "study"
+    assert (entry.request.view, len(entry.request.recipes)) == (view, recipes)
+    now: Any = load_run(folder).request
+    assert {each.line for each in entry.request.recipes} == {each.line for each in now.recipes}
+
+
 def test_a_draft_of_a_note_was_never_promised(tmp_path: Any) -> None:
     queue_folder().mkdir(parents=True)
     (queue_folder() / dead(f"{owned('job')}1.draft")).write_text("{")
@@ -782,16 +816,16 @@ def test_a_job_that_cannot_be_written_down_is_not_queued(bench: Bench) -> None:
     queue_folder().parent.mkdir(parents=True, exist_ok=True)
     queue_folder().write_text("a file in the way")
     with pytest.raises(StorageError):
-        bench.worker.submit(recipe(0))
+        bench.worker.submit(request(0))
     assert bench.worker.active == ()
     queue_folder().unlink()
-    job = bench.worker.submit(recipe(0))
+    job = bench.worker.submit(request(0))
     assert bench.worker.wait(job, 5)
 
 
 def test_another_process_lists_and_cancels_jobs(bench: Bench, gate: threading.Event) -> None:
     assert journal.listed() == ([], [])
-    running, waiting, kept = (bench.worker.submit(recipe(seed), f"owner {seed}") for seed in range(3))
+    running, waiting, kept = (bench.worker.submit(request(seed), f"owner {seed}") for seed in range(3))
     until(lambda: bench.begun == [0])
     jobs, _ = journal.listed()
     assert [(job.state, job.entry.owner) for job in jobs] == [
@@ -814,7 +848,7 @@ def test_jobs_that_a_server_left_are_listed_and_cancelled_without_one(
     bench: Bench, gate: threading.Event
 ) -> None:
     for seed in range(2):
-        bench.worker.submit(recipe(seed))
+        bench.worker.submit(request(seed))
     until(lambda: bench.begun == [0])
     bench.worker.stop()
     leave_to_the_next_server()
@@ -834,9 +868,9 @@ def test_jobs_that_a_server_left_are_listed_and_cancelled_without_one(
 def test_a_job_that_is_cancelled_as_it_begins_is_not_brought_back(
     bench: Bench, gate: threading.Event
 ) -> None:
-    bench.worker.submit(recipe(0))
+    bench.worker.submit(request(0))
     until(lambda: bench.begun == [0])
-    job = bench.worker.submit(recipe(1))
+    job = bench.worker.submit(request(1))
     journal.cancel(journal.listed()[0][1].name)
     gate.set()
     until(lambda: job.state != "queued")
@@ -846,11 +880,11 @@ def test_a_job_that_is_cancelled_as_it_begins_is_not_brought_back(
 
 
 def test_a_note_holds_nothing_but_the_job(bench: Bench, gate: threading.Event) -> None:
-    bench.worker.submit(recipe(7), "me")
+    bench.worker.submit(request(7), "me")
     (path,) = queue_folder().iterdir()
     note = json.loads(path.read_text())
-    assert set(note) == {"submitted", "owner", "recipe"}
-    assert (note["owner"], note["recipe"]["seed"]) == ("me", 7)
+    assert set(note) == {"submitted", "owner", "request"}
+    assert (note["owner"], note["request"]["seed"]) == ("me", 7)
 
 
 @pytest.mark.parametrize(
@@ -869,12 +903,12 @@ def test_memory_is_what_the_engine_said_of_that_device_or_not_known(
 ) -> None:
     report = Report(None, said, "", 3, 7)
     monkeypatch.setattr(state, "worker", lambda: SimpleNamespace(report=report))
-    assert state.memory(asked) == ((3, 7) if known else None)
+    assert state.device_memory(asked) == ((3, 7) if known else None)
 
 
 def test_memory_of_the_host_is_known_whatever_the_engine_is_on(monkeypatch: pytest.MonkeyPatch) -> None:
     for report in (Report(None, "cuda", "", 3, 7), None):
         monkeypatch.setattr(state, "worker", lambda report=report: SimpleNamespace(report=report))
-        found = state.memory("cpu")
+        found = state.device_memory("cpu")
         assert found
         assert found[1] > 2**28

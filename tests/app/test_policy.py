@@ -8,42 +8,52 @@ from typing import Any
 
 import pytest
 from pydantic import Field
-from slicing.runs import CompareRecipe, ContestRecipe, ProfileRecipe, SearchRecipe, SliceRecipe, SweepRecipe
 
 from analysis.sources.model import ModelSource
 from analysis.sources.text import TextSource
 from analysis.storage import cache_folder, runs_folder
 from analysis.values import Value
 from app import policy as module
-from app.controls import FIRST_ENTRIES
-from app.jobs import Load, Unload
-from app.journal import Entry
+from app.engine import Load, Unload
+from app.forms import FIRST_ON_BOARD, FIRST_RECIPES
 from app.policy import Policy, Refused
 from slicing.plan import Plan
-from slicing.preview import PreviewRecipe
+from slicing.preview import PreviewRequest
+from slicing.steps import STEPS, Step
+from slicing.study import study
+from slicing.study.recipe import Recipe
+from slicing.study.requests import CompressRequest, ProfileRequest, SearchRequest
 from slicing.study.store import bundled_run
+from slicing.study.study import Study
 
 DEMO = ModelSource(kind="demo")
 CALIBRATION = TextSource(kind="demo", split="calibration")
 EVALUATION = TextSource(kind="demo", split="evaluation")
 
 
-def profile(**changes: Any) -> ProfileRecipe:
-    return ProfileRecipe(**{"model": DEMO, "text": CALIBRATION, **changes})
+JUDGED = {"model": DEMO, "calibration": CALIBRATION, "evaluation": EVALUATION}
 
 
-def compare(**changes: Any) -> CompareRecipe:
-    return CompareRecipe(**{"model": DEMO, "calibration": CALIBRATION, "evaluation": EVALUATION, **changes})
+def profile(**changes: Any) -> ProfileRequest:
+    return ProfileRequest(**{"model": DEMO, "text": CALIBRATION, **changes})
 
 
-def sweep(**changes: Any) -> SweepRecipe:
-    return SweepRecipe(**{"model": DEMO, "calibration": CALIBRATION, "evaluation": EVALUATION, **changes})
+def compare(plan: Plan | None = None, **changes: Any) -> Study:
+    return study.comparison(plan or Plan(), **{**JUDGED, **changes})
 
 
-def contest(*names: str, **changes: Any) -> ContestRecipe:
-    entries = tuple(Entry.parse(name) for name in ("constant", *names))
-    texts = {"calibration": CALIBRATION, "evaluation": EVALUATION}
-    return ContestRecipe(**{"model": DEMO, **texts, "entries": entries, "seeds": (0,), **changes})
+def sweep(**changes: Any) -> Study:
+    return study.sweep(Plan(), **{**JUDGED, **changes})
+
+
+def contest(*lines: str, **changes: Any) -> Study:
+    recipes = study.recipes("slice(constant)", *lines)
+    return study.contest(recipes, **{**JUDGED, "seeds": (0,), **changes})
+
+
+def board(*lines: str, **changes: Any) -> Study:
+    recipes = study.recipes("slice(constant)", *lines)
+    return study.leaderboard(recipes, **{**JUDGED, **changes})
 
 
 def folder(path: Path | str) -> ModelSource:
@@ -126,7 +136,7 @@ def test_everything_else_is_allowed_by_default() -> None:
     model = ModelSource(kind="hub", location="a/b")
     for task in (
         profile(model=model, text=hub, windows=4096, window_length=131072),
-        SliceRecipe(model=model, calibration=hub),
+        CompressRequest(model=model, calibration=hub, recipe=Recipe.parse("slice(dynamic)")),
         compare(new_tokens=1000),
         Load(model),
         Unload(),
@@ -145,13 +155,14 @@ def test_what_the_pages_propose_is_allowed_in_demo_mode() -> None:
     plans.append(Plan(allocation="manual", settings={"shares": (0.25,) * 30}))
     for plan in plans:
         policy.check(compare(plan=plan))
-        policy.check(PreviewRecipe(run="abcdef123456", plan=plan, evaluation=EVALUATION))
-    for task in (profile(), profile(bases=True, lens=True), sweep(), Load(DEMO), bundled_run().recipe, DEMO):
+        policy.check(PreviewRequest(run="abcdef123456", plan=plan, evaluation=EVALUATION))
+    for task in (profile(), profile(bases=True, lens=True), sweep(), Load(DEMO), bundled_run().request, DEMO):
         policy.check(task)
     for trial in sweep().trials():
         policy.check(trial)
-    small = contest(*(name for name in FIRST_ENTRIES if name != "constant"), other=EVALUATION)
-    for task in (small, *small.trials(), compare(repair=True)):
+    small = contest(*FIRST_RECIPES[1:], other=EVALUATION)
+    removing = board(*FIRST_ON_BOARD[1:4], sizes=(0.1, 0.2, 0.3))
+    for task in (small, *small.trials(), removing, *removing.trials(), compare(repair="writers")):
         policy.check(task)
 
 
@@ -181,7 +192,7 @@ def test_other_models_are_refused_in_demo_mode(model: ModelSource) -> None:
 )
 def test_other_texts_are_refused_in_demo_mode(text: TextSource) -> None:
     asked = (profile(text=text), compare(calibration=text), compare(evaluation=text), sweep(evaluation=text))
-    preview = PreviewRecipe(run="abcdef123456", plan=Plan(), evaluation=text)
+    preview = PreviewRequest(run="abcdef123456", plan=Plan(), evaluation=text)
     for each in (*asked, preview):
         with pytest.raises(Refused, match="does not offer the text"):
             Policy.demo().check(each)
@@ -198,19 +209,23 @@ def test_other_texts_are_refused_in_demo_mode(text: TextSource) -> None:
         (compare(new_tokens=61), "60 new tokens"),
         (compare(speed_rounds=6), "5 speed rounds"),
         (compare(prompt="a" * 2001), "The prompt is 2,001 long"),
-        (compare(plan=Plan(allocation="manual", settings={"shares": (0.25,) * 2001})), "The shares is 2,001"),
-        (sweep(bases=(0.0, 0.01, 0.02, 0.03, 0.04)), "9 cells at most, but got 15"),
+        (compare(Plan(allocation="manual", settings={"shares": (0.25,) * 2001})), "The shares is 2,001"),
+        (sweep(bases=(0.0, 0.01, 0.02, 0.03, 0.04)), "12 cells at most, but got 18"),
         (
-            contest("rising", "falling", "constant+repair", seeds=(0, 1, 2)),
-            r"9 cells at most, but got 12 \(entries times seeds\)",
+            contest("slice(rising)", "slice(falling)", "slice(constant, repair=writers)", seeds=(0, 1, 2, 3)),
+            r"12 cells at most, but got 16 \(recipes times budgets times seeds\)",
         ),
-        (contest(seeds=tuple(range(10))), "9 cells at most, but got 10"),
+        (contest(seeds=tuple(range(13))), "12 cells at most, but got 13"),
         (contest(other=TextSource.parse("wikitext2", "evaluation")), "does not offer the text"),
-        (contest("searched"), "'searched' .* too long for visitors"),
-        (contest("water-filling:discarded-energy"), "'water-filling' .* too long"),
-        (contest("dynamic:leave-one-out:base=0"), "'leave-one-out' takes this server too long"),
-        (compare(plan=Plan(score="slice-one")), "'slice-one' takes this server too long"),
-        (compare(plan=Plan(allocation="searched", settings={})), "'searched' .* too long"),
+        (contest("slice(searched)"), r"'slice\(searched\)' takes this server too long for visitors"),
+        (contest("slice(water-filling, discarded-energy)"), r"'slice\(water-filling.* too long"),
+        (contest("slice(dynamic, leave-one-out)"), r"'slice\(dynamic, leave-one-out\)' takes this server"),
+        (compare(Plan(score="slice-one")), r"'slice\(dynamic, slice-one\)' takes this server too long"),
+        (compare(Plan(allocation="searched")), r"'slice\(searched\)' takes this server too long"),
+        (board("sleb"), "'sleb' takes this server too long"),
+        (board("laco(merge=top)"), r"'laco\(merge=top\)' takes this server too long"),
+        (board("llm-streamline(repair=train-block)"), "repair=train-block.* too long"),
+        (board("shortgpt(share=search) | slice(dynamic)"), r"'shortgpt\(share=search\)' takes this"),
         (profile(probes=("leave-one-out",)), "does not let visitors set 'probes'"),
     ],
 )
@@ -223,8 +238,8 @@ def test_budgets_are_capped(task: Any, said: str) -> None:
 @pytest.mark.parametrize(
     "task",
     [
-        SliceRecipe(model=DEMO, calibration=CALIBRATION),
-        SearchRecipe(model=DEMO, calibration=CALIBRATION, plan=Plan(allocation="searched", settings={})),
+        CompressRequest(model=DEMO, calibration=CALIBRATION, recipe=Recipe.parse("slice(dynamic)")),
+        SearchRequest(model=DEMO, calibration=CALIBRATION, plan=Plan(allocation="searched")),
         Unload(),
     ],
 )
@@ -233,15 +248,22 @@ def test_what_costs_others_is_refused_in_demo_mode(task: Any) -> None:
         Policy.demo().check(task)
 
 
+def test_a_step_that_does_not_say_that_it_is_quick_is_refused_in_demo_mode() -> None:
+    assert not Step.quick.fget(next(iter(STEPS.values())).from_said({}))  # type: ignore[attr-defined]
+    assert Policy.demo().may_ask(Recipe.parse("shortgpt"))
+    assert not Policy.demo().may_ask(Recipe.parse("sleb"))
+    assert Policy().may_ask(Recipe.parse("sleb"))
+
+
 class Nested(Value):
-    """A recipe of tomorrow."""
+    """A request of tomorrow."""
 
     kind: str = "profile"
-    recipes: tuple[ProfileRecipe, ...] = ()
-    named: dict[str, ProfileRecipe] = Field(default_factory=dict)
+    recipes: tuple[ProfileRequest, ...] = ()
+    named: dict[str, ProfileRequest] = Field(default_factory=dict)
 
 
-def test_recipes_inside_recipes_are_looked_at(root: Path) -> None:
+def test_requests_inside_requests_are_looked_at(root: Path) -> None:
     wrong = profile(text=file("/etc/passwd"))
     for asked in (Nested(recipes=(profile(), wrong)), Nested(named={"a": wrong})):
         for policy in (Policy(roots=(root,)), Policy.demo()):
@@ -251,7 +273,7 @@ def test_recipes_inside_recipes_are_looked_at(root: Path) -> None:
 
 
 class Exporting(Value):
-    """A recipe of tomorrow with settings that nobody has judged."""
+    """A request of tomorrow with settings that nobody has judged."""
 
     kind: str = "profile"
     target: str | None = None

@@ -25,7 +25,7 @@ from app.report import build_report, sections
 from slicing.library import take_back, throw_away, trashed
 from slicing.study.store import find_run, list_runs
 
-VIEWS = ("profile", "compare", "sweep", "contest", "leaderboard")
+STUDIES = ("map", "ranking", "frontier")
 
 
 @pytest.fixture(autouse=True)
@@ -42,8 +42,9 @@ def keys() -> dict[str, str]:
 def test_every_kind_of_run_is_among_them(keys: dict[str, str]) -> None:
     found, broken = list_runs()
     assert not broken
-    assert {run.recipe.kind for run in found} == set(keys)
+    assert {run.key for run in found} == set(keys.values())
     assert len(keys) == 9
+    assert {run.request.kind for run in found} == {"profile", "compress", "search", "trial", "study"}
 
 
 # Pages
@@ -99,12 +100,13 @@ def taken(app: Any) -> list[tuple[str, str]]:
     ("name", "view", "kind"),
     [
         ("runs", None, ""),
-        *(("profile", "profile", kind) for kind in ("profile", "compare", "slice", "remove", "trial")),
+        *(("profile", "profile", kind) for kind in ("profile", "comparison", "slice", "remove", "trial")),
         ("tune", "profile", "profile"),
-        ("tune", "profile", "compare"),
-        *((view, view, view) for view in VIEWS[1:]),
-        ("notes", "compare", "compare"),
-        ("talk", "compare", "compare"),
+        ("tune", "profile", "comparison"),
+        ("compare", "compare", "comparison"),
+        *(("study", "study", kind) for kind in (*STUDIES, "comparison")),
+        ("notes", "compare", "comparison"),
+        ("talk", "compare", "comparison"),
     ],
 )
 def test_no_page_takes_a_string_for_markup(
@@ -116,7 +118,7 @@ def test_no_page_takes_a_string_for_markup(
     if view:
         assert not [each for each in app.warning if "cannot be read" in each.value]
     assert not taken(app)
-    if name not in ("tune", "notes", "talk", "contest", "leaderboard", "sweep"):
+    if name not in ("tune", "notes", "talk", "study"):
         assert any("\\x1b" in text for text in markup(app))
     for table in app.dataframe:
         texts = [
@@ -125,10 +127,11 @@ def test_no_page_takes_a_string_for_markup(
         assert not [each for each in texts if each.startswith("=") or "\x1b" in each]
 
 
-def test_runs_are_laid_over_one_another(keys: dict[str, str]) -> None:
-    for mark in ("contest", "leaderboard"):
-        app = page(mark, **{mark: keys[mark]})
-        app.session_state[f"{mark}-mark"] = "constant"
+def test_the_card_of_a_recipe_takes_no_string_for_markup(keys: dict[str, str]) -> None:
+    for kind in STUDIES:
+        study: Any = find_run(keys[kind]).request
+        app = page("study", study=keys[kind])
+        app.session_state["study-mark"] = study.recipes[-1].line, study.budgets[-1].line
         app.run()
         assert not app.exception
         assert not taken(app)
@@ -152,8 +155,8 @@ def test_a_report_is_text_but_for_our_own_markup(keys: dict[str, str], kind: str
     for section in sections(run):
         rows = csv(section.table).decode().splitlines()
         assert not [row for row in rows if re.match(r"[=@]|[+-](?![\d.])", row)]
-    assert bibtex(run.recipe).count("@") == bibtex(run.recipe).count("\n@") + 1
-    assert "x1b" not in bibtex(run.recipe)
+    assert bibtex(run.request).count("@") == bibtex(run.request).count("\n@") + 1
+    assert "x1b" not in bibtex(run.request)
 
 
 def test_text_is_no_formula_and_numbers_stay_numbers() -> None:
@@ -179,8 +182,8 @@ def test_the_terminal_shows_strings_as_they_are(
         ["runs", "list", "--json", "-"],
         *(["runs", "show", key] for key in keys.values()),
         *(["cite", key] for key in keys.values()),
-        ["runs", "export", keys["compare"], "--out", str(tmp_path / "run.zip")],
-        ["report", keys["compare"], "--out", str(tmp_path / "report.html")],
+        ["runs", "export", keys["comparison"], "--out", str(tmp_path / "run.zip")],
+        ["report", keys["comparison"], "--out", str(tmp_path / "report.html")],
         ["runs", "rename", keys["profile"], NAME.replace("\x1b", "")[:100]],
         ["runs", "delete", keys["profile"]],
         ["runs", "trash"],
@@ -189,7 +192,7 @@ def test_the_terminal_shows_strings_as_they_are(
         code, *both = said(monkeypatch, capsys, *words)
         assert code == (6 if words == ["runs", "show", TEXT] else 0)
         assert not [text for text in both if "\x1b" in text]
-        if words in (["runs"], ["runs", "show", keys["compare"]], ["runs", "show", TEXT]):
+        if words in (["runs"], ["runs", "show", keys["comparison"]], ["runs", "show", TEXT]):
             assert ":red[x]" in "".join(both) and "[red]x" in "".join(both) and ":smile:" in "".join(both)
     (name,) = trashed()
     assert take_back(name) == keys["profile"]
@@ -236,8 +239,9 @@ def test_a_browser_finds_nothing_but_text(monkeypatch: pytest.MonkeyPatch, tmp_p
     monkeypatch.setenv("SLICESCOPE_HOME", str(tmp_path))
     keys = store_strangers()
     # The test of pages above walks them all; here are those that are drawn by the most kinds of parts.
-    shown = [(view, f"{view}?{view}={keys[view]}") for view in ("compare", "leaderboard")]
-    shown += [("notes", f"notes?compare={keys['compare']}"), ("runs", "runs")]
+    shown = [("compare", f"compare?compare={keys['comparison']}")]
+    shown += [("study", f"study?study={keys['frontier']}")]
+    shown += [("notes", f"notes?compare={keys['comparison']}"), ("runs", "runs")]
     shown += [("profile", f"profile?profile={keys['remove']}&near=Beside+other+runs")]
     with serving(tmp_path) as server, chromium() as browser:
         for name, path in shown:

@@ -71,7 +71,7 @@ def main() -> None:
         told("slider to screen", moved)
         switched: dict[str, list[float]] = {}
         for _ in range(6):
-            for name in ("Profile", "Tune", "Compare", "Sweep", "Runs", "Model"):
+            for name in ("Profile", "Tune", "Compare", "Study", "Runs", "Model"):
                 link = page.get_by_test_id("stTopNavLink").filter(has_text=name)
                 switched.setdefault(name, []).append(timed(page, "click", link.click))
                 settle(page)

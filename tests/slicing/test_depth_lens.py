@@ -16,8 +16,8 @@ from analysis.errors import ModelError, TextError
 from analysis.evaluate import perplexity, window_nll
 from analysis.lens import logit_lens
 from analysis.profile import profile_blocks
-from analysis.source import ModelSource
-from analysis.texts import TextSource
+from analysis.sources.model import ModelSource
+from analysis.sources.text import TextSource
 from slicing.depth.layout import Layout
 from slicing.depth.operator import reduce_blocks
 from slicing.steps import find_step

@@ -1,0 +1,267 @@
+"""Page: a study, from its form to its numbers: a map, a ranking, or size against loss."""
+
+import pandas as pd
+import streamlit as st
+
+from analysis.errors import SlicescopeError
+from app import controls, forms, parts, plan_form, state, wording
+from app.figures.frontier import draw_frontier
+from app.figures.plan import draw_schedule
+from app.figures.profile import DAMAGES
+from app.figures.ranking import draw_ranking
+from app.figures.study import draw_map, draw_sizes
+from app.planned import held_back
+from app.proposal import plan_of
+from app.tables import map_table, ranking_table, trial_table, widths_table
+from slicing.budget import Budget
+from slicing.plan import Plan
+from slicing.schedule import SlicingSchedule
+from slicing.study.recipe import Recipe
+from slicing.study.results import Run
+from slicing.study.store import is_stored
+from slicing.study.verdicts import Board, Map, Standing, Table, read_board, read_map
+
+# The titles of recipes begin alike, so that they are shown whole; cells and rows need room for words.
+_STYLE = """<style>
+[data-tag] { max-width: 100%; height: auto; }
+[data-tag] > span { max-width: none; white-space: normal; }
+[data-testid="stMultiSelectTagsContainer"] { max-height: none; }
+:is(.st-key-map, .st-key-ranking) { overflow-x: auto; }
+:is(.st-key-map, .st-key-ranking) [data-testid="stFullScreenFrame"] { min-width: 40rem; }
+</style>"""
+_VIEWS = {"map": "Map", "ranking": "Ranking", "frontier": "Size against loss"}
+_DEMOS = {
+    "demo-map": "Bases by targets: a map",
+    "demo-ranking": "Recipes at one size: a ranking",
+    "demo-frontier": "Recipes at several sizes: size against loss",
+}
+
+
+def _set_up() -> None:
+    """The form of a new study; what it does not ask for is as on the Tune page."""
+    profiled = state.shown("profile")
+    if profiled is None:
+        return
+    usual = state.proposal(profiled.run)
+    with st.container(border=True):
+        st.markdown(f"**A new study** of {wording.verbatim(usual.judged.model.label)}")
+        try:
+            study = forms.study_form(usual)
+        except SlicescopeError as error:
+            st.warning(state.told(error), icon=":material/warning:")
+            study = None
+        pressed = st.button("Run", type="primary", icon=":material/play_arrow:", width="stretch")
+        if study:
+            parts.warn(study, profiled.run)
+            st.caption(wording.trials_size(study, profiled.run))
+            if pressed:
+                parts.ask(lambda: study)
+
+
+def _demos() -> None:
+    """The studies that ship with slicescope."""
+    with st.popover("Demo studies", icon=":material/school:"):
+        for name, title in _DEMOS.items():
+            st.button(title, on_click=state.show_run, args=("study", name), width="stretch", key=name)
+
+
+def _views(board: Board, run: Run | None = None) -> None:
+    """The study as it is looked at, and the recipe that was clicked on."""
+    found = read_map(board)
+    several = len(board.tables) > 1 or board.study.budgets[0].measure == "mean_slice"
+    offered = [*(["map"] if found else []), "ranking", *(["frontier"] if several else [])]
+    usual = board.study.view if board.study.view in offered else "ranking"
+    view = st.segmented_control(
+        "View",
+        offered,
+        format_func=_VIEWS.__getitem__,
+        default=usual,
+        required=True,
+        key=f"view-{board.study.key}",
+        persist_state="session",
+    )
+    if view == "map" and found:
+        _map(found, board)
+    elif view == "frontier":
+        _frontier(board, bool(found))
+    else:
+        _ranking(board, run)
+    _card(board, run)
+
+
+def _map(found: Map, board: Board) -> None:
+    """Bases by targets."""
+    mark = state.chosen_recipe()
+    chosen = next((each for each in found.cells if (each.recipe.line, each.budget.line) == mark), None)
+
+    def pick(point: dict) -> None:
+        cell = found.cells[point["point_index"]]
+        state.choose_recipe(cell.recipe.line, cell.budget.line)
+
+    parts.chart(draw_map(found, board, chosen, parts.theme()), "map", map_table(found, board), pick)
+    told = wording.sequential_or_one_shot(board.study)
+    st.caption(f"{wording.MAP_READING} Click a cell for its card. {told}")
+
+
+def _ranking(board: Board, run: Run | None) -> None:
+    """All recipes at one budget, best first, and what that says."""
+    ran = [table for table in board.tables if table.standings] or [board.tables[0]]
+    titles = {table.budget.line: table.budget.title for table in ran}
+    line = next(iter(titles))
+    if len(titles) > 1:
+        line = controls.choice("At", "study-budget", titles, line)
+    table = next(table for table in ran if table.budget.line == line)
+    mark, _ = state.chosen_recipe()
+
+    def pick(point: dict) -> None:
+        # The second text of a recipe stands a little below its row.
+        state.choose_recipe(table.standings[round(point["y"])].name, table.budget.line)
+
+    shape = run.result.shape if run else None
+    drawing = draw_ranking(table, table.standing(mark), parts.theme())
+    parts.chart(drawing, "ranking", ranking_table(table, shape), pick)
+    for sentence in wording.ranking(table):
+        st.markdown(f"- {sentence}")
+    told = wording.sequential_or_one_shot(board.study)
+    st.caption(f"{wording.RANKING_READING} Click a row for its card. {told}")
+
+
+def _frontier(board: Board, is_map: bool) -> None:
+    """All recipes over the sizes."""
+    if is_map or len(board.tables) == 1:
+        parts.chart(draw_sizes(board, parts.theme()), "sizes", trial_table(board))
+        return
+    mark, _ = state.chosen_recipe()
+
+    def pick(point: dict) -> None:
+        line = point["customdata"]
+        ran = [(each.parameters, table) for table in board.tables if (each := table.standing(line))]
+        ordered = sorted(ran, key=lambda pair: -pair[0])  # as the chart draws them
+        state.choose_recipe(line, ordered[point["point_index"]][1].budget.line)
+
+    titles = {"first": "First text", "second": "Second text"}
+    text = controls.choice("Evaluated on", "study-text", titles, "first") if board.study.other else "first"
+    everyone = pd.concat([ranking_table(table) for table in board.tables], ignore_index=True)
+    parts.chart(draw_frontier(board, mark or None, text, parts.theme()), "frontier", everyone, pick)
+    for sentence in wording.frontier(board):
+        st.markdown(f"- {sentence}")
+    st.caption(f"{wording.FRONTIER_READING} Click a point to follow a recipe over the sizes.")
+
+
+def _card(board: Board, run: Run | None) -> None:
+    """The recipe that was clicked on, at its budget: what it is, what it cost, and what to do with it."""
+    line, at = state.chosen_recipe()
+    recipe = board.study.recipe(line)
+    table = next((each for each in board.tables if each.budget.line == at), None)
+    if recipe is None or table is None:
+        return
+    standing = table.standing(line)
+    with st.container(border=True, key="recipe-card"):
+        st.markdown(f"**{wording.verbatim(recipe.title)}**, {wording.verbatim(table.budget.title)}")
+        st.code(recipe.line, language=None, wrap_lines=True)
+        if standing:
+            _numbers(standing, table)
+        elif recipe.is_constant_at(table.budget):
+            st.markdown("The base reaches the target: every block loses the same, as in constant slicing.")
+        else:
+            st.markdown("Not run yet.")
+        for title, issue in wording.known_issues([recipe]):
+            st.markdown(f"Known issue of {wording.verbatim(title)}: {wording.verbatim(issue)}")
+        if standing:
+            _widths(standing, table, run)
+        _ways_on(board, recipe, table.budget, standing, run)
+
+
+def _numbers(standing: Standing, table: Table) -> None:
+    """What a recipe cost, in sentences."""
+    first, baseline = standing.runs[0], table.baseline
+    told = f"Perplexity **{standing.perplexity:.2f}**"
+    if standing.gain and baseline:
+        told += f" against {baseline.perplexity:.2f} for the baseline"
+        told += f": {standing.gain.verdict}. {wording.evidence(standing.gain)}"
+    st.markdown(told)
+    if standing.other_perplexity is not None:
+        told = f"On the second text **{standing.other_perplexity:.2f}**"
+        if standing.other_gain:
+            told += f": {standing.other_gain.verdict}. {wording.evidence(standing.other_gain)}"
+        st.markdown(told)
+    if first.layout:
+        st.markdown(f"Blocks: {wording.verbatim(first.layout.label)}.")
+    if repaired := wording.repaired(first):
+        st.markdown(wording.verbatim(repaired))
+    seeds = f"mean of {len(standing.runs)} calibrations" if len(standing.runs) > 1 else "one calibration"
+    mean = f", mean slice {wording.percent(first.mean_slice)}" if first.schedule else ""
+    st.caption(
+        f"{standing.parameters:,} parameters{mean}, {seeds}; {wording.duration(standing.seconds)} to decide "
+        f"and to make. {first.evaluation.protocol}"
+    )
+
+
+def _widths(standing: Standing, table: Table, run: Run | None) -> None:
+    """What a recipe cut where, beside the baseline."""
+    planned, plan = standing.runs[0].schedule, plan_of(standing.recipe, table.budget)
+    beside = table.baseline and table.baseline.runs[0].schedule
+    if planned is None or beside is None or plan is None:
+        return
+    drawing = draw_schedule(
+        planned,
+        beside,
+        held_back(planned, plan),
+        standing.recipe.short,
+        run.result.profile.block_path if run else "",
+        parts.theme(),
+        height=300,
+    )
+    named = [(standing.recipe.short, planned), (table.study.baseline.short, beside)]
+    parts.chart(drawing, "recipe-widths", widths_table(named))
+
+
+def _ways_on(
+    board: Board, recipe: Recipe, budget: Budget, standing: Standing | None, run: Run | None
+) -> None:
+    """To the Tune page, and to the model itself."""
+    schedule = standing.runs[0].schedule if standing else None
+    plan = _tunable(recipe, budget, schedule)
+    if plan and st.button("Open in Tune", icon=":material/tune:", on_click=plan_form.take, args=(plan,)):
+        if run and is_stored(run.key):
+            state.show_run("profile", run.key)
+        st.switch_page("app_pages/tune.py", query_params=plan_form.link_of(plan))
+    if standing and (trial := board.study.trial(recipe, budget, board.study.seeds[0])):
+        parts.keep(trial.compress_request())
+
+
+def _tunable(recipe: Recipe, budget: Budget, schedule: SlicingSchedule | None) -> Plan | None:
+    """The plan of a recipe that slices and does no more, or what it cut as shares by hand."""
+    plan = plan_of(recipe, budget)
+    if plan is None:
+        return None
+    if budget.measure == "mean_slice" and plan.allocation in plan_form.BY_HAND:
+        return plan
+    alike = plan.model_copy(update={"score": Plan().score})
+    return plan_form.by_hand(alike, schedule.block_fractions, scaled=False) if schedule else None
+
+
+st.html(_STYLE)
+st.title("Which recipe, at which size?")
+st.markdown(
+    "Recipes that make this model smaller, at equal size and on the same windows. Every number is of a model "
+    "that was made and judged."
+)
+choice, view = st.columns([3, 7], gap="large")
+with choice:
+    parts.apart(_set_up)
+with view:
+    _demos()
+    if unfinished := state.unfinished():
+        parts.follow(unfinished, _views)
+    elif shown := parts.provenance("study"):
+        run = shown.run
+        if run.request.kind == "study" and run.result.kind == "study":
+            _views(read_board(run.request, run.result), run)
+            if set(DAMAGES) & set(run.result.profile.scores()):
+                st.subheader("Does the LR score foretell damage?")
+                parts.damage_chart(run.result.profile)
+            parts.reproduction(run)
+with st.expander("Not among the recipes", icon=":material/block:"):
+    st.markdown("These methods train, so no machine makes them beside the others in minutes.")
+    parts.rows(pd.DataFrame(wording.NOT_RUN, columns=["method", "source", "takes"]), "not-run")

@@ -1,0 +1,68 @@
+"""What the forms of a new study start from: the model and the texts of the run that is shown, and a plan.
+
+Knows nothing about streamlit or sessions.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from analysis.sources.text import TextSource
+from slicing.budget import Budget
+from slicing.plan import Plan
+from slicing.study.recipe import Recipe
+from slicing.study.requests import Judged
+from slicing.study.results import Run
+from slicing.study.study import Study, comparison
+
+_DRAWN = ("calibration_windows", "profile_windows")
+
+
+class Proposal(NamedTuple):
+    """A model, texts and a plan, as a form shows them first."""
+
+    judged: Judged
+    plan: Plan
+    one_shot: bool = False
+    repair: str = "none"
+
+    def comparison(self) -> Study:
+        """The comparison of the plan with constant slicing."""
+        judged = {name: getattr(self.judged, name) for name in Judged.model_fields}
+        return comparison(self.plan, one_shot=self.one_shot, repair=self.repair, **judged)
+
+
+def propose(run: Run, plan: Plan) -> Proposal:
+    """Propose a plan on the model and text whose profile a run holds; of a comparison all it asks for."""
+    request = run.request
+    if request.kind == "study" and request.view == "comparison":
+        judged = Judged(**{name: getattr(request, name) for name in Judged.model_fields})
+        step = request.recipes[-1].steps[-1]
+        return Proposal(judged, plan, getattr(step, "one_shot", False), step.repair)
+    drawn: dict[str, Any] = {}
+    if request.kind != "profile":
+        drawn = {name: getattr(request, name) for name in _DRAWN}
+    elif request.drawn:
+        drawn = {"calibration_windows": request.drawn, "profile_windows": request.windows}
+    judged = Judged(
+        model=request.model,
+        calibration=request.profile_text,
+        **drawn,
+        evaluation=TextSource.parse("demo", "evaluation"),
+        window_length=request.window_length,
+        seed=request.profile_draw[2],
+        new_tokens=40,
+        speed_rounds=5,
+    )
+    return Proposal(judged, plan)
+
+
+def plan_of(recipe: Recipe, budget: Budget) -> Plan | None:
+    """The plan of a recipe that slices and does no more, at a budget.
+
+    ``None`` for others, and where the base reaches the target, which no plan says.
+    """
+    if recipe.is_constant_at(budget):
+        return None
+    plan_at = getattr(recipe.steps[0], "plan_at", None) if len(recipe.steps) == 1 else None
+    return plan_at(budget) if plan_at else None
