@@ -19,7 +19,7 @@ from typing import Any, Literal, NamedTuple
 
 from analysis.child import start
 from analysis.errors import Cancelled, SlicescopeError, one_line
-from analysis.source import ModelSource
+from analysis.sources.model import ModelSource
 from slicing.preview import Preview, PreviewRequest
 from slicing.study.requests import Phases
 from slicing.study.results import Request

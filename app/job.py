@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Literal
 
-from analysis.source import ModelSource
+from analysis.sources.model import ModelSource
 from app.engine import Task
 
 PATIENCE = 5.0

@@ -22,7 +22,8 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from analysis.errors import Cancelled, SlicescopeError, StorageError, one_line
-from analysis.source import ModelSource, fetch_missing, must_fetch
+from analysis.sources.model import ModelSource, must_fetch
+from analysis.sources.opening import fetch_missing
 from app.engine import Advanced, Child, Do, Ended, Report, Stop, Task, launch
 from app.job import Job, State, model_of
 from app.journal import Journal

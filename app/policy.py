@@ -16,9 +16,10 @@ from typing import Any, Self, TypeVar
 from pydantic import BaseModel
 
 from analysis.errors import SlicescopeError, StorageError
-from analysis.source import ModelSource, must_fetch
+from analysis.sources.demo_text import DEMO_SPLITS
+from analysis.sources.model import ModelSource, must_fetch
+from analysis.sources.text import TextSource
 from analysis.storage import cache_folder, require_space, runs_folder
-from analysis.texts import DEMO_SPLITS, TextSource
 from analysis.values import Value
 from slicing.plan import Plan
 from slicing.steps import Step

@@ -14,7 +14,7 @@ from analysis.details import Details
 from analysis.evaluate import Difference, perplexity_of
 from analysis.profile import LayerProfile
 from analysis.shape import ModelShape
-from analysis.texts import TextSource
+from analysis.sources.text import TextSource
 from app import wording
 from slicing.allocation import Fractions
 from slicing.budget import Budget

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from analysis.errors import SlicescopeError
 from analysis.numbers import LARGEST_SEED
-from analysis.source import ModelSource
-from analysis.texts import PRESETS, TextSource
+from analysis.sources.model import ModelSource
+from analysis.sources.presets import PRESETS
+from analysis.sources.text import TextSource
 from slicing.allocation import ALLOCATIONS
 from slicing.budget import MEASURES, Budget
 from slicing.steps import STEPS, Step

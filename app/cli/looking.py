@@ -21,7 +21,8 @@ from app.cli.reading import grouped
 from app.cli.terminal import carry_out, err, out, plain, printed_as_json, progress, table_of, tell_where
 
 if TYPE_CHECKING:
-    from analysis.source import ModelSource, OpenModel
+    from analysis.sources.model import ModelSource
+    from analysis.sources.opening import OpenModel
     from slicing.plan import Plan
     from slicing.study.results import Run
 
@@ -178,7 +179,7 @@ def evaluate(
 ) -> None:
     """Measure the perplexity of one model, dense or smaller, or with --tasks what it scores on tasks."""
     from analysis.evaluate import perplexity, safe_precision
-    from analysis.texts import token_windows
+    from analysis.sources.windows import token_windows
 
     source = which.source()
     if asked.names:
@@ -201,7 +202,7 @@ def evaluate(
 
 
 def _open(source: ModelSource, listen: Any) -> OpenModel:
-    from analysis.source import fetch_missing
+    from analysis.sources.opening import fetch_missing
     from slicing.store import open_model
 
     fetch_missing(source, listen)

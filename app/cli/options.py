@@ -19,7 +19,7 @@ from analysis.storage import check_new_file, check_new_folder, check_output
 from app.cli.reading import numbers
 
 if TYPE_CHECKING:
-    from analysis.source import ModelSource
+    from analysis.sources.model import ModelSource
     from slicing.plan import Plan
     from slicing.study.recipe import Recipe
     from slicing.study.run import Executor
@@ -121,7 +121,7 @@ class ModelOptions:
 
     def source(self) -> ModelSource:
         """The model source they name (``ModelError``)."""
-        from analysis.source import ModelSource
+        from analysis.sources.model import ModelSource
 
         return ModelSource.parse(self.model, self.device, self.dtype)
 
@@ -250,7 +250,7 @@ class ProfileOptions:
 
     def fields(self) -> dict[str, Any]:
         """The fields of a request that they fill (``TextError``)."""
-        from analysis.texts import TextSource
+        from analysis.sources.text import TextSource
         from slicing.study.requests import drawn_for
 
         return {
@@ -274,7 +274,7 @@ class CalibrationOptions:
 
     def fields(self) -> dict[str, Any]:
         """The fields of a request that they fill (``TextError``)."""
-        from analysis.texts import TextSource
+        from analysis.sources.text import TextSource
 
         given = {each.name: getattr(self, each.name) for each in fields(CalibrationOptions)}
         return given | {
@@ -369,7 +369,7 @@ class EvaluationOptions:
 
     def fields(self) -> dict[str, Any]:
         """The fields of a request that they fill (``TextError``)."""
-        from analysis.texts import TextSource
+        from analysis.sources.text import TextSource
 
         text = TextSource.parse(self.evaluation, "evaluation")
         return {"evaluation": text, "evaluation_windows": self.evaluation_windows}
@@ -386,7 +386,7 @@ class CardOptions:
 
     def fields(self) -> dict[str, Any]:
         """The fields of a request that they fill (``TextError``)."""
-        from analysis.texts import TextSource
+        from analysis.sources.text import TextSource
 
         text = TextSource.parse(self.evaluation, "evaluation")
         windows = self.evaluation_windows

@@ -43,7 +43,7 @@ def app_command(
     ] = None,
 ) -> None:
     """Serve the app in the browser."""
-    from analysis.source import ModelSource
+    from analysis.sources.model import ModelSource
     from app.policy import Policy
     from app.serve import serve
 
@@ -59,7 +59,7 @@ def app_command(
 @grouped
 def prepare(which: ModelOptions) -> None:
     """Have a model ready: fetch it from the Hub, or convert the weights of a GGUF file (the demo's too)."""
-    from analysis.source import dequantise, fetch_missing
+    from analysis.sources.opening import dequantise, fetch_missing
 
     source = which.source()
     with progress() as listen:

@@ -243,7 +243,7 @@ def _recipes(lines: str, usual: tuple[str, ...]) -> tuple[Recipe, ...]:
 
 
 def _other(said: str) -> Any:
-    from analysis.texts import TextSource
+    from analysis.sources.text import TextSource
 
     return TextSource.parse(said, "evaluation") if said else None
 

@@ -25,7 +25,7 @@ from rich.table import Table
 from rich.text import Text
 
 from analysis.errors import visible
-from analysis.hub import FETCHING
+from analysis.sources.hub import FETCHING
 from analysis.storage import check_new_file, write_whole
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def write_new(path: Path, content: bytes) -> None:
 def carry_out(request: Request, executor: Executor | None = None) -> Run:
     """Do what a request says, with progress, and store the run; memory and warnings are told before."""
     from analysis.errors import UnsupportedError
-    from analysis.source import shape_of
+    from analysis.sources.configuration import shape_of
     from slicing.study.run import perform
 
     shape = None

@@ -6,8 +6,8 @@ from typing import Any
 
 from analysis.evaluate import Difference
 from analysis.shape import ModelShape
+from analysis.sources.windows import count_documents
 from analysis.speed import Speed
-from analysis.texts import count_documents
 from app.wording.numbers import change, counted, minus, percent
 from slicing.preview import Preview
 from slicing.schedule import SlicingSchedule

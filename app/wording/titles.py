@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from analysis.texts import DEMO_SPLITS, PRESETS
+from analysis.sources.demo_text import DEMO_SPLITS
+from analysis.sources.presets import PRESETS
 from app.wording.numbers import percent
 from slicing.budget import Budget, Measure
 from slicing.plan import Plan

@@ -24,9 +24,10 @@ from pydantic import ValidationError
 
 from analysis.errors import PlanError, SlicescopeError, StorageError, TextError, one_line, unknown_name
 from analysis.numbers import as_briefly
-from analysis.source import ModelSource
+from analysis.sources.model import ModelSource
+from analysis.sources.presets import PRESETS, Role
+from analysis.sources.text import TextSource
 from analysis.storage import storage_errors
-from analysis.texts import PRESETS, Role, TextSource
 from slicing.budget import Budget
 from slicing.study.recipe import Recipe
 from slicing.study.store import BUNDLED

@@ -18,9 +18,9 @@ from conftest import byte_tokenizer, tiny_model
 from safetensors.torch import load_file, save_file
 
 from analysis.errors import visible
-from analysis.source import ModelSource
+from analysis.sources.model import ModelSource
+from analysis.sources.text import TextSource
 from analysis.storage import runs_folder
-from analysis.texts import TextSource
 from app.cli import main
 from app.journal import Journal
 from slicing.allocation import ALLOCATIONS
@@ -392,7 +392,7 @@ def test_sweep_prints_the_map_and_runs_nothing_twice(monkeypatch, tiny_folder, t
     assert run(monkeypatch, *words) == 0
     shown = capsys.readouterr().out
     assert "SB 10 %" in shown
-    assert "20.0" in shown
+    assert "SP 20" in shown
     runs = {path: path.stat().st_mtime_ns for path in runs_folder().glob("*/run.json")}
     assert len(runs) == 5  # dense, constant, two cells, and the sweep
     assert run(monkeypatch, *words, "--json", tmp_path / "sweep.json") == 0

@@ -12,8 +12,8 @@ from drawn import MODELS, budgets, made, recipes, studies, texts
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from analysis.source import ModelSource
-from analysis.texts import TextSource
+from analysis.sources.model import ModelSource
+from analysis.sources.text import TextSource
 from app.cli import main
 from app.repeat import STUDY_FILE, command, study_file
 from slicing.budget import Budget
