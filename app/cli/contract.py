@@ -23,7 +23,7 @@ def comparison_json(run: Run, plan: Plan, settings: dict[str, Any]) -> dict[str,
     """
     from slicing.study.verdicts import read_comparison
 
-    assert run.request.kind == run.result.kind == "study"
+    assert run.request.kind == "study" and run.result.kind == "study"
     study, result = run.request, run.result
     shape = result.shape
     measured = read_comparison(study, result).measured

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -111,12 +112,12 @@ def carry_out(request: Request, executor: Executor | None = None) -> Run:
 def _tell_memory(request: Request, shape: ModelShape) -> None:
     from slicing.study.needs import memory_need
 
-    asked = []
+    needs = []
     if request.kind == "compress":
-        asked = [(request.recipe, request.budget)]
+        needs = [memory_need(request, request.recipe, request.budget, shape)]
     elif request.kind == "study" and request.view == "comparison":
-        asked = [(recipe, budget) for recipe in request.recipes for budget in request.budgets]
-    needs = [memory_need(request, *each, shape) for each in asked]
+        pairs = itertools.product(request.recipes, request.budgets)
+        needs = [memory_need(request, recipe, budget, shape) for recipe, budget in pairs]
     if told := max((need for need in needs if need), key=lambda need: need.total, default=None):
         err.print(f"Slicing takes {told} at its peak.", style="dim", highlight=False)
 
