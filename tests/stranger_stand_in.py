@@ -9,14 +9,6 @@ from typing import Any
 
 from board_stand_in import board_run
 from contest_stand_in import contest_run
-
-from analysis.source import ModelSource
-from analysis.storage import runs_folder
-from analysis.tasks import TaskScore
-from analysis.texts import TextSource
-from analysis.values import Value
-from slicing.depth.layout import Layout
-from slicing.plan import Plan
 from slicing.runs import (
     CompareRecipe,
     CompareResult,
@@ -34,6 +26,14 @@ from slicing.runs import (
     TrialRecipe,
     TrialResult,
 )
+
+from analysis.source import ModelSource
+from analysis.storage import runs_folder
+from analysis.tasks import TaskScore
+from analysis.texts import TextSource
+from analysis.values import Value
+from slicing.depth.layout import Layout
+from slicing.plan import Plan
 from slicing.study.store import (
     DETAILS_FILE,
     NOTE_FILE,

@@ -14,6 +14,8 @@ import torch
 from accelerate import dispatch_model
 from accelerator import Accelerator, simulated
 from conftest import byte_tokenizer, tiny_model
+from slicing.bench import perform
+from slicing.runs import Removal, RemoveRecipe, SliceRecipe
 
 from analysis.anatomy import anatomy_of, block_path, blocks
 from analysis.bases import Bases, BasesCollector, find_bases
@@ -28,12 +30,10 @@ from analysis.read_shape import read_shape
 from analysis.source import ModelSource, OpenModel
 from analysis.texts import TextSource
 from slicing.assembly import blank, fill_ends
-from slicing.bench import perform
 from slicing.depth.layout import Layout
 from slicing.depth.reduce import reduce_model
 from slicing.plan import Plan
 from slicing.probes import PROBES, Probing
-from slicing.runs import Removal, RemoveRecipe, SliceRecipe
 from slicing.schedule import SlicingSchedule
 from slicing.slicer import recut, slice_model
 

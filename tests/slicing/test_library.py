@@ -24,7 +24,7 @@ from slicing.library import (
     throw_away,
     trashed,
 )
-from slicing.runs import Run
+from slicing.study.results import Run
 from slicing.study.store import BUNDLED_RUN, bundled_run, find_details, find_run, keep_run, list_runs
 
 
