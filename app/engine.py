@@ -257,7 +257,7 @@ def launch() -> Child:
     return Child(connection, process.kill, ending, process.pid)
 
 
-def begin(line: int) -> None:
-    """What the process of an engine does, given the number of its end of the connection."""
+def compute_for(line: int) -> None:
+    """Run an engine as the process of its own, given the number of its end of the connection."""
     os.nice(MODESTY)
     Engine(Connection(line)).run(gone=lambda: os._exit(0))

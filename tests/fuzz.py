@@ -159,16 +159,17 @@ class _Parameters(dict[str, str]):
 
 def _visit(name: str, value: str) -> None:
     """Read an address as pages do."""
-    from app import state
+    from app import plan_state, state, talk_state
 
     page = SimpleNamespace(query_params=_Parameters({name: value}), session_state={})
     page.user = _Parameters()
     page.session_state["owner"] = "me"
-    state.st = page  # type: ignore[assignment]
+    for module in (state, plan_state, talk_state):
+        module.st = page  # type: ignore[assignment]
     if name == "step":
-        assert 1 <= state.talk(7).step <= 7
+        assert 1 <= talk_state.talk(7).step <= 7
     elif name == "shares":
-        _, begun = state.shares((0.25,) * 3)
+        _, begun = plan_state.shares((0.25,) * 3)
         assert all(0.0 <= share < 1.0 for share in begun), begun
     else:
         page.session_state[f"{name}-run"] = value

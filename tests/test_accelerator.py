@@ -14,7 +14,6 @@ import torch
 from accelerate import dispatch_model
 from accelerator import Accelerator, simulated
 from conftest import byte_tokenizer, tiny_model
-from slicing.runs import RemoveRecipe, SliceRecipe
 
 from analysis.anatomy import anatomy_of, block_path, blocks
 from analysis.bases import Bases, BasesCollector, find_bases
@@ -30,13 +29,14 @@ from analysis.sources.model import ModelSource
 from analysis.sources.opening import OpenModel
 from analysis.sources.text import TextSource
 from slicing.assembly import blank, fill_ends
+from slicing.budget import Budget
 from slicing.depth.layout import Layout
 from slicing.depth.reduce import reduce_model
-from slicing.plan import Plan
 from slicing.probes import PROBES, Probing
 from slicing.schedule import SlicingSchedule
 from slicing.slicer import recut, slice_model
-from slicing.steps.removal import Removal
+from slicing.study.recipe import Recipe
+from slicing.study.requests import CompressRequest
 from slicing.study.run import perform
 
 KINDS = [
@@ -84,9 +84,9 @@ def sliced(model: Any, windows: torch.Tensor, **options: Any) -> float:
     return perplexity(made.model, windows).perplexity
 
 
-def removed(model: Any, windows: torch.Tensor, closing: Any = "none") -> float:
+def removed(model: Any, windows: torch.Tensor, repair: str = "none") -> float:
     layout = Layout.without(3, (1,))
-    return perplexity(reduce_model(model, layout, windows, closing).model, windows).perplexity
+    return perplexity(reduce_model(model, layout, windows, repair).model, windows).perplexity
 
 
 def probed(model: Any, windows: torch.Tensor) -> float:
@@ -114,7 +114,7 @@ JOBS: dict[str, Callable[[Any, torch.Tensor, Path], float]] = {
     "slice, repaired": lambda model, windows, _: sliced(model, windows, repair=True),
     "slice, on disk": lambda model, windows, _: sliced(model, windows, budget=(0, 0)),
     "remove": lambda model, windows, _: removed(model, windows),
-    "remove, matrix": lambda model, windows, _: removed(model, windows, "matrix"),
+    "remove, linear": lambda model, windows, _: removed(model, windows, "linear"),
     "remove, writers": lambda model, windows, _: removed(model, windows, "writers"),
 }
 
@@ -244,8 +244,8 @@ REFUSED: dict[str, tuple[str, Callable[[Any, torch.Tensor, Path], Any]]] = {
     "slice": ("Slicing", lambda model, windows, _: slice_model(model, schedule(model), windows)),
     "preview": ("Previewing", lambda model, windows, _: recut(model, schedule(model), held_bases(model))),
     "remove": ("Removing blocks", lambda model, windows, _: removed(model, windows)),
-    "remove, matrix": ("Closing gaps", lambda model, windows, _: removed(model, windows, "matrix")),
-    "remove, block": ("Closing gaps", lambda model, windows, _: removed(model, windows, "block")),
+    "remove, linear": ("Closing gaps", lambda model, windows, _: removed(model, windows, "linear")),
+    "remove, train-block": ("Closing gaps", lambda model, windows, _: removed(model, windows, "train-block")),
     "remove, writers": ("Closing gaps", lambda model, windows, _: removed(model, windows, "writers")),
     "evaluate": ("Evaluating", lambda model, windows, _: perplexity(model, windows)),
     "lens": ("Looking through the head", lambda model, windows, _: logit_lens(model, windows)),
@@ -316,15 +316,16 @@ def test_a_whole_job_is_refused_before_its_profile(tmp_path):
     text.write_text("A whole is what has a beginning and middle and end. " * 40)
     source = TextSource.parse(str(text), "calibration")
     common: Any = {"model": ModelSource(kind="demo"), "calibration": source, "window_length": 24}
-    for recipe, doing in (
-        (SliceRecipe(**common, plan=Plan(rounding=1)), "Slicing"),
-        (SliceRecipe(**common, plan=Plan(rounding=1), method="preview"), "Finding bases"),
-        (RemoveRecipe(**common, removal=Removal(closing="matrix"), blocks=1), "Closing gaps"),
+    for line, budget, doing in (
+        ("slice(dynamic, rounding=1)", Budget(), "Slicing"),
+        ("slice(dynamic, rounding=1, one_shot=true)", Budget(), "Finding bases"),
+        ("sleb(repair=linear)", Budget.parse("blocks=1"), "Closing gaps"),
     ):
+        request = CompressRequest(**common, recipe=Recipe.parse(line), budget=budget)
         model = tiny_model("llama")
         size = sum(each.nbytes for each in model.parameters())
         with simulated("cuda", memory=size + 1000) as accelerator:
             opened = OpenModel(accelerator.put(model, "cuda"), byte_tokenizer())
             with pytest.raises(OutOfMemoryError, match=f"{doing} does not fit"):
-                perform(recipe, opener=lambda _, opened=opened: opened)
+                perform(request, opener=lambda _, opened=opened: opened)
         assert not accelerator.flops

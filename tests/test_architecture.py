@@ -7,8 +7,13 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
 import pytest
+
+from analysis.scores import SCORES
+from slicing.steps import STEPS
+from slicing.study.results import Request, Result
 
 ROOT = Path(__file__).parents[1]
 ROOMS = ("analysis", "slicing", "app")
@@ -104,12 +109,115 @@ def test_every_file_says_what_it_is_for(name):
     assert Path(name).stem not in {"utils", "common", "helpers", "misc"}
 
 
-@pytest.mark.parametrize("name", ["analysis/shape.py", "slicing/plan.py", "slicing/schedule.py"])
+@pytest.mark.parametrize(
+    "name", ["analysis/shape.py", "slicing/budget.py", "slicing/plan.py", "slicing/schedule.py"]
+)
 def test_planning_knows_no_torch(name):
     assert not {"torch", "transformers"} & set(imports(ROOT / name))
 
 
 def test_core_runs_without_the_web():
-    script = "import sys, slicing.runs; print({'streamlit', 'plotly'} & set(sys.modules))"
+    script = "import sys, slicing.study.run; print({'streamlit', 'plotly'} & set(sys.modules))"
     answer = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert answer.stdout.strip() == "set()"
+
+
+# Inside slicing: study -> steps -> the rest
+
+ON_TOP = {"slicing/cluster.py", "slicing/library.py", "slicing/preview.py"}
+"""They stand on studies, in no folder of their own."""
+KNOWN_STEPS = {"base", "removal", "slice"}
+"""Of ``slicing.steps``, what is no single method that others choose from."""
+
+
+def modules(path: Path) -> Iterator[str]:
+    """The whole names of all modules that are imported."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield str(node.module)
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name.startswith("slicing/")])
+def test_studies_know_steps_and_steps_know_the_rest(name):
+    if name.startswith("slicing/study/") or name in ON_TOP:
+        return
+    found = set(modules(ROOT / name))
+    assert not any(each.startswith("slicing.study") for each in found)
+    assert name.startswith("slicing/steps/") or not any(each.startswith("slicing.steps") for each in found)
+
+
+TOLD_APART_BY_KIND = {
+    *(each.__name__ for each in STEPS.values()),
+    *("Step", "Removal", "Recipe", "Request", "Calibrated", "Judged", "Measurement"),
+    *(each.__name__ for union in (Request, Result) for each in get_args(get_args(union)[0])),
+}
+
+
+def told_apart(source: str) -> set[str]:
+    """The classes of requests, recipes and results that a source text asks ``isinstance`` about."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "isinstance":
+            kinds = [each for each in ast.walk(node.args[1]) if isinstance(each, ast.Name | ast.Attribute)]
+            found |= {getattr(each, "id", "") or getattr(each, "attr", "") for each in kinds}
+    return found & TOLD_APART_BY_KIND
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_requests_recipes_and_results_are_told_apart_by_their_kind(name):
+    assert not told_apart((ROOT / name).read_text())
+
+
+def test_every_way_to_ask_for_a_class_is_seen():
+    assert told_apart("isinstance(it, Trial)") == told_apart("isinstance(it, requests.Trial)") == {"Trial"}
+    assert told_apart("isinstance(it, int | StudyResult)") == {"StudyResult"}
+    assert told_apart("isinstance(it, (Slice, str))") == {"Slice"}
+    assert not told_apart("isinstance(it, Layout)")
+
+
+METHODS = {name for name in STEPS if name != "slice"} - set(SCORES)
+"""The names of methods, but those that are names of scores too."""
+
+
+def methods_named(source: str) -> set[str]:
+    """The methods that a source text knows by name: one that it compares or looks up, or a module of one.
+
+    A line of several words, such as a recipe, an example or a help text, is no name; nor are the default of
+    an argument and a constant in capitals.
+    """
+    tree = ast.parse(source)
+    defaults: set[ast.AST] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.arguments):
+            defaults |= {*node.defaults, *filter(None, node.kw_defaults)}
+        if isinstance(node, ast.Assign) and all(getattr(each, "id", "a").isupper() for each in node.targets):
+            defaults.add(node.value)
+    found = {
+        node.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant) and node.value in METHODS and node not in defaults
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom | ast.Import):
+            names = [f"{getattr(node, 'module', '')}.{alias.name}".split(".") for alias in node.names]
+            found |= {each[2] for each in names if each[:2] == ["slicing", "steps"] and len(each) > 3}
+    return found - KNOWN_STEPS
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if not name.startswith("slicing/steps/")])
+def test_no_method_is_known_by_name_outside_its_file(name):
+    earlier = name == "slicing/study/earlier.py"  # which reads old names
+    assert not methods_named((ROOT / name).read_text()) or earlier
+
+
+def test_every_way_to_name_a_method_is_seen():
+    assert methods_named('step.name == "sleb"') == methods_named('{"sleb": 1}') == {"sleb"}
+    assert methods_named("from slicing.steps.sleb import Sleb") == {"sleb"}
+    assert not methods_named('def f(method="sleb"): ...')
+    assert not methods_named('MARKED = "sleb"')
+    assert not methods_named('help("as in sleb(share=0.5)")')
+    assert not methods_named("from slicing.steps.base import Step")
+    assert not methods_named("from slicing.steps import STEPS")

@@ -15,7 +15,7 @@ from analysis.device import PeakMemory, synchronise
 from analysis.errors import PlanError, unknown_name
 from analysis.needs import MemoryNeed, refuse_unless_it_fits
 from analysis.scores import find_score
-from slicing.allocation import find_allocation
+from slicing.allocation import check_fraction, find_allocation
 from slicing.budget import Budget
 from slicing.calibration import Fit
 from slicing.depth.layout import Layout
@@ -59,6 +59,7 @@ class Slice(Slicing, Step):
             raise PlanError("Slicing is the last step that makes a model smaller: leave out its share.")
         if not self.rule().uses_scores:  # whichever was named decides nothing
             object.__setattr__(self, "score", type(self).model_fields["score"].get_default())
+        check_fraction("base (SB)", self.base)  # one above the target is constant slicing, and never planned
         return self
 
     # What it says of itself

@@ -432,7 +432,8 @@ def _study(study: Study, opened: OpenModel, progress: Progress, folder: Path) ->
     for trial in matches:
         match = study.matched_trial(trial, found[trial.key].parameters)
         again.append(found.get(match.key) or measured(match, f"{study.baseline.short}-matched"))
-    progress("Trials", total, total)
+    if not study.told_singly:
+        progress("Trials", total, total)
     return StudyResult(
         profile=profile,
         shape=shape,

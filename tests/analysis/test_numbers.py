@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import pytest
-from slicing.runs import ContestRecipe, LeaderboardRecipe, ProfileRecipe, SweepRecipe
 
 from analysis.errors import PlanError
 from analysis.numbers import LARGEST_SEED, LEAST_SEED, read_number, read_whole
 from analysis.sources.model import ModelSource
 from analysis.sources.text import TextSource
-from app.journal import Entry
+from slicing.plan import Plan
+from slicing.study.recipe import Recipe
+from slicing.study.requests import ProfileRequest
+from slicing.study.study import contest, leaderboard, recipes, sweep
 
 ENDLESS = "9" * 5000
 TEXT = TextSource(kind="demo", split="calibration")
@@ -46,33 +48,35 @@ def test_what_is_no_whole_number_is_none(text):
 
 @pytest.mark.parametrize("seed", [LEAST_SEED, -1, 0, LARGEST_SEED])
 def test_a_seed_may_be_what_torch_takes(seed):
-    assert ProfileRecipe(model=MODEL, text=TEXT, seed=seed).seed == seed
+    assert ProfileRequest(model=MODEL, text=TEXT, seed=seed).seed == seed
 
 
 @pytest.mark.parametrize("seed", [LEAST_SEED - 1, LARGEST_SEED + 1, int("9" * 400)])
-def test_another_seed_is_one_sentence_for_every_recipe(seed):
+def test_another_seed_is_one_sentence_for_every_request(seed):
     with pytest.raises(PlanError, match=r"A seed must be a whole number from .* choose a smaller one\."):
-        ProfileRecipe(model=MODEL, text=TEXT, seed=seed)
-    searched = (Entry(), Entry.parse("searched"))
+        ProfileRequest(model=MODEL, text=TEXT, seed=seed)
+    searched = recipes("slice(constant)", "slice(searched)")
     with pytest.raises(PlanError, match="A seed must be"):
-        ContestRecipe(model=MODEL, calibration=TEXT, evaluation=TEXT, entries=searched, seeds=(seed,))
+        contest(searched, seeds=(seed,), model=MODEL, calibration=TEXT, evaluation=TEXT)
 
 
 @pytest.mark.parametrize("value", [ENDLESS, "9" * 400, "1e400", "1_0", "٣", ""])
-@pytest.mark.parametrize("entry", ["remove:laco:width={}", "random:draw={}", "constant+span={}"])
-def test_a_setting_that_is_no_number_is_one_sentence(entry, value):
+@pytest.mark.parametrize(
+    "line", ["laco(width={})", "slice(random, draw={})", "slice(constant, blocks_per_basis={})"]
+)
+def test_a_setting_that_is_no_number_is_one_sentence(line, value):
     with pytest.raises(PlanError):
-        Entry.parse(entry.format(value))
+        Recipe.parse(line.format(value))
 
 
 @pytest.mark.parametrize(
-    ("kind", "fields"),
+    ("make", "given", "fields"),
     [
-        (SweepRecipe, {name: tuple(each / 1000 for each in range(101)) for name in ("bases", "targets")}),
-        (ContestRecipe, {"entries": (Entry(),), "seeds": tuple(range(10_001))}),
-        (LeaderboardRecipe, {"entries": (Entry(),), "seeds": tuple(range(10_001)), "sizes": (0.1,)}),
+        (sweep, Plan(), {name: tuple(each / 1000 for each in range(101)) for name in ("bases", "targets")}),
+        (contest, recipes("slice(constant)"), {"seeds": tuple(range(10_001))}),
+        (leaderboard, recipes("slice(constant)"), {"seeds": tuple(range(10_001)), "sizes": (0.1,)}),
     ],
 )
-def test_a_recipe_of_too_many_trials_is_refused_before_they_are_made(kind, fields):
+def test_a_study_of_too_many_trials_is_refused_before_they_are_made(make, given, fields):
     with pytest.raises(PlanError, match=r"asks for 10,[0-9]+ trials, but 10,000 are the most"):
-        kind(model=MODEL, calibration=TEXT, evaluation=TEXT, **fields)
+        make(given, model=MODEL, calibration=TEXT, evaluation=TEXT, **fields)

@@ -10,15 +10,15 @@ import pytest
 import torch
 from conftest import byte_tokenizer, tiny_model
 from safetensors.torch import load_file, save_file
-from slicing.runs import ProfileRecipe, RemoveRecipe, SliceRecipe
 
 from analysis.errors import ModelError, UnsupportedError
 from analysis.sources.card import describe
 from analysis.sources.model import ModelSource
 from analysis.sources.opening import open_dense
 from analysis.sources.text import TextSource
-from app.journal import Entry
-from slicing.plan import Plan
+from slicing.budget import Budget
+from slicing.study.recipe import Recipe
+from slicing.study.requests import CompressRequest, ProfileRequest
 from slicing.study.run import fetch_for, perform
 
 METHODS: list[tuple[dict[str, Any], str]] = [
@@ -105,20 +105,22 @@ def test_weights_in_fp8_become_plain_and_are_sliced(tiny_folder, windows, tmp_pa
         assert away < 0.1
     text = tmp_path / "text.txt"
     text.write_text("The state of the Union is strong. " * 60)
-    recipe = SliceRecipe(
+    request = CompressRequest(
         model=ModelSource.parse(str(tiny_folder), dtype="float32"),
-        plan=Plan(target=0.25, rounding=1),
+        recipe=Recipe.parse("slice(dynamic, rounding=1)"),
         calibration=TextSource.parse(str(text), "calibration"),
         calibration_windows=4,
         profile_windows=4,
         window_length=16,
     )
-    result: Any = perform(recipe).result
+    result: Any = perform(request).result
     assert result.parameters > 0
 
 
-@pytest.mark.parametrize("kind", ["slice", "remove"])
-def test_what_cannot_be_changed_is_refused_before_it_is_opened(tiny_folder, tmp_path, kind):
+@pytest.mark.parametrize(
+    ("line", "budget"), [("slice(dynamic)", "mean_slice=0.25"), ("shortgpt", "blocks=1")]
+)
+def test_what_cannot_be_changed_is_refused_before_it_is_opened(tiny_folder, tmp_path, line, budget):
     change(tiny_folder, quantization_config={"quant_method": "gptq", "bits": 4})
     text = tmp_path / "text.txt"
     text.write_text("The state of the Union is strong. " * 60)
@@ -129,17 +131,12 @@ def test_what_cannot_be_changed_is_refused_before_it_is_opened(tiny_folder, tmp_
         "profile_windows": 4,
         "window_length": 16,
     }
-    recipe = (
-        SliceRecipe(**common, plan=Plan(target=0.25))
-        if kind == "slice"
-        else RemoveRecipe(**common, removal=Entry.parse("remove:shortgpt").removal, blocks=1)  # type: ignore[arg-type]
-    )
-
+    request = CompressRequest(**common, recipe=Recipe.parse(line), budget=Budget.parse(budget))
     refusal = r"quantised \(GPTQ, 4 bits\), and slicing and removing"
     for begin in (perform, fetch_for):
         with pytest.raises(UnsupportedError, match=refusal):
-            begin(recipe)
-    fetch_for(ProfileRecipe(model=common["model"], text=common["calibration"], windows=4, window_length=16))
+            begin(request)
+    fetch_for(ProfileRequest(model=common["model"], text=common["calibration"], windows=4, window_length=16))
 
 
 def test_weights_in_mxfp4_become_plain(tmp_path):

@@ -13,18 +13,19 @@ import numpy as np
 import pytest
 import torch
 from conftest import byte_tokenizer, tiny_model
-from slicing.runs import CompareRecipe
 
 from analysis.errors import ModelError, TextError
 from analysis.sources.model import ModelSource
 from analysis.sources.opening import OpenModel, open_dense
 from analysis.sources.text import TextSource
 from analysis.tasks import TaskScore, evaluate_tasks
+from app.repeat import study_file
 from app.report import build_report
 from app.tables import task_table
-from app.wording import command
 from slicing.plan import Plan
 from slicing.study.run import perform
+from slicing.study.study import comparison
+from slicing.study.verdicts import read_comparison
 
 pytest.importorskip("lm_eval")
 
@@ -272,7 +273,8 @@ def test_missing_harness_is_one_sentence(opened, monkeypatch):
 def test_a_comparison_shows_everyones_accuracy_beside_the_perplexity(folder, tiny_folder, tmp_path):
     for name in ("calibration", "evaluation"):
         (tmp_path / f"{name}.txt").write_text(f"The {name} goes on and on, and round. " * 60)
-    recipe = CompareRecipe(
+    study = comparison(
+        Plan(rounding=1),
         model=ModelSource.parse(str(tiny_folder)),
         calibration=TextSource.parse(str(tmp_path / "calibration.txt"), "calibration"),
         calibration_windows=2,
@@ -280,36 +282,34 @@ def test_a_comparison_shows_everyones_accuracy_beside_the_perplexity(folder, tin
         evaluation=TextSource.parse(str(tmp_path / "evaluation.txt"), "evaluation"),
         evaluation_windows=8,
         window_length=32,
-        plan=Plan(rounding=1),
         new_tokens=0,
         speed_rounds=0,
         tasks=("tiny_choice",),
         task_folder=folder,
     )
-    run = perform(recipe)
-    result: Any = run.result
-    assert [each.name for each in result.contestants] == ["dense", "constant", "dynamic", "constant-matched"]
-    for each in result.contestants:
+    run: Any = perform(study)
+    found = read_comparison(study, run.result).measured
+    assert list(found) == ["dense", "constant", "dynamic", "constant-matched"]
+    for each in found.values():
         assert {score.metric for score in each.tasks} == {"acc", "acc_norm"}
         assert all(score.examples == len(QUESTIONS) for score in each.tasks)
-    dense = evaluate_tasks(open_dense(recipe.model), ["tiny_choice"], include=folder)
-    assert result.contestant("dense").tasks == dense
-    table = task_table(result.contestants)
+    dense = evaluate_tasks(open_dense(study.model), ["tiny_choice"], include=folder)
+    assert found["dense"].tasks == dense
+    table = task_table(tuple(found.values()))
     assert table is not None
     assert len(table) == 8
     report = build_report(run)
     assert "What they score on tasks" in report
     assert "acc_norm" in report
-    assert "--tasks tiny_choice" in command(recipe)
-    assert f"--include {folder}" in command(recipe)
+    assert 'tasks = ["tiny_choice"]' in study_file(study)
+    assert str(folder) in study_file(study)
 
 
 def test_a_comparison_with_impossible_tasks_does_not_begin(tiny_folder):
     demo = TextSource.parse("demo", "calibration")
-    recipe = CompareRecipe(
-        model=ModelSource.parse(str(tiny_folder)), calibration=demo, evaluation=demo, tasks=("longproc_x",)
-    )
+    source = ModelSource.parse(str(tiny_folder))
+    study = comparison(Plan(), model=source, calibration=demo, evaluation=demo, tasks=("longproc_x",))
     seen: list[str] = []
     with pytest.raises(TextError, match="choose another task"):
-        perform(recipe, lambda phase, done, total: seen.append(phase))
+        perform(study, lambda phase, done, total: seen.append(phase))
     assert set(seen) <= {"Opening"}

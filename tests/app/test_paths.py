@@ -17,19 +17,20 @@ import pytest
 import websockets
 from conftest import byte_tokenizer, tiny_model
 from serving import ROOT, Server, serving
-from slicing.runs import CompareRecipe, ProfileRecipe
 from streamlit.proto.BackMsg_pb2 import BackMsg
 from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
 
 from analysis.sources.model import ModelSource
 from analysis.sources.text import TextSource
 from app.policy import Policy
+from app.repeat import command, study_file
 from app.report import build_report
-from app.wording import command
 from slicing.library import pack
 from slicing.plan import Plan
+from slicing.study.requests import ProfileRequest
 from slicing.study.results import Run
 from slicing.study.run import perform
+from slicing.study.study import comparison
 
 MARKER = "owner-of-this"
 PAGES = ("model", "profile", "tune", "compare", "sweep", "contest", "leaderboard", "runs", "talk", "notes")
@@ -57,11 +58,11 @@ def made(home: Path) -> Iterator[dict[str, Run]]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SLICESCOPE_HOME", str(home))
         yield {
-            "profile": perform(ProfileRecipe(model=source, text=one, windows=3, **few)),
+            "profile": perform(ProfileRequest(model=source, text=one, windows=3, **few)),
             "compare": perform(
-                CompareRecipe(
+                comparison(
+                    Plan(target=0.25),
                     model=source,
-                    plan=Plan(target=0.25),
                     calibration=one,
                     calibration_windows=3,
                     profile_windows=3,
@@ -101,6 +102,11 @@ def answer(server: Server, path: str) -> bytes:
         return connection.getresponse().read()
 
 
+def repeated(request: Any) -> str:
+    """What repeats a request: its command, and the study file that this names."""
+    return command(request) + (study_file(request) if request.kind == "study" else "")
+
+
 def leaks(content: bytes) -> list[bytes]:
     """Where the owner's folder, or the program's, is named."""
     return re.findall(rb".{0,60}(?:%s|%s).{0,60}" % (MARKER.encode(), str(ROOT / "app").encode()), content)
@@ -113,7 +119,9 @@ def test_no_page_names_a_folder(server: Server, made: dict[str, Run], page: str)
     heard = asyncio.run(asyncio.wait_for(drawn(server, page, query), 120))
     assert leaks(heard) == []
     if page in made:  # it is the owner's run that was drawn, with its command
-        assert made[page].key.encode() in heard and b"--model model " in heard
+        assert made[page].key.encode() in heard and any(
+            told in heard for told in (b"--model model ", b'model = "model"', b"model.toml")
+        )
     for file in set(re.findall(rb"/media/[0-9a-f]+\.\w+", heard)):
         assert leaks(answer(server, file.decode())) == []
 
@@ -134,7 +142,7 @@ def test_what_is_taken_away_names_folders_to_their_owner_alone(
         packed = zipfile.ZipFile(io.BytesIO(pack(run.key, blind)))
         shown = blind(run)
         assert shown.key == run.key
-        told = [shown.to_json(), build_report(shown), command(shown.recipe), command(blind(run.recipe))]
+        told = [shown.to_json(), build_report(shown), repeated(shown.request), repeated(blind(run.request))]
         told.append(packed.read("run.json").decode())
         assert [MARKER in each for each in told] == [not demo_mode] * len(told)
         others = [packed.read(name) for name in packed.namelist() if name != "run.json"]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from serving import MISSING, chromium, served
 
-from app.story import STEPS
+from app.story import SCENES
 
 SCREENS = [(1280, 720), (1920, 1080), (400, 800)]
 pytestmark = [
@@ -41,7 +41,7 @@ def open_talk(browser: Any, address: str, query: str, screen: tuple[int, int], s
 
 
 def at(page: Any, step: int) -> None:
-    page.get_by_role("heading", name=STEPS[step - 1].title).wait_for()
+    page.get_by_role("heading", name=SCENES[step - 1].title).wait_for()
     page.locator(".js-plotly-plot").nth(1).wait_for(state="detached")  # the chart of the step before
 
 
@@ -131,7 +131,7 @@ def test_keys_that_come_fast_leave_address_and_step_in_agreement(address: str, b
 
 def test_predictions_are_revealed_by_touch(address: str, browser: Any) -> None:
     page = open_talk(browser, address, "&predict=1&step=3", SCREENS[2])
-    page.get_by_text(STEPS[2].question).wait_for()
+    page.get_by_text(SCENES[2].question).wait_for()
     assert not page.locator(".js-plotly-plot .bars .point").count()
     page.get_by_role("button", name="Reveal").click()
     page.locator(".js-plotly-plot .bars .point").nth(1).wait_for()

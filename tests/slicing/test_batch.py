@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 from conftest import byte_tokenizer, tiny_model
-from slicing.runs import CompareRecipe, ProfileRecipe, RemoveRecipe
 from torch import nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
@@ -16,10 +15,13 @@ from analysis.evaluate import Perplexity
 from analysis.sources.model import ModelSource
 from analysis.sources.opening import OpenModel
 from analysis.sources.text import TextSource
+from slicing.budget import Budget
 from slicing.plan import Plan
-from slicing.steps.removal import Removal
+from slicing.study.recipe import Recipe
+from slicing.study.requests import CompressRequest, ProfileRequest
 from slicing.study.results import Run, TextUsed
 from slicing.study.run import perform
+from slicing.study.study import comparison
 
 LENGTH = 24
 
@@ -54,33 +56,36 @@ def passed(monkeypatch: pytest.MonkeyPatch) -> Any:
     handle.remove()
 
 
-def made(recipe: Any) -> Run:
-    return perform(recipe, opener=lambda source: OpenModel(tiny_model("llama"), byte_tokenizer()))
+def made(request: Any) -> Run:
+    return perform(request, opener=lambda source: OpenModel(tiny_model("llama"), byte_tokenizer()))
 
 
 def test_all_of_a_comparison_passes_alike(tmp_path, passed):
-    plan = Plan(rounding=1, span=2)
-    recipe = CompareRecipe(**shared(tmp_path), plan=plan, repair=True, lens=True, new_tokens=0)
-    result: Any = made(recipe).result
+    plan = Plan(rounding=1, blocks_per_basis=2)
+    study = comparison(plan, **shared(tmp_path), repair="writers", lens=True, new_tokens=0)
+    result: Any = made(study).result
     assert passed == {1, 2}  # one is what is left of an odd number
     assert result.calibration.batch == result.evaluation.batch == 2
-    for each in result.contestants:
+    for each in (*result.measurements, *result.matched):
         assert each.evaluation.batch == 2
         assert each.evaluation.protocol.endswith("likelihood, 2 windows at a time")
 
 
-@pytest.mark.parametrize("closing", ["matrix", "writers"])
-def test_all_of_a_removal_passes_alike(tmp_path, passed, closing):
-    recipe = RemoveRecipe(**shared(tmp_path), removal=Removal(closing=closing), blocks=1)
-    result: Any = made(recipe).result
+@pytest.mark.parametrize("repair", ["linear", "writers"])
+def test_all_of_a_removal_passes_alike(tmp_path, passed, repair):
+    recipe = Recipe.parse(f"sleb(repair={repair})")
+    request = CompressRequest(**shared(tmp_path), recipe=recipe, budget=Budget.parse("blocks=1"))
+    result: Any = made(request).result
     assert passed == {1, 2}
-    assert result.calibration.batch == result.dense.batch == result.reduced.batch == 2
+    assert result.calibration.batch == result.dense.batch == result.smaller.batch == 2
 
 
 def test_a_profile_says_it_too(tmp_path, passed):
     common = shared(tmp_path)
-    recipe = ProfileRecipe(model=common["model"], text=common["calibration"], windows=1, window_length=LENGTH)
-    result: Any = made(recipe).result
+    request = ProfileRequest(
+        model=common["model"], text=common["calibration"], windows=1, window_length=LENGTH
+    )
+    result: Any = made(request).result
     assert result.text.batch == result.profile.batch == 1
     assert passed == {1}
 

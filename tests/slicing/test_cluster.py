@@ -20,7 +20,6 @@ from typing import Any
 import psutil
 import pytest
 import torch
-from slicing.runs import ContestRecipe, SweepRecipe
 
 import analysis.sources.opening
 from analysis.errors import Cancelled, OutOfMemoryError, PlanError, SlicescopeError
@@ -28,13 +27,15 @@ from analysis.sources.model import ModelSource
 from analysis.sources.opening import OpenModel
 from analysis.sources.text import TextSource
 from analysis.storage import runs_folder
-from app.journal import Entry
 from slicing import cluster
+from slicing.budget import Budget
 from slicing.cluster import on_ray, share_out
 from slicing.plan import Plan
+from slicing.study.requests import Judged
 from slicing.study.results import Run
 from slicing.study.run import perform
 from slicing.study.store import finished_trials, keep_run
+from slicing.study.study import Study, contest, recipes, sweep
 
 TEXT = "What many hands do at once is no other than what one hand does in turn, only that it is done sooner. "
 
@@ -42,14 +43,14 @@ needs_ray = pytest.mark.skipif(not importlib.util.find_spec("ray"), reason="ray 
 
 
 @pytest.fixture
-def recipe(tiny_folder: Path, tmp_path: Path) -> SweepRecipe:
+def study(tiny_folder: Path, tmp_path: Path) -> Study:
     for name, text in (("calibration", TEXT), ("evaluation", TEXT[::-1])):
         (tmp_path / f"{name}.txt").write_text(text * 20)
-    return SweepRecipe(
+    return sweep(
+        Plan(rounding=1),
+        (0.0, 0.2),
+        (0.2, 0.4),
         model=ModelSource.parse(str(tiny_folder), device="cpu"),
-        plan=Plan(rounding=1),
-        bases=(0.0, 0.2),
-        targets=(0.2, 0.4),
         calibration=TextSource.parse(str(tmp_path / "calibration.txt"), "calibration"),
         calibration_windows=3,
         profile_windows=2,
@@ -60,13 +61,11 @@ def recipe(tiny_folder: Path, tmp_path: Path) -> SweepRecipe:
 
 
 @pytest.fixture
-def contest(recipe: SweepRecipe) -> ContestRecipe:
-    shared = recipe.model_dump(exclude={"kind", "bases", "targets"})
-    return ContestRecipe(
-        **{**shared, "plan": Plan(target=0.3, rounding=1)},
-        entries=tuple(Entry.parse(name) for name in ("constant", "dynamic:lr:base=0", "searched")),
-        seeds=(0, 1),
-    )
+def ranked(study: Study) -> Study:
+    """With a search, and two seeds."""
+    lines = ("slice(constant)", "slice(dynamic, base=0)", "slice(searched)")
+    judged = {name: getattr(study, name) for name in Judged.model_fields}
+    return contest([each.in_form(Plan(rounding=1)) for each in recipes(*lines)], 0.3, seeds=(0, 1), **judged)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -131,21 +130,21 @@ def _noting() -> Callable[[ModelSource], OpenModel]:
         from contextlib import suppress
         from pathlib import Path
 
-        from slicing import bench
+        from slicing.study import run
 
         home = Path(os.environ["SLICESCOPE_HOME"])
         home.mkdir(parents=True, exist_ok=True)
         with (home / "opened").open("a") as file:
             file.write(f"{os.getpid()}\n")
-        real = bench._tried
+        real = run._run_trial
 
-        def tried(recipe: Any, place: Any) -> Any:
+        def tried(trial: Any, *place: Any) -> Any:
             with (home / "begun").open("a") as file:
-                file.write(f"{recipe.key}\n")
-            if (home / "fail").exists() and recipe.plan:
+                file.write(f"{trial.key}\n")
+            if (home / "fail").exists() and trial.budget:
                 raise PlanError("No such plan: choose another.")
-            found = real(recipe, place)
-            if recipe.plan and recipe.plan.target == 0.4:
+            found = real(trial, *place)
+            if trial.budget and trial.budget.amount == 0.4:
                 with suppress(FileNotFoundError):  # nobody is to die, or another one was quicker
                     (home / "die").rename(home / "died")
                     os.kill(os.getpid(), signal.SIGKILL)
@@ -154,8 +153,8 @@ def _noting() -> Callable[[ModelSource], OpenModel]:
                 time.sleep(0.05)
             return found
 
-        bench._tried = tried
-        return bench.open_model(source)
+        run._run_trial = tried
+        return run.open_model(source)
 
     return opener
 
@@ -193,7 +192,7 @@ def _silent(*_: Any) -> None:
     """Progress that nobody follows."""
 
 
-def test_the_driver_reads_no_weights_while_others_work(contest, monkeypatch):
+def test_the_driver_reads_no_weights_while_others_work(ranked, monkeypatch):
     """It would keep a model on the first card, beside a worker's."""
     read: list[str] = []
     real = analysis.sources.opening._read_weights
@@ -209,13 +208,13 @@ def test_the_driver_reads_no_weights_while_others_work(contest, monkeypatch):
         assert not read
         given.append(len(recipes))
 
-    few = contest.model_copy(update={"entries": contest.entries[:2], "seeds": (0,)})
-    assert perform(few, executor=executor).result.contestants
+    few = ranked.model_copy(update={"recipes": ranked.recipes[:2], "seeds": (0,)})
+    assert perform(few, executor=executor).result.measurements  # type: ignore[union-attr]
     assert given == [len(few.trials())]
     assert len(read) == 1
     read.clear()
     with pytest.raises(PlanError, match="0 of the 3 blocks"):
-        perform(few.model_copy(update={"fewer": 0.001}), executor=executor)
+        perform(few.model_copy(update={"budgets": (Budget.parse("parameters=0.001"),)}), executor=executor)
     assert not read
 
 
@@ -233,8 +232,8 @@ def test_a_worker_takes_the_card_that_ray_shows_it():
 
 
 @needs_ray
-def test_a_contest_on_ray_is_the_contest_here(contest, ray_on_two, monkeypatch, tmp_path, capfd):
-    here = perform(contest).result
+def test_a_contest_on_ray_is_the_contest_here(ranked, ray_on_two, monkeypatch, tmp_path, capfd):
+    here = perform(ranked).result
     monkeypatch.setenv("SLICESCOPE_HOME", str(tmp_path / "another"))
     seen: list[tuple[int, int]] = []
 
@@ -250,10 +249,10 @@ def test_a_contest_on_ray_is_the_contest_here(contest, ray_on_two, monkeypatch, 
         on_ray(ray_on_two, _noting())(recipes, counted, listen)
 
     handed: list[str] = []
-    there = perform(contest, executor=executor).result
-    wanted = [trial.key for trial in contest.trials()]
+    there = perform(ranked, executor=executor).result
+    wanted = [trial.key for trial in ranked.trials()]
     assert sorted(handed) == sorted(wanted)
-    for mine, theirs in zip(here.contestants, there.contestants, strict=True):
+    for mine, theirs in zip(here.measurements, there.measurements, strict=True):
         assert mine.name == theirs.name
         assert theirs.evaluation.perplexity == pytest.approx(mine.evaluation.perplexity, rel=1e-6)
     home = Home()
@@ -264,22 +263,22 @@ def test_a_contest_on_ray_is_the_contest_here(contest, ray_on_two, monkeypatch, 
     made = {path: path.stat().st_mtime_ns for path in runs_folder().glob("*/run.json")}
     assert len(made) == len(wanted) + 2  # the contest and its one search
     # All is there, so that nobody is asked: no cluster could be joined at that address.
-    perform(contest, executor=on_ray("127.0.0.1:1"))
+    perform(ranked, executor=on_ray("127.0.0.1:1"))
     assert all(
-        path.stat().st_mtime_ns == when for path, when in made.items() if path.parent.name != contest.key
+        path.stat().st_mtime_ns == when for path, when in made.items() if path.parent.name != ranked.key
     )
     assert "".join(capfd.readouterr()) == ""
 
 
 @needs_ray
-def test_a_worker_that_is_killed_loses_nothing_and_repeats_nothing(recipe, ray_on_two, capfd):
+def test_a_worker_that_is_killed_loses_nothing_and_repeats_nothing(study, ray_on_two, capfd):
     home = Home()
     home.tell("die")
     kept = Kept()
-    on_ray(ray_on_two, _noting())(recipe.trials(), kept, _silent)
-    wanted = [trial.key for trial in recipe.trials()]
+    on_ray(ray_on_two, _noting())(study.trials(), kept, _silent)
+    wanted = [trial.key for trial in study.trials()]
     assert sorted(kept.keys) == sorted(wanted)
-    assert all(finished_trials((trial,))[trial.key] for trial in recipe.trials())
+    assert all(finished_trials((trial,))[trial.key] for trial in study.trials())
     assert (home.folder / "died").exists()
     assert len(set(home.lines("opened"))) == 3  # two, and the one in the place of the dead
     begun = home.lines("begun")
@@ -289,49 +288,49 @@ def test_a_worker_that_is_killed_loses_nothing_and_repeats_nothing(recipe, ray_o
 
 
 @needs_ray
-def test_a_trial_whose_workers_keep_dying_is_one_sentence(recipe, ray_on_two, monkeypatch):
+def test_a_trial_whose_workers_keep_dying_is_one_sentence(study, ray_on_two, monkeypatch):
     monkeypatch.setattr(cluster, "ATTEMPTS", 1)  # each takes the seconds that a worker needs to start
     Home().tell("die")
     kept = Kept()
     with pytest.raises(OutOfMemoryError, match=r"^1 workers .* at the trial 'constant' at 40%, most often"):
-        on_ray(ray_on_two, _noting(), workers=1)([recipe.constant(0.4)], kept, _silent)
+        on_ray(ray_on_two, _noting(), workers=1)([study.trials()[3]], kept, _silent)
     assert kept.keys == []
 
 
 @needs_ray
-def test_an_error_of_a_trial_is_raised_as_it_is_and_a_local_cluster_ends_with_it(recipe):
+def test_an_error_of_a_trial_is_raised_as_it_is_and_a_local_cluster_ends_with_it(study):
     home = Home()
     home.tell("fail")
     kept = Kept()
     handler = signal.getsignal(signal.SIGTERM)
     with pytest.raises(PlanError) as caught:
-        on_ray(None, _noting(), workers=1)(recipe.trials(), kept, _silent)
+        on_ray(None, _noting(), workers=1)(study.trials(), kept, _silent)
     assert (type(caught.value), str(caught.value)) == (PlanError, "No such plan: choose another.")
-    assert kept.keys == [recipe.dense().key]
+    assert kept.keys == [study.dense().key]
     assert len(home.lines("begun")) == 2  # the dense one, and the first with a plan: not tried again
     assert signal.getsignal(signal.SIGTERM) is handler
     _until(lambda: not home.workers_live(), 20)
 
 
 @needs_ray
-def test_cancelling_ends_the_workers(recipe, ray_on_two):
+def test_cancelling_ends_the_workers(study, ray_on_two):
     home = Home()
 
     def cancel(phase: str, done: int, total: int) -> None:
-        assert (phase, total) == ("Trials", len(recipe.trials()))
+        assert (phase, total) == ("Trials", len(study.trials()))
         if home.lines("begun"):
             raise Cancelled("enough")
 
     with pytest.raises(Cancelled, match="enough"):
-        on_ray(ray_on_two, _noting(), workers=1)(recipe.trials(), Kept(), cancel)
-    assert len(home.lines("begun")) < len(recipe.trials())
+        on_ray(ray_on_two, _noting(), workers=1)(study.trials(), Kept(), cancel)
+    assert len(home.lines("begun")) < len(study.trials())
     _until(lambda: not home.workers_live(), 20)
 
 
 @needs_ray
-def test_a_cluster_that_is_not_there_is_one_sentence(recipe):
+def test_a_cluster_that_is_not_there_is_one_sentence(study):
     with pytest.raises(SlicescopeError, match=r"cluster at 'ray:/nowhere' cannot be joined \(.*check the"):
-        on_ray("ray:/nowhere")(recipe.trials(), Kept(), _silent)
+        on_ray("ray:/nowhere")(study.trials(), Kept(), _silent)
 
 
 def test_without_ray_one_sentence_says_what_to_install(monkeypatch):

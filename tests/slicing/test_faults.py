@@ -15,18 +15,18 @@ from typing import Any
 
 import pytest
 import torch
-from slicing.bench import phases
-from slicing.runs import CompareRecipe, ProfileRecipe, SliceRecipe
 
 from analysis.activations import Activations
 from analysis.errors import Cancelled, OutOfMemoryError, StorageError
 from analysis.sources.model import ModelSource
 from analysis.sources.text import TextSource
 from analysis.storage import cache_folder, runs_folder, write_whole
+from slicing.budget import Budget
 from slicing.library import Note, annotate, note_of, throw_away, trashed
-from slicing.plan import Plan
 from slicing.store import load_sliced
 from slicing.study.recipe import Recipe
+from slicing.study.requests import CompressRequest, ProfileRequest, Trial
+from slicing.study.results import Request
 from slicing.study.run import perform
 from slicing.study.store import BASES_FILE, MODEL_FOLDER, list_runs, load_run
 
@@ -34,18 +34,18 @@ TEXT = "It is a truth universally acknowledged, that a tensor in possession of m
 
 
 @pytest.fixture
-def recipes(tiny_folder: Path, tmp_path: Path) -> dict[str, Recipe]:
+def requests(tiny_folder: Path, tmp_path: Path) -> dict[str, Request]:
     path = tmp_path / "text.txt"
     path.write_text(TEXT * 30)
     model, text = ModelSource.parse(str(tiny_folder)), TextSource.parse(str(path), "calibration")
     common: dict[str, Any] = {"calibration_windows": 3, "profile_windows": 2, "window_length": 32}
-    common["plan"] = Plan(rounding=1)  # at 8 the plan would be constant slicing, and a phase left out
+    common |= {"recipe": Recipe.parse("slice(dynamic, rounding=1)"), "budget": Budget()}
     return {
-        "profile": ProfileRecipe(model=model, text=text, windows=3, window_length=32, bases=True),
-        "slice": SliceRecipe(model=model, calibration=text, evaluation=text, evaluation_windows=2, **common),
-        "compare": CompareRecipe(
-            model=model, calibration=text, evaluation=text, evaluation_windows=2, new_tokens=0, **common
+        "profile": ProfileRequest(model=model, text=text, windows=3, window_length=32, bases=True),
+        "compress": CompressRequest(
+            model=model, calibration=text, evaluation=text, evaluation_windows=2, **common
         ),
+        "trial": Trial(model=model, calibration=text, evaluation=text, evaluation_windows=2, **common),
     }
 
 
@@ -72,36 +72,36 @@ def kill_at(phase: str, part: float) -> Callable[[str, int, int], None]:
     return progress
 
 
-def absent_or_complete(recipe: Recipe) -> bool:
+def absent_or_complete(request: Request) -> bool:
     """Whether the run is there; what is there must open."""
-    folder = runs_folder() / recipe.key
+    folder = runs_folder() / request.key
     assert list_runs()[1] == []
     if not folder.exists():
         return False
     run = load_run(folder)
-    assert run.key == recipe.key
-    if isinstance(recipe, SliceRecipe):
+    assert run.key == request.key
+    if request.kind == "compress":
         load_sliced(ModelSource.parse(str(folder / MODEL_FOLDER)))
-    if isinstance(recipe, ProfileRecipe):
+    if request.kind == "profile":
         assert (folder / BASES_FILE).is_file()
     return True
 
 
-def second_start_succeeds(recipe: Recipe) -> None:
-    perform(recipe)
-    assert absent_or_complete(recipe)
+def second_start_succeeds(request: Request) -> None:
+    perform(request)
+    assert absent_or_complete(request)
     left = [path.name for path in runs_folder().iterdir() if path.name not in (".profiles", ".index.json")]
-    assert left == [recipe.key]  # and nothing is left over
+    assert left == [request.key]  # and nothing is left over
 
 
-@pytest.mark.parametrize("kind", ["profile", "slice", "compare"])
-def test_process_killed_at_any_phase_leaves_no_half_run(recipes, kind):
-    recipe = recipes[kind]
-    moments = [(name, part) for name, _ in phases(recipe) for part in (0.0, 0.5)]
+@pytest.mark.parametrize("kind", ["profile", "compress", "trial"])
+def test_process_killed_at_any_phase_leaves_no_half_run(requests, kind):
+    request = requests[kind]
+    moments = [(name, part) for name, _ in request.phases() for part in (0.0, 0.5)]
     for phase, part in dict.fromkeys(moments):
-        assert in_a_fork(lambda at=(phase, part): perform(recipe, kill_at(*at))) == signal.SIGKILL, phase
-        assert not absent_or_complete(recipe)
-    second_start_succeeds(recipe)
+        assert in_a_fork(lambda at=(phase, part): perform(request, kill_at(*at))) == signal.SIGKILL, phase
+        assert not absent_or_complete(request)
+    second_start_succeeds(request)
 
 
 @pytest.mark.parametrize(
@@ -116,19 +116,19 @@ def test_process_killed_at_any_phase_leaves_no_half_run(recipes, kind):
         ("shutil.rmtree", True),  # the folder is in its place already, and the draft is cleared away
     ],
 )
-def test_process_killed_while_saving_leaves_no_half_model(recipes, monkeypatch, place, complete):
-    recipe = recipes["slice"]
+def test_process_killed_while_saving_leaves_no_half_model(requests, monkeypatch, place, complete):
+    request = requests["compress"]
     with monkeypatch.context() as patch:
         patch.setattr(place, die)
-        assert in_a_fork(lambda: perform(recipe)) == signal.SIGKILL
-    found = absent_or_complete(recipe)
+        assert in_a_fork(lambda: perform(request)) == signal.SIGKILL
+    found = absent_or_complete(request)
     assert not found or complete
-    second_start_succeeds(recipe)
+    second_start_succeeds(request)
 
 
-def test_process_killed_while_it_replaces_a_run_loses_neither(recipes, monkeypatch):
-    recipe = recipes["profile"]
-    first = perform(recipe)
+def test_process_killed_while_it_replaces_a_run_loses_neither(requests, monkeypatch):
+    request = requests["profile"]
+    first = perform(request)
     rename, calls = Path.rename, []
 
     def die_at_the_second(path: Path, target: Path) -> Path:
@@ -139,16 +139,16 @@ def test_process_killed_while_it_replaces_a_run_loses_neither(recipes, monkeypat
 
     with monkeypatch.context() as patch:
         patch.setattr(Path, "rename", die_at_the_second)
-        assert in_a_fork(lambda: perform(recipe)) == signal.SIGKILL
-    assert not (runs_folder() / recipe.key).exists()
+        assert in_a_fork(lambda: perform(request)) == signal.SIGKILL
+    assert not (runs_folder() / request.key).exists()
 
     def stop(phase: str, done: int, total: int) -> None:
         raise Cancelled("Stopped.")
 
     with pytest.raises(Cancelled):
-        perform(recipe, stop)
-    assert load_run(runs_folder() / recipe.key).created == first.created  # the old one is back
-    second_start_succeeds(recipe)
+        perform(request, stop)
+    assert load_run(runs_folder() / request.key).created == first.created  # the old one is back
+    second_start_succeeds(request)
 
 
 def test_what_a_killed_writer_of_a_file_left_is_cleared_by_the_next(tmp_path, monkeypatch):
@@ -159,14 +159,14 @@ def test_what_a_killed_writer_of_a_file_left_is_cleared_by_the_next(tmp_path, mo
     assert [path.name for path in tmp_path.iterdir() if path.name != "home"] == ["x"]
 
 
-def test_run_that_had_stepped_aside_when_its_process_was_killed_can_be_named(recipes, monkeypatch):
-    recipe = recipes["profile"]
-    perform(recipe)
+def test_run_that_had_stepped_aside_when_its_process_was_killed_can_be_named(requests, monkeypatch):
+    request = requests["profile"]
+    perform(request)
     with monkeypatch.context() as patch:
         patch.setattr("analysis.storage._put_in_place", lambda draft, path, _: stepped_aside(draft, path))
-        assert in_a_fork(lambda: perform(recipe)) == signal.SIGKILL
-    annotate(recipe.key, Note(label="Bennet"))
-    assert note_of(recipe.key).label == "Bennet"
+        assert in_a_fork(lambda: perform(request)) == signal.SIGKILL
+    annotate(request.key, Note(label="Bennet"))
+    assert note_of(request.key).label == "Bennet"
 
 
 def stepped_aside(draft: Path, path: Path) -> None:
@@ -174,8 +174,8 @@ def stepped_aside(draft: Path, path: Path) -> None:
     die()
 
 
-def test_trash_holds_no_half_run_when_the_process_that_empties_it_is_killed(recipes, monkeypatch):
-    run = perform(recipes["profile"])
+def test_trash_holds_no_half_run_when_the_process_that_empties_it_is_killed(requests, monkeypatch):
+    run = perform(requests["profile"])
     with monkeypatch.context() as patch:
         patch.setattr("slicing.library.KEPT_IN_TRASH", 0)
         patch.setattr(os, "unlink", die)
@@ -184,34 +184,34 @@ def test_trash_holds_no_half_run_when_the_process_that_empties_it_is_killed(reci
     assert list((runs_folder() / ".trash").iterdir()) == []
 
 
-def test_profile_of_a_run_that_was_replaced_goes(recipes):
+def test_profile_of_a_run_that_was_replaced_goes(requests):
     for _ in range(2):  # the seconds that it took are part of a profile
-        perform(recipes["profile"])
+        perform(requests["profile"])
     assert len(list((runs_folder() / ".profiles").iterdir())) == 1
 
 
-@pytest.mark.parametrize("kind", ["profile", "slice", "compare"])
-def test_cancelling_at_any_phase_leaves_nothing(recipes, kind):
-    recipe = recipes[kind]
-    for phase, _ in phases(recipe):
+@pytest.mark.parametrize("kind", ["profile", "compress", "trial"])
+def test_cancelling_at_any_phase_leaves_nothing(requests, kind):
+    request = requests[kind]
+    for phase, _ in request.phases():
 
         def progress(now: str, done: int, total: int, at: str = phase) -> None:
             if now == at:
                 raise Cancelled("Stopped.")
 
         with pytest.raises(Cancelled):
-            perform(recipe, progress)
+            perform(request, progress)
         assert list(runs_folder().iterdir()) == []
-    second_start_succeeds(recipe)
+    second_start_succeeds(request)
 
 
-def test_memory_that_runs_out_tells_the_need_what_there_was_and_the_levers(recipes, monkeypatch):
+def test_memory_that_runs_out_tells_the_need_what_there_was_and_the_levers(requests, monkeypatch):
     def fail(*args: object, **kwargs: object) -> None:
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes.")
 
     monkeypatch.setattr("slicing.slicer._Rotated.advance", fail)
     with pytest.raises(OutOfMemoryError) as error:
-        perform(recipes["slice"])
+        perform(requests["compress"])
     said = str(error.value)
     for part in ("it takes about", "dense weights", "GB were free", "use shorter or fewer windows"):
         assert part in said
@@ -223,11 +223,11 @@ def little_space(monkeypatch: pytest.MonkeyPatch, free: int) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda path: usage)
 
 
-@pytest.mark.parametrize("kind", ["profile", "slice"])
-def test_disk_too_small_is_told_before_anything_is_written(recipes, monkeypatch, kind):
+@pytest.mark.parametrize("kind", ["profile", "compress"])
+def test_disk_too_small_is_told_before_anything_is_written(requests, monkeypatch, kind):
     little_space(monkeypatch, 1000)
     with pytest.raises(StorageError, match=r"needs 0\.\d\d GB, but its disk has 0\.00 GB left: free some"):
-        perform(recipes[kind])
+        perform(requests[kind])
     assert list(runs_folder().iterdir()) == []
 
 

@@ -11,20 +11,7 @@ from typing import Any, get_args
 
 import pytest
 from conftest import byte_tokenizer, tiny_model
-from pydantic import create_model
-from slicing.contest import read_contest
-from slicing.grid import read_grid
-from slicing.runs import (
-    CompareRecipe,
-    ContestRecipe,
-    LeaderboardRecipe,
-    ProfileRecipe,
-    RemoveRecipe,
-    SearchRecipe,
-    SliceRecipe,
-    SweepRecipe,
-    TrialRecipe,
-)
+from pydantic import TypeAdapter, create_model
 
 from analysis.errors import StorageError
 from analysis.sources.model import ModelSource
@@ -32,15 +19,15 @@ from analysis.sources.opening import OpenModel
 from analysis.sources.text import TextSource
 from analysis.storage import runs_folder
 from analysis.values import Value
-from app.journal import Entry
-from app.journal import Entry as Waiting
-from app.report import build_report
+from slicing.budget import Budget
 from slicing.library import bring_in, note_of, pack, take_back, throw_away, trashed
-from slicing.plan import Plan
-from slicing.steps.removal import Removal
+from slicing.plan import Plan, Slicing
+from slicing.steps import STEPS
 from slicing.study import store
+from slicing.study.earlier import read_request
 from slicing.study.recipe import Recipe
-from slicing.study.results import Run
+from slicing.study.requests import CompressRequest, ProfileRequest, SearchRequest, Trial
+from slicing.study.results import Request, Run
 from slicing.study.run import perform
 from slicing.study.store import (
     bundled_board,
@@ -54,15 +41,19 @@ from slicing.study.store import (
     load_run,
     summaries,
 )
-from slicing.study.verdicts import read_board
+from slicing.study.study import Study, comparison, contest, leaderboard, recipes, sweep
+from slicing.study.verdicts import read_board, read_comparison
 
 DEMO = ModelSource(kind="demo")
 CALIBRATION, EVALUATION = (TextSource(kind="demo", split=split) for split in ("calibration", "evaluation"))
 SHARED: dict[str, Any] = {"model": DEMO, "calibration": CALIBRATION}
 JUDGED: dict[str, Any] = {**SHARED, "evaluation": EVALUATION}
-GOLDEN: dict[str, Value] = {
-    "profile": ProfileRecipe(model=DEMO, text=CALIBRATION),
-    "profile, all": ProfileRecipe(
+BOTH = Recipe.parse(
+    "laco(windows=8, merge=mean, share=0.5) | slice(softmax, block-influence, temperature=2, rounding=4)"
+)
+GOLDEN: dict[str, Any] = {
+    "profile": ProfileRequest(model=DEMO, text=CALIBRATION),
+    "profile, all": ProfileRequest(
         model=ModelSource(kind="hub", location="owner/name", revision="main", dtype="bfloat16"),
         text=TextSource(kind="file", location="/texts/a.txt", max_documents=3),
         windows=4,
@@ -72,26 +63,39 @@ GOLDEN: dict[str, Value] = {
         probes=("leave-one-out",),
         lens=True,
     ),
-    "slice": SliceRecipe(**SHARED),
-    "remove": RemoveRecipe(**SHARED, removal=Removal(method="laco", settings={"merge": "mean"})),
-    "compare": CompareRecipe(**JUDGED, plan=Plan(target=0.3, settings={"base": 0.05}, span=3), repair=True),
-    "search": SearchRecipe(**SHARED, plan=Plan(allocation="searched", settings={})),
-    "trial": TrialRecipe(**JUDGED, plan=None),
-    "sweep": SweepRecipe(**JUDGED, bases=(0.0, 0.05)),
-    "contest": ContestRecipe(**JUDGED, entries=(Entry(), Entry(allocation="rising")), seeds=(0, 1)),
-    "leaderboard": LeaderboardRecipe(**JUDGED, sizes=(0.2,)),
+    "search": SearchRequest(**SHARED, plan=Plan(allocation="searched")),
+    "compress, sliced": CompressRequest(**SHARED, recipe=Recipe.parse("slice(dynamic)")),
+    "compress, removed": CompressRequest(
+        **SHARED,
+        recipe=Recipe.parse("sleb(repair=writers)"),
+        budget=Budget.parse("blocks=4"),
+        evaluation=EVALUATION,
+    ),
+    "trial, dense": Trial(**JUDGED),
+    "trial, constant": Trial(**JUDGED, recipe=Recipe.parse("slice(constant)"), budget=Budget()),
+    "trial, both": Trial(**JUDGED, recipe=BOTH, budget=Budget.parse("parameters=0.2"), seed=3),
+    "comparison": comparison(
+        Plan(target=0.3, settings={"base": 0.05}, blocks_per_basis=3), repair="writers", **JUDGED
+    ),
+    "sweep": sweep(Plan(), (0.0, 0.05), **JUDGED),
+    "contest": contest(recipes("slice(constant)", "slice(rising)"), seeds=(0, 1), **JUDGED),
+    "leaderboard": leaderboard(
+        recipes("slice(constant)", "shortgpt", "random-blocks(draw=2)"), (0.2,), **JUDGED
+    ),
 }
 KEYS = {
     "profile": "b74ba5db4268",
     "profile, all": "7411c76ff9b4",
-    "slice": "ed1317edc9f4",
-    "remove": "c11f7d936c61",
-    "compare": "4abe824ea332",
-    "search": "e02d7daccedc",
-    "trial": "8ead51f72082",
-    "sweep": "9fca12ec62a9",
-    "contest": "889092be8a23",
-    "leaderboard": "fed8e1fdda63",
+    "search": "c5809b644900",
+    "compress, sliced": "56d1f21f6640",
+    "compress, removed": "33088ddb4afb",
+    "trial, dense": "4907c540f2e6",
+    "trial, constant": "4a5f46136682",
+    "trial, both": "b3da5f4f6373",
+    "comparison": "c19607c3ee7d",
+    "sweep": "68610d76c04e",
+    "contest": "1c9db41e59f5",
+    "leaderboard": "be96771687d9",
 }
 """Never changed: a key that differs here is one that nobody's stored run has."""
 SHIPPED = {
@@ -100,10 +104,6 @@ SHIPPED = {
     "bundled_contest": "27f2a062dcd7",
     "bundled_board": "573e1d35f417",
 }
-
-
-def of_recipes() -> list[type[Value]]:
-    return list(get_args(get_args(Recipe)[0]))
 
 
 def grown(value: Any) -> Any:
@@ -122,22 +122,23 @@ def test_keys_are_golden(name):
     assert GOLDEN[name].key == KEYS[name]
 
 
-def test_every_kind_of_recipe_has_a_golden_key():
-    assert {type(recipe) for recipe in GOLDEN.values()} == set(of_recipes())
+def test_every_kind_of_request_has_a_golden_key():
+    kinds = {get_args(each.model_fields["kind"].annotation)[0] for each in get_args(get_args(Request)[0])}
+    assert {request.kind for request in GOLDEN.values()} == kinds
     assert len(set(KEYS.values())) == len(GOLDEN)
 
 
 @pytest.mark.parametrize("name", GOLDEN)
 def test_a_new_field_with_a_default_changes_no_key(name):
-    recipe: Any = grown(GOLDEN[name])
-    assert recipe.added == recipe.model.added == 7
-    assert recipe.key == KEYS[name]
-    assert recipe.model_copy(update={"added": 8}).key != KEYS[name]
-    assert recipe.model_copy(update={"more": {"a": 1}}).key != KEYS[name]
+    request: Any = grown(GOLDEN[name])
+    assert request.added == request.model.added == 7
+    assert request.key == KEYS[name]
+    assert request.model_copy(update={"added": 8}).key != KEYS[name]
+    assert request.model_copy(update={"more": {"a": 1}}).key != KEYS[name]
 
 
 def test_a_default_that_means_something_else_changes_the_key():
-    class Later(ProfileRecipe):
+    class Later(ProfileRequest):
         version = 2
 
     assert Later(model=DEMO, text=CALIBRATION).key != KEYS["profile"]
@@ -147,18 +148,36 @@ def test_an_inner_default_that_means_something_else_changes_the_key():
     class LaterPlan(Plan):
         version = 2
 
-    class Later(SliceRecipe):
-        plan: LaterPlan = LaterPlan()  # type: ignore[assignment]
+    class Later(SearchRequest):
+        plan: LaterPlan = LaterPlan(allocation="searched")  # type: ignore[assignment]
 
-    assert Later(**SHARED).key != KEYS["slice"]
+    assert Later(**SHARED).key != KEYS["search"]
 
 
-@pytest.mark.parametrize("kind", [ContestRecipe, LeaderboardRecipe])
-def test_entries_are_part_of_the_key_also_at_their_default(kind):
-    usual = kind.model_fields["entries"].default
-    later = create_model("Later", __base__=kind, entries=(tuple[Entry, ...], (*usual, Entry(span=7))))
-    assert later(**JUDGED).key != kind(**JUDGED).key
-    assert kind(**JUDGED, entries=usual).key == kind(**JUDGED).key
+@pytest.mark.parametrize("name", STEPS)
+def test_the_version_of_a_step_is_part_of_every_key_that_it_is_in(name, monkeypatch):
+    recipe = Recipe.parse(name)
+    budget = Budget() if recipe.kind == "width" else Budget.parse("parameters=0.2")
+    asked = [
+        Trial(**JUDGED, recipe=recipe, budget=budget),
+        CompressRequest(**SHARED, recipe=recipe, budget=budget),
+        Study(**JUDGED, recipes=(recipe,), budgets=(budget,)),
+    ]
+    before = [request.key for request in asked]
+    monkeypatch.setattr(STEPS[name], "version", 2)
+    assert not {*before} & {request.key for request in asked}
+    others = [request for golden, request in GOLDEN.items() if golden == "profile"]
+    assert [request.key for request in others] == [KEYS["profile"]]
+
+
+def test_how_a_recipe_is_written_changes_no_key():
+    def key(line: str) -> str:
+        return Trial(**JUDGED, recipe=Recipe.parse(line), budget=Budget()).key
+
+    assert key("slice") == key("slice(dynamic, lr, base=0.1)") == key("slice( allocation = dynamic )")
+    assert key("slice(dynamic, base=0)") != key("slice")
+    kept = Trial.from_json(GOLDEN["trial, both"].to_json(), "it")
+    assert kept.key == KEYS["trial, both"]
 
 
 @pytest.mark.parametrize("run", [bundled_run, bundled_sweep, bundled_contest, bundled_board])
@@ -184,12 +203,15 @@ def old() -> Path:
     return runs_folder()
 
 
+def read_any(plain: Any) -> Any:
+    return TypeAdapter(Request).validate_python(plain)
+
+
 def opened(_: ModelSource) -> OpenModel:
     return OpenModel(tiny_model("llama"), byte_tokenizer())
 
 
-def stopped_contest() -> ContestRecipe:
-    model = ModelSource(kind="hub", location="slicescope/tiny")
+def stopped_contest() -> Study:
     texts = {
         name: TextSource(kind="demo", split=split, max_documents=1)
         for name, split in (
@@ -198,17 +220,22 @@ def stopped_contest() -> ContestRecipe:
             ("other", "out-of-style"),
         )
     }
-    names = ("constant", "dynamic:lr:base=0", "random:draw=0", "constant+span=3+repair")
-    return ContestRecipe(
-        model=model,
+    lines = (
+        "slice(constant)",
+        "slice(dynamic, base=0)",
+        "slice(random)",
+        "slice(constant, blocks_per_basis=3, repair=writers)",
+    )
+    return contest(
+        tuple(each.in_form(Slicing(rounding=1)) for each in recipes(*lines)),
+        0.3,
+        seeds=(0, 1),
+        model=ModelSource(kind="hub", location="slicescope/tiny"),
         **texts,
         calibration_windows=4,
         profile_windows=2,
         window_length=24,
         evaluation_windows=9,
-        plan=Plan(target=0.3, rounding=1),
-        entries=tuple(Entry.parse(name) for name in names),
-        seeds=(0, 1),
     )
 
 
@@ -225,43 +252,45 @@ def test_earlier_runs_are_listed_and_found_by_their_keys(old):
 
 def test_earlier_runs_are_found_by_the_keys_their_recipes_have_now(old):
     for run in list_runs()[0]:
-        assert run.recipe.key != run.key
-        assert find_run(run.recipe.key).key == run.key
-        found = find_stored(run.recipe)
+        assert run.request.key != run.key
+        assert find_run(run.request.key).key == run.key
+        found = find_stored(run.request)
         assert found is not None
         assert found.key == run.key
-        assert folder_of(run.recipe) == old / run.key
+        assert folder_of(run.request) == old / run.key
 
 
-def test_earlier_runs_have_reports_and_intervals_of_this_version(old):
-    for run in list_runs()[0]:
-        assert run.key in build_report(run)
-    result: Any = find_run(COMPARED).result
-    assert len(result.differences) == 4
-    assert {each.comparisons for each in result.differences} == {4}
+def test_earlier_comparisons_have_intervals_of_this_version(old):
+    run: Any = find_run(COMPARED)
+    found = read_comparison(run.request, run.result)
+    assert list(found.measured) == ["dense", "constant", "dynamic", "constant-matched"]
+    assert len(found.differences) == 4
+    assert {each.comparisons for each in found.differences} == {4}
 
 
 def test_earlier_sweeps_and_leaderboards_are_whole(old):
-    for key, read in ((SWEPT, read_grid), (BOARD, read_board)):
-        found = read(find_run(key).recipe)  # from the stored trials
+    for key in (SWEPT, BOARD):
+        run: Any = find_run(key)
+        found = read_board(run.request)  # from the stored trials
+        assert found == read_board(run.request, run.result)
         assert found.done == found.total
 
 
 def test_an_earlier_contest_goes_on_where_it_stopped(old):
-    recipe = stopped_contest()
-    assert read_contest(recipe).done == len(CONTEST_TRIALS)
+    study = stopped_contest()
+    assert read_board(study).done == len(CONTEST_TRIALS)
     before = {path: path.read_bytes() for path in old.glob("*/run.json")}
     made: list[str] = []
-    run = perform(recipe, lambda phase, done, total: made.append(phase), opener=opened)
-    assert read_contest(recipe).done == len(recipe.trials())
+    run = perform(study, lambda phase, done, total: made.append(phase), opener=opened)
+    assert read_board(study).done == len(study.trials())
     assert all(path.read_bytes() == content for path, content in before.items())
-    assert len(summaries()[0]) == COUNT + len(recipe.trials()) - len(CONTEST_TRIALS) + 1
-    assert run.key == recipe.key
+    assert len(summaries()[0]) == COUNT + len(study.trials()) - len(CONTEST_TRIALS) + 1
+    assert run.key == study.key
 
 
 def test_an_earlier_run_made_again_keeps_its_key_and_note(old):
     earlier = find_run(PROFILE)
-    again = perform(earlier.recipe, opener=opened)
+    again = perform(earlier.request, opener=opened)
     assert again.key == PROFILE
     assert again.created > earlier.created
     assert note_of(PROFILE).label == "the first profile"
@@ -290,11 +319,10 @@ def test_a_run_that_cannot_be_read_is_never_to_be_deleted(old):
     assert "delete" not in sentence
 
 
-def test_a_job_that_waited_in_an_earlier_server_is_taken_over(old):
+def test_the_recipe_of_an_earlier_job_is_the_request_of_its_run(old):
     for key in (PROFILE, SLICED, REMOVED, COMPARED, SEARCHED, SWEPT, BOARD):
         recipe = json.loads((old / key / "run.json").read_text())["recipe"]
-        noted = {"submitted": "2026-11-01T00:00:00Z", "owner": "ada", "recipe": recipe}
-        assert Waiting.from_json(json.dumps(noted), "it").recipe == find_run(key).recipe
+        assert read_any(read_request(recipe)) == find_run(key).request
 
 
 # The store
@@ -342,7 +370,7 @@ def test_a_copied_folder_is_a_run_of_its_own(old):
     (old / COMPARED).rename(old / "my copy")
     assert find_run("my copy").key == "my copy"
     assert find_run("my copy").result == load_run(old / "my copy").result
-    found = find_stored(find_run("my copy").recipe)
+    found = find_stored(find_run("my copy").request)
     assert found is not None
     assert found.key == "my copy"
 
@@ -350,7 +378,7 @@ def test_a_copied_folder_is_a_run_of_its_own(old):
 @pytest.mark.parametrize("name", ["my copy", f"{PROFILE}-2"])
 def test_a_run_made_again_under_another_name_stays_there_and_is_read(old, name):
     (old / PROFILE).rename(old / name)
-    again = perform(find_run(name).recipe, opener=opened)
+    again = perform(find_run(name).request, opener=opened)
     assert again.key == name
     assert find_run(name).created == again.created
     assert summaries()[1] == []
@@ -364,13 +392,13 @@ def test_a_key_that_belongs_to_another_recipe_is_not_believed(old):
     found = find_stored(asked)
     assert found is not None
     assert found.key == CONTEST_TRIALS[0]
-    other = stopped_contest().trial(Entry(allocation="rising"), 0)
+    other = asked.model_copy(update={"recipe": Recipe.parse("slice(rising)"), "budget": Budget(amount=0.3)})
     forged = json.loads(run.to_json()) | {"recorded_key": other.key, "created": "2026-01-02T00:00:00Z"}
     bring_in(json.dumps(forged).encode(), "it")
     assert find_stored(other) is None
     made = perform(other, opener=opened)
     assert made.key == f"{other.key}-2"
-    assert find_run(other.key).recipe == run.recipe  # which was not replaced
+    assert find_run(other.key).request == run.request  # which was not replaced
 
 
 def test_a_run_is_brought_in_once(old):
@@ -381,7 +409,7 @@ def test_a_run_is_brought_in_once(old):
 
 
 def test_a_damaged_profile_is_told_hides_no_other_and_is_mended(old):
-    run = perform(find_run(PROFILE).recipe, opener=opened)
+    run = perform(find_run(PROFILE).request, opener=opened)
     assert len(summaries()[0]) == COUNT
     (shared,) = (old / ".profiles").iterdir()
     shared.write_text("{")
@@ -390,25 +418,24 @@ def test_a_damaged_profile_is_told_hides_no_other_and_is_mended(old):
     found, ((_, sentence),) = list_runs()
     assert len(found) == COUNT - 1
     assert "profile.json' is not a readable LayerProfile" in sentence
-    perform(run.recipe, opener=opened)
+    perform(run.request, opener=opened)
     assert list_runs()[1] == []
     assert len(list_runs()[0]) == COUNT
 
 
 def test_trials_that_saw_other_windows_are_not_counted(old):
-    recipe = stopped_contest()
+    study = stopped_contest()
     path = old / CONTEST_TRIALS[0] / "run.json"
     plain = json.loads(path.read_text())
     plain["result"]["evaluation"]["digest"] = "0" * 16
     path.write_text(json.dumps(plain))
-    assert read_contest(recipe).done == len(CONTEST_TRIALS) - 1
+    assert read_board(study).done == len(CONTEST_TRIALS) - 1
 
 
 def test_all_of_a_run_is_in_its_json(old):
     plain = json.loads(find_run(COMPARED).to_json())["result"]
-    pairs = [(each["baseline"], each["contender"]) for each in plain["differences"]]
-    assert pairs[2:] == [("constant", "dynamic"), ("constant-matched", "dynamic")]
-    assert len(plain["contestants"][0]["evaluation"]["interval"]) == 2
+    assert [each["name"] for each in plain["measurements"]] == ["dense", "constant", "dynamic"]
+    assert len(plain["measurements"][0]["evaluation"]["interval"]) == 2
 
 
 def test_trials_share_one_file_of_their_profile(old):
@@ -423,7 +450,7 @@ def test_trials_share_one_file_of_their_profile(old):
 
 
 def test_a_folder_copied_by_hand_brings_its_profile(old, monkeypatch, tmp_path):
-    run = perform(find_run(PROFILE).recipe, opener=opened)
+    run = perform(find_run(PROFILE).request, opener=opened)
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w") as archive:
         for name in ("run.json", "profile.json"):
@@ -435,7 +462,7 @@ def test_a_folder_copied_by_hand_brings_its_profile(old, monkeypatch, tmp_path):
 
 
 def test_profiles_that_no_run_needs_are_cleared_away(old):
-    run = perform(find_run(PROFILE).recipe, opener=opened)
+    run = perform(find_run(PROFILE).request, opener=opened)
     (shared,) = (old / ".profiles").iterdir()
     throw_away(run.key)
     assert shared.exists()  # the trash may give it back

@@ -6,7 +6,6 @@ import pytest
 from conftest import DEMO_SHAPE
 
 from analysis.errors import PlanError, StorageError
-from app.journal import Entry
 from slicing.plan import Plan
 from slicing.schedule import SlicingSchedule
 
@@ -49,7 +48,8 @@ def test_shared_form_of_an_untied_model_is_refused():
         ({"target": 1.0}, "from 0 up to, but not including, 1"),
         ({"target": 0.1, "settings": {"base": 0.2}}, "may not exceed the target"),
         ({"allocation": "constnt"}, r"Did you mean 'constant'\?"),
-        ({"allocation": "constant"}, "does not take the settings"),
+        ({"allocation": "constant", "settings": {"base": 0.1}}, "does not take the settings"),
+        ({"blocks_per_basis": -1}, "0 or more blocks, but -1"),
         ({"settings": {"slope": 1.0}}, "its settings are: base"),
         ({"max_fraction": 1.0}, "largest fraction"),
         ({"rounding": 0}, "at least 1"),
@@ -58,6 +58,14 @@ def test_shared_form_of_an_untied_model_is_refused():
 def test_choices_that_cannot_be_are_refused_when_they_are_made(choices, sentence):
     with pytest.raises(PlanError, match=sentence):
         Plan(**choices)
+
+
+def test_settings_are_those_that_differ_from_the_usual_ones():
+    assert Plan(settings={"base": 0.1}) == Plan()
+    assert Plan(settings={"base": 0.1}).key == Plan().key
+    assert Plan(allocation="constant").settings == {}
+    assert (Plan().base, Plan(settings={"base": 0}).base, Plan(allocation="constant").base) == (0.1, 0.0, 0.0)
+    assert Plan.from_plain({"span": 3}, "it") == Plan(blocks_per_basis=3)
 
 
 def test_plan_goes_to_json_and_back_with_the_same_key():
@@ -72,7 +80,6 @@ def test_plan_goes_to_json_and_back_with_the_same_key():
     ("kind", "said", "name", "plain"),
     [
         (Plan, {"target": 0.2}, "middle", 1.0),
-        (Entry, {"span": 2}, "middle", 1.0),
         (SlicingSchedule, {"hidden_size": 8, "widths": [6, 8], "embedding": "untied"}, "middles", []),
     ],
 )

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from conftest import tiny_model
-from slicing.runs import CompareRecipe, ProfileRecipe
 
 from analysis.bases import find_bases
 from analysis.errors import Cancelled, PlanError, StorageError
@@ -16,12 +16,14 @@ from analysis.sources.model import ModelSource
 from analysis.sources.text import TextSource
 from analysis.storage import runs_folder
 from slicing.plan import Plan
-from slicing.preview import Previewer, PreviewRecipe
+from slicing.preview import Previewer, PreviewRequest
 from slicing.schedule import SlicingSchedule
 from slicing.slicer import recut, slice_model
 from slicing.store import open_model
+from slicing.study.requests import ProfileRequest
 from slicing.study.run import perform
 from slicing.study.store import BASES_FILE
+from slicing.study.study import comparison
 
 TEXT = "It is a truth universally acknowledged, that a tensor in possession of many rows must want a basis. "
 
@@ -76,10 +78,10 @@ def test_bases_of_another_model_are_refused(windows):
 
 
 @pytest.fixture
-def profiled(tiny_folder: Path, tmp_path: Path) -> ProfileRecipe:
+def profiled(tiny_folder: Path, tmp_path: Path) -> ProfileRequest:
     text = tmp_path / "text.txt"
     text.write_text(TEXT * 30)
-    return ProfileRecipe(
+    return ProfileRequest(
         model=ModelSource.parse(str(tiny_folder)),
         text=TextSource.parse(str(text), "calibration"),
         windows=4,
@@ -88,32 +90,32 @@ def profiled(tiny_folder: Path, tmp_path: Path) -> ProfileRecipe:
     )
 
 
-def recipe_for(key: str, profiled: ProfileRecipe, **changes: object) -> PreviewRecipe:
+def request_for(key: str, profiled: ProfileRequest, **changes: object) -> PreviewRequest:
     plan = Plan(rounding=1, **changes)  # type: ignore[arg-type]
-    return PreviewRecipe(run=key, plan=plan, evaluation=profiled.text, windows=8, window_length=16)
+    return PreviewRequest(run=key, plan=plan, evaluation=profiled.text, windows=8, window_length=16)
 
 
 def test_preview_measures_what_a_preview_comparison_measures(profiled):
     run = perform(profiled)
-    recipe = recipe_for(run.key, profiled)
-    found = Previewer().preview(recipe)
-    compared = perform(
-        CompareRecipe(
+    request = request_for(run.key, profiled)
+    found = Previewer().preview(request)
+    compared: Any = perform(
+        comparison(
+            request.plan,
             model=profiled.model,
-            plan=recipe.plan,
             calibration=profiled.text,
             calibration_windows=4,
             profile_windows=4,
             evaluation=profiled.text,
             evaluation_windows=8,
             window_length=32,
-            method="preview",
+            one_shot=True,
             new_tokens=0,
         )
     ).result
     assert found.gain.contender == "dynamic"
     assert found.dense.perplexity < found.planned.perplexity
-    assert compared.contestant("dynamic").schedule is not None
+    assert compared.measurements[2].schedule is not None
     assert found.planned.window_length == 16
 
 
@@ -124,11 +126,11 @@ def test_plans_share_what_was_measured_before(profiled, monkeypatch):
     def listen(phase: str, done: int, total: int) -> None:
         phases.append(phase)
 
-    previewer.preview(recipe_for(key, profiled, target=0.25), listen)
+    previewer.preview(request_for(key, profiled, target=0.25), listen)
     first = len(phases)
-    previewer.preview(recipe_for(key, profiled, target=0.25), listen)
+    previewer.preview(request_for(key, profiled, target=0.25), listen)
     assert len(phases) == first  # nothing was measured twice
-    previewer.preview(recipe_for(key, profiled, target=0.25, settings={"base": 0.0}), listen)
+    previewer.preview(request_for(key, profiled, target=0.25, settings={"base": 0.0}), listen)
     assert 0 < len(phases) - first < first  # dense and constant were known
 
 
@@ -140,21 +142,21 @@ def test_preview_can_be_stopped(profiled):
 
     previewer = Previewer()
     with pytest.raises(Cancelled):
-        previewer.preview(recipe_for(key, profiled), stop)
-    assert previewer.preview(recipe_for(key, profiled)).planned.perplexity > 1
+        previewer.preview(request_for(key, profiled), stop)
+    assert previewer.preview(request_for(key, profiled)).planned.perplexity > 1
 
 
 def test_run_without_bases_is_refused(profiled):
     key = perform(profiled.model_copy(update={"bases": False})).key
     with pytest.raises(StorageError, match="kept no bases"):
-        Previewer().preview(recipe_for(key, profiled))
+        Previewer().preview(request_for(key, profiled))
 
 
 def test_damaged_bases_are_one_sentence(profiled):
     key = perform(profiled).key
     (runs_folder() / key / BASES_FILE).write_bytes(b"nonsense")
     with pytest.raises(StorageError, match="profile the model again"):
-        Previewer().preview(recipe_for(key, profiled))
+        Previewer().preview(request_for(key, profiled))
 
 
 def test_family_that_cannot_be_sliced_keeps_no_bases(tmp_path, profiled):
@@ -164,6 +166,7 @@ def test_family_that_cannot_be_sliced_keeps_no_bases(tmp_path, profiled):
     byte_tokenizer().save_pretrained(tmp_path / "olmo2")
     other = profiled.model_copy(update={"model": ModelSource.parse(str(tmp_path / "olmo2"))})
     run = perform(other)
+    assert run.result.kind == "profile"
     assert not run.result.bases
     assert not (runs_folder() / run.key / BASES_FILE).exists()
     assert open_model(other.model).model is not None

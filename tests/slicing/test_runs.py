@@ -1,4 +1,4 @@
-"""A recipe becomes a run, whole or not at all."""
+"""A request becomes a run, whole or not at all."""
 
 from __future__ import annotations
 
@@ -12,21 +12,6 @@ import numpy as np
 import pytest
 from conftest import DEMO_SHAPE, byte_tokenizer, tiny_model
 from safetensors import SafetensorError
-from slicing.bench import phases
-from slicing.contest import read_contest
-from slicing.runs import (
-    CompareRecipe,
-    ContestRecipe,
-    ContestResult,
-    LeaderboardRecipe,
-    LeaderboardResult,
-    ProfileRecipe,
-    RemoveRecipe,
-    SearchRecipe,
-    SliceRecipe,
-    SweepRecipe,
-    TrialRecipe,
-)
 
 from analysis.errors import Cancelled, PlanError, StorageError, TextError, UnsupportedError
 from analysis.evaluate import perplexity
@@ -36,11 +21,12 @@ from analysis.sources.opening import open_dense
 from analysis.sources.text import TextSource
 from analysis.sources.windows import token_windows
 from analysis.storage import runs_folder
-from app.journal import Entry
+from slicing.budget import Budget
 from slicing.library import throw_away
 from slicing.plan import Plan
-from slicing.steps.removal import Removal
 from slicing.store import load_sliced
+from slicing.study.recipe import Recipe
+from slicing.study.requests import CompressRequest, ProfileRequest, SearchRequest, Trial
 from slicing.study.results import Run
 from slicing.study.run import perform
 from slicing.study.store import (
@@ -52,94 +38,108 @@ from slicing.study.store import (
     find_run,
     list_runs,
 )
-from slicing.study.verdicts import read_board
+from slicing.study.study import BOARD, USUAL, Study, comparison, contest, leaderboard, recipes, sweep
+from slicing.study.verdicts import Comparison, read_board, read_comparison
 
 TEXT = "A whole is what has a beginning and middle and end; a window has at least the middle of one. "
 
 
 @pytest.fixture
-def recipe(tiny_folder: Path, tmp_path: Path) -> CompareRecipe:
+def judged(tiny_folder: Path, tmp_path: Path) -> dict[str, Any]:
     for name, text in (("calibration", TEXT), ("evaluation", TEXT[::-1])):
         (tmp_path / f"{name}.txt").write_text(text * 20)
-    return CompareRecipe(
-        model=ModelSource.parse(str(tiny_folder)),
-        plan=Plan(rounding=1),
-        calibration=TextSource.parse(str(tmp_path / "calibration.txt"), "calibration"),
-        evaluation=TextSource.parse(str(tmp_path / "evaluation.txt"), "evaluation"),
-        calibration_windows=4,
-        profile_windows=2,
-        evaluation_windows=9,
-        window_length=24,
-        new_tokens=2,
-    )
+    return {
+        "model": ModelSource.parse(str(tiny_folder)),
+        "calibration": TextSource.parse(str(tmp_path / "calibration.txt"), "calibration"),
+        "evaluation": TextSource.parse(str(tmp_path / "evaluation.txt"), "evaluation"),
+        "calibration_windows": 4,
+        "profile_windows": 2,
+        "evaluation_windows": 9,
+        "window_length": 24,
+        "new_tokens": 2,
+    }
 
 
-def profile_of(recipe: CompareRecipe) -> ProfileRecipe:
-    return ProfileRecipe(model=recipe.model, text=recipe.calibration, windows=2, window_length=24)
+@pytest.fixture
+def study(judged) -> Study:
+    return comparison(Plan(rounding=1), **judged)
+
+
+@pytest.fixture
+def sliced(study) -> CompressRequest:
+    """What keeps the planned model."""
+    return study.trials()[-1].compress_request()
+
+
+def compared(study: Study) -> Comparison:
+    result = perform(study).result
+    assert result.kind == "study"
+    return read_comparison(study, result)
+
+
+def profile_of(study: Study) -> ProfileRequest:
+    return ProfileRequest(model=study.model, text=study.calibration, windows=2, window_length=24)
 
 
 def left_over() -> list[str]:
+    """What lies in the folder of runs, but the trials of a study."""
     folder = runs_folder()
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*")) if folder.is_dir() else []
 
 
-def test_comparison_names_everyone_and_pairs_them(recipe):
-    result = perform(recipe).result
-    by_name = {each.name: each for each in result.contestants}
-    assert list(by_name) == ["dense", "constant", "dynamic", "constant-matched"]
-    assert by_name["dense"].parameters > by_name["dynamic"].parameters
-    for each in result.differences:
-        nll = [np.array(by_name[name].evaluation.nll) for name in (each.baseline, each.contender)]
+def test_comparison_names_everyone_and_pairs_them(study):
+    found = compared(study)
+    assert list(found.measured) == ["dense", "constant", "dynamic", "constant-matched"]
+    assert found.planned == "dynamic"
+    assert found.measured["dense"].parameters > found.measured["dynamic"].parameters
+    for each in found.differences:
+        nll = [np.array(found.measured[name].evaluation.nll) for name in (each.baseline, each.contender)]
         assert each.nats == pytest.approx(float((nll[1] - nll[0]).mean()), abs=1e-12)
-        ratio = by_name[each.contender].evaluation.perplexity / by_name[each.baseline].evaluation.perplexity
-        assert each.percent == pytest.approx(100 * (ratio - 1), rel=1e-9, abs=1e-9)
-    files = ("profile.json", "profile.safetensors", "run.json")
-    assert [path for path in left_over() if path[0] != "."] == [
-        recipe.key,
-        *(f"{recipe.key}/{name}" for name in files),
-    ]
+        one, other = (found.measured[name].evaluation.perplexity for name in (each.baseline, each.contender))
+        assert each.percent == pytest.approx(100 * (other / one - 1), rel=1e-9, abs=1e-9)
+    files = {"profile.json", "profile.safetensors", "run.json"}
+    assert {path.name for path in (runs_folder() / study.key).iterdir()} == files
+    assert {run.request.kind for run in list_runs()[0]} == {"study", "trial"}
 
 
-def test_base_equal_to_target_is_constant_slicing(recipe):
-    plan = Plan(rounding=1, target=0.25, settings={"base": 0.25})
-    result = perform(recipe.model_copy(update={"plan": plan})).result
-    constant, dynamic = result.contestant("constant"), result.contestant("dynamic")
+def test_base_equal_to_target_is_constant_slicing(judged):
+    found = compared(comparison(Plan(rounding=1, target=0.25, settings={"base": 0.25}), **judged))
+    constant, dynamic = found.measured["constant"], found.measured["dynamic"]
     assert dynamic.schedule == constant.schedule
     assert dynamic.evaluation == constant.evaluation
-    assert result.difference("constant", "dynamic").verdict == "no clear difference"
+    assert found.difference("constant", "dynamic").verdict == "no clear difference"
 
 
-def test_constant_plan_is_compared_with_itself(recipe):
-    plan = Plan(rounding=1, allocation="constant", settings={})
-    result = perform(recipe.model_copy(update={"plan": plan})).result
-    assert [each.name for each in result.contestants] == ["dense", "constant", "constant-matched"]
-    assert result.difference("constant", "constant").nats == 0.0
+def test_constant_plan_is_compared_with_nothing_else(judged):
+    found = compared(comparison(Plan(rounding=1, allocation="constant"), **judged))
+    assert list(found.measured) == ["dense", "constant", "constant-matched"]
+    assert found.difference("dense", "constant").nats != 0.0
 
 
-def test_constant_plan_with_shared_bases_is_compared_with_the_published_one(recipe):
-    asked = recipe.model_copy(update={"plan": Plan(rounding=1, allocation="constant", settings={}, span=2)})
-    result = perform(asked).result
+def test_constant_plan_with_shared_bases_is_compared_with_the_published_one(judged):
+    asked = comparison(Plan(rounding=1, allocation="constant", blocks_per_basis=2), **judged)
+    found = compared(asked)
     names = ["dense", "constant", "constant+span=2", "constant-matched"]
-    assert [each.name for each in result.contestants] == names
-    assert [result.contestant(name).schedule.span for name in names[1:]] == [0, 2, 0]
-    assert asked.planned == "constant+span=2"
-    assert result.difference("constant", asked.planned).nats != 0.0
-    assert {phase for phase, _ in phases(asked)} >= {"Slicing constant+span=2"}
+    assert list(found.measured) == names
+    spans = [each.schedule and each.schedule.span for each in found.measured.values()]
+    assert spans == [None, 0, 2, 0]
+    assert found.planned == "constant+span=2"
+    assert found.difference("constant", found.planned).nats != 0.0
+    assert {phase for phase, _ in asked.phases()} >= {"Slicing constant+span=2"}
 
 
-def test_run_comes_back_from_its_folder(recipe):
-    run = perform(recipe)
+def test_run_comes_back_from_its_folder(sliced):
+    run = perform(sliced)
     assert find_run(run.key[:6]) == run
     assert list_runs() == ([run], [])
     assert Run.from_json(run.to_json(), "test") == run
 
 
-def test_same_recipe_gives_the_same_numbers_in_the_same_folder(recipe):
-    first, second = perform(recipe), perform(recipe)
+def test_same_request_gives_the_same_numbers_in_the_same_folder(sliced):
+    first, second = perform(sliced), perform(sliced)
     assert first.key == second.key
     assert len(list_runs()[0]) == 1
-    nll = [[each.evaluation.nll for each in run.result.contestants] for run in (first, second)]
-    assert nll[0] == nll[1]
+    assert first.result.smaller.nll == second.result.smaller.nll  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize(
@@ -148,56 +148,57 @@ def test_same_recipe_gives_the_same_numbers_in_the_same_folder(recipe):
         {"seed": 1},
         {"window_length": 25},
         {"evaluation_windows": 8},
-        {"plan": Plan(rounding=8)},
-        {"plan": Plan(rounding=1, settings={"base": 0.11})},
+        {"recipes": recipes("slice(constant)", "slice(dynamic)")},
+        {"budgets": (Budget(amount=0.26),)},
+        {"matched": False},
         {"model": ModelSource(kind="demo")},
     ],
 )
-def test_any_other_recipe_has_another_key(recipe, change):
-    assert recipe.model_copy(update=change).key != recipe.key
+def test_any_other_request_has_another_key(study, change):
+    assert study.model_copy(update=change).key != study.key
 
 
-def test_sliced_run_keeps_a_model_that_opens(recipe):
-    run = perform(recipe.slice_recipe())
+def test_sliced_run_keeps_a_model_that_opens(sliced):
+    run: Any = perform(sliced)
     folder = runs_folder() / run.key / "model"
-    sliced, _ = load_sliced(ModelSource.parse(str(folder)))
-    assert sliced.schedule == run.result.schedule
-    assert sum(p.numel() for p in sliced.model.parameters()) == run.result.parameters
+    opened, _ = load_sliced(ModelSource.parse(str(folder)))
+    assert opened.schedule == run.result.schedule
+    assert sum(p.numel() for p in opened.model.parameters()) == run.result.parameters
 
 
-def test_progress_follows_the_announced_phases(recipe):
+def test_progress_follows_the_announced_phases(study):
     seen: list[str] = []
-    perform(recipe, lambda phase, done, total: seen.append(phase))
+    perform(study, lambda phase, done, total: seen.append(phase))
     order = list(dict.fromkeys(seen))
-    announced = [name for name, _ in phases(recipe)]
+    announced = [name for name, _ in study.phases()]
     assert order == [name for name in announced if name in order]
-    assert set(announced) - set(order) <= {"Slicing constant-matched", "Evaluating constant-matched"}
+    assert {name.split()[0] for name in set(announced) - set(order)} <= {"Timing"}
 
 
-@pytest.mark.parametrize("phase", ["Opening", "Profiling", "Evaluating dense", "Slicing dynamic"])
+@pytest.mark.parametrize("phase", ["Opening", "Profiling", "Slicing", "Evaluating dense", "Saving"])
 @pytest.mark.parametrize("error", [Cancelled("stopped"), RuntimeError("broken")])
-def test_nothing_is_left_of_a_run_that_ends_early(recipe, phase, error):
+def test_nothing_is_left_of_a_run_that_ends_early(sliced, phase, error):
     def stop(at: str, done: int, total: int) -> None:
         if at == phase and done:
             raise error
 
     with pytest.raises(type(error)):
-        perform(recipe, stop)
+        perform(sliced, stop)
     assert left_over() == []
 
 
-def test_earlier_run_survives_a_later_one_that_fails(recipe):
-    run = perform(recipe)
+def test_earlier_run_survives_a_later_one_that_fails(study):
+    run = perform(study)
 
     def stop(phase: str, done: int, total: int) -> None:
         raise Cancelled("stopped")
 
     with pytest.raises(Cancelled):
-        perform(recipe, stop)
+        perform(study, stop)
     assert find_run(run.key) == run
 
 
-def test_full_disk_is_one_sentence_and_leaves_nothing(recipe, monkeypatch):
+def test_full_disk_is_one_sentence_and_leaves_nothing(study, monkeypatch):
     real = Path.write_text
 
     def full(path: Path, *args: object, **kwargs: object) -> int:
@@ -207,11 +208,11 @@ def test_full_disk_is_one_sentence_and_leaves_nothing(recipe, monkeypatch):
 
     monkeypatch.setattr(Path, "write_text", full)
     with pytest.raises(StorageError, match="the disk is full; free some space and try again"):
-        perform(profile_of(recipe))
+        perform(profile_of(study))
     assert left_over() == []
 
 
-def test_runs_folder_that_cannot_be_written_is_told_before_any_work(recipe, monkeypatch):
+def test_runs_folder_that_cannot_be_written_is_told_before_any_work(study, monkeypatch):
     runs_folder().parent.mkdir(parents=True)
     runs_folder().write_text("a file in the way")
 
@@ -219,11 +220,11 @@ def test_runs_folder_that_cannot_be_written_is_told_before_any_work(recipe, monk
         pytest.fail("the model was opened")
 
     with pytest.raises(StorageError, match="choose another folder"):
-        perform(recipe, opener=opener)  # type: ignore[arg-type]
+        perform(study, opener=opener)  # type: ignore[arg-type]
 
 
-def test_broken_run_is_one_sentence_and_hides_no_other(recipe):
-    run = perform(profile_of(recipe))
+def test_broken_run_is_one_sentence_and_hides_no_other(study):
+    run = perform(profile_of(study))
     for name, content in (("aaaa", "{"), ("bbbb", '{"format": 1}'), ("cccc", None)):
         folder = runs_folder() / name
         folder.mkdir()
@@ -250,16 +251,18 @@ def edited(content: Any, path: str, value: object) -> str:
 @pytest.mark.parametrize(
     ("path", "value"),
     [
-        ("format", 2),
-        ("recipe/kind", "of another version"),
-        ("recipe/plan/allocation", "of another version"),
-        ("recipe/calibration/split", "renamed"),
-        ("recipe/model/kind", "hub"),
-        ("result/contestants/1/schedule/widths", [0, 576]),
+        ("format", 3),
+        ("request/kind", "of another version"),
+        ("request/recipes/1/steps/0/allocation", "of another version"),
+        ("request/recipes/1/steps/0/step", "of another version"),
+        ("request/budgets/0/measure", "of another version"),
+        ("request/calibration/split", "renamed"),
+        ("request/model/kind", "hub"),
+        ("result/measurements/1/schedule/widths", [0, 576]),
     ],
 )
-def test_run_of_another_version_is_one_sentence_and_hides_no_other(recipe, path, value):
-    run = perform(profile_of(recipe))
+def test_run_of_another_version_is_one_sentence_and_hides_no_other(study, path, value):
+    run = perform(profile_of(study))
     foreign = runs_folder() / "foreign"
     foreign.mkdir()
     (foreign / "run.json").write_text(edited(json.loads(bundled_run().to_json()), path, value))
@@ -279,83 +282,83 @@ def test_runs_folder_that_cannot_be_looked_into_is_one_sentence(monkeypatch):
 
 
 @pytest.mark.parametrize("phase", ["Slicing", "Saving"])
-def test_nothing_is_left_of_a_sliced_run_that_is_stopped(recipe, phase):
+def test_nothing_is_left_of_a_sliced_run_that_is_stopped(sliced, phase):
     def stop(at: str, done: int, total: int) -> None:
         if at == phase and done == total:
             raise Cancelled("stopped")
 
     with pytest.raises(Cancelled):
-        perform(recipe.slice_recipe(), stop)
+        perform(sliced, stop)
     assert left_over() == []
 
 
-def test_model_that_does_not_fit_on_the_disk_is_one_sentence_and_leaves_nothing(recipe, monkeypatch):
+def test_model_that_does_not_fit_on_the_disk_is_one_sentence_and_leaves_nothing(sliced, monkeypatch):
     def full(*args: object, **kwargs: object) -> None:
         raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
 
     monkeypatch.setattr("slicing.modeling_sliced.SlicedForCausalLM.save_pretrained", full)
     with pytest.raises(StorageError, match="the disk is full"):
-        perform(recipe.slice_recipe())
+        perform(sliced)
     assert left_over() == []
 
 
-def test_dense_model_is_judged_on_the_first_windows_of_the_evaluation_text(recipe):
-    result = perform(recipe).result
-    opened = open_dense(recipe.model)
-    windows = token_windows(recipe.evaluation, opened.tokenizer, 24, 9)
-    found = result.contestant("dense").evaluation
+def test_dense_model_is_judged_on_the_first_windows_of_the_evaluation_text(study):
+    result = perform(study).result
+    opened = open_dense(study.model)
+    windows = token_windows(study.evaluation, opened.tokenizer, 24, 9)
+    found = result.measurements[0].evaluation
     assert found.nll == perplexity(opened.model, windows, precision=found.precision).nll
     assert result.calibration.digest != result.evaluation.digest
     assert (result.calibration.windows, result.evaluation.windows) == (4, 9)
 
 
 @pytest.mark.parametrize(("score", "first_token"), [("lr", False), ("lr", True), ("angular", False)])
-def test_plan_is_made_from_the_score_it_names(recipe, score, first_token):
+def test_plan_is_made_from_the_score_it_names(judged, score, first_token):
     plan = Plan(rounding=1, score=score, first_token=first_token)
-    result = perform(recipe.slice_recipe().model_copy(update={"plan": plan})).result
-    assert result.fractions == plan.fractions(result.profile.redundancy(score, first_token))
+    result: Any = perform(comparison(plan, **judged).trials()[-1].compress_request()).result
+    found = plan.schedule(result.profile.redundancy(score, first_token), result.shape)
+    assert result.schedule == found
     every = [
         result.profile.redundancy(*choice) for choice in (("lr", False), ("lr", True), ("angular", False))
     ]
     assert len({plan.fractions(redundancy) for redundancy in every}) == 3
 
 
-def test_seed_draws_the_calibration_windows_and_the_profile_uses_the_first_of_them(recipe):
-    sliced = recipe.slice_recipe()
+def test_seed_draws_the_calibration_windows_and_the_profile_uses_the_first_of_them(sliced):
     first, second = (perform(sliced.model_copy(update={"seed": seed})).result for seed in (0, 1))
     assert first.calibration.digest != second.calibration.digest
     assert first.profile.windows == second.profile.windows == 2
-    opened = open_dense(recipe.model)
-    windows = token_windows(recipe.calibration, opened.tokenizer, 24, 4, seed=1)
+    opened = open_dense(study.model)
+    windows = token_windows(study.calibration, opened.tokenizer, 24, 4, seed=1)
     expected = profile_blocks(opened.model, windows[:2], model_label="", text_label="")
     assert second.profile.measurements == expected.measurements
 
 
-def test_a_profile_of_the_calibration_draw_is_the_one_that_slicing_makes(recipe):
-    compared = perform(recipe).result.profile
-    shared = {"model": recipe.model, "text": recipe.calibration, "windows": 2, "window_length": 24}
-    same = perform(ProfileRecipe(**shared, drawn=4)).result.profile
-    other = perform(ProfileRecipe(**shared)).result.profile
+def test_a_profile_of_the_calibration_draw_is_the_one_that_slicing_makes(study):
+    compared = perform(study).result.profile
+    shared = {"model": study.model, "text": study.calibration, "windows": 2, "window_length": 24}
+    same = perform(ProfileRequest(**shared, drawn=4)).result.profile
+    other = perform(ProfileRequest(**shared)).result.profile
     assert same.measurements == compared.measurements
     assert other.measurements != compared.measurements
     with pytest.raises(PlanError, match="draw more calibration windows"):
-        ProfileRecipe(**shared, drawn=1)
+        ProfileRequest(**shared, drawn=1)
 
 
-def test_runs_are_listed_newest_first(recipe):
+def test_runs_are_listed_newest_first(study):
     keys = []
     for day, seed in enumerate((3, 1, 2), start=1):
-        run = perform(profile_of(recipe).model_copy(update={"seed": seed}))
+        run = perform(profile_of(study).model_copy(update={"seed": seed}))
         path = runs_folder() / run.key / "run.json"
         path.write_text(edited(json.loads(path.read_text()), "created", f"2026-01-0{day}T00:00:00Z"))
         keys.insert(0, run.key)
     assert [run.key for run in list_runs()[0]] == keys
 
 
-def test_family_that_cannot_be_sliced_is_profiled_and_the_reason_is_kept(recipe, tmp_path):
+def test_family_that_cannot_be_sliced_is_profiled_and_the_reason_is_kept(study, tmp_path):
     tiny_model("olmo2").save_pretrained(tmp_path / "olmo2")
     byte_tokenizer().save_pretrained(tmp_path / "olmo2")
-    other = recipe.model_copy(update={"model": ModelSource.parse(str(tmp_path / "olmo2"))})
+    other = study.model_copy(update={"model": ModelSource.parse(str(tmp_path / "olmo2"))})
     result = perform(profile_of(other)).result
     assert result.shape is None
     assert "'olmo2' cannot be sliced" in result.not_sliceable
@@ -365,8 +368,8 @@ def test_family_that_cannot_be_sliced_is_profiled_and_the_reason_is_kept(recipe,
 
 
 @pytest.mark.parametrize("key", ["", "..", "../runs", ".", "zzzz", "/"])
-def test_keys_that_name_no_run_delete_nothing(recipe, key):
-    run = perform(profile_of(recipe))
+def test_keys_that_name_no_run_delete_nothing(study, key):
+    run = perform(profile_of(study))
     with pytest.raises(StorageError, match="lists the keys"):
         throw_away(key)
     with pytest.raises(StorageError, match="lists the keys"):
@@ -374,34 +377,34 @@ def test_keys_that_name_no_run_delete_nothing(recipe, key):
     assert list_runs()[0] == [run]
 
 
-def test_profile_of_more_windows_than_there_are_is_refused(recipe):
+def test_profile_of_more_windows_than_there_are_is_refused(study):
     with pytest.raises(PlanError, match="choose a number from 1 to all of them"):
-        perform(recipe.model_copy(update={"profile_windows": 5}))
+        perform(study.model_copy(update={"profile_windows": 5}))
 
 
-def test_impossible_plan_is_told_before_the_profile(recipe):
+def test_impossible_plan_is_told_before_the_profile(judged):
     seen: list[str] = []
     plan = Plan(rounding=1, target=0.5, settings={"base": 0.1}, max_fraction=0.4)
     with pytest.raises(PlanError, match="cannot be reached"):
-        perform(recipe.model_copy(update={"plan": plan}), lambda phase, done, total: seen.append(phase))
-    assert set(seen) == {"Opening"}
+        perform(comparison(plan, **judged), lambda phase, done, total: seen.append(phase))
+    assert set(seen) <= {"Opening", "Reading text"}
 
 
-def test_too_little_evaluation_text_is_told_before_the_profile(recipe):
+def test_too_little_evaluation_text_is_told_before_the_profile(study):
     with pytest.raises(TextError, match="tokens, but 9,000 windows"):
-        perform(recipe.model_copy(update={"evaluation_windows": 9000}))
+        perform(study.model_copy(update={"evaluation_windows": 9000}))
 
 
-def test_same_text_twice_is_warned_about(recipe):
-    assert recipe.warnings(None) == ()
-    twice = recipe.model_copy(update={"evaluation": recipe.calibration})
+def test_same_text_twice_is_warned_about(study):
+    assert study.warnings(None) == ()
+    twice = study.model_copy(update={"evaluation": study.calibration})
     (told,) = twice.warnings(None)
     assert "flatters every smaller model" in told
-    assert twice.slice_recipe().warnings(None) == (told,)
+    assert twice.trials()[-1].compress_request().warnings(None) == (told,)
 
 
-def test_both_warnings_can_stand_together(recipe):
-    twice = recipe.model_copy(update={"evaluation": recipe.calibration, "calibration_windows": 1})
+def test_both_warnings_can_stand_together(study):
+    twice = study.model_copy(update={"evaluation": study.calibration, "calibration_windows": 1})
     same, few = twice.warnings(DEMO_SHAPE)
     assert "flatters" in same
     assert "576 dimensions" in few
@@ -415,130 +418,128 @@ SHARED: dict[str, Any] = {
     "window_length": 256,
 }
 EVALUATED: dict[str, Any] = {**SHARED, "evaluation": TextSource(kind="demo", split="evaluation")}
-REMOVED = Removal(closing="writers")
 BASES, WRITERS, MATRIX = "The bases of a stream", "Writers are fitted", "A matrix over a gap is fitted"
+PROFILED = {"model": SHARED["model"], "text": SHARED["calibration"], "windows": 2, "window_length": 256}
+FEWER, BLOCKS = Budget.parse("parameters=0.1"), Budget.parse("blocks=4")
+
+
+def kept(line: str) -> CompressRequest:
+    recipe = Recipe.parse(line)
+    return CompressRequest(**SHARED, recipe=recipe, budget=BLOCKS if recipe.kind == "depth" else Budget())
+
+
 CALIBRATING: list[tuple[Any, list[str]]] = [
-    (SliceRecipe(**SHARED), [BASES]),
-    (SliceRecipe(**SHARED, repair=True), [BASES, WRITERS]),
-    (CompareRecipe(**EVALUATED), [BASES]),
-    (SearchRecipe(**SHARED, plan=Plan(allocation="searched", settings={})), [BASES]),
-    (SweepRecipe(**EVALUATED), [BASES]),
-    (RemoveRecipe(**SHARED), []),
-    (RemoveRecipe(**SHARED, removal=Removal(closing="block")), []),
-    (RemoveRecipe(**SHARED, removal=REMOVED), [WRITERS]),
-    (RemoveRecipe(**SHARED, removal=Removal(closing="matrix")), [MATRIX]),
-    (TrialRecipe(**EVALUATED, plan=None), []),
-    (TrialRecipe(**EVALUATED, plan=None, repair=True), []),
-    (TrialRecipe(**EVALUATED, plan=Plan()), [BASES]),
-    (TrialRecipe(**EVALUATED, plan=None, removal=REMOVED, fewer=0.1), [WRITERS]),
-    (ContestRecipe(**EVALUATED, entries=(Entry(),)), [BASES]),
-    (ContestRecipe(**EVALUATED, entries=(Entry(), Entry(repair=True))), [BASES, WRITERS]),
-    (
-        LeaderboardRecipe(**EVALUATED, entries=(Entry(), Entry.parse("remove:greedy+matrix"))),
-        [BASES, MATRIX],
-    ),
-    (
-        ProfileRecipe(model=SHARED["model"], text=SHARED["calibration"], windows=2, window_length=256),
-        [],
-    ),
-    (
-        ProfileRecipe(
-            model=SHARED["model"], text=SHARED["calibration"], windows=2, window_length=256, bases=True
-        ),
-        [BASES],
-    ),
+    (kept("slice(dynamic)"), [BASES]),
+    (kept("slice(dynamic, repair=writers)"), [BASES, WRITERS]),
+    (kept("sleb"), []),
+    (kept("sleb(repair=train-block)"), []),
+    (kept("sleb(repair=writers)"), [WRITERS]),
+    (kept("sleb(repair=linear)"), [MATRIX]),
+    (SearchRequest(**SHARED, plan=Plan(allocation="searched")), [BASES]),
+    (Trial(**EVALUATED), []),
+    (Trial(**EVALUATED, recipe=Recipe.parse("slice(dynamic)"), budget=Budget()), [BASES]),
+    (Trial(**EVALUATED, recipe=Recipe.parse("sleb(repair=writers)"), budget=FEWER), [WRITERS]),
+    (comparison(Plan(), **EVALUATED), [BASES]),
+    (sweep(Plan(), **EVALUATED), [BASES]),
+    (contest(recipes("slice(constant)"), **EVALUATED), [BASES]),
+    (contest(recipes("slice(constant)", "slice(constant, repair=writers)"), **EVALUATED), [BASES, WRITERS]),
+    (leaderboard(recipes("slice(constant)", "sleb(repair=linear)"), **EVALUATED), [BASES, MATRIX]),
+    (ProfileRequest(**PROFILED), []),
+    (ProfileRequest(**PROFILED, bases=True), [BASES]),
 ]
 
 
 @pytest.mark.parametrize(("asked", "told"), CALIBRATING)
-def test_every_recipe_warns_of_too_few_tokens_for_what_it_fits(asked, told):
+def test_every_request_warns_of_too_few_tokens_for_what_it_fits(asked, told):
     found = asked.warnings(DEMO_SHAPE)
     assert [
         next(each for each in (BASES, WRITERS, MATRIX) if text.startswith(each)) for text in found
     ] == told
     assert asked.warnings(None) == ()
-    enough = "windows" if isinstance(asked, ProfileRecipe) else "calibration_windows"
+    enough = "windows" if asked.kind == "profile" else "calibration_windows"
     assert asked.model_copy(update={enough: 16}).warnings(DEMO_SHAPE) == ()
 
 
 def test_bundled_runs_need_no_warning():
     for run in (bundled_run(), bundled_sweep(), bundled_contest(), bundled_board()):
-        assert run.recipe.warnings(run.result.shape) == ()
+        assert run.request.warnings(run.result.shape) == ()
 
 
-def test_a_model_card_begins_with_the_warnings(recipe):
-    few = recipe.slice_recipe().model_copy(
-        update={"evaluation": recipe.calibration, "calibration_windows": 1}
+def test_a_model_card_begins_with_the_warnings(sliced):
+    few = sliced.model_copy(
+        update={
+            "evaluation": sliced.calibration,
+            "calibration_windows": 1,
+            "profile_windows": 1,
+            "window_length": 16,
+            "evaluation_windows": 1,
+        }
     )
-    few = few.model_copy(update={"profile_windows": 1, "window_length": 16, "evaluation_windows": 1})
     perform(few)
     card = (runs_folder() / few.key / "model" / "README.md").read_text()
     assert card.count("> **Warning:** ") == 2
     assert (
         card.index("flatters") < card.index("The bases of a stream of 32 dimensions") < card.index("Recipe")
     )
-    removing = RemoveRecipe(
-        model=recipe.model,
-        calibration=recipe.calibration,
+    removing = CompressRequest(
+        model=sliced.model,
+        calibration=sliced.calibration,
         calibration_windows=2,
         profile_windows=1,
         window_length=16,
-        blocks=1,
-        removal=Removal(method="shortgpt", closing="matrix"),
-        search_windows=1,
+        recipe=Recipe.parse("shortgpt(windows=1, repair=linear)"),
+        budget=Budget.parse("blocks=1"),
     )
     perform(removing)
     card = (runs_folder() / removing.key / "model" / "README.md").read_text()
     assert card.count("> **Warning:** A matrix over a gap is fitted to 16 tokens") == 1
 
 
-def test_sliced_model_is_not_sliced_again(recipe):
-    perform(recipe.slice_recipe())
-    folder = runs_folder() / recipe.slice_recipe().key / "model"
+def test_sliced_model_is_not_sliced_again(sliced):
+    perform(sliced)
+    folder = runs_folder() / sliced.key / "model"
     with pytest.raises(UnsupportedError, match="sliced already"):
-        perform(recipe.model_copy(update={"model": ModelSource.parse(str(folder))}))
+        perform(sliced.model_copy(update={"model": ModelSource.parse(str(folder))}))
 
 
-def test_open_model_is_left_as_it_was(recipe):
-    opened = open_dense(recipe.model)
+def test_open_model_is_left_as_it_was(study):
+    opened = open_dense(study.model)
     before = {name: tensor.clone() for name, tensor in opened.model.state_dict().items()}
-    perform(recipe, opener=lambda source: opened)
+    perform(study, opener=lambda source: opened)
     assert all(tensor.equal(before[name]) for name, tensor in opened.model.state_dict().items())
 
 
-def test_bundled_board_holds_everyone_that_its_recipe_names_at_one_size():
-    run = bundled_board()
-    recipe, result = run.recipe, run.result
-    assert isinstance(recipe, LeaderboardRecipe)
-    assert isinstance(result, LeaderboardResult)
-    board = read_board(recipe, result)
+def test_bundled_board_holds_everyone_at_one_size():
+    run: Any = bundled_board()
+    board = read_board(run.request, run.result)
     assert board.done == board.total
+    assert run.request.view == "frontier"
     for table in board.tables:
-        assert len(table.standings) == len(recipe.entries)
+        assert len(table.standings) == len(run.request.recipes)
         sizes = [each.parameters for each in table.standings]
         assert max(sizes) - min(sizes) < 0.005 * min(sizes)  # a matrix more, or a rounding step
 
 
-def test_bundled_contest_holds_everyone_that_its_recipe_names():
-    run = bundled_contest()
-    recipe, result = run.recipe, run.result
-    assert isinstance(recipe, ContestRecipe)
-    assert isinstance(result, ContestResult)
-    table = read_contest(recipe, result)
-    assert table.done == table.total == len(result.contestants)
-    assert len(table.standings) == len(recipe.entries)
-    size = result.contestants[1].parameters
-    for each in result.contestants[1:]:
+def test_bundled_contest_holds_everyone_at_one_size():
+    run: Any = bundled_contest()
+    board = read_board(run.request, run.result)
+    assert board.done == board.total == len(run.result.measurements)
+    assert run.request.view == "ranking"
+    assert {each.line for each in run.request.recipes} <= set(USUAL)
+    assert len(board.tables[0].standings) == len(run.request.recipes)
+    size = run.result.measurements[1].parameters
+    for each in run.result.measurements[1:]:
         assert each.schedule is not None
-        assert each.parameters == each.schedule.shape_after(result.shape).parameters
+        assert each.parameters == each.schedule.shape_after(run.result.shape).parameters
         assert abs(each.parameters - size) <= size // 1000
 
 
-def test_bundled_run_is_the_default_comparison_of_the_demo():
-    run = bundled_run()
+def test_bundled_runs_are_the_usual_ones_of_the_demo():
     assert BUNDLED_RUN.name == "demo-run"
-    assert run.recipe == CompareRecipe(
-        model=ModelSource.parse("demo"),
-        calibration=TextSource.parse("demo", "calibration"),
-        evaluation=TextSource.parse("demo", "evaluation"),
-    )
+    shared = {
+        "model": ModelSource.parse("demo"),
+        "calibration": TextSource.parse("demo", "calibration"),
+        "evaluation": TextSource.parse("demo", "evaluation"),
+    }
+    assert bundled_run().request == comparison(Plan(), **shared)
+    assert {each.line for each in bundled_board().request.recipes_used()} <= set(BOARD)

@@ -55,6 +55,11 @@ def changed(kind: str, path: str, value: Any) -> bytes:
     return json.dumps(content).encode()
 
 
+def profile_request() -> Any:
+    text = plain("compare")["request"]["calibration"]
+    return {"kind": "profile", "model": {"kind": "demo"}, "text": text}
+
+
 def shorter(values: list[Any]) -> list[Any]:
     return values[:-1]
 
@@ -75,24 +80,24 @@ def test_good_runs_come_in(make):
         ("compare", "seconds", 1e300, "a number is finite"),
         ("compare", "environment/dtype", "float12", "Unknown dtype"),
         ("compare", "environment/threads", 10**30, "18 are the most"),
-        ("compare", "recipe/plan/score", "mine", "Unknown score"),
-        ("compare", "recipe/window_length", 0, "must be 2 or more"),
-        ("compare", "recipe/evaluation_windows", -1, "must be 1 or more"),
-        ("compare", "recipe", lambda _: plain("sweep")["recipe"], "of the kind 'sweep', but the result"),
-        ("compare", "result/contestants", [], "got none, but this comparison has dense, constant, dynamic"),
-        ("compare", "result/contestants", lambda all_: all_[1:], "got 'constant', 'dynamic'"),
-        ("compare", "result/contestants", shorter, "has dense, constant, dynamic, constant-matched"),
-        ("compare", "result/contestants", lambda all_: [*all_, all_[0]], "got 'dense', 'constant'"),
-        ("compare", "result/contestants/0/parameters", 0, "must be 1 or more"),
-        ("compare", "result/contestants/1/schedule", None, "all others have one"),
-        ("compare", "result/contestants/1/schedule/widths", lambda w: w[1:], "is for 29 blocks"),
-        ("compare", "result/contestants/0/evaluation/nll", [], "got 0, but there must be 16"),
-        ("compare", "result/contestants/2/evaluation/nll", shorter, "got 15, but there must be 16"),
-        ("compare", "result/contestants/2/evaluation/nll/0", math.inf, "finite"),
-        ("compare", "result/contestants/2/evaluation/nll/0", 1e9, "a loss is larger"),
-        ("compare", "result/contestants/0/evaluation/perplexity", 0.0, "a perplexity is 1 or more"),
-        ("compare", "result/contestants/0/evaluation/tokens_per_second", 0.0, "must be above 0"),
-        ("compare", "result/contestants/1/speed", lambda _: SPEED, "speed.rounds: got 0"),
+        ("compare", "request/recipes/1/steps/0/score", "mine", "Unknown score"),
+        ("compare", "request/window_length", 0, "must be 2 or more"),
+        ("compare", "request/evaluation_windows", -1, "must be 1 or more"),
+        ("compare", "request", lambda _: profile_request(), "of the kind 'profile', but the result"),
+        ("compare", "result/measurements", [], "got 0, but there must be 3, one for each trial"),
+        ("compare", "result/measurements", shorter, "got 2, but there must be 3"),
+        ("compare", "result/measurements", lambda all_: [*all_, all_[0]], "got 4, but there must be 3"),
+        ("compare", "result/matched", [], "got 0, but there must be 1"),
+        ("compare", "result/measurements/0/parameters", 0, "must be 1 or more"),
+        ("compare", "result/measurements/1/schedule", None, "all others have one"),
+        ("compare", "result/measurements/1/schedule/widths", lambda w: w[1:], "is for 29 blocks"),
+        ("compare", "result/measurements/0/evaluation/nll", [], "got 0, but there must be 16"),
+        ("compare", "result/measurements/2/evaluation/nll", shorter, "got 15, but there must be 16"),
+        ("compare", "result/measurements/2/evaluation/nll/0", math.inf, "finite"),
+        ("compare", "result/measurements/2/evaluation/nll/0", 1e9, "a loss is larger"),
+        ("compare", "result/measurements/0/evaluation/perplexity", 0.0, "a perplexity is 1 or more"),
+        ("compare", "result/measurements/0/evaluation/tokens_per_second", 0.0, "must be above 0"),
+        ("compare", "result/measurements/1/speed", lambda _: SPEED, "speed.rounds: got 0"),
         ("compare", "result/evaluation/passages", shorter, "passages: got 15, but there must be 16"),
         ("compare", "result/profile/blocks", 29, "got 30, but there must be 29, one value for each block"),
         ("compare", "result/profile/blocks", 0, "profile.blocks: got 0"),
@@ -103,26 +108,25 @@ def test_good_runs_come_in(make):
         ("compare", "result/profile/measurements/cosine/first/0/0", math.nan, "finite"),
         ("compare", "result/shape/blocks", shorter, "shape.blocks: got 29, but there must be 30"),
         ("compare", "result/shape/hidden_size", 0, "must be 1 or more"),
-        ("compare", "result/fractions/values", shorter, "fractions.values: got 29"),
-        ("sweep", "result/contestants", shorter, "one for each trial of the recipe"),
-        ("sweep", "result/contestants/0/evaluation/nll", shorter, "one loss for each window"),
-        ("contest", "recipe/entries/1/score", "mine", "Unknown score"),
-        ("contest", "result/contestants/1/other", None, "a second perplexity belongs"),
-        ("leaderboard", "result/contestants/-1/layout", None, "a layout belongs"),
+        ("sweep", "result/measurements", shorter, "one for each trial"),
+        ("sweep", "result/measurements/0/evaluation/nll", shorter, "one loss for each window"),
+        ("contest", "request/recipes/1/steps/0/score", "mine", "Unknown score"),
+        ("contest", "result/measurements/1/other", None, "a second perplexity belongs"),
+        ("leaderboard", "result/measurements/-1/layout", None, "a layout belongs"),
         (
             "leaderboard",
-            "result/contestants/0/schedule",
-            lambda _: plain("compare")["result"]["contestants"][1]["schedule"],
+            "result/measurements/0/schedule",
+            lambda _: plain("compare")["result"]["measurements"][1]["schedule"],
             "a schedule belongs",
         ),
-        ("leaderboard", "result/contestants/3/layout/blocks", 31, "the profile is of 30 blocks"),
+        ("leaderboard", "result/measurements/3/layout/blocks", 31, "the profile is of 30 blocks"),
         # Names
-        ("compare", "recipe/prompt", "x" * 1_000_001, "1,000,001 characters, but 1,000,000 are the most"),
+        ("compare", "request/prompt", "x" * 1_000_001, "1,000,001 characters, but 1,000,000 are the most"),
         ("compare", "result/profile/model", "x" * 4097, "4,097 characters, but 4,096 are the most"),
         ("compare", "result/profile/model", "\x1b[31mred", r"the control character '\\x1b'"),
-        ("compare", "result/contestants/0/title", "two\nlines", r"the control character '\\n'"),
+        ("compare", "result/measurements/0/title", "two\nlines", r"the control character '\\n'"),
         ("compare", "environment/versions", {"torch\x07": "1"}, r"the control character '\\x07'"),
-        ("compare", "recipe/task_folder", "/a\x1b", r"the control character '\\x1b'"),
+        ("compare", "request/task_folder", "/a\x1b", r"the control character '\\x1b'"),
     ],
 )
 def test_what_no_run_says_is_refused_in_one_sentence(kind, path, value, part):
@@ -202,8 +206,8 @@ def test_a_date_of_another_zone_is_told_in_utc():
 
 def test_what_models_and_texts_say_may_be_anything():
     said = "a page\f break, and \x1b[31m"
-    content = json.loads(changed("compare", "result/contestants/0/sample/text", said))
+    content = json.loads(changed("compare", "result/measurements/0/sample/text", said))
     content["result"]["evaluation"]["passages"][0]["begins"] = said
-    content["recipe"]["prompt"] = said
+    content["request"]["prompt"] = said
     run: Any = bring_in(json.dumps(content).encode(), "it")
-    assert run.result.contestants[0].sample.text == said
+    assert run.result.measurements[0].sample.text == said

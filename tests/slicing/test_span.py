@@ -165,7 +165,7 @@ def test_repair_without_a_shortcut_solves_for_the_writers_alone(windows, monkeyp
 
 def test_a_span_costs_no_parameters_and_leaves_constant_slicing_as_published(windows):
     shape = read_shape(tiny_model("llama"))
-    plan = Plan(allocation="constant", settings={}, rounding=1, span=3)
+    plan = Plan(allocation="constant", rounding=1, blocks_per_basis=3)
     planned, constant = plan.schedule((0.0,) * 3, shape), plan.constant(shape)
     assert constant.span == plan.constant_at_parameters_of(planned, shape).span == 0
     saved = sum(site.shortcut for site in constant.sites(shape)) - sum(
@@ -176,8 +176,8 @@ def test_a_span_costs_no_parameters_and_leaves_constant_slicing_as_published(win
     assert (
         constant.shape_after(shape).flops_per_token - planned.shape_after(shape).flops_per_token == 2 * saved
     )
-    with pytest.raises(PlanError, match="span must be 0 or more"):
-        Plan(span=-1)
+    with pytest.raises(PlanError, match="0 or more blocks, but -1"):
+        Plan(blocks_per_basis=-1)
 
 
 def test_the_schedule_and_the_modelling_file_turn_alike():
