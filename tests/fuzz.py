@@ -169,7 +169,7 @@ def _visit(name: str, value: str) -> None:
     if name == "step":
         assert 1 <= talk_state.talk(7).step <= 7
     elif name == "shares":
-        _, begun = plan_state.shares((0.25,) * 3)
+        _, begun = plan_state.begun_shares((0.25,) * 3)
         assert all(0.0 <= share < 1.0 for share in begun), begun
     else:
         page.session_state[f"{name}-run"] = value
