@@ -30,7 +30,7 @@ UNCHANGED = 1e-6
 thousandth of the state makes 5e-7."""
 
 
-class Measurement(Value):
+class BlockValues(Value):
     """Token measurements averaged within each window: rows are windows, columns are blocks."""
 
     rest: tuple[tuple[float, ...], ...]
@@ -48,7 +48,7 @@ class LayerProfile(Value):
     blocks: int
     windows: int
     window_length: int
-    measurements: dict[str, Measurement]
+    measurements: dict[str, BlockValues]
     seconds: float
     batch: int | None = None
     """Windows that passed through the model at a time; ``None`` where an earlier version measured."""
@@ -63,7 +63,7 @@ class LayerProfile(Value):
 
     def with_probed(self, name: str, values: np.ndarray) -> LayerProfile:
         """The same with one more measurement, (N or 1, L): windows, or one row for all."""
-        added = Measurement(rest=_rows(values), first=None)
+        added = BlockValues(rest=_rows(values), first=None)
         return self.model_copy(update={"measurements": {**self.measurements, name: added}})
 
     def measured(self, score: str, first_token: bool = False) -> np.ndarray:
@@ -139,7 +139,7 @@ class _Sums:
         self.rest[rows, block] = widen(per_token[:, 1:]).mean(dim=1).cpu().numpy()
         self.first[rows, block] = per_token[:, 0].cpu().numpy()
 
-    def done(self) -> Measurement:
+    def done(self) -> BlockValues:
         broken = ~(np.isfinite(self.rest) & np.isfinite(self.first)).all(axis=0)
         if broken.any():
             raise ModelError(
@@ -147,7 +147,7 @@ class _Sums:
                 "or float32."
             )
         first = self.first if self.tokens == "all" else None
-        return Measurement(rest=_rows(self.rest), first=None if first is None else _rows(first))
+        return BlockValues(rest=_rows(self.rest), first=None if first is None else _rows(first))
 
 
 def _rows(values: np.ndarray) -> tuple[tuple[float, ...], ...]:
@@ -187,7 +187,7 @@ class _Looker:
         if self.details is not None:
             self.details.look(self.rows, block, entering, leaving)
 
-    def done(self) -> dict[str, Measurement]:
+    def done(self) -> dict[str, BlockValues]:
         """Return the measurements (``ModelError`` where a block did not run, or none changed the stream)."""
         if idle := sorted(set(range(self.blocks)) - self.ran):
             raise ModelError(

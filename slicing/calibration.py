@@ -14,7 +14,7 @@ from analysis.sources.text import TextSource, share_text
 from slicing.repair import features, held_out
 
 Fit = Literal["bases", "matrix", "writers"]
-"""Things that are fitted to calibration text: bases of the stream, a matrix over a gap, writers by repair."""
+"""Things that are fitted to calibration text: bases, linear replacements of blocks, writers."""
 
 
 PER_DIMENSION = 4
@@ -41,7 +41,10 @@ def too_few_tokens(fits: Collection[Fit], shape: ModelShape, windows: int, lengt
             f"is sliced by them is far worse than it could be: calibrate on {enough:,} windows of {length:,} "
             "tokens or more."
         )
-    fitted = {"matrix": ("A matrix over a gap is", width), "writers": ("Writers are", features(shape))}
+    fitted = {
+        "matrix": ("A linear replacement is", width),
+        "writers": ("Writers are", features(shape)),
+    }
     for fit, (what, unknowns) in fitted.items():
         if fit not in fits or windows < 2 or _fitted(windows) * length >= unknowns:
             continue

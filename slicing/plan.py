@@ -68,6 +68,11 @@ class Slicing(Value):
             )
         return self
 
+    def identity(self) -> dict[str, Any]:
+        """The version of the allocation, which the step only names, is part of the key too."""
+        version = find_allocation(self.allocation).version
+        return {**super().identity(), **({"allocation version": version} if version != 1 else {})}
+
     @property
     def base(self) -> float:
         """SB: the share that every block loses at least."""

@@ -234,17 +234,17 @@ def _reduced_card(
     numbers: tuple[str, ...],
     warnings: tuple[str, ...],
 ) -> str:
-    """The model card: which blocks are gone, what closes the gaps, numbers, and how to open the model."""
+    """The model card: which blocks are gone, the repair, numbers, and how to open the model."""
     layout, repair = reduced.layout, reduced.repair
-    closing = "Nothing closes the gaps."
+    repaired = "Nothing repairs the cuts."
     if repair and repair.kept:
         trained = any(row.ridge == 0.0 for row in repair.sublayers)
         how = "by training the blocks in front" if trained else "in closed form"
-        closing = (
-            f"The gaps are closed {how}, calibrated on {calibration}: loss on {repair.windows} windows held "
-            f"out {repair.repaired:.3f}, without {repair.unrepaired:.3f} nats per token."
+        repaired = (
+            f"The cuts are repaired {how}, calibrated on {calibration}: loss on {repair.windows} windows "
+            f"held out {repair.repaired:.3f}, without {repair.unrepaired:.3f} nats per token."
         )
-    what = "What is left is as it was, but for what closes the gaps."
+    what = "What is left is as it was, but for the repair."
     if any(len(group) > 1 for group in layout.groups):
         what = f"Neighbouring blocks became one by the rule '{layout.merge}'."
     share = 1 - parameters / dense_parameters
@@ -265,7 +265,7 @@ tags: [slicescope, layer-pruning, pruned]
 
 - Blocks are numbered from 0, those of {made_from}; chosen by: {method}, calibrated on {calibration}.
 - {what}
-- {closing}
+- {repaired}
 
 ## Numbers
 

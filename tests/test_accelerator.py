@@ -244,9 +244,9 @@ REFUSED: dict[str, tuple[str, Callable[[Any, torch.Tensor, Path], Any]]] = {
     "slice": ("Slicing", lambda model, windows, _: slice_model(model, schedule(model), windows)),
     "preview": ("Previewing", lambda model, windows, _: recut(model, schedule(model), held_bases(model))),
     "remove": ("Removing blocks", lambda model, windows, _: removed(model, windows)),
-    "remove, linear": ("Closing gaps", lambda model, windows, _: removed(model, windows, "linear")),
-    "remove, train-block": ("Closing gaps", lambda model, windows, _: removed(model, windows, "train-block")),
-    "remove, writers": ("Closing gaps", lambda model, windows, _: removed(model, windows, "writers")),
+    "remove, linear": ("Repairing", lambda model, windows, _: removed(model, windows, "linear")),
+    "remove, train-block": ("Repairing", lambda model, windows, _: removed(model, windows, "train-block")),
+    "remove, writers": ("Repairing", lambda model, windows, _: removed(model, windows, "writers")),
     "evaluate": ("Evaluating", lambda model, windows, _: perplexity(model, windows)),
     "lens": ("Looking through the head", lambda model, windows, _: logit_lens(model, windows)),
     "probes": ("Probing", lambda model, windows, _: probed(model, windows)),
@@ -319,7 +319,7 @@ def test_a_whole_job_is_refused_before_its_profile(tmp_path):
     for line, budget, doing in (
         ("slice(dynamic, rounding=1)", Budget(), "Slicing"),
         ("slice(dynamic, rounding=1, one_shot=true)", Budget(), "Finding bases"),
-        ("sleb(repair=linear)", Budget.parse("blocks=1"), "Closing gaps"),
+        ("sleb(repair=linear)", Budget.parse("blocks=1"), "Repairing"),
     ):
         request = CompressRequest(**common, recipe=Recipe.parse(line), budget=budget)
         model = tiny_model("llama")

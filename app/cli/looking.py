@@ -18,7 +18,7 @@ from app.cli.options import (
     TaskOptions,
 )
 from app.cli.reading import grouped
-from app.cli.terminal import carry_out, err, out, plain, printed_as_json, progress, table_of, tell_where
+from app.cli.terminal import carry_out, err, out, plain, printed_as_json, progress_bars, table_of, tell_where
 
 if TYPE_CHECKING:
     from analysis.sources.model import ModelSource
@@ -186,7 +186,7 @@ def evaluate(
         _evaluate_tasks(source, asked, num_fewshot, batch_size, json_path)
         return
     text = judge.fields()["evaluation"]
-    with progress() as listen:
+    with progress_bars() as listen:
         opened = _open(source, listen)
         windows = token_windows(text, opened.tokenizer, window_length, judge.evaluation_windows)
         precision = safe_precision(source, windows, opened.model)
@@ -221,7 +221,7 @@ def _evaluate_tasks(
 ) -> None:
     from analysis.tasks import evaluate_tasks
 
-    with progress() as listen:
+    with progress_bars() as listen:
         opened = _open(source, listen)
     # The harness draws bars of its own.
     scores = evaluate_tasks(
@@ -255,7 +255,7 @@ def generate(
     from analysis.evaluate import continue_text
 
     source = which.source()
-    with progress() as listen:
+    with progress_bars() as listen:
         opened = _open(source, listen)
         listen("Generating", 0, 1)
         sample = continue_text(opened, prompt, new_tokens)

@@ -56,7 +56,7 @@ def compress(
 ) -> None:
     """Make a model smaller by a recipe and keep it, with its model card.
 
-    Without slicing it is a plain checkpoint that other tools open too, unless linear maps stand in its gaps.
+    Without slicing it is a plain checkpoint that other tools open too, but for the repair 'linear'.
     """
     from slicing.budget import Budget
     from slicing.study.recipe import Recipe
@@ -116,7 +116,7 @@ def remove(
     closing: Annotated[
         str | None,
         typer.Option(
-            help="The repair: none; linear, a map for each gap; last-writer, the output projection in front "
+            help="The repair: none; linear, a map for each cut; last-writer, the output projection in front "
             "of each; train-block, the block in front of each; writers, all from there on. All but the "
             "linear map leave a plain model.",
             show_default="writers",
@@ -201,9 +201,9 @@ def _show(asked: CompressRequest, result: CompressResult, output: Path) -> None:
     out.print(f"{', '.join(told)}, in {result.seconds:.0f} s: {output}")
     if not result.schedule and asked.recipe.repaired != "none":
         if result.repair is None:
-            out.print("No gap has a block in front that could close it, so they stay open.")
+            out.print("No cut has a block before it that could be fitted, so nothing was repaired.")
         elif not result.repair.kept:
-            out.print("The repair lowered no loss on the windows held out, so the gaps stay open.")
+            out.print("The repair lowered no loss on the windows held out, so it was not kept.")
     if result.smaller and result.dense:
         out.print(
             f"Perplexity {result.smaller.perplexity:.2f}, dense {result.dense.perplexity:.2f}: "

@@ -12,7 +12,7 @@ from analysis.errors import visible
 from analysis.storage import check_folder
 from app.cli.options import ModelOptions
 from app.cli.reading import grouped
-from app.cli.terminal import err, out, progress
+from app.cli.terminal import err, out, progress_bars
 
 
 def app_command(
@@ -62,7 +62,7 @@ def prepare(which: ModelOptions) -> None:
     from analysis.sources.opening import dequantise, fetch_missing
 
     source = which.source()
-    with progress() as listen:
+    with progress_bars() as listen:
         fetch_missing(source, listen)
     if source.kind in ("demo", "gguf"):
         with err.status(Text(visible(f"Converting {source.label}"))):

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from slicing.study.verdicts import Board, Comparison
 
 
-def show_run(run: Run) -> None:
+def print_run(run: Run) -> None:
     """Print what a run found."""
     from slicing.study.verdicts import read_board, read_comparison
 

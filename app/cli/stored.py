@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from app.cli.options import JsonOption, NewFile
-from app.cli.showing import show_run
+from app.cli.showing import print_run
 from app.cli.terminal import cell, err, out, plain, printed_as_json, table_of, tell_where, write_new
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def show(
     run = find_run(key)
     if printed_as_json(plain(run), json_path):
         return
-    show_run(run)
+    print_run(run)
     tell_where(run)
 
 
@@ -143,8 +143,8 @@ def queue(context: typer.Context, json_path: JsonOption = None) -> None:
         err.print(sentence, style="yellow")
 
 
-@queue_app.command()
-def cancel(job: Annotated[str, typer.Argument(help="A job that 'slicescope queue' lists.")]) -> None:
+@queue_app.command(name="cancel")
+def cancel_command(job: Annotated[str, typer.Argument(help="A job that 'slicescope queue' lists.")]) -> None:
     """Cancel a job, whoever asked for it. A running one stops at its next batch."""
     from app import journal
 

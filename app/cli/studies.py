@@ -33,7 +33,7 @@ from app.cli.options import (
     TaskOptions,
 )
 from app.cli.reading import grouped, numbers, whole_numbers
-from app.cli.showing import show_run
+from app.cli.showing import print_run
 from app.cli.terminal import carry_out, plain, printed_as_json, tell_where
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def compare(
     )
     run = carry_out(study)
     if not printed_as_json(comparison_json(run, plan, cut.settings(amount.base)), json_path):
-        show_run(run)
+        print_run(run)
         tell_where(run)
 
 
@@ -251,5 +251,5 @@ def _other(said: str) -> Any:
 def _carry_out(study: Study, where: ExecutorOptions, json_path: Path | None) -> None:
     run = carry_out(study, where.made())
     if not printed_as_json(plain(run), json_path):
-        show_run(run)
+        print_run(run)
         tell_where(run)

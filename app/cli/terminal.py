@@ -102,7 +102,7 @@ def carry_out(request: Request, executor: Executor | None = None) -> Run:
         _tell_memory(request, shape)
     for warning in request.warnings(shape):
         err.print(warning, style="yellow", highlight=False)
-    with progress() as listen:
+    with progress_bars() as listen:
         run = perform(request, listen, executor=executor)
     for warning in run.result.profile.warnings():
         err.print(warning, style="yellow", highlight=False)
@@ -154,7 +154,7 @@ class _Time(ProgressColumn):
 
 
 @contextmanager
-def progress() -> Iterator[Any]:
+def progress_bars() -> Iterator[Any]:
     """Give a progress callback that draws one bar per phase on standard error."""
     columns = (TextColumn("{task.description:<28}", markup=False), BarColumn(), _Amount(), _Time())
     with Progress(*columns, console=err) as bars:

@@ -21,13 +21,13 @@ Merging do). ``sum``: the first and all differences from it, ``theta_l + sum_k (
 2402.11187, equation 1). ``mean``: their mean."""
 
 
-class Gap(NamedTuple):
+class Cut(NamedTuple):
     """A place where the stream goes on otherwise than in the dense model."""
 
     after: int
     """The reduced model's block in front of it, or -1 in front of all."""
     to: int
-    """The dense block that would come next but for the gap; its number, for the head the count of blocks."""
+    """The dense block that would come next but for the cut; its number, for the head the count of blocks."""
 
 
 class Layout(Value):
@@ -108,12 +108,12 @@ class Layout(Value):
         return self.blocks - len(self.groups)
 
     @property
-    def gaps(self) -> tuple[Gap, ...]:
+    def cuts(self) -> tuple[Cut, ...]:
         """Where blocks are missing, in order; a merged block stands for all of its own."""
         firsts = [*(group[0] for group in self.groups), self.blocks]
         before = [0, *(top + 1 for top in self.tops)]
         return tuple(
-            Gap(place - 1, first)
+            Cut(place - 1, first)
             for place, (first, due) in enumerate(zip(firsts, before, strict=True))
             if first != due
         )
@@ -121,10 +121,10 @@ class Layout(Value):
     @property
     def seams(self) -> tuple[int, ...]:
         """The blocks of the reduced model behind which the stream is no longer the dense one's: those in
-        front of a gap, and those that several became.
+        front of a cut, and those that several became.
         """
         merged = {place for place, group in enumerate(self.groups) if len(group) > 1}
-        return tuple(sorted({gap.after for gap in self.gaps if gap.after >= 0} | merged))
+        return tuple(sorted({cut.after for cut in self.cuts if cut.after >= 0} | merged))
 
     def shape_after(self, shape: ModelShape, bridges: Collection[int] = ()) -> ModelShape:
         """The shape of the reduced model, from that of the dense one.

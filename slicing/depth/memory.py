@@ -1,4 +1,4 @@
-"""Tell what removing blocks and closing the gaps takes in memory, before it begins."""
+"""Tell what removing blocks and repairing take in memory, before they begin."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from slicing.depth.layout import Layout
 from slicing.repairs import find_repair
 
 
-def removal_need(model: Any, layout: Layout, closing: str, tokens: int, batch: int) -> MemoryNeed:
-    """The peak of taking blocks out and closing the gaps with ``tokens`` in batches of ``batch``.
+def removal_need(model: Any, layout: Layout, repair: str, tokens: int, batch: int) -> MemoryNeed:
+    """The peak of taking blocks out and repairing with ``tokens`` in batches of ``batch``.
 
     Blocks that become one are made anew, and of any one weight the sum is in fp32. The rest is the repair's.
     """
@@ -23,16 +23,16 @@ def removal_need(model: Any, layout: Layout, closing: str, tokens: int, batch: i
     merged = [sizes[group[-1]] for group in layout.groups if len(group) > 1 and layout.merge != "top"]
     made = sum(merged) * model.dtype.itemsize
     need = passing_need(model, batch).model_copy(update={"sliced": made, "activations": 0})
-    return need if closing == "none" else find_repair(closing).need(need, model, layout, tokens, batch)
+    return need if repair == "none" else find_repair(repair).need(need, model, layout, tokens, batch)
 
 
 def refuse_unless_removal_fits(
-    model: PreTrainedModel, layout: Layout, windows: Tensor | None, closing: str
+    model: PreTrainedModel, layout: Layout, windows: Tensor | None, repair: str
 ) -> None:
-    """Raise ``OutOfMemoryError`` where taking the blocks out and closing the gaps does not fit."""
+    """Raise ``OutOfMemoryError`` where taking the blocks out and repairing do not fit."""
     tokens = 0 if windows is None else windows.numel()
     batch = 0 if windows is None else tokens_at_a_time(windows, model.device)
-    open_gaps = removal_need(model, layout, "none", tokens, batch)
-    need = removal_need(model, layout, closing, tokens, batch)
-    doing = "Removing blocks" if closing == "none" else "Closing gaps"
-    refuse_unless_it_fits(doing, model, need, {"leave the gaps open": open_gaps})
+    unrepaired = removal_need(model, layout, "none", tokens, batch)
+    need = removal_need(model, layout, repair, tokens, batch)
+    doing = "Removing blocks" if repair == "none" else "Repairing"
+    refuse_unless_it_fits(doing, model, need, {"leave out the repair": unrepaired})

@@ -1,4 +1,4 @@
-"""A model without some of its blocks, and what closes the gaps."""
+"""A model without some of its blocks, repaired where that is asked for."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from slicing.depth.operator import reduce_blocks
 from slicing.modeling_bridged import BridgedForCausalLM
 from slicing.modeling_sliced import SlicedForCausalLM
 from slicing.repair import Repair, held_out
-from slicing.repairs import Gaps, find_repair
+from slicing.repairs import Cuts, find_repair
 
 
 @dataclass(frozen=True)
@@ -26,10 +26,10 @@ class ReducedModel:
     """A model with fewer blocks: it runs, generates and evaluates like the dense one."""
 
     model: PreTrainedModel
-    """Of the dense model's class; a ``BridgedForCausalLM`` where matrices close the gaps."""
+    """Of the dense model's class; a ``BridgedForCausalLM`` where matrices stand for the removed blocks."""
     layout: Layout
     repair: Repair | None = None
-    """What closing the gaps did, where it was asked for."""
+    """What the repair did, where it was asked for."""
 
     @property
     def plain(self) -> bool:
@@ -42,29 +42,29 @@ def reduce_model(
     model: PreTrainedModel,
     layout: Layout,
     windows: Tensor | None = None,
-    closing: str = "none",
+    repair: str = "none",
     progress: Progress = no_progress,
-    phase: str = "Closing gaps",
+    phase: str = "Repairing",
     budget: tuple[int, int] | None = None,
 ) -> ReducedModel:
-    """Take ``model`` down to the blocks of ``layout`` and close the gaps, calibrated on ``windows`` (N, T).
+    """Take ``model`` down to the blocks of ``layout`` and repair it, calibrated on ``windows`` (N, T).
 
-    What closes them is kept only where the loss on windows held out of the fits is less than without. Raises
+    The repair is kept only where the loss on windows held out of the fits is less than without. Raises
     ``UnsupportedError`` for a family whose blocks cannot be removed, or whose writers are not known, and what
     ``slice_model`` raises.
     """
-    refuse_unless_removal_fits(model, layout, windows, closing)
+    refuse_unless_removal_fits(model, layout, windows, repair)
     with out_of_memory_told("removing blocks", model.device):
         reduced = reduce_blocks(model, layout)
-        if closing == "none" or not find_repair(closing).has_work(layout):
+        if repair == "none" or not find_repair(repair).has_work(layout):
             return ReducedModel(reduced, layout)
-        assert windows is not None, "closing gaps takes windows"
+        assert windows is not None, "a repair takes windows"
         check_windows(model, windows)
         held = held_out(len(windows))
-        gaps = Gaps(
+        cuts = Cuts(
             model, reduced, layout, windows, held, lambda done, total: progress(phase, done, total), budget
         )
-        closed, told = find_repair(closing).close(gaps)
-        loss, other = (float(np.mean(perplexity(each, windows[-held:]).nll)) for each in (closed, reduced))
-        repair = Repair(sublayers=told, windows=held, unrepaired=other, repaired=loss)
-        return ReducedModel(closed if repair.kept else reduced, layout, repair)
+        repaired, told = find_repair(repair).close(cuts)
+        loss, other = (float(np.mean(perplexity(each, windows[-held:]).nll)) for each in (repaired, reduced))
+        judged = Repair(sublayers=told, windows=held, unrepaired=other, repaired=loss)
+        return ReducedModel(repaired if judged.kept else reduced, layout, judged)

@@ -1,6 +1,6 @@
-"""What closes the gaps that removed blocks leave. A repair is one file and one line here."""
+"""Repairs of the cuts that removed blocks leave. A repair is one file and one line here."""
 
-from slicing.repairs import block, matrix, writers  # noqa: F401 (they register themselves)
-from slicing.repairs.base import REPAIRS, GapRepair, Gaps, find_repair
+from slicing.repairs import linear, train_block, writers  # noqa: F401 (they register themselves)
+from slicing.repairs.base import REPAIRS, CutRepair, Cuts, find_repair
 
-__all__ = ["REPAIRS", "GapRepair", "Gaps", "find_repair"]
+__all__ = ["REPAIRS", "CutRepair", "Cuts", "find_repair"]

@@ -1,4 +1,4 @@
-"""What a repair of gaps is, and the list of them: a name for each, and one file.
+"""A repair of cuts, and the list of all of them: a name for each, and one file.
 
 Knows nothing about any one repair.
 """
@@ -23,11 +23,11 @@ from slicing.depth.layout import Layout
 from slicing.repair import SublayerRepair
 
 Repaired = tuple[PreTrainedModel, tuple[SublayerRepair, ...]]
-"""A model whose gaps are closed, and how near each fit comes to the dense stream."""
+"""A model whose cuts are repaired, and how near each fit comes to the dense stream."""
 
 
 @dataclass(frozen=True)
-class Gaps:
+class Cuts:
     """A model without some of its blocks, and all that a repair may look at."""
 
     dense: PreTrainedModel
@@ -43,11 +43,11 @@ class Gaps:
     """Bytes that activations may take on (device, host), by default a third of what is free."""
 
     @torch.no_grad()
-    def walk(self, close: Callable[[Gaps, BlockStream, BlockStream, int], SublayerRepair | None]) -> Any:
+    def walk(self, close: Callable[[Cuts, BlockStream, BlockStream, int], SublayerRepair | None]) -> Any:
         """Carry two streams from block to block, and give what ``close`` tells of those that it repairs.
 
-        ``close(gaps, dense, short, place)`` passes ``short``, the reduced model's stream, through its block
-        at ``place``; ``dense`` is already where the next block begins, behind the gap.
+        ``close(cuts, dense, short, place)`` passes ``short``, the reduced model's stream, through its block
+        at ``place``; ``dense`` is already where the next block begins, behind the cut.
         """
         dense = BlockStream(self.dense, self.windows, self.budget)
         short, passed = dense.beside(), 0
@@ -63,13 +63,15 @@ class Gaps:
         return tuple(told)
 
 
-class GapRepair(ABC):
-    """A way to close the gaps that removed blocks leave, and to make up for blocks that became one."""
+class CutRepair(ABC):
+    """A way to repair the cuts that removed blocks leave, and to make up for blocks that became one."""
 
     name: ClassVar[str]
     title: ClassVar[str]
     cite: ClassVar[str] = "shopkhoev2025replaceme"
     """A key of ``app.citations.ENTRIES``, or a BibTeX entry of its own."""
+    version: ClassVar[int] = 1
+    """Counts what it has done under its name. It grows when the same name fits something else."""
     fits: ClassVar[frozenset[Fit]] = frozenset()
     """What it fits to calibration text, where that can be too little."""
 
@@ -86,20 +88,20 @@ class GapRepair(ABC):
             raise UnsupportedError(reason)
 
     def has_work(self, layout: Layout) -> bool:
-        """Whether anything can be closed: in front of a gap at the very start there is no block."""
+        """Whether anything can be repaired: in front of a cut at the very start there is no block."""
         return bool(layout.seams)
 
     @abstractmethod
-    def need(self, open_gaps: MemoryNeed, model: Any, layout: Layout, tokens: int, batch: int) -> MemoryNeed:
-        """The peak of memory with ``tokens`` in batches of ``batch``, from that of leaving the gaps open."""
+    def need(self, unrepaired: MemoryNeed, model: Any, layout: Layout, tokens: int, batch: int) -> MemoryNeed:
+        """The peak of memory with ``tokens`` in batches of ``batch``, from that without a repair."""
 
     @abstractmethod
-    def close(self, gaps: Gaps) -> Repaired:
-        """The model with its gaps closed; neither of the two models in ``gaps`` changes."""
+    def close(self, cuts: Cuts) -> Repaired:
+        """The model with its cuts repaired; neither of the two models in ``cuts`` changes."""
 
 
-RepairType = TypeVar("RepairType", bound=GapRepair)
-REPAIRS: dict[str, GapRepair] = {}
+RepairType = TypeVar("RepairType", bound=CutRepair)
+REPAIRS: dict[str, CutRepair] = {}
 
 
 def repair(cls: type[RepairType]) -> type[RepairType]:
@@ -110,8 +112,8 @@ def repair(cls: type[RepairType]) -> type[RepairType]:
     return cls
 
 
-def find_repair(name: str) -> GapRepair:
+def find_repair(name: str) -> CutRepair:
     """The registered repair of this name, or a ``PlanError`` that suggests the nearest."""
     if name not in REPAIRS:
-        raise PlanError(unknown_name("repair of gaps", name, ("none", *REPAIRS)))
+        raise PlanError(unknown_name("repair of cuts", name, ("none", *REPAIRS)))
     return REPAIRS[name]

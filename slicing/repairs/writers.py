@@ -1,4 +1,4 @@
-"""Writers fitted anew after a gap: the last one in front of it, or every one from there on.
+"""Writers fitted anew after a cut: the last one in front of it, or every one from there on.
 
 Slicing at full width, where nothing turns, is the tool: see ``slicing.repair``.
 """
@@ -25,12 +25,12 @@ from slicing.depth.operator import reduce_blocks
 from slicing.guard import refuse_unless_invariant
 from slicing.memory import slicing_need
 from slicing.modeling_sliced import SlicedForCausalLM, parameters_named
-from slicing.repairs.base import GapRepair, Gaps, Repaired, repair
+from slicing.repairs.base import CutRepair, Cuts, Repaired, repair
 from slicing.schedule import SlicingSchedule
 from slicing.slicer import Followed, slice_once
 
 
-class _Writers(GapRepair):
+class _Writers(CutRepair):
     """What the two have in common."""
 
     fits = frozenset({"writers"})
@@ -38,54 +38,54 @@ class _Writers(GapRepair):
     def why_not(self, model: PreTrainedModel) -> str:
         """Refuse families whose writers are not known."""
         reason = why_not_sliceable(model.config)
-        return f"Writers cannot be fitted: {reason} Close the gaps with a matrix instead." if reason else ""
+        return f"Writers cannot be fitted: {reason} Choose the repair 'linear' instead." if reason else ""
 
-    def need(self, open_gaps: MemoryNeed, model: Any, layout: Layout, tokens: int, batch: int) -> MemoryNeed:
+    def need(self, unrepaired: MemoryNeed, model: Any, layout: Layout, tokens: int, batch: int) -> MemoryNeed:
         """Tell the need of slicing with repair, which makes two models, less one of them."""
         if why_not_sliceable(model.config):
-            return open_gaps
+            return unrepaired
         shape = read_shape(model)
         shape = shape.model_copy(update={"blocks": tuple(shape.blocks[top] for top in layout.tops)})
         uncut = SlicingSchedule.uncut(shape, shape.block_count)
         fitting = slicing_need(shape, uncut, tokens, batch, model.dtype.itemsize, repair=True)
-        made = open_gaps.sliced + fitting.sliced // 2
-        return fitting.model_copy(update={"dense": open_gaps.dense, "sliced": made})
+        made = unrepaired.sliced + fitting.sliced // 2
+        return fitting.model_copy(update={"dense": unrepaired.dense, "sliced": made})
 
     @abstractmethod
     def which(self, layout: Layout, rows: int) -> Callable[[int], bool]:
         """Say which sub-layers are fitted, by their places; every block has ``rows`` of them."""
 
     @torch.no_grad()
-    def close(self, gaps: Gaps) -> Repaired:
+    def close(self, cuts: Cuts) -> Repaired:
         """A plain model with other weights in the writers."""
-        self.check(gaps.dense)
-        refuse_unless_invariant(gaps.dense)
-        shape = read_shape(gaps.reduced)
-        fitted = self.which(gaps.layout, len(anatomy_of(gaps.dense.config).sublayers))
-        _refuse_experts(gaps.reduced, fitted)
+        self.check(cuts.dense)
+        refuse_unless_invariant(cuts.dense)
+        shape = read_shape(cuts.reduced)
+        fitted = self.which(cuts.layout, len(anatomy_of(cuts.dense.config).sublayers))
+        _refuse_experts(cuts.reduced, fitted)
         sliced = slice_once(
-            gaps.reduced,
+            cuts.reduced,
             SlicingSchedule.uncut(shape, shape.block_count),
-            gaps.windows,
-            gaps.budget,
-            lambda done: gaps.tell(done, len(shape.sublayers)),
-            gaps.held,
-            followed(gaps.dense, gaps.layout),
+            cuts.windows,
+            cuts.budget,
+            lambda done: cuts.tell(done, len(shape.sublayers)),
+            cuts.held,
+            followed(cuts.dense, cuts.layout),
             fitted,
         )
-        closed = reduce_blocks(gaps.dense, gaps.layout, check=False, spread=False)
+        closed = reduce_blocks(cuts.dense, cuts.layout, check=False, spread=False)
         _adopt_writers(closed, sliced.model, fitted)
-        spread_like(gaps.dense, closed)
+        spread_like(cuts.dense, closed)
         assert sliced.repair is not None
         return closed, sliced.repair.sublayers
 
 
 @repair
 class LastWriter(_Writers):
-    """The last writer of the block in front of every gap, and of every merged block."""
+    """The last writer of the block in front of every cut, and of every merged block."""
 
     name = "last-writer"
-    title = "the writer in front of each gap fitted"
+    title = "the last output projection before each cut fitted"
 
     def which(self, layout: Layout, rows: int) -> Callable[[int], bool]:
         """The last sub-layers of the blocks at seams."""
@@ -101,17 +101,17 @@ class AllWriters(_Writers):
     """
 
     name = "writers"
-    title = "all writers from the first gap on fitted"
+    title = "all output projections from the first cut on fitted"
 
     def has_work(self, layout: Layout) -> bool:
-        """Also behind a gap at the very start, by the writers after it."""
-        return bool(layout.seams or layout.gaps)
+        """Also behind a cut at the very start, by the writers after it."""
+        return bool(layout.seams or layout.cuts)
 
     def which(self, layout: Layout, rows: int) -> Callable[[int], bool]:
-        """The sub-layers from the last one in front of the first gap on."""
-        # In front of a gap the stream is still the dense one; a merged block's first writer reads another.
+        """The sub-layers from the last one in front of the first cut on."""
+        # In front of a cut the stream is still the dense one; a merged block's first writer reads another.
         merged = {rows * place for place, group in enumerate(layout.groups) if len(group) > 1}
-        first = min({max(0, rows * (gap.after + 1) - 1) for gap in layout.gaps} | merged)
+        first = min({max(0, rows * (cut.after + 1) - 1) for cut in layout.cuts} | merged)
         return lambda place: place >= first
 
 
@@ -122,7 +122,7 @@ def followed(model: PreTrainedModel, layout: Layout) -> Followed:
     following = [*(group[0] for group in layout.groups[1:]), layout.blocks]
     for top, first in zip(layout.tops, following, strict=True):
         ends += [rows * top + row + 1 for row in range(rows - 1)]
-        ends.append(rows * first)  # over the gap, where there is one
+        ends.append(rows * first)  # over the cut, where there is one
     return Followed(model, tuple(ends))
 
 
@@ -134,7 +134,7 @@ def _refuse_experts(model: PreTrainedModel, fitted: Callable[[int], bool]) -> No
                 if fitted(place) and not isinstance(holder, torch.nn.Linear | Conv1D):
                     raise UnsupportedError(
                         f"Writers cannot be fitted: '{name}' is one for every expert, not a plain linear "
-                        "map. Close the gaps with a matrix instead."
+                        "map. Choose the repair 'linear' instead."
                     )
 
 

@@ -109,8 +109,10 @@ class Step(Value):
         return self
 
     def identity(self) -> dict[str, Any]:
-        """The name of the step is part of the key too."""
-        return {"step": self.name, **super().identity()}
+        """The name of the step, and the version of its repair, are part of the key too."""
+        version = 1 if self.repair == "none" else find_repair(self.repair).version
+        repaired = {"repair version": version} if version != 1 else {}
+        return {"step": self.name, **repaired, **super().identity()}
 
     # What it says of itself
 

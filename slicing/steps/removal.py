@@ -47,7 +47,7 @@ class Removal(Step):
     def _check_removal(self) -> Self:
         if self.slices and self.repair != "none":
             raise PlanError(
-                "Where the rest is sliced, its repair closes the gaps as well: give 'repair=writers' to "
+                "Where the rest is sliced, its repair serves the cuts as well: give 'repair=writers' to "
                 f"'slice' instead of 'repair={self.repair}' to '{self.name}'."
             )
         return self
@@ -142,8 +142,8 @@ class Removal(Step):
     def cost(self, tokens: int, window_length: int) -> Cost:
         """Many passes where smaller models are tried, and those of the repair."""
         tried = 20.0 * self.windows * window_length if self.tries else 0.0
-        closing = (("Closing gaps", 2.0 * tokens),) if self.repair != "none" else ()
-        return (("Trying", tried), *closing)
+        repairing = (("Repairing", 2.0 * tokens),) if self.repair != "none" else ()
+        return (("Trying", tried), *repairing)
 
     def decide(self, view: ModelView, budget: Budget, made: Made) -> Layout:
         """The blocks that stay."""
@@ -153,7 +153,7 @@ class Removal(Step):
         """Take the other blocks out and repair, with what that took."""
         start = time.perf_counter()
         with PeakMemory(view.model.device) as peak:
-            found = reduce_model(made.model, plan, view.windows, self.repair, view.progress, "Closing gaps")
+            found = reduce_model(made.model, plan, view.windows, self.repair, view.progress, "Repairing")
             synchronise(view.model.device)
         return Made(
             model=found.model,

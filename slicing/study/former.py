@@ -13,7 +13,7 @@ METHODS = {
 }
 """Methods of removal, where they have other names now."""
 REPAIRS = {"block": "train-block", "matrix": "linear", "writer": "last-writer"}
-"""What closes gaps, where that has another name now."""
+"""Repairs, where that has another name now."""
 
 
 def renamed(name: str) -> str | None:

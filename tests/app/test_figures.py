@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from analysis.evaluate import Difference, Perplexity
-from analysis.profile import LayerProfile, Measurement
+from analysis.profile import BlockValues, LayerProfile
 from analysis.scores import SCORES
 from app import figures
 from app.figures.base import CONSTANT, DARK, DYNAMIC, HIGHLIGHT, LIGHT
@@ -27,7 +27,7 @@ COSINES = (0.1, 0.80, 0.90, 0.95, 0.90, 0.95, 0.90, 0.95, 0.90, 0.85)
 
 def profile() -> LayerProfile:
     rows = tuple(tuple(value + shift for value in COSINES) for shift in (-0.01, 0.01))
-    measurement = Measurement(rest=rows, first=tuple((0.5,) * 10 for _ in range(2)))
+    measurement = BlockValues(rest=rows, first=tuple((0.5,) * 10 for _ in range(2)))
     return LayerProfile(
         model="tiny",
         text="text",
@@ -35,7 +35,7 @@ def profile() -> LayerProfile:
         blocks=10,
         windows=2,
         window_length=16,
-        measurements={"cosine": measurement, "angular_distance": Measurement(rest=rows, first=None)},
+        measurements={"cosine": measurement, "angular_distance": BlockValues(rest=rows, first=None)},
         seconds=1.0,
     )
 

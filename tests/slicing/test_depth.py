@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 
 from analysis.anatomy import block_path, blocks
 from analysis.errors import ModelError, PlanError, UnsupportedError
-from slicing.depth.layout import Gap, Layout
+from slicing.depth.layout import Cut, Layout
 from slicing.depth.operator import reduce_blocks, reduced_config, weighted_sum
 
 REFUSED_BY_SLICING = ("gemma2", "olmo2", "bloom")
@@ -72,22 +72,22 @@ def generated(model, windows: Tensor, cached: bool) -> Tensor:
 
 
 @pytest.mark.parametrize(
-    ("groups", "tops", "removed", "gaps", "seams", "label"),
+    ("groups", "tops", "removed", "cuts", "seams", "label"),
     [
         (((0,), (1,), (2,), (3,)), (0, 1, 2, 3), (), (), (), "all blocks"),
-        (((2,), (3,)), (2, 3), (0, 1), (Gap(-1, 2),), (), "without 0-1"),
-        (((0,), (1,)), (0, 1), (2, 3), (Gap(1, 4),), (1,), "without 2-3"),
-        (((0,), (3,)), (0, 3), (1, 2), (Gap(0, 3),), (0,), "without 1-2"),
-        (((1,),), (1,), (0, 2, 3), (Gap(-1, 1), Gap(0, 4)), (0,), "without 0, 2-3"),
+        (((2,), (3,)), (2, 3), (0, 1), (Cut(-1, 2),), (), "without 0-1"),
+        (((0,), (1,)), (0, 1), (2, 3), (Cut(1, 4),), (1,), "without 2-3"),
+        (((0,), (3,)), (0, 3), (1, 2), (Cut(0, 3),), (0,), "without 1-2"),
+        (((1,),), (1,), (0, 2, 3), (Cut(-1, 1), Cut(0, 4)), (0,), "without 0, 2-3"),
         (((0,), (1, 2), (3,)), (0, 2, 3), (1,), (), (1,), "1-2 as one"),
-        (((1, 2),), (2,), (0, 1, 3), (Gap(-1, 1), Gap(0, 4)), (0,), "without 0, 3, 1-2 as one"),
+        (((1, 2),), (2,), (0, 1, 3), (Cut(-1, 1), Cut(0, 4)), (0,), "without 0, 3, 1-2 as one"),
         (((0, 1), (2, 3)), (1, 3), (0, 2), (), (0, 1), "0-1 as one, 2-3 as one"),
     ],
 )
-def test_a_layout_says_what_is_left_what_is_gone_and_where(groups, tops, removed, gaps, seams, label):
+def test_a_layout_says_what_is_left_what_is_gone_and_where(groups, tops, removed, cuts, seams, label):
     layout = Layout(blocks=4, groups=groups)
-    found = (layout.tops, layout.removed, layout.gaps, layout.seams, layout.label, layout.count)
-    assert found == (tops, removed, gaps, seams, label, 4 - len(groups))
+    found = (layout.tops, layout.removed, layout.cuts, layout.seams, layout.label, layout.count)
+    assert found == (tops, removed, cuts, seams, label, 4 - len(groups))
     if all(len(group) == 1 for group in groups):
         assert layout == Layout.without(4, removed)
 

@@ -1,4 +1,4 @@
-"""Closing the gaps: the solution of its equations, never worse where it is judged, nothing else touched."""
+"""Closing the cuts: the solution of its equations, never worse where it is judged, nothing else touched."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ from slicing.depth.operator import reduce_blocks
 from slicing.depth.reduce import reduce_model
 from slicing.modeling_bridged import BridgedForCausalLM
 from slicing.repair import Repair, RidgeFit, held_out
-from slicing.repairs import REPAIRS, Gaps
-from slicing.repairs import block as block_repair
+from slicing.repairs import REPAIRS, Cuts
+from slicing.repairs import train_block as block_repair
 from slicing.store import save_reduced
 
 CLOSINGS = tuple(REPAIRS)
@@ -40,7 +40,7 @@ MERGED = Layout(blocks=5, groups=((0,), (1, 2), (3,), (4,)), merge="mean")
 
 
 def bridge(model: Any, layout: Layout, windows: Tensor, held: int) -> Any:
-    return REPAIRS["linear"].close(Gaps(model, reduce_blocks(model, layout), layout, windows, held))
+    return REPAIRS["linear"].close(Cuts(model, reduce_blocks(model, layout), layout, windows, held))
 
 
 def five(family: str = "llama", dtype: torch.dtype = torch.float32):
@@ -55,7 +55,7 @@ def many() -> Tensor:
 
 @pytest.fixture
 def keeping(monkeypatch) -> None:
-    """Whatever the held-out loss says, the gaps are closed."""
+    """Whatever the held-out loss says, the cuts are closed."""
     monkeypatch.setattr(Repair, "kept", True)
 
 
@@ -96,19 +96,19 @@ def test_a_bridge_solves_the_weighted_ridge_to_the_dense_stream(family, many, mo
     removed = (1, 3) if family != "gemma2" else (1, 2)
     layout, held = Layout.without(len(blocks(model)), removed), held_out(len(many))
     bridged, told = bridge(model, layout, many, held)
-    assert len(told) == len(layout.gaps) == len(bridged.config.bridges)
+    assert len(told) == len(layout.cuts) == len(bridged.config.bridges)
     assert all(each.ridge == 1e-2 for each in told)
     dense: dict[int, Tensor] = {}
     with watch_blocks(model, lambda place, _, leaving: dense.update({place: leaving})):
         model(many, use_cache=False)
-    for gap in layout.gaps:
-        block = blocks(bridged)[gap.after]
+    for cut in layout.cuts:
+        block = blocks(bridged)[cut.after]
         reached: list[Tensor] = []
         handle = block.block.register_forward_hook(lambda *given: reached.append(given[-1]))  # noqa: B023
         bridged(many, use_cache=False)
         handle.remove()
         features = (reached[0][0] if isinstance(reached[0], tuple) else reached[0])[:-held].flatten(0, 1)
-        target = dense[gap.to - 1][:-held].flatten(0, 1)
+        target = dense[cut.to - 1][:-held].flatten(0, 1)
         weights = target.square().mean(-1, keepdim=True).rsqrt()
         rows, wanted = features * weights, target * weights
         ridge = (1e-2 * rows.square().sum(0)).sqrt().diag()
@@ -313,7 +313,7 @@ def test_a_stream_of_another_width_than_the_embeddings_is_bridged(many):
     model = AutoModelForCausalLM.from_config(model).eval().requires_grad_(False)
     found = bridge(model, WITHOUT, many, 2)[0]
     assert blocks(found)[1].bridge.shape == (32, 32)
-    with pytest.raises(UnsupportedError, match=r"'qwen4_exp_text' it is \d+ wide: leave the gaps open\.$"):
+    with pytest.raises(UnsupportedError, match=r"'qwen4_exp_text' it is \d+ wide: leave out the repair\.$"):
         reduce_model(tiny("qwen4_exp_text"), Layout.without(3, (2,)), many, "linear")
 
 

@@ -174,7 +174,7 @@ def test_a_removal_says_what_it_made(removing, made):
         f"{result.parameters:,} parameters",
         f"{result.dense_parameters:,}",
         f"Perplexity {result.smaller.perplexity:.2f}, dense {result.dense.perplexity:.2f}",
-        "Nothing closes the gaps.",
+        "Nothing repairs the cuts.",
     ):
         assert said in card
     assert "trust_remote_code" not in card
@@ -194,7 +194,7 @@ def test_the_card_says_what_closes_the_gaps_where_that_was_kept(removing, made, 
     card = " ".join((folder_in(asked) / "README.md").read_text().split())
     losses = f"held out {result.repair.repaired:.3f}, without {result.repair.unrepaired:.3f} nats per token"
     assert (losses in card) == kept
-    assert ("Nothing closes the gaps." in card) != kept
+    assert ("Nothing repairs the cuts." in card) != kept
     assert result.plain == (not kept or repair != "linear") == ("trust_remote_code" not in card)
     bridge = 0 if result.plain else 32 * 32
     assert result.parameters == result.dense_parameters - result.shape.block_parameters(0) + bridge
@@ -330,7 +330,7 @@ def test_a_leaderboard_is_a_fair_contest_at_every_size(finished):
                 assert contestant.layout.count == blocks
                 matrices = 0
                 if standing.recipe.repaired == "linear" and contestant.repair.kept:
-                    matrices = sum(gap.after >= 0 for gap in contestant.layout.gaps)
+                    matrices = sum(cut.after >= 0 for cut in contestant.layout.cuts)
                 assert standing.parameters == budget + 32 * 32 * matrices
                 assert contestant.flops_per_token < shape.flops_per_token
             floor = np.mean(table.dense.evaluation.nll)

@@ -1,4 +1,4 @@
-"""A repair of gaps is one file: whoever registers one finds it everywhere."""
+"""A repair of cuts is one file: whoever registers one finds it everywhere."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from conftest import tiny_model
 from analysis.errors import PlanError
 from slicing.depth.layout import Layout
 from slicing.depth.reduce import reduce_model
-from slicing.repairs import REPAIRS, GapRepair
+from slicing.repairs import REPAIRS, CutRepair
 from slicing.repairs.base import repair
 from slicing.study.recipe import Recipe
 
@@ -17,17 +17,17 @@ from slicing.study.recipe import Recipe
 @pytest.fixture
 def doubling():
     @repair
-    class Double(GapRepair):
+    class Double(CutRepair):
         name = "double"
         title = "the last norm doubled"
 
-        def need(self, open_gaps, model, layout, tokens, batch):
-            return open_gaps
+        def need(self, unrepaired, model, layout, tokens, batch):
+            return unrepaired
 
-        def close(self, gaps):
-            gaps.tell(1, 1)
+        def close(self, cuts):
+            cuts.tell(1, 1)
             closed = tiny_model("llama", num_hidden_layers=2)
-            closed.load_state_dict(gaps.reduced.state_dict())
+            closed.load_state_dict(cuts.reduced.state_dict())
             closed.model.norm.weight.mul_(2.0)
             return closed, ()
 
@@ -46,7 +46,7 @@ def test_a_repair_in_one_place_is_found_everywhere(doubling, windows):
     found = reduce_model(
         tiny_model("llama"), Layout.without(3, {1}), windows, "double", lambda *given: told.append(given)
     )
-    assert told == [("Closing gaps", 1, 1)]
+    assert told == [("Repairing", 1, 1)]
     assert found.repair is not None
     assert found.repair.repaired != found.repair.unrepaired
     with pytest.raises(ValueError, match="registered twice"):

@@ -418,7 +418,11 @@ SHARED: dict[str, Any] = {
     "window_length": 256,
 }
 EVALUATED: dict[str, Any] = {**SHARED, "evaluation": TextSource(kind="demo", split="evaluation")}
-BASES, WRITERS, MATRIX = "The bases of a stream", "Writers are fitted", "A matrix over a gap is fitted"
+BASES, WRITERS, MATRIX = (
+    "The bases of a stream",
+    "Writers are fitted",
+    "A linear replacement is fitted",
+)
 PROFILED = {"model": SHARED["model"], "text": SHARED["calibration"], "windows": 2, "window_length": 256}
 FEWER, BLOCKS = Budget.parse("parameters=0.1"), Budget.parse("blocks=4")
 
@@ -492,7 +496,7 @@ def test_a_model_card_begins_with_the_warnings(sliced):
     )
     perform(removing)
     card = (runs_folder() / removing.key / "model" / "README.md").read_text()
-    assert card.count("> **Warning:** A matrix over a gap is fitted to 16 tokens") == 1
+    assert card.count("> **Warning:** A linear replacement is fitted to 16 tokens") == 1
 
 
 def test_sliced_model_is_not_sliced_again(sliced):

@@ -63,9 +63,9 @@ def test_blocks_on_disk_change_nothing(family, budget, span, windows, tmp_path):
 @pytest.mark.parametrize("family", ["llama", "gpt2", "falcon"])
 def test_removal_and_repair_take_blocks_on_disk_one_by_one(family, windows, tmp_path):
     together, apart = tiny_model(family), on_disk(tiny_model(family), tmp_path / "weights")
-    gap, merged = Layout.without(3, {1}), Layout(blocks=3, groups=((0,), (1, 2)), merge="mean")
+    cut, merged = Layout.without(3, {1}), Layout(blocks=3, groups=((0,), (1, 2)), merge="mean")
     for layout, repair in (
-        *((gap, repair) for repair in ("none", "linear", "last-writer", "writers", "train-block")),
+        *((cut, repair) for repair in ("none", "linear", "last-writer", "writers", "train-block")),
         (merged, "none"),
         (merged, "writers"),
     ):

@@ -1,6 +1,6 @@
-"""A matrix (D, D) behind every gap, in closed form, for every family.
+"""A matrix (D, D) behind every cut, in closed form, for every family.
 
-It looks at the stream as it leaves the gap in the dense model, and at nothing inside a block.
+It looks at the stream as it leaves the cut in the dense model, and at nothing inside a block.
 """
 
 from __future__ import annotations
@@ -18,41 +18,41 @@ from slicing.depth.layout import Layout
 from slicing.depth.operator import reduce_blocks
 from slicing.modeling_bridged import BridgedConfig, BridgedForCausalLM
 from slicing.repair import RidgeFit, SublayerRepair
-from slicing.repairs.base import GapRepair, Gaps, Repaired, repair
+from slicing.repairs.base import CutRepair, Cuts, Repaired, repair
 
 
 @repair
-class Matrix(GapRepair):
+class LinearReplacement(CutRepair):
     """A matrix behind every block at a seam, through which the stream passes.
 
     Each is the ridge regression from the stream that the reduced model has there to the dense stream behind
-    the gap, or behind the blocks that became one, over all windows but those held out, tokens weighted by the
+    the cut, or behind the blocks that became one, over all windows but those held out, tokens weighted by the
     inverse RMS of their target. (Ghosted Layers, 2605.15491, fits the same without weights, by a ridge of
     1e-6.)
     """
 
     name = "linear"
-    title = "a matrix over each gap"
+    title = "linear replacement of the blocks"
     fits = frozenset({"matrix"})
 
-    def need(self, open_gaps: MemoryNeed, model: Any, layout: Layout, tokens: int, batch: int) -> MemoryNeed:
-        """Add a matrix for each gap, and one fit of 2 D features and targets at a time."""
+    def need(self, unrepaired: MemoryNeed, model: Any, layout: Layout, tokens: int, batch: int) -> MemoryNeed:
+        """Add a matrix for each cut, and one fit of 2 D features and targets at a time."""
         size, width = model.dtype.itemsize, model.config.get_text_config(decoder=True).hidden_size
         if not layout.seams:
-            return open_gaps
-        return open_gaps.model_copy(
+            return unrepaired
+        return unrepaired.model_copy(
             update={
-                "sliced": open_gaps.sliced + len(layout.seams) * width**2 * size,
-                "working": open_gaps.working + 4 * (2 * width) ** 2 * FP64,
+                "sliced": unrepaired.sliced + len(layout.seams) * width**2 * size,
+                "working": unrepaired.working + 4 * (2 * width) ** 2 * FP64,
                 "activations": 2 * tokens * width * size,
             }
         )
 
     @torch.no_grad()
-    def close(self, gaps: Gaps) -> Repaired:
+    def close(self, cuts: Cuts) -> Repaired:
         """A model of our own class, which holds the reduced one's weights and the matrices."""
-        model, after = gaps.dense, gaps.layout.seams
-        reduced = reduce_blocks(model, gaps.layout, check=False)  # its blocks are put behind others
+        model, after = cuts.dense, cuts.layout.seams
+        reduced = reduce_blocks(model, cuts.layout, check=False)  # its blocks are put behind others
         config = BridgedConfig(
             text_config=reduced.config, blocks=block_path(reduced), bridges=list(after), dtype=model.dtype
         )
@@ -61,8 +61,8 @@ class Matrix(GapRepair):
         with torch.device("meta"):  # the bridges' numbers come below
             bridged: Any = BridgedForCausalLM(config, inner=reduced)
 
-        def close(gaps: Gaps, dense: BlockStream, short: BlockStream, place: int) -> SublayerRepair | None:
-            short.through(plain[place], gaps.layout.tops[place])
+        def close(cuts: Cuts, dense: BlockStream, short: BlockStream, place: int) -> SublayerRepair | None:
+            short.through(plain[place], cuts.layout.tops[place])
             if place not in after:
                 return None
             there: Any = blocks(bridged)[place]
@@ -73,16 +73,16 @@ class Matrix(GapRepair):
                     raise UnsupportedError(
                         f"A matrix bridges a stream as wide as the model, {fit.width:,}, but between the "
                         f"blocks of '{model.config.model_type}' it is {found.shape[-1]:,} wide: leave the "
-                        "gaps open."
+                        "cuts open."
                     )
                 precise = torch.promote_types(found.dtype, torch.float32)
-                fit.add(found.to(precise), wanted.to(precise), short.held(index, gaps.held))
+                fit.add(found.to(precise), wanted.to(precise), short.held(index, cuts.held))
             matrix, told = fit.solve(torch.eye(fit.width))
             there.bridge = nn.Parameter(matrix.to(short.at(0).device, model.dtype), requires_grad=False)
             short.change(lambda _, states: there.bridged(states))
             return told
 
-        told = gaps.walk(close)
+        told = cuts.walk(close)
         if model.generation_config is not None:
             bridged.generation_config = reduced.generation_config
         return bridged.eval(), told

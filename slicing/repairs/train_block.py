@@ -1,6 +1,6 @@
-"""The block in front of every gap, trained to stand for those that are gone, for every family.
+"""The block in front of every cut, trained to stand for those that are gone, for every family.
 
-It looks at the stream as it leaves the gap in the dense model, and at nothing inside a block.
+It looks at the stream as it leaves the cut in the dense model, and at nothing inside a block.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from slicing.assembly import spread_like
 from slicing.depth.layout import Layout
 from slicing.depth.operator import reduce_blocks
 from slicing.repair import SublayerRepair, token_weights
-from slicing.repairs.base import GapRepair, Gaps, Repaired, repair
+from slicing.repairs.base import CutRepair, Cuts, Repaired, repair
 
 EPOCHS, PATIENCE = 40, 5
 """Of training: passes over the windows at most, and those without gain after which it stops."""
@@ -28,7 +28,7 @@ RATES = (2e-4, 5e-5)
 
 
 @repair
-class TrainedBlock(GapRepair):
+class TrainedBlock(CutRepair):
     """The block at each seam, trained to make up for those that are gone.
 
     So one block stands for itself and the span after it, as in LLM-Streamline (2403.19135), whose light block
@@ -37,43 +37,43 @@ class TrainedBlock(GapRepair):
     """
 
     name = "train-block"
-    title = "the block in front of each gap trained"
+    title = "the block before each cut trained"
     trains = True
 
-    def need(self, open_gaps: MemoryNeed, model: Any, layout: Layout, tokens: int, batch: int) -> MemoryNeed:
+    def need(self, unrepaired: MemoryNeed, model: Any, layout: Layout, tokens: int, batch: int) -> MemoryNeed:
         """Add one block in fp32 with its gradients, the optimiser's two moments and the best so far."""
         size, width = model.dtype.itemsize, model.config.get_text_config(decoder=True).hidden_size
         if not layout.seams:
-            return open_gaps
+            return unrepaired
         largest = max(sum(each.numel() for each in block.parameters()) for block in blocks(model))
-        return open_gaps.model_copy(
+        return unrepaired.model_copy(
             update={
-                "sliced": open_gaps.sliced + len(layout.seams) * largest * size,
-                "working": 2 * open_gaps.working + 5 * largest * FP32,
+                "sliced": unrepaired.sliced + len(layout.seams) * largest * size,
+                "working": 2 * unrepaired.working + 5 * largest * FP32,
                 "activations": 2 * tokens * width * size,
             }
         )
 
     @torch.no_grad()
-    def close(self, gaps: Gaps) -> Repaired:
+    def close(self, cuts: Cuts) -> Repaired:
         """A plain model with other weights in the trained blocks."""
-        closed = reduce_blocks(gaps.dense, gaps.layout, check=False, spread=False)
-        plain, listed = blocks(gaps.reduced), blocks(closed)
+        closed = reduce_blocks(cuts.dense, cuts.layout, check=False, spread=False)
+        plain, listed = blocks(cuts.reduced), blocks(closed)
 
-        def close(gaps: Gaps, dense: BlockStream, short: BlockStream, place: int) -> SublayerRepair | None:
-            top = gaps.layout.tops[place]
-            if place not in gaps.layout.seams:
+        def close(cuts: Cuts, dense: BlockStream, short: BlockStream, place: int) -> SublayerRepair | None:
+            top = cuts.layout.tops[place]
+            if place not in cuts.layout.seams:
                 short.through(plain[place], top)
                 return None
             home = next(listed[place].parameters()).device
             block = listed[place].to(short.device)
-            listed[place], told = _trained(dense, short, top, block, gaps.held)
+            listed[place], told = _trained(dense, short, top, block, cuts.held)
             short.through(listed[place], top)
             listed[place].to(home)
             return told
 
-        told = gaps.walk(close)
-        spread_like(gaps.dense, closed)
+        told = cuts.walk(close)
+        spread_like(cuts.dense, closed)
         return closed, told
 
 
