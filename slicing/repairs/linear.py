@@ -72,8 +72,8 @@ class LinearReplacement(CutRepair):
                 if found.shape[-1] != fit.width:
                     raise UnsupportedError(
                         f"A matrix bridges a stream as wide as the model, {fit.width:,}, but between the "
-                        f"blocks of '{model.config.model_type}' it is {found.shape[-1]:,} wide: leave the "
-                        "cuts open."
+                        f"blocks of '{model.config.model_type}' it is {found.shape[-1]:,} wide: leave out "
+                        "the repair."
                     )
                 precise = torch.promote_types(found.dtype, torch.float32)
                 fit.add(found.to(precise), wanted.to(precise), short.held(index, cuts.held))

@@ -193,6 +193,7 @@ class Slice(Slicing, Step):
         plan = self.plan_at(budget)
         find_score(plan.score)
         plan.check_fits(view.shape)
+        budget.parameters(view.shape)  # which says so where it names no whole block
         view.check_curves(plan)
         if self.repair != "none":
             held_out(len(view.windows))

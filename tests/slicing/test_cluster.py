@@ -292,7 +292,10 @@ def test_a_trial_whose_workers_keep_dying_is_one_sentence(study, ray_on_two, mon
     monkeypatch.setattr(cluster, "ATTEMPTS", 1)  # each takes the seconds that a worker needs to start
     Home().tell("die")
     kept = Kept()
-    with pytest.raises(OutOfMemoryError, match=r"^1 workers .* at the trial 'constant' at 40%, most often"):
+    with pytest.raises(
+        OutOfMemoryError,
+        match=r"^1 workers .* at the trial 'slice\(constant, rounding=1\)' at mean slice .*, most often",
+    ):
         on_ray(ray_on_two, _noting(), workers=1)([study.trials()[3]], kept, _silent)
     assert kept.keys == []
 

@@ -265,7 +265,9 @@ def test_without_closing_or_without_a_gap_nothing_is_fitted(many):
 def test_families_whose_writers_cannot_be_fitted_get_a_sentence_and_a_matrix(family, closing, many):
     model = tiny(family)
     layout = Layout.without(3, (1,))
-    with pytest.raises(UnsupportedError, match=r"^Writers cannot be fitted: .* with a matrix instead\.$"):
+    with pytest.raises(
+        UnsupportedError, match=r"^Writers cannot be fitted: .* Choose the repair 'linear' instead\.$"
+    ):
         reduce_model(model, layout, many, closing)
     found = reduce_model(model, layout, many, "linear")
     assert found.repair is not None

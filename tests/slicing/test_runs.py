@@ -328,8 +328,8 @@ def test_seed_draws_the_calibration_windows_and_the_profile_uses_the_first_of_th
     first, second = (perform(sliced.model_copy(update={"seed": seed})).result for seed in (0, 1))
     assert first.calibration.digest != second.calibration.digest
     assert first.profile.windows == second.profile.windows == 2
-    opened = open_dense(study.model)
-    windows = token_windows(study.calibration, opened.tokenizer, 24, 4, seed=1)
+    opened = open_dense(sliced.model)
+    windows = token_windows(sliced.calibration, opened.tokenizer, 24, 4, seed=1)
     expected = profile_blocks(opened.model, windows[:2], model_label="", text_label="")
     assert second.profile.measurements == expected.measurements
 
@@ -546,4 +546,5 @@ def test_bundled_runs_are_the_usual_ones_of_the_demo():
         "evaluation": TextSource.parse("demo", "evaluation"),
     }
     assert bundled_run().request == comparison(Plan(), **shared)
-    assert {each.line for each in bundled_board().request.recipes_used()} <= set(BOARD)
+    searched = "llm-streamline(share=search) | slice(dynamic, base=0, blocks_per_basis=3, repair=writers)"
+    assert {each.line for each in bundled_board().request.recipes_used()} <= {*BOARD, searched}

@@ -173,7 +173,7 @@ def test_a_step_refuses_what_cannot_be_before_any_work(line, view):
     else:
         with pytest.raises(PlanError):
             made_by.check(view, Budget(amount=(1 + MAX_FRACTION) / 2))
-    with pytest.raises(PlanError, match=r"unknown setting of .* 'nothing'"):
+    with pytest.raises(PlanError, match=r"nknown setting of .* 'nothing'"):
         Recipe.parse(f"{made_by.name}(nothing=1)")
 
 

@@ -411,5 +411,5 @@ def test_progress_keeps_to_the_phases(judged, one_shot):
 
 
 def test_repair_and_one_shot_bases_do_not_go_together():
-    with pytest.raises(PlanError, match="repair follows sequential slicing"):
+    with pytest.raises(PlanError, match="Repair follows sequential slicing"):
         Recipe.parse("slice(dynamic, one_shot=true, repair=writers)")
