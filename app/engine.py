@@ -247,7 +247,7 @@ MODESTY = 10
 
 def launch() -> Child:
     """Start an engine in a fresh process; it answers as soon as it has imported what it needs."""
-    connection, process = start_child("app.engine", "begin")
+    connection, process = start_child("app.engine", "compute_for")
 
     def ending() -> int | None:
         with suppress(subprocess.TimeoutExpired):

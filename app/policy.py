@@ -22,7 +22,6 @@ from analysis.sources.text import TextSource
 from analysis.storage import cache_folder, require_space, runs_folder
 from analysis.values import Value
 from slicing.plan import Plan
-from slicing.steps import Step
 from slicing.study.grammar import write_line
 from slicing.study.recipe import Recipe
 from slicing.study.results import Request, Run
@@ -193,7 +192,7 @@ class Policy(Value):
             self._check_setting(name, part)
 
     def _check_quick(self, part: Any) -> None:
-        steps = sliced(part).steps if isinstance(part, Plan) else (part,) if isinstance(part, Step) else ()
+        steps = sliced(part).steps if isinstance(part, Plan) else getattr(part, "steps", ())
         if self.demo_mode and not all(each.quick for each in steps):
             raise Refused(
                 f"'{write_line(steps)}' takes this server too long for visitors: choose another, or run "

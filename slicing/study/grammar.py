@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from analysis.errors import PlanError, SlicescopeError, unknown_name
-from analysis.numbers import as_briefly
+from analysis.numbers import as_briefly, read_number
 from slicing.steps import STEPS, Step
 from slicing.study.former import renamed
 
@@ -132,7 +132,8 @@ class _Reader:
             sign, node = (-1 if isinstance(node.op, ast.USub) else 1), node.operand
         said = node.value if isinstance(node, ast.Constant) else None
         if isinstance(said, int | float) and not isinstance(said, bool):
-            if not _is_finite(said):
+            begin, end = self._column(node) - 1, self._column(node, end=True) - 1
+            if read_number(self._line[begin:end]) is None:  # Python reads 1_0 too
                 raise self._wrong(node, "this is no finite number")
             return sign * said
         if node is signed and isinstance(node, ast.Constant) and isinstance(node.value, str):
@@ -171,10 +172,3 @@ def _at_fault(kind: type[Step], said: dict[str, Any], places: dict[str, Any], fa
 
 def _hyphened(name: str) -> str:
     return name.replace("_", "-")
-
-
-def _is_finite(number: int | float) -> bool:
-    try:
-        return abs(float(number)) < float("inf")
-    except OverflowError:
-        return False

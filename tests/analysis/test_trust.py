@@ -183,7 +183,7 @@ def test_no_type_is_refused_for_its_numbers(model_type):
 @pytest.mark.parametrize(
     ("fields", "sentence"),
     [
-        ({"num_hidden_layers": 100}, "asks for .* weights, and its files hold"),
+        ({"num_hidden_layers": 1000}, "asks for .* weights, and its files hold"),
         ({"vocab_size": 2_000_000}, "asks for .* weights, and its files hold"),
         ({"intermediate_size": 2_000_000}, "asks for .* weights, and its files hold"),
     ],

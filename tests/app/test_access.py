@@ -19,7 +19,7 @@ from analysis.sources.model import ModelSource
 from analysis.sources.text import TextSource
 from analysis.storage import runs_folder
 from app import policy as module
-from app import state
+from app import state, turns
 from app.engine import Unload
 from app.job import Job
 from app.pace import ASKING, Asking
@@ -133,23 +133,23 @@ def test_two_pages_are_drawn_at_a_time_and_none_waits_for_ever(monkeypatch: pyte
     drawn: list[str] = []
 
     def draw() -> None:
-        with state.turn():
+        with turns.turn():
             drawn.append("third")
 
-    monkeypatch.setattr(state, "TURN", 30.0)
+    monkeypatch.setattr(turns, "TURN", 30.0)
     third = threading.Thread(target=draw)
-    with state.turn():
-        with state.turn():
+    with turns.turn():
+        with turns.turn():
             third.start()
             third.join(0.2)
             assert drawn == []
         third.join(10)
         assert drawn == ["third"]
-    monkeypatch.setattr(state, "TURN", 0.05)
-    with state.turn(), state.turn():
+    monkeypatch.setattr(turns, "TURN", 0.05)
+    with turns.turn(), turns.turn():
         draw()
     assert drawn == ["third"] * 2
-    assert state._TURNS._value == 2  # each was given back once
+    assert turns._TURNS._value == 2  # each was given back once
 
 
 def test_a_card_is_refused_before_anything_is_read(
@@ -163,7 +163,7 @@ def test_a_card_is_refused_before_anything_is_read(
 def test_a_preview_of_a_model_that_is_not_offered_is_refused(session: dict[str, Any]) -> None:
     run = bundled_run()
     strange = run.model_copy(update={"request": run.request.model_copy(update={"model": STRANGE})})
-    assert "does not offer the model" in str(state.preview(strange, Plan()))
+    assert "does not offer the model" in str(state.preview_of(strange, Plan()))
 
 
 def test_only_owners_cancel_and_are_told(session: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,8 +23,8 @@ from slicing.study.store import BUNDLED_RUN, bundled_run, bundled_sweep, find_ru
 BROKEN: dict[str, Callable[[dict[str, Any]], str]] = {
     "truncated": lambda plain: json.dumps(plain)[:500],
     "no zone": lambda plain: json.dumps({**plain, "created": "2026-11-23T11:40:18"}),
-    "later": lambda plain: json.dumps({**plain, "format": 2}),
-    "nobody": lambda plain: json.dumps({**plain, "result": {**plain["result"], "contestants": []}}),
+    "later": lambda plain: json.dumps({**plain, "format": 3}),
+    "nobody": lambda plain: json.dumps({**plain, "result": {**plain["result"], "measurements": []}}),
     "no json": lambda _: "\x00" * 100,
 }
 
@@ -54,11 +54,11 @@ def test_each_is_one_row_that_says_so(good: str) -> None:
     app = page("runs")
     (table,) = app.dataframe
     assert list(table.value["key"]) == [good, *NAMES]
-    assert list(table.value["kind"]) == ["sweep", *["cannot be read"] * len(NAMES)]
+    assert list(table.value["kind"]) == ["study", *["cannot be read"] * len(NAMES)]
     problems = list(table.value["name"])[1:]
     assert all(f"{name}/run.json" in problem for name, problem in zip(NAMES, problems, strict=True))
     assert not [problem for problem in problems if "delete" in problem or "\n" in problem]
-    assert "Open the sweep" in [button.label for button in app.button]
+    assert "Open the study" in [button.label for button in app.button]
 
 
 def test_it_can_be_deleted_by_who_wishes_to(good: str) -> None:
@@ -81,7 +81,7 @@ def test_strangers_are_told_nothing_of_it(good: str, monkeypatch: pytest.MonkeyP
     assert not [each for each in app.warning if str(runs_folder()) in each.value]
 
 
-@pytest.mark.parametrize("name", ["profile", "compare", "tune", "sweep", "contest", "leaderboard", "notes"])
+@pytest.mark.parametrize("name", ["profile", "compare", "tune", "study", "notes"])
 def test_the_other_pages_survive(good: str, name: str) -> None:
     view = {"tune": "profile", "notes": "compare"}.get(name, name)
     app = page(name, **{view: "no zone"})
@@ -116,6 +116,6 @@ def test_the_command_line_lists_shows_and_deletes_it(
     for words in (["runs", "show"], ["cite"]):
         code, _, err = said(monkeypatch, capsys, *words, "nobody")
         assert code == StorageError.exit_code
-        assert "result.contestants: got none" in " ".join(err.split())
+        assert "result.measurements: got 0" in " ".join(err.split())
     assert said(monkeypatch, capsys, "runs", "delete", "nobody")[0] == 0
     assert find_run(good).key == good

@@ -412,4 +412,5 @@ def test_a_study_file_is_pasted(desk: Desk) -> None:
 def test_what_repeats_a_study_is_its_file(desk: Desk) -> None:
     study: Any = bundled_board().request
     app = page("study", study="demo-frontier")
-    assert [code.value for code in app.code if "recipes = [" in code.value] == [write_study(study)]
+    told = [code.value for code in app.code if "recipes = [" in code.value]
+    assert told == [write_study(study).strip()]
