@@ -261,7 +261,7 @@ def test_an_engine_asks_no_device_before_a_model_is_there_and_goes_on_where_one_
             raise RuntimeError("CUDA error: out of memory")
         return 3, 7
 
-    monkeypatch.setattr("analysis.device.memory", full)
+    monkeypatch.setattr("analysis.device.memory_of", full)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
     monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
