@@ -13,12 +13,12 @@ import streamlit as st
 
 from analysis.errors import PlanError
 from analysis.sources.text import TextSource
-from app import controls, state, wording
+from app import controls, state
 from app.proposal import Proposal
 from app.step_form import SHARE_TITLES, own_recipe
 from slicing.plan import Plan
 from slicing.steps.removal import SEARCH_WINDOWS
-from slicing.study.files import find_study, parse_study, read_study, ready_studies
+from slicing.study.files import find_study, parse_study, read_study, ready_studies, text_line
 from slicing.study.recipe import Recipe
 from slicing.study.study import BOARD, USUAL, Study, contest, leaderboard, sliced, sweep
 
@@ -60,14 +60,14 @@ def comparison_form(usual: Proposal) -> Study:
     left, right = st.columns(2, gap="large")
     with left:
         st.markdown("**Calibration**, on which the bases are found")
-        said = wording.text_argument(judged.calibration, "calibration")
+        said = text_line(judged.calibration, "calibration")
         calibration = controls.text("Text", "calibration", "calibration", said)
         calibration_windows = controls.number("Windows", "calibration-windows", judged.calibration_windows)
         profile_windows = controls.number("of which profiled", "profiled-windows", judged.profile_windows)
         seed = controls.number("Seed that draws them", "seed", judged.seed, 0, 2**31 - 1)
     with right:
         st.markdown("**Evaluation**, on which the perplexity is measured")
-        said = wording.text_argument(judged.evaluation, "evaluation")
+        said = text_line(judged.evaluation, "evaluation")
         evaluation = controls.text("Text", "evaluation", "evaluation", said)
         evaluation_windows = controls.number("Windows", "evaluation-windows", judged.evaluation_windows)
         length = controls.number(
@@ -268,12 +268,12 @@ def _sharing(recipe: Recipe, share: Any) -> Recipe:
 def _judged(name: str, usual: Proposal) -> dict[str, Any]:
     """What all studies say alike: the model, the texts and their windows."""
     judged = usual.judged
-    said = wording.text_argument(judged.calibration, "calibration")
+    said = text_line(judged.calibration, "calibration")
     calibration = controls.text("Calibration text", "calibration", f"{name}-calibration", said)
     calibration_windows = controls.number(
         "Calibration windows", f"{name}-calibration-windows", judged.calibration_windows
     )
-    said = wording.text_argument(judged.evaluation, "evaluation")
+    said = text_line(judged.evaluation, "evaluation")
     evaluation = controls.text("Evaluation text", "evaluation", f"{name}-evaluation", said)
     evaluation_windows = controls.number(
         "Evaluation windows", f"{name}-evaluation-windows", judged.evaluation_windows

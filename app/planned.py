@@ -22,6 +22,17 @@ def plan_asked(request: Request) -> Plan | None:
     return _plan_at(request.recipes_used()[-1], budget) if budget else None
 
 
+def plan_of(recipe: Recipe, budget: Budget) -> Plan | None:
+    """The plan of a recipe that slices and does no more, at a budget.
+
+    ``None`` for others, and where the base reaches the target, which no plan says.
+    """
+    if recipe.is_constant_at(budget):
+        return None
+    plan_at = getattr(recipe.steps[0], "plan_at", None) if len(recipe.steps) == 1 else None
+    return plan_at(budget) if plan_at else None
+
+
 def _plan_at(recipe: Recipe, budget: Budget) -> Plan | None:
     ways = (getattr(step, "plan_at", None) for step in recipe.steps)
     return next((plan_at(budget) for plan_at in ways if plan_at), None)

@@ -8,9 +8,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from analysis.sources.text import TextSource
-from slicing.budget import Budget
 from slicing.plan import Plan
-from slicing.study.recipe import Recipe
 from slicing.study.requests import Judged
 from slicing.study.results import Run
 from slicing.study.study import Study, comparison
@@ -55,14 +53,3 @@ def propose(run: Run, plan: Plan) -> Proposal:
         speed_rounds=5,
     )
     return Proposal(judged, plan)
-
-
-def plan_of(recipe: Recipe, budget: Budget) -> Plan | None:
-    """The plan of a recipe that slices and does no more, at a budget.
-
-    ``None`` for others, and where the base reaches the target, which no plan says.
-    """
-    if recipe.is_constant_at(budget):
-        return None
-    plan_at = getattr(recipe.steps[0], "plan_at", None) if len(recipe.steps) == 1 else None
-    return plan_at(budget) if plan_at else None

@@ -10,8 +10,7 @@ from app.figures.plan import draw_schedule
 from app.figures.profile import DAMAGES
 from app.figures.ranking import draw_ranking
 from app.figures.study import draw_map, draw_sizes
-from app.planned import held_back
-from app.proposal import plan_of
+from app.planned import held_back, plan_of
 from app.tables import map_table, ranking_table, trial_table, widths_table
 from slicing.budget import Budget
 from slicing.plan import Plan

@@ -42,4 +42,3 @@ from app.wording.titles import (
     text_title,
     title,
 )
-from slicing.study.files import text_line as text_argument

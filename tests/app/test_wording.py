@@ -19,6 +19,7 @@ from app.tables import size_table
 from slicing.budget import Budget
 from slicing.plan import Plan
 from slicing.repair import Repair, SublayerRepair
+from slicing.study.files import text_line
 from slicing.study.requests import ProfileRequest
 from slicing.study.results import TextUsed
 from slicing.study.store import bundled_board, bundled_contest, bundled_run, bundled_sweep
@@ -79,7 +80,7 @@ def test_from_how_many_documents_windows_are_is_said(documents: list[int], readi
 )
 def test_a_text_is_written_as_it_is_read(text: str, role: Role) -> None:
     source = TextSource.parse(text, role)
-    assert TextSource.parse(wording.text_argument(source, role), role) == source
+    assert TextSource.parse(text_line(source, role), role) == source
 
 
 RUNS = (bundled_run, bundled_sweep, bundled_contest, bundled_board)
