@@ -68,7 +68,7 @@ class Value(BaseModel):
         return "restore it from a copy"
 
     def identity(self) -> dict[str, Any]:
-        """What is part of the key beside the fields: the version, where it is not the first."""
+        """Give the part of the key that is no field: the version, where it is not the first."""
         return {} if self.version == 1 else {"version": self.version}
 
     @property

@@ -266,7 +266,7 @@ def _sharing(recipe: Recipe, share: Any) -> Recipe:
 
 
 def _judged(name: str, usual: Proposal) -> dict[str, Any]:
-    """What all studies say alike: the model, the texts and their windows."""
+    """Ask for what all studies have: the model, the texts and their windows."""
     judged = usual.judged
     said = text_line(judged.calibration, "calibration")
     calibration = controls.text("Calibration text", "calibration", f"{name}-calibration", said)

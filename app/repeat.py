@@ -101,7 +101,7 @@ def _changed(value: Any, name: str) -> list[str]:
 
 
 def _usual(request: Any, name: str) -> Any:
-    """What a field is where its flag is left out."""
+    """Give the value of a field whose flag is left out."""
     if name == "profile_windows":
         return usual_profile_windows(request.calibration_windows)
     if name == "drawn":

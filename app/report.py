@@ -287,11 +287,7 @@ def _foot(run: Run) -> str:
     request = run.request
     parts: list[tuple[str, str]] = [
         ("The command that repeats it", f"<pre>{_text(command(request))}</pre>"),
-        *(
-            [("Its study file", f"<pre>{_text(study_file(request))}</pre>")]
-            if request.kind == "study"
-            else []
-        ),
+        *_study_file(request),
         (
             "Where and with what",
             f"<p>{run.created:%d %b %Y %H:%M} UTC, {_text(wording.duration(run.seconds))} on "
@@ -306,7 +302,7 @@ def _foot(run: Run) -> str:
 
 
 def _study_file(request: Request) -> list[tuple[str, str]]:
-    """The file that the command reads, where it reads one."""
+    """Give the file that the command reads, where it reads one."""
     if request.kind == "profile" or request.kind == "compress":
         return []
     return [(f"{STUDY_FILE}, which the command reads", f"<pre>{_text(study_file(request))}</pre>")]

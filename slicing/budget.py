@@ -24,7 +24,7 @@ MEASURES: tuple[Measure, ...] = ("mean_slice", "like_constant", "parameters", "b
 
 
 class Budget(Value):
-    """How much smaller a model is to become. Checked when it is made: ``PlanError``."""
+    """Say how much smaller a model is to become. Checked when it is made: ``PlanError``."""
 
     measure: Measure = "mean_slice"
     amount: float = 0.25
@@ -56,7 +56,7 @@ class Budget(Value):
 
     @property
     def line(self) -> str:
-        """What ``parse`` reads."""
+        """The text that ``parse`` reads."""
         return f"{self.measure}={as_briefly(self.amount)}"
 
     @property

@@ -14,7 +14,7 @@ from analysis.errors import PlanError
 from analysis.shape import ModelShape
 from analysis.values import Value
 from slicing.allocation import MAX_FRACTION, Allocation, Constant, Fractions, find_allocation
-from slicing.schedule import EmbeddingForm, SlicingSchedule, constant_at_parameters, without_middle
+from slicing.schedule import EmbeddingForm, SlicingSchedule, without_middle
 
 
 def read_earlier_slicing(data: Any) -> Any:
@@ -27,7 +27,7 @@ def read_earlier_slicing(data: Any) -> Any:
 
 
 class Slicing(Value):
-    """How to slice, whatever the amount: what a plan and a step of slicing have in common."""
+    """Say how to slice, whatever the amount, as a plan and a step of slicing both do."""
 
     # NaN is let through to the checks of the allocation, which explain it.
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=True, use_attribute_docstrings=True)
@@ -103,7 +103,7 @@ class Slicing(Value):
 
 
 class Plan(Slicing):
-    """How to slice, and how much. Checked when it is made: ``PlanError``."""
+    """Say how to slice, and how much. Checked when it is made: ``PlanError``."""
 
     target: float = 0.25
     """SP: the mean slice fraction over blocks."""
@@ -134,12 +134,6 @@ class Plan(Slicing):
         """Constant slicing at the same target, rounding and embedding form."""
         alike = (1.0,) * shape.block_count
         return self._rounded(Constant()(alike, self.target, self.max_fraction), shape)
-
-    def constant_at_parameters_of(self, schedule: SlicingSchedule, shape: ModelShape) -> SlicingSchedule:
-        """Constant slicing with (nearly) as many parameters as ``schedule`` leaves."""
-        return constant_at_parameters(
-            shape, schedule.shape_after(shape).parameters, self.rounding, schedule.embedding
-        )
 
     def at_parameters(
         self, parameters: int, redundancy: Sequence[float], shape: ModelShape

@@ -190,7 +190,7 @@ class ModelView:
 
     @torch.inference_mode()
     def _outputs(self, model: Any, windows: int) -> Tensor:
-        """What the decoder gives for each of a few short texts, (n, tokens * D)."""
+        """Run the decoder on each of a few short texts, (n, tokens * D)."""
         # As many and as long as the published code of Sliding Layer Merging takes: ten samples of 128 tokens.
         texts = self.windows[:windows]
         texts = texts[:, : texts.shape[1] // 128 * 128 or None]
@@ -244,7 +244,7 @@ class ModelView:
         return self._known[key][0]
 
     def _probing(self) -> Probing:
-        """What probes need: they look at the windows of the profile."""
+        """Gather the input of probes, which look at the windows of the profile."""
         return Probing(self.model, self.profile_windows, lambda: self.bases, self.progress, self.precision)
 
     # What was measured already

@@ -145,7 +145,7 @@ def _schedule_of(run: Run) -> SlicingSchedule | None:
 
 
 def _comparison_of(run: Run) -> Comparison | None:
-    """What a run says as a comparison, where it is one."""
+    """Read a run as a comparison; ``None`` where it is none."""
     if run.request.kind == "study" and run.result.kind == "study" and run.request.view == "comparison":
         return read_comparison(run.request, run.result)
     return None

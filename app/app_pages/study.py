@@ -172,7 +172,7 @@ def _card(board: Board, run: Run | None) -> None:
 
 
 def _numbers(standing: Standing, table: Table) -> None:
-    """What a recipe cost, in sentences."""
+    """Say in sentences what a recipe cost."""
     first, baseline = standing.runs[0], table.baseline
     told = f"Perplexity **{standing.perplexity:.2f}**"
     if standing.gain and baseline:
@@ -197,7 +197,7 @@ def _numbers(standing: Standing, table: Table) -> None:
 
 
 def _widths(standing: Standing, table: Table, run: Run | None) -> None:
-    """What a recipe cut where, beside the baseline."""
+    """Draw the widths that a recipe left, beside those of the baseline."""
     planned, plan = standing.runs[0].schedule, plan_of(standing.recipe, table.budget)
     beside = table.baseline and table.baseline.runs[0].schedule
     if planned is None or beside is None or plan is None:

@@ -45,7 +45,7 @@ def comparison_json(run: Run, plan: Plan, settings: dict[str, Any]) -> dict[str,
 
 
 def recipe_json(study: Study, plan: Plan, settings: dict[str, Any]) -> dict[str, Any]:
-    """What was asked for, in the form that slicescope 0.1 gave it."""
+    """Write a study as the recipe of a comparison, in the form of slicescope 0.1."""
     step: Any = study.recipes[-1].steps[-1]
     asked, cut = plain(study), plain(plan)
     cut["span"] = cut.pop("blocks_per_basis")

@@ -290,7 +290,7 @@ class DrawOptions(CalibrationOptions):
     seed: Annotated[int, typer.Option(help="Draws the windows.")] = 0
 
     def fields(self) -> dict[str, Any]:
-        """And the seed."""
+        """Give the fields, the seed among them."""
         return super().fields() | {"seed": self.seed}
 
 

@@ -26,7 +26,7 @@ class Case(NamedTuple):
 
     @property
     def result(self) -> StudyResult:
-        """What the comparison found."""
+        """The comparison, read from near."""
         return self.comparison.result
 
     @property

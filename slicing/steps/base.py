@@ -241,7 +241,7 @@ class Step(Value):
 
     @abstractmethod
     def cost(self, tokens: int, window_length: int) -> Cost:
-        """What it takes, with so many calibration ``tokens``: for a time left that is honest."""
+        """Estimate the work, with so many calibration ``tokens``: for a time left that is honest."""
 
     @abstractmethod
     def decide(self, view: ModelView, budget: Budget, made: Made) -> Layout | SlicingSchedule:

@@ -90,7 +90,7 @@ def text_line(source: TextSource, role: Role) -> str:
 
 
 def usual_profile_windows(calibration_windows: int) -> int:
-    """How many of the calibration windows are profiled where nobody says it."""
+    """Tell how many of the calibration windows are profiled where nobody says it."""
     return min(8, calibration_windows)
 
 

@@ -142,7 +142,7 @@ def through_lens(
 
 
 def environment(model: Any) -> Environment:
-    """Where and with what a model runs."""
+    """Record the device, the dtype and the versions that a model runs with."""
     device: torch.device = model.device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor()
     packages = ("slicescope", "torch", "transformers", "datasets", "numpy")

@@ -63,7 +63,7 @@ class Recipe(Value):
 
     @property
     def line(self) -> str:
-        """What ``parse`` reads, and what one copies."""
+        """The line that ``parse`` reads, and that one copies."""
         return write_line(self.steps)
 
     @property
@@ -84,7 +84,7 @@ class Recipe(Value):
 
     @property
     def kind(self) -> Kind | None:
-        """What it makes smaller; ``None`` for the dense model."""
+        """The part that it makes smaller; ``None`` for the dense model."""
         axes = {each.axis for each in self.steps}
         if not axes:
             return None

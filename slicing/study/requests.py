@@ -4,6 +4,7 @@ same key and gives the same run. A study of several runs stands in ``slicing.stu
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from pathlib import Path
 from typing import ClassVar, Literal, Self
 
@@ -30,42 +31,40 @@ _START: Phases = (("Opening", 0.0), ("Reading text", 0.0))
 
 
 class Request(Value):
-    """What every request has: a model, and windows of text that its profile is measured on."""
+    """Ask for one run: every request names a model, and windows of text that its profile is measured on."""
 
     changes_weights: ClassVar[bool] = True
     """Whether it takes the weights as plain numbers, which quantised ones are not."""
     model: ModelSource
 
     @property
-    def kind_of(self) -> str:
-        """The kind of the request, which is that of its result too."""
-        return getattr(self, "kind")  # noqa: B009 (a field of every subclass)
-
-    @property
+    @abstractmethod
     def profile_draw(self) -> tuple[int, int, int]:
-        """How many windows are profiled, of how many that are drawn, and the (first) seed of the draw."""
-        raise NotImplementedError
+        """Tell how many windows are profiled, of how many that are drawn, and the draw's (first) seed."""
 
     @property
+    @abstractmethod
     def profile_text(self) -> TextSource:
         """The text that the profile is measured on."""
-        raise NotImplementedError
 
     def recipes_used(self) -> tuple[Recipe, ...]:
         """The recipes that it carries out, each once."""
         return ()
 
+    @abstractmethod
     def warnings(self, shape: ModelShape | None) -> tuple[str, ...]:
         """Warn of what flatters or spoils the result, a sentence each.
 
         ``shape`` is the dense model's; without it, as for one that cannot be sliced, nothing is said of how
         much text is enough.
         """
-        raise NotImplementedError
 
     def phases(self) -> Phases:
-        """The phases of the job in order, each with its share of the work, for a time left that is honest."""
-        raise NotImplementedError
+        """Give the phases of the job in order, each with its share of the work, for an honest time left.
+
+        Every job begins with these; each kind of request adds its own.
+        """
+        return _START
 
 
 class ProfileRequest(Request):
@@ -125,7 +124,7 @@ class ProfileRequest(Request):
 
 
 class Calibrated(Request):
-    """What every request says that makes models smaller: where its profile and its bases come from."""
+    """Say where profile and bases come from, as every request does that makes models smaller."""
 
     calibration: TextSource
     calibration_windows: int = 16
@@ -157,11 +156,11 @@ class Calibrated(Request):
         return told + too_few_tokens(self.fits(), shape, self.calibration_windows, self.window_length)
 
     def shared_phases(self) -> Phases:
-        """What comes before any recipe."""
+        """Give the phases that come before any recipe."""
         return (*_START, ("Profiling", 1.0 * self.profile_windows * self.window_length))
 
     def recipe_phases(self, recipe: Recipe) -> Phases:
-        """What a recipe's steps take."""
+        """Give the phases of a recipe's steps."""
         tokens = self.calibration_windows * self.window_length
         return tuple(part for step in recipe.steps for part in step.cost(tokens, self.window_length))
 
@@ -227,7 +226,7 @@ class CompressRequest(Calibrated):
 
 
 class Judged(Calibrated):
-    """What every request says that judges models: on what, and what is measured beside the perplexity."""
+    """Say on what models are judged, and what is measured beside the perplexity."""
 
     evaluation: TextSource
     evaluation_windows: int = 16
@@ -246,7 +245,7 @@ class Judged(Calibrated):
     """A folder of further tasks in YAML; functions that they name are run."""
 
     def judging_phases(self, recipe: Recipe) -> Phases:
-        """What it takes to judge the model of a recipe."""
+        """Give the phases of judging the model of a recipe."""
         evaluating = (1.0 + (self.other is not None)) * self.evaluation_windows * self.window_length
         found = [("Evaluating", evaluating)]
         if self.tasks:
@@ -310,5 +309,5 @@ class Trial(Judged):
         return (*self.shared_phases(), *self.own_phases())
 
     def own_phases(self) -> Phases:
-        """What it does beside what it shares with others."""
+        """Give the phases that it shares with no other trial."""
         return (*self.recipe_phases(self.recipe), *self.judging_phases(self.recipe))

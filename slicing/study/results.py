@@ -37,7 +37,7 @@ class TextUsed(Value):
 
 
 class Environment(Value):
-    """Where and with what a run was made."""
+    """Record the device, the dtype and the versions that a run was made with."""
 
     device: str
     device_name: str
@@ -79,7 +79,7 @@ class Measurement(Value):
 
 
 class ProfileResult(Value):
-    """What a profile found."""
+    """Hold the outcome of a profile."""
 
     kind: Literal["profile"] = "profile"
     profile: LayerProfile
@@ -92,7 +92,7 @@ class ProfileResult(Value):
 
 
 class SearchResult(Value):
-    """What a search found."""
+    """Hold the outcome of a search."""
 
     kind: Literal["search"] = "search"
     profile: LayerProfile
@@ -107,7 +107,7 @@ class SearchResult(Value):
 
 
 class CompressResult(Value):
-    """What a recipe made; the model lies in the run's folder, under ``model``."""
+    """Hold the outcome of making a model; the model itself lies in the run's folder, under ``model``."""
 
     kind: Literal["compress"] = "compress"
     profile: LayerProfile
@@ -135,7 +135,7 @@ class CompressResult(Value):
 
 
 class TrialResult(Value):
-    """What a trial found."""
+    """Hold the outcome of a trial."""
 
     kind: Literal["trial"] = "trial"
     profile: LayerProfile
@@ -146,7 +146,7 @@ class TrialResult(Value):
 
 
 class StudyResult(Value):
-    """What a study found: a measurement for each of its trials, in their order."""
+    """Hold the outcome of a study: a measurement for each of its trials, in their order."""
 
     kind: Literal["study"] = "study"
     profile: LayerProfile

@@ -12,6 +12,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
+from torch import Tensor
+
 from analysis.anatomy import why_not_sliceable
 from analysis.bases import Bases, BasesCollector
 from analysis.details import DetailsCollector
@@ -179,30 +181,50 @@ def _profile(request: ProfileRequest, opened: OpenModel, progress: Progress, fol
 
 
 def _profiled(
-    request: ProfileRequest, opened: OpenModel, windows: Any, progress: Progress, folder: Path, needed: bool
+    request: ProfileRequest,
+    opened: OpenModel,
+    windows: Tensor,
+    progress: Progress,
+    folder: Path,
+    needed: bool,
 ) -> tuple[LayerProfile, Bases | None]:
-    """Profile the model, its details into ``folder``, with the bases in the same pass where ``needed``."""
+    """Profile the model, and find the bases in the same pass where ``needed``."""
     collector = BasesCollector(opened.model) if needed else None
-    details = DetailsCollector(opened.model, windows)
-    profile = profile_blocks(
-        opened.model,
-        windows,
-        model_label=request.model.label,
-        text_label=request.text.label,
-        progress=progress,
-        bases=collector,
-        details=details,
-    )
-    found = details.details(opened.tokenizer)
-    if request.lens:
-        found = through_lens(found, request.model, opened.model, windows, progress)
-    found.save(folder / DETAILS_FILE)
+    profile = _look(request, opened, windows, progress, folder, request.lens, collector)
     if collector is None:
         return profile, None
     progress("Finding bases", 0, 1)
     bases = collector.bases()
     progress("Finding bases", 1, 1)
     return profile, bases
+
+
+def _look(
+    request: ProfileRequest | Calibrated,
+    opened: OpenModel,
+    windows: Tensor,
+    progress: Progress,
+    folder: Path | None,
+    lens: bool,
+    bases: BasesCollector | None = None,
+) -> LayerProfile:
+    """Profile the model on ``windows`` (N, T), with the details into ``folder`` where one is given."""
+    details = DetailsCollector(opened.model, windows) if folder else None
+    profile = profile_blocks(
+        opened.model,
+        windows,
+        model_label=request.model.label,
+        text_label=request.profile_text.label,
+        progress=progress,
+        bases=bases,
+        details=details,
+    )
+    if folder and details:
+        found = details.details(opened.tokenizer)
+        if lens:
+            found = through_lens(found, request.model, opened.model, windows, progress)
+        found.save(folder / DETAILS_FILE)
+    return profile
 
 
 def open_view(
@@ -223,22 +245,7 @@ def open_view(
         return token_windows(request.calibration, opened.tokenizer, *drawn)
 
     def measure_profile(progress: Progress) -> LayerProfile:
-        some = windows[: request.profile_windows]
-        details = DetailsCollector(opened.model, some) if folder else None
-        profile = profile_blocks(
-            opened.model,
-            some,
-            model_label=request.model.label,
-            text_label=request.calibration.label,
-            progress=progress,
-            details=details,
-        )
-        if folder and details:
-            found = details.details(opened.tokenizer)
-            if lens:
-                found = through_lens(found, request.model, opened.model, some, progress)
-            found.save(folder / DETAILS_FILE)
-        return profile
+        return _look(request, opened, windows[: request.profile_windows], progress, folder, lens)
 
     def make_search(asked: SearchRequest) -> Run:
         result = partial(search_shares, asked, open_view(asked, opened, progress), progress)
@@ -347,7 +354,7 @@ def _evaluated(
 def _numbers(
     text: TextSource | None, dense: Perplexity | None, smaller: Perplexity | None
 ) -> tuple[str, ...]:
-    """What a model card says of the perplexity."""
+    """Write the line of a model card on the perplexity."""
     if text is None or dense is None or smaller is None:
         return ()
     return (

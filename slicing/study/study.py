@@ -132,7 +132,7 @@ class Study(Judged):
         return len(self.trials()) + len(self.matches()) <= FEW_TRIALS
 
     def phases(self) -> Phases:
-        """What its trials share, then all of them."""
+        """Give the phases that its trials share, then those of each."""
         trials = [(trial.recipe.short, trial) for trial in self.trials()]
         trials += [(f"{self.baseline.short}-matched", trial) for trial in self.matches()]
         each = [(f"{phase} {name}", work) for name, trial in trials for phase, work in trial.own_phases()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 from html.parser import HTMLParser
@@ -14,6 +15,7 @@ from analysis.scores import SCORES
 from analysis.sources.model import ModelSource
 from analysis.sources.text import TextSource
 from app.citations import ENTRIES, bibtex, citations
+from app.repeat import study_file
 from app.report import build_report, sections
 from app.tables import ranking_table
 from slicing.allocation import ALLOCATIONS
@@ -26,7 +28,7 @@ from slicing.steps import STEPS
 from slicing.steps.removal import Removal
 from slicing.study.recipe import Recipe
 from slicing.study.requests import CompressRequest, ProfileRequest, Trial
-from slicing.study.results import Run
+from slicing.study.results import Run, TrialResult
 from slicing.study.run import perform
 from slicing.study.store import bundled_board, bundled_contest, bundled_run, bundled_sweep
 from slicing.study.study import comparison
@@ -275,3 +277,22 @@ def test_a_step_of_anybody_is_shown_reported_and_cited(monkeypatch):
     assert FromTheFront.known_issue in content and f"&quot;{recipe.line}&quot;" in content
     assert PAPER in citations(study) and PAPER in bibtex(study)
     assert "title = {Nothing: Blocks from the Front}" in content
+
+
+@pytest.mark.parametrize("kind", ["study", "trial"])
+def test_a_report_holds_the_study_file_that_its_command_reads(kind):
+    run = bundled_contest()
+    assert run.request.kind == "study" and run.result.kind == "study"
+    if kind == "trial":
+        study, found = run.request, run.result
+        result = TrialResult(
+            profile=found.profile,
+            shape=found.shape,
+            measurement=found.measurements[1],
+            calibration=found.calibration,
+            evaluation=found.evaluation,
+        )
+        run = run.model_copy(update={"request": study.trials()[1], "result": result})
+    report = html.unescape(build_report(run))
+    assert "slicescope study study.toml" in report
+    assert study_file(run.request) in report

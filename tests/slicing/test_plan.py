@@ -7,7 +7,7 @@ from conftest import DEMO_SHAPE
 
 from analysis.errors import PlanError, StorageError
 from slicing.plan import Plan
-from slicing.schedule import SlicingSchedule
+from slicing.schedule import SlicingSchedule, constant_at_parameters
 
 REDUNDANCY = [0.0] + [0.9 + i / 300 for i in range(29)]
 
@@ -23,7 +23,9 @@ def test_plan_keeps_its_target_in_every_schedule():
 def test_matched_constant_has_the_parameters_of_the_plan():
     plan = Plan(target=0.3, settings={"base": 0.0}, rounding=1)
     planned = plan.schedule(REDUNDANCY, DEMO_SHAPE)
-    matched = plan.constant_at_parameters_of(planned, DEMO_SHAPE)
+    matched = constant_at_parameters(
+        DEMO_SHAPE, planned.shape_after(DEMO_SHAPE).parameters, plan.rounding, planned.embedding
+    )
     assert matched.shape_after(DEMO_SHAPE).parameters == pytest.approx(
         planned.shape_after(DEMO_SHAPE).parameters, rel=1e-4
     )
