@@ -180,6 +180,7 @@ class ModelView:
         """The dense model's outputs, what enters every block and leaves the last, and how blocks answer."""
         states: list[Tensor] = []
         last = self.block_count - 1
+        _ = self.precision  # it may be found by running the model, which is not to be watched
 
         def look(block: int, entering: Tensor, leaving: Tensor) -> None:
             states.extend((entering, leaving) if block == last else (entering,))

@@ -241,6 +241,14 @@ def tiny_folder(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _one_arithmetic() -> Iterator[None]:
+    """Products are in float32 on every processor, whatever instructions it has, so that numbers compare."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.cpu, "get_capabilities", dict)
+        yield
+
+
 @pytest.fixture(autouse=True)
 def _home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[None]:
     """Runs go to a folder of the test; the converted demo model is shared between tests."""

@@ -11,7 +11,14 @@ import torch
 from conftest import byte_tokenizer, tiny_model
 
 from analysis.errors import ModelError, OutOfMemoryError, TextError
-from analysis.evaluate import Perplexity, continue_text, corrected, difference, perplexity
+from analysis.evaluate import (
+    Perplexity,
+    continue_text,
+    corrected,
+    difference,
+    perplexity,
+    safe_precision,
+)
 from analysis.sources.model import ModelSource
 from analysis.sources.opening import OpenModel, open_dense
 from analysis.statistics import holm, mean_interval
@@ -48,6 +55,22 @@ def test_the_protocol_says_where_windows_begin_with_bos(windows):
     assert "6 windows of 16 tokens, each begun by BOS, no overlap" in perplexity(model, windows).protocol
     model.config.bos_token_id = None
     assert not perplexity(model, windows).bos
+
+
+def test_products_are_in_bfloat16_where_the_processor_has_them_and_the_loss_hardly_moves(
+    windows, monkeypatch
+):
+    model, source = tiny_model("llama"), ModelSource(kind="folder", location="-")
+    assert safe_precision(source, windows, model) == "exact"
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+    precision = safe_precision(source, windows, model)
+    assert precision == "fast"
+    fast, exact = perplexity(model, windows, precision=precision), perplexity(model, windows)
+    assert "matrix products in bfloat16" in fast.protocol
+    assert fast.nll != exact.nll
+    np.testing.assert_allclose(fast.nll, exact.nll, atol=0.02)
+    asked = source.model_copy(update={"dtype": "float32"})
+    assert safe_precision(asked, windows, model) == "exact"
 
 
 def test_batches_do_not_matter(windows, monkeypatch):

@@ -162,6 +162,16 @@ def test_likeness_is_the_cosine_of_what_the_decoders_give(layout, model, spoken,
     assert view.similarity(Layout.whole(BLOCKS), 12) == pytest.approx(1.0, abs=1e-6)
 
 
+def test_likeness_is_found_where_the_precision_is_measured_first(model, spoken):
+    def measured() -> Any:
+        model(spoken[:1, :2])  # one of another shape, which is no part of the answer
+        return "exact"
+
+    first, again = (ModelView(model, spoken, find_precision=each) for each in (measured, lambda: "exact"))
+    layout = Layout.without(BLOCKS, (2,))
+    assert first.similarity(layout, 12) == again.similarity(layout, 12)
+
+
 @pytest.mark.parametrize("rule", ["top", "sum", "mean"])
 @pytest.mark.parametrize("name", MERGING)
 def test_without_a_threshold_exactly_so_many_blocks_go(name, rule, view):
