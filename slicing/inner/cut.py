@@ -1,0 +1,316 @@
+"""The operator for everything inside a block: units go, and what they leave is mixed into those that stay.
+
+A cut of n units to k is two matrices R, W (n, k): new rows are R' rows, new columns are columns W. Selection
+is one-hot in both. The dense model is only read. Knows nothing about how units were chosen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from analysis.anatomy import anatomy_of, block_path, blocks, core_of
+from analysis.errors import PlanError, UnsupportedError
+from analysis.families import Branch
+from analysis.read_units import branch_units
+from analysis.units import Kind, Units
+from slicing.guard import GUARD_TOLERANCE
+from slicing.inner.widths import ORDER
+from slicing.modeling_narrow import Absent, NarrowConfig, NarrowForCausalLM, NarrowLinear
+
+INSIDE_HEADS: tuple[Kind, ...] = ("value_pairs", "rotary_pairs")
+"""Kinds that a family's attention has to be given at full size, with zeros where they are gone."""
+
+
+@dataclass(frozen=True)
+class UnitCut:
+    """Which units of one kind stay in a branch, and how the others join them."""
+
+    kind: Kind
+    kept: np.ndarray
+    """(k,) of places among the n units, in order; of kinds in parts, equally many of every part."""
+    rows: Tensor | None = None
+    """R, (n, k); ``None`` for a selection."""
+    columns: Tensor | None = None
+    """W, (n, k); ``None`` for a selection."""
+
+
+BranchCuts = Sequence[UnitCut] | None
+"""What becomes of a branch: cuts of different kinds, ``()`` to leave it whole, ``None`` to take it out."""
+
+
+@torch.no_grad()
+def cut_model(model: Any, cuts: Sequence[Sequence[BranchCuts]]) -> None:
+    """Cut the branches of every block of ``model``, in place; its tensors may be shared, and stay.
+
+    ``cuts`` has an entry for every branch, block by block, in the order of the anatomy. Raises
+    ``UnsupportedError`` for a branch without such units, ``PlanError`` for units that are not there.
+    """
+    branches = [branch for row in anatomy_of(model.config).sublayers for branch in row]
+    alone = [len(row) == 1 for row in anatomy_of(model.config).sublayers for _ in row]
+    natural = _runs_natural(model, cuts, branches)
+    for block, each in zip(blocks(model), cuts, strict=True):
+        for branch, single, own in zip(branches, alone, each, strict=True):
+            if own is None:
+                _take_out(model, block, branch, single)
+            elif own:
+                cut_branch(block, branch, model.config, own, natural)
+
+
+def cut_branch(block: nn.Module, branch: Branch, config: Any, cuts: Sequence[UnitCut], natural: bool) -> None:
+    """Cut one branch of a ``block``. ``natural``: its attention runs with fewer heads as it is."""
+    root = block if " " in branch.core else core_of(block, branch)
+    coarse = [each for each in cuts if each.kind not in INSIDE_HEADS]
+    fine = [each for each in cuts if each.kind in INSIDE_HEADS]
+    for each in sorted(coarse, key=lambda cut: ORDER.index(cut.kind)):
+        padded = each.kind == "kv_groups" and not natural
+        _cut_units(root, _units(block, branch, config, each.kind), each, padded)
+    # Read once for both: queries and keys with fewer rows no longer tell how many heads there are.
+    found = [(_units(block, branch, config, each.kind), each) for each in fine]
+    for units, each in found:
+        _cut_units(root, units, each, padded=True)
+
+
+def _units(block: nn.Module, branch: Branch, config: Any, kind: Kind) -> Units:
+    found = branch_units(core_of(block, branch), branch, config)
+    for units in found.of(kind):
+        return units
+    raise UnsupportedError(
+        f"'{config.model_type}' has no {kind.replace('_', ' ')} that can be taken out of its {branch.kind}. "
+        f"{found.refused.get(kind, '')}".strip()
+    )
+
+
+def _cut_units(root: nn.Module, units: Units, cut: UnitCut, padded: bool) -> None:
+    kept = np.sort(np.asarray(cut.kept, dtype=np.int64))
+    if not len(kept) or kept[0] < 0 or kept[-1] >= units.count or len(set(kept.tolist())) != len(kept):
+        raise PlanError(
+            f"From 1 to {units.count} of the {units.kind.replace('_', ' ')} can stay, each named once by its "
+            f"place from 0 on; got {len(kept)} from {kept[:3]} on."
+        )
+    each = units.count // units.parts
+    if units.parts > 1 and len(set(np.bincount(kept // each, minlength=units.parts).tolist())) != 1:
+        raise PlanError(f"Equally many {units.kind.replace('_', ' ')} must stay in each of {units.parts} parts.")
+    for name, places in units.rows.items():
+        if padded and _is_vector(root, name):
+            continue  # of a head that is computed, and reads and writes zeros
+        _shrink(root, name, places, kept, cut.rows, True, padded)
+    for name, places in units.columns.items():
+        _shrink(root, name, places, kept, cut.columns, False, padded)
+
+
+def _shrink(
+    root: Any, name: str, places: np.ndarray, kept: np.ndarray, mix: Tensor | None, rows: bool, padded: bool
+) -> None:
+    """Keep the rows or columns of the kept units of one weight, bias or vector."""
+    path, _, last = name.rpartition(".")
+    holder = root.get_submodule(path)
+    if last == "bias" and isinstance(holder, nn.Linear | Conv1D):
+        return  # it went with its weight
+    old = getattr(holder, last)
+    stay = np.sort(places[kept].ravel())
+    gone_places = np.setdiff1d(places.ravel(), stay)
+    if not isinstance(holder, nn.Linear | Conv1D):
+        found = _kept(_features(old, rows), places, kept, mix, gone_places)
+        shape = list(old.shape)
+        if old.ndim == 3:
+            found = found.unflatten(0, (len(old), -1))
+            found = found if rows else found.mT
+        elif old.ndim != 2:
+            found = found.reshape([-1 if size == old.numel() else size for size in shape])
+        _put(holder, last, found)
+        return
+    linear = _as_narrow(holder)
+    weight = linear.weight if rows else linear.weight.T
+    if rows and linear.rows is not None or not rows and linear.columns is not None:
+        raise UnsupportedError(f"'{name}' is cut already.")
+    full = len(weight)
+    found = _kept(weight, places, kept, mix, gone_places)
+    linear.weight = _parameter(found if rows else found.T)
+    remaining = torch.as_tensor(np.setdiff1d(np.arange(full), gone_places), device=weight.device)
+    if rows:
+        if linear.bias is not None:
+            linear.bias = _parameter(_kept(linear.bias[:, None], places, kept, mix, gone_places)[:, 0])
+        linear.out_features = len(found)
+        if padded:
+            linear.full_out, linear.rows = full, remaining
+    else:
+        linear.in_features = len(found)
+        if padded:
+            linear.full_in, linear.columns = full, remaining
+    parent, _, own = path.rpartition(".")
+    setattr(root.get_submodule(parent), own, linear)
+
+
+def _kept(
+    features: Tensor, places: np.ndarray, kept: np.ndarray, mix: Tensor | None, gone: np.ndarray
+) -> Tensor:
+    """Features (F, others) without those that are gone; with a ``mix`` (n, k) those that stay take them up."""
+    remaining = np.setdiff1d(np.arange(len(features)), gone)
+    if mix is None:
+        return features[torch.as_tensor(remaining, device=features.device)]
+    found = features.clone()
+    precise = torch.promote_types(features.dtype, torch.float32)
+    matrix = mix.to(features.device, precise)
+    for slot in range(places.shape[1]):
+        every = torch.as_tensor(places[:, slot], device=features.device)
+        own = features[every].to(precise)
+        found[every[torch.as_tensor(kept, device=every.device)]] = (matrix.T @ own).to(features.dtype)
+    return found[torch.as_tensor(remaining, device=features.device)]
+
+
+def _features(tensor: Tensor, rows: bool) -> Tensor:
+    """A parameter as (features, others): the rows or columns of every expert, or the entries of a vector."""
+    if tensor.ndim == 3:
+        return (tensor if rows else tensor.mT).flatten(0, 1)
+    return tensor if tensor.ndim == 2 and len(tensor) > 1 else tensor.reshape(-1, 1)
+
+
+def _as_narrow(module: Any) -> NarrowLinear:
+    """A linear map that shares the module's numbers, and can be made smaller."""
+    weight = module.weight.T if isinstance(module, Conv1D) else module.weight
+    sizes = {name: getattr(module, name, None) for name in ("full_in", "full_out")}
+    found = NarrowLinear(weight.shape[1], weight.shape[0], module.bias is not None, **sizes, device="meta")
+    found.weight = _parameter(weight)
+    if module.bias is not None:
+        found.bias = _parameter(module.bias)
+    for name in ("rows", "columns"):
+        setattr(found, name, getattr(module, name, None))
+    return found.train(module.training)
+
+
+def _is_vector(root: nn.Module, name: str) -> bool:
+    path, _, last = name.rpartition(".")
+    return last not in ("weight", "bias") and getattr(root.get_submodule(path), last).ndim == 1
+
+
+def _put(holder: Any, name: str, tensor: Tensor) -> None:
+    there = getattr(holder, name)
+    setattr(holder, name, _parameter(tensor) if isinstance(there, nn.Parameter) else tensor.contiguous())
+
+
+def _parameter(tensor: Tensor) -> nn.Parameter:
+    return nn.Parameter(tensor.detach().contiguous(), requires_grad=False)
+
+
+def _take_out(model: Any, block: Any, branch: Branch, alone: bool) -> None:
+    """Put what adds nothing in the place of a branch, and nothing in that of its norm."""
+    names = branch.core.split()
+    last = getattr(block, names[-1])
+    outputs = _outputs(model, block, last)
+    layer = getattr(last, "layer_idx", None) if branch.kind == "attention" else None
+    for name in names[:-1]:
+        setattr(block, name, nn.Identity())
+    setattr(block, names[-1], Absent(outputs, layer))
+    if alone:  # else another branch may read through the same norm
+        setattr(block, branch.norm, nn.Identity())
+
+
+def _outputs(model: Any, block: nn.Module, core: nn.Module) -> int:
+    """How many things a core answers with, 0 for states alone: tried on a few tokens."""
+    seen: list[int] = []
+    handle = core.register_forward_hook(lambda _, __, o: seen.append(len(o) if isinstance(o, tuple) else 0))
+    try:
+        _logits(model)
+    finally:
+        handle.remove()
+    return seen[0]
+
+
+def _runs_natural(model: Any, cuts: Sequence[Sequence[BranchCuts]], branches: list[Branch]) -> bool:
+    """Whether the family's attention runs with fewer heads as it is: tried on the first block that loses some.
+
+    Its logits are then those with the heads that are gone at zero.
+    """
+    for place, own in enumerate(cuts):
+        for index, (branch, each) in enumerate(zip(branches, own, strict=True)):
+            groups = [cut for cut in each or () if cut.kind == "kv_groups"]
+            if not groups:
+                continue
+            if len(branch.readers) != 3 or branch.latent or branch.paired:
+                return False
+            found = [_with_one_branch(model, place, index, groups, way) for way in (False, True)]
+            if found[1] is None:
+                return False
+            expected: Any = found[0]
+            error = float((found[1] - expected).norm() / expected.norm())
+            return error <= GUARD_TOLERANCE[model.dtype]
+    return True
+
+
+def _with_one_branch(
+    model: Any, place: int, index: int, cuts: Sequence[UnitCut], natural: bool
+) -> Tensor | None:
+    """Logits of the model with one branch cut, which is whole again afterwards; ``None`` where it fails."""
+    block = blocks(model)[place]
+    branch = [each for row in anatomy_of(model.config).sublayers for each in row][index]
+    before = {name: module for name, module in block.named_modules() if name}
+    core = core_of(block, branch)
+    parameters = {name: parameter for name, parameter in core.named_parameters(recurse=False)}
+    cut_branch(block, branch, model.config, cuts, natural)
+    try:
+        return _logits(model)
+    except (RuntimeError, ValueError):  # shapes that its code does not expect
+        return None
+    finally:
+        for name, module in before.items():
+            home, _, last = name.rpartition(".")
+            setattr(block.get_submodule(home), last, module)
+        for name, parameter in parameters.items():
+            setattr(core, name, parameter)
+
+
+@torch.inference_mode()
+def _logits(model: Any) -> Tensor:
+    size = model.get_input_embeddings().weight.shape[0]
+    tokens = (torch.arange(1, 17, device=model.device) * size // 17).unsqueeze(0)
+    return model(tokens, use_cache=False).logits.float()
+
+
+def as_narrow_model(model: Any) -> Any:
+    """The model in a class of ours that saves and opens; itself where nothing of it is cut."""
+    parts = narrow_parts(model)
+    if not parts:
+        return model
+    config = NarrowConfig(
+        text_config=model.config, blocks=block_path(model), bridges=[], narrow=parts, dtype=model.dtype
+    )
+    config._attn_implementation = model.config._attn_implementation
+    made = NarrowForCausalLM(config, inner=model)
+    made.generation_config = model.generation_config
+    return made.eval()
+
+
+def narrow_parts(model: Any) -> dict[str, Any]:
+    """What ``slicing.modeling_narrow.narrow`` makes of a dense model to get the shapes of this one."""
+    with torch.device("meta"):
+        dense = type(model)(model.config)
+    there = dict(model.named_modules())
+    parts: dict[str, Any] = {}
+    for name, module in dense.named_modules():
+        found = there.get(name)
+        if isinstance(found, NarrowLinear):
+            sizes = {"full_in": found.full_in, "full_out": found.full_out}
+            parts[name] = {
+                "kind": "linear",
+                "in": found.in_features,
+                "out": found.out_features,
+                "bias": found.bias is not None,
+                **{key: size for key, size in sizes.items() if size is not None},
+            }
+        elif isinstance(found, Absent):
+            parts[name] = {"kind": "absent", "outputs": found.outputs, "layer": found.layer_idx}
+        elif isinstance(found, nn.Identity) and not isinstance(module, nn.Identity):
+            parts[name] = {"kind": "identity"}
+        elif found is not None:
+            for key, parameter in module.named_parameters(recurse=False):
+                shape = list(getattr(found, key).shape)
+                if shape != list(parameter.shape):
+                    parts[f"{name}.{key}"] = {"kind": "parameter", "shape": shape}
+    return parts
