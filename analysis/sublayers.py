@@ -93,15 +93,26 @@ def linear_maps(core: nn.Module, names: tuple[str, ...]) -> Iterator[nn.Linear |
             yield found
 
 
+def weights_at(core: nn.Module, names: tuple[str, ...]) -> Iterator[tuple[Any, str]]:
+    """The (module, attribute) of every weight among the attributes ``names``, stacks of experts too."""
+    for name in names:
+        found, (path, _, last) = _at(core, name), name.rpartition(".")
+        if isinstance(found, nn.Parameter):
+            yield (_at(core, path) if path else core), last
+        elif isinstance(getattr(found, "weight", None), nn.Parameter):
+            yield found, "weight"
+
+
 def out_in(module: nn.Linear | Conv1D) -> Tensor:
     """The weight of a linear map as (out, in), whatever the module stores."""
     return module.weight.T if isinstance(module, Conv1D) else module.weight
 
 
-def set_out_in(module: nn.Linear | Conv1D, weight: Tensor) -> None:
+def set_out_in(module: nn.Module, weight: Tensor, name: str = "weight") -> None:
     """Give a linear map another weight (out, in); a new parameter, since another model may share the old."""
-    stored = weight.T if isinstance(module, Conv1D) else weight
-    module.weight = nn.Parameter(stored.to(module.weight).contiguous(), requires_grad=False)
+    stored = weight.T if isinstance(module, Conv1D) and name == "weight" else weight
+    like = getattr(module, name)
+    setattr(module, name, nn.Parameter(stored.to(like).contiguous(), requires_grad=False))
 
 
 def _at(core: nn.Module, name: str) -> Any:

@@ -11,6 +11,21 @@ from analysis.scores import SCORES
 from slicing.study.results import Request
 
 ENTRIES = {
+    "sun2024wanda": """@inproceedings{sun2024wanda,
+  title     = {A Simple and Effective Pruning Approach for Large Language Models},
+  author    = {Sun, Mingjie and Liu, Zhuang and Bair, Anna and Kolter, J. Zico},
+  booktitle = {International Conference on Learning Representations},
+  year      = {2024},
+  eprint    = {2306.11695},
+  archiveprefix = {arXiv}
+}""",
+    "hu2025fasp": """@misc{hu2025fasp,
+  title     = {{FASP}: Fast and Accurate Structured Pruning of Large Language Models},
+  author    = {Hu, Hanyu and Zhao, Pengxiang and Li, Ping and Zheng, Yi and Wang, Zhefeng and Yuan, Xiaoming},
+  year      = {2025},
+  eprint    = {2501.09412},
+  archiveprefix = {arXiv}
+}""",
     "dumitru2024change": """@inproceedings{dumitru2024change,
   title     = {Change Is the Only Constant: Dynamic {LLM} Slicing based on Layer Redundancy},
   author    = {Dumitru, Razvan-Gabriel and Clotan, Paul-Ioan and Yadav, Vikas and Peteleaza, Darius and

@@ -77,16 +77,19 @@ class RidgeFit:
     fit. Some tokens do not join the fit and choose the strength of the ridge.
     """
 
-    def __init__(self, width: int) -> None:
-        """``width``: D, of the target."""
-        self.width = width
+    def __init__(self, width: int, ridges: tuple[float, ...] = RIDGES) -> None:
+        """``width``: D, of the target; ``ridges``: the strengths that are tried."""
+        self.width, self.ridges = width, ridges
         self.fitted: Covariance | None = None
         self.judged: Covariance | None = None
 
-    def add(self, features: Tensor, target: Tensor, held: int) -> None:
-        """Add a batch, (B, T, F) and (B, T, D); the last ``held`` of its windows do not join the fit."""
+    def add(self, features: Tensor, target: Tensor, held: int, like: Tensor | None = None) -> None:
+        """Add a batch, (B, T, F) and (B, T, D); the last ``held`` of its windows do not join the fit.
+
+        Tokens are weighted by ``like`` (B, T, D) instead of the target, where that is only a part of it.
+        """
         rows = torch.cat([features, target.to(features)], dim=-1)
-        rows = rows * token_weights(target).to(features)
+        rows = rows * token_weights(target if like is None else like).to(features)
         split = len(rows) - held
         if self.fitted is None or self.judged is None:
             self.fitted = Covariance(rows.shape[-1], rows.device)
@@ -113,7 +116,7 @@ class RidgeFit:
         missing = cross - gram @ there
         before = _error(there, *judge)
         best, ridge, after = there, None, before
-        for strength in RIDGES:
+        for strength in self.ridges:
             factor = torch.linalg.cholesky((gram + torch.diag(strength * scale))[free, free])
             found = there.clone()
             found[free] += torch.cholesky_solve(missing[free], factor)

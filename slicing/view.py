@@ -76,6 +76,17 @@ class ModelView:
         self._asked: set[Any] = set()
         self._within: list[float] = []
 
+    def of(self, model: Any) -> ModelView:
+        """A view of another model, made of this one, with the same windows; nothing of it is known yet."""
+        return ModelView(
+            model,
+            self.windows,
+            profile_windows=len(self.profile_windows),
+            progress=self.progress,
+            find_precision=lambda: self.precision,
+            draw_more=self.draw_more,
+        )
+
     def progress(self, phase: str, done: int, total: int) -> None:
         """Tell whoever listens now, which changes from job to job."""
         self.listener(phase, done, total)

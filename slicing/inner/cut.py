@@ -6,6 +6,7 @@ is one-hot in both. The dense model is only read. Knows nothing about how units 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -314,3 +315,9 @@ def narrow_parts(model: Any) -> dict[str, Any]:
                 if shape != list(parameter.shape):
                     parts[f"{name}.{key}"] = {"kind": "parameter", "shape": shape}
     return parts
+
+
+def copy_sharing(model: Any) -> Any:
+    """A second model with modules of its own that shares all tensors with the first."""
+    shared = [*model.parameters(), *model.buffers()]
+    return copy.deepcopy(model, {id(tensor): tensor for tensor in shared})

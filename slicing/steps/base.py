@@ -24,9 +24,9 @@ from analysis.values import Value, first_fault
 from slicing.budget import Budget
 from slicing.calibration import Fit
 from slicing.depth.layout import Layout
+from slicing.inner.widths import InnerWidths
 from slicing.repair import Repair
 from slicing.repairs import REPAIRS, find_repair
-from slicing.schedule import SlicingSchedule
 
 if TYPE_CHECKING:
     from analysis.needs import MemoryNeed
@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     from slicing.slicer import SlicedModel
     from slicing.view import ModelView
 
-Axis = Literal["stream", "blocks"]
-"""What a step makes smaller: the width of the residual stream, or the number of blocks."""
+Axis = Literal["stream", "blocks", "inner"]
+"""What a step makes smaller: the width of the residual stream, the number of blocks, or the widths inside."""
 Cost = tuple[tuple[str, float], ...]
 """The phases of a step, each with its work in tokens through the decoder."""
 
@@ -50,6 +50,8 @@ class Made:
     """Which blocks are left; ``None`` for all."""
     sliced: SlicedModel | None = None
     """How it is sliced; ``None`` where it is not."""
+    widths: InnerWidths | None = None
+    """How much stays inside its blocks; ``None`` where all does."""
     repair: Repair | None = None
     seconds: float = 0.0
     peak_memory: int = 0
@@ -244,7 +246,7 @@ class Step(Value):
         """Estimate the work, with so many calibration ``tokens``: for a time left that is honest."""
 
     @abstractmethod
-    def decide(self, view: ModelView, budget: Budget, made: Made) -> Layout | SlicingSchedule:
+    def decide(self, view: ModelView, budget: Budget, made: Made) -> Any:
         """Decide what goes, on the dense model; ``made`` is what the steps before it have made."""
 
     @abstractmethod

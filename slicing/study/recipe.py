@@ -14,7 +14,7 @@ from slicing.plan import Slicing
 from slicing.steps.base import Step, read_step
 from slicing.study.grammar import parse_line, write_line
 
-Kind = Literal["width", "depth", "both"]
+Kind = Literal["width", "depth", "inner", "both"]
 """What a recipe makes smaller."""
 
 
@@ -36,10 +36,10 @@ class Recipe(Value):
     @model_validator(mode="after")
     def _check(self) -> Self:
         for first, then in zip(self.steps, self.steps[1:], strict=False):
-            if first.axis != "blocks" or then.axis != "stream":
+            if first.axis != "blocks" or then.axis == "blocks":
                 raise PlanError(
                     f"'{then.name}' cannot follow '{first.name}': a recipe removes blocks by one method, or "
-                    "slices, or removes blocks and then slices."
+                    "slices, or cuts inside blocks, or removes blocks and then does one of the two others."
                 )
             if first.share == 1.0:
                 raise PlanError(
@@ -88,7 +88,9 @@ class Recipe(Value):
         axes = {each.axis for each in self.steps}
         if not axes:
             return None
-        return "both" if len(axes) > 1 else "width" if axes == {"stream"} else "depth"
+        if len(axes) > 1:
+            return "both"
+        return {"stream": "width", "blocks": "depth", "inner": "inner"}[axes.pop()]
 
     @property
     def control(self) -> bool:

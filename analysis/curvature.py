@@ -1,0 +1,153 @@
+"""Where the loss is curved: the second moment of its gradient at every sub-layer's output, in one pass.
+
+The loss is the cross-entropy to labels that the model itself draws, so that the second moment is its Fisher
+information: the second order of the Kullback-Leibler divergence that a small change of the output makes.
+Gradients go back block by block, each computed anew with its graph, so that one block at a time is in
+memory. Changes no weight.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from analysis.anatomy import blocks
+from analysis.device import on_device, out_of_memory_told
+from analysis.errors import ModelError
+from analysis.evaluate import check_windows
+from analysis.hooks import entering_states, going_on_from, returns_tuple
+from analysis.sublayers import Sublayer, rms, sublayers
+from analysis.values import Progress, no_progress
+
+Labels = Literal["sampled", "text"]
+"""``sampled``: drawn from the model's own predictions (true Fisher information). ``text``: the next token."""
+Visit = Callable[[int, int, Tensor, Tensor, dict[str, Any]], None]
+"""``visit(block, row, entering (1, T, D), gradient (1, T, D), context)`` of one sub-layer, from last to first;
+the gradient of the summed loss is that at its output."""
+
+
+class Curvature(NamedTuple):
+    """Second moments of the gradient at the output of every sub-layer."""
+
+    moments: tuple[tuple[Tensor, ...], ...]
+    """By block and row, (D, D) each, fp32, on the host: the mean over tokens of ``g g' r²``, with ``g`` the
+    gradient of the summed loss (nats) and ``r`` the RMS of the stream behind the sub-layer."""
+    tokens: int
+
+
+def curvature(
+    model: Any, windows: Tensor, seed: int = 0, progress: Progress = no_progress
+) -> Curvature:
+    """Measure the curvature on ``windows`` (N, T) of token ids.
+
+    Raises ``ModelError`` where a gradient is not finite, ``TextError`` for windows that do not fit,
+    ``OutOfMemoryError``.
+    """
+    width = model.config.get_text_config(decoder=True).hidden_size
+    found = [[torch.zeros(width, width) for _ in row] for row in sublayers(model)]
+
+    def visit(block: int, row: int, entering: Tensor, gradient: Tensor, context: dict[str, Any]) -> None:
+        scaled = (gradient.float() * rms(entering)).flatten(0, 1)
+        found[block][row] += (scaled.T @ scaled).to("cpu")
+
+    gradients(model, windows, visit, "sampled", seed, progress, behind=True)
+    tokens = windows.numel()
+    moments = tuple(tuple(each / tokens for each in row) for row in found)
+    if not all(each.isfinite().all() for row in moments for each in row):
+        raise ModelError("A gradient is not finite: open the model in float32.")
+    return Curvature(moments, tokens)
+
+
+def gradients(
+    model: Any,
+    windows: Tensor,
+    visit: Visit,
+    labels: Labels = "sampled",
+    seed: int = 0,
+    progress: Progress = no_progress,
+    behind: bool = False,
+) -> None:
+    """Carry the gradient of the summed loss from the head to the first block, one window at a time.
+
+    ``visit`` is called for every sub-layer of every window, with the stream in front of it or, with
+    ``behind``, that behind it.
+    """
+    check_windows(model, windows)
+    tuples = returns_tuple(model, windows[:1, :8].to(model.device))
+    every = sublayers(model)
+    generator = torch.Generator().manual_seed(seed)
+    with out_of_memory_told("going back through the blocks", model.device):
+        for done, window in enumerate(windows.split(1), start=1):
+            tokens = window.to(model.device)
+            entering, contexts = _entering(model, tokens, tuples)
+            gradient = _at_head(model, tokens, entering[-1], labels, generator, tuples)
+            for place in range(len(every) - 1, -1, -1):
+                states = entering[place]
+                context = on_device(contexts[place], states.device)
+                gradient = _through(every[place], place, states, gradient, context, visit, behind)
+            progress("Going back through the blocks", done, len(windows))
+
+
+def _entering(model: Any, tokens: Tensor, tuples: bool) -> tuple[list[Tensor], list[dict[str, Any]]]:
+    """What enters every block and leaves the last, and how each is called."""
+    states, contexts = _normal(entering_states(model, tokens, tuples))
+    found = [states]
+    with torch.no_grad():
+        for block, context in zip(blocks(model), contexts, strict=True):
+            output = block(found[-1], **on_device(context, found[-1].device))
+            found.append(output[0] if isinstance(output, tuple) else output)
+    return found, contexts
+
+
+def _normal(value: Any) -> Any:
+    """The value with copies for tensors made in inference mode, of which no gradient can be had."""
+    if isinstance(value, Tensor):
+        return value.clone()
+    if isinstance(value, dict):
+        return {key: _normal(each) for key, each in value.items()}
+    if isinstance(value, tuple | list):
+        return type(value)(_normal(each) for each in value)
+    return value
+
+
+def _at_head(
+    model: Any, tokens: Tensor, last: Tensor, labels: Labels, generator: torch.Generator, tuples: bool
+) -> Tensor:
+    """The gradient of the summed loss at the end of the last block, (1, T, D)."""
+    with torch.enable_grad():
+        last = last.detach().requires_grad_(True)
+        with going_on_from(model, len(blocks(model)), last, tuples):
+            logits = model(tokens, use_cache=False).logits.float()[0]
+        if labels == "text":
+            logits, wanted = logits[:-1], tokens[0, 1:].to(logits.device)
+        else:
+            chances = logits.detach().softmax(-1).cpu()
+            wanted = torch.multinomial(chances, 1, generator=generator)[:, 0].to(logits.device)
+        loss = functional.cross_entropy(logits, wanted, reduction="sum")
+        (gradient,) = torch.autograd.grad(loss, [last])
+    return gradient
+
+
+def _through(
+    rows: list[Sublayer],
+    place: int,
+    states: Tensor,
+    gradient: Tensor,
+    context: dict[str, Any],
+    visit: Visit,
+    behind: bool,
+) -> Tensor:
+    """Carry the gradient (1, T, D) from behind a block to in front of it."""
+    with torch.enable_grad():
+        streams = [states.detach().requires_grad_(True)]
+        for sublayer in rows:
+            streams.append(streams[-1] + sublayer.added(streams[-1], context))
+        found = torch.autograd.grad(streams[-1], streams, gradient.to(streams[-1].device))
+    for row in range(len(rows) - 1, -1, -1):
+        shown = streams[row + 1] if behind else streams[row]
+        visit(place, row, shown.detach(), found[row + 1], context)
+    return found[0]

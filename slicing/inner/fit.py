@@ -1,0 +1,215 @@
+"""What is left inside the blocks, fitted anew: block by block, so that the cut model follows the dense one.
+
+Three fits, each a ridge regression with a share of the windows held out to choose its strength:
+
+- ``local``: the writers of a cut sub-layer, on the *dense* stream, towards what the dense sub-layer writes.
+- ``readers``: a matrix (D, D) on what the readers of a sub-layer are given, towards what the dense ones are
+  given. It is multiplied into their weights: no parameter more.
+- ``writers``: the writers, on the stream that the cut model really has, towards the dense stream behind the
+  sub-layer, pulled to what is there.
+
+Tokens are weighted by the inverse RMS of the dense stream: the massive first token would own the fits.
+Knows nothing about how units were chosen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from analysis.anatomy import blocks
+from analysis.device import present, widen
+from analysis.stream import BlockStream
+from analysis.sublayers import Sublayer, out_in, set_out_in, sublayers, weights_at
+from slicing.depth.layout import Layout
+from slicing.modeling_narrow import NarrowLinear
+from slicing.repair import RidgeFit, SublayerRepair
+
+RIDGES = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
+"""With few windows even strong ridges gain: 3 was chosen most often with 16 of 512 tokens."""
+Tell = Callable[[int, int], None]
+
+
+@torch.no_grad()
+def fit_inside(
+    dense: Any,
+    cut: Any,
+    layout: Layout,
+    windows: Tensor,
+    held: int,
+    fits: Collection[str] = ("local",),
+    changed: Callable[[int, int], bool] = lambda place, row: True,
+    tell: Tell = lambda done, total: None,
+    budget: tuple[int, int] | None = None,
+) -> tuple[SublayerRepair, ...]:
+    """Fit the blocks of ``cut``, made of ``dense`` by ``layout`` and cut inside; its modules are its own.
+
+    ``windows`` (N, T), of which the last ``held`` choose ridges. ``fits`` are names as above. ``changed``
+    tells which sub-layers were cut, by block and row: those alone have a ``local`` fit. In front of the first
+    of them, and of the first removed block, the two streams are one and nothing is fitted.
+    """
+    true = BlockStream(dense, windows, budget)
+    short = true.beside(cut)
+    told: list[SublayerRepair] = []
+    following = [*(group[0] for group in layout.groups[1:]), layout.blocks]
+    dense_rows, passed, alike = sublayers(dense), 0, True
+    for place, (rows, first) in enumerate(zip(sublayers(cut), following, strict=True)):
+        top = layout.tops[place]
+        for block in range(passed, top):
+            true.through(blocks(dense)[block], block)
+            alike = False
+        with present(blocks(cut)[place]), present(blocks(dense)[top]):
+            for row, sublayer in enumerate(rows):
+                work = _Fit(sublayer, dense_rows[top][row], true, short, place, top, held)
+                inside, gone = changed(place, row), not sublayer.writers and not sublayer.mixed
+                alike = alike and not inside
+                if not (alike or gone) and "readers" in fits:
+                    work.readers()
+                if inside and not gone and "local" in fits:
+                    told += work.local()
+                work.advance_dense()
+                if row == len(rows) - 1:  # what is removed behind this block is made up for by its writers
+                    for block in range(top + 1, first):
+                        true.through(blocks(dense)[block], block)
+                        alike = False
+                if not (alike or gone) and "writers" in fits:
+                    told += work.writers()
+                work.advance_cut()
+        passed = first
+        tell(first, layout.blocks)
+    return tuple(told)
+
+
+class _Fit:
+    """The fits of one sub-layer of the cut model, beside the dense one's."""
+
+    def __init__(
+        self,
+        cut: Sublayer,
+        dense: Sublayer,
+        true: BlockStream,
+        short: BlockStream,
+        place: int,
+        top: int,
+        held: int,
+    ) -> None:
+        self.cut, self.dense, self.true, self.short = cut, dense, true, short
+        self.place, self.top, self.held = place, top, held
+        self.maps = cut.writers
+        self.biased = [each for each in self.maps if each.bias is not None]
+
+    def readers(self) -> None:
+        """Multiply into the readers what takes their input to that of the dense ones, norm by norm."""
+        norms = {id(norm): (norm, other) for norm, other in zip(self.cut.norms, self.dense.norms, strict=True)}
+        for norm, other in norms.values():
+            fit = RidgeFit(self.short.at(0).shape[-1], RIDGES)
+            for index in range(len(self.short)):
+                found, wanted = norm(self.short.at(index)), other(self.true.at(index))
+                fit.add(_precise(found), _precise(wanted), self.short.held(index, self.held))
+            matrix, told = fit.solve(torch.eye(fit.width, dtype=torch.float64))
+            if told.ridge is None:
+                continue
+            for core, branch, its in zip(self.cut.cores, self.cut.branches, self.cut.norms, strict=True):
+                if its is norm:
+                    for holder, name in weights_at(core, branch.readers):
+                        set_out_in(holder, _product(_out_in(holder, name), matrix.T), name)
+
+    def local(self) -> list[SublayerRepair]:
+        """Fit the writers on the dense stream, towards what the dense sub-layer writes."""
+
+        def wanted(index: int, states: Tensor) -> tuple[Tensor, Tensor]:
+            added = self.dense.added(states, self.true.context(index, self.top))
+            return added, states + added
+
+        return self._fitted(self.true, self.top, wanted)
+
+    def writers(self) -> list[SublayerRepair]:
+        """Fit the writers on the cut model's stream, towards the dense stream where it is now."""
+
+        def wanted(index: int, states: Tensor) -> tuple[Tensor, Tensor]:
+            goal = self.true.at(index)
+            return goal - states, goal
+
+        return self._fitted(self.short, self.place, wanted)
+
+    def _fitted(
+        self,
+        stream: BlockStream,
+        place: int,
+        wanted: Callable[[int, Tensor], tuple[Tensor, Tensor]],
+    ) -> list[SublayerRepair]:
+        fit = RidgeFit(stream.at(0).shape[-1], RIDGES)
+        for index in range(len(stream)):
+            states = stream.at(index)
+            read: dict[int, Tensor] = {}
+            with self.cut.reading(read.__setitem__):
+                added = self.cut.added(states, stream.context(index, place))
+            goal, like = wanted(index, states)
+            parts = [added] if self.cut.mixed else self._features(read, states)
+            scale = 1.0 if self.cut.mixed else self.cut.scale
+            features = torch.cat([_precise(part) for part in parts], dim=-1)
+            fit.add(features, _precise(goal) / scale, stream.held(index, self.held), _precise(like))
+        found, told = fit.solve(torch.eye(fit.width) if self.cut.mixed else self._there())
+        if told.ridge is not None:
+            self._adopt(found)
+        return [told]
+
+    def _features(self, read: dict[int, Tensor], states: Tensor) -> list[Tensor]:
+        """What the writers read of a batch, and 1 where one has a bias."""
+        parts = [
+            each.read(read[place]) if isinstance(each, NarrowLinear) else read[place]
+            for place, each in enumerate(self.maps)
+        ]
+        return [*parts, torch.ones_like(states[..., :1])] if self.biased else parts
+
+    def _there(self) -> Tensor:
+        """What takes the features to what is written now, (F, D)."""
+        parts = [_precise(out_in(each).T) for each in self.maps]
+        if self.biased:
+            total: Any = sum(each.bias for each in self.biased)
+            parts.append(_precise(total.unsqueeze(0)))
+        return torch.cat(parts)
+
+    def _adopt(self, found: Tensor) -> None:
+        """Write a fit into the writers; with experts it is one matrix (D, D) on all that they write."""
+        if self.cut.mixed:
+            for core, branch in zip(self.cut.cores, self.cut.branches, strict=True):
+                for holder, name in weights_at(core, branch.writers):
+                    set_out_in(holder, _product(found.T, _out_in(holder, name)), name)
+                    if getattr(holder, "bias", None) is not None:
+                        set_out_in(holder, _product(found.T, holder.bias[:, None])[:, 0], "bias")
+            return
+        if self.biased:  # several biases are one: the first takes up the change
+            others: Any = sum(each.bias for each in self.biased[1:])
+            set_out_in(self.biased[0], found[-1].to(self.biased[0].bias) - others, "bias")
+            found = found[:-1]
+        sizes = [out_in(each).shape[1] for each in self.maps]
+        for each, weight in zip(self.maps, found.split(sizes), strict=True):
+            set_out_in(each, weight.T)
+
+    def advance_dense(self) -> None:
+        """Pass the dense stream through the dense sub-layer."""
+        self.true.change(lambda i, states: states + self.dense.added(states, self.true.context(i, self.top)))
+
+    def advance_cut(self) -> None:
+        """Pass the cut model's stream through what is left of the sub-layer."""
+        self.short.change(
+            lambda i, states: states + self.cut.added(states, self.short.context(i, self.place))
+        )
+
+
+def _precise(states: Tensor) -> Tensor:
+    return states.to(torch.promote_types(states.dtype, torch.float32))
+
+
+def _out_in(holder: Any, name: str) -> Tensor:
+    return out_in(holder) if name == "weight" else getattr(holder, name)
+
+
+def _product(first: Tensor, second: Tensor) -> Tensor:
+    """A product in fp64, on the host where the device has none."""
+    first = widen(first)
+    return first @ widen(second, first.device)

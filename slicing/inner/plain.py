@@ -1,0 +1,95 @@
+"""A model cut alike in every block, as an ordinary checkpoint of its architecture."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import nn
+
+from analysis.errors import UnsupportedError, one_line
+from slicing.guard import GUARD_TOLERANCE
+from slicing.modeling_narrow import Absent, NarrowLinear
+
+CHANNELS = ("intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size", "moe_intermediate_size")
+HEADS = ("num_attention_heads", "n_head", "num_heads")
+GROUPS = ("num_key_value_heads", "num_kv_heads", "num_attention_groups")
+
+
+@torch.no_grad()
+def as_plain(model: Any) -> Any:
+    """The same model in the class and configuration of its architecture, which every tool opens.
+
+    Raises ``UnsupportedError`` where the configuration cannot say these widths.
+    """
+    if any(isinstance(each, Absent) for each in model.modules()):
+        raise _unfit(model, "whole sub-layers are gone")
+    config = copy.deepcopy(model.config)
+    text = config.get_text_config(decoder=True)
+    there = {name: parameter.shape for name, parameter in model.named_parameters()}
+    with torch.device("meta"):
+        dense = type(model)(model.config)
+    size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    for name, module in dense.named_modules():
+        found = model.get_submodule(name)
+        if isinstance(module, nn.Linear) and isinstance(found, NarrowLinear):
+            _say(text, module, found, size)
+    try:
+        with torch.device("meta"):
+            made = type(model)(config)
+    except Exception as error:  # whatever the family's own code says of a configuration it cannot build
+        raise _unfit(model, one_line(error)) from error
+    wrong = [n for n, p in made.named_parameters() if p.shape != there.get(n)]
+    if wrong or any(
+        isinstance(each, NarrowLinear) and (each.rows is not None or each.columns is not None)
+        for each in model.modules()
+    ):
+        raise _unfit(model, f"the shapes of {wrong[0] if wrong else 'its heads'} differ")
+    for name, module in made.named_modules():
+        found = model.get_submodule(name)
+        for key in module._parameters:
+            module._parameters[key] = found._parameters[key]
+        module._buffers.update({key: found._buffers[key] for key in module._buffers})
+        for key, value in vars(module).items():
+            if isinstance(value, torch.Tensor) and value.is_meta:
+                setattr(module, key, getattr(found, key))
+    made.generation_config = copy.deepcopy(model.generation_config)
+    made.tie_weights()
+    made = made.eval()
+    _check(model, made)
+    return made
+
+
+def _say(text: Any, dense: nn.Linear, found: NarrowLinear, size: int) -> None:
+    """Put the sizes of a smaller map into the settings that named the sizes of the dense one."""
+    for full, left in ((dense.out_features, found.out_features), (dense.in_features, found.in_features)):
+        if full == left:
+            continue
+        for name in CHANNELS:
+            if getattr(text, name, None) == full:
+                setattr(text, name, left)
+        heads = next((n for n in HEADS if getattr(text, n, None)), None)
+        groups = next((n for n in GROUPS if getattr(text, n, None)), None)
+        if left % size == 0 and full % size == 0:
+            for name in (heads, groups):
+                if name and getattr(text, name) == full // size:
+                    if "head_dim" in vars(text):
+                        text.head_dim = size
+                    setattr(text, name, left // size)
+
+
+def _check(model: Any, made: Any) -> None:
+    size = model.get_input_embeddings().weight.shape[0]
+    tokens = (torch.arange(1, 25, device=model.device) * size // 25).unsqueeze(0)
+    expected, found = (each(tokens, use_cache=False).logits.float() for each in (model, made))
+    error = float((found - expected).norm() / expected.norm())
+    if not error <= GUARD_TOLERANCE[model.dtype]:
+        raise _unfit(model, f"made from it, the model's logits are {error:.1%} off")
+
+
+def _unfit(model: Any, reason: str) -> UnsupportedError:
+    return UnsupportedError(
+        f"The configuration of '{model.config.model_type}' cannot say these widths ({reason}), so that this "
+        "is no ordinary checkpoint: leave out 'uniform'."
+    )

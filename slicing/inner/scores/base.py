@@ -1,0 +1,81 @@
+"""A score of units, and the list of all of them: a name for each, and one file.
+
+Knows nothing about any one score.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from analysis.device import widen
+from analysis.errors import PlanError, unknown_name
+from analysis.units import Units
+
+
+@dataclass(frozen=True)
+class UnitSite:
+    """The units of one kind in a branch, and what was measured where they write the stream."""
+
+    units: Units
+    weight: Tensor
+    """(D, F) of the writer."""
+    moment: Tensor
+    """C, (F, F) fp64: the mean over tokens of ``z z'``, with ``z`` what the writer reads."""
+    curvature: Tensor | None = None
+    """G, (D, D): see ``analysis.curvature``; there for scores that ask for it."""
+    slopes: Tensor | None = None
+    """(F,): the mean over tokens of ``(z_j (W' g)_j)²``, with ``g`` the gradient of the summed loss at what is
+    written; there for scores that ask for it."""
+
+    @property
+    def columns(self) -> Tensor:
+        """The columns of the writer that every unit has, (units, columns per unit)."""
+        (places,) = self.units.columns.values()
+        return torch.as_tensor(places, device=self.weight.device)
+
+    def summed(self, each: Tensor) -> np.ndarray:
+        """The sum over the columns of every unit of what each column has, (F,) -> (units,)."""
+        return widen(each)[self.columns.to(each.device)].sum(dim=1).cpu().numpy()
+
+
+class UnitScore(ABC):
+    """A way to say what a unit is worth; the least go first."""
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    source: ClassVar[str]
+    cite: ClassVar[str]
+    """A key of ``app.citations.ENTRIES``, or a BibTeX entry of its own."""
+    relative: ClassVar[bool] = False
+    """Whether it looks at what is read relative to the stream, so that the massive first token owns nothing."""
+    asks: ClassVar[frozenset[str]] = frozenset()
+    """What it needs beside weights and moments: ``curvature``, ``slopes``, ``gradients``."""
+
+    @abstractmethod
+    def score(self, site: UnitSite) -> np.ndarray:
+        """(units,): higher means worth more."""
+
+
+ScoreType = TypeVar("ScoreType", bound=UnitScore)
+UNIT_SCORES: dict[str, UnitScore] = {}
+
+
+def unit_score(cls: type[ScoreType]) -> type[ScoreType]:
+    """Register a score: steps offer it, and the tests run it."""
+    if cls.name in UNIT_SCORES:
+        raise ValueError(f"The unit score '{cls.name}' is registered twice.")
+    UNIT_SCORES[cls.name] = cls()
+    return cls
+
+
+def find_unit_score(name: str) -> UnitScore:
+    """Find the registered score of this name, or raise a ``PlanError`` that suggests the nearest."""
+    if name not in UNIT_SCORES:
+        raise PlanError(unknown_name("score of units", name, UNIT_SCORES))
+    return UNIT_SCORES[name]

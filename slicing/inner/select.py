@@ -1,0 +1,119 @@
+"""Scores of all units of a model, and the cuts that keep the best of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from torch import Tensor
+
+from analysis.anatomy import anatomy_of
+from analysis.curvature import Curvature, curvature
+from analysis.errors import UnsupportedError
+from analysis.families import Branch
+from analysis.read_units import read_units
+from analysis.sublayers import Sublayer, out_in
+from analysis.units import Kind, Units
+from slicing.inner.cut import BranchCuts, UnitCut
+from slicing.inner.moments import writer_moments
+from slicing.inner.scores import UnitSite, find_unit_score
+from slicing.inner.widths import InnerWidths
+
+if TYPE_CHECKING:
+    from slicing.view import ModelView
+
+Scores = dict[tuple[int, int, Kind], np.ndarray]
+"""By block, branch and kind: (units,), higher means worth more."""
+CURVED = 8
+"""Of the calibration windows, so many tell the curvature of the loss."""
+
+
+def branches_of(model: Any) -> list[tuple[int, Branch]]:
+    """The branches of a block in the order of the anatomy, each with the row of its sub-layer."""
+    rows = anatomy_of(model.config).sublayers
+    return [(row, branch) for row, branches in enumerate(rows) for branch in branches]
+
+
+def view_curvature(view: ModelView) -> Curvature:
+    """The curvature of the view's model on the first ``CURVED`` windows, measured once."""
+    return view.once("curvature", lambda: curvature(view.model, view.windows[:CURVED], 0, view.progress))
+
+
+def unit_scores(view: ModelView, name: str, kinds: Sequence[Kind]) -> Scores:
+    """The score of this name of all units of these kinds, measured once, in one pass over the windows."""
+    return view.once(("unit scores", name, tuple(kinds)), lambda: _measured(view, name, kinds))
+
+
+def _measured(view: ModelView, name: str, kinds: Sequence[Kind]) -> Scores:
+    score, model, found = find_unit_score(name), view.model, {}
+    units, branches = read_units(model), branches_of(model)
+    curved = view_curvature(view) if "curvature" in score.asks else None
+
+    def look(place: int, row: int, sublayer: Sublayer, moments: list[Tensor]) -> None:
+        for index, writer, own in sites(units[place], branches, row, sublayer, kinds):
+            site = UnitSite(
+                own,
+                out_in(sublayer.writers[writer]),
+                moments[writer],
+                None if curved is None else curved.moments[place][row],
+            )
+            found[place, index, own.kind] = score.score(site)
+
+    writer_moments(model, view.windows, look, view.progress, relative=score.relative)
+    return found
+
+
+def sites(
+    units: Sequence[Any],
+    branches: Sequence[tuple[int, Branch]],
+    row: int,
+    sublayer: Sublayer,
+    kinds: Sequence[Kind],
+) -> Iterator[tuple[int, int, Units]]:
+    """The units of ``kinds`` in one sub-layer: (branch of the block, place among its writers, units)."""
+    names = [name for branch in sublayer.branches for name in branch.writers]
+    for index, (own_row, branch) in enumerate(branches):
+        if own_row != row:
+            continue
+        for kind in kinds:
+            for each in units[index].of(kind)[:1]:
+                (name,) = each.columns
+                writer = name.removesuffix(".weight")
+                places = [at for at, known in enumerate(names) if known == writer and known in branch.writers]
+                if not places or len(names) != len(sublayer.writers):
+                    raise UnsupportedError(
+                        f"'{name}' is a stack of experts, whose {kind.replace('_', ' ')} slicescope does not "
+                        "score yet: choose a method that removes blocks or slices."
+                    )
+                yield index, places[0], each
+
+
+def best_units(model: Any, widths: InnerWidths, scores: Scores) -> list[list[BranchCuts]]:
+    """The cuts to ``widths`` that keep the units of the highest scores, in every part equally many."""
+    units, branches = read_units(model), branches_of(model)
+    cuts: list[list[BranchCuts]] = []
+    for place, block in enumerate(widths.blocks):
+        own: list[BranchCuts] = []
+        for index, (row, _) in enumerate(branches):
+            if block[row].gone:
+                own.append(None)
+                continue
+            kinds = [kind for kind in block[row].kept if units[place][index].of(kind)]
+            own.append(
+                [
+                    UnitCut(kind, best(scores[place, index, kind], block[row].kept[kind], found.parts))
+                    for kind in kinds
+                    for found in units[place][index].of(kind)[:1]
+                ]
+            )
+        cuts.append(own)
+    return cuts
+
+
+def best(scores: np.ndarray, count: int, parts: int = 1) -> np.ndarray:
+    """The places of the ``count`` highest scores of every part, in order; of equals the first stay."""
+    by_part = scores.reshape(parts, -1)
+    order = np.argsort(-by_part, axis=1, kind="stable")[:, :count]
+    starts = np.arange(parts)[:, None] * by_part.shape[1]
+    return np.sort((order + starts).ravel())

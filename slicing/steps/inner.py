@@ -1,0 +1,248 @@
+"""What the methods that cut inside blocks have in common: one decides which units stay, an operator cuts, and
+what is left is fitted anew.
+
+No method itself.
+"""
+
+from __future__ import annotations
+
+import time
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar, Self
+
+import numpy as np
+from pydantic import Field, model_validator
+
+from analysis.device import PeakMemory, out_of_memory_told, synchronise
+from analysis.errors import PlanError, UnsupportedError
+from analysis.evaluate import check_windows, perplexity
+from analysis.shape import ModelShape
+from analysis.units import Kind
+from slicing.budget import Budget
+from slicing.calibration import Fit
+from slicing.depth.layout import Layout
+from slicing.depth.operator import reduce_blocks
+from slicing.inner.cut import BranchCuts, copy_sharing, cut_model
+from slicing.inner.fit import fit_inside
+from slicing.inner.plain import as_plain
+from slicing.inner.widths import InnerWidths, SublayerWidths, units_of
+from slicing.repair import Repair, SublayerRepair, held_out
+from slicing.steps.base import Cost, Made, Step
+
+if TYPE_CHECKING:
+    from slicing.plan import Slicing
+    from slicing.view import ModelView
+
+
+@dataclass(frozen=True)
+class InnerPlan:
+    """What is decided: how much stays inside every block, and which units that are."""
+
+    widths: InnerWidths
+    """Of the blocks that are left."""
+    cuts: Sequence[Sequence[BranchCuts]]
+    """By block and branch, in the order of the anatomy."""
+
+
+class Inner(Step):
+    """Cut inside the blocks, which units the method decides, and fit what is left."""
+
+    axis = "inner"
+    repairs = ("writers", "projections")
+    kinds: ClassVar[tuple[Kind, ...]] = ()
+    """Kinds of units that it takes out."""
+    fine: ClassVar[bool] = True
+    """Whether it comes as near to a size as single units allow, and not as whole sub-layers do."""
+    trains: ClassVar[bool] = False
+    """Whether it searches or trains, which takes far longer than looking at the dense model."""
+    variants: ClassVar[tuple[str, ...]] = ("",)
+    """The settings with which it takes part in a leaderboard, as a recipe's line writes them."""
+
+    restore: bool = Field(default=True, title="Least-squares restoration")
+    """Fit every output projection that lost inputs to what the dense one writes, on the dense model's stream,
+    by ridge regression."""
+    uniform: bool = Field(default=False, title="Equal widths")
+    """Keep equally many units in every block, so that the result is an ordinary checkpoint that every tool
+    opens."""
+
+    @model_validator(mode="after")
+    def _check_inner(self) -> Self:
+        if self.share != 1.0:
+            raise PlanError(f"'{self.name}' is the last step that makes a model smaller: leave out its share.")
+        return self
+
+    @property
+    def kinds_cut(self) -> tuple[Kind, ...]:
+        """The kinds that it takes out with these settings: an ordinary checkpoint can say few of them."""
+        plain: tuple[Kind, ...] = ("channels", "kv_groups")
+        return tuple(each for each in self.kinds if not self.uniform or each in plain)
+
+    @property
+    def quick(self) -> bool:
+        """Whether it neither searches nor trains, and fits nothing block by block."""
+        return not self.trains and self.repair == "none"
+
+    # What each method says
+
+    @abstractmethod
+    def plan(self, view: ModelView, size: int) -> InnerPlan:
+        """Decide which units of the view's model stay, so that it has about ``size`` parameters."""
+
+    # What it does
+
+    def check_budget(self, budget: Budget) -> None:
+        """The budget names a number of parameters, or constant slicing that does."""
+        if budget.measure == "mean_slice":
+            raise PlanError(
+                f"'{self.name}' cuts inside blocks, which the budget '{budget.line}' does not count: choose a "
+                "share of the parameters, such as 'parameters=0.2', or 'like_constant=0.25'."
+            )
+
+    def in_form(self, form: Slicing, one_shot: bool | None, windows: int | None) -> Self:
+        """It has no such settings."""
+        return self
+
+    def fits(self) -> set[Fit]:
+        """Output projections, where they are fitted."""
+        return {"writers"} if self.restore or self.repair != "none" else set()
+
+    def size(self, shape: ModelShape, budget: Budget) -> int:
+        """How many parameters stay, of a model of this shape."""
+        size = budget.parameters(shape)
+        if size is None:  # as many as constant slicing leaves
+            from slicing.plan import Plan
+
+            assert budget.target is not None
+            size = Plan(target=budget.target).constant(shape).shape_after(shape).parameters
+        return size
+
+    def check(self, view: ModelView, budget: Budget) -> None:
+        """The model has such units, the size can be reached, and windows are held out."""
+        self.check_budget(budget)
+        shape = view.shape
+        self.size(shape, budget)
+        for kind in self.kinds_cut:
+            if not any(each.kind == kind for row in shape.blocks for sub in row for each in sub.units):
+                raise UnsupportedError(
+                    f"'{self.name}' takes out {kind.replace('_', ' ')}, and no block of a model of type "
+                    f"'{shape.architecture}' has any: choose another method."
+                )
+        if self.fits():
+            held_out(len(view.windows))
+
+    def cost(self, tokens: int, window_length: int) -> Cost:
+        """One pass to look, two to restore, five to fit block by block."""
+        passes = {"none": 0.0, "writers": 5.0, "projections": 7.0}[self.repair]
+        restoring = (("Restoring", 3.0 * tokens),) if self.restore else ()
+        repairing = (("Repairing", passes * tokens),) if passes else ()
+        return (("Looking inside the blocks", 2.0 * tokens), *restoring, *repairing)
+
+    def decide(self, view: ModelView, budget: Budget, made: Made) -> InnerPlan:
+        """The units that stay of what the steps before have left."""
+        size = self.size(view.shape, budget)
+        return self.plan(view if made.layout is None else view.of(made.model), size)
+
+    def apply(self, view: ModelView, plan: InnerPlan, made: Made) -> Made:
+        """Cut the units, restore, and repair; the repair is kept where it loses less on held-out windows."""
+        start = time.perf_counter()
+        model, windows = view.model, view.windows
+        layout = made.layout or Layout.whole(view.block_count)
+        with PeakMemory(model.device) as peak, out_of_memory_told("cutting inside the blocks", model.device):
+            cut = reduce_blocks(model, layout, check=False)
+            cut_model(cut, plan.cuts)
+            held = held_out(len(windows)) if self.fits() else 0
+            if held:
+                check_windows(model, windows)
+
+            def fitted(model_cut: object, fits: tuple[str, ...], phase: str) -> tuple[SublayerRepair, ...]:
+                return fit_inside(
+                    model,
+                    model_cut,
+                    layout,
+                    windows,
+                    held,
+                    fits,
+                    lambda place, row: not plan.widths.blocks[place][row].whole,
+                    lambda done, total: view.progress(phase, done, total),
+                )
+
+            if self.restore:
+                fitted(cut, ("local",), "Restoring")
+            told: Repair | None = None
+            if self.repair != "none":
+                fits = ("writers",) if self.repair == "writers" else ("readers", "writers")
+                repaired = copy_sharing(cut)
+                rows = fitted(repaired, fits, "Repairing")
+                cut, told = _better(cut, repaired, rows, windows[-held:])
+            if self.uniform:
+                cut = as_plain(cut)
+            synchronise(model.device)
+        return replace(
+            made,
+            model=cut,
+            widths=plan.widths,
+            repair=told,
+            seconds=made.seconds + time.perf_counter() - start,
+            peak_memory=max(made.peak_memory, peak.bytes),
+        )
+
+
+def _better(
+    cut: object, repaired: object, rows: tuple[SublayerRepair, ...], held: object
+) -> tuple[object, Repair]:
+    """The model that loses less on the windows held out."""
+    other, loss = (float(np.mean(perplexity(each, held).nll)) for each in (cut, repaired))  # type: ignore[arg-type]
+    told = Repair(sublayers=rows, windows=len(held), unrepaired=other, repaired=loss)  # type: ignore[arg-type]
+    return (repaired if told.kept else cut), told
+
+
+# For methods that cut by shares of the units of every block
+
+
+def widths_of_shares(shape: ModelShape, shares: Sequence[float], kinds: Sequence[Kind]) -> InnerWidths:
+    """The widths of a model whose blocks lose these shares (L,) of the units of each kind, one at least left."""
+    blocks = []
+    for share, row in zip(shares, shape.blocks, strict=True):
+        found = []
+        for sublayer in row:
+            kept = {}
+            for kind in (each for each in kinds if any(unit.kind == each for unit in sublayer.units)):
+                units = units_of(sublayer, kind)
+                each = units.count // units.parts
+                if (left := max(1, round(each * (1.0 - share)))) < each:
+                    kept[kind] = left
+            found.append(SublayerWidths(kept=kept))
+        blocks.append(tuple(found))
+    return InnerWidths(blocks=tuple(blocks))
+
+
+def at_size(
+    widths: Callable[[float], InnerWidths], shape: ModelShape, size: int, name: str
+) -> InnerWidths:
+    """The widths, at whatever target, whose model comes nearest to ``size`` parameters.
+
+    By bisection on the target, in which ``widths`` grows smaller. Raises ``PlanError`` where even the
+    smallest model it gives is larger than that by more than 1 %.
+    """
+    low, high = 0.0, 0.98
+    best: InnerWidths | None = None
+    nearest = 0
+    for _ in range(40):
+        middle = (low + high) / 2
+        try:
+            found = widths(middle)
+        except PlanError:  # more than its bounds allow
+            high = middle
+            continue
+        parameters = found.shape_after(shape).parameters
+        if best is None or abs(parameters - size) < abs(nearest - size):
+            best, nearest = found, parameters
+        low, high = (middle, high) if parameters > size else (low, middle)
+    if best is None or abs(nearest - size) > 0.01 * size:
+        raise PlanError(
+            f"'{name}' reaches no size near {size:,} parameters (nearest: {nearest:,}): choose a larger model, "
+            "or a method that takes out whole blocks too."
+        )
+    return best
