@@ -107,7 +107,7 @@ class Details(NamedTuple):
     ``analysis.lens``), over all windows; ``None`` where it was not asked for."""
 
     def maps(self) -> dict[str, np.ndarray]:
-        """How alike the stream is at every two depths, in each of the ways in ``LIKENESSES`` it holds."""
+        """Give how alike the stream is at every two depths, in each way of ``LIKENESSES`` that it holds."""
         held = {name: getattr(self, name) for name in LIKENESSES}
         return {name: values for name, values in held.items() if values is not None}
 
@@ -116,7 +116,7 @@ class Details(NamedTuple):
         return self.pieces.get(token, f"#{token}")
 
     def fit(self, blocks: int) -> bool:
-        """Whether all of it has the shape that it has for a profile of so many blocks, and is finite."""
+        """Tell whether all of it has the shape that a profile of so many blocks has, and is finite."""
         if self.tokens.ndim != 2 or not self.tokens.size:
             return False
         pairs = (blocks + 1, blocks + 1)

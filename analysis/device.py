@@ -64,7 +64,7 @@ LARGE = Facts(total=2**40, bf16=True)
 
 
 def has_bf16(device: torch.device) -> bool:
-    """Whether the device multiplies in bfloat16 itself, as NVIDIA cards do from Ampere on."""
+    """Tell whether the device multiplies in bfloat16 itself, as NVIDIA cards do from Ampere on."""
     return device.type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)
 
 
@@ -105,7 +105,7 @@ Precision = Literal["exact", "fast"]
 
 
 def multiplies_bf16(device: torch.device) -> bool:
-    """Whether products in bfloat16 are faster here than in float32 (a CPU with instructions for them)."""
+    """Tell whether products in bfloat16 are faster here than in float32 (a CPU with such instructions)."""
     if device.type != "cpu":
         return False
     known = torch.cpu.get_capabilities()
@@ -137,7 +137,7 @@ def present(module: nn.Module) -> Iterator[torch.device]:
 
 
 def comes_and_goes(module: nn.Module) -> bool:
-    """Whether accelerate keeps the module's own weights elsewhere, so that they must not be shared."""
+    """Tell whether accelerate keeps the module's own weights elsewhere, so that none may share them."""
     return has_offloaded_params(module)
 
 
@@ -153,7 +153,7 @@ def on_device(value: Any, device: torch.device) -> Any:
 
 
 def precise_home(device: torch.device) -> torch.device:
-    """Where tensors of ``device`` can be in fp64: there, or on the host, since MPS has none."""
+    """Name where tensors of ``device`` can be in fp64: there, or on the host, since MPS has none."""
     return HOST if device.type == "mps" else device
 
 
@@ -223,7 +223,7 @@ _OUT_OF_MEMORY = (
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether the device or the host ran out of memory: torch has one type for CUDA, words for the rest."""
+    """Tell whether the device or host ran out of memory: torch has a type for CUDA, words for the rest."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     return isinstance(error, RuntimeError) and any(

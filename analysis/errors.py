@@ -70,7 +70,7 @@ class Cancelled(SlicescopeError):
 
 
 def is_ours(error: BaseException) -> bool:
-    """Whether an error is one of the family, or ends the process or the thread, and so is to be passed on.
+    """Tell whether an error is one of the family, or ends the process or thread: it is to be passed on.
 
     What is written in Rust panics with a class outside of ``Exception``, so such a class alone tells nothing.
     """

@@ -80,7 +80,7 @@ class Perplexity(Value):
 
     @property
     def protocol(self) -> str:
-        """How the number was measured, for the line beside it."""
+        """Tell how the number was measured, for the line beside it."""
         products = ", matrix products in bfloat16" if self.precision == "fast" else ""
         begun = ", each begun by BOS" if self.bos else ""
         return (
@@ -148,7 +148,7 @@ def batch_tokens(device: torch.device, told: Facts | None = None) -> int:
 
 
 def batch_size(windows: Tensor, device: torch.device) -> int:
-    """How many of the windows (N, T) pass at a time: about ``batch_tokens``, and one window at least.
+    """Tell how many windows of (N, T) pass at a time: about ``batch_tokens``, and one window at least.
 
     All of a job takes its batches from here, so that windows of one length pass alike in all its parts.
     """

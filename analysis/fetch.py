@@ -143,7 +143,7 @@ class _Weights(NamedTuple):
 
     @property
     def here(self) -> int:
-        """How many of its bytes have come."""
+        """Count the bytes of it that have come."""
         if self.blob.exists():
             return self.bytes
         return max((part.stat().st_size for part in _parts(self.blob)), default=0)

@@ -148,7 +148,7 @@ def leaving_out(model: nn.Module, some: Collection[int], returns_tuple: bool = F
 
 @torch.inference_mode()
 def returns_tuple(model: nn.Module, tokens: Tensor) -> bool:
-    """Whether the blocks answer with a tuple: as the family's entry says, or tried on ``tokens`` (B, T)."""
+    """Tell whether the blocks answer with a tuple: by the family's entry, or tried on ``tokens`` (B, T)."""
     if why_not_sliceable(model.config) is None:
         return anatomy_of(model.config).returns_tuple
     answers: list[bool] = []

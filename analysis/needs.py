@@ -91,7 +91,7 @@ def refuse_unless_it_fits(
 
 
 def is_spread(model: Any) -> bool:
-    """Whether accelerate has put parts of the model on several devices."""
+    """Tell whether accelerate has put parts of the model on several devices."""
     return len(set(getattr(model, "hf_device_map", {}).values())) > 1
 
 

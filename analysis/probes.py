@@ -106,7 +106,7 @@ def hill(eigenvalues: np.ndarray) -> float:
 
 
 def depth(model: Any) -> np.ndarray:
-    """How deep each block lies, from 0 to 1, (1, L)."""
+    """Tell how deep each block lies, from 0 to 1, (1, L)."""
     return np.linspace(0.0, 1.0, len(blocks(model)))[None]
 
 

@@ -43,7 +43,7 @@ class Quantisation(NamedTuple):
 
 
 def quantisation_of(config: Any) -> Quantisation | None:
-    """How a configuration says that the weights are quantised; ``None`` where they are plain."""
+    """Say how a configuration tells that weights are quantised; ``None`` where they are plain."""
     settings = _settings(config)
     if settings is None:
         return None
@@ -73,7 +73,7 @@ def make_plain(config: Any) -> bool:
 
 
 def why_not_plain(config: Any, made_from: str | None = None) -> str | None:
-    """Why slicing and removing cannot work on a model's weights, and what to do; ``None`` where they can.
+    """Say why slicing and removing cannot work on a model's weights, and what to do; ``None`` where they can.
 
     ``made_from`` names the model that it was quantised from, where that is known.
     """
@@ -90,7 +90,7 @@ def why_not_plain(config: Any, made_from: str | None = None) -> str | None:
 
 
 def why_not_readable(config: Any, device: torch.device) -> str | None:
-    """Why transformers cannot read quantised weights here, in its own words; ``None`` where it can."""
+    """Say why transformers cannot read quantised weights here, in its own words; ``None`` where it can."""
     found = quantisation_of(config)
     if found is None or found.becomes_plain:
         return None

@@ -38,7 +38,7 @@ class Ratio(Value):
 
     @property
     def clear(self) -> bool:
-        """Whether the rounds agree within a fifth; else the machine was too busy for a result."""
+        """Tell whether the rounds agree within a fifth; else the machine was too busy for a result."""
         return self.high <= CLEAR * self.low
 
 
@@ -56,12 +56,12 @@ class Speed(Value):
 
     @property
     def coverage(self) -> float:
-        """How often the range of so many rounds holds the true median."""
+        """Tell how often the range of so many rounds holds the true median."""
         return median_coverage(self.rounds)
 
     @property
     def protocol(self) -> str:
-        """How it was measured, for the line beside it."""
+        """Tell how it was measured, for the line beside it."""
         return (
             f"batch 1, a prompt of {self.prompt_tokens} tokens, {self.new_tokens} tokens generated; median "
             f"of {self.rounds} rounds in which both models take turns, after one to warm up"

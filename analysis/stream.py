@@ -95,7 +95,7 @@ class BlockStream:
         self.change(lambda index, states: self.called(block, place, index, states))
 
     def held(self, index: int, last: int) -> int:
-        """How many windows of a batch are among the ``last`` of all."""
+        """Count the windows of a batch that are among the ``last`` of all."""
         sizes = [len(batch) for batch in self.batches]
         return min(sizes[index], max(0, last - sum(sizes[index + 1 :])))
 

@@ -15,12 +15,12 @@ def account() -> str | None:
 
 
 def must_log_in() -> bool:
-    """Whether the server asks for a login, and this session has none."""
+    """Tell whether the server asks for a login, and this session has none."""
     return st.user.to_dict().get("is_logged_in") is False
 
 
 def logged_in() -> bool:
-    """Whether this session could log out."""
+    """Tell whether this session could log out."""
     return st.user.to_dict().get("is_logged_in") is True
 
 

@@ -39,7 +39,7 @@ def coloured_text(details: Details, window: int, block: int, theme: Theme) -> st
 
 
 def legend(details: Details, block: int) -> str:
-    """What the colours mean, in a line of Markdown."""
+    """Say what the colours mean, in a line of Markdown."""
     low, strong, high = np.percentile(details.change[:, 1:, block].astype(np.float32), (50, 95, 99))
     return (
         f"No colour: changed less than the median ({low:.3f}). Full colour: {high:.3f} (99 %) or more. "

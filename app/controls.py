@@ -22,13 +22,13 @@ from slicing.plan import Plan
 
 
 def score(key: str, *profiles: LayerProfile) -> str:
-    """Which of the scores to look at that all the profiles hold."""
+    """Ask which of the scores to look at that all the profiles hold."""
     held = [name for name in SCORES if all(name in each.scores() for each in profiles)]
     return choice("Score", key, {name: SCORES[name].title for name in held}, Plan().score)
 
 
 def damage_choice(key: str, profile: LayerProfile) -> str | None:
-    """Which of the damages that the profile holds to look at; ``None`` where it holds none."""
+    """Ask which of the damages that the profile holds to look at; ``None`` where it holds none."""
     held = {name: SCORES[name].title for name in DAMAGES if name in profile.scores()}
     if len(held) < 2:
         return next(iter(held), None)

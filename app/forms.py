@@ -6,19 +6,22 @@ Knows nothing about results.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import streamlit as st
 
 from analysis.errors import PlanError
+from analysis.shape import ModelShape
 from analysis.sources.text import TextSource
 from app import controls, state
 from app.proposal import Proposal
 from app.step_form import SHARE_TITLES, own_recipe
+from slicing.budget import Budget
 from slicing.plan import Plan
 from slicing.steps.removal import SEARCH_WINDOWS
 from slicing.study.files import find_study, parse_study, read_study, ready_studies, text_line
+from slicing.study.possible import check_recipe, check_study
 from slicing.study.recipe import Recipe
 from slicing.study.study import BOARD, USUAL, Study, contest, leaderboard, sliced, sweep
 
@@ -52,6 +55,8 @@ FIRST_ON_BOARD = (
     "llm-streamline(share=0.5) | slice(dynamic, base=0, blocks_per_basis=3, repair=writers)",
 )
 """A small leaderboard that is honest and quick: no method that tries every block."""
+FIRST_SIZES = (10, 20, 30)
+"""Its sizes: so many percent fewer parameters than dense."""
 
 
 def comparison_form(usual: Proposal) -> Study:
@@ -98,14 +103,22 @@ def comparison_form(usual: Proposal) -> Study:
     return usual._replace(judged=judged.model_copy(update=asked), repair=fitted).comparison()
 
 
-def study_form(usual: Proposal) -> Study:
-    """The form of a study of the chosen kind (``SlicescopeError`` for what does not go together)."""
+def study_form(usual: Proposal, shape: ModelShape | None) -> Study:
+    """The form of a study of the chosen kind.
+
+    Raises ``SlicescopeError`` for what does not go together, and for what the proposed model cannot give: its
+    ``shape`` tells, where it has one.
+    """
     hidden = ("file",) if state.policy().demo_mode else ()  # it names models and texts of its own
     offered = {kind: title for kind, title in _KINDS.items() if kind not in hidden}
     kind = controls.choice("Start from", "study-kind", offered, "sweep")
     st.caption(_ABOUT[kind])
-    made = {"sweep": _sweep, "contest": _contest, "leaderboard": _leaderboard, "file": _of_file}
-    return made[kind](usual)
+    board = partial(_leaderboard, shape=shape)
+    made = {"sweep": _sweep, "contest": _contest, "leaderboard": board, "file": _of_file}
+    study = made[kind](usual)
+    if shape and study.model == usual.judged.model:  # a file may name another model
+        check_study(study, shape)
+    return study
 
 
 def _sweep(usual: Proposal) -> Study:
@@ -164,11 +177,11 @@ def _contest(usual: Proposal) -> Study:
     return contest(formed, target, equal=equal, seeds=tuple(sorted(seeds)), **judged)
 
 
-def _leaderboard(usual: Proposal) -> Study:
+def _leaderboard(usual: Proposal, shape: ModelShape | None) -> Study:
     sizes = st.multiselect(
         "Fewer parameters than dense, %",
         [5, 10, 15, 20, 25, 30, 40, 50],
-        default=[10, 20, 30],
+        default=_first_sizes(shape),
         key="board-sizes",
         persist_state="session",
         help="Each to the nearest whole block: that is what removal can reach, and slicing is brought to it.",
@@ -194,6 +207,20 @@ def _leaderboard(usual: Proposal) -> Study:
     return leaderboard(
         formed, tuple(size / 100 for size in sorted(sizes)), speed_rounds=5 if timed else 0, **judged
     )
+
+
+def _first_sizes(shape: ModelShape | None) -> list[int]:
+    """The sizes, in percent, that a leaderboard begins with: those that all its first recipes can reach."""
+    return [size for size in FIRST_SIZES if shape is None or _all_reach(size, shape)] or list(FIRST_SIZES)
+
+
+def _all_reach(size: int, shape: ModelShape) -> bool:
+    try:
+        for line in FIRST_ON_BOARD:
+            check_recipe(_read(line), Budget(measure="parameters", amount=size / 100), shape, windows=2)
+    except PlanError:
+        return False
+    return True
 
 
 def _of_file(usual: Proposal) -> Study:

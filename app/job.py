@@ -51,22 +51,22 @@ class Job:
 
     @property
     def active(self) -> bool:
-        """Whether it waits or runs."""
+        """Tell whether it waits or runs."""
         return self.state in ("queued", "running")
 
     @property
     def cancelling(self) -> bool:
-        """Whether it was told to stop and has not stopped yet."""
+        """Tell whether it was told to stop and has not stopped yet."""
         return self.active and self._cancelled is not None
 
     @property
     def seconds(self) -> float:
-        """How long it has run."""
+        """Tell how long it has run."""
         return time.monotonic() - self._began if self._began is not None else 0.0
 
     @property
     def stuck(self) -> bool:
-        """Whether it was told to stop some time ago and has not stopped yet."""
+        """Tell whether it was told to stop some time ago and has not stopped yet."""
         told = self._cancelled
         return self.active and told is not None and time.monotonic() - told > PATIENCE
 
@@ -81,7 +81,7 @@ class Job:
 
     @property
     def share(self) -> float:
-        """How much is done of the whole job, or of fetching its model while that goes on."""
+        """Tell how much is done of the whole job, or of fetching its model while that goes on."""
         return min(self.done / max(self.total, 1), 1.0) if self.fetching else self.fraction
 
     @property

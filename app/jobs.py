@@ -168,13 +168,13 @@ class Worker:
             return tuple(self._ended)
 
     def position(self, job: Job) -> int:
-        """How many jobs are ahead of this one: 0 when it runs or has ended."""
+        """Count the jobs that are ahead of this one: 0 when it runs or has ended."""
         active = self.active
         return active.index(job) if job in active else 0
 
     @property
     def report(self) -> Report | None:
-        """What is open and how much memory there is, as the engine said last; ``None`` before it did."""
+        """Give what is open and the memory there is, as the engine said last; ``None`` before it did."""
         return self._report
 
     @property
@@ -212,7 +212,7 @@ class Worker:
             child.ending()
 
     def preview(self, request: PreviewRequest, owner: str = "") -> Preview | str | None:
-        """What the plan would cost, or why that cannot be told; ``None`` while it is being measured.
+        """Give what the plan would cost, or why that cannot be told; ``None`` until it is measured.
 
         Ask again until it is there. Jobs go first, and of an owner's previews only the last one counts.
         """

@@ -72,7 +72,7 @@ class Allowance:
 
     @property
     def whole(self) -> bool:
-        """Whether it is as if none had ever been taken."""
+        """Tell whether it is as if none had ever been taken."""
         return self._fill() >= self._pace.burst
 
     def take(self) -> float:
@@ -122,7 +122,7 @@ class Asking:
 
 
 def neighbourhood(address: str | None) -> str:
-    """What counts as one address: of IPv6 the network, which is one customer's."""
+    """Give what counts as one address: of IPv6 the network, which is one customer's."""
     try:
         known = ipaddress.ip_address(address or "")
     except ValueError:

@@ -168,7 +168,7 @@ def provenance(view: state.View) -> state.Shown | None:
 
 
 def damage_chart(profile: LayerProfile, first_token: bool = False) -> None:
-    """What the LR score says against the damage that was measured, and the same as a table."""
+    """Show what the LR score says against the damage that was measured, and the same as a table."""
     with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
         name = controls.damage_choice("damage", profile)
         if name is None:
@@ -230,7 +230,7 @@ def pictures() -> None:
 
 
 def reproduction(run: Run) -> None:
-    """What repeats a run, and everything it depended on."""
+    """Show what repeats a run, and everything it depended on."""
     run = state.policy().blind(run)
     st.code(visible(repeat.command(run.request)), language="bash", wrap_lines=True)
     if run.request.kind == "study" or run.request.kind == "trial" or run.request.kind == "search":

@@ -29,7 +29,7 @@ def keep_plan(plan: Plan) -> None:
 
 
 def can_undo() -> bool:
-    """Whether there is a plan before this one."""
+    """Tell whether there is a plan before this one."""
     return bool(st.session_state.get("past"))
 
 

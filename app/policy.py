@@ -148,7 +148,7 @@ class Policy(Value):
         )
 
     def may_ask(self, recipe: Recipe) -> bool:
-        """Whether people may ask for a recipe: strangers only for what is quick."""
+        """Tell whether people may ask for a recipe: strangers only for what is quick."""
         return not self.demo_mode or recipe.quick
 
     def cap(self, name: str) -> int | None:

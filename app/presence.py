@@ -37,11 +37,11 @@ class Presence:
                 self._addresses.pop(forgotten, None)
 
     def address(self, owner: str) -> str:
-        """Where the owner came from last; '' where that is not known."""
+        """Give the address that the owner came from last; '' where that is not known."""
         return self._addresses.get(owner, "")
 
     def gone(self, owner: str, connected: Callable[[str], bool]) -> bool:
-        """Whether no session of the owner has been connected for so long that none comes back.
+        """Tell whether the owner has had no connected session for so long that none comes back.
 
         An owner who was never noted, as after a restart, has as long from the first time this is asked.
         """

@@ -81,13 +81,13 @@ def worker() -> Worker:
 
 @st.cache_resource(show_spinner=False)
 def presence() -> Presence:
-    """Who has a page open; as patient as streamlit is with a session that may be taken up again."""
+    """Give the record of who has a page open; as patient as streamlit is with a session that may return."""
     return Presence(st.get_option("server.disconnectedSessionTTL"))
 
 
 @st.cache_resource(show_spinner=False)
 def asking() -> Asking:
-    """How often people asked for jobs."""
+    """Give the record of how often people asked for jobs."""
     return Asking()
 
 
@@ -112,7 +112,7 @@ def opened() -> Opened | None:
 
 
 def another_is_open() -> bool:
-    """Whether another model is open than at the last call; notes whose of this session's was closed."""
+    """Tell whether another model is open than at the last call, and note which of this session's closed."""
     st.session_state["closed"] = [*closed_models(), *worker().take_closed(owner())]
     now = open_source()
     before = st.session_state.get("last-open", now)
@@ -144,7 +144,7 @@ def device_memory(device: str | None = None) -> tuple[int, int] | None:
 
 
 def told_of(name: str) -> Facts:
-    """What the engine said of a device by its name, as above; before it did, what a large one would be."""
+    """Give what the engine said of a device by its name; before it did, what a large one would be."""
     device = pick_device(name)
     if device.type != "cuda":
         return Facts(memory_of(HOST)[1], has_bf16(device))
@@ -155,7 +155,7 @@ def told_of(name: str) -> Facts:
 
 
 def lost_jobs() -> tuple[str, ...]:
-    """What an earlier server was asked for and this one cannot do, until it is dismissed."""
+    """Name what an earlier server was asked for and this one cannot do, until it is dismissed."""
     return () if st.session_state.get("lost-dismissed") else worker().lost
 
 
@@ -165,7 +165,7 @@ def owner() -> str:
 
 
 def is_mine(job: Job) -> bool:
-    """Whether this session asked for the job."""
+    """Tell whether this session asked for the job."""
     return job.owner == owner()
 
 
@@ -226,7 +226,7 @@ def begin_study(key: str) -> None:
 
 
 def views_of(task: Task) -> tuple[View, ...]:
-    """Where the result of a task can be looked at, the best place first."""
+    """Name the views where the result of a task can be looked at, the best first."""
     if task.kind == "profile":
         return ("profile",)
     if task.kind == "study":
@@ -247,7 +247,7 @@ def unfinished() -> Study | None:
 
 
 def chosen_recipe() -> tuple[str, str]:
-    """What was clicked on last in a chart of a study: the lines of a recipe and a budget, or empty."""
+    """Give what was clicked on last in a chart of a study: the lines of a recipe and a budget, or empty."""
     return st.session_state.get("study-mark", ("", ""))
 
 
@@ -272,18 +272,18 @@ def choose(source: ModelSource) -> None:
 
 
 def proposal(run: Run) -> Proposal:
-    """What the forms of a new study start from: the tuned plan, on the model and text of a run."""
+    """Give what the forms of a new study start from: the tuned plan, on the model and text of a run."""
     return propose(run, plan_state.tuned_plan())
 
 
 def run_title(run: Run) -> str:
-    """What a run is called: by its people, or by what it did."""
+    """Name a run: as its people do, or by what it did."""
     label = note_of(run.key).label
     return f"{label} · {run.created:%d %b %Y %H:%M} UTC" if label else wording.run_line(run)
 
 
 def distinct_titles(runs: Sequence[Run]) -> list[str]:
-    """What runs are called in a legend, no two alike."""
+    """Name runs for a legend, no two alike."""
     titles = [note_of(run.key).label or wording.title(run.request) for run in runs]
     alike = {name for name in titles if titles.count(name) > 1}
     named = zip(titles, runs, strict=True)
@@ -350,7 +350,7 @@ def depth_pair(depths: int) -> tuple[int, int]:
 
 
 def preview_of(run: Run, plan: Plan) -> Preview | str | None:
-    """What the plan would cost, why that cannot be told, or ``None`` while it is being measured.
+    """Give what the plan would cost, why that cannot be told, or ``None`` while it is being measured.
 
     First of the plan alone, which is told while constant slicing is still being measured.
     """
@@ -401,7 +401,7 @@ def _card(source: str) -> ModelCard | str:
 
 
 def policy() -> Policy:
-    """What this server lets people ask for."""
+    """Give what this server lets people ask for."""
     return enforced()
 
 
@@ -432,17 +432,17 @@ def submit(task: Task) -> Job:
 
 
 def may_cancel(job: Job) -> bool:
-    """Whether this session may stop the job, and be told what it is."""
+    """Tell whether this session may stop the job, and be told what it is."""
     return not policy().demo_mode or job.owner == st.session_state["owner"]
 
 
 def may_list(key: str) -> bool:
-    """Whether lists show this stored run: strangers see what they made, and open others by their keys."""
+    """Tell whether lists show this stored run: strangers see what they made, and open others by key."""
     return not policy().demo_mode or key in st.session_state.get("made", ())
 
 
 def settle() -> bool:
-    """Whether jobs of this session have ended since the last call; the views follow those that are done."""
+    """Tell whether jobs of this session have ended since the last call; views follow those that are done."""
     watched: list[Job] = st.session_state.get("watched", [])
     ended = [job for job in watched if not job.active]
     for job in ended:

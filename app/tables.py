@@ -62,7 +62,7 @@ def token_table(details: Details, window: int, block: int) -> pd.DataFrame:
 
 
 def similarity_table(details: Details, by: str = "similarity") -> pd.DataFrame:
-    """How alike the stream is at every two depths, by a measure in ``LIKENESSES``: a row for each."""
+    """Tabulate how alike the stream is at every two depths, by a measure in ``LIKENESSES``."""
     values = details.maps()[by]
     frame = pd.DataFrame(values.round(4), columns=[str(i) for i in range(len(values))])
     frame.insert(0, "depth", range(len(frame)))
@@ -267,7 +267,7 @@ def run_table(runs: Sequence[Run], labels: Sequence[str], broken: Sequence[Broke
 
 
 def task_table(measured: Iterable[Measurement]) -> pd.DataFrame | None:
-    """What everyone scores on every task, with the standard error; ``None`` where no task was run."""
+    """Tabulate what everyone scores on every task, with the standard error; ``None`` where none was run."""
     rows = [
         {
             "model": each.title,

@@ -34,12 +34,12 @@ _WORDS = ("present", "step", "predict", "reveal")
 
 
 def presenting() -> bool:
-    """Whether the URL asks for the talk."""
+    """Tell whether the URL asks for the talk."""
     return st.query_params.get("present") == "1"
 
 
 def talk(steps: int) -> Talk:
-    """Where the talk of so many steps stands; called once in every run of its page."""
+    """Give the state of the talk of so many steps; called once in every run of its page."""
     # Where a key has just taken it counts more than the address, which lags behind when keys come fast.
     at = st.session_state.pop("told", None) or _talk_in_address(steps)
     st.session_state["talk"] = at
@@ -48,7 +48,7 @@ def talk(steps: int) -> Talk:
 
 
 def standing() -> Talk:
-    """Where the talk stood when it was last shown, or was taken since."""
+    """Give the step at which the talk was last shown, or has been taken since."""
     return st.session_state["talk"]
 
 
@@ -67,5 +67,5 @@ def _talk_in_address(steps: int) -> Talk:
 
 
 def without_talk() -> dict[str, str]:
-    """What the URL says besides the talk."""
+    """Give what the URL says besides the talk."""
     return {name: value for name, value in st.query_params.to_dict().items() if name not in _WORDS}

@@ -6,12 +6,12 @@ import streamlit as st
 
 
 def remember_trash(name: str, title: str) -> None:
-    """What was deleted last, and the name that takes it back."""
+    """Note what was deleted last, and the name that takes it back."""
     st.session_state["trash"] = name, title
 
 
 def last_trash() -> tuple[str, str] | None:
-    """What was deleted last in this session: the name that takes it back, and its title."""
+    """Give what was deleted last in this session: the name that takes it back, and its title."""
     return st.session_state.get("trash")
 
 
@@ -21,10 +21,10 @@ def forget_trash() -> None:
 
 
 def complain(sentence: str) -> None:
-    """What went wrong in a callback, to be told once the page is drawn."""
+    """Note what went wrong in a callback, to be told once the page is drawn."""
     st.session_state["complaint"] = sentence
 
 
 def complaint() -> str | None:
-    """What went wrong in a callback, told once."""
+    """Give what went wrong in a callback, once."""
     return st.session_state.pop("complaint", None)

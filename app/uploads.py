@@ -23,7 +23,7 @@ Held = Mapping[str, Mapping[str, Any]]
 
 
 def held() -> Held:
-    """What streamlit keeps now."""
+    """Give what streamlit keeps now."""
     return getattr(get_instance().uploaded_file_mgr, "file_storage", {})
 
 

@@ -53,7 +53,7 @@ class Allocation(Value):
 
     @classmethod
     def is_share(cls, name: str) -> bool:
-        """Whether a setting is a share of the width, told in percent, not a number with its own bounds."""
+        """Tell whether a setting is a share of the width, in percent, not a number with its own bounds."""
         field = cls.model_fields[name]
         return field.annotation is float and not any(
             hasattr(bound, which) for bound in field.metadata for which in ("ge", "gt")

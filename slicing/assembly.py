@@ -54,7 +54,7 @@ class Site(NamedTuple):
 
     @property
     def turns(self) -> bool:
-        """Whether the stream leaves in another basis."""
+        """Tell whether the stream leaves in another basis."""
         return self.sliced.shortcut is not None
 
 

@@ -51,12 +51,12 @@ class Repair(Value):
 
     @property
     def kept(self) -> bool:
-        """Whether the repaired model is the one that was kept; where it is not better, it is not."""
+        """Tell whether the repaired model is the one that was kept; where it is not better, it is not."""
         return self.repaired < self.unrepaired
 
 
 def held_out(windows: int) -> int:
-    """How many of the calibration windows are held out (``PlanError`` below two windows)."""
+    """Count the calibration windows that are held out (``PlanError`` below two windows)."""
     if windows < 2:
         raise PlanError(
             "Repair holds a window out to judge itself by, but there is only one calibration window: "
@@ -223,7 +223,7 @@ def token_weights(target: Tensor) -> Tensor:
 
 
 def ridge_scale(gram: Tensor) -> Tensor:
-    """What a ridge of strength 1 adds for every feature, (F,): its energy, and a little where it has none."""
+    """Give what a ridge of strength 1 adds for every feature, (F,): its energy, or a little without one."""
     energies = gram.diagonal()
     return energies.clamp_min(1e-9 * float(energies.max()))
 

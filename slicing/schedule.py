@@ -152,7 +152,7 @@ class SlicingSchedule(Value):
             )
 
     def turns(self, block: int, last: bool) -> bool:
-        """Whether a sub-layer of a block, its ``last`` or another one, leaves the stream in another basis.
+        """Tell whether a sub-layer of a block, its ``last`` or another, leaves the stream in another basis.
 
         The head has a basis of its own, the plain one, and so have blocks in a row whose shared basis cuts
         nothing.
@@ -172,7 +172,7 @@ class SlicingSchedule(Value):
         return first, min(first + self.span, len(self.widths) - 1)
 
     def cuts(self, block: int) -> bool:
-        """Whether anything is cut of the stream in the basis of ``block``."""
+        """Tell whether anything is cut of the stream in the basis of ``block``."""
         return min(self.widths[slice(*self.basis_of(block))]) < self.hidden_size
 
     def symmetric_parameters(self, shape: ModelShape) -> int:

@@ -120,7 +120,7 @@ def slice_model(
 def refuse_unless_slicing_fits(
     model: PreTrainedModel, schedule: SlicingSchedule, windows: Tensor, repair: bool = False
 ) -> MemoryNeed:
-    """What ``slice_model`` takes at its peak (``OutOfMemoryError`` where that does not fit)."""
+    """Say what ``slice_model`` takes at its peak (``OutOfMemoryError`` where that does not fit)."""
     shape, size, tokens = read_shape(model), model.dtype.itemsize, windows.numel()
     batch = tokens_at_a_time(windows, model.device)
     need = slicing_need(shape, schedule, tokens, batch, size, repair)
@@ -347,7 +347,7 @@ class _Rotated:
         return (states @ self.rotation[:, : states.shape[-1]].T).to(self.dtype)
 
     def added(self, stream: BlockStream, index: int, site: Site, states: Tensor) -> Tensor:
-        """What a sub-layer adds to a batch of ``states``, called with its block's context in ``stream``."""
+        """Compute what a sub-layer adds to ``states``, called with its block's context in ``stream``."""
         return site.sliced.added(states.to(self.dtype), stream.context(index, site.block)).to(self.precise)
 
     def turn(self, width: int, shared: tuple[Tensor, Tensor] | None = None) -> Tensor:

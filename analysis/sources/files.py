@@ -123,7 +123,7 @@ def _suffix(path: Path) -> str:
 
 
 def looks_like_path(text: str) -> bool:
-    """Whether a text can only be meant as a path."""
+    """Tell whether a text can only be meant as a path."""
     return text.startswith(("/", "./", "../", "~")) or text.lower().endswith((*FILE_FORMATS, ".gz"))
 
 

@@ -27,7 +27,7 @@ ELSE = "or give a local folder, a GGUF file or 'demo'"
 
 
 def hub_answers() -> bool:
-    """Whether anything answers at the Hub's address; within ten seconds, or at once when just asked."""
+    """Tell whether anything answers at the Hub's address: in ten seconds, or at once when just asked."""
     from huggingface_hub import constants, get_session
 
     endpoint = constants.ENDPOINT

@@ -89,12 +89,12 @@ class ModelSource(Value):
 
 
 def is_sliced(source: ModelSource) -> bool:
-    """Whether the source is a folder that ``slicing.store`` wrote."""
+    """Tell whether the source is a folder that ``slicing.store`` wrote."""
     return source.kind == "folder" and (Path(source.location) / SLICED_MANIFEST).is_file()
 
 
 def must_fetch(source: ModelSource) -> bool:
-    """Whether opening a model takes something that is not on this machine."""
+    """Tell whether opening a model takes something that is not on this machine."""
     return source.kind == "hub" and fetched(source.location, source.revision) is None
 
 

@@ -127,7 +127,7 @@ def _preset_text(preset: Preset, split: str) -> TextSource:
 
 
 def share_text(first: TextSource, second: TextSource) -> bool:
-    """Whether two texts have documents in common, as far as their sources tell."""
+    """Tell whether two texts have documents in common, as far as their sources tell."""
     same = "kind", "location", "config", "revision"
     if any(getattr(first, name) != getattr(second, name) for name in same):
         return False

@@ -45,7 +45,7 @@ def _set_up() -> None:
     with st.container(border=True):
         st.markdown(f"**A new study** of {wording.verbatim(usual.judged.model.label)}")
         try:
-            study = forms.study_form(usual)
+            study = forms.study_form(usual, profiled.run.result.shape)
         except SlicescopeError as error:
             st.warning(state.told(error), icon=":material/warning:")
             study = None

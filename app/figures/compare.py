@@ -121,7 +121,7 @@ def draw_differences(differences: Sequence[tuple[str, Difference]], theme: Theme
 
 
 def draw_windows(comparison: Comparison, baseline: str, contender: str, theme: Theme = LIGHT) -> Drawing:
-    """How much more one model loses on every evaluation window than another, document by document.
+    """Draw how much more one model loses on every evaluation window than another, by document.
 
     The change is that of the window's perplexity, in percent; windows are in the order of the text.
     """

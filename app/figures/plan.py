@@ -32,7 +32,7 @@ def draw_schedule(
     theme: Theme = LIGHT,
     height: int = 430,
 ) -> Drawing:
-    """How much of its width every block loses: planned as bars, constant as a line, the mean dashed.
+    """Draw how much width every block loses: planned as bars, constant as a line, the mean dashed.
 
     ``block_path`` may be empty, where nobody knows what the blocks are called.
     """
@@ -118,7 +118,7 @@ def _planned_bars(
 
 
 def draw_schedules(schedules: Sequence[tuple[str, SlicingSchedule]], theme: Theme = LIGHT) -> Drawing:
-    """What several plans cut where, over relative depth."""
+    """Draw what several plans cut where, over relative depth."""
     figure = empty_figure(theme, height=400)
     for index, (name, schedule) in enumerate(schedules):
         cut = 100.0 * np.asarray(schedule.block_fractions, dtype=np.float32)

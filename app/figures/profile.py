@@ -97,10 +97,10 @@ def draw_similarity(
     theme: Theme = LIGHT,
     by: str = "similarity",
 ) -> Drawing:
-    """How alike the stream is at every two depths, bright for alike, an invisible marker over every cell.
+    """Draw how alike the stream is at every two depths, bright for alike.
 
-    ``by`` names a measure in ``LIKENESSES``. The markers answer to a click, which a heat map's cells do not.
-    A visible one stands where the ends of a quarter of the blocks are most alike.
+    ``by`` names a measure in ``LIKENESSES``. An invisible marker over every cell answers to a click, which a
+    heat map's cells do not. A visible one stands where the ends of a quarter of the blocks are most alike.
     """
     values, higher = details.maps()[by], LIKENESSES[by].higher_is_alike
     span, first, value = most_alike(values, higher)
@@ -175,7 +175,7 @@ def _depth_axes(figure: go.Figure, depths: int) -> None:
 
 
 def depth_name(depth: int) -> str:
-    """What the stream at a depth is called."""
+    """Name the stream at a depth."""
     return "entering block 0" if depth == 0 else f"after block {depth - 1}"
 
 
@@ -244,7 +244,7 @@ def _lens_told(found: np.ndarray) -> str:
 
 
 def draw_tokens(details: Details, block: int, theme: Theme = LIGHT) -> Drawing:
-    """How strongly a block changes single tokens: their distribution, first tokens marked apart."""
+    """Draw how strongly a block changes single tokens: their distribution, first tokens marked."""
     change = details.change[:, :, block].astype(np.float32)
     rest, first = change[:, 1:].ravel(), change[:, 0]
     low, middle, high = np.percentile(rest, (5, 50, 95))
@@ -297,7 +297,7 @@ def draw_tokens(details: Details, block: int, theme: Theme = LIGHT) -> Drawing:
 
 
 def draw_split(details: Details, theme: Theme = LIGHT) -> Drawing:
-    """How much of every block's change its heads make and how much its MLP, in percent of the change."""
+    """Draw how much of every block's change its heads make and how much its MLP, in percent."""
     assert details.split is not None
     whole = details.split.sum(axis=1)
     shares = 100.0 * details.split / whole[:, None]

@@ -51,7 +51,7 @@ class Case(NamedTuple):
 
     @property
     def redundancy(self) -> tuple[float, ...]:
-        """What the plan was made from, (L,): higher is more redundant."""
+        """Give what the plan was made from, (L,): higher is more redundant."""
         return self.result.profile.redundancy(self.score, self.asked.first_token)
 
     @property
@@ -91,7 +91,7 @@ class Case(NamedTuple):
         return float(self.plan.rule().model_dump()["base"])
 
     def largest_cut(self, base: float, target: float) -> float:
-        """What the most redundant block loses by the rule, the largest fraction at most."""
+        """Give what the most redundant block loses by the rule, the largest fraction at most."""
         values = np.asarray(self.redundancy)
         mean = float(np.mean(values - values.min()) / np.ptp(values)) if np.ptp(values) > 0 else 1.0
         return min(base + (target - base) / mean, self.plan.max_fraction)

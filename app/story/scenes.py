@@ -59,7 +59,7 @@ class Scene:
     dial: Dial | None = None
 
     def setting(self, case: Case) -> float:
-        """Where the dial stands before it is moved."""
+        """Give the place of the dial before it is moved."""
         return self.dial.value(case) if self.dial else 0.0
 
 

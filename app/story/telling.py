@@ -177,7 +177,7 @@ def target_sentence(case: Case, target: float) -> str:
 
 
 def highest_target(case: Case) -> float:
-    """Where the dial of the target ends: beyond half of the width little is left of a model to talk about."""
+    """Give the end of the target's dial: beyond half of the width little of a model is left to talk about."""
     return max(0.5, case.plan.target)
 
 

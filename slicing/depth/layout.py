@@ -71,7 +71,7 @@ class Layout(Value):
         return cls(blocks=blocks, groups=tuple((place,) for place in range(blocks) if place not in removed))
 
     def weights(self, place: int) -> tuple[float, ...]:
-        """How much of each of its blocks the reduced model's block at ``place`` is, by the merge rule."""
+        """Give the weights of the blocks that become the reduced block at ``place``, by the merge rule."""
         group = self.groups[place]
         parts = {(block, block): {block: 1.0} for block in group}
         for first, last in (*self.inner, (group[0], group[-1])):
@@ -89,7 +89,7 @@ class Layout(Value):
 
     @property
     def alike(self) -> int:
-        """How many blocks from the first on are the dense ones."""
+        """Count the blocks from the first on that are the dense ones."""
         return next((place for place, group in enumerate(self.groups) if group != (place,)), len(self.groups))
 
     @property
@@ -104,12 +104,12 @@ class Layout(Value):
 
     @property
     def count(self) -> int:
-        """How many blocks fewer there are."""
+        """Count the blocks that are gone."""
         return self.blocks - len(self.groups)
 
     @property
     def cuts(self) -> tuple[Cut, ...]:
-        """Where blocks are missing, in order; a merged block stands for all of its own."""
+        """Name the places where blocks are missing, in order; a merged block stands for all of its own."""
         firsts = [*(group[0] for group in self.groups), self.blocks]
         before = [0, *(top + 1 for top in self.tops)]
         return tuple(

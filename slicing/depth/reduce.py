@@ -33,7 +33,7 @@ class ReducedModel:
 
     @property
     def plain(self) -> bool:
-        """Whether any tool opens it as one of its architecture."""
+        """Tell whether any tool opens it as one of its architecture."""
         return not isinstance(self.model, BridgedForCausalLM | SlicedForCausalLM)
 
 

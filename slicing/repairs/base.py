@@ -88,7 +88,7 @@ class CutRepair(ABC):
             raise UnsupportedError(reason)
 
     def has_work(self, layout: Layout) -> bool:
-        """Whether anything can be repaired: in front of a cut at the very start there is no block."""
+        """Tell whether anything can be repaired: in front of a cut at the very start there is no block."""
         return bool(layout.seams)
 
     @abstractmethod

@@ -94,17 +94,17 @@ class Recipe(Value):
 
     @property
     def control(self) -> bool:
-        """Whether it is there to be beaten."""
+        """Tell whether it is there to be beaten."""
         return any(each.control for each in self.steps)
 
     @property
     def by_chance(self) -> bool:
-        """Whether something of it is drawn at random."""
+        """Tell whether something of it is drawn at random."""
         return any(each.by_chance for each in self.steps)
 
     @property
     def quick(self) -> bool:
-        """Whether a public server lets visitors ask for it; see ``Step.quick``."""
+        """Tell whether a public server lets visitors ask for it; see ``Step.quick``."""
         return all(each.quick for each in self.steps)
 
     @property
@@ -123,7 +123,7 @@ class Recipe(Value):
             each.check_budget(budget)
 
     def is_constant_at(self, budget: Budget) -> bool:
-        """Whether it is constant slicing at a budget, by definition, so that it need not be run."""
+        """Tell whether it is constant slicing at a budget, by definition, so that it need not be run."""
         return len(self.steps) == 1 and self.steps[0].is_constant_at(budget)
 
     def in_form(self, form: Slicing, one_shot: bool | None = None, windows: int | None = None) -> Self:

@@ -110,7 +110,7 @@ def find_run(key: str) -> Run:
 
 
 def is_stored(key: str) -> bool:
-    """Whether there is a run of exactly this key, readable or not."""
+    """Tell whether there is a run of exactly this key, readable or not."""
     try:
         return key in (folder.name for folder in _run_folders())
     except StorageError:

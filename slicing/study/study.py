@@ -128,7 +128,7 @@ class Study(Judged):
 
     @property
     def told_singly(self) -> bool:
-        """Whether each trial has phases of its own, which of many would be too many to name."""
+        """Tell whether each trial has phases of its own, which of many would be too many to name."""
         return len(self.trials()) + len(self.matches()) <= FEW_TRIALS
 
     def phases(self) -> Phases:

