@@ -303,6 +303,7 @@ def compress_table(result: CompressResult) -> pd.DataFrame:
         {
             "blocks": [result.layout and result.layout.label],
             "left": [result.layout and len(result.layout.groups)],
+            "inside blocks": [result.inner and result.inner.label],
             "mean slice": [result.schedule and wording.percent(result.schedule.mean_slice)],
             "parameters": [f"{result.parameters:,}"],
             "vs dense": [wording.percent(result.parameters / result.dense_parameters - 1.0, signed=True)],
@@ -377,6 +378,7 @@ def _measured_row(each: Measurement, dense: Measurement) -> dict[str, object]:
         **{f"{task.task}, {task.metric}": task.value for task in each.tasks},
         "parameters": each.parameters,
         "blocks": each.layout.label if each.layout else None,
+        "inside blocks": each.inner.label if each.inner else None,
         "mean slice, %": 100 * each.mean_slice if each.schedule else None,
         "prompt, × dense": wording.times(each.speed, "prompt") or None,
         "generation, × dense": wording.times(each.speed, "generation") or None,

@@ -186,6 +186,8 @@ def _numbers(standing: Standing, table: Table) -> None:
         st.markdown(told)
     if first.layout:
         st.markdown(f"Blocks: {wording.verbatim(first.layout.label)}.")
+    if first.inner:
+        st.markdown(f"Inside blocks: {wording.verbatim(first.inner.label)}.")
     if repaired := wording.repaired(first):
         st.markdown(wording.verbatim(repaired))
     seeds = f"mean of {len(standing.runs)} calibrations" if len(standing.runs) > 1 else "one calibration"

@@ -53,6 +53,7 @@ NOT_RUN = (
 KINDS: dict[Kind, str] = {
     "width": "the best that slices",
     "depth": "the best that removes blocks",
+    "inner": "the best that cuts inside blocks",
     "both": "the best that does both",
 }
 """What a recipe makes smaller, in words."""

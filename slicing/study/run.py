@@ -312,9 +312,9 @@ def _compress(
     if made.sliced:
         save_sliced(made.sliced, opened.tokenizer, folder / MODEL_FOLDER, **about)
     else:
-        left = as_narrow_model(made.model) if made.widths else made.model
+        left = as_narrow_model(made.model) if made.inner else made.model
         layout = made.layout or Layout.whole(profile.blocks)
-        reduced = ReducedModel(left, layout, made.repair, made.widths)
+        reduced = ReducedModel(left, layout, made.repair, made.inner)
         plain = reduced.plain
         method, size = request.recipe.short_title, dense_parameters
         place = folder / MODEL_FOLDER
@@ -326,7 +326,7 @@ def _compress(
         not_sliceable=reason,
         schedule=made.sliced.schedule if made.sliced else None,
         layout=made.layout,
-        widths=made.widths,
+        inner=made.inner,
         plain=plain,
         discarded=made.sliced.discarded if made.sliced else None,
         repair=made.repair,

@@ -30,8 +30,8 @@ class UnitSite:
     curvature: Tensor | None = None
     """G, (D, D): see ``analysis.curvature``; there for scores that ask for it."""
     slopes: Tensor | None = None
-    """(F,): the mean over tokens of ``(z_j (W' g)_j)²``, with ``g`` the gradient of the summed loss at what is
-    written; there for scores that ask for it."""
+    """(F,): the mean over tokens of ``(z_j (W' g)_j)²``, with ``g`` the gradient of the summed loss at what
+    is written; there for scores that ask for it."""
 
     @property
     def columns(self) -> Tensor:
@@ -53,7 +53,7 @@ class UnitScore(ABC):
     cite: ClassVar[str]
     """A key of ``app.citations.ENTRIES``, or a BibTeX entry of its own."""
     relative: ClassVar[bool] = False
-    """Whether it looks at what is read relative to the stream, so that the massive first token owns nothing."""
+    """Whether it looks at what is read relative to the stream: else the massive first token owns it."""
     asks: ClassVar[frozenset[str]] = frozenset()
     """What it needs beside weights and moments: ``curvature``, ``slopes``, ``gradients``."""
 
