@@ -190,7 +190,7 @@ def _of_profile(run: Run) -> Sections:
     profile, plan = run.result.profile, plan_asked(run.request)
     score, first_token = profile.held((plan or Plan()).score), (plan or Plan()).first_token
     title, source = SCORES[score].title, SCORES[score].source
-    told = f"{SCORES[score].description} Source: {source}."
+    told = f"{SCORES[score].about} Source: {source}."
     drawing = draw_profile(profile, score, first_token)
     yield Section(f"{title} of every block", drawing, profile.to_frame(first_token).round(4), told)
     for damage in DAMAGES:

@@ -178,8 +178,8 @@ class SharingOptions:
     score: Annotated[
         str,
         typer.Option(
-            help="Which score decides: lr, block-influence, angular; leave-one-out, slice-one, "
-            "discarded-energy, heavy-tail, depth."
+            help="Which score decides: lr, lr-published (as the released code computes it), block-influence, "
+            "angular; leave-one-out, slice-one, discarded-energy, heavy-tail, depth."
         ),
     ] = "lr"
     first_token: Annotated[

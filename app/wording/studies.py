@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from analysis.evaluate import perplexity_of
+from analysis.scores import find_score
 from app.wording.numbers import counted, duration, percent
 from app.wording.results import evidence
 from app.wording.titles import budgets_line
@@ -220,6 +221,8 @@ def _times_dense(nats: float) -> str:
 
 
 def known_issues(recipes: Iterable[Recipe]) -> list[tuple[str, str]]:
-    """Find the known issues of what recipes do, each step's title with its sentence, once."""
-    steps = (step for recipe in recipes for step in recipe.steps if step.known_issue)
-    return list(dict.fromkeys((step.title, step.known_issue) for step in steps))
+    """Find the known issues of what recipes do, each title of a step or score with its sentence, once."""
+    steps = [step for recipe in recipes for step in recipe.steps]
+    scores = [find_score(name) for step in steps if (name := getattr(step, "score", None))]
+    known = [(each.title, each.known_issue) for each in (*steps, *scores)]
+    return list(dict.fromkeys(each for each in known if each[1]))

@@ -18,6 +18,7 @@ from conftest import byte_tokenizer, tiny_model
 from safetensors.torch import load_file, save_file
 
 from analysis.errors import visible
+from analysis.scores import SCORES
 from analysis.sources.model import ModelSource
 from analysis.sources.text import TextSource
 from analysis.storage import runs_folder
@@ -104,6 +105,16 @@ def test_json_to_standard_output_is_nothing_but_json(monkeypatch, tiny_folder, t
     assert code == 0
     blocks = json.loads(capsys.readouterr().out)["blocks"]
     assert [row["module"] for row in blocks] == ["model.layers.0", "model.layers.1", "model.layers.2"]
+
+
+def test_a_profile_says_what_the_released_code_computes(monkeypatch, tiny_folder, texts, capsys):
+    where = ["--model", tiny_folder, "--text", texts[0], "--windows", 2, "--window-length", 16]
+    assert run(monkeypatch, "profile", *where, "--json", "-") == 0
+    last = json.loads(capsys.readouterr().out)["blocks"][-1]
+    assert run(monkeypatch, "profile", *where) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert f"{last['lr-published']:.3f} for the last block, not {last['lr']:.3f}." in told
+    assert f"Known issue: {SCORES['lr-published'].known_issue}" in told
 
 
 def test_sliced_model_opens_and_evaluates_as_compared(monkeypatch, tiny_folder, texts, tmp_path, capsys):
@@ -534,6 +545,7 @@ def test_everything_that_registers_itself_is_listed(monkeypatch, capsys, command
         assert f"  {name}: " in listed
     assert "A method of somebody (Somebody, 2026)" in listed and "It does nothing." in listed
     assert "repair=none|" in listed and "windows=4" in listed
+    assert f"Known issue: {SCORES['lr-published'].known_issue}" in listed
 
 
 def test_runs_travel_and_come_back(monkeypatch, tiny_folder, texts, capsys, tmp_path):
