@@ -132,6 +132,7 @@ LEAST = {
     "new_tokens": 0,
     "speed_rounds": 0,
     "task_limit": 1,
+    "jitter": 0,
 }
 """The least that a request may ask for."""
 

@@ -548,6 +548,23 @@ def test_everything_that_registers_itself_is_listed(monkeypatch, capsys, command
     assert f"Known issue: {SCORES['lr-published'].known_issue}" in listed
 
 
+def test_a_contest_repeats_with_noise_and_shows_what_that_moves(monkeypatch, tiny_folder, texts, capsys):
+    where = ["--model", tiny_folder, "--calibration", texts[0], "--evaluation", texts[1], "--other", ""]
+    where += ["--calibration-windows", 4, "--evaluation-windows", 8, "--window-length", 32, "--seeds", "0"]
+    recipes = ["--recipes", "slice(constant, rounding=1); slice(rising, rounding=1)", "--jitter", 2]
+    assert run(monkeypatch, "study", "contest", *where, *recipes) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "noise moves it by, %" in shown and "noise moves that by, %" in shown
+    assert "Each calibrated recipe is repeated 2 times on the same windows" in shown
+    assert run(monkeypatch, "study", "contest", *where, *recipes, "--json", "-") == 0
+    found = json.loads(capsys.readouterr().out)
+    names = [each["name"] for each in found["result"]["measurements"]]
+    assert names == ["dense", *["constant", "rising"] * 3]
+    assert found["request"]["jitter"] == 2
+    again = ["slice(constant, rounding=1)", "--jitter", -1]
+    assert run(monkeypatch, "study", "contest", *where, "--recipes", *again) == 2
+
+
 def test_runs_travel_and_come_back(monkeypatch, tiny_folder, texts, capsys, tmp_path):
     text, _ = texts
     run(monkeypatch, "profile", "--model", tiny_folder, "--text", text, "--windows", 2, "--window-length", 16)
