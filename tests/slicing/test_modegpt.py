@@ -252,6 +252,22 @@ def test_families_without_rotary_pairs_lose_channels_and_values():
         step.check(ModelView(tiny_model("mixtral"), WINDOWS), budget)
 
 
+@pytest.mark.parametrize("line", ["modegpt(allocation=constant)", "fasp(restore=false)", "dotresize"])
+def test_channels_beside_experts_can_go(line):
+    """The stack of experts writes the stream too, but is no linear map, and stays."""
+    dense = tiny_model("qwen2_moe", shared_expert_intermediate_size=256, num_hidden_layers=BLOCKS)
+    view, recipe = ModelView(dense, WINDOWS), Recipe.parse(line)
+    made, _ = make_smaller(recipe, Budget.parse("size=120000"), view)
+    assert count_parameters(made.model) == pytest.approx(120_000, rel=0.01)
+    for block, cut_block in zip(blocks(dense), blocks(made.model), strict=True):
+        whole, left = dict(block.named_parameters()), dict(cut_block.named_parameters())
+        for name in (name for name in whole if "experts" in name):
+            assert left[name].equal(whole[name])
+        for name in (name for name in whole if name.endswith("shared_expert.down_proj.weight")):
+            assert left[name].shape[1] < whole[name].shape[1]
+    assert apart(made.model, dense) < 1.0
+
+
 def test_settings_that_decide_nothing_are_as_usual_and_others_are_refused():
     assert (
         Recipe.parse("modegpt(allocation=constant, temperature=3, score=lr)").line
