@@ -54,7 +54,7 @@ class Modegpt(Inner):
     source = "Lin et al., MoDeGPT, ICLR 2025"
     cite = "lin2025modegpt"
     known_issue = (
-        "No code of the authors is known. Here the ridge is relative to the mean energy of a channel, and "
+        "No code of the authors is known: here the ridge is relative to the mean energy of a channel, and "
         "values are weighted by what the output projection reads of them, and not by what they are made of."
     )
     kinds = ("channels", "value_pairs", "rotary_pairs")
