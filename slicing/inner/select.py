@@ -13,7 +13,7 @@ from analysis.curvature import Curvature, curvature
 from analysis.errors import UnsupportedError
 from analysis.families import Branch
 from analysis.read_units import read_units
-from analysis.sublayers import Sublayer, out_in
+from analysis.sublayers import Sublayer, linear_maps, out_in
 from analysis.units import Kind, Units
 from slicing.inner.cut import BranchCuts, UnitCut
 from slicing.inner.moments import writer_moments
@@ -72,7 +72,8 @@ def sites(
     kinds: Sequence[Kind],
 ) -> Iterator[tuple[int, int, Units]]:
     """The units of ``kinds`` in one sub-layer: (branch of the block, place among its writers, units)."""
-    names = [name for branch in sublayer.branches for name in branch.writers]
+    pairs = zip(sublayer.cores, sublayer.branches, strict=True)
+    names = [n for core, branch in pairs for n in branch.writers for _ in linear_maps(core, (n,))]
     for index, (own_row, branch) in enumerate(branches):
         if own_row != row:
             continue
@@ -81,7 +82,7 @@ def sites(
                 (name,) = each.columns
                 writer = name.removesuffix(".weight")
                 places = [at for at, known in enumerate(names) if known == writer and known in branch.writers]
-                if not places or len(names) != len(sublayer.writers):
+                if not places:
                     raise UnsupportedError(
                         f"'{name}' is a stack of experts, whose {kind.replace('_', ' ')} slicescope does not "
                         "score yet: choose a method that removes blocks or slices."

@@ -53,6 +53,8 @@ class Inner(Step):
     repairs = ("writers", "projections")
     kinds: ClassVar[tuple[Kind, ...]] = ()
     """Kinds of units that it takes out."""
+    optional: ClassVar[tuple[Kind, ...]] = ()
+    """Of these kinds, those that it leaves alone in a family that has none."""
     fine: ClassVar[bool] = True
     """Whether it comes as near to a size as single units allow, and not as whole sub-layers do."""
     trains: ClassVar[bool] = False
@@ -125,7 +127,8 @@ class Inner(Step):
         self.check_budget(budget)
         super().check_shape(shape, budget, windows)
         for kind in self.kinds_cut:
-            if not any(each.kind == kind for row in shape.blocks for sub in row for each in sub.units):
+            have = any(each.kind == kind for row in shape.blocks for sub in row for each in sub.units)
+            if not have and kind not in self.optional:
                 raise UnsupportedError(
                     f"'{self.name}' takes out {kind.replace('_', ' ')}, and no block of a model of type "
                     f"'{shape.architecture}' has any: choose another method."
