@@ -145,7 +145,8 @@ def _cut(shape: SublayerShape, widths: SublayerWidths) -> SublayerShape:
     }
     changes |= {name: getattr(shape, name) for name in ("idle_reader_rows", "idle_writer_columns")}
     groups_left = 1.0
-    for kind in (each for each in ORDER if each in widths.kept):
+    kinds: list[Kind] = [each for each in ORDER if each in widths.kept]
+    for kind in kinds:
         units, left = units_of(shape, kind), widths.kept[kind] * units_of(shape, kind).parts
         gone: float = units.count - left
         if kind == "kv_groups":
