@@ -67,7 +67,9 @@ def cut_model(model: Any, cuts: Sequence[Sequence[BranchCuts]]) -> None:
 def cut_branch(block: nn.Module, branch: Branch, config: Any, cuts: Sequence[UnitCut], natural: bool) -> None:
     """Cut one branch of a ``block``. ``natural``: its attention runs with fewer heads as it is."""
     root = block if " " in branch.core else core_of(block, branch)
-    by_kind = {each.kind: each for each in sorted(cuts, key=lambda cut: ORDER.index(cut.kind))}
+    by_kind: dict[Kind, UnitCut] = {
+        each.kind: each for each in sorted(cuts, key=lambda cut: ORDER.index(cut.kind))
+    }
     # Read before anything goes: a weight with fewer rows no longer tells how many heads there are.
     found = {kind: _units(block, branch, config, kind) for kind in by_kind}
     groups = by_kind.get("kv_groups")
@@ -79,7 +81,7 @@ def cut_branch(block: nn.Module, branch: Branch, config: Any, cuts: Sequence[Uni
         )
         if kind == "kv_groups" and natural:
             # The heads that are left lie side by side, and are read again before they are cut inside.
-            inside = [other for other in by_kind if other in INSIDE_HEADS]
+            inside: list[Kind] = [other for other in by_kind if other in INSIDE_HEADS]
             found |= {other: _units(block, branch, config, other) for other in inside}
             groups = None
 

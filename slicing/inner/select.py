@@ -100,7 +100,7 @@ def best_units(model: Any, widths: InnerWidths, scores: Scores) -> list[list[Bra
             if block[row].gone:
                 own.append(None)
                 continue
-            kinds = [kind for kind in block[row].kept if units[place][index].of(kind)]
+            kinds: list[Kind] = [kind for kind in block[row].kept if units[place][index].of(kind)]
             own.append(
                 [
                     UnitCut(kind, best(scores[place, index, kind], block[row].kept[kind], found.parts))

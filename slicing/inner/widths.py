@@ -60,11 +60,12 @@ class InnerWidths(Value):
     def _check(self) -> Self:
         for place, block in enumerate(self.blocks):
             for each in block:
-                if least := next((kind for kind, count in each.kept.items() if count < 1), None):
-                    raise PlanError(
-                        f"Block {place} keeps {each.kept[least]} of its {least.replace('_', ' ')}: keep one "
-                        "at least, or take the whole sub-layer out."
-                    )
+                for kind, count in each.kept.items():
+                    if count < 1:
+                        raise PlanError(
+                            f"Block {place} keeps {count} of its {kind.replace('_', ' ')}: keep one at least, "
+                            "or take the whole sub-layer out."
+                        )
         return self
 
     @classmethod

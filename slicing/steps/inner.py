@@ -210,13 +210,14 @@ def _better(
 
 
 def widths_of_shares(shape: ModelShape, shares: Sequence[float], kinds: Sequence[Kind]) -> InnerWidths:
-    """The widths of a model whose blocks lose these shares (L,) of the units of each kind, but one."""
+    """The widths of a model whose blocks lose these shares (L,) of their units; one of each kind stays."""
     blocks = []
     for share, row in zip(shares, shape.blocks, strict=True):
         found = []
         for sublayer in row:
-            kept = {}
-            for kind in (each for each in kinds if any(unit.kind == each for unit in sublayer.units)):
+            kept: dict[Kind, int] = {}
+            there: list[Kind] = [each for each in kinds if any(unit.kind == each for unit in sublayer.units)]
+            for kind in there:
                 units = units_of(sublayer, kind)
                 each = units.count // units.parts
                 if (left := max(1, round(each * (1.0 - share)))) < each:

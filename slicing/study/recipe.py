@@ -86,7 +86,7 @@ class Recipe(Value):
     @property
     def kind(self) -> Kind | None:
         """The part that it makes smaller; ``None`` for the dense model."""
-        axes = {each.axis for each in self.steps}
+        axes: set[Axis] = {each.axis for each in self.steps}
         if not axes:
             return None
         if len(axes) > 1:
