@@ -221,5 +221,5 @@ def _times_dense(nats: float) -> str:
 
 def known_issues(recipes: Iterable[Recipe]) -> list[tuple[str, str]]:
     """Find the known issues of what recipes do, each step's title with its sentence, once."""
-    steps = (step for recipe in recipes for step in recipe.steps if step.known_issue)
-    return list(dict.fromkeys((step.title, step.known_issue) for step in steps))
+    steps = (step for recipe in recipes for step in recipe.steps if step.issue)
+    return list(dict.fromkeys((step.title, step.issue) for step in steps))

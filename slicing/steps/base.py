@@ -165,6 +165,11 @@ class Step(Value):
         repaired = () if self.repair == "none" else (find_repair(self.repair).cite,)
         return tuple(each for each in (self.cite, *repaired) if each)
 
+    @property
+    def issue(self) -> str:
+        """What is known against it as it is set; see ``known_issue``."""
+        return self.known_issue
+
     def said(self) -> dict[str, Any]:
         """The settings that differ from the usual ones, in the order of a recipe's line."""
         fields = type(self).model_fields
@@ -216,6 +221,10 @@ class Step(Value):
     def fits(self) -> set[Fit]:
         """Name the things that it fits to the calibration text."""
         return set()
+
+    def warnings(self, shape: ModelShape) -> tuple[str, ...]:
+        """Warn, a sentence each, of what it costs a model of this ``shape`` beside what it is asked for."""
+        return ()
 
     def check(self, view: ModelView, budget: Budget) -> None:
         """Refuse what this model, or this budget, cannot give, before any work (``PlanError``)."""

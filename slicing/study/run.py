@@ -309,6 +309,7 @@ def _compress(
     plain = False
     if made.sliced:
         save_sliced(made.sliced, opened.tokenizer, folder / MODEL_FOLDER, **about)
+        plain = made.sliced.plain
     else:
         assert made.layout is not None
         reduced = ReducedModel(made.model, made.layout, made.repair)
