@@ -123,22 +123,25 @@ class TokenSample:
     def __init__(self, most: int) -> None:
         """``most``: tokens that are kept; 0 for none."""
         self.most, self.seen, self.every = most, 0, 1
-        self.kept: list[Tensor] = []
-        """(D,) each, in the dtype they came in."""
+        self.kept: Tensor | None = None
+        """(n, D), in the dtype that they came in."""
 
     def add(self, states: Tensor) -> None:
         """Look at the tokens of ``states``, (..., D)."""
         if not self.most:
             return
         flat = states.reshape(-1, states.shape[-1])
-        self.kept += (row.clone() for row in flat[-self.seen % self.every :: self.every])
+        rows = flat[-self.seen % self.every :: self.every]
+        kept = rows if self.kept is None else torch.cat([self.kept, rows])
         self.seen += len(flat)
-        while len(self.kept) > self.most:
-            self.kept, self.every = self.kept[::2], 2 * self.every
+        while len(kept) > self.most:
+            kept, self.every = kept[::2], 2 * self.every
+        self.kept = kept.clone()  # what it is a part of would stay in memory
 
     def tokens(self) -> Tensor:
         """(n, D), with n from half of ``most`` to all of it, or as many tokens as there were."""
-        return torch.stack(self.kept)
+        assert self.kept is not None, "it saw tokens"
+        return self.kept
 
 
 class Seen(NamedTuple):
