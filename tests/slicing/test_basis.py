@@ -189,7 +189,7 @@ def test_magnitude_cuts_coordinates_of_the_dense_stream_in_every_place(windows):
     model = tiny_model("llama", torch.float64)
     sliced = slice_model(model, schedule_for(model), windows, basis=find_basis("magnitude")).model
     for block in blocks(sliced):
-        for sublayer in block.sublayers:
+        for sublayer in block.sublayers:  # type: ignore[union-attr]
             # From some coordinates to others, each is carried on or lost.
             assert set(sublayer.shortcut.unique().tolist()) <= {0.0, 1.0}
 
