@@ -399,7 +399,8 @@ def test_the_width_of_the_nearest_size_is_found(view, budget, rounding):
         wanted = constant.plan_at(asked).constant(shape).shape_after(shape).parameters  # type: ignore[attr-defined]
     recipe = Recipe.parse(f"slice(plain=true, rounding={rounding})")
     check_recipe(recipe, asked, view)
-    made, _ = make_smaller(recipe, asked, view)
+    made, deciding = make_smaller(recipe, asked, view)
+    assert deciding == 0.0  # nothing was measured for it
     assert made.sliced is not None
     sizes = widths_and_sizes(view, max(rounding, 4))  # four heads, which Llama's check wants a multiple of
     nearest = min(sizes, key=lambda width: abs(sizes[width] - wanted))
