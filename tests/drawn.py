@@ -61,10 +61,9 @@ def steps(draw: st.DrawFn, kind: type[Step]) -> Step:
         own = draw(settings_of(dict(ALLOCATIONS[rule].model_fields)))
         if "shares" in ALLOCATIONS[rule].model_fields:
             own["shares"] = draw(st.lists(st.floats(0, 1), min_size=1, max_size=4).map(tuple))
-        said |= {
-            "allocation": rule,
-            "settings": {name: each for name, each in own.items() if each is not None},
-        }
+        said["allocation"] = rule
+        if "settings" in fields:
+            said["settings"] = {name: each for name, each in own.items() if each is not None}
         said["score"] = draw(st.sampled_from(["lr", "block-influence", "leave-one-out"]))
     return made(lambda: kind.read(said))
 
@@ -110,6 +109,8 @@ def budgets(*some: Recipe) -> st.SearchStrategy[Budget]:
     measures: tuple[Any, ...] = MEASURES
     if any(step.axis == "blocks" for step in steps):
         measures = ("parameters", "blocks")
+    elif any(step.axis == "inner" for step in steps):
+        measures = ("like_constant", "parameters", "size", "blocks")
     elif any("searched" in recipe.line for recipe in some):
         measures = ("mean_slice", "like_constant")
 

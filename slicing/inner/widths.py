@@ -64,8 +64,8 @@ class InnerWidths(Value):
                     if count < 1:
                         name = kind.replace("_", " ")
                         raise PlanError(
-                            f"Block {place} keeps {count} of its {name}: keep one at least, or take the whole "
-                            "sub-layer out."
+                            f"Block {place} keeps {count} of its {name}: keep one at least, or take the "
+                            "whole sub-layer out."
                         )
         return self
 
