@@ -26,6 +26,47 @@ ENTRIES = {
   eprint    = {2501.09412},
   archiveprefix = {arXiv}
 }""",
+    "ma2023llmpruner": """@inproceedings{ma2023llmpruner,
+  title     = {{LLM-Pruner}: On the Structural Pruning of Large Language Models},
+  author    = {Ma, Xinyin and Fang, Gongfan and Wang, Xinchao},
+  booktitle = {Advances in Neural Information Processing Systems},
+  year      = {2023},
+  eprint    = {2305.11627},
+  archiveprefix = {arXiv}
+}""",
+    "sandri2025twossp": """@article{sandri2025twossp,
+  title     = {{2SSP}: A Two-Stage Framework for Structured Pruning of {LLMs}},
+  author    = {Sandri, Fabrizio and Cunegatti, Elia and Iacca, Giovanni},
+  journal   = {Transactions on Machine Learning Research},
+  year      = {2025},
+  eprint    = {2501.17771},
+  archiveprefix = {arXiv}
+}""",
+    "zhong2025blockpruner": """@inproceedings{zhong2025blockpruner,
+  title     = {{BlockPruner}: Fine-grained Pruning for Large Language Models},
+  author    = {Zhong, Longguang and Wan, Fanqi and Chen, Ruijun and Quan, Xiaojun and Li, Liangzhi},
+  booktitle = {Findings of the Association for Computational Linguistics: ACL 2025},
+  year      = {2025},
+  eprint    = {2406.10594},
+  archiveprefix = {arXiv}
+}""",
+    "kwon2022fast": """@inproceedings{kwon2022fast,
+  title     = {A Fast Post-Training Pruning Framework for Transformers},
+  author    = {Kwon, Woosuk and Kim, Sehoon and Mahoney, Michael W. and Hassoun, Joseph and Keutzer, Kurt and
+               Gholami, Amir},
+  booktitle = {Advances in Neural Information Processing Systems},
+  year      = {2022},
+  eprint    = {2204.09656},
+  archiveprefix = {arXiv}
+}""",
+    "kurtic2023ziplm": """@inproceedings{kurtic2023ziplm,
+  title     = {{ZipLM}: Inference-Aware Structured Pruning of Language Models},
+  author    = {Kurti{\\'c}, Eldar and Frantar, Elias and Alistarh, Dan},
+  booktitle = {Advances in Neural Information Processing Systems},
+  year      = {2023},
+  eprint    = {2302.04089},
+  archiveprefix = {arXiv}
+}""",
     "dumitru2024change": """@inproceedings{dumitru2024change,
   title     = {Change Is the Only Constant: Dynamic {LLM} Slicing based on Layer Redundancy},
   author    = {Dumitru, Razvan-Gabriel and Clotan, Paul-Ioan and Yadav, Vikas and Peteleaza, Darius and

@@ -18,6 +18,8 @@ from analysis.units import Kind, Units
 from slicing.inner.cut import BranchCuts, UnitCut
 from slicing.inner.moments import writer_moments
 from slicing.inner.scores import UnitSite, find_unit_score
+from slicing.inner.slopes import Slopes, writer_slopes
+from slicing.inner.taylor import Salience, weight_salience
 from slicing.inner.widths import InnerWidths
 
 if TYPE_CHECKING:
@@ -45,10 +47,24 @@ def unit_scores(view: ModelView, name: str, kinds: Sequence[Kind]) -> Scores:
     return view.once(("unit scores", name, tuple(kinds)), lambda: _measured(view, name, kinds))
 
 
+def view_slopes(view: ModelView) -> Slopes:
+    """How steep the loss is in a factor on every column that writes, on the same windows, measured once."""
+    return view.once("slopes", lambda: writer_slopes(view.model, view.windows[:CURVED], 0, view.progress))
+
+
+def view_salience(view: ModelView) -> dict[tuple[int, int], Salience]:
+    """What the weights of every branch count for to first order, on the same windows, measured once."""
+    return view.once(
+        "salience", lambda: weight_salience(view.model, view.windows[:CURVED], progress=view.progress)
+    )
+
+
 def _measured(view: ModelView, name: str, kinds: Sequence[Kind]) -> Scores:
     score, model, found = find_unit_score(name), view.model, {}
     units, branches = read_units(model), branches_of(model)
     curved = view_curvature(view) if "curvature" in score.asks else None
+    slopes = view_slopes(view) if "slopes" in score.asks else None
+    salience = view_salience(view) if "gradients" in score.asks else None
 
     def look(place: int, row: int, sublayer: Sublayer, moments: list[Tensor]) -> None:
         for index, writer, own in sites(units[place], branches, row, sublayer, kinds):
@@ -57,6 +73,9 @@ def _measured(view: ModelView, name: str, kinds: Sequence[Kind]) -> Scores:
                 out_in(sublayer.writers[writer]),
                 moments[writer],
                 None if curved is None else curved.moments[place][row],
+                None if slopes is None else slopes[place][row][writer],
+                None if salience is None else salience[place, index],
+                (place, index),
             )
             found[place, index, own.kind] = score.score(site)
 
@@ -99,7 +118,7 @@ def best_units(model: Any, widths: InnerWidths, scores: Scores) -> list[list[Bra
             if block[row].gone:
                 own.append(None)
                 continue
-            kinds = [kind for kind in block[row].kept if units[place][index].of(kind)]
+            kinds: list[Kind] = [kind for kind in block[row].kept if units[place][index].of(kind)]
             own.append(
                 [
                     UnitCut(kind, best(scores[place, index, kind], block[row].kept[kind], found.parts))
