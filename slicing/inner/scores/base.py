@@ -31,8 +31,8 @@ class UnitSite:
     curvature: Tensor | None = None
     """G, (D, D): see ``analysis.curvature``; there for scores that ask for it."""
     slopes: Tensor | None = None
-    """(F,): the mean over tokens of ``(z_j (W' g)_j)²``, with ``g`` the gradient of the summed loss at what is
-    written; there for scores that ask for ``slopes``."""
+    """(F,): the mean over tokens of ``(z_j (W' g)_j)²``, with ``g`` the gradient of the summed loss at what
+    is written; there for scores that ask for ``slopes``."""
     salience: Salience | None = None
     """What the weights of the branch count for; there for scores that ask for ``gradients``."""
     place: tuple[int, int] = (0, 0)

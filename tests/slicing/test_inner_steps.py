@@ -1,0 +1,201 @@
+"""What every method that cuts inside blocks must do, and what each of them is by definition."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import tiny_model
+
+from analysis.errors import PlanError, UnsupportedError
+from analysis.evaluate import perplexity
+from analysis.read_shape import read_shape
+from analysis.shape import ModelShape
+from slicing.budget import Budget
+from slicing.depth.layout import Layout
+from slicing.depth.operator import reduce_blocks
+from slicing.inner.cut import cut_model
+from slicing.inner.widths import InnerWidths
+from slicing.inner.without import cuts_without
+from slicing.steps import STEPS, find_step
+from slicing.steps.base import Made
+from slicing.steps.inner import Inner, InnerPlan
+from slicing.view import ModelView
+
+BLOCKS = 6
+WINDOWS = torch.randint(3, 300, (16, 24), generator=torch.Generator().manual_seed(3))
+INNER = [name for name, kind in STEPS.items() if kind.axis == "inner"]
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    return tiny_model("llama", num_hidden_layers=BLOCKS)
+
+
+@pytest.fixture(scope="module")
+def view(model) -> ModelView:
+    return ModelView(model, WINDOWS)
+
+
+def made_by(name: str, **settings: Any) -> Inner:
+    made = find_step(name)(**settings)
+    assert isinstance(made, Inner)
+    return made
+
+
+def without(model: Any, share: float) -> Budget:
+    """The budget at which this share of the parameters goes, to the parameter."""
+    return Budget(measure="size", amount=round((1 - share) * read_shape(model).parameters))
+
+
+def parameters_of(model: Any) -> int:
+    return sum(each.numel() for each in {id(each): each for each in model.parameters()}.values())
+
+
+def plain(plan: InnerPlan) -> tuple[InnerWidths, list[Any]]:
+    """What was decided, as values that can be compared."""
+    cuts = [
+        [
+            own if own is None else [(cut.kind, cut.kept.tolist(), cut.rows, cut.columns) for cut in own]
+            for own in block
+        ]
+        for block in plan.cuts
+    ]
+    return plan.widths, cuts
+
+
+def rounding(step: Inner, shape: ModelShape) -> float:
+    """How far a size may be from the one asked for."""
+    if not step.fine:  # half of the largest sub-layer
+        return max(each.parameters(shape.hidden_size) for each in shape.blocks[0]) / 2
+    units = [each for sublayer in shape.blocks[0] for each in sublayer.units if each.kind in step.kinds]
+    rows = max(each.reader_rows + each.writer_columns + each.inner / shape.hidden_size for each in units)
+    return BLOCKS * rows * shape.hidden_size  # every block rounds alike
+
+
+# The contract
+
+
+@pytest.mark.parametrize("share", [0.1, 0.25])
+@pytest.mark.parametrize("name", INNER)
+def test_what_is_made_has_the_size_that_was_planned_and_asked_for(name, share, model, view):
+    step, budget, shape = made_by(name), without(model, share), read_shape(model)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    step.check(view, budget)
+    plan = step.decide(view, budget, Made(model))
+    made = step.apply(view, plan, Made(model))
+    size, asked = parameters_of(made.model), step.size(shape, budget)
+    assert size == plan.widths.shape_after(shape).parameters
+    assert made.widths == plan.widths
+    assert abs(size - asked) <= rounding(step, shape)
+    assert size < shape.parameters
+    assert made.model(WINDOWS[:2]).logits.isfinite().all()
+    assert all(tensor.equal(before[name]) for name, tensor in model.state_dict().items())
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("name", INNER)
+def test_the_same_is_decided_twice(name, model, view):
+    budget = without(model, 0.2)
+    first, again = (
+        made_by(name).decide(each, budget, Made(model)) for each in (view, ModelView(model, WINDOWS))
+    )
+    assert plain(first) == plain(again)
+
+
+@pytest.mark.parametrize("name", INNER)
+def test_next_to_nothing_leaves_the_model_as_it_is(name, model, view):
+    budget = without(model, 1e-6)
+    step = made_by(name)
+    made = step.apply(view, step.decide(view, budget, Made(model)), Made(model))
+    expected, found = (each(WINDOWS[:2], use_cache=False).logits for each in (model, made.model))
+    assert torch.allclose(found, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", INNER)
+def test_what_is_left_of_blocks_can_be_cut_too(name, model, view):
+    """After whole blocks went, the step decides on what is left of the model."""
+    layout = Layout.without(BLOCKS, [2])
+    reduced = Made(reduce_blocks(model, layout), layout)
+    step, budget = made_by(name), without(model, 0.3)
+    plan = step.decide(view, budget, reduced)
+    made = step.apply(view, plan, reduced)
+    assert len(plan.widths.blocks) == BLOCKS - 1
+    assert parameters_of(made.model) == plan.widths.shape_after(read_shape(reduced.model)).parameters
+
+
+@pytest.mark.parametrize("name", INNER)
+def test_a_repair_is_kept_where_it_helps(name, model, view):
+    step, budget = made_by(name, repair="writers"), without(model, 0.2)
+    made = step.apply(view, step.decide(view, budget, Made(model)), Made(model))
+    assert made.repair is not None
+    assert made.repair.windows == 2
+    assert {"writers"} == step.fits()
+
+
+# Sub-layers
+
+
+def loss_without(model: Any, gone: Any, windows: torch.Tensor) -> float:
+    """The loss with these sub-layers taken out, run from the first block to the last."""
+    cut = reduce_blocks(model, Layout.whole(BLOCKS), check=False)
+    cut_model(cut, cuts_without(model, gone))
+    return float(np.mean(perplexity(cut, windows).nll))
+
+
+def gone_from(plan: InnerPlan) -> set[tuple[int, int]]:
+    return {
+        (place, row)
+        for place, block in enumerate(plan.widths.blocks)
+        for row, each in enumerate(block)
+        if each.gone
+    }
+
+
+def test_sublayers_go_as_a_search_over_all_of_them_says(model, view):
+    """Brute force: every candidate is run as a model of its own."""
+    every = [(place, row) for place in range(BLOCKS) for row in range(2)]
+    gone: list[tuple[int, int]] = []
+    for share in (0.05, 0.15, 0.25):
+        plan = made_by("sublayers", windows=3).decide(view, without(model, share), Made(model))
+        found = gone_from(plan)
+        while len(gone) < len(found):
+            left = [each for each in every if each not in gone]
+            gone.append(min(left, key=lambda each: loss_without(model, [*gone, each], WINDOWS[:3])))
+        assert found == set(gone)
+    assert len(gone) > 2
+
+
+def test_sublayers_stop_at_the_nearest_number(model, view):
+    shape, step = read_shape(model), made_by("sublayers")
+    plans = [step.plan(view, size) for size in range(shape.parameters, shape.parameters // 2, -1500)]
+    sizes = [plan.widths.shape_after(shape).parameters for plan in plans]
+    reached = sorted(set(sizes), reverse=True)
+    assert len(reached) > 3
+    assert all(first > then for first, then in pairwise(reached))
+    order = [gone_from(plan) for plan in plans]
+    assert all(
+        first <= then for first, then in pairwise(order)
+    )  # a smaller model loses the same ones, and more
+    for size, found in zip(range(shape.parameters, shape.parameters // 2, -1500), sizes, strict=True):
+        assert abs(found - size) == min(abs(each - size) for each in reached)
+
+
+def test_sublayers_of_parallel_blocks_are_refused():
+    other = tiny_model("phi")
+    with pytest.raises(UnsupportedError, match="'sublayers' takes attention and MLP out one by one"):
+        made_by("sublayers").check(ModelView(other, WINDOWS), without(other, 0.2))
+
+
+def test_sublayers_leave_no_model_smaller_than_nothing_inside(model, view):
+    with pytest.raises(PlanError, match="even where every sub-layer goes"):
+        made_by("sublayers").check(view, Budget(measure="size", amount=5000))
+
+
+@pytest.mark.parametrize("settings", [{"uniform": True}, {"restore": True}])
+def test_sublayers_refuse_what_has_no_meaning(settings):
+    with pytest.raises(PlanError, match="leave out"):
+        find_step("sublayers").from_said(settings)
