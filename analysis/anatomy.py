@@ -25,6 +25,8 @@ _PLAIN = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 BRIDGED = "bridged"
 """The type of our models with matrices in the place of blocks (``slicing.modeling_bridged``)."""
+NARROW = "narrow"
+"""The type of our models that are cut inside their blocks (``slicing.modeling_narrow``)."""
 SLICED_ALREADY = "This model is sliced already: open the dense model it was made from."
 
 
@@ -43,6 +45,11 @@ def why_not_sliceable(config: Any) -> str | None:
     """``None`` when the family can be sliced, otherwise one sentence that says why not."""
     if config.model_type == "sliced":
         return SLICED_ALREADY
+    if config.model_type == NARROW:
+        return (
+            "This model is cut inside its blocks already: open the dense model it was made from, or one that "
+            "was made with 'uniform'."
+        )
     if config.model_type == BRIDGED:
         return (
             "This model has matrices in the place of blocks, which slicing does not turn: slice the model "

@@ -11,6 +11,14 @@ from analysis.scores import SCORES
 from slicing.study.results import Request
 
 ENTRIES = {
+    "kurtic2023ziplm": """@inproceedings{kurtic2023ziplm,
+  title     = {{ZipLM}: Inference-Aware Structured Pruning of Language Models},
+  author    = {Kurtic, Eldar and Frantar, Elias and Alistarh, Dan},
+  booktitle = {Advances in Neural Information Processing Systems},
+  year      = {2023},
+  eprint    = {2302.04089},
+  archiveprefix = {arXiv}
+}""",
     "sun2024wanda": """@inproceedings{sun2024wanda,
   title     = {A Simple and Effective Pruning Approach for Large Language Models},
   author    = {Sun, Mingjie and Liu, Zhuang and Bair, Anna and Kolter, J. Zico},

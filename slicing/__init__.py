@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from slicing.modeling_bridged import BridgedConfig, BridgedForCausalLM
+from slicing.modeling_narrow import NarrowConfig, NarrowForCausalLM
 from slicing.modeling_sliced import SlicedConfig, SlicedForCausalLM
 from slicing.names import check_names
 
@@ -25,7 +26,11 @@ __all__ = ["load"]
 
 check_names("analysis")
 
-for config, model in ((SlicedConfig, SlicedForCausalLM), (BridgedConfig, BridgedForCausalLM)):
+for config, model in (
+    (SlicedConfig, SlicedForCausalLM),
+    (BridgedConfig, BridgedForCausalLM),
+    (NarrowConfig, NarrowForCausalLM),
+):
     AutoConfig.register(config.model_type, config)
     AutoModelForCausalLM.register(config, model)
     # What is saved carries the modelling file, for those who have transformers only.

@@ -21,6 +21,7 @@ from analysis.bases import Bases, find_bases
 from analysis.details import DetailsCollector
 from analysis.device import Precision, matmuls
 from analysis.errors import PlanError, UnsupportedError, unknown_name
+from analysis.evaluate import perplexity
 from analysis.hooks import going_on_from, returns_tuple, watch_blocks
 from analysis.probes import damage, leave_out
 from analysis.profile import LayerProfile, profile_blocks
@@ -168,6 +169,10 @@ class ModelView:
             return found["out"].mean(axis=0)
 
         return self.once(("losses", layout, windows), measure)
+
+    def mean_loss(self, model: Any, windows: Tensor) -> float:
+        """The mean loss of what was made of the model on ``windows`` (n, T), nats per token; not kept."""
+        return float(np.mean(perplexity(model, windows, precision=self.precision).nll))
 
     def similarity(self, layout: Layout, windows: int) -> float:
         """Mean over windows of the cosine between the dense and the reduced model's outputs of the decoder.

@@ -10,7 +10,7 @@ from huggingface_hub import hf_hub_download, try_to_load_from_cache
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from analysis.anatomy import BRIDGED, blocks
+from analysis.anatomy import BRIDGED, NARROW, blocks
 from analysis.checkpoint import refuse_extra_blocks, refuse_larger, settle_tables, weight_files
 from analysis.errors import ModelError
 from analysis.gguf_header import check_gguf
@@ -117,7 +117,7 @@ def require_causal(source: ModelSource, config: Any) -> None:
     said = config.architectures if isinstance(config.architectures, list) else []
     architectures = [name for name in said if isinstance(name, str)]
     causal = any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in architectures)
-    known = config.model_type in {*MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, BRIDGED}
+    known = config.model_type in {*MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, BRIDGED, NARROW}
     if config.is_encoder_decoder or not known or (architectures and not causal):
         kind = architectures[0] if architectures else config.model_type
         raise ModelError(

@@ -15,6 +15,7 @@ from analysis.values import Progress, no_progress
 from slicing.depth.layout import Layout
 from slicing.depth.memory import refuse_unless_removal_fits
 from slicing.depth.operator import reduce_blocks
+from slicing.inner.widths import InnerWidths
 from slicing.modeling_bridged import BridgedForCausalLM
 from slicing.modeling_sliced import SlicedForCausalLM
 from slicing.repair import Repair, held_out
@@ -30,6 +31,8 @@ class ReducedModel:
     layout: Layout
     repair: Repair | None = None
     """What the repair did, where it was asked for."""
+    widths: InnerWidths | None = None
+    """How much stays inside the blocks that are left; ``None`` for all."""
 
     @property
     def plain(self) -> bool:

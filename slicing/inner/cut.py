@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -67,15 +67,29 @@ def cut_model(model: Any, cuts: Sequence[Sequence[BranchCuts]]) -> None:
 def cut_branch(block: nn.Module, branch: Branch, config: Any, cuts: Sequence[UnitCut], natural: bool) -> None:
     """Cut one branch of a ``block``. ``natural``: its attention runs with fewer heads as it is."""
     root = block if " " in branch.core else core_of(block, branch)
-    coarse = [each for each in cuts if each.kind not in INSIDE_HEADS]
-    fine = [each for each in cuts if each.kind in INSIDE_HEADS]
-    for each in sorted(coarse, key=lambda cut: ORDER.index(cut.kind)):
-        padded = each.kind == "kv_groups" and not natural
-        _cut_units(root, _units(block, branch, config, each.kind), each, padded)
-    # Read once for both: queries and keys with fewer rows no longer tell how many heads there are.
-    found = [(_units(block, branch, config, each.kind), each) for each in fine]
-    for units, each in found:
-        _cut_units(root, units, each, padded=True)
+    by_kind = {each.kind: each for each in sorted(cuts, key=lambda cut: ORDER.index(cut.kind))}
+    # Read before anything goes: a weight with fewer rows no longer tells how many heads there are.
+    found = {kind: _units(block, branch, config, kind) for kind in by_kind}
+    groups = by_kind.get("kv_groups")
+    for kind, each in by_kind.items():
+        if kind in INSIDE_HEADS and groups is not None:
+            found[kind] = _of_parts(found[kind], groups.kept)
+        _cut_units(root, found[kind], each, padded=kind in INSIDE_HEADS or kind == "kv_groups" and not natural)
+        if kind == "kv_groups" and natural:
+            # The heads that are left lie side by side, and are read again before they are cut inside.
+            inside = [other for other in by_kind if other in INSIDE_HEADS]
+            found |= {other: _units(block, branch, config, other) for other in inside}
+            groups = None
+
+
+def _of_parts(units: Units, parts: np.ndarray) -> Units:
+    """The units of some parts alone, in the order of these."""
+    each = units.count // units.parts
+    places = (np.sort(parts)[:, None] * each + np.arange(each)).ravel()
+    rows, columns = (
+        {name: index[places] for name, index in side.items()} for side in (units.rows, units.columns)
+    )
+    return replace(units, rows=rows, columns=columns, parts=len(parts))
 
 
 def _units(block: nn.Module, branch: Branch, config: Any, kind: Kind) -> Units:
@@ -129,12 +143,15 @@ def _shrink(
         return
     linear = _as_narrow(holder)
     weight = linear.weight if rows else linear.weight.T
-    if rows and linear.rows is not None or not rows and linear.columns is not None:
-        raise UnsupportedError(f"'{name}' is cut already.")
-    full = len(weight)
+    held = linear.rows if rows else linear.columns
+    full = len(weight) if held is None else (linear.full_out if rows else linear.full_in)
+    there = np.arange(full) if held is None else held.cpu().numpy()
+    places = np.searchsorted(there, places)  # among those that are left of an earlier cut
+    stay = np.sort(places[kept].ravel())
+    gone_places = np.setdiff1d(places.ravel(), stay)
     found = _kept(weight, places, kept, mix, gone_places)
     linear.weight = _parameter(found if rows else found.T)
-    remaining = torch.as_tensor(np.setdiff1d(np.arange(full), gone_places), device=weight.device)
+    remaining = torch.as_tensor(np.delete(there, gone_places), device=weight.device)
     if rows:
         if linear.bias is not None:
             linear.bias = _parameter(_kept(linear.bias[:, None], places, kept, mix, gone_places)[:, 0])

@@ -25,6 +25,17 @@ ORDER: tuple[Kind, ...] = (
 """Kinds in the order in which they are taken out: coarse ones of an attention before those inside its heads."""
 
 
+KINDS: dict[Kind, str] = {
+    "experts": "experts",
+    "channels": "channels",
+    "expert_channels": "channels of each expert",
+    "kv_groups": "heads of keys and values",
+    "value_pairs": "value coordinates of each head",
+    "rotary_pairs": "rotary pairs of each head",
+}
+"""What a width counts, in words."""
+
+
 class SublayerWidths(Value):
     """What stays of one sub-layer. A kind that is not named stays whole."""
 
@@ -60,6 +71,20 @@ class InnerWidths(Value):
     def whole(cls, shape: ModelShape) -> Self:
         """All of a model of this shape."""
         return cls(blocks=tuple(tuple(SublayerWidths() for _ in block) for block in shape.blocks))
+
+    @property
+    def label(self) -> str:
+        """What stays, in words: for every kind from how many to how many, and the sub-layers that are gone."""
+        parts = []
+        for kind in ORDER:
+            counts = [each.kept[kind] for block in self.blocks for each in block if kind in each.kept]
+            if counts:
+                span = f"{min(counts):,}" if min(counts) == max(counts) else f"{min(counts):,} to {max(counts):,}"
+                parts.append(f"{span} {KINDS[kind]} in {len(counts)} sub-layers")
+        gone = sum(each.gone for block in self.blocks for each in block)
+        if gone:
+            parts.append(f"{gone} sub-layers gone")
+        return ", ".join(parts) or "all"
 
     def check_fits(self, shape: ModelShape) -> None:
         """Raise ``PlanError`` where a model of this shape has no such units, or fewer."""
@@ -98,6 +123,11 @@ def units_of(shape: SublayerShape, kind: Kind) -> UnitShape:
             f"A sub-layer of the kind '{shape.kind}' has no {kind.replace('_', ' ')} that can go; it has: {have}."
         )
     return found[0]
+
+
+def parameters_saved(shape: SublayerShape, widths: SublayerWidths, hidden_size: int) -> int:
+    """How many parameters fewer a sub-layer of these widths has, in a model of this hidden size."""
+    return shape.parameters(hidden_size) - _cut(shape, widths).parameters(hidden_size)
 
 
 def _cut(shape: SublayerShape, widths: SublayerWidths) -> SublayerShape:

@@ -15,6 +15,7 @@ from analysis.speed import Speed
 from analysis.tasks import TaskScore
 from analysis.values import Value, key_of
 from slicing.depth.layout import Layout
+from slicing.inner.widths import InnerWidths
 from slicing.repair import Repair
 from slicing.schedule import SlicingSchedule
 from slicing.study import earlier
@@ -57,6 +58,8 @@ class Measurement(Value):
     """``None`` for a model that is not sliced."""
     layout: Layout | None = None
     """Which blocks are left; ``None`` for all."""
+    widths: InnerWidths | None = None
+    """How much stays inside the blocks that are left; ``None`` for all."""
     mean_slice: float
     parameters: int
     bytes: int
@@ -118,6 +121,8 @@ class CompressResult(Value):
     """``None`` for a model that is not sliced."""
     layout: Layout | None = None
     """Which blocks are left; ``None`` for all."""
+    widths: InnerWidths | None = None
+    """How much stays inside the blocks that are left; ``None`` for all."""
     parameters: int
     dense_parameters: int
     plain: bool

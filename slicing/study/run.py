@@ -30,7 +30,9 @@ from analysis.storage import require_space
 from analysis.tasks import check_tasks
 from analysis.values import Progress, no_progress
 from slicing.budget import Budget
+from slicing.depth.layout import Layout
 from slicing.depth.reduce import ReducedModel
+from slicing.inner.cut import as_narrow_model
 from slicing.plan import Plan
 from slicing.probes import NEED_SLICING, PROBES, Probing
 from slicing.steps.base import Made
@@ -310,8 +312,9 @@ def _compress(
     if made.sliced:
         save_sliced(made.sliced, opened.tokenizer, folder / MODEL_FOLDER, **about)
     else:
-        assert made.layout is not None
-        reduced = ReducedModel(made.model, made.layout, made.repair)
+        left = as_narrow_model(made.model) if made.widths else made.model
+        layout = made.layout or Layout.whole(profile.blocks)
+        reduced = ReducedModel(left, layout, made.repair, made.widths)
         plain = reduced.plain
         method, size = request.recipe.short_title, dense_parameters
         place = folder / MODEL_FOLDER
@@ -323,6 +326,7 @@ def _compress(
         not_sliceable=reason,
         schedule=made.sliced.schedule if made.sliced else None,
         layout=made.layout,
+        widths=made.widths,
         plain=plain,
         discarded=made.sliced.discarded if made.sliced else None,
         repair=made.repair,
