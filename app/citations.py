@@ -67,14 +67,6 @@ ENTRIES = {
   eprint    = {2204.09656},
   archiveprefix = {arXiv}
 }""",
-    "kurtic2023ziplm": """@inproceedings{kurtic2023ziplm,
-  title     = {{ZipLM}: Inference-Aware Structured Pruning of Language Models},
-  author    = {Kurti{\\'c}, Eldar and Frantar, Elias and Alistarh, Dan},
-  booktitle = {Advances in Neural Information Processing Systems},
-  year      = {2023},
-  eprint    = {2302.04089},
-  archiveprefix = {arXiv}
-}""",
     "dumitru2024change": """@inproceedings{dumitru2024change,
   title     = {Change Is the Only Constant: Dynamic {LLM} Slicing based on Layer Redundancy},
   author    = {Dumitru, Razvan-Gabriel and Clotan, Paul-Ioan and Yadav, Vikas and Peteleaza, Darius and

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,19 +27,16 @@ ALPHA = 1.5
 class TwoStage(WithoutSublayers):
     """Take channels of least activation norm out of every MLP alike, then attentions one by one by loss.
 
-    Of L attentions ``round(L S^((P_mlp / P_attn) / 1.5))`` go, with S the share of the blocks' parameters that
-    goes, and P_mlp and P_attn the parameters of MLP and attention in a block (equation 5). Channels make up
-    for the rest.
+    Of L attentions ``round(L S^((P_mlp / P_attn) / 1.5))`` go, with S the share of the blocks' parameters
+    that goes, and P_mlp and P_attn the parameters of MLP and attention in a block (equation 5). Channels make
+    up for the rest.
     """
 
     name = "2ssp"
     title = "Channels, then attentions (2SSP)"
     source = "Sandri et al., 2SSP, TMLR 2025"
     cite = "sandri2025twossp"
-    known_issue = (
-        "Its released code decides on the attentions by a single text, and it can reach no size at which more "
-        "would have to go than channels and its number of attentions hold."
-    )
+    known_issue = "Its released code decides which attentions go by the perplexity of a single text."
     kinds = ("channels",)
 
     def check_size(self, shape: ModelShape, size: int) -> None:
@@ -56,9 +54,7 @@ class TwoStage(WithoutSublayers):
             return without(widths_of_shares(shape, [share] * shape.block_count, self.kinds), some)
 
         found = at_size(widths, shape, size, self.name)
-        rows = [
-            tuple(SublayerWidths() if each.gone else each for each in block) for block in found.blocks
-        ]
+        rows = [tuple(SublayerWidths() if each.gone else each for each in block) for block in found.blocks]
         return InnerWidths(blocks=tuple(rows)), gone
 
     def plan(self, view: ModelView, size: int) -> InnerPlan:
@@ -70,9 +66,9 @@ class TwoStage(WithoutSublayers):
         gone: list[Place] = []
         for _ in range(count):
             left = [each for each in attentions(shape) if each not in gone]
-            key = "attention missed least", narrow.key, tuple(gone), self.windows
             now = cuts_without(view.model, gone, cuts)
-            gone.append(view.once(key, lambda: least_missed(view, now, left, self.windows)))
+            key = "attention missed least", narrow.key, tuple(gone), self.windows
+            gone.append(view.once(key, partial(least_missed, view, now, left, self.windows)))
         return InnerPlan(without(narrow, gone), cuts_without(view.model, gone, cuts))
 
 

@@ -13,16 +13,18 @@ from conftest import tiny_model
 from analysis.errors import PlanError, UnsupportedError
 from analysis.evaluate import perplexity
 from analysis.read_shape import read_shape
-from analysis.shape import ModelShape
+from analysis.shape import ModelShape, SublayerShape
 from slicing.budget import Budget
 from slicing.depth.layout import Layout
 from slicing.depth.operator import reduce_blocks
-from slicing.inner.cut import cut_model
+from slicing.inner.cut import UnitCut, cut_model
+from slicing.inner.select import unit_scores
 from slicing.inner.widths import InnerWidths
 from slicing.inner.without import cuts_without
 from slicing.steps import STEPS, find_step
 from slicing.steps.base import Made
 from slicing.steps.inner import Inner, InnerPlan
+from slicing.steps.two_stage import attentions_gone
 from slicing.view import ModelView
 
 BLOCKS = 6
@@ -59,12 +61,18 @@ def plain(plan: InnerPlan) -> tuple[InnerWidths, list[Any]]:
     """What was decided, as values that can be compared."""
     cuts = [
         [
-            own if own is None else [(cut.kind, cut.kept.tolist(), cut.rows, cut.columns) for cut in own]
+            own
+            if own is None
+            else [(cut.kind, cut.kept.tolist(), listed(cut.rows), listed(cut.columns)) for cut in own]
             for own in block
         ]
         for block in plan.cuts
     ]
     return plan.widths, cuts
+
+
+def listed(mix: torch.Tensor | None) -> Any:
+    return None if mix is None else mix.tolist()
 
 
 def rounding(step: Inner, shape: ModelShape) -> float:
@@ -139,10 +147,10 @@ def test_a_repair_is_kept_where_it_helps(name, model, view):
 # Sub-layers
 
 
-def loss_without(model: Any, gone: Any, windows: torch.Tensor) -> float:
-    """The loss with these sub-layers taken out, run from the first block to the last."""
+def loss_without(model: Any, gone: Any, windows: torch.Tensor, others: Any = None) -> float:
+    """The loss with these sub-layers taken out, beside other cuts, run from the first block to the last."""
     cut = reduce_blocks(model, Layout.whole(BLOCKS), check=False)
-    cut_model(cut, cuts_without(model, gone))
+    cut_model(cut, cuts_without(model, gone, others))
     return float(np.mean(perplexity(cut, windows).nll))
 
 
@@ -199,3 +207,60 @@ def test_sublayers_leave_no_model_smaller_than_nothing_inside(model, view):
 def test_sublayers_refuse_what_has_no_meaning(settings):
     with pytest.raises(PlanError, match="leave out"):
         find_step("sublayers").from_said(settings)
+
+
+# 2SSP
+
+
+@pytest.mark.parametrize(
+    ("attention", "mlp", "blocks", "share", "gone"),
+    [
+        (4, 8, 32, 0.25, 5),  # 32 * .25^(2 / 1.5) = 5.04
+        (4, 8, 32, 0.5, 13),  # 12.70
+        (2, 7, 28, 0.375, 3),  # 28 * .375^(3.5 / 1.5) = 2.84
+        (8, 4, 32, 0.1, 4),  # 14.85, but 4.8 attentions are all that is to go
+    ],
+)
+def test_so_many_attentions_go_as_equation_5_says(attention, mlp, blocks, share, gone):
+    """Sub-layers of plain sizes, with the embedding beside them counted for nothing."""
+    row = (
+        SublayerShape(kind="attention", reader_rows=attention, writer_columns=0, norm=0),
+        SublayerShape(kind="mlp", reader_rows=mlp, writer_columns=0, norm=0),
+    )
+    shape = ModelShape(
+        architecture="llama", hidden_size=100, vocab_size=50, tied=True, blocks=(row,) * blocks
+    )
+    inside = 100 * blocks * (attention + mlp)
+    assert attentions_gone(shape, round(shape.parameters - share * inside)) == gone
+
+
+def test_2ssp_takes_channels_first_and_attentions_as_a_search_says(model, view):
+    """Brute force: every attention is run without, on the model that the first stage has left."""
+    shape, step = read_shape(model), made_by("2ssp", windows=3)
+    inside = sum(shape.block_parameters(block) for block in range(BLOCKS))
+    plan = step.plan(view, round(shape.parameters - 0.7 * inside))
+    gone = gone_from(plan)
+    assert len(gone) == attentions_gone(shape, round(shape.parameters - 0.7 * inside)) > 1
+    assert {row for _, row in gone} == {0}
+    (kept,) = {block[1].kept["channels"] for block in plan.widths.blocks}
+    scores = unit_scores(view, "activation", ("channels",))
+    narrow: list[list[Any]] = []
+    for place in range(BLOCKS):
+        best = np.sort(np.argsort(-scores[place, 1, "channels"])[:kept])
+        narrow.append([(), [UnitCut("channels", best)]])
+        assert [(cut.kind, cut.kept.tolist()) for cut in plan.cuts[place][1] or ()] == [
+            ("channels", best.tolist())
+        ]
+    found: list[tuple[int, int]] = []
+    while len(found) < len(gone):
+        left = [(place, 0) for place in range(BLOCKS) if (place, 0) not in found]
+        found.append(min(left, key=lambda each: loss_without(model, [*found, each], WINDOWS[:3], narrow)))
+    assert gone == set(found)
+
+
+def test_2ssp_of_parallel_blocks_and_of_impossible_sizes_is_refused(model, view):
+    other = tiny_model("phi")
+    with pytest.raises(UnsupportedError, match="they are one sub-layer"):
+        made_by("2ssp").check(ModelView(other, WINDOWS), without(other, 0.2))
+    with pytest.raises(PlanError, match="'2ssp' reaches no size near"):
+        made_by("2ssp").check(view, Budget(measure="size", amount=5000))
