@@ -34,7 +34,7 @@ def as_plain(model: Any) -> Any:
     for name, module in dense.named_modules():
         found = model.get_submodule(name)
         if isinstance(module, nn.Linear) and isinstance(found, NarrowLinear):
-            _say(text, module, found, size)
+            _say(text, model.config.get_text_config(decoder=True), module, found, size)
     try:
         with torch.device("meta"):
             made = type(model)(config)
@@ -61,19 +61,19 @@ def as_plain(model: Any) -> Any:
     return made
 
 
-def _say(text: Any, dense: nn.Linear, found: NarrowLinear, size: int) -> None:
-    """Put the sizes of a smaller map into the settings that named the sizes of the dense one."""
+def _say(text: Any, before: Any, dense: nn.Linear, found: NarrowLinear, size: int) -> None:
+    """Put the sizes of a smaller map into the settings that named the sizes of the dense one ``before``."""
     for full, left in ((dense.out_features, found.out_features), (dense.in_features, found.in_features)):
         if full == left:
             continue
         for name in CHANNELS:
-            if getattr(text, name, None) == full:
+            if getattr(before, name, None) == full:
                 setattr(text, name, left)
         heads = next((n for n in HEADS if getattr(text, n, None)), None)
         groups = next((n for n in GROUPS if getattr(text, n, None)), None)
         if left % size == 0 and full % size == 0:
             for name in (heads, groups):
-                if name and getattr(text, name) == full // size:
+                if name and getattr(before, name) == full // size:
                     if "head_dim" in vars(text):
                         text.head_dim = size
                     setattr(text, name, left // size)

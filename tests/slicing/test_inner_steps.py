@@ -24,6 +24,7 @@ from slicing.inner.without import cuts_without
 from slicing.steps import STEPS, find_step
 from slicing.steps.base import Made
 from slicing.steps.inner import Inner, InnerPlan
+from slicing.steps.llm_pruner import LlmPruner
 from slicing.steps.two_stage import attentions_gone
 from slicing.view import ModelView
 
@@ -264,3 +265,90 @@ def test_2ssp_of_parallel_blocks_and_of_impossible_sizes_is_refused(model, view)
         made_by("2ssp").check(ModelView(other, WINDOWS), without(other, 0.2))
     with pytest.raises(PlanError, match="'2ssp' reaches no size near"):
         made_by("2ssp").check(view, Budget(measure="size", amount=5000))
+
+
+# LLM-Pruner
+
+
+def pruner(**settings: Any) -> LlmPruner:
+    return LlmPruner(**settings)
+
+
+def weights_times_gradients(model: Any, texts: torch.Tensor) -> dict[str, torch.Tensor]:
+    """The product of every weight and the gradient of the mean loss, from automatic differentiation."""
+    copy = tiny_model("llama", num_hidden_layers=BLOCKS).requires_grad_(True)
+    copy.load_state_dict(model.state_dict())
+    copy(texts, labels=texts, use_cache=False).loss.backward()
+    return {
+        name: (each * each.grad).detach() for name, each in copy.named_parameters() if each.grad is not None
+    }
+
+
+@pytest.mark.parametrize("form", ["element-1", "vector"])
+def test_llm_pruner_takes_the_groups_whose_weights_are_worth_least(form, model, view):
+    step = made_by("llm-pruner", form=form, windows=5, spare_first=1, spare_last=1)
+    shape = read_shape(model)
+    plan = step.plan(view, round(0.62 * shape.parameters))  # enough that one of two heads goes
+    products = weights_times_gradients(model, WINDOWS[:5])
+
+    def counted(place: int, name: str, units: int, turned: bool = False) -> torch.Tensor:
+        found = products[f"model.layers.{place}.{name}.weight"]
+        found = (found.T if turned else found).reshape(units, -1)
+        return found.abs().sum(1) if form == "element-1" else found.sum(1).abs()
+
+    for place in range(BLOCKS):
+        if place in (0, BLOCKS - 1):
+            assert all(each.whole for each in plan.widths.blocks[place])
+            continue
+        heads = sum(counted(place, f"self_attn.{name}_proj", 2) for name in "qkv")
+        heads = heads + counted(place, "self_attn.o_proj", 2, turned=True)
+        channels = sum(counted(place, f"mlp.{name}_proj", 48) for name in ("gate", "up"))
+        channels = channels + counted(place, "mlp.down_proj", 48, turned=True)
+        for row, worth in ((0, heads), (1, channels)):
+            own = plan.cuts[place][row]
+            assert own is not None and len(own) == 1
+            (cut,) = own
+            best = worth.argsort(descending=True)[: len(cut.kept)].sort().values
+            assert cut.kept.tolist() == best.tolist()
+    middle = plan.widths.blocks[1:-1]
+    assert len({(heads.kept["kv_groups"], channels.kept["channels"]) for heads, channels in middle}) == 1
+
+
+@pytest.mark.parametrize(
+    ("blocks", "settings", "pruned"),
+    [
+        (32, {}, range(4, 30)),
+        (13, {}, range(4, 11)),
+        (12, {}, range(3, 10)),
+        (6, {}, range(1, 5)),
+        (3, {}, range(3)),
+        (32, {"spare_first": 0, "spare_last": 0}, range(32)),
+        (6, {"spare_first": 0, "spare_last": 1}, range(5)),
+    ],
+)
+def test_llm_pruner_spares_less_of_shallow_models(blocks, settings, pruned):
+    assert pruner(**settings).pruned(blocks) == pruned
+
+
+def test_llm_pruner_refuses_to_spare_all_blocks_and_to_spare_some_of_equal_widths():
+    with pytest.raises(PlanError, match="spares 20 blocks in front and 2 at the end, and the model has 16"):
+        pruner(spare_first=20).pruned(16)
+    with pytest.raises(PlanError, match="spare_first=0"):
+        find_step("llm-pruner").from_said({"uniform": True})
+
+
+def test_llm_pruner_takes_the_published_calibration():
+    windows = torch.arange(16 * 100).reshape(16, 100)
+    published = pruner(published_calibration=True, windows=3)
+    assert torch.equal(published.texts(windows), windows[:10, :64])
+    assert torch.equal(pruner().texts(windows), windows[:8])
+
+
+def test_llm_pruner_of_equal_widths_makes_an_ordinary_checkpoint(model, view):
+    step = made_by("llm-pruner", uniform=True, spare_first=0, spare_last=0)
+    made = step.apply(view, step.plan(view, round(0.7 * parameters_of(model))), Made(model))
+    assert type(made.model) is type(model)
+    again = type(model)(made.model.config)
+    again.load_state_dict(made.model.state_dict())
+    found, expected = (each.eval()(WINDOWS[:2], use_cache=False).logits for each in (again, made.model))
+    assert torch.allclose(found, expected, atol=1e-6)
