@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,6 +29,27 @@ _PANELS = 3
 """Column panels of a Gram product: below the diagonal nothing is computed, so 2/3 of the work is left."""
 _MASSIVE = 64.0
 """Rows with this many times the median energy are summed in fp64."""
+JITTER = 1e-6
+"""Size of the noise of ``jittered``, relative to each entry: some sixteen times what fp32 rounds by. On the
+demo model (4 calibration windows of 512, a quarter sliced) it moves the perplexity by up to 0.45 %, and
+another order of the sums by 0.05 %."""
+_DRAW: ContextVar[int] = ContextVar("the draw of the noise on second moments", default=0)
+
+
+@contextmanager
+def jittered(draw: int) -> Iterator[None]:
+    """Let every second moment that is read inside the ``with`` carry noise, by its ``draw``; 0 for none.
+
+    Each entry is multiplied by 1 + ``JITTER`` n, where n is standard normal and the same on both sides of the
+    diagonal. A draw is the same for all matrices of one width, so that what comes of it does not depend on
+    which were read before. Beside a massive token it can drown the least eigenvalues, which then count as 0.
+    It holds in this thread alone.
+    """
+    token = _DRAW.set(draw)
+    try:
+        yield
+    finally:
+        _DRAW.reset(token)
 
 
 class Covariance:
@@ -65,20 +87,31 @@ class Covariance:
                     self.upper[start : start + panel, start:] += product.to(self.device)
 
     def moment(self) -> Tensor:
-        """The whole symmetric sum, (D, D), fp64 (``ModelError`` when a state was not finite)."""
-        if not self.upper.isfinite().all():
-            raise ModelError("The stream is not finite: open the model in bfloat16 or float32.")
-        return self.upper.triu() + self.upper.triu(1).T
+        """The whole symmetric sum, (D, D), fp64, with the noise of ``jittered``.
+
+        Raises ``ModelError`` when a state was not finite.
+        """
+        upper = self._read()
+        return upper.triu() + upper.triu(1).T
 
     def principal_basis(self) -> tuple[Tensor, Tensor]:
         """Eigenvectors as columns (D, D) and eigenvalues (D,), both fp64, by decreasing eigenvalue.
 
-        Raises ``ModelError`` when a state was not finite.
+        Those of ``moment``, with its noise. Raises ``ModelError`` when a state was not finite.
         """
+        values, vectors = torch.linalg.eigh(self._read(), UPLO="U")
+        return vectors.flip(-1), values.flip(-1).clamp_min(0.0)
+
+    def _read(self) -> Tensor:
+        """The upper triangle of the sum, with noise where a draw is set."""
         if not self.upper.isfinite().all():
             raise ModelError("The stream is not finite: open the model in bfloat16 or float32.")
-        values, vectors = torch.linalg.eigh(self.upper, UPLO="U")
-        return vectors.flip(-1), values.flip(-1).clamp_min(0.0)
+        draw = _DRAW.get()
+        if draw == 0:
+            return self.upper
+        drawn = torch.Generator().manual_seed(draw)  # on the host: the same numbers on every device
+        noise = torch.randn(self.upper.shape, dtype=torch.float64, generator=drawn)
+        return noise.to(self.device).mul_(JITTER).add_(1.0).mul_(self.upper)
 
 
 def joint_basis(moments: Iterable[Tensor]) -> tuple[Tensor, Tensor]:

@@ -26,8 +26,8 @@ from analysis.values import Progress, no_progress
 Labels = Literal["sampled", "text"]
 """``sampled``: drawn from the model's own predictions (true Fisher information). ``text``: the next token."""
 Visit = Callable[[int, int, Tensor, Tensor, dict[str, Any]], None]
-"""``visit(block, row, entering (1, T, D), gradient (1, T, D), context)`` of one sub-layer, from last to first;
-the gradient of the summed loss is that at its output."""
+"""``visit(block, row, entering (1, T, D), gradient (1, T, D), context)`` of one sub-layer, from last to
+first; the gradient of the summed loss is that at its output."""
 
 
 class Curvature(NamedTuple):
@@ -39,9 +39,7 @@ class Curvature(NamedTuple):
     tokens: int
 
 
-def curvature(
-    model: Any, windows: Tensor, seed: int = 0, progress: Progress = no_progress
-) -> Curvature:
+def curvature(model: Any, windows: Tensor, seed: int = 0, progress: Progress = no_progress) -> Curvature:
     """Measure the curvature on ``windows`` (N, T) of token ids.
 
     Raises ``ModelError`` where a gradient is not finite, ``TextError`` for windows that do not fit,

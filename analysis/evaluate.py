@@ -103,6 +103,15 @@ class Difference(Value):
     """The two-sided p-value of Student's test for no difference, corrected for ``comparisons`` (Holm)."""
     comparisons: int = 1
     """How many differences the study tests, this one included."""
+    noise: float | None = None
+    """Range of the difference, nats per token, over repetitions with noise on the Gram matrices that the
+    models were found from (``analysis.bases.jittered``), the models without noise among them; ``None`` where
+    none was repeated."""
+
+    @property
+    def drowned(self) -> bool:
+        """Whether the difference is smaller than what such noise does to it."""
+        return self.noise is not None and abs(self.nats) < self.noise
 
     @property
     def percent(self) -> float:
@@ -118,10 +127,10 @@ class Difference(Value):
 
     @property
     def verdict(self) -> Literal["better", "worse", "no clear difference", "too few windows to tell"]:
-        """Say in words what the p-value allows to say about the contender, at 5 %."""
+        """Say in words what the p-value, at 5 %, and the noise allow to say about the contender."""
         if self.p_value is None:
             return "too few windows to tell"
-        if self.p_value >= 1.0 - LEVEL:
+        if self.p_value >= 1.0 - LEVEL or self.drowned:
             return "no clear difference"
         return "better" if self.nats < 0 else "worse"
 

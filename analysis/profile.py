@@ -70,9 +70,10 @@ class LayerProfile(Value):
         """The score's plain measurement, (N, L) (``PlanError`` where the profile does not hold it)."""
         entry = find_score(score)
         if entry.measurement not in self.measurements:
+            again = "profile the model again, since earlier versions of slicescope did not measure it"
+            how = again if entry.measure else f"measure it with 'slicescope profile --probe {score}'"
             raise PlanError(
-                f"This profile holds no {entry.title}: measure it with 'slicescope profile --probe "
-                f"{score}', or choose one of {', '.join(self.scores())}."
+                f"This profile holds no {entry.title}: {how}, or choose one of {', '.join(self.scores())}."
             )
         measurement = self.measurements[entry.measurement]
         rest = np.asarray(measurement.rest)
@@ -126,7 +127,7 @@ class _Sums:
 
     def __init__(self, score: Score, windows: int, block_count: int) -> None:
         assert score.measure
-        self.measure, self.tokens = score.measure, score.tokens
+        self.measure, self.tokens, self.normed = score.measure, score.tokens, score.after_norm
         self.rest = np.zeros((windows, block_count))
         self.first = np.zeros((windows, block_count))
 
@@ -138,6 +139,16 @@ class _Sums:
         # Means of fp32 values in fp64 cost nothing beside the forward pass.
         self.rest[rows, block] = widen(per_token[:, 1:]).mean(dim=1).cpu().numpy()
         self.first[rows, block] = per_token[:, 0].cpu().numpy()
+
+    def after_norm(self, last: _Sums) -> _Sums:
+        """Fill in the blocks before the last, which no final norm follows, and give the whole."""
+        last.rest[:, :-1], last.first[:, :-1] = self.rest[:, :-1], self.first[:, :-1]
+        if not (np.isfinite(last.rest) & np.isfinite(last.first)).all():
+            raise ModelError(
+                "What leaves the final norm is not finite: open the model in bfloat16 or float32, or fetch "
+                "it again."
+            )
+        return last
 
     def done(self) -> BlockValues:
         broken = ~(np.isfinite(self.rest) & np.isfinite(self.first)).all(axis=0)
@@ -159,7 +170,11 @@ class _Looker:
 
     def __init__(self, model: Any, windows: int, details: DetailsCollector | None) -> None:
         self.model_type, self.blocks = model.config.model_type, len(blocks(model))
-        self.sums = {name: _Sums(s, windows, self.blocks) for name, s in _distinct(SCORES.values()).items()}
+        sums = {name: _Sums(s, windows, self.blocks) for name, s in _distinct(SCORES.values()).items()}
+        self.sums = {name: each for name, each in sums.items() if not each.normed}
+        self.normed = {name: each for name, each in sums.items() if each.normed}
+        """Those whose last state is taken after the final norm; they look at the last block alone."""
+        self.entering_last: Tensor | None = None
         self.details = details
         self.rows = slice(0, 0)
         """The windows of the batch that passes now."""
@@ -184,8 +199,20 @@ class _Looker:
         self.changed = self.changed or not torch.equal(entering, leaving)
         for each in self.sums.values():
             each.look(self.rows, block, entering, leaving)
+        if block == self.blocks - 1:
+            self.entering_last = entering
         if self.details is not None:
             self.details.look(self.rows, block, entering, leaving)
+
+    def look_after_norm(self, output: Tensor) -> None:
+        """Measure the last block once more, by what the decoder gives, (B, T, D) after the final norm."""
+        entering, self.entering_last = self.entering_last, None
+        if entering is None:  # the last block did not run, which ``done`` tells
+            return
+        if output.shape != entering.shape:  # a decoder that narrows its output has nothing to compare
+            self.normed = {}
+        for each in self.normed.values():
+            each.look(self.rows, self.blocks - 1, entering, output.to(entering.device))
 
     def done(self) -> dict[str, BlockValues]:
         """Return the measurements (``ModelError`` where a block did not run, or none changed the stream)."""
@@ -200,6 +227,8 @@ class _Looker:
                 "No block of this model changes the stream, so that there is nothing to measure; its weights "
                 "may all be zero: fetch or save the model again."
             )
+        for name, last in self.normed.items():
+            measurements[name] = self.sums[last.measure.__name__].after_norm(last).done()
         return measurements
 
 
@@ -233,7 +262,8 @@ def profile_blocks(
     with watch_blocks(model, looker.look), summing, looking, out_of_memory_told("profiling"):
         for batch in batches_of(windows, model.device):
             looker.next_batch(len(batch))
-            decoder(model)(batch.to(model.device), use_cache=False)
+            output = decoder(model)(batch.to(model.device), use_cache=False)
+            looker.look_after_norm(output.last_hidden_state)
             progress("Profiling", looker.rows.stop, count)
     measurements = looker.done()
     synchronise(model.device)

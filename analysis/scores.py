@@ -72,11 +72,22 @@ class Score:
     """A key of ``app.citations.ENTRIES``, or a BibTeX entry of its own."""
     quick: bool = True
     """Whether it takes no pass for every block."""
+    after_norm: bool = False
+    """Whether the state that leaves the last block is taken after the model's final norm."""
+    known_issue: str = ""
+    """What is known against the score, or against its released code, in one sentence."""
 
     @property
     def measurement(self) -> str:
         """The name of what it is derived from in a profile; scores may share one."""
-        return self.measure.__name__ if self.measure else self.name
+        if self.measure is None:
+            return self.name
+        return f"{self.measure.__name__}-after-norm" if self.after_norm else self.measure.__name__
+
+    @property
+    def about(self) -> str:
+        """What it says, and what is known against it: the text wherever a score is described."""
+        return f"{self.description} Known issue: {self.known_issue}" if self.known_issue else self.description
 
 
 def _probed(
@@ -103,6 +114,22 @@ _LIST = (
         _scaled,
         higher_is_redundant=True,
         cite="dumitru2024change",
+    ),
+    Score(
+        "lr-published",
+        "LR score as released",
+        "What the released code computes: the LR score with the last block's output taken after the model's "
+        "final norm, from 0 to 1; higher means more redundant.",
+        "Dumitru et al., Change Is the Only Constant, Findings of EMNLP 2024, released code",
+        cosine,
+        "all",
+        _scaled,
+        higher_is_redundant=True,
+        cite="dumitru2024change",
+        after_norm=True,
+        known_issue="The last of the hidden states that transformers returns has passed the final norm, so "
+        "that the last block seems to change its input most and is spared; 'lr' compares the stream with "
+        "itself.",
     ),
     Score(
         "block-influence",

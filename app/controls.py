@@ -89,12 +89,27 @@ def text(label: str, role: Role, key: str, usual: str = "demo") -> str:
     return chosen if chosen in options or (chosen and offered is None) else usual
 
 
-def number(label: str, key: str, usual: int, low: int = 1, high: int = 4096, step: int = 1) -> int:
+def number(
+    label: str,
+    key: str,
+    usual: int,
+    low: int = 1,
+    high: int = 4096,
+    step: int = 1,
+    help_text: str | None = None,
+) -> int:
     """A whole number, such as how many windows, within what the server allows."""
     high = min(high, state.policy().cap(key) or high)
     usual = min(max(usual, low), high)
     chosen = st.number_input(
-        label, min_value=low, max_value=high, value=usual, step=step, key=key, persist_state="session"
+        label,
+        min_value=low,
+        max_value=high,
+        value=usual,
+        step=step,
+        key=key,
+        persist_state="session",
+        help=help_text,
     )
     return usual if chosen is None else int(chosen)
 

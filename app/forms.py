@@ -23,6 +23,7 @@ from slicing.steps.removal import SEARCH_WINDOWS
 from slicing.study.files import find_study, parse_study, read_study, ready_studies, text_line
 from slicing.study.possible import check_recipe, check_study
 from slicing.study.recipe import Recipe
+from slicing.study.requests import MOST_REPETITIONS
 from slicing.study.study import BOARD, USUAL, Study, contest, leaderboard, sliced, sweep
 
 _KINDS = {"sweep": "Sweep", "contest": "Contest", "leaderboard": "Leaderboard", "file": "File"}
@@ -79,6 +80,7 @@ def comparison_form(usual: Proposal) -> Study:
             "Window length, tokens", "window-length", judged.window_length, 2, 131072, 64
         )
         new_tokens = controls.number("Tokens to generate", "new-tokens", judged.new_tokens, 0, 1000)
+        jitter = _repetitions("comparison-jitter", usual.jitter)
     repair = st.toggle(
         "Repair the writers",
         value=usual.repair != "none",
@@ -100,7 +102,8 @@ def comparison_form(usual: Proposal) -> Study:
         "new_tokens": new_tokens,
     }
     fitted = next(iter(sliced(usual.plan).steps[0].repairs)) if repair else "none"
-    return usual._replace(judged=judged.model_copy(update=asked), repair=fitted).comparison()
+    found = usual._replace(judged=judged.model_copy(update=asked), repair=fitted, jitter=jitter)
+    return found.comparison()
 
 
 def study_form(usual: Proposal, shape: ModelShape | None) -> Study:
@@ -307,6 +310,7 @@ def _judged(name: str, usual: Proposal) -> dict[str, Any]:
     )
     length = controls.number("Window length, tokens", f"{name}-length", judged.window_length, 2, 131072, 64)
     return {
+        "jitter": _repetitions(f"{name}-jitter"),
         "model": judged.model,
         "calibration": TextSource.parse(calibration, "calibration"),
         "calibration_windows": calibration_windows,
@@ -315,6 +319,13 @@ def _judged(name: str, usual: Proposal) -> dict[str, Any]:
         "evaluation_windows": evaluation_windows,
         "window_length": length,
     }
+
+
+def _repetitions(key: str, usual: int = 0) -> int:
+    """How often calibrated recipes are repeated with noise; title and help are those of the field."""
+    field = Study.model_fields["jitter"]
+    high = MOST_REPETITIONS
+    return controls.number(str(field.title), key, usual, 0, high, help_text=field.description)
 
 
 def _second_text(name: str) -> TextSource | None:

@@ -178,7 +178,7 @@ def damage_chart(profile: LayerProfile, first_token: bool = False) -> None:
         zoomed = bool(far) and st.toggle("Zoom to the other blocks", key="damage-zoom", bind="query-params")
     drawing = draw_scatter(profile, name, first_token, far if zoomed else (), theme())
     chart(drawing, "scatter", damage_table(profile, name, first_token))
-    st.caption(find_score(name).description)
+    st.caption(find_score(name).about)
 
 
 def downloads(run: Run) -> None:

@@ -175,6 +175,8 @@ def _decided(profile: LayerProfile, target: float) -> tuple[float, dict[str, Any
             key="score",
             bind="query-params",
         )
+        if score in SCORES and SCORES[score].known_issue:
+            st.caption(SCORES[score].about)
     return target, {"allocation": allocation, "settings": settings, "score": score}
 
 

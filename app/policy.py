@@ -72,7 +72,9 @@ class Policy(Value):
     rounds: int | None = None
     """Rounds of timing."""
     cells: int | None = None
-    """Of a study: recipes times budgets times seeds."""
+    """Of a study: recipes times budgets times seeds times repetitions."""
+    jitter: int | None = None
+    """Repetitions with noise."""
     waiting: int | None = None
     """Jobs of one person that wait or run."""
     neighbours: int | None = None
@@ -100,6 +102,7 @@ class Policy(Value):
             tokens=60,
             rounds=5,
             cells=12,
+            jitter=3,
             waiting=2,
             neighbours=6,
             paced=True,
@@ -154,7 +157,8 @@ class Policy(Value):
     def cap(self, name: str) -> int | None:
         """The largest value of a number in a request, by the last part of its name."""
         measure = re.split("[-_]", name)[-1]
-        return getattr(self, measure) if measure in ("windows", "length", "tokens", "rounds") else None
+        capped = ("windows", "length", "tokens", "rounds", "jitter")
+        return getattr(self, measure) if measure in capped else None
 
     def tell(self, text: str) -> str:
         """A sentence without the server's folders where strangers read it: each path's last part is left."""
@@ -203,7 +207,7 @@ class Policy(Value):
         cap = self.cap(name)
         if isinstance(value, int) and cap is not None:
             if value > cap:
-                what = name.replace("_", " ")
+                what = "repetitions (jitter)" if name == "jitter" else name.replace("_", " ")
                 raise Refused(f"This server allows {cap} {what} at most, but got {value}: ask for fewer.")
         elif self.demo_mode:
             if name not in FREE or not isinstance(value, int | str):
@@ -222,6 +226,8 @@ class Policy(Value):
         several = {
             name: len(value) for name, value in within.items() if isinstance(value, tuple | list) and value
         }
+        if repeated := within.get("jitter", 0):
+            several["repetitions"] = 1 + repeated
         cells = prod(several.values())
         if self.cells is not None and cells > self.cells:
             raise Refused(

@@ -23,11 +23,13 @@ class Proposal(NamedTuple):
     plan: Plan
     one_shot: bool = False
     repair: str = "none"
+    jitter: int = 0
 
     def comparison(self) -> Study:
         """The comparison of the plan with constant slicing."""
         judged = {name: getattr(self.judged, name) for name in Judged.model_fields}
-        return comparison(self.plan, one_shot=self.one_shot, repair=self.repair, **judged)
+        how = {"one_shot": self.one_shot, "repair": self.repair, "jitter": self.jitter}
+        return comparison(self.plan, **how, **judged)
 
 
 def propose(run: Run, plan: Plan) -> Proposal:
@@ -36,7 +38,7 @@ def propose(run: Run, plan: Plan) -> Proposal:
     if request.kind == "study" and request.view == "comparison":
         judged = Judged(**{name: getattr(request, name) for name in Judged.model_fields})
         step = request.recipes[-1].steps[-1]
-        return Proposal(judged, plan, getattr(step, "one_shot", False), step.repair)
+        return Proposal(judged, plan, getattr(step, "one_shot", False), step.repair, request.jitter)
     drawn: dict[str, Any] = {}
     if request.kind != "profile":
         drawn = {name: getattr(request, name) for name in _DRAWN}

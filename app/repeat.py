@@ -47,7 +47,13 @@ def _of_trial(trial: Trial) -> Study:
     """The study of a trial's recipe; where that is the dense model, of the usual baseline beside it."""
     shared = {name: getattr(trial, name) for name in Judged.model_fields}
     recipe = trial.recipe if trial.recipe.steps else Recipe.parse(USUAL[0])
-    return Study(**shared, recipes=(recipe,), budgets=(trial.budget or Budget(),), seeds=(trial.seed,))
+    return Study(
+        **shared,
+        recipes=(recipe,),
+        budgets=(trial.budget or Budget(),),
+        seeds=(trial.seed,),
+        jitter=trial.jitter,
+    )
 
 
 def _of_search(search: SearchRequest) -> Study:

@@ -131,7 +131,7 @@ def _as_comparison(board: Board, result: StudyResult) -> Sections:
 def _as_map(board: Board, result: StudyResult) -> Sections:
     if found := read_map(board):
         drawing, table = draw_map(found, board), map_table(found, board)
-        yield Section("Which base, which target", drawing, table, wording.MAP_READING)
+        yield Section("Which base, which target", drawing, table, wording.map_reading(board.study))
     yield Section("Size against loss", draw_sizes(board), trial_table(board))
 
 
@@ -190,7 +190,7 @@ def _of_profile(run: Run) -> Sections:
     profile, plan = run.result.profile, plan_asked(run.request)
     score, first_token = profile.held((plan or Plan()).score), (plan or Plan()).first_token
     title, source = SCORES[score].title, SCORES[score].source
-    told = f"{SCORES[score].description} Source: {source}."
+    told = f"{SCORES[score].about} Source: {source}."
     drawing = draw_profile(profile, score, first_token)
     yield Section(f"{title} of every block", drawing, profile.to_frame(first_token).round(4), told)
     for damage in DAMAGES:
@@ -246,6 +246,8 @@ def _head(run: Run, compared: Comparison | None) -> str:
             f"<p>{_text(how.capitalize())}: <b>{_text(each.verdict)}</b>. {_text(wording.evidence(each))}</p>"
             for how, each in wording.deciding(compared)
         ]
+        if noise := wording.noise_reading(compared.study):
+            said.append(f"<p class=quiet>{_text(noise)}</p>")
         protocol = compared.measured["dense"].evaluation.protocol
         said.append(f"<p class=quiet>{_text(compared.result.evaluation.label)}: {_text(protocol)}.</p>")
     if way := wording.sequential_or_one_shot(request):

@@ -165,17 +165,19 @@ def perplexity_table(measured: Iterable[Measurement]) -> pd.DataFrame:
 
 def difference_table(differences: Sequence[tuple[str, Difference]]) -> pd.DataFrame:
     """Paired differences, in percent of perplexity and in nats per token."""
-    return pd.DataFrame(
+    found = pd.DataFrame(
         {
             "comparison": label,
             "perplexity, %": round(each.percent, 2),
             "95 % interval, %": wording.interval(each.percent_interval, 1),
             "nats per token": round(each.nats, 4),
+            "noise moves it by, %": _in_percent(each.noise),
             "verdict": each.verdict,
             "windows": each.windows,
         }
         for label, each in differences
     )
+    return found.round(4).dropna(axis="columns", how="all")
 
 
 def text_table(run: Run) -> pd.DataFrame:
@@ -303,6 +305,7 @@ def compress_table(result: CompressResult) -> pd.DataFrame:
         {
             "blocks": [result.layout and result.layout.label],
             "left": [result.layout and len(result.layout.groups)],
+            "inside blocks": [result.inner and result.inner.label],
             "mean slice": [result.schedule and wording.percent(result.schedule.mean_slice)],
             "parameters": [f"{result.parameters:,}"],
             "vs dense": [wording.percent(result.parameters / result.dense_parameters - 1.0, signed=True)],
@@ -335,11 +338,13 @@ def _standing_row(
         "budget": table.budget.title,
         **_measured_row(each.runs[0], dense),
         "perplexity": each.perplexity,
+        "noise moves it by, %": _in_percent(each.noise),
         "× dense": perplexity_of(each.nats),
         "excess loss, %": 100 * each.share,
         "vs baseline, %": gain.percent if gain else None,
         "from": low,
         "to": high,
+        "noise moves that by, %": gain and _in_percent(gain.noise),
         "verdict": gain.verdict if gain else "baseline",
         "second text": each.other_perplexity,
         "× dense there": None if each.other_nats is None else perplexity_of(each.other_nats),
@@ -349,6 +354,11 @@ def _standing_row(
         "seeds": len(each.runs),
         "seconds, one timing": round(each.seconds),
     }
+
+
+def _in_percent(nats: float | None) -> float | None:
+    """A difference of mean losses as one of perplexity in percent."""
+    return None if nats is None else 100 * (perplexity_of(nats) - 1)
 
 
 def _free_bits(each: Measurement, shape: ModelShape) -> float | None:
@@ -364,11 +374,13 @@ def _measured_row(each: Measurement, dense: Measurement) -> dict[str, object]:
     """What every model of a ranking has; the order is that of the columns."""
     return {
         "perplexity": each.evaluation.perplexity,
+        "noise moves it by, %": None,
         "× dense": 1.0,
         "excess loss, %": 0.0,
         "vs baseline, %": None,
         "from": None,
         "to": None,
+        "noise moves that by, %": None,
         "verdict": "",
         "second text": each.other and each.other.perplexity,
         "× dense there": 1.0 if each.other else None,
@@ -377,6 +389,7 @@ def _measured_row(each: Measurement, dense: Measurement) -> dict[str, object]:
         **{f"{task.task}, {task.metric}": task.value for task in each.tasks},
         "parameters": each.parameters,
         "blocks": each.layout.label if each.layout else None,
+        "inside blocks": each.inner.label if each.inner else None,
         "mean slice, %": 100 * each.mean_slice if each.schedule else None,
         "prompt, × dense": wording.times(each.speed, "prompt") or None,
         "generation, × dense": wording.times(each.speed, "generation") or None,

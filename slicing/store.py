@@ -222,7 +222,7 @@ With slicescope, which brings the same files: `import slicing` and leave `trust_
 
 def _title(reduced: ReducedModel) -> str:
     blocks = f"{len(reduced.layout.groups)} of {reduced.layout.blocks} blocks"
-    if not reduced.widths:
+    if not reduced.inner:
         return blocks
     return f"{blocks}, cut inside" if reduced.layout.count else "cut inside its blocks"
 
@@ -252,8 +252,8 @@ def _reduced_card(
             f"held out {repair.repaired:.3f}, without {repair.unrepaired:.3f} nats per token."
         )
     what = "What is left is as it was, but for the repair."
-    if reduced.widths:
-        what = f"Inside the blocks: {reduced.widths.label}."
+    if reduced.inner:
+        what = f"Inside the blocks: {reduced.inner.label}."
     if any(len(group) > 1 for group in layout.groups):
         what = f"Neighbouring blocks became one by the rule '{layout.merge}'."
     share = 1 - parameters / dense_parameters
@@ -262,13 +262,13 @@ def _reduced_card(
     measured = "\n".join(f"- {line}" for line in numbers) or "- No perplexity was measured for this folder."
     return f"""---
 library_name: transformers
-tags: [slicescope, {"structured-pruning" if reduced.widths else "layer-pruning"}, pruned]
+tags: [slicescope, {"structured-pruning" if reduced.inner else "layer-pruning"}, pruned]
 ---
 
 # {made_from}, {_title(reduced)}
 
 {_warned(warnings)}\
-{made_from} {layout.label}{", cut inside its blocks" if reduced.widths else ""}, made with slicescope.
+{made_from} {layout.label}{", cut inside its blocks" if reduced.inner else ""}, made with slicescope.
 
 ## Recipe
 

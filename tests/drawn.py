@@ -142,6 +142,7 @@ def studies(draw: st.DrawFn) -> Study:
         "tasks": st.lists(st.sampled_from(["one", "two"]), unique=True),
         "task_folder": st.just(Path("/some/where")),
         **dict.fromkeys(("matched", "lens"), st.booleans()),
+        "jitter": st.integers(0, 3),
         "view": st.sampled_from(["comparison", "map", "ranking", "frontier"]),
     }
     fields |= draw(st.fixed_dictionaries({}, optional=more))

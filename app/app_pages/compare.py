@@ -78,6 +78,8 @@ def _headline(found: Comparison) -> None:
     how = wording.sequential_or_one_shot(found.study)
     st.caption(f"{wording.verbatim(evaluation.label)}: {dense.protocol}. {how}")
     st.caption(wording.window_reading(evaluation))
+    if noise := wording.noise_reading(found.study):
+        st.caption(noise)
     for each in found.measured.values():
         if told := wording.repaired(each):
             st.caption(wording.verbatim(told))

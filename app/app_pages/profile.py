@@ -108,7 +108,7 @@ def _draw(run: Run) -> None:
             help="Leave the outliers off and fit the axis to the others.",
         )
     score = SCORES[name]
-    st.markdown(score.description)
+    st.markdown(score.about)
     if far:
         st.badge(wording.outlier_note(far, left_off=zoomed), icon=":material/error:", color="violet")
     drawing = draw_profile(profile, name, first_token, far if zoomed else (), parts.theme())

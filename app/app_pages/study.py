@@ -1,5 +1,7 @@
 """Page: a study, from its form to its numbers: a map, a ranking, or size against loss."""
 
+import math
+
 import pandas as pd
 import streamlit as st
 
@@ -99,7 +101,7 @@ def _map(found: Map, board: Board) -> None:
 
     parts.chart(draw_map(found, board, chosen, parts.theme()), "map", map_table(found, board), pick)
     told = wording.sequential_or_one_shot(board.study)
-    st.caption(f"{wording.MAP_READING} Click a cell for its card. {told}")
+    st.caption(f"{wording.map_reading(board.study)} Click a cell for its card. {told}")
 
 
 def _ranking(board: Board, run: Run | None) -> None:
@@ -186,8 +188,12 @@ def _numbers(standing: Standing, table: Table) -> None:
         st.markdown(told)
     if first.layout:
         st.markdown(f"Blocks: {wording.verbatim(first.layout.label)}.")
+    if first.inner:
+        st.markdown(f"Inside blocks: {wording.verbatim(first.inner.label)}.")
     if repaired := wording.repaired(first):
         st.markdown(wording.verbatim(repaired))
+    if standing.noise is not None:
+        st.markdown(f"Repeated with noise, it moves by {wording.percent(math.expm1(standing.noise))}.")
     seeds = f"mean of {len(standing.runs)} calibrations" if len(standing.runs) > 1 else "one calibration"
     mean = f", mean slice {wording.percent(first.mean_slice)}" if first.schedule else ""
     st.caption(

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from slicing.plan import Plan
     from slicing.study.results import Measurement, Run
     from slicing.study.study import Study
+    from slicing.study.verdicts import Comparison
 
 _CALIBRATED = ("model", "calibration", "calibration_windows", "profile_windows", "window_length", "seed")
 _JUDGED = ("prompt", "new_tokens", "lens", "speed_rounds", "tasks", "task_limit", "task_folder")
@@ -26,7 +27,8 @@ def comparison_json(run: Run, plan: Plan, settings: dict[str, Any]) -> dict[str,
     assert run.request.kind == "study" and run.result.kind == "study"
     study, result = run.request, run.result
     shape = result.shape
-    measured = read_comparison(study, result).measured
+    compared = read_comparison(study, result)
+    measured = compared.measured
     planned = list(measured)[-2]
     if planned == "constant":
         title = plan.rule().title
@@ -36,7 +38,7 @@ def comparison_json(run: Run, plan: Plan, settings: dict[str, Any]) -> dict[str,
         "recipe": recipe_json(study, plan, settings),
         "warning": " ".join(study.warnings(shape) + result.profile.warnings()) or None,
         "evaluations": [_measurement(each, shape) for each in measured.values()],
-        "differences": _differences(measured, planned),
+        "differences": _differences(compared, planned),
         "calibration": plain(result.calibration),
         "evaluation": plain(result.evaluation),
         "environment": plain(run.environment),
@@ -60,6 +62,7 @@ def recipe_json(study: Study, plan: Plan, settings: dict[str, Any]) -> dict[str,
         "kind": "compare",
         "plan": {name: cut[name] for name in ("target", *(name for name in cut if name != "target"))},
         **{name: asked[name] for name in _JUDGED},
+        **({"jitter": study.jitter} if study.jitter else {}),
     }
 
 
@@ -94,20 +97,18 @@ def _measurement(each: Measurement, shape: ModelShape) -> dict[str, Any]:
     }
 
 
-def _differences(measured: dict[str, Measurement], planned: str) -> list[dict[str, Any]]:
-    """The same four pairs always, also where the plan is constant slicing, so that some say the same."""
-    from analysis.evaluate import corrected, difference
+def _differences(compared: Comparison, planned: str) -> list[dict[str, Any]]:
+    """The same four pairs always, also where the plan is constant slicing, so that some say the same.
 
+    What noise does to them is said where it was asked for.
+    """
     pairs = (("dense", "constant"), ("dense", planned), ("constant", planned), ("constant-matched", planned))
-    told = corrected(
-        [difference(one, measured[one].evaluation, two, measured[two].evaluation) for one, two in pairs]
-    )
     return [
         {
-            **plain(each),
+            **{name: value for name, value in plain(each).items() if name != "noise" or value is not None},
             "percent": each.percent,
             "percent_interval": each.percent_interval,
             "verdict": each.verdict,
         }
-        for each in told
+        for each in compared.paired(pairs)
     ]

@@ -61,6 +61,7 @@ def profile(
 
 def _show_profile(run: Run, first_token: bool, json_path: Path | None) -> None:
     from analysis.evaluate import at_a_time
+    from analysis.scores import find_score
     from app import wording
     from slicing.study.store import find_details
 
@@ -79,6 +80,10 @@ def _show_profile(run: Run, first_token: bool, json_path: Path | None) -> None:
         table.add_row(row["module"], *(f"{row[column]:.3f}" for column in columns))
     out.print(table)
     out.print("LR score: 1 is the block that changes its input least, 0 the one that changes it most.")
+    if "lr-published" in measured.scores():  # apart from the scale it differs in the last block alone
+        true, released = (measured.values(name, first_token)[-1] for name in ("lr", "lr-published"))
+        score = find_score("lr-published")
+        out.print(f"{score.title}: {released:.3f} for the last block, not {true:.3f}. {score.about}")
     told = f"{measured.text}: {wording.profiled(request)}{at_a_time(measured.batch)}."
     out.print(told, style="dim", highlight=False)
     tell_where(run)

@@ -178,6 +178,7 @@ def _make(asked: CompressRequest, output: Path, json_path: Path | None) -> None:
         "folder": str(output),
         "schedule": result.schedule and plain(result.schedule),
         "layout": result.layout and {"label": result.layout.label, **plain(result.layout)},
+        "inner": result.inner and {"label": result.inner.label, **plain(result.inner)},
         "parameters": result.parameters,
         "dense_parameters": result.dense_parameters,
         "plain": result.plain,
@@ -195,6 +196,8 @@ def _show(asked: CompressRequest, result: CompressResult, output: Path) -> None:
     told = [f"{result.parameters:,} parameters ({change:+.1%} against dense)"]
     if layout := result.layout:
         told.insert(0, f"{len(layout.groups)} of {layout.blocks} blocks ({layout.label})")
+    if result.inner:
+        told.insert(0, result.inner.label)
     if result.schedule:
         told.append(f"mean slice {result.schedule.mean_slice:.1%}")
     out.print(f"{asked.recipe.title}.", highlight=False)

@@ -33,6 +33,8 @@ def _print_methods(wanted: bool) -> None:
     for name, score in SCORES.items():
         _tell(name, score.title, score.source)
         _line(score.description)
+        if score.known_issue:
+            _line(f"Known issue: {score.known_issue}")
     out.print("Repairs, as in 'sleb(repair=NAME)':", style="bold")
     for name, repair in REPAIRS.items():
         _tell(name, repair.title)

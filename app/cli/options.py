@@ -89,6 +89,15 @@ RecipesOption = Annotated[
         show_default="all of them",
     ),
 ]
+JitterOption = Annotated[
+    int,
+    typer.Option(
+        min=0,
+        max=100,
+        help="So many times each calibrated recipe is repeated on the same windows, with relative noise of "
+        "1e-6 on the Gram matrices: a difference has to exceed what that does to it.",
+    ),
+]
 SeedsOption = Annotated[str, typer.Option(help="Of the calibration windows, with commas.")]
 JsonOption = Annotated[
     Path | None,
@@ -178,8 +187,8 @@ class SharingOptions:
     score: Annotated[
         str,
         typer.Option(
-            help="Which score decides: lr, block-influence, angular; leave-one-out, slice-one, "
-            "discarded-energy, heavy-tail, depth."
+            help="Which score decides: lr, lr-published (as the released code computes it), block-influence, "
+            "angular; leave-one-out, slice-one, discarded-energy, heavy-tail, depth."
         ),
     ] = "lr"
     first_token: Annotated[

@@ -35,7 +35,7 @@ def _show_board(study: Study, board: Board, run: Run) -> None:
     found = read_map(board) if study.view == "map" else None
     if found:
         out.print(map_table(found, board).to_string(index=False), highlight=False)
-        out.print(wording.MAP_READING)
+        out.print(wording.map_reading(study))
         return
     for table in board.tables:
         out.print(table.budget.title, style="bold", highlight=False)
@@ -53,7 +53,7 @@ def _tell(sentences: list[str]) -> None:
 
 def _show_comparison(found: Comparison) -> None:
     from app.tables import task_table
-    from app.wording import sequential_or_one_shot, window_reading
+    from app.wording import noise_reading, sequential_or_one_shot, window_reading
 
     table = table_of()
     for column in ("model", "perplexity", "95 % interval", "slice", "parameters", "MFLOPs"):
@@ -77,6 +77,8 @@ def _show_comparison(found: Comparison) -> None:
     out.print(f"{result.evaluation.label}: {dense.evaluation.protocol}.", style="dim", highlight=False)
     out.print(window_reading(result.evaluation), style="dim", highlight=False)
     out.print(sequential_or_one_shot(found.study), style="dim")
+    if repeated := noise_reading(found.study):
+        out.print(repeated, style="dim", highlight=False)
     for each in found.measured.values():
         if each.sample:
             out.print(f"{each.title} continues (an illustration, not evidence):", style="bold")
@@ -84,10 +86,14 @@ def _show_comparison(found: Comparison) -> None:
 
 
 def _sentence(each: Difference) -> str:
+    from app.wording import noise
+
     between = ""
     if each.percent_interval:
         low, high = each.percent_interval
         between = f", 95 % interval {low:+.1f} to {high:+.1f} %"
+    if moved := noise(each):
+        between += f"; {moved}"
     return (
         f"{each.contender} against {each.baseline}: {each.percent:+.1f} % perplexity "
         f"({each.nats:+.3f} nats per token{between}): {each.verdict}"

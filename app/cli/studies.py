@@ -19,6 +19,7 @@ from app.cli.options import (
     EvaluationOptions,
     ExecutorOptions,
     FormOptions,
+    JitterOption,
     JsonOption,
     LensOption,
     ModelOptions,
@@ -54,6 +55,7 @@ def compare(
     new_tokens: Annotated[int, typer.Option(min=0, help="Its length in tokens; 0 for none.")] = 40,
     lens: LensOption = False,
     speed_rounds: SpeedOption = 5,
+    jitter: JitterOption = 0,
     json_path: JsonOption = None,
 ) -> None:
     """Evaluate the dense model, constant slicing and the plan, paired on the same windows; keep the run."""
@@ -72,6 +74,7 @@ def compare(
         new_tokens=new_tokens,
         lens=lens,
         speed_rounds=speed_rounds,
+        jitter=jitter,
     )
     run = carry_out(study)
     if not printed_as_json(comparison_json(run, plan, cut.settings(amount.base)), json_path):
@@ -140,6 +143,7 @@ def sweep_command(
     base: Annotated[str, typer.Option(help="SB of the columns, with commas.")] = "0,.1,.2",
     target: Annotated[str, typer.Option(help="SP of the rows, with commas.")] = ".15,.25,.35",
     one_shot: OneShotOption = False,
+    jitter: JitterOption = 0,
     json_path: JsonOption = None,
 ) -> None:
     """Try bases by targets beside constant slicing, as a map; trials that are stored are not run again."""
@@ -154,6 +158,7 @@ def sweep_command(
         model=which.source(),
         **calibrate.fields(),
         **judge.fields(),
+        jitter=jitter,
     )
     _carry_out(study, where, json_path)
 
@@ -175,6 +180,7 @@ def contest_command(
         Alike, typer.Option(help="What all have alike: parameters, or the mean slice.")
     ] = Alike.PARAMETERS,
     other: OtherOption = "demo:out-of-style",
+    jitter: JitterOption = 0,
     json_path: JsonOption = None,
 ) -> None:
     """Set ways to decide where to cut against each other at equal size; stored trials are not run again."""
@@ -189,6 +195,7 @@ def contest_command(
         **calibrate.fields(),
         **judge.fields(),
         other=_other(other),
+        jitter=jitter,
     )
     _carry_out(study, where, json_path)
 
@@ -209,6 +216,7 @@ def leaderboard_command(
     seeds: SeedsOption = "0",
     other: OtherOption = "demo:out-of-style",
     speed_rounds: SpeedOption = 0,
+    jitter: JitterOption = 0,
     json_path: JsonOption = None,
 ) -> None:
     """Slicing beside removing whole blocks, at several sizes and equal at each; stored trials are kept."""
@@ -224,6 +232,7 @@ def leaderboard_command(
         **asked.fields(),
         other=_other(other),
         speed_rounds=speed_rounds,
+        jitter=jitter,
     )
     _carry_out(study, where, json_path)
 

@@ -17,6 +17,7 @@ from analysis.errors import visible
 ROWS_HEIGHT = 320
 """Height of the charts whose rows are models or differences: they stand side by side."""
 CONSTANT, DYNAMIC, MANUAL, HIGHLIGHT = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
+INSIDE = "#56B4E9"
 SHARED = "#8A6D00"
 
 

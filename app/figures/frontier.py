@@ -13,6 +13,7 @@ from app.figures.base import (
     CONSTANT,
     DYNAMIC,
     HIGHLIGHT,
+    INSIDE,
     LIGHT,
     MANUAL,
     Drawing,
@@ -41,6 +42,7 @@ class Side(NamedTuple):
 SIDES: dict[Kind | None, Side] = {
     "width": Side("slices", DYNAMIC, "solid"),
     "depth": Side("removes blocks", MANUAL, "dash"),
+    "inner": Side("cuts inside blocks", INSIDE, "solid"),
     "both": Side("does both", HIGHLIGHT, "dot"),
 }
 TO_BEAT = Side("baseline to beat", "", "dashdot")
@@ -51,6 +53,7 @@ SYMBOLS = {
     "last-writer": "triangle-up",
     "train-block": "diamond",
     "writers": "star",
+    "projections": "hexagram",
 }
 """Markers of repairs; others are crosses."""
 

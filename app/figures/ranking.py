@@ -20,7 +20,7 @@ from app.figures.base import (
     as_text,
     empty_figure,
 )
-from app.wording import baseline_name, change, random_band
+from app.wording import baseline_name, change, noise, random_band
 from slicing.study.recipe import Recipe
 from slicing.study.verdicts import Standing, Table
 
@@ -251,6 +251,8 @@ def _told(each: Standing) -> str:
     ends = f" (95 % {100 * between[0]:.1f} to {100 * between[1]:.1f} %)" if between else ""
     gain = each.gain
     verdict = f"<br>{change(gain)} perplexity, {gain.verdict}" if gain else "<br>the baseline"
+    if gain and (moved := noise(gain)):
+        verdict += f"; {moved}"
     return (
         f"{as_text(each.recipe.title)}: excess loss {100 * each.share:.1f} %{ends}{verdict}"
         f"<br>perplexity {each.perplexity:.2f}, {each.parameters:,} parameters"

@@ -22,7 +22,7 @@ from app.figures.base import (
     luminance,
     rgb,
 )
-from app.wording import Named, budgets_line, models
+from app.wording import Named, budgets_line, models, noise
 from slicing.study.recipe import Kind
 from slicing.study.verdicts import Board, Cell, Map, pareto
 
@@ -100,6 +100,8 @@ def _told(cell: Cell) -> str:
         return f"{where}: not run yet"
     gain, interval = cell.standing.gain, cell.standing.gain.percent_interval
     between = f"<br>95 % interval {interval[0]:+.1f} to {interval[1]:+.1f} %" if interval else ""
+    if moved := noise(gain):
+        between += f"<br>{moved}"
     told = (
         f"{where}: {gain.percent:+.1f} % perplexity, {gain.verdict}{between}"
         f"<br>perplexity {cell.standing.perplexity:.2f}, {cell.standing.parameters:,} parameters"

@@ -107,6 +107,8 @@ def profile_sentence(case: Case, _: float) -> str:
 
 SCORE_FORMULAS = {
     "lr": r"LR_l = \frac{c_l - \min c}{\max c - \min c}, \quad c_l = \overline{\cos}_l",
+    "lr-published": r"LR_l = \frac{c_l - \min c}{\max c - \min c}, \quad "
+    r"c_L = \overline{\cos}(h_{L-1}, \operatorname{norm}(h_L))",
     "block-influence": r"BI_l = 1 - \overline{\cos}_l",
     "angular": r"d_l = \tfrac{1}{\pi} \arccos \cos_l \quad \text{at the last token}",
 }

@@ -11,6 +11,8 @@ from app.wording.results import (
     deciding,
     evidence,
     kept_model,
+    noise,
+    noise_reading,
     preview_verdict,
     previewed,
     reduction,
@@ -22,13 +24,13 @@ from app.wording.results import (
 )
 from app.wording.studies import (
     FRONTIER_READING,
-    MAP_READING,
     NOT_RUN,
     RANKING_READING,
     Named,
     baseline_name,
     frontier,
     known_issues,
+    map_reading,
     models,
     random_band,
     ranking,

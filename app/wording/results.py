@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from analysis.evaluate import Difference
@@ -13,6 +14,7 @@ from slicing.preview import Preview
 from slicing.schedule import SlicingSchedule
 from slicing.study.recipe import Recipe
 from slicing.study.results import Measurement, Request, TextUsed
+from slicing.study.study import Study
 from slicing.study.verdicts import Comparison
 
 
@@ -136,7 +138,29 @@ def evidence(each: Difference) -> str:
         between = minus(f"95 % interval {low:+.1f} to {high:+.1f} %")
     nats = minus(f"{each.nats:+.3f} nats per token")
     among = f" · verdict corrected for {each.comparisons} comparisons" if each.comparisons > 1 else ""
-    return f"{change(each)} perplexity · {between} · {nats} · {each.windows} windows, paired{among}"
+    told = f"{change(each)} perplexity · {between} · {nats} · {each.windows} windows, paired{among}"
+    return f"{told} · {moved}" if (moved := noise(each)) else told
+
+
+def noise(each: Difference) -> str:
+    """Say what noise on the Gram matrices does to a difference; empty where nothing was repeated."""
+    if each.noise is None:
+        return ""
+    told = f"noise moves it by {percent(math.expm1(each.noise))}"
+    return f"{told}, more than its size" if each.drowned else told
+
+
+def noise_reading(study: Study) -> str:
+    """Say what the noise of a study is, and what it means for verdicts; empty where nothing is repeated."""
+    if not study.jitter:
+        return ""
+    times = "once" if study.jitter == 1 else f"{study.jitter} times"
+    return (
+        f"Each calibrated recipe is repeated {times} on the same windows, with relative noise of 1e-6 on the "
+        "Gram matrices that its bases and fits are found from. What the noise moves is the range over these "
+        "repetitions, the recipe without noise among them; a difference smaller than that is no clear "
+        "difference."
+    )
 
 
 def repaired(each: Measurement) -> str | None:

@@ -6,8 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from analysis.evaluate import perplexity_of
+from analysis.scores import find_score
 from app.wording.numbers import counted, duration, percent
-from app.wording.results import evidence
+from app.wording.results import evidence, noise, noise_reading
 from app.wording.titles import budgets_line
 from slicing.budget import Budget
 from slicing.study.recipe import Kind, Recipe
@@ -19,7 +20,7 @@ MAP_READING = (
     "Change of perplexity against constant slicing at the same target; ▼ better and ▲ worse where the "
     "verdict, corrected for all cells, is clear (in the table: *), else ≈."
 )
-"""How to read a map."""
+"""How to read a map; ``map_reading`` adds what is repeated."""
 RANKING_READING = (
     "Excess loss: nats per token above the dense model, where 100 % is what the baseline, the first recipe "
     "of the study, loses at this size, and 0 % is dense."
@@ -53,6 +54,7 @@ NOT_RUN = (
 KINDS: dict[Kind, str] = {
     "width": "the best that slices",
     "depth": "the best that removes blocks",
+    "inner": "the best that cuts inside blocks",
     "both": "the best that does both",
 }
 """What a recipe makes smaller, in words."""
@@ -66,6 +68,11 @@ class Named(NamedTuple):
     budget: Budget | None
     """``None`` for the dense model."""
     measured: Measurement
+
+
+def map_reading(study: Study) -> str:
+    """Say how to read the map of a study."""
+    return " ".join(filter(None, (MAP_READING, noise_reading(study))))
 
 
 def models(board: Board) -> list[Named]:
@@ -88,6 +95,8 @@ def trials_size(study: Study, like: Run) -> str:
         f"{counted(trials, 'trial')}: the dense model, and every recipe at every budget with every seed; "
         "baselines to beat run with the first seed alone."
     )
+    if study.jitter:
+        told += f" Each calibrated recipe is repeated with noise, {counted(study.jitter, 'time')}."
     if like.result.kind == "study" and like.request.model == study.model:
         pace = like.result.measurements[0].evaluation.tokens_per_second
         seconds = sum(work for _, work in study.phases()) / pace
@@ -145,7 +154,11 @@ def ranking(table: Table) -> list[str]:
         )
     told += _gained(table)
     told.append(f"Intervals are over evaluation windows; {_draws(len(table.study.seeds))}.")
-    return told
+    return [*told, *_repeated(table.study)]
+
+
+def _repeated(study: Study) -> list[str]:
+    return [sentence] if (sentence := noise_reading(study)) else []
 
 
 def _draws(seeds: int) -> str:
@@ -194,7 +207,7 @@ def frontier(board: Board) -> list[str]:
     seeds = len(board.study.seeds)
     draws = "one draw" if seeds == 1 else f"{seeds} draws"
     told.append(f"Intervals are over evaluation windows; {draws} of calibration windows.")
-    return told
+    return [*told, *_repeated(board.study)]
 
 
 def _which_one(table: Table, others: Sequence[Rival]) -> str | None:
@@ -211,6 +224,8 @@ def _which_one(table: Table, others: Sequence[Rival]) -> str | None:
     near = []
     for kind, rival, gap in others:
         clear = "" if gap.verdict == "worse" else f", {gap.verdict}"
+        if gap.drowned:
+            clear += f" ({noise(gap)})"
         near.append(f"{KINDS[kind]}, {quoted(rival.recipe)}, has {rival.perplexity:.2f}{clear}")
     return f"{told}; {'; '.join(near)}." if near else f"{told}."
 
@@ -220,6 +235,8 @@ def _times_dense(nats: float) -> str:
 
 
 def known_issues(recipes: Iterable[Recipe]) -> list[tuple[str, str]]:
-    """Find the known issues of what recipes do, each step's title with its sentence, once."""
-    steps = (step for recipe in recipes for step in recipe.steps if step.known_issue)
-    return list(dict.fromkeys((step.title, step.known_issue) for step in steps))
+    """Find the known issues of what recipes do, each title of a step or score with its sentence, once."""
+    steps = [step for recipe in recipes for step in recipe.steps]
+    scores = [find_score(name) for step in steps if (name := getattr(step, "score", None))]
+    known = [(each.title, each.known_issue) for each in (*steps, *scores)]
+    return list(dict.fromkeys(each for each in known if each[1]))

@@ -36,7 +36,8 @@ def _compress_title(task: Any) -> str:
 
 def _trial_title(task: Any) -> str:
     size = f", {budgets_line((task.budget,))}" if task.budget else ""
-    return f"Try {task.model.label}, {within(task.recipe)}{size}"
+    noise = f", with noise {task.jitter}" if task.jitter else ""
+    return f"Try {task.model.label}, {within(task.recipe)}{size}{noise}"
 
 
 def _study_title(task: Study) -> str:

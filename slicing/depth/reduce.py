@@ -31,7 +31,7 @@ class ReducedModel:
     layout: Layout
     repair: Repair | None = None
     """What the repair did, where it was asked for."""
-    widths: InnerWidths | None = None
+    inner: InnerWidths | None = None
     """How much stays inside the blocks that are left; ``None`` for all."""
 
     @property

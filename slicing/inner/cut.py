@@ -74,7 +74,9 @@ def cut_branch(block: nn.Module, branch: Branch, config: Any, cuts: Sequence[Uni
     for kind, each in by_kind.items():
         if kind in INSIDE_HEADS and groups is not None:
             found[kind] = _of_parts(found[kind], groups.kept)
-        _cut_units(root, found[kind], each, padded=kind in INSIDE_HEADS or kind == "kv_groups" and not natural)
+        _cut_units(
+            root, found[kind], each, padded=kind in INSIDE_HEADS or (kind == "kv_groups" and not natural)
+        )
         if kind == "kv_groups" and natural:
             # The heads that are left lie side by side, and are read again before they are cut inside.
             inside = [other for other in by_kind if other in INSIDE_HEADS]
@@ -111,7 +113,9 @@ def _cut_units(root: nn.Module, units: Units, cut: UnitCut, padded: bool) -> Non
         )
     each = units.count // units.parts
     if units.parts > 1 and len(set(np.bincount(kept // each, minlength=units.parts).tolist())) != 1:
-        raise PlanError(f"Equally many {units.kind.replace('_', ' ')} must stay in each of {units.parts} parts.")
+        raise PlanError(
+            f"Equally many {units.kind.replace('_', ' ')} must stay in each of {units.parts} parts."
+        )
     for name, places in units.rows.items():
         if padded and _is_vector(root, name):
             continue  # of a head that is computed, and reads and writes zeros
@@ -169,7 +173,7 @@ def _shrink(
 def _kept(
     features: Tensor, places: np.ndarray, kept: np.ndarray, mix: Tensor | None, gone: np.ndarray
 ) -> Tensor:
-    """Features (F, others) without those that are gone; with a ``mix`` (n, k) those that stay take them up."""
+    """Features (F, others) without those that are gone, which a ``mix`` (n, k) adds to those that stay."""
     remaining = np.setdiff1d(np.arange(len(features)), gone)
     if mix is None:
         return features[torch.as_tensor(remaining, device=features.device)]
@@ -242,9 +246,8 @@ def _outputs(model: Any, block: nn.Module, core: nn.Module) -> int:
 
 
 def _runs_natural(model: Any, cuts: Sequence[Sequence[BranchCuts]], branches: list[Branch]) -> bool:
-    """Whether the family's attention runs with fewer heads as it is: tried on the first block that loses some.
-
-    Its logits are then those with the heads that are gone at zero.
+    """Tell whether the attention runs with fewer heads as it is, by trying the first block that loses
+    some. Its logits are then those with the heads that are gone at zero.
     """
     for place, own in enumerate(cuts):
         for index, (branch, each) in enumerate(zip(branches, own, strict=True)):
@@ -270,7 +273,7 @@ def _with_one_branch(
     branch = [each for row in anatomy_of(model.config).sublayers for each in row][index]
     before = {name: module for name, module in block.named_modules() if name}
     core = core_of(block, branch)
-    parameters = {name: parameter for name, parameter in core.named_parameters(recurse=False)}
+    parameters = dict(core.named_parameters(recurse=False))
     cut_branch(block, branch, model.config, cuts, natural)
     try:
         return _logits(model)
@@ -296,8 +299,10 @@ def as_narrow_model(model: Any) -> Any:
     parts = narrow_parts(model)
     if not parts:
         return model
+    # The new configuration sets the way to attend in that of the model too, which other models share.
+    text = copy.deepcopy(model.config)
     config = NarrowConfig(
-        text_config=model.config, blocks=block_path(model), bridges=[], narrow=parts, dtype=model.dtype
+        text_config=text, blocks=block_path(model), bridges=[], narrow=parts, dtype=model.dtype
     )
     config._attn_implementation = model.config._attn_implementation
     made = NarrowForCausalLM(config, inner=model)

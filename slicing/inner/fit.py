@@ -103,7 +103,9 @@ class _Fit:
 
     def readers(self) -> None:
         """Multiply into the readers what takes their input to that of the dense ones, norm by norm."""
-        norms = {id(norm): (norm, other) for norm, other in zip(self.cut.norms, self.dense.norms, strict=True)}
+        norms = {
+            id(norm): (norm, other) for norm, other in zip(self.cut.norms, self.dense.norms, strict=True)
+        }
         for norm, other in norms.values():
             fit = RidgeFit(self.short.at(0).shape[-1], RIDGES)
             for index in range(len(self.short)):

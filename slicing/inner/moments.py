@@ -29,7 +29,7 @@ def writer_moments(
     budget: tuple[int, int] | None = None,
     relative: bool = True,
 ) -> None:
-    """Carry the stream over ``windows`` (N, T) through the model, and show what every sub-layer's writers read.
+    """Carry the stream over ``windows`` (N, T) through the model, and show what all writers read.
 
     The inverse RMS gives every token its part: else the massive first token would own the moments. Without
     ``relative`` tokens count as they are, ``z z'``.

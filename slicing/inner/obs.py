@@ -97,9 +97,9 @@ class Ranks(NamedTuple):
 def value_ranks(scaled: Tensor, moment: Tensor, heads: Index) -> Ranks:
     """The best smaller coordinates for the values of one group (MoDeGPT type III, with curvature).
 
-    ``heads`` (query heads of the group, size) are the columns of ``scaled`` (D, F), which is ``G^1/2 W``, that
-    read the group's values. With ``Cb`` the mean moment of the heads and A the stack of ``G^1/2 O_h Cb^1/2``, rank r
-    costs half the squared singular values of A behind the first r.
+    ``heads`` (query heads of the group, size) are the columns of ``scaled`` (D, F), which is ``G^1/2 W``,
+    that read the group's values. With ``Cb`` the mean moment of the heads and A the stack of
+    ``G^1/2 O_h Cb^1/2``, rank r costs half the squared singular values of A behind the first r.
     """
     moment = widen(moment)
     scaled = widen(scaled, moment.device)

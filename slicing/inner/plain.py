@@ -7,8 +7,10 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
 from analysis.errors import UnsupportedError, one_line
+from analysis.sublayers import out_in
 from slicing.guard import GUARD_TOLERANCE
 from slicing.modeling_narrow import Absent, NarrowLinear
 
@@ -33,14 +35,20 @@ def as_plain(model: Any) -> Any:
     size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     for name, module in dense.named_modules():
         found = model.get_submodule(name)
-        if isinstance(module, nn.Linear) and isinstance(found, NarrowLinear):
-            _say(text, model.config.get_text_config(decoder=True), module, found, size)
+        if isinstance(module, nn.Linear | Conv1D) and isinstance(found, NarrowLinear):
+            sizes = tuple(out_in(module).shape)
+            _say(text, dense.config.get_text_config(decoder=True), sizes, found, size)
     try:
         with torch.device("meta"):
             made = type(model)(config)
     except Exception as error:  # whatever the family's own code says of a configuration it cannot build
         raise _unfit(model, one_line(error)) from error
-    wrong = [n for n, p in made.named_parameters() if p.shape != there.get(n)]
+    turned = {f"{name}.weight" for name, each in made.named_modules() if isinstance(each, Conv1D)}
+    wrong = [
+        name
+        for name, each in made.named_parameters()
+        if there.get(name) not in (each.shape, each.shape[::-1] if name in turned else None)
+    ]
     if wrong or any(
         isinstance(each, NarrowLinear) and (each.rows is not None or each.columns is not None)
         for each in model.modules()
@@ -49,7 +57,9 @@ def as_plain(model: Any) -> Any:
     for name, module in made.named_modules():
         found = model.get_submodule(name)
         for key in module._parameters:
-            module._parameters[key] = found._parameters[key]
+            own = found._parameters[key]
+            turned = isinstance(module, Conv1D) and key == "weight" and isinstance(found, NarrowLinear)
+            module._parameters[key] = nn.Parameter(own.T.contiguous(), False) if turned else own
         module._buffers.update({key: found._buffers[key] for key in module._buffers})
         for key, value in vars(module).items():
             if isinstance(value, torch.Tensor) and value.is_meta:
@@ -61,19 +71,17 @@ def as_plain(model: Any) -> Any:
     return made
 
 
-def _say(text: Any, before: Any, dense: nn.Linear, found: NarrowLinear, size: int) -> None:
-    """Put the sizes of a smaller map into the settings that named the sizes of the dense one ``before``."""
-    for full, left in ((dense.out_features, found.out_features), (dense.in_features, found.in_features)):
+def _say(text: Any, dense: Any, sizes: tuple[int, int], found: NarrowLinear, size: int) -> None:
+    """Put the sizes (out, in) of a smaller map into the settings that name them in the ``dense`` ones."""
+    for full, left in zip(sizes, (found.out_features, found.in_features), strict=True):
         if full == left:
             continue
         for name in CHANNELS:
-            if getattr(before, name, None) == full:
+            if getattr(dense, name, None) == full:
                 setattr(text, name, left)
-        heads = next((n for n in HEADS if getattr(text, n, None)), None)
-        groups = next((n for n in GROUPS if getattr(text, n, None)), None)
         if left % size == 0 and full % size == 0:
-            for name in (heads, groups):
-                if name and getattr(before, name) == full // size:
+            for name in (*HEADS, *GROUPS):
+                if getattr(dense, name, None) == full // size:
                     if "head_dim" in vars(text):
                         text.head_dim = size
                     setattr(text, name, left // size)

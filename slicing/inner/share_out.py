@@ -56,8 +56,8 @@ def share_out(parts: Sequence[Sequence[OptionType]], wanted: int) -> list[Option
     while saved < wanted:
         if not queue:
             raise PlanError(
-                f"All that can go inside the blocks is {saved:,} parameters, and {wanted:,} are to go: choose a "
-                "larger size, or remove whole blocks first, as in 'llm-streamline(share=0.5) | mixed'."
+                f"All that can go inside the blocks is {saved:,} parameters, but {wanted:,} must: choose "
+                "a larger size, or remove whole blocks first, as in 'llm-streamline(share=0.5) | mixed'."
             )
         _, last = heapq.heappop(queue)
         at[last] += 1

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Self
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from analysis.errors import PlanError
 from analysis.shape import ModelShape, SublayerShape, UnitShape
@@ -22,7 +22,7 @@ ORDER: tuple[Kind, ...] = (
     "value_pairs",
     "rotary_pairs",
 )
-"""Kinds in the order in which they are taken out: coarse ones of an attention before those inside its heads."""
+"""Kinds in the order in which they are taken out: whole heads before what is inside them."""
 
 
 KINDS: dict[Kind, str] = {
@@ -39,7 +39,7 @@ KINDS: dict[Kind, str] = {
 class SublayerWidths(Value):
     """What stays of one sub-layer. A kind that is not named stays whole."""
 
-    kept: dict[Kind, int] = {}
+    kept: dict[Kind, int] = Field(default_factory=dict)
     """How many units stay; of kinds that fall into parts (``UnitShape.parts``), how many of every part that
     stays: the rank of the values of a group, the rotary pairs of a head."""
     gone: bool = False
@@ -74,12 +74,16 @@ class InnerWidths(Value):
 
     @property
     def label(self) -> str:
-        """What stays, in words: for every kind from how many to how many, and the sub-layers that are gone."""
+        """What stays, in words: of every kind from how many to how many, and which sub-layers are gone."""
         parts = []
         for kind in ORDER:
             counts = [each.kept[kind] for block in self.blocks for each in block if kind in each.kept]
             if counts:
-                span = f"{min(counts):,}" if min(counts) == max(counts) else f"{min(counts):,} to {max(counts):,}"
+                span = (
+                    f"{min(counts):,}"
+                    if min(counts) == max(counts)
+                    else f"{min(counts):,} to {max(counts):,}"
+                )
                 parts.append(f"{span} {KINDS[kind]} in {len(counts)} sub-layers")
         gone = sum(each.gone for block in self.blocks for each in block)
         if gone:
@@ -120,7 +124,8 @@ def units_of(shape: SublayerShape, kind: Kind) -> UnitShape:
     if not found:
         have = ", ".join(sorted({each.kind.replace("_", " ") for each in shape.units})) or "none"
         raise PlanError(
-            f"A sub-layer of the kind '{shape.kind}' has no {kind.replace('_', ' ')} that can go; it has: {have}."
+            f"A sub-layer of the kind '{shape.kind}' has no {kind.replace('_', ' ')} that can go; it has: "
+            f"{have}."
         )
     return found[0]
 

@@ -22,9 +22,9 @@ from slicing.repairs.base import CutRepair, Cuts, Repaired, repair
 class Projections(CutRepair):
     """Block by block, first what the input projections of a sub-layer are given, then what it writes.
 
-    Input projections take a matrix (D, D) that leads from the cut model's normed stream to the dense one's: no
-    parameter more. Output projections aim at the dense stream behind the sub-layer. With a mixture of experts
-    one matrix serves all that its experts write. See ``slicing.inner.fit``.
+    Input projections take a matrix (D, D) that leads from the cut model's normed stream to the dense one's:
+    no parameter more. Output projections aim at the dense stream behind the sub-layer. With a mixture of
+    experts one matrix serves all that its experts write. See ``slicing.inner.fit``.
     """
 
     name = "projections"

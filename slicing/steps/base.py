@@ -25,7 +25,7 @@ from slicing.budget import Budget
 from slicing.calibration import Fit
 from slicing.depth.layout import Layout
 from slicing.inner.widths import InnerWidths
-from slicing.repair import Repair
+from slicing.repair import Repair, held_out
 from slicing.repairs import REPAIRS, find_repair
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class Made:
     """Which blocks are left; ``None`` for all."""
     sliced: SlicedModel | None = None
     """How it is sliced; ``None`` where it is not."""
-    widths: InnerWidths | None = None
+    inner: InnerWidths | None = None
     """How much stays inside its blocks; ``None`` where all does."""
     repair: Repair | None = None
     seconds: float = 0.0
@@ -218,6 +218,12 @@ class Step(Value):
     def fits(self) -> set[Fit]:
         """Name the things that it fits to the calibration text."""
         return set()
+
+    def check_shape(self, shape: ModelShape, budget: Budget, windows: int) -> None:
+        """Refuse what no model of this shape can give with so many calibration ``windows``: ``PlanError``."""
+        budget.parameters(shape)  # which says so where it names no whole block
+        if self.repair != "none":
+            held_out(windows)
 
     def check(self, view: ModelView, budget: Budget) -> None:
         """Refuse what this model, or this budget, cannot give, before any work (``PlanError``)."""

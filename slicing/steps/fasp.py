@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @step
 class Fasp(Inner):
-    """Take the columns of least Wanda metric out of down and output projections, with the rows that feed them.
+    """Take columns of least Wanda metric out of down and output projections, with the rows that feed them.
 
     Queries and keys stay as they are; every block loses the same share.
     """
@@ -25,8 +25,8 @@ class Fasp(Inner):
     source = "Hu et al., FASP, 2501.09412, 2025"
     cite = "hu2025fasp"
     known_issue = (
-        "No code was published, and its model at 10 % predicts its own calibration text better than the dense "
-        "one: judge it on another text."
+        "No code was published, and its model at 10 % predicts its own calibration text better than the "
+        "dense one: judge it on another text."
     )
     kinds = ("channels", "value_pairs")
 

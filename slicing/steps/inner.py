@@ -70,7 +70,9 @@ class Inner(Step):
     @model_validator(mode="after")
     def _check_inner(self) -> Self:
         if self.share != 1.0:
-            raise PlanError(f"'{self.name}' is the last step that makes a model smaller: leave out its share.")
+            raise PlanError(
+                f"'{self.name}' is the last step that makes a model smaller: leave out its share."
+            )
         return self
 
     @property
@@ -96,8 +98,8 @@ class Inner(Step):
         """The budget names a number of parameters, or constant slicing that does."""
         if budget.measure == "mean_slice":
             raise PlanError(
-                f"'{self.name}' cuts inside blocks, which the budget '{budget.line}' does not count: choose a "
-                "share of the parameters, such as 'parameters=0.2', or 'like_constant=0.25'."
+                f"'{self.name}' cuts inside blocks, which the budget '{budget.line}' does not count: choose "
+                "a share of the parameters, such as 'parameters=0.2', or 'like_constant=0.25'."
             )
 
     def in_form(self, form: Slicing, one_shot: bool | None, windows: int | None) -> Self:
@@ -118,11 +120,10 @@ class Inner(Step):
             size = Plan(target=budget.target).constant(shape).shape_after(shape).parameters
         return size
 
-    def check(self, view: ModelView, budget: Budget) -> None:
-        """The model has such units, the size can be reached, and windows are held out."""
+    def check_shape(self, shape: ModelShape, budget: Budget, windows: int) -> None:
+        """A model of this shape has such units, and windows are held out."""
         self.check_budget(budget)
-        shape = view.shape
-        self.size(shape, budget)
+        super().check_shape(shape, budget, windows)
         for kind in self.kinds_cut:
             if not any(each.kind == kind for row in shape.blocks for sub in row for each in sub.units):
                 raise UnsupportedError(
@@ -130,7 +131,11 @@ class Inner(Step):
                     f"'{shape.architecture}' has any: choose another method."
                 )
         if self.fits():
-            held_out(len(view.windows))
+            held_out(windows)
+
+    def check(self, view: ModelView, budget: Budget) -> None:
+        """What its shape tells, of the open model."""
+        self.check_shape(view.shape, budget, len(view.windows))
 
     def cost(self, tokens: int, window_length: int) -> Cost:
         """One pass to look, two to restore, five to fit block by block."""
@@ -182,7 +187,7 @@ class Inner(Step):
         return replace(
             made,
             model=cut,
-            widths=plan.widths,
+            inner=plan.widths,
             repair=told,
             seconds=made.seconds + time.perf_counter() - start,
             peak_memory=max(made.peak_memory, peak.bytes),
@@ -202,7 +207,7 @@ def _better(
 
 
 def widths_of_shares(shape: ModelShape, shares: Sequence[float], kinds: Sequence[Kind]) -> InnerWidths:
-    """The widths of a model whose blocks lose these shares (L,) of the units of each kind, one at least left."""
+    """The widths of a model whose blocks lose these shares (L,) of the units of each kind, but one."""
     blocks = []
     for share, row in zip(shares, shape.blocks, strict=True):
         found = []
@@ -218,9 +223,7 @@ def widths_of_shares(shape: ModelShape, shares: Sequence[float], kinds: Sequence
     return InnerWidths(blocks=tuple(blocks))
 
 
-def at_size(
-    widths: Callable[[float], InnerWidths], shape: ModelShape, size: int, name: str
-) -> InnerWidths:
+def at_size(widths: Callable[[float], InnerWidths], shape: ModelShape, size: int, name: str) -> InnerWidths:
     """The widths, at whatever target, whose model comes nearest to ``size`` parameters.
 
     By bisection on the target, in which ``widths`` grows smaller. Raises ``PlanError`` where even the
@@ -242,7 +245,7 @@ def at_size(
         low, high = (middle, high) if parameters > size else (low, middle)
     if best is None or abs(nearest - size) > 0.01 * size:
         raise PlanError(
-            f"'{name}' reaches no size near {size:,} parameters (nearest: {nearest:,}): choose a larger model, "
-            "or a method that takes out whole blocks too."
+            f"'{name}' reaches no size near {size:,} parameters (nearest: {nearest:,}): choose a larger "
+            "model, or a method that takes out whole blocks too."
         )
     return best

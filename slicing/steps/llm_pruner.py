@@ -69,10 +69,10 @@ class LlmPruner(Inner):
             )
         return self
 
-    def check(self, view: ModelView, budget: Budget) -> None:
+    def check_shape(self, shape: ModelShape, budget: Budget, windows: int) -> None:
         """The blocks that are not spared can lose so much."""
-        super().check(view, budget)
-        self.widths(view.shape, self.size(view.shape, budget))
+        super().check_shape(shape, budget, windows)
+        self.widths(shape, self.size(shape, budget))
 
     def cost(self, tokens: int, window_length: int) -> Cost:
         """Forward and back, and once more for the gradients of the weights."""

@@ -61,7 +61,8 @@ class Mixed(Inner):
 
     Predicted: optimal brain surgery with the loss's own curvature, from one backward pass. Each branch has a
     curve of cost over parameters saved; the segment of least slope on its lower convex hull goes next. The
-    prediction fails for the first blocks, whose error grows on the way; there it is scaled to what is measured.
+    prediction fails for the first blocks, whose error grows on the way; there it is scaled to what is
+    measured.
     """
 
     name = "mixed"
@@ -69,13 +70,13 @@ class Mixed(Inner):
     source = "slicescope, 2026; after Kurtic et al., ZipLM, NeurIPS 2023"
     cite = "kurtic2023ziplm"
     known_issue = (
-        "Costs are predicted one branch at a time, and add up only while little goes: of whole blocks several "
+        "Costs are predicted one branch at a time, and add up only while little goes: several whole blocks "
         "together cost more than their sum, so remove those by another step in front."
     )
     kinds = ("channels", "kv_groups", "value_pairs")
 
     measured: int = Field(default=3, ge=0, title="Blocks measured")
-    """Of so many first blocks the cost of every sub-layer is measured, since the prediction is too low there."""
+    """Of so many first blocks every sub-layer's cost is measured: what is predicted is too low there."""
     windows: int = Field(default=SEARCH_WINDOWS, ge=1, title="Windows to measure on")
     """Of the calibration windows, so many measure the first blocks."""
 
@@ -220,9 +221,7 @@ def _together(
     return joined, [places[index] for index in range(branches)]
 
 
-def _cuts(
-    model: Any, widths: InnerWidths, worth: dict[tuple[int, int], Worth]
-) -> list[list[BranchCuts]]:
+def _cuts(model: Any, widths: InnerWidths, worth: dict[tuple[int, int], Worth]) -> list[list[BranchCuts]]:
     """The units that stay, by the orders in which they go, and the coordinates of values of lower rank."""
     cuts: list[list[BranchCuts]] = []
     for block, rows in enumerate(widths.blocks):
@@ -257,4 +256,3 @@ def _of_rank(groups: list[Ranks], rank: int) -> UnitCut:
     rows = torch.block_diag(*(each.rows[:, :rank] for each in groups))
     columns = torch.block_diag(*(each.columns[:, :rank] for each in groups))
     return UnitCut("value_pairs", kept, rows, columns)
-

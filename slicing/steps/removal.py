@@ -23,6 +23,7 @@ from slicing.repairs import REPAIRS, find_repair
 from slicing.steps.base import SHARES, Cost, Made, Step
 
 if TYPE_CHECKING:
+    from analysis.shape import ModelShape
     from slicing.plan import Slicing
     from slicing.view import ModelView
 
@@ -120,6 +121,11 @@ class Removal(Step):
         """Name the things that the repair fits to the calibration text; blocks are trained."""
         return set() if self.repair == "none" else {*find_repair(self.repair).fits}
 
+    def check_shape(self, shape: ModelShape, budget: Budget, windows: int) -> None:
+        """So many blocks can go too."""
+        self.refuse_unless_so_many_can_go(shape.block_count, self.count_of(shape, budget))
+        super().check_shape(shape, budget, windows)
+
     def check(self, view: ModelView, budget: Budget) -> None:
         """So many blocks can go, and the repair has work and windows held out."""
         self.refuse_unless_so_many_can_go(view.block_count, self.count(view, budget))
@@ -138,6 +144,11 @@ class Removal(Step):
         if budget.measure == "blocks":  # of any model, also of one without a shape
             return self.whole_blocks(int(budget.amount))
         return self.whole_blocks(whole_blocks(view.shape, budget.amount)[0])
+
+    def count_of(self, shape: ModelShape, budget: Budget) -> int:
+        """The same of a model of this shape."""
+        by_number = budget.measure == "blocks"
+        return self.whole_blocks(int(budget.amount) if by_number else whole_blocks(shape, budget.amount)[0])
 
     def cost(self, tokens: int, window_length: int) -> Cost:
         """Many passes where smaller models are tried, and those of the repair."""

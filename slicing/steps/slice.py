@@ -21,7 +21,6 @@ from slicing.calibration import Fit
 from slicing.depth.layout import Layout
 from slicing.memory import preview_need, slicing_need
 from slicing.plan import Plan, Slicing
-from slicing.repair import held_out
 from slicing.repairs.writers import followed
 from slicing.schedule import SlicingSchedule, constant_at_parameters
 from slicing.slicer import recut, refuse_unless_slicing_fits, slice_model
@@ -188,15 +187,17 @@ class Slice(Slicing, Step):
         """Bases always, and output projections where they are repaired."""
         return {"bases", "writers"} if self.repair != "none" else {"bases"}
 
+    def check_shape(self, shape: ModelShape, budget: Budget, windows: int) -> None:
+        """The plan fits a model of this shape too."""
+        self.plan_at(budget).check_fits(shape)
+        super().check_shape(shape, budget, windows)
+
     def check(self, view: ModelView, budget: Budget) -> None:
         """The plan fits the model, its score is known, and what is repaired has windows held out."""
         plan = self.plan_at(budget)
         find_score(plan.score)
-        plan.check_fits(view.shape)
-        budget.parameters(view.shape)  # which says so where it names no whole block
+        self.check_shape(view.shape, budget, len(view.windows))
         view.check_curves(plan)
-        if self.repair != "none":
-            held_out(len(view.windows))
 
     def refuse_unless_it_fits(self, view: ModelView, budget: Budget) -> None:
         """Constant slicing stands for the plan, which is not known yet."""

@@ -21,7 +21,6 @@ from slicing.steps.removal import SEARCH_WINDOWS
 
 if TYPE_CHECKING:
     from slicing.plan import Slicing
-    from slicing.view import ModelView
 
 
 class WithoutSublayers(Inner):
@@ -47,11 +46,11 @@ class WithoutSublayers(Inner):
         """So many windows to decide on."""
         return self if windows is None else type(self)(**{**dict(self), "windows": windows})
 
-    def check(self, view: ModelView, budget: Budget) -> None:
+    def check_shape(self, shape: ModelShape, budget: Budget, windows: int) -> None:
         """Attention and MLP can go one by one, and the size can be reached."""
-        super().check(view, budget)
-        refuse_unless_apart(self.name, view.shape)
-        self.check_size(view.shape, self.size(view.shape, budget))
+        super().check_shape(shape, budget, windows)
+        refuse_unless_apart(self.name, shape)
+        self.check_size(shape, self.size(shape, budget))
 
     def check_size(self, shape: ModelShape, size: int) -> None:
         """Raise ``PlanError`` where a model of this shape cannot be made so small."""

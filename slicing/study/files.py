@@ -30,6 +30,7 @@ from analysis.sources.text import TextSource
 from analysis.storage import storage_errors
 from slicing.budget import Budget
 from slicing.study.recipe import Recipe
+from slicing.study.requests import MOST_REPETITIONS
 from slicing.study.store import BUNDLED
 from slicing.study.study import Study
 
@@ -55,9 +56,9 @@ _KEYS = (
 _LEAST = {
     **dict.fromkeys(("calibration_windows", "profile_windows", "evaluation_windows", "task_limit"), 1),
     "window_length": 2,
-    **dict.fromkeys(("new_tokens", "speed_rounds"), 0),
+    **dict.fromkeys(("new_tokens", "speed_rounds", "jitter"), 0),
 }
-_MOST = {"speed_rounds": 1000}
+_MOST = {"speed_rounds": 1000, "jitter": MOST_REPETITIONS}
 Plain = dict[str, Any]
 
 

@@ -70,7 +70,7 @@ class Judge:
             title=trial.recipe.short_title,
             schedule=sliced.schedule if sliced else None,
             layout=made.layout if made else None,
-            widths=made.widths if made else None,
+            inner=made.inner if made else None,
             mean_slice=sliced.schedule.mean_slice if sliced else 0.0,
             parameters=size,
             bytes=size * self.view.model.dtype.itemsize,
@@ -108,8 +108,8 @@ class Judge:
             shape = made.sliced.schedule.shape_after(made.sliced.shape)
         elif made and made.layout:
             shape = made.layout.shape_after(shape, getattr(made.model.config, "bridges", None) or ())
-        if made and made.widths:
-            shape = made.widths.shape_after(shape)
+        if made and made.inner:
+            shape = made.inner.shape_after(shape)
         return shape.flops_per_token
 
 

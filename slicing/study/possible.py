@@ -5,12 +5,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from analysis.errors import PlanError
 from analysis.shape import ModelShape
-from slicing.budget import Budget, whole_blocks
-from slicing.repair import held_out
+from slicing.budget import Budget
 from slicing.study.recipe import Recipe
 from slicing.study.study import Study
 
@@ -34,18 +31,5 @@ def check_recipe(recipe: Recipe, budget: Budget, shape: ModelShape, windows: int
 
     ``windows``: how many calibration windows there are, of which a repair holds some out.
     """
-    budget.parameters(shape)  # which says so where it names no whole block
     for step in recipe.steps:
-        if plan_at := getattr(step, "plan_at", None):  # of steps that slice
-            plan_at(budget).check_fits(shape)
-        if hasattr(step, "whole_blocks"):  # of steps that remove blocks
-            _check_removal(step, budget, shape)
-        if step.repair != "none":
-            held_out(windows)
-
-
-def _check_removal(step: Any, budget: Budget, shape: ModelShape) -> None:
-    """Raise ``PlanError`` where a step cannot take away as many blocks as the budget says."""
-    by_number = budget.measure == "blocks"
-    count = int(budget.amount) if by_number else whole_blocks(shape, budget.amount)[0]
-    step.refuse_unless_so_many_can_go(shape.block_count, step.whole_blocks(count))
+        step.check_shape(shape, budget, windows)

@@ -130,6 +130,11 @@ class Recipe(Value):
         """Give all steps the form that the recipes of a study share; see ``Step.in_form``."""
         return type(self)(steps=tuple(each.in_form(form, one_shot, windows) for each in self.steps))
 
+    @property
+    def calibrated(self) -> bool:
+        """Whether something is found from Gram matrices of the calibration text: bases, or a fit."""
+        return bool(self.fits())
+
     def fits(self) -> set[Fit]:
         """Name the things that it fits to the calibration text."""
         return {fit for step in self.steps for fit in step.fits()}

@@ -24,6 +24,8 @@ from slicing.probes import NEED_SLICING
 from slicing.steps.slice import Slice
 from slicing.study.recipe import Recipe
 
+MOST_REPETITIONS = 100
+"""With noise, of each calibrated recipe of a study, at most."""
 PROMPT = "Mr. Speaker, the state of our Union is"
 Phases = tuple[tuple[str, float], ...]
 """The phases of a job in order, each with its work: the unit is one token through the decoder."""
@@ -264,9 +266,17 @@ class Trial(Judged):
     recipe: Recipe = Recipe()
     budget: Budget | None = None
     """``None`` for the dense model, and for it alone."""
+    jitter: int = 0
+    """The draw of the noise on the Gram matrices that bases and fits are found from; 0 for none. See
+    ``analysis.bases.jittered``."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        if not 0 <= self.jitter <= MOST_REPETITIONS:
+            raise PlanError(
+                f"A draw of noise (jitter) is from 1 to {MOST_REPETITIONS}, or 0 for none, but got "
+                f"{self.jitter}: choose a number between."
+            )
         if (self.budget is None) == bool(self.recipe.steps):
             raise PlanError(
                 f"The recipe '{self.recipe.line}' needs a budget, such as 'parameters=0.2'."
@@ -282,8 +292,13 @@ class Trial(Judged):
         return (self.recipe,)
 
     @property
+    def short(self) -> str:
+        """Its name among the phases of a study."""
+        return f"{self.recipe.short}{f' with noise {self.jitter}' if self.jitter else ''}"
+
+    @property
     def view_key(self) -> str:
-        """The same for trials that share model, windows and profile."""
+        """The same for trials that share model, windows, profile and noise."""
         usual = {name: field.get_default() for name, field in Trial.model_fields.items()}
         alone = (
             "recipe",

@@ -58,7 +58,7 @@ class Measurement(Value):
     """``None`` for a model that is not sliced."""
     layout: Layout | None = None
     """Which blocks are left; ``None`` for all."""
-    widths: InnerWidths | None = None
+    inner: InnerWidths | None = None
     """How much stays inside the blocks that are left; ``None`` for all."""
     mean_slice: float
     parameters: int
@@ -121,7 +121,7 @@ class CompressResult(Value):
     """``None`` for a model that is not sliced."""
     layout: Layout | None = None
     """Which blocks are left; ``None`` for all."""
-    widths: InnerWidths | None = None
+    inner: InnerWidths | None = None
     """How much stays inside the blocks that are left; ``None`` for all."""
     parameters: int
     dense_parameters: int

@@ -15,7 +15,7 @@ from typing import Any, cast
 from torch import Tensor
 
 from analysis.anatomy import why_not_sliceable
-from analysis.bases import Bases, BasesCollector
+from analysis.bases import Bases, BasesCollector, jittered
 from analysis.details import DetailsCollector
 from analysis.device import free_memory
 from analysis.errors import PlanError, UnsupportedError, unknown_name
@@ -133,7 +133,8 @@ def make_smaller(recipe: Recipe, budget: Budget, view: ModelView) -> tuple[Made,
 def _run_trial(trial: Trial, view: ModelView, judge: Judge) -> TrialResult:
     made = deciding = None
     if trial.budget is not None:
-        made, seconds = make_smaller(trial.recipe, trial.budget, view)
+        with jittered(trial.jitter):
+            made, seconds = make_smaller(trial.recipe, trial.budget, view)
         deciding = seconds or None  # nothing was measured for it
     measurement = judge.measure(trial, made, deciding)
     del made
@@ -251,7 +252,8 @@ def open_view(
 
     def make_search(asked: SearchRequest) -> Run:
         result = partial(search_shares, asked, open_view(asked, opened, progress), progress)
-        return store_run(asked, lambda _: _made(asked, lambda: (opened, result())))
+        with jittered(0):  # trials with and without noise share its run
+            return store_run(asked, lambda _: _made(asked, lambda: (opened, result())))
 
     def searched(plan: Plan) -> tuple[tuple[float, ...], float]:
         run = find_shares(search_request(request, plan), opened, make_search)
@@ -312,9 +314,9 @@ def _compress(
     if made.sliced:
         save_sliced(made.sliced, opened.tokenizer, folder / MODEL_FOLDER, **about)
     else:
-        left = as_narrow_model(made.model) if made.widths else made.model
+        left = as_narrow_model(made.model) if made.inner else made.model
         layout = made.layout or Layout.whole(profile.blocks)
-        reduced = ReducedModel(left, layout, made.repair, made.widths)
+        reduced = ReducedModel(left, layout, made.repair, made.inner)
         plain = reduced.plain
         method, size = request.recipe.short_title, dense_parameters
         place = folder / MODEL_FOLDER
@@ -326,7 +328,7 @@ def _compress(
         not_sliceable=reason,
         schedule=made.sliced.schedule if made.sliced else None,
         layout=made.layout,
-        widths=made.widths,
+        inner=made.inner,
         plain=plain,
         discarded=made.sliced.discarded if made.sliced else None,
         repair=made.repair,
@@ -438,7 +440,7 @@ def _study(study: Study, opened: OpenModel, progress: Progress, folder: Path) ->
         return result.measurement
 
     for trial in wanted:
-        found[trial.key] = measured(trial, trial.recipe.short)
+        found[trial.key] = measured(trial, trial.short)
     again = []
     for trial in matches:
         match = study.matched_trial(trial, found[trial.key].parameters)

@@ -24,7 +24,6 @@ from analysis.scores import SCORES, find_score
 from analysis.shape import ModelShape
 from analysis.values import Value
 from slicing.depth.layout import Layout
-from slicing.schedule import SlicingSchedule
 from slicing.study.recipe import Recipe
 from slicing.study.requests import CompressRequest, ProfileRequest, SearchRequest, Trial
 from slicing.study.results import (
@@ -132,6 +131,7 @@ LEAST = {
     "new_tokens": 0,
     "speed_rounds": 0,
     "task_limit": 1,
+    "jitter": 0,
 }
 """The least that a request may ask for."""
 
@@ -153,13 +153,15 @@ def _of_request(request: Value) -> Problems:
 def _of_profile(profile: LayerProfile) -> Problems:
     for name, least in (("blocks", 1), ("windows", 1), ("window_length", 2)):
         yield from _at_least(f"profile.{name}", getattr(profile, name), least)
-    needed = {score.measurement for score in SCORES.values() if score.measure}
+    passed = {score.measurement for score in SCORES.values() if score.measure}
+    # Earlier versions did not look after the final norm, and some decoders have nothing to compare there.
+    needed = passed - {score.measurement for score in SCORES.values() if score.after_norm}
     if missing := sorted(needed - profile.measurements.keys()):
         yield f"profile.measurements: '{missing[0]}' is missing, which every profile has"
     for name, measurement in profile.measurements.items():
         where = f"profile.measurements.{name}"
         # A probe may take other windows than the profile, or none.
-        count = profile.windows if name in needed else max(len(measurement.rest), 1)
+        count = profile.windows if name in passed else max(len(measurement.rest), 1)
         for part, rows in (("rest", measurement.rest), ("first", measurement.first)):
             if rows is None:
                 continue
@@ -218,6 +220,8 @@ def _of_measurements(
             yield f"{here}: a layout belongs to a model that blocks are taken out of, and to no other"
         if (each.schedule is None) == ("stream" in axes):
             yield f"{here}: a schedule belongs to a model that is sliced, and to no other"
+        if (each.inner is None) == ("inner" in axes):
+            yield f"{here}: inner widths belong to a model that is cut inside its blocks, and to no other"
         yield from _of_measurement(each, here, result, other=trial.other is not None)
 
 
@@ -225,7 +229,7 @@ def _of_measurement(
     each: Measurement, where: str, result: TrialResult | StudyResult, other: bool
 ) -> Problems:
     yield from _at_least(f"{where}.parameters", each.parameters, 1)
-    yield from _of_made(each.layout, each.schedule, result.shape)
+    yield from _of_made(each, result.shape)
     yield from _of_perplexity(each.evaluation, f"{where}.evaluation", result.evaluation.windows)
     if (each.other is None) == other:
         yield f"{where}.other: a second perplexity belongs to a request with a second text, and to no other"
@@ -235,12 +239,14 @@ def _of_measurement(
         yield from _at_least(f"{where}.speed.rounds", each.speed.rounds, 1)
 
 
-def _of_made(layout: Layout | None, schedule: SlicingSchedule | None, shape: ModelShape) -> Problems:
-    if layout:
-        yield from _of_layout(layout, shape.block_count)
-        shape = layout.shape_after(shape)
-    if schedule:
-        schedule.check_fits(shape)
+def _of_made(each: Measurement | CompressResult, shape: ModelShape) -> Problems:
+    if each.layout:
+        yield from _of_layout(each.layout, shape.block_count)
+        shape = each.layout.shape_after(shape)
+    if each.schedule:
+        each.schedule.check_fits(shape)
+    if each.inner:
+        each.inner.check_fits(shape)
 
 
 def _of_perplexity(each: Perplexity, where: str, windows: int) -> Problems:
@@ -267,14 +273,14 @@ def _of_search(request: SearchRequest, result: SearchResult) -> Problems:
 
 
 def _of_compressed(request: CompressRequest, result: CompressResult) -> Problems:
-    if result.layout is None and result.schedule is None:
-        yield "result: neither a layout nor a schedule tells what was made"
+    if result.layout is None and result.schedule is None and result.inner is None:
+        yield "result: neither a layout, nor a schedule, nor inner widths tell what was made"
     if result.layout:
         yield from _of_layout(result.layout, result.profile.blocks)
     if result.schedule and result.shape is None:
         yield "result.schedule: a model without a shape cannot be sliced"
     if result.shape:
-        yield from _of_made(result.layout, result.schedule, result.shape)
+        yield from _of_made(result, result.shape)
     yield from _of_pair(result.dense, result.smaller)
     yield from _at_least("result.parameters", result.parameters, 1)
     yield from _at_least("result.dense_parameters", result.dense_parameters, 1)

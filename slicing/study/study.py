@@ -5,10 +5,10 @@ A comparison, a sweep, a contest and a leaderboard are ways to write one, and no
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal, Self
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from analysis.errors import PlanError
 from analysis.numbers import Seed
@@ -18,7 +18,7 @@ from slicing.steps import STEPS
 from slicing.steps.removal import Removal
 from slicing.steps.slice import Slice
 from slicing.study.recipe import Recipe
-from slicing.study.requests import Judged, Phases, Trial
+from slicing.study.requests import MOST_REPETITIONS, Judged, Phases, Trial
 
 View = Literal["comparison", "map", "ranking", "frontier"]
 """How a study is looked at first: a pair of models from near, bases by targets as a map, all recipes at one
@@ -40,6 +40,14 @@ class Study(Judged):
     seeds: tuple[Seed, ...] = (0,)
     """Of the calibration windows; ``seed`` is always the first. Recipes that are there to be beaten run for
     that alone."""
+    jitter: int = Field(
+        default=0,
+        title="Repetitions with noise",
+        description="So many times each calibrated recipe is repeated on the same windows, with relative "
+        "noise of 1e-6 on the Gram matrices that its bases and fits are found from. A difference smaller "
+        "than what the noise does to it is no clear difference.",
+    )
+    """Recipes that nothing is fitted for, and the dense model, are not repeated."""
     matched: bool = False
     """Whether the baseline is judged once more beside each other recipe, at as many parameters as that
     leaves."""
@@ -57,11 +65,16 @@ class Study(Judged):
                 raise PlanError(f"A study needs distinct {what}, but got {values}: name each once.")
         if not all(each.steps for each in self.recipes):
             raise PlanError("The dense model is judged in every study: leave 'dense' out of the recipes.")
-        trials = len(lines) * len(budgets) * len(self.seeds)
+        if not 0 <= self.jitter <= MOST_REPETITIONS:
+            raise PlanError(
+                f"A study has from 0 to {MOST_REPETITIONS} repetitions with noise (jitter), but got "
+                f"{self.jitter}: choose a number between."
+            )
+        trials = len(lines) * len(budgets) * len(self.seeds) * (1 + self.jitter)
         if trials > MOST_TRIALS:
             raise PlanError(
                 f"This asks for {trials:,} trials, but {MOST_TRIALS:,} are the most of one run: name fewer "
-                "recipes, budgets or seeds."
+                "recipes, budgets, seeds or repetitions."
             )
         object.__setattr__(self, "seed", self.seeds[0])
         self.trials()  # each is checked as it is made
@@ -84,47 +97,47 @@ class Study(Judged):
         """The trial of the dense model."""
         return self._trial(Recipe(), None, self.seeds[0])
 
-    def trial(self, recipe: Recipe, budget: Budget, seed: int) -> Trial | None:
-        """The trial of a recipe at a budget, calibrated by a seed.
+    def trial(self, recipe: Recipe, budget: Budget, seed: int, draw: int = 0) -> Trial | None:
+        """The trial of a recipe at a budget, calibrated by a seed, with a draw of noise; 0 for none.
 
         ``None`` where the base of dynamic slicing reaches the target: by definition constant slicing.
         """
-        return None if recipe.is_constant_at(budget) else self._trial(recipe, budget, seed)
+        return None if recipe.is_constant_at(budget) else self._trial(recipe, budget, seed, draw)
 
     def seeds_of(self, recipe: Recipe) -> tuple[int, ...]:
         """The seeds that a recipe is calibrated by."""
         return self.seeds[:1] if recipe.control else self.seeds
 
+    def draws_of(self, recipe: Recipe) -> range:
+        """The draws of noise that a recipe is run with; 0, which is none, is the first."""
+        return range(1 + self.jitter if recipe.calibrated else 1)
+
     def trials(self) -> tuple[Trial, ...]:
-        """All trials in the order they are run, each once: dense, then budget by budget and seed by seed."""
-        found = [
-            self.dense(),
-            *(
-                trial
-                for budget in self.budgets
-                for seed in self.seeds
-                for recipe in self.recipes
-                if seed in self.seeds_of(recipe) and (trial := self.trial(recipe, budget, seed))
-            ),
-        ]
+        """All trials in the order they are run, each once: dense, then budget by budget and seed by seed.
+
+        All are run without noise before any is repeated with it.
+        """
+        found = [self.dense(), *self._trials(self.recipes)]
         return tuple({trial.key: trial for trial in found}.values())
 
     def matches(self) -> tuple[Trial, ...]:
         """The trials that the baseline is judged beside once more, at as many parameters as they leave."""
-        if not self.matched:
-            return ()
-        found = [
-            trial
-            for budget in self.budgets
-            for seed in self.seeds
-            for recipe in self.recipes[1:]
-            if seed in self.seeds_of(recipe) and (trial := self.trial(recipe, budget, seed))
-        ]
-        return tuple(found)
+        return tuple(self._trials(self.recipes[1:])) if self.matched else ()
+
+    def _trials(self, recipes: Sequence[Recipe]) -> Iterator[Trial]:
+        for draw in range(1 + self.jitter):
+            for budget in self.budgets:
+                for seed in self.seeds:
+                    for recipe in recipes:
+                        if seed not in self.seeds_of(recipe) or draw not in self.draws_of(recipe):
+                            continue
+                        if trial := self.trial(recipe, budget, seed, draw):
+                            yield trial
 
     def matched_trial(self, beside: Trial, parameters: int) -> Trial:
         """The trial of the baseline at as many parameters as another trial's model has."""
-        return self._trial(self.baseline, Budget(measure="size", amount=parameters), beside.seed)
+        budget = Budget(measure="size", amount=parameters)
+        return self._trial(self.baseline, budget, beside.seed, beside.jitter)
 
     @property
     def told_singly(self) -> bool:
@@ -133,16 +146,16 @@ class Study(Judged):
 
     def phases(self) -> Phases:
         """Give the phases that its trials share, then those of each."""
-        trials = [(trial.recipe.short, trial) for trial in self.trials()]
+        trials = [(trial.short, trial) for trial in self.trials()]
         trials += [(f"{self.baseline.short}-matched", trial) for trial in self.matches()]
         each = [(f"{phase} {name}", work) for name, trial in trials for phase, work in trial.own_phases()]
         if not self.told_singly:
             each = [("Trials", sum(work for _, work in each))]
         return (*self.shared_phases(), *each)
 
-    def _trial(self, recipe: Recipe, budget: Budget | None, seed: int) -> Trial:
+    def _trial(self, recipe: Recipe, budget: Budget | None, seed: int, draw: int = 0) -> Trial:
         shared = {name: getattr(self, name) for name in Judged.model_fields}
-        return Trial(**{**shared, "seed": seed}, recipe=recipe, budget=budget)
+        return Trial(**{**shared, "seed": seed}, recipe=recipe, budget=budget, jitter=draw)
 
 
 # Ways to write a study

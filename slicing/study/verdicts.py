@@ -14,12 +14,17 @@ import numpy as np
 from analysis.evaluate import Difference, Perplexity, corrected, difference, paired, perplexity_of
 from slicing.budget import Budget
 from slicing.study.recipe import Kind, Recipe
+from slicing.study.requests import Trial
 from slicing.study.results import Measurement, StudyResult
 from slicing.study.store import finished_trials
 from slicing.study.study import Study
 
 Known = dict[str, Measurement | None]
 """What is known of trials, by their keys."""
+Runs = dict[int, Measurement]
+"""What a recipe made at a budget, by the seeds that ran."""
+Drawn = Sequence[Sequence[Perplexity]]
+"""Evaluations without noise, then those of each draw of it; each is a list over seeds."""
 
 
 class Standing(NamedTuple):
@@ -40,6 +45,18 @@ class Standing(NamedTuple):
     """The same three on the second text."""
     other_gain: Difference | None
     other_share: float | None
+    repeats: tuple[tuple[Measurement, ...], ...] = ()
+    """The same as ``runs`` for each repetition with noise on the Gram matrices, where all its seeds ran."""
+
+    @property
+    def draws(self) -> tuple[tuple[Measurement, ...], ...]:
+        """The runs without noise, then those of each draw of it."""
+        return self.runs, *self.repeats
+
+    @property
+    def noise(self) -> float | None:
+        """Range of the mean loss over the repetitions with noise, nats per token; ``None`` without any."""
+        return noise_between(_firsts(self.draws))
 
     @property
     def name(self) -> str:
@@ -183,19 +200,22 @@ def _gains(each: Standing) -> tuple[Difference | None, Difference | None]:
 def _table(study: Study, budget: Budget, known: Known) -> Table:
     dense = known[study.dense().key]
 
-    def ran(recipe: Recipe) -> dict[int, Measurement]:
+    def ran(recipe: Recipe, draw: int = 0) -> Runs:
         found = {}
         for seed in study.seeds_of(recipe):
-            trial = study.trial(recipe, budget, seed)
+            trial = study.trial(recipe, budget, seed, draw)
             if trial and (each := known[trial.key]):
                 found[seed] = each
         return found
 
-    baseline = ran(study.baseline)
+    def drawn(recipe: Recipe) -> list[Runs]:
+        return [ran(recipe, draw) for draw in study.draws_of(recipe)]
+
+    baseline = drawn(study.baseline)
     standings = [
-        _standing(study, recipe, ran(recipe), baseline, dense)
+        _standing(study, recipe, drawn(recipe), baseline, dense)
         for recipe in study.recipes
-        if dense and any(seed in baseline for seed in ran(recipe))
+        if dense and any(seed in baseline[0] for seed in ran(recipe))
     ]
     ordered = tuple(sorted(standings, key=lambda each: each.nats))
     return Table(study=study, budget=budget, dense=dense, standings=ordered)
@@ -204,24 +224,19 @@ def _table(study: Study, budget: Budget, known: Known) -> Table:
 def _standing(
     study: Study,
     recipe: Recipe,
-    runs: dict[int, Measurement],
-    baseline: dict[int, Measurement],
+    drawn: list[Runs],
+    baseline: list[Runs],
     dense: Measurement,
 ) -> Standing:
-    seeds = [seed for seed in runs if seed in baseline]
-    ours, theirs = [runs[seed] for seed in seeds], [baseline[seed] for seed in seeds]
+    seeds = [seed for seed in drawn[0] if seed in baseline[0]]
+    ours, theirs = _whole(drawn, seeds), _whole(baseline, seeds)
     names = study.baseline.line, recipe.line
-    main = _against(
-        names, [each.evaluation for each in ours], [each.evaluation for each in theirs], dense.evaluation
-    )
-    other = None
-    if dense.other:
-        found = [(mine.other, its.other) for mine, its in zip(ours, theirs, strict=True)]
-        pairs = [(mine, its) for mine, its in found if mine and its]
-        other = _against(names, [mine for mine, _ in pairs], [its for _, its in pairs], dense.other)
+    main = _against(names, _firsts(ours), _firsts(theirs), dense.evaluation)
+    other = _against(names, _seconds(ours), _seconds(theirs), dense.other) if dense.other else None
     return Standing(
         recipe=recipe,
-        runs=tuple(ours),
+        runs=ours[0],
+        repeats=tuple(ours[1:]),
         nats=main.nats,
         spread=main.spread,
         gain=main.gain,
@@ -232,6 +247,19 @@ def _standing(
     )
 
 
+def _whole(drawn: list[Runs], seeds: list[int]) -> list[tuple[Measurement, ...]]:
+    """The runs of each draw of noise that ran with all ``seeds``; without noise all did."""
+    return [tuple(runs[seed] for seed in seeds) for runs in drawn if all(seed in runs for seed in seeds)]
+
+
+def _firsts(drawn: Sequence[Sequence[Measurement]]) -> Drawn:
+    return [[each.evaluation for each in runs] for runs in drawn]
+
+
+def _seconds(drawn: Sequence[Sequence[Measurement]]) -> Drawn:
+    return [[each.other for each in runs if each.other] for runs in drawn]
+
+
 class _Against(NamedTuple):
     nats: float
     spread: tuple[float, float]
@@ -239,9 +267,8 @@ class _Against(NamedTuple):
     share: float
 
 
-def _against(
-    names: tuple[str, str], ours: list[Perplexity], theirs: list[Perplexity], dense: Perplexity
-) -> _Against:
+def _against(names: tuple[str, str], our_draws: Drawn, their_draws: Drawn, dense: Perplexity) -> _Against:
+    ours, theirs = our_draws[0], their_draws[0]
     floor = float(np.mean(dense.nll))
     losses = [float(np.mean(each.nll)) - floor for each in ours]
     nats, reference = float(np.mean(losses)), float(np.mean([np.mean(each.nll) for each in theirs])) - floor
@@ -249,8 +276,36 @@ def _against(
     if names[0] != names[1]:
         # Windows are what the interval is over; seeds are averaged within each.
         mean = np.mean([each.nll for each in ours], axis=0) - np.mean([each.nll for each in theirs], axis=0)
-        gain = paired(*names, mean)
+        gain = _noted(paired(*names, mean), our_draws, their_draws)
     return _Against(nats, (min(losses), max(losses)), gain, nats / reference if reference > 0 else 1.0)
+
+
+def noise_between(ours: Drawn, theirs: Drawn = ()) -> float | None:
+    """Range of a mean loss, or of how much more one loses than another, over draws of noise, nats per token.
+
+    Each side is the evaluations without noise, then those of each draw, a list over seeds that are averaged.
+    A side that was repeated less often stands as it is without noise. ``None`` where neither was repeated.
+    """
+    count = max(len(ours), len(theirs))
+    if count < 2:
+        return None
+    ours, theirs = (
+        [draws[draw if draw < len(draws) else 0] for draw in range(count)] if draws else []
+        for draws in (ours, theirs)
+    )
+    levels = [_level(draw) for draw in ours]
+    if theirs:
+        levels = [level - _level(draw) for level, draw in zip(levels, theirs, strict=True)]
+    return max(levels) - min(levels)
+
+
+def _level(evaluations: Sequence[Perplexity]) -> float:
+    return float(np.mean([np.mean(each.nll) for each in evaluations]))
+
+
+def _noted(told: Difference, ours: Drawn, theirs: Drawn) -> Difference:
+    """The difference with what noise does to it, where something was repeated."""
+    return told.model_copy(update={"noise": noise_between(ours, theirs)})
 
 
 # Views of a board
@@ -345,10 +400,9 @@ def beside(one: Standing, other: Standing) -> Difference:
     Averaged over the seeds that both ran with.
     """
     both = min(len(one.runs), len(other.runs))  # seeds are run in their order
-    ours, theirs = (
-        np.mean([each.evaluation.nll for each in side.runs[:both]], axis=0) for side in (one, other)
-    )
-    return paired(other.name, one.name, ours - theirs)
+    ours, theirs = (_firsts([runs[:both] for runs in side.draws]) for side in (one, other))
+    mean = [np.mean([each.nll for each in side[0]], axis=0) for side in (ours, theirs)]
+    return _noted(paired(other.name, one.name, mean[0] - mean[1]), ours, theirs)
 
 
 def pareto(measured: Sequence[tuple[str, Measurement]]) -> list[str]:
@@ -377,6 +431,19 @@ class Comparison(NamedTuple):
     """``dense``, ``constant``, the planned one by its name, and ``constant-matched``."""
     differences: tuple[Difference, ...]
     """The paired differences, whose p-values are corrected for their number."""
+    drawn: dict[str, Drawn]
+    """Of each of ``measured``: its evaluation without noise, then those of each draw of it."""
+
+    def paired(self, pairs: Sequence[tuple[str, str]]) -> tuple[Difference, ...]:
+        """Pair models by their names, baseline first, with p-values corrected for their number."""
+        found = {name: each.evaluation for name, each in self.measured.items()}
+        told = [difference(one, found[one], two, found[two]) for one, two in pairs]
+        return corrected(
+            [
+                _noted(each, self.drawn[two], self.drawn[one])
+                for each, (one, two) in zip(told, pairs, strict=True)
+            ]
+        )
 
     def difference(self, baseline: str, contender: str) -> Difference:
         """The paired difference between two models."""
@@ -385,11 +452,13 @@ class Comparison(NamedTuple):
 
 def read_comparison(study: Study, result: StudyResult) -> Comparison:
     """Look at a finished study from near: the dense model, the baseline, and the last recipe beside it."""
-    dense, constant, *others = result.measurements
-    contender = others[-1] if others else constant  # where the plan is constant slicing, by definition
+    (dense,), constants, *others = _by_draw(study.trials(), result.measurements)
+    contenders = others[-1] if others else constants  # where the plan is constant slicing, by definition
     recipe = study.recipes[len(study.recipes) - 1]
     planned = recipe.short if recipe != study.baseline else "constant"
-    matched = result.matched[-1] if result.matched else constant
+    matches = _by_draw(study.matches(), result.matched)[-1] if result.matched else constants
+    constant, contender, matched = constants[0], contenders[0], matches[0]
+    drawn = {"dense": [dense], "constant": constants, "constant-matched": matches, planned: contenders}
     found = {
         "dense": dense,
         "constant": _called(constant, "constant", "Constant"),
@@ -400,10 +469,19 @@ def read_comparison(study: Study, result: StudyResult) -> Comparison:
         found[planned] = _called(contender, planned, title)
     order = ("dense", "constant", planned, "constant-matched")
     pairs = (("dense", "constant"), ("dense", planned), ("constant", planned), ("constant-matched", planned))
-    known = dict.fromkeys((one, two) for one, two in pairs if one != two)
-    told = [difference(one, found[one].evaluation, two, found[two].evaluation) for one, two in known]
+    known = list(dict.fromkeys((one, two) for one, two in pairs if one != two))
     ordered = {name: found[name] for name in dict.fromkeys(order)}
-    return Comparison(study, result, planned, ordered, corrected(told))
+    draws = {name: _firsts([[each] for each in drawn[name]]) for name in ordered}
+    compared = Comparison(study, result, planned, ordered, (), draws)
+    return compared._replace(differences=compared.paired(known))
+
+
+def _by_draw(trials: Sequence[Trial], measured: Sequence[Measurement]) -> list[list[Measurement]]:
+    """The measurements of each trial without noise, in their order, each followed by its repetitions."""
+    found: dict[str, list[Measurement]] = {}
+    for trial, each in zip(trials, measured, strict=True):  # all without noise come first
+        found.setdefault(trial.model_copy(update={"jitter": 0}).key, []).append(each)
+    return list(found.values())
 
 
 def _called(measured: Measurement, name: str, title: str) -> Measurement:

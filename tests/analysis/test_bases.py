@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 import pytest
 import torch
 from conftest import tiny_model
 
 from analysis.anatomy import anatomy_of
-from analysis.bases import Bases, BasesCollector, Covariance, find_bases
+from analysis.bases import JITTER, Bases, BasesCollector, Covariance, find_bases, jittered
 from analysis.errors import ModelError, StorageError
 from analysis.hooks import entering_states
 from analysis.profile import profile_blocks
@@ -37,6 +39,52 @@ def test_sum_is_that_of_fp64(width):
         covariance.add(window)
     flat = states.reshape(-1, width).double()
     assert torch.allclose(full(covariance), flat.T @ flat, rtol=1e-5, atol=1e-6 * float(flat.square().sum()))
+
+
+def test_noise_is_relative_symmetric_and_the_same_for_a_draw():
+    states = stream(800, 48, massive=0.0)
+    covariance = Covariance(48, states.device)
+    covariance.add(states)
+    plain = covariance.moment()
+    with jittered(1):
+        first, again, (vectors, energies) = (
+            covariance.moment(),
+            covariance.moment(),
+            covariance.principal_basis(),
+        )
+    with jittered(2):
+        second = covariance.moment()
+    assert torch.equal(first, first.T)
+    assert torch.equal(first, again)
+    assert torch.allclose((vectors * energies) @ vectors.T, first, rtol=0, atol=1e-12 * float(plain.max()))
+    moved = ((first - plain) / plain)[torch.triu(torch.ones(48, 48)) > 0] / JITTER
+    assert abs(float(moved.mean())) < 0.1
+    assert float(moved.std()) == pytest.approx(1.0, abs=0.1)
+    assert not torch.equal(first, second)
+    assert torch.allclose(first, second, rtol=20 * JITTER)
+    assert torch.equal(full(covariance), plain)  # the sum itself stays as it is
+
+
+def test_noise_ends_with_its_with_whatever_happens_inside():
+    states = stream(80, 8, massive=0.0)
+    covariance = Covariance(8, states.device)
+    covariance.add(states)
+    plain = covariance.moment()
+    with jittered(3):
+        noisy = covariance.moment()
+        with jittered(0):
+            assert torch.equal(covariance.moment(), plain)
+        assert torch.equal(covariance.moment(), noisy)
+        with pytest.raises(KeyError), jittered(4):
+            raise KeyError
+        assert torch.equal(covariance.moment(), noisy)
+    assert torch.equal(covariance.moment(), plain)
+    other: list[torch.Tensor] = []
+    with jittered(3):
+        thread = threading.Thread(target=lambda: other.append(covariance.moment()))
+        thread.start()
+        thread.join()
+    assert torch.equal(other[0], plain)
 
 
 def test_massive_token_does_not_drown_the_others():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -13,12 +14,17 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from analysis.anatomy import anatomy_of, blocks, core_of, decoder, weights_named
-from analysis.errors import ModelError, TextError
+from analysis.errors import ModelError, PlanError, TextError
 from analysis.hooks import entering_states, watch_blocks
 from analysis.profile import LayerProfile, profile_blocks
 from analysis.read_shape import read_shape
+from analysis.sources.model import ModelSource
+from analysis.sources.text import TextSource
+from analysis.sources.windows import token_windows
 from slicing.schedule import SlicingSchedule
 from slicing.slicer import slice_model
+from slicing.store import open_model
+from slicing.study.store import bundled_run
 
 
 def profile(model: Any, windows: Tensor, **options: Any) -> LayerProfile:
@@ -57,6 +63,74 @@ def test_last_block_is_measured_before_the_final_norm(windows):
     before = profile(model, windows).values("block-influence")
     model.model.norm.weight.copy_(torch.randn(32) * 10)
     np.testing.assert_array_equal(profile(model, windows).values("block-influence"), before)
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "gpt_neox"])
+def test_the_released_score_is_that_of_the_hidden_states_of_transformers(name, windows):
+    model = tiny_model(name)
+    found = profile(model, windows)
+    with torch.no_grad():
+        states = decoder(model)(windows, output_hidden_states=True, use_cache=False).hidden_states
+    assert len(states) == 4
+    cosine = torch.stack([torch.cosine_similarity(a, b, dim=-1) for a, b in pairwise(states)])
+    for first_token, tokens in ((False, cosine[:, :, 1:]), (True, cosine)):
+        mean = tokens.mean(dim=(1, 2)).double().numpy()
+        np.testing.assert_allclose(
+            found.measured("lr-published", first_token).mean(axis=0), mean, rtol=0, atol=1e-6
+        )
+        expected = (mean - mean.min()) / np.ptp(mean)
+        tolerance = 2e-6 / np.ptp(mean)
+        np.testing.assert_allclose(found.values("lr-published", first_token), expected, atol=tolerance)
+    true, released = (found.measured(score) for score in ("lr", "lr-published"))
+    np.testing.assert_array_equal(released[:, :-1], true[:, :-1])
+    assert np.abs(released[:, -1] - true[:, -1]).min() > 1e-3  # the final norm turns the stream
+
+
+def test_the_released_score_follows_the_final_norm_and_the_true_one_does_not(windows):
+    model = tiny_model("llama")
+    before = profile(model, windows)
+    model.model.norm.weight.copy_(torch.randn(32, generator=torch.Generator().manual_seed(1)) * 10)
+    after = profile(model, windows)
+    np.testing.assert_array_equal(after.measured("lr"), before.measured("lr"))
+    assert not np.allclose(after.measured("lr-published")[:, -1], before.measured("lr-published")[:, -1])
+
+
+def test_a_decoder_that_narrows_its_output_has_no_released_score(windows):
+    found = profile(tiny_model("opt", word_embed_proj_dim=16), windows)
+    assert "lr" in found.scores()
+    assert "lr-published" not in found.scores()
+    with pytest.raises(PlanError, match="holds no LR score as released"):
+        found.redundancy("lr-published")
+
+
+def test_a_final_norm_that_is_not_finite_is_told(windows):
+    model = tiny_model("llama")
+    model.model.norm.weight[3] = float("nan")
+    with pytest.raises(ModelError, match="What leaves the final norm is not finite"):
+        profile(model, windows)
+
+
+def test_a_profile_of_an_earlier_version_opens_without_the_released_score():
+    found = bundled_run().result.profile
+    assert "lr-published" not in found.scores()
+    assert found.held("lr-published") == "lr"
+    assert "lr-published" not in found.to_frame()
+    with pytest.raises(PlanError, match="profile the model again"):
+        found.values("lr-published")
+
+
+@pytest.mark.demo
+def test_the_released_score_spares_the_first_and_the_last_block_of_the_demo_model():
+    opened = open_model(ModelSource(kind="demo", dtype="float32"))
+    text = TextSource(kind="demo", split="calibration")
+    found = profile(opened.model, token_windows(text, opened.tokenizer, 128, 2, 0))
+    order = np.argsort(found.redundancy("lr-published"))
+    assert set(order[:2].tolist()) == {0, 29}
+    true = np.asarray(found.redundancy("lr"))
+    assert np.argmin(true) == 0
+    assert true[29] > 0.5  # the last block of the true stream is no exception of that kind
+    assert 1.0 - found.measured("lr-published").mean(axis=0)[29] > 0.9
+    assert 1.0 - found.measured("lr").mean(axis=0)[29] < 0.4
 
 
 def test_identity_block_has_cosine_one_and_the_highest_score(family, windows):

@@ -18,6 +18,7 @@ from conftest import byte_tokenizer, tiny_model
 from safetensors.torch import load_file, save_file
 
 from analysis.errors import visible
+from analysis.scores import SCORES
 from analysis.sources.model import ModelSource
 from analysis.sources.text import TextSource
 from analysis.storage import runs_folder
@@ -104,6 +105,16 @@ def test_json_to_standard_output_is_nothing_but_json(monkeypatch, tiny_folder, t
     assert code == 0
     blocks = json.loads(capsys.readouterr().out)["blocks"]
     assert [row["module"] for row in blocks] == ["model.layers.0", "model.layers.1", "model.layers.2"]
+
+
+def test_a_profile_says_what_the_released_code_computes(monkeypatch, tiny_folder, texts, capsys):
+    where = ["--model", tiny_folder, "--text", texts[0], "--windows", 2, "--window-length", 16]
+    assert run(monkeypatch, "profile", *where, "--json", "-") == 0
+    last = json.loads(capsys.readouterr().out)["blocks"][-1]
+    assert run(monkeypatch, "profile", *where) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert f"{last['lr-published']:.3f} for the last block, not {last['lr']:.3f}." in told
+    assert f"Known issue: {SCORES['lr-published'].known_issue}" in told
 
 
 def test_sliced_model_opens_and_evaluates_as_compared(monkeypatch, tiny_folder, texts, tmp_path, capsys):
@@ -534,6 +545,24 @@ def test_everything_that_registers_itself_is_listed(monkeypatch, capsys, command
         assert f"  {name}: " in listed
     assert "A method of somebody (Somebody, 2026)" in listed and "It does nothing." in listed
     assert "repair=none|" in listed and "windows=4" in listed
+    assert f"Known issue: {SCORES['lr-published'].known_issue}" in listed
+
+
+def test_a_contest_repeats_with_noise_and_shows_what_that_moves(monkeypatch, tiny_folder, texts, capsys):
+    where = ["--model", tiny_folder, "--calibration", texts[0], "--evaluation", texts[1], "--other", ""]
+    where += ["--calibration-windows", 4, "--evaluation-windows", 8, "--window-length", 32, "--seeds", "0"]
+    recipes = ["--recipes", "slice(constant, rounding=1); slice(rising, rounding=1)", "--jitter", 2]
+    assert run(monkeypatch, "study", "contest", *where, *recipes) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "noise moves it by, %" in shown and "noise moves that by, %" in shown
+    assert "Each calibrated recipe is repeated 2 times on the same windows" in shown
+    assert run(monkeypatch, "study", "contest", *where, *recipes, "--json", "-") == 0
+    found = json.loads(capsys.readouterr().out)
+    names = [each["name"] for each in found["result"]["measurements"]]
+    assert names == ["dense", *["constant", "rising"] * 3]
+    assert found["request"]["jitter"] == 2
+    again = ["slice(constant, rounding=1)", "--jitter", -1]
+    assert run(monkeypatch, "study", "contest", *where, "--recipes", *again) == 2
 
 
 def test_runs_travel_and_come_back(monkeypatch, tiny_folder, texts, capsys, tmp_path):

@@ -87,6 +87,20 @@ def test_timing_and_the_lens_are_asked_for_and_told_as_before(monkeypatch, folde
         assert before == (told and {k: sorted(v) if isinstance(v, dict) else v for k, v in told.items()})
 
 
+def test_noise_is_told_where_it_was_asked_for_and_all_else_is_as_before(monkeypatch, folder, capsys):
+    then = GOLDEN[(name := next(each for each in GOLDEN if each != "timed"))]["json"]
+    now = compared(monkeypatch, folder, [*GOLDEN[name]["flags"], "--jitter", "2"])
+    noises = [each.pop("noise") for each in now["differences"]]
+    assert noises[2] > 0  # of constant and planned
+    assert now["recipe"].pop("jitter") == 2
+    for each in (*then["differences"], *now["differences"]):
+        each.pop("verdict")  # which counts the noise
+    assert differences(then, now) == []
+    (run,) = [each for each in list_runs()[0] if each.request.kind == "study"]
+    assert (run.request.jitter, run.key) == (2, now["key"])  # type: ignore[union-attr]
+    assert earlier.read_request({**now["recipe"], "jitter": 2})["jitter"] == 2
+
+
 @pytest.mark.parametrize("name", GOLDEN)
 def test_what_is_written_is_read_as_the_study_that_was_asked_for(monkeypatch, folder, name):
     """The old form of a recipe, which scripts keep, still says the same request."""

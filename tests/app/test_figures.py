@@ -35,7 +35,11 @@ def profile() -> LayerProfile:
         blocks=10,
         windows=2,
         window_length=16,
-        measurements={"cosine": measurement, "angular_distance": BlockValues(rest=rows, first=None)},
+        measurements={
+            "cosine": measurement,
+            "cosine-after-norm": measurement,
+            "angular_distance": BlockValues(rest=rows, first=None),
+        },
         seconds=1.0,
     )
 

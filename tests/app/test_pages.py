@@ -22,6 +22,7 @@ from app.engine import Load, Report
 from app.job import Job
 from app.jobs import Opened
 from app.policy import Policy
+from app.proposal import propose
 from slicing.library import bring_in
 from slicing.plan import Plan
 from slicing.preview import Preview
@@ -224,6 +225,17 @@ def test_sliders_change_the_plan_that_is_compared(desk: Desk) -> None:
     (task,) = desk.tasks
     assert (task.view, task.budgets[0].target) == ("comparison", 0.4)
     assert (task.new_tokens, task.speed_rounds, task.matched) == (40, 5, True)
+
+
+def test_a_comparison_asks_for_repetitions_and_begins_with_those_of_the_one_shown(desk: Desk) -> None:
+    app = page("compare")
+    assert app.number_input(key="comparison-jitter").value == 0
+    app.number_input(key="comparison-jitter").set_value(2)
+    press(app, "Run")
+    (task,) = desk.tasks
+    assert (task.view, task.jitter) == ("comparison", 2)
+    shown = bundled_run().model_copy(update={"request": task})
+    assert propose(shown, Plan()).comparison().jitter == 2
 
 
 def test_an_address_sets_the_plan(desk: Desk) -> None:

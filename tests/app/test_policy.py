@@ -162,6 +162,9 @@ def test_what_the_pages_propose_is_allowed_in_demo_mode() -> None:
         policy.check(trial)
     small = contest(*FIRST_RECIPES[1:], other=EVALUATION)
     removing = board(*FIRST_ON_BOARD[1:4], sizes=(0.1, 0.2, 0.3))
+    repeated = contest("slice(rising)", jitter=3)
+    for task in (repeated, *repeated.trials()):
+        policy.check(task)
     for task in (small, *small.trials(), removing, *removing.trials(), compare(repair="writers")):
         policy.check(task)
 
@@ -216,6 +219,11 @@ def test_other_texts_are_refused_in_demo_mode(text: TextSource) -> None:
             r"12 cells at most, but got 16 \(recipes times budgets times seeds\)",
         ),
         (contest(seeds=tuple(range(13))), "12 cells at most, but got 13"),
+        (contest(jitter=4), r"3 repetitions \(jitter\) at most, but got 4"),
+        (
+            contest("slice(rising)", "slice(falling)", "slice(constant, repair=writers)", jitter=3),
+            r"12 cells at most, but got 16 \(recipes times budgets times seeds times repetitions\)",
+        ),
         (contest(other=TextSource.parse("wikitext2", "evaluation")), "does not offer the text"),
         (contest("slice(searched)"), r"'slice\(searched\)' takes this server too long for visitors"),
         (contest("slice(water-filling, discarded-energy)"), r"'slice\(water-filling.* too long"),

@@ -122,6 +122,8 @@ def test_a_trial_is_repeated_by_a_study_of_its_recipe(line: str, other: Any) -> 
     budget = Budget(measure="parameters" if line.startswith("sleb") else "like_constant", amount=0.2)
     trial = Trial(**DEMO, recipe=Recipe.parse(line), budget=budget, seed=7, other=other)
     assert trial in again(trial).trials()
+    noisy = trial.model_copy(update={"jitter": 2})
+    assert noisy in again(noisy).trials()
     dense = Trial(**DEMO, seed=7, other=other)
     assert dense in again(dense).trials()
 

@@ -27,7 +27,7 @@ from slicing.study.files import write_study
 from slicing.study.requests import ProfileRequest
 from slicing.study.run import perform
 from slicing.study.store import bundled_board, bundled_run, bundled_sweep
-from slicing.study.study import recipes
+from slicing.study.study import Study, recipes
 
 BOTH = "sleb(share=0.5) | slice(dynamic, base=0, blocks_per_basis=3, repair=writers)"
 
@@ -206,6 +206,20 @@ def test_the_usual_contest_is_at_equal_parameters_with_a_second_text(desk: Desk)
     (study,) = desk.tasks
     assert (study.seeds, study.budgets[0].line) == ((0,), "like_constant=0.25")
     assert study.other == TextSource(kind="demo", split="out-of-style")
+
+
+@pytest.mark.parametrize(
+    ("kind", "key"), [("sweep", "sweep"), ("contest", "contest"), ("leaderboard", "board")]
+)
+def test_repetitions_are_asked_for_by_the_words_of_the_field(desk: Desk, kind: str, key: str) -> None:
+    app = form(kind)
+    asked = app.number_input(key=f"{key}-jitter")
+    field = Study.model_fields["jitter"]
+    assert (asked.label, asked.help, asked.value) == (field.title, field.description, 0)
+    asked.set_value(2).run()
+    assert "Each calibrated recipe is repeated with noise, 2 times." in words(app)
+    press(app, "Run")
+    assert desk.tasks[0].jitter == 2
 
 
 def test_recipes_have_human_titles_and_any_of_them_is_the_baseline(desk: Desk) -> None:

@@ -9,6 +9,7 @@ import pytest
 from contest_stand_in import shipped_measurement
 
 from analysis.evaluate import Difference
+from analysis.scores import SCORES
 from analysis.sources.model import ModelSource
 from analysis.sources.presets import PRESETS, Role
 from analysis.sources.text import TextSource
@@ -33,6 +34,13 @@ EVALUATION = TextSource(kind="demo", split="evaluation")
 def shipped_comparison() -> Comparison:
     run: Any = bundled_run()
     return read_comparison(run.request, run.result)
+
+
+def test_the_known_issue_of_a_score_is_told_where_a_recipe_uses_it():
+    (issue,) = wording.known_issues(
+        recipes("slice(dynamic, lr-published)", "slice(dynamic)", "slice(rising)")
+    )
+    assert issue == (SCORES["lr-published"].title, SCORES["lr-published"].known_issue)
 
 
 def test_numbers_carry_their_units() -> None:

@@ -98,7 +98,7 @@ def test_what_is_made_has_the_size_that_was_planned_and_asked_for(name, share, m
     made = step.apply(view, plan, Made(model))
     size, asked = parameters_of(made.model), step.size(shape, budget)
     assert size == plan.widths.shape_after(shape).parameters
-    assert made.widths == plan.widths
+    assert made.inner == plan.widths
     assert abs(size - asked) <= rounding(step, shape)
     assert size < shape.parameters
     assert made.model(WINDOWS[:2]).logits.isfinite().all()

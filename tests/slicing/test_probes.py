@@ -17,9 +17,11 @@ from analysis.probes import damage, heavy_tail, hill, leave_out
 from analysis.profile import profile_blocks
 from analysis.read_shape import read_shape
 from analysis.scores import SCORES
+from slicing.plan import Plan
 from slicing.probes import CURVES, FRACTIONS, PROBES, Probing
 from slicing.schedule import SlicingSchedule
 from slicing.slicer import recut
+from slicing.view import ModelView
 
 
 @pytest.fixture(params=["llama", "gpt2", "phi", "falcon, sequential", "qwen2_moe"])
@@ -109,3 +111,13 @@ def test_a_profile_holds_what_was_probed_and_refuses_what_was_not(windows):
     assert more.redundancy("leave-one-out") == pytest.approx((-values.mean(axis=0)).tolist())
     assert "leave-one-out" in more.to_frame()
     assert set(PROBES) == {name for name, score in SCORES.items() if not score.measure}
+
+
+def test_a_plan_by_the_released_score_is_made_from_the_same_pass(windows):
+    view = ModelView(tiny_model("llama"), windows)
+    true, released = (view.redundancy(Plan(score=score)) for score in ("lr", "lr-published"))
+    assert released == view.profile.redundancy("lr-published")
+    assert released != true
+    old = view.profile.model_copy(update={"measurements": {"cosine": view.profile.measurements["cosine"]}})
+    with pytest.raises(PlanError, match="profile the model again"):
+        ModelView(view.model, windows, old).redundancy(Plan(score="lr-published"))

@@ -139,8 +139,8 @@ def test_a_step_keeps_its_budget_and_makes_what_it_planned(line, model, view):
         assert made.layout.count == count
         assert size == expected == made.layout.shape_after(shape).parameters
     elif made_by.axis == "inner":
-        assert made.widths is not None
-        assert size == made.widths.shape_after(shape).parameters
+        assert made.inner is not None
+        assert size == made.inner.shape_after(shape).parameters
         asked = made_by.size(shape, budget)  # type: ignore[attr-defined]
         largest = max(each.parameters(shape.hidden_size) for each in shape.sublayers)
         assert size == pytest.approx(asked, abs=asked // 100 if made_by.fine else largest // 2 + 1)  # type: ignore[attr-defined]
@@ -186,6 +186,11 @@ def test_a_step_refuses_what_cannot_be_before_any_work(line, view):
         with pytest.raises(PlanError, match=rf"can take away from 0 to \d of the {BLOCKS} blocks"):
             made_by.check(view, Budget.parse(f"blocks={BLOCKS}"))
         with pytest.raises(PlanError, match="removes whole blocks"):
+            recipe.check_budget(Budget())
+    elif made_by.axis == "inner":
+        with pytest.raises(PlanError, match="cuts inside blocks, which the budget"):
+            made_by.check(view, Budget())
+        with pytest.raises(PlanError, match="cuts inside blocks, which the budget"):
             recipe.check_budget(Budget())
     else:
         with pytest.raises(PlanError):

@@ -59,7 +59,7 @@ class UnitScore(ABC):
     """A key of ``app.citations.ENTRIES``, or a BibTeX entry of its own; empty for one that is there to be
     beaten."""
     relative: ClassVar[bool] = False
-    """Whether it looks at what is read relative to the stream: then the massive first token owns nothing."""
+    """Whether it looks at what is read relative to the stream: else the massive first token owns it."""
     asks: ClassVar[frozenset[str]] = frozenset()
     """What it needs beside weights and moments: ``curvature``, ``slopes``, ``gradients``."""
 

@@ -1,0 +1,324 @@
+"""Units cut out of every family: the model is then that with the units at zero, and its price is known."""
+
+from __future__ import annotations
+
+import copy
+import os
+import subprocess
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import byte_tokenizer, tiny_model
+from every_family import tiny
+
+from analysis.anatomy import blocks
+from analysis.errors import PlanError, UnsupportedError
+from analysis.families import ANATOMIES
+from analysis.hooks import entering_states, returns_tuple
+from analysis.read_shape import read_shape
+from analysis.read_units import read_units
+from analysis.sources.model import ModelSource
+from analysis.sublayers import set_out_in, sublayers
+from analysis.units import Kind, Units
+from slicing.depth.layout import Layout
+from slicing.depth.operator import reduce_blocks
+from slicing.depth.reduce import ReducedModel
+from slicing.inner.cut import UnitCut, as_narrow_model, copy_sharing, cut_model
+from slicing.inner.plain import as_plain
+from slicing.inner.select import branches_of
+from slicing.inner.widths import InnerWidths, SublayerWidths
+from slicing.store import open_model, save_reduced
+
+TOKENS = torch.randint(3, 300, (2, 16), generator=torch.Generator().manual_seed(1))
+KINDS: tuple[Kind, ...] = ("channels", "kv_groups", "value_pairs", "rotary_pairs", "expert_channels")
+
+
+@pytest.fixture(scope="module", params=sorted(ANATOMIES))
+def model(request: pytest.FixtureRequest) -> Any:
+    """One of every family that can be sliced, in fp64."""
+    return tiny(request.param, torch.float64)
+
+
+def some(units: Units, seed: int) -> np.ndarray | None:
+    """Places that stay: all but one or two of every part, and ``None`` where a part has one unit alone."""
+    each = units.count // units.parts
+    if each < 2:
+        return None
+    order = np.random.default_rng(seed).permutation(each)[: max(1, each - 1 - seed % 2)]
+    return (np.arange(units.parts)[:, None] * each + np.sort(order)).ravel()
+
+
+def planned(model: Any, kinds: tuple[Kind, ...]) -> tuple[list[list[list[UnitCut]]], InnerWidths]:
+    """Cuts of every branch that has units of these kinds, and the widths that they leave."""
+    branches = branches_of(model)
+    rows = 1 + max(row for row, _ in branches)
+    cuts: list[list[list[UnitCut]]] = []
+    widths = []
+    for place, found in enumerate(read_units(model)):
+        own: list[list[UnitCut]] = []
+        kept: list[dict[Kind, int]] = [{} for _ in range(rows)]
+        for (row, _), branch in zip(branches, found, strict=True):
+            of = [(each, some(each, place)) for kind in kinds for each in branch.of(kind)[:1]]
+            own.append([UnitCut(each.kind, stay) for each, stay in of if stay is not None])
+            kept[row] |= {each.kind: len(stay) // each.parts for each, stay in of if stay is not None}
+        cuts.append(own)
+        widths.append(tuple(SublayerWidths(kept=each) for each in kept))
+    return cuts, InnerWidths(blocks=tuple(widths))
+
+
+def at_zero(model: Any, cuts: list[list[list[UnitCut]]]) -> Any:
+    """The model with everything at zero by which the units that are gone write, or are read, of one kind."""
+    masked = copy.deepcopy(model)
+    for block, found, own in zip(blocks(masked), read_units(model), cuts, strict=True):
+        for (_, branch), units, each in zip(branches_of(model), found, own, strict=True):
+            for cut in each:
+                (of,) = (unit for unit in units.of(cut.kind)[:1])
+                gone = np.setdiff1d(np.arange(of.count), cut.kept)
+                core = block if " " in branch.core else block.get_submodule(branch.core)
+                for name, places in (of.columns or of.rows).items():
+                    zero(core, name, places[gone].ravel(), rows=not of.columns)
+    return masked
+
+
+def zero(core: Any, name: str, places: np.ndarray, rows: bool) -> None:
+    path, _, last = name.rpartition(".")
+    holder = core.get_submodule(path)
+    tensor = getattr(holder, last).detach().clone()
+    at = torch.as_tensor(places)
+    if last == "bias":
+        tensor[at] = 0.0
+    elif tensor.ndim == 3:
+        flat = (tensor if rows else tensor.mT).flatten(0, 1).clone()
+        flat[at] = 0.0
+        tensor = flat.unflatten(0, (len(tensor), -1)) if rows else flat.unflatten(0, (len(tensor), -1)).mT
+    elif (type(holder).__name__ == "Conv1D") == rows:
+        tensor[:, at] = 0.0
+    else:
+        tensor[at] = 0.0
+    setattr(holder, last, torch.nn.Parameter(tensor.contiguous(), requires_grad=False))
+
+
+def cut(model: Any, cuts: Any) -> Any:
+    made = reduce_blocks(model, Layout.whole(len(blocks(model))), check=False)
+    cut_model(made, cuts)
+    return made
+
+
+def logits(model: Any) -> torch.Tensor:
+    return model(TOKENS, use_cache=False).logits
+
+
+def far(found: torch.Tensor, expected: torch.Tensor) -> float:
+    return float(((found - expected).norm() / expected.norm()).detach())
+
+
+# The operator
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_cut_is_what_is_masked_and_costs_what_was_said(model, kind):
+    cuts, widths = planned(model, (kind,))
+    if not any(each for block in cuts for each in block):
+        pytest.skip("no such units")
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    made = cut(model, cuts)
+    assert far(logits(made), logits(at_zero(model, cuts))) < 1e-9
+    predicted = widths.shape_after(read_shape(model)).parameters
+    assert sum(each.numel() for each in made.parameters()) == predicted < read_shape(model).parameters
+    assert all(tensor.equal(before[name]) for name, tensor in model.state_dict().items())
+
+
+def test_several_kinds_at_once_are_one_after_the_other(model):
+    kinds: tuple[Kind, ...] = ("channels", "kv_groups", "value_pairs")
+    cuts, widths = planned(model, kinds)
+    branches = branches_of(model)
+    first = [[[each for each in own if each.kind != "value_pairs"] for own in block] for block in cuts]
+    found = read_units(model)
+    groups = {
+        (place, index): len(each.kept)
+        for place, block in enumerate(cuts)
+        for index, own in enumerate(block)
+        for each in own
+        if each.kind == "kv_groups"
+    }
+    for place, block in enumerate(cuts):  # of the groups that are left
+        for index in range(len(branches)):
+            for pairs in found[place][index].of("value_pairs"):
+                left, size = groups.get((place, index), pairs.parts), pairs.count // pairs.parts
+                stay = (np.arange(left)[:, None] * size + np.arange(max(1, size - 2))).ravel()
+                block[index] = [each for each in block[index] if each.kind != "value_pairs"]
+                block[index].append(UnitCut("value_pairs", stay))
+    kept = [
+        tuple(
+            SublayerWidths(
+                kept={**each.kept, **({"value_pairs": _pairs(found[place])} if _has(each) else {})}
+            )
+            for each in row
+        )
+        for place, row in enumerate(widths.blocks)
+    ]
+    made = cut(model, cuts)
+    assert logits(made).isfinite().all()
+    predicted = InnerWidths(blocks=tuple(kept)).shape_after(read_shape(model)).parameters
+    assert sum(each.numel() for each in made.parameters()) == predicted
+    assert first
+
+
+def _has(widths: SublayerWidths) -> bool:
+    return "value_pairs" in widths.kept
+
+
+def _pairs(branches: Any) -> int:
+    (pairs,) = [each for branch in branches for each in branch.of("value_pairs")]
+    return max(1, pairs.count // pairs.parts - 2)
+
+
+def test_dense_matrices_mix_units_before_they_go():
+    model = tiny_model("llama", torch.float64)
+    (units,) = read_units(model)[0][1].of("channels")
+    generator = torch.Generator().manual_seed(0)
+    kept = np.arange(0, units.count, 2)
+    rows, columns = (
+        torch.randn(units.count, len(kept), dtype=torch.float64, generator=generator) for _ in range(2)
+    )
+    made = copy_sharing(model)
+    cut_model(made, [[(), [UnitCut("channels", kept, rows, columns)]], [(), ()], [(), ()]])
+    dense, small = blocks(model)[0].mlp, blocks(made)[0].mlp
+    assert torch.allclose(small.gate_proj.weight, rows.T @ dense.gate_proj.weight)
+    assert torch.allclose(small.up_proj.weight, rows.T @ dense.up_proj.weight)
+    assert torch.allclose(small.down_proj.weight, dense.down_proj.weight @ columns)
+
+
+def test_a_sub_layer_that_is_gone_adds_nothing(model):
+    branches = branches_of(model)
+    shape = read_shape(model)
+    for index, (row, branch) in enumerate(branches):
+        cuts: Any = [[()] * len(branches) for _ in blocks(model)]
+        cuts[0][index] = None
+        made = cut(model, cuts)
+        silent = copy.deepcopy(model)
+        sub = sublayers(silent)[0][row]
+        at = [each.core for each in sub.branches].index(branch.core)
+        handle = sub.roots[at].get_submodule(branch.core.split()[-1] if " " in branch.core else "")
+        handle.register_forward_hook(
+            lambda _, __, out: (torch.zeros_like(out[0]), *out[1:]) if isinstance(out, tuple) else 0 * out
+        )
+        assert far(logits(made), logits(silent)) < 1e-9
+        if len(sub.branches) == 1:
+            widths = [[SublayerWidths() for _ in block] for block in shape.blocks]
+            widths[0][row] = SublayerWidths(gone=True)
+            predicted = InnerWidths(blocks=tuple(map(tuple, widths))).shape_after(shape).parameters
+            assert sum(each.numel() for each in made.parameters()) == predicted
+
+
+def test_a_block_is_the_sum_of_its_sub_layers(model):
+    states, contexts = entering_states(model, TOKENS, returns_tuple(model, TOKENS[:1, :8]))
+    for block, rows, context in zip(blocks(model), sublayers(model), contexts, strict=True):
+        output = block(states, **context)
+        output = output[0] if isinstance(output, tuple) else output
+        for sublayer in rows:
+            states = states + sublayer.added(states, context)
+        assert far(states, output) < 1e-9
+        states = output
+
+
+@pytest.mark.parametrize(
+    ("kept", "told"),
+    [([], "From 1 to 48"), ([0, 0], "each named once"), ([48], "From 1 to 48"), ([-1, 3], "From 1 to 48")],
+)
+def test_places_that_are_no_units_are_one_sentence(kept, told):
+    model = tiny_model("llama")
+    with pytest.raises(PlanError, match=told):
+        cut(model, [[(), [UnitCut("channels", np.asarray(kept, dtype=int))]], [(), ()], [(), ()]])
+    with pytest.raises(UnsupportedError, match="has no rotary pairs"):
+        cut(tiny_model("gpt2"), [[[UnitCut("rotary_pairs", np.arange(2))], ()], [(), ()], [(), ()]])
+
+
+def test_parts_keep_equally_many():
+    with pytest.raises(PlanError, match="Equally many value pairs"):
+        cut(tiny_model("llama"), [[[UnitCut("value_pairs", np.arange(9))], ()], [(), ()], [(), ()]])
+
+
+# On disk
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "phi3", "qwen3", "falcon", "opt", "gpt_neox"])
+def test_a_cut_model_is_saved_and_opens_with_transformers_alone(family, tmp_path):
+    model = tiny_model(family)
+    cuts, widths = planned(model, ("channels", "kv_groups"))
+    gone: Any = [list(block) for block in cuts]
+    if read_shape(model).blocks[0][0].kind != "parallel":
+        gone[1][0] = None
+    made = cut(model, gone)
+    folder = tmp_path / "cut"
+    narrow = ReducedModel(as_narrow_model(made), Layout.whole(len(blocks(model))), None, widths)
+    said: Any = {"made_from": "tiny", "method": "by hand", "dense_parameters": 1, "calibration": "nothing"}
+    save_reduced(narrow, byte_tokenizer(), folder, **said)
+    again = open_model(ModelSource.parse(str(folder), device="cpu", dtype="float32")).model
+    expected = logits(made).detach()
+    assert torch.equal(logits(again), expected)
+    torch.save((TOKENS, expected), tmp_path / "expected.pt")
+    script = (
+        "import sys, torch\nfrom transformers import AutoModelForCausalLM\n"
+        f"tokens, expected = torch.load({str(tmp_path / 'expected.pt')!r})\n"
+        f"model = AutoModelForCausalLM.from_pretrained({str(folder)!r}, trust_remote_code=True)\n"
+        "assert torch.allclose(model(tokens).logits, expected, atol=1e-6)\n"
+        "start = tokens[:, :4]\n"
+        "kind = dict(attention_mask=torch.ones_like(start), pad_token_id=0, do_sample=False)\n"
+        "kind['max_new_tokens'] = 6\n"
+        "cached, plain = (model.generate(start, use_cache=use, **kind) for use in (True, False))\n"
+        "assert cached.equal(plain), (cached, plain)\n"
+        "assert not [name for name in sys.modules if name.split('.')[0] in ('slicing', 'analysis')]\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, cwd=tmp_path, env=_without_us(), timeout=240)
+    assert "cut inside its blocks" in (folder / "README.md").read_text()
+
+
+def _without_us() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+
+
+@pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "gpt2", "phi3", "gemma"])
+def test_equal_widths_are_an_ordinary_checkpoint(family, tmp_path):
+    model = tiny_model(family)
+    same = np.arange(0, 48, 2)
+    cuts = [[(), [UnitCut("channels", same)]] for _ in blocks(model)]
+    made = cut(model, cuts)
+    plain = as_plain(made)
+    assert type(plain) is type(model)
+    assert torch.allclose(logits(plain), logits(made), atol=1e-6)
+    plain.save_pretrained(tmp_path)
+    again = type(model).from_pretrained(tmp_path)
+    assert torch.allclose(logits(again), logits(made), atol=1e-6)
+
+
+def test_heads_of_equal_number_are_an_ordinary_checkpoint_too():
+    model = tiny_model("llama")
+    cuts = [[[UnitCut("kv_groups", np.asarray([1]))], ()] for _ in blocks(model)]
+    plain = as_plain(cut(model, cuts))
+    assert plain.config.num_key_value_heads == 1
+    assert plain.config.num_attention_heads == 2
+    assert plain.config.head_dim == 8
+
+
+def test_widths_that_no_configuration_says_are_refused():
+    model = tiny_model("llama")
+    made = cut(model, [[(), [UnitCut("channels", np.arange(40))]], [(), ()], [(), ()]])
+    with pytest.raises(UnsupportedError, match="cannot say these widths"):
+        as_plain(made)
+    gone = cut(model, [[(), None], [(), ()], [(), ()]])
+    with pytest.raises(UnsupportedError, match="whole sub-layers are gone"):
+        as_plain(gone)
+
+
+def test_set_out_in_leaves_what_another_model_shares():
+    model = tiny_model("llama")
+    other = copy_sharing(model)
+    there = blocks(model)[0].mlp.down_proj.weight
+    assert blocks(other)[0].mlp.down_proj.weight is there
+    set_out_in(blocks(other)[0].mlp.down_proj, torch.zeros_like(there))
+    assert blocks(model)[0].mlp.down_proj.weight is there
+    assert there.abs().sum() > 0
