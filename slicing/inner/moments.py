@@ -54,7 +54,8 @@ def writer_moments(
                         states = states + sublayer.added(states, stream.context(index, place))
                     size = rms(states)
                     for at, total in enumerate(sums):
-                        inputs = read[at].to(size.dtype)
+                        # A shared expert is given all tokens in one row.
+                        inputs = read[at].to(size.dtype).reshape(*size.shape[:-1], -1)
                         total.add(inputs / size if relative else inputs)
                     return states
 

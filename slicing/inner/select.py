@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 from torch import Tensor
 
-from analysis.anatomy import anatomy_of
+from analysis.anatomy import anatomy_of, blocks
 from analysis.curvature import Curvature, curvature
 from analysis.errors import UnsupportedError
 from analysis.families import Branch
 from analysis.read_units import read_units
-from analysis.sublayers import Sublayer, out_in
+from analysis.sublayers import Sublayer, linear_maps, out_in
 from analysis.units import Kind, Units
 from slicing.inner.cut import BranchCuts, UnitCut
 from slicing.inner.moments import writer_moments
@@ -21,9 +21,6 @@ from slicing.inner.scores import UnitSite, find_unit_score
 from slicing.inner.slopes import Slopes, writer_slopes
 from slicing.inner.taylor import Salience, weight_salience
 from slicing.inner.widths import InnerWidths
-
-if TYPE_CHECKING:
-    from slicing.view import ModelView
 
 Scores = dict[tuple[int, int, Kind], np.ndarray]
 """By block, branch and kind: (units,), higher means worth more."""
@@ -37,29 +34,79 @@ def branches_of(model: Any) -> list[tuple[int, Branch]]:
     return [(row, branch) for row, branches in enumerate(rows) for branch in branches]
 
 
-def view_curvature(view: ModelView) -> Curvature:
+class Asked(Protocol):
+    """What scores of units are measured on: a view of a model, or less."""
+
+    @property
+    def model(self) -> Any:
+        """The dense model."""
+
+    @property
+    def windows(self) -> Tensor:
+        """Token ids, (N, T)."""
+
+    def once(self, key: Any, measure: Callable[[], Any]) -> Any:
+        """Give the answer of this key, measured now or known already."""
+
+    def progress(self, phase: str, done: int, total: int, /) -> None:
+        """Tell whoever listens."""
+
+
+def view_curvature(view: Asked) -> Curvature:
     """The curvature of the view's model on the first ``CURVED`` windows, measured once."""
     return view.once("curvature", lambda: curvature(view.model, view.windows[:CURVED], 0, view.progress))
 
 
-def unit_scores(view: ModelView, name: str, kinds: Sequence[Kind]) -> Scores:
-    """The score of this name of all units of these kinds, measured once, in one pass over the windows."""
-    return view.once(("unit scores", name, tuple(kinds)), lambda: _measured(view, name, kinds))
-
-
-def view_slopes(view: ModelView) -> Slopes:
+def view_slopes(view: Asked) -> Slopes:
     """How steep the loss is in a factor on every column that writes, on the same windows, measured once."""
     return view.once("slopes", lambda: writer_slopes(view.model, view.windows[:CURVED], 0, view.progress))
 
 
-def view_salience(view: ModelView) -> dict[tuple[int, int], Salience]:
+def view_salience(view: Asked) -> dict[tuple[int, int], Salience]:
     """What the weights of every branch count for to first order, on the same windows, measured once."""
     return view.once(
         "salience", lambda: weight_salience(view.model, view.windows[:CURVED], progress=view.progress)
     )
 
 
-def _measured(view: ModelView, name: str, kinds: Sequence[Kind]) -> Scores:
+def unit_scores(view: Asked, name: str, kinds: Sequence[Kind], relative: bool | None = None) -> Scores:
+    """The score of this name of all units of these kinds, measured once, in one pass over the windows.
+
+    ``relative``: whether what is read counts relative to the stream; by default as the score has it.
+    """
+    relative = find_unit_score(name).relative if relative is None else relative
+    key = "unit scores", name, tuple(kinds), relative
+    return view.once(key, lambda: _measured(view, name, kinds, relative))
+
+
+def block_worth(view: Asked, name: str) -> np.ndarray:
+    """What a column of every block's writers is worth on average, by a score of units, (L,).
+
+    What is read counts relative to the stream, whose size differs from block to block. Raises
+    ``UnsupportedError`` where a block has neither channels nor coordinates of values that can go.
+    """
+    kinds: tuple[Kind, ...] = ("channels", "value_pairs")
+    found = unit_scores(view, name, kinds, relative=True)
+    columns = {
+        (place, index, kind): sum(each.size for each in units.columns.values())
+        for place, block in enumerate(read_units(view.model))
+        for index, branch in enumerate(block)
+        for kind in kinds
+        for units in branch.of(kind)[:1]
+    }
+    worth = []
+    for place in range(len(blocks(view.model))):
+        own = {key: scores for key, scores in found.items() if key[0] == place}
+        if not own:
+            raise UnsupportedError(
+                f"Block {place} of a model of type '{view.model.config.model_type}' has no channels and no "
+                f"values that can go, so that '{name}' tells nothing of it: choose another score."
+            )
+        worth.append(sum(float(each.sum()) for each in own.values()) / sum(columns[key] for key in own))
+    return np.asarray(worth)
+
+
+def _measured(view: Asked, name: str, kinds: Sequence[Kind], relative: bool) -> Scores:
     score, model, found = find_unit_score(name), view.model, {}
     units, branches = read_units(model), branches_of(model)
     curved = view_curvature(view) if "curvature" in score.asks else None
@@ -79,7 +126,7 @@ def _measured(view: ModelView, name: str, kinds: Sequence[Kind]) -> Scores:
             )
             found[place, index, own.kind] = score.score(site)
 
-    writer_moments(model, view.windows, look, view.progress, relative=score.relative)
+    writer_moments(model, view.windows, look, view.progress, relative=relative)
     return found
 
 
@@ -91,7 +138,12 @@ def sites(
     kinds: Sequence[Kind],
 ) -> Iterator[tuple[int, int, Units]]:
     """The units of ``kinds`` in one sub-layer: (branch of the block, place among its writers, units)."""
-    names = [name for branch in sublayer.branches for name in branch.writers]
+    names = [  # stacks of experts are no linear maps
+        name
+        for core, branch in zip(sublayer.cores, sublayer.branches, strict=True)
+        for name in branch.writers
+        for _ in linear_maps(core, (name,))
+    ]
     for index, (own_row, branch) in enumerate(branches):
         if own_row != row:
             continue
@@ -100,7 +152,7 @@ def sites(
                 (name,) = each.columns
                 writer = name.removesuffix(".weight")
                 places = [at for at, known in enumerate(names) if known == writer and known in branch.writers]
-                if not places or len(names) != len(sublayer.writers):
+                if not places:
                     raise UnsupportedError(
                         f"'{name}' is a stack of experts, whose {kind.replace('_', ' ')} slicescope does not "
                         "score yet: choose a method that removes blocks or slices."

@@ -40,7 +40,7 @@ def writer_slopes(model: Any, windows: Tensor, seed: int = 0, progress: Progress
                 sublayer.added(entering, context)
             for place, writer in enumerate(sublayer.writers):
                 back = sublayer.scale * (gradient.float() @ out_in(writer).float())
-                squares = (read[place].float().to(back.device) * back).square()
+                squares = (read[place].float().to(back.device).reshape(back.shape) * back).square()
                 found[block][row][place] += squares.flatten(0, -2).sum(0).to(HOST)
 
     gradients(model, windows, visit, "sampled", seed, progress)

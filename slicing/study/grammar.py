@@ -1,8 +1,8 @@
 """The one line that a person writes a recipe in: ``sleb(share=0.5) | slice(dynamic, base=0)``.
 
 Steps are joined by ``|``. A step has a name and, in brackets, settings; names may have hyphens, and that of a
-step may begin with a digit. Values are numbers, names, ``true`` and ``false``, and tuples of numbers. Python's own parser reads it, so that an error
-names its column. Knows nothing about what steps do.
+step may begin with a digit. Values are numbers, names, ``true`` and ``false``, and tuples of numbers.
+Python's own parser reads it, so that an error names its column. Knows nothing about what steps do.
 """
 
 from __future__ import annotations
@@ -70,8 +70,8 @@ class _Reader:
 
     def __init__(self, text: str) -> None:
         self.text = text
-        # What is replaced is as long, so that columns stay right. A hyphen within a name would be a minus, and
-        # a name that begins with a digit would be a number.
+        # What is replaced is as long, so that columns stay right. A hyphen within a name would be a minus,
+        # and a name that begins with a digit would be a number.
         self._line = re.sub(r"\s", " ", text)
         self._begins = len(text) - len(text.lstrip())
         self._plain = _DIGIT.sub(r"\1n", _HYPHEN.sub("_", self._line[self._begins :]))
