@@ -44,6 +44,7 @@ class Asked(Protocol):
     @property
     def windows(self) -> Tensor:
         """Token ids, (N, T)."""
+        ...
 
     def once(self, key: Any, measure: Callable[[], Any]) -> Any:
         """Give the answer of this key, measured now or known already."""
