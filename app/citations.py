@@ -67,6 +67,21 @@ ENTRIES = {
   eprint    = {2204.09656},
   archiveprefix = {arXiv}
 }""",
+    "verma2025dotresize": """@misc{verma2025dotresize,
+  title     = {{DotResize}: Reducing {LLM} Width via Discrete Optimal Transport-based Neuron Merging},
+  author    = {Verma, Neha and Murray, Kenton and Duh, Kevin},
+  year      = {2025},
+  eprint    = {2507.04517},
+  archiveprefix = {arXiv}
+}""",
+    "sengupta2025prunenet": """@inproceedings{sengupta2025prunenet,
+  title     = {You Only Prune Once: Designing Calibration-Free Model Compression With Policy Learning},
+  author    = {Sengupta, Ayan and Chaudhary, Siddhant and Chakraborty, Tanmoy},
+  booktitle = {International Conference on Learning Representations},
+  year      = {2025},
+  eprint    = {2501.15296},
+  archiveprefix = {arXiv}
+}""",
     "dumitru2024change": """@inproceedings{dumitru2024change,
   title     = {Change Is the Only Constant: Dynamic {LLM} Slicing based on Layer Redundancy},
   author    = {Dumitru, Razvan-Gabriel and Clotan, Paul-Ioan and Yadav, Vikas and Peteleaza, Darius and

@@ -43,6 +43,8 @@ class NarrowLinear(nn.Linear):
         """``full_in`` and ``full_out``: how many inputs it gets and outputs it gives, where that is more."""
         super().__init__(in_features, out_features, bias, **kind)
         self.full_in, self.full_out = full_in, full_out
+        self.columns: Tensor | None
+        self.rows: Tensor | None
         device = self.weight.device
         for name, full, count in (("columns", full_in, in_features), ("rows", full_out, out_features)):
             places = None if full is None else torch.arange(count, device=device)
@@ -52,10 +54,10 @@ class NarrowLinear(nn.Linear):
         """The inputs that are left, (..., full_in) -> (..., in_features)."""
         return states if self.columns is None else states.index_select(-1, self.columns)
 
-    def forward(self, states: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (as torch calls it)
         """(..., full_in) -> (..., full_out)."""
-        found = functional.linear(self.read(states), self.weight, self.bias)
-        if self.rows is None:
+        found = functional.linear(self.read(input), self.weight, self.bias)
+        if self.rows is None or self.full_out is None:
             return found
         return found.new_zeros(*found.shape[:-1], self.full_out).index_copy(-1, self.rows, found)
 

@@ -77,9 +77,9 @@ class RidgeFit:
     fit. Some tokens do not join the fit and choose the strength of the ridge.
     """
 
-    def __init__(self, width: int, ridges: tuple[float, ...] = RIDGES) -> None:
-        """``width``: D, of the target; ``ridges``: the strengths that are tried."""
-        self.width, self.ridges = width, ridges
+    def __init__(self, width: int, ridges: tuple[float, ...] = ()) -> None:
+        """``width``: D, of the target; ``ridges``: the strengths that are tried, by default ``RIDGES``."""
+        self.width, self.ridges = width, ridges or RIDGES
         self.fitted: Covariance | None = None
         self.judged: Covariance | None = None
 

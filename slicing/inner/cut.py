@@ -67,7 +67,9 @@ def cut_model(model: Any, cuts: Sequence[Sequence[BranchCuts]]) -> None:
 def cut_branch(block: nn.Module, branch: Branch, config: Any, cuts: Sequence[UnitCut], natural: bool) -> None:
     """Cut one branch of a ``block``. ``natural``: its attention runs with fewer heads as it is."""
     root = block if " " in branch.core else core_of(block, branch)
-    by_kind = {each.kind: each for each in sorted(cuts, key=lambda cut: ORDER.index(cut.kind))}
+    by_kind: dict[Kind, UnitCut] = {
+        each.kind: each for each in sorted(cuts, key=lambda cut: ORDER.index(cut.kind))
+    }
     # Read before anything goes: a weight with fewer rows no longer tells how many heads there are.
     found = {kind: _units(block, branch, config, kind) for kind in by_kind}
     groups = by_kind.get("kv_groups")
@@ -79,7 +81,7 @@ def cut_branch(block: nn.Module, branch: Branch, config: Any, cuts: Sequence[Uni
         )
         if kind == "kv_groups" and natural:
             # The heads that are left lie side by side, and are read again before they are cut inside.
-            inside = [other for other in by_kind if other in INSIDE_HEADS]
+            inside: list[Kind] = [other for other in by_kind if other in INSIDE_HEADS]
             found |= {other: _units(block, branch, config, other) for other in inside}
             groups = None
 
@@ -147,15 +149,21 @@ def _shrink(
         return
     linear = _as_narrow(holder)
     weight = linear.weight if rows else linear.weight.T
-    held = linear.rows if rows else linear.columns
-    full = len(weight) if held is None else (linear.full_out if rows else linear.full_in)
-    there = np.arange(full) if held is None else held.cpu().numpy()
-    places = np.searchsorted(there, places)  # among those that are left of an earlier cut
-    stay = np.sort(places[kept].ravel())
-    gone_places = np.setdiff1d(places.ravel(), stay)
+    full: Any = len(weight)
+    there: Any = linear.rows if rows else linear.columns
+    if there is not None:  # units of another kind went before, of the same weight
+        full = linear.full_out if rows else linear.full_in
+        left = there.cpu().numpy()
+        now = np.full(full, -1)
+        now[left] = np.arange(len(left))
+        places = now[places]
+        if places.min() < 0:
+            raise UnsupportedError(f"'{name}' is cut already.")
+        gone_places = now[gone_places]
     found = _kept(weight, places, kept, mix, gone_places)
     linear.weight = _parameter(found if rows else found.T)
-    remaining = torch.as_tensor(np.delete(there, gone_places), device=weight.device)
+    remaining = torch.as_tensor(np.setdiff1d(np.arange(len(weight)), gone_places), device=weight.device)
+    remaining = remaining if there is None else there[remaining]
     if rows:
         if linear.bias is not None:
             linear.bias = _parameter(_kept(linear.bias[:, None], places, kept, mix, gone_places)[:, 0])

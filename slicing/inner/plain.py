@@ -36,8 +36,8 @@ def as_plain(model: Any) -> Any:
     for name, module in dense.named_modules():
         found = model.get_submodule(name)
         if isinstance(module, nn.Linear | Conv1D) and isinstance(found, NarrowLinear):
-            sizes = tuple(out_in(module).shape)
-            _say(text, dense.config.get_text_config(decoder=True), sizes, found, size)
+            rows, columns = out_in(module).shape
+            _say(text, dense.config.get_text_config(decoder=True), (rows, columns), found, size)
     try:
         with torch.device("meta"):
             made = type(model)(config)
@@ -57,7 +57,7 @@ def as_plain(model: Any) -> Any:
     for name, module in made.named_modules():
         found = model.get_submodule(name)
         for key in module._parameters:
-            own = found._parameters[key]
+            own: Any = found._parameters[key]
             turned = isinstance(module, Conv1D) and key == "weight" and isinstance(found, NarrowLinear)
             module._parameters[key] = nn.Parameter(own.T.contiguous(), False) if turned else own
         module._buffers.update({key: found._buffers[key] for key in module._buffers})

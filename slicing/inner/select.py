@@ -139,12 +139,8 @@ def sites(
     kinds: Sequence[Kind],
 ) -> Iterator[tuple[int, int, Units]]:
     """The units of ``kinds`` in one sub-layer: (branch of the block, place among its writers, units)."""
-    names = [  # stacks of experts are no linear maps
-        name
-        for core, branch in zip(sublayer.cores, sublayer.branches, strict=True)
-        for name in branch.writers
-        for _ in linear_maps(core, (name,))
-    ]
+    pairs = zip(sublayer.cores, sublayer.branches, strict=True)
+    names = [n for core, branch in pairs for n in branch.writers for _ in linear_maps(core, (n,))]
     for index, (own_row, branch) in enumerate(branches):
         if own_row != row:
             continue

@@ -60,11 +60,12 @@ class InnerWidths(Value):
     def _check(self) -> Self:
         for place, block in enumerate(self.blocks):
             for each in block:
-                if least := next((kind for kind, count in each.kept.items() if count < 1), None):
-                    raise PlanError(
-                        f"Block {place} keeps {each.kept[least]} of its {least.replace('_', ' ')}: keep one "
-                        "at least, or take the whole sub-layer out."
-                    )
+                for kind, count in each.kept.items():
+                    if count < 1:
+                        raise PlanError(
+                            f"Block {place} keeps {count} of its {kind.replace('_', ' ')}: keep one at least, "
+                            "or take the whole sub-layer out."
+                        )
         return self
 
     @classmethod
@@ -145,7 +146,8 @@ def _cut(shape: SublayerShape, widths: SublayerWidths) -> SublayerShape:
     }
     changes |= {name: getattr(shape, name) for name in ("idle_reader_rows", "idle_writer_columns")}
     groups_left = 1.0
-    for kind in (each for each in ORDER if each in widths.kept):
+    kinds: list[Kind] = [each for each in ORDER if each in widths.kept]
+    for kind in kinds:
         units, left = units_of(shape, kind), widths.kept[kind] * units_of(shape, kind).parts
         gone: float = units.count - left
         if kind == "kv_groups":

@@ -53,6 +53,8 @@ class Inner(Step):
     repairs = ("writers", "projections")
     kinds: ClassVar[tuple[Kind, ...]] = ()
     """Kinds of units that it takes out."""
+    optional: ClassVar[tuple[Kind, ...]] = ()
+    """Of these kinds, those that it leaves alone in a family that has none."""
     fine: ClassVar[bool] = True
     """Whether it comes as near to a size as single units allow, and not as whole sub-layers do."""
     trains: ClassVar[bool] = False
@@ -125,7 +127,8 @@ class Inner(Step):
         self.check_budget(budget)
         super().check_shape(shape, budget, windows)
         for kind in self.kinds_cut:
-            if not any(each.kind == kind for row in shape.blocks for sub in row for each in sub.units):
+            have = any(each.kind == kind for row in shape.blocks for sub in row for each in sub.units)
+            if not have and kind not in self.optional:
                 raise UnsupportedError(
                     f"'{self.name}' takes out {kind.replace('_', ' ')}, and no block of a model of type "
                     f"'{shape.architecture}' has any: choose another method."
@@ -207,13 +210,14 @@ def _better(
 
 
 def widths_of_shares(shape: ModelShape, shares: Sequence[float], kinds: Sequence[Kind]) -> InnerWidths:
-    """The widths of a model whose blocks lose these shares (L,) of the units of each kind, but one."""
+    """The widths of a model whose blocks lose these shares (L,) of their units; one of each kind stays."""
     blocks = []
     for share, row in zip(shares, shape.blocks, strict=True):
         found = []
         for sublayer in row:
-            kept = {}
-            for kind in (each for each in kinds if any(unit.kind == each for unit in sublayer.units)):
+            kept: dict[Kind, int] = {}
+            there: list[Kind] = [each for each in kinds if any(unit.kind == each for unit in sublayer.units)]
+            for kind in there:
                 units = units_of(sublayer, kind)
                 each = units.count // units.parts
                 if (left := max(1, round(each * (1.0 - share)))) < each:

@@ -11,11 +11,12 @@ from analysis.values import Value
 from slicing.budget import Budget
 from slicing.calibration import Fit
 from slicing.plan import Slicing
-from slicing.steps.base import Step, read_step
+from slicing.steps.base import Axis, Step, read_step
 from slicing.study.grammar import parse_line, write_line
 
 Kind = Literal["width", "depth", "inner", "both"]
 """What a recipe makes smaller."""
+_KINDS: dict[Axis, Kind] = {"stream": "width", "blocks": "depth", "inner": "inner"}
 
 
 class Recipe(Value):
@@ -85,12 +86,12 @@ class Recipe(Value):
     @property
     def kind(self) -> Kind | None:
         """The part that it makes smaller; ``None`` for the dense model."""
-        axes = {each.axis for each in self.steps}
+        axes: set[Axis] = {each.axis for each in self.steps}
         if not axes:
             return None
         if len(axes) > 1:
             return "both"
-        return {"stream": "width", "blocks": "depth", "inner": "inner"}[axes.pop()]
+        return _KINDS[axes.pop()]
 
     @property
     def control(self) -> bool:

@@ -15,6 +15,7 @@ from analysis.numbers import Seed
 from slicing.budget import Budget
 from slicing.plan import Plan, Slicing
 from slicing.steps import STEPS
+from slicing.steps.inner import Inner
 from slicing.steps.removal import Removal
 from slicing.steps.slice import Slice
 from slicing.study.recipe import Recipe
@@ -285,9 +286,9 @@ USUAL = (
 """Everyone of a contest: rules, scores, the search, five random baselines, repair, and shared bases."""
 
 
-def _removals() -> tuple[str, ...]:
-    """Every method of removal, with the settings of its variants."""
-    kinds = [kind for kind in STEPS.values() if issubclass(kind, Removal)]
+def _methods(base: type[Removal] | type[Inner]) -> tuple[str, ...]:
+    """Every method of a family, with the settings of its variants."""
+    kinds = [kind for kind in STEPS.values() if issubclass(kind, base)]
     lines = (
         f"{kind.name}({variant})" if variant else kind.name for kind in kinds for variant in kind.variants
     )
@@ -299,7 +300,8 @@ BOARD = (
     "slice(constant)",
     "slice(dynamic, base=0)",
     _SHARED,
-    *_removals(),
+    *_methods(Removal),
+    *_methods(Inner),
     "llm-streamline(repair=linear)",
     "sleb(repair=linear)",
     "sleb(repair=last-writer)",
@@ -307,6 +309,10 @@ BOARD = (
     "shortgpt(repair=writers)",
     "llm-streamline(repair=writers)",
     "sleb(repair=writers)",
+    "llm-streamline(repair=projections)",
+    "fasp(repair=writers)",
+    "mixed(repair=projections)",
+    "llm-streamline(share=0.5) | mixed(repair=projections)",
     f"llm-streamline(share=0.5) | {_SHARED}",
     f"sleb(share=0.5) | {_SHARED}",
 )

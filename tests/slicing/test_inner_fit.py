@@ -113,9 +113,11 @@ def test_the_curvature_is_the_second_moment_of_the_gradient_at_every_output():
 
         handles = [blocks(model)[1].mlp.register_forward_hook(keep)]
         streams: list[torch.Tensor] = []
-        handles.append(
-            blocks(model)[1].register_forward_hook(lambda _, __, out: streams.append(out.detach()))
-        )
+
+        def behind(_: Any, __: Any, output: torch.Tensor, streams: list[torch.Tensor] = streams) -> None:
+            streams.append(output.detach())
+
+        handles.append(blocks(model)[1].register_forward_hook(behind))
         logits = model(window, use_cache=False).logits.float()[0]
         wanted = torch.multinomial(logits.detach().softmax(-1), 1, generator=generator)[:, 0]
         loss = torch.nn.functional.cross_entropy(logits, wanted, reduction="sum")
