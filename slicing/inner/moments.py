@@ -37,7 +37,8 @@ def writer_moments(
     stream = BlockStream(model, windows, budget)
     every = sublayers(model)
     for place, rows in enumerate(every):
-        with present(blocks(model)[place]):
+        with present(blocks(model)[place]) as device:
+            stream.move(device)
             for row, sublayer in enumerate(rows):
                 maps = sublayer.writers
                 sums = [Covariance(out_in(each).shape[1], stream.device) for each in maps]

@@ -12,9 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from analysis.anatomy import blocks
 from analysis.curvature import gradients
-from analysis.device import HOST, present
+from analysis.device import HOST
 from analysis.errors import ModelError
 from analysis.sublayers import out_in, sublayers
 from analysis.values import Progress, no_progress
@@ -35,13 +34,12 @@ def writer_slopes(model: Any, windows: Tensor, seed: int = 0, progress: Progress
     @torch.no_grad()
     def visit(block: int, row: int, entering: Tensor, gradient: Tensor, context: dict[str, Any]) -> None:
         sublayer, read = every[block][row], dict[int, Tensor]()
-        with present(blocks(model)[block]):
-            with sublayer.reading(read.__setitem__):
-                sublayer.added(entering, context)
-            for place, writer in enumerate(sublayer.writers):
-                back = sublayer.scale * (gradient.float() @ out_in(writer).float())
-                squares = (read[place].float().to(back.device).reshape(back.shape) * back).square()
-                found[block][row][place] += squares.flatten(0, -2).sum(0).to(HOST)
+        with sublayer.reading(read.__setitem__):
+            sublayer.added(entering, context)
+        for place, writer in enumerate(sublayer.writers):
+            back = sublayer.scale * (gradient.float() @ out_in(writer).float())
+            squares = (read[place].float().reshape(back.shape) * back).square()
+            found[block][row][place] += squares.flatten(0, -2).sum(0).to(HOST)
 
     gradients(model, windows, visit, "sampled", seed, progress)
     tokens = windows.numel()

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from analysis.anatomy import blocks
-from analysis.device import on_device
+from analysis.device import on_device, present
 from analysis.hooks import entering_states, returns_tuple
 from analysis.probes import Replacement, damage
 from analysis.sublayers import sublayers
@@ -73,11 +73,11 @@ def _without(model: Any, row: int) -> Replacement:
     def replaced(block: int, entering: Tensor, tokens: Tensor) -> Tensor:
         if tokens.shape not in contexts:  # positions and masks depend on the batch's shape alone
             contexts[tokens.shape] = entering_states(model, tokens, returns_tuple(model, tokens[:1, :8]))[1]
-        context = on_device(contexts[tokens.shape][block], entering.device)
-        states = entering
-        for index, sublayer in enumerate(every[block]):
-            if index != row:
-                states = states + sublayer.added(states, context)
+        with present(blocks(model)[block]) as device:
+            states, context = entering.to(device), on_device(contexts[tokens.shape][block], device)
+            for index, sublayer in enumerate(every[block]):
+                if index != row:
+                    states = states + sublayer.added(states, context)
         return states
 
     return replaced
