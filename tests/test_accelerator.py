@@ -35,7 +35,6 @@ from slicing.depth.reduce import reduce_model
 from slicing.probes import PROBES, Probing
 from slicing.schedule import SlicingSchedule
 from slicing.slicer import recut, slice_model
-from slicing.steps import find_step
 from slicing.steps.base import Made
 from slicing.study.recipe import Recipe
 from slicing.study.requests import CompressRequest
@@ -98,12 +97,12 @@ def probed(model: Any, windows: torch.Tensor) -> float:
 
 
 def inside(model: Any, windows: torch.Tensor) -> float:
-    """What the methods make of the model that cut inside blocks, without fits, and search or go back."""
+    """What methods make of the model that cut inside blocks: by search, by gradients, and with fits."""
     view, shape = ModelView(model, windows), read_shape(model)
     one_by_one = ("sublayers", "2ssp") if len(shape.blocks[0]) == 2 else ()
     total = 0.0
-    for name in (*one_by_one, "llm-pruner"):
-        step = find_step(name)()
+    for line in (*one_by_one, "llm-pruner", "dotresize", "mixed", "fasp(repair=projections)"):
+        (step,) = Recipe.parse(line).steps
         plan = step.decide(view, Budget(measure="size", amount=round(0.75 * shape.parameters)), Made(model))
         total += perplexity(step.apply(view, plan, Made(model)).model, windows).perplexity
     return total

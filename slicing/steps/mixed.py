@@ -13,6 +13,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from analysis.device import widen
 from analysis.read_units import read_units
 from analysis.shape import SublayerShape
 from analysis.sublayers import Sublayer, out_in
@@ -142,7 +143,7 @@ def _worth(view: ModelView) -> dict[tuple[int, int], Worth]:
         for index, writer, own in sites(units[place], branches, row, sublayer, ("channels", "kv_groups")):
             weight = out_in(sublayer.writers[writer])
             moment = moments[writer]
-            scaled = curvature.to(moment.device) @ weight.to(moment.device, torch.float64)
+            scaled = curvature.to(moment.device) @ widen(weight, moment.device)
             (columns,) = own.columns.values()
             order = order_of_removal(scaled, moment, columns)
             whole = float(((scaled @ moment) * scaled).sum() / 2)
