@@ -172,3 +172,18 @@ def test_a_shared_expert_is_scored_and_a_stack_is_refused_by_name(windows):
     assert view.redundancy(Plan(score="activation"))
     with pytest.raises(UnsupportedError, match=r"'experts.down_proj' is a stack of experts"):
         unit_scores(view, "activation", ("expert_channels",))
+
+
+def test_a_replacement_is_tried_at_the_blocks_that_are_named_alone(windows):
+    model = tiny_model("llama")
+    tried: list[int] = []
+
+    def noted(block, entering, tokens):
+        tried.append(block)
+        return entering
+
+    every = damage(model, windows, {"out": leave_out})["out"]
+    found = damage(model, windows, {"out": noted, "again": leave_out}, among={"out": (2, 0), "again": ()})
+    assert set(tried) == {0, 2}
+    assert found["out"][:, [0, 2]] == pytest.approx(every[:, [0, 2]])
+    assert not found["out"][:, 1].any() and not found["again"].any()
