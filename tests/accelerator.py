@@ -31,7 +31,7 @@ _ONTO_HOST = ("item", "tolist", "__bool__", "__float__", "__int__", "__index__",
 _PRODUCTS = ("matmul", "__matmul__", "__rmatmul__", "mm", "bmm", "linear", "addmm", "addmm_", "baddbmm")
 _EVENT = ("record", "wait", "query", "synchronize")
 _ACROSS = ("copy_", "__setitem__", "__get__", "__set__", "__repr__", "equal", "grad")
-"""What may have operands on several devices, as gradients that go back through a copy, or looks at one alone."""
+"""What may have operands on several devices (a gradient goes back through a copy), or looks at one alone."""
 
 
 class Simulated(torch.Tensor):
