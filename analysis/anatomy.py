@@ -74,6 +74,12 @@ def decoder(model: Any) -> nn.Module:
     return model.model if found is model or isinstance(found, nn.Linear) else found
 
 
+def final_norm(model: Any) -> nn.Module:
+    """The norm between the last block and the head, in a family that can be sliced."""
+    anatomy = anatomy_of(model.config)
+    return getattr(model.get_submodule(anatomy.decoder), anatomy.final_norm)
+
+
 def blocks(model: Any) -> nn.ModuleList:
     """The decoder blocks in order, for any family: the one module list that is as long as the model.
 

@@ -132,7 +132,9 @@ def present(module: nn.Module) -> Iterator[torch.device]:
     """
     with ExitStack() as stack:
         for each in module.modules():
-            stack.enter_context(align_module_device(each))
+            # What is here stays: whoever brought it may go on with it.
+            if any(own is not None and own.is_meta for own in each._parameters.values()):
+                stack.enter_context(align_module_device(each))
         yield next((parameter.device for parameter in module.parameters()), HOST)
 
 

@@ -34,7 +34,7 @@ DEMO_MINUTES = 15
 """How long a stranger's job may run where nothing else is said. A study that is asked for again goes on."""
 FREE = frozenset(
     {
-        *("seed", "seeds", "draw", "rounding", "blocks_per_basis"),
+        *("seed", "seeds", "draw", "rounding", "blocks_per_basis", "plain", "basis", "basis_draw"),
         *("kind", "view", "measure", "allocation", "score", "embedding", "repair", "run", "prompt"),
     }
 )

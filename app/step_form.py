@@ -15,6 +15,7 @@ from analysis.numbers import read_number
 from analysis.scores import SCORES
 from app import controls, state, wording
 from slicing.allocation import ALLOCATIONS
+from slicing.basis import BASES
 from slicing.repairs import REPAIRS
 from slicing.steps import STEPS, Step
 from slicing.steps.base import SHARES
@@ -134,6 +135,7 @@ def _names(kind: type[Step], field: str) -> dict[str, str] | None:
     registered = {
         "allocation": {name: rule.title for name, rule in ALLOCATIONS.items()},
         "score": {name: score.title for name, score in SCORES.items()},
+        "basis": {name: basis.title for name, basis in BASES.items()},
         "repair": {"none": "None", **{name: REPAIRS[name].title for name in kind.repairs}},
     }
     return registered.get(field)

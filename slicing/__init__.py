@@ -20,7 +20,7 @@ from slicing.modeling_sliced import SlicedConfig, SlicedForCausalLM
 from slicing.names import check_names
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 __all__ = ["load"]
 
@@ -40,7 +40,7 @@ for config, model in (
 
 def load(
     folder: str | Path, device: str = "auto", dtype: str = "auto"
-) -> tuple[SlicedForCausalLM, PreTrainedTokenizerBase]:
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Open a sliced folder: the model, ready for inference, and its tokenizer.
 
     ``device`` and ``dtype`` as in ``ModelSource``. Raises ``ModelError`` or ``StorageError`` when it is no

@@ -73,6 +73,15 @@ class Allocation(Value):
     def raw(self, redundancy: np.ndarray) -> tuple[float, np.ndarray]:
         """The floor every block gets and the weights (L,) by which the rest is shared out."""
 
+    @property
+    def uniform(self) -> bool:
+        """Whether all blocks lose the same, whatever the scores."""
+        if self.made:
+            return False
+        count = len(getattr(self, "shares", ())) or 2
+        _, weights = self.raw(np.linspace(0.0, 1.0, count))
+        return bool(np.ptp(weights) == 0.0)
+
     def share(self, redundancy: np.ndarray, target: float, ceiling: float) -> Fractions:
         """Fractions whose mean is ``target``, none above ``ceiling``, of what was checked."""
         return _share_out(*self.raw(redundancy), target, ceiling)

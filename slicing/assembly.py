@@ -100,7 +100,7 @@ def fill_readers(model: PreTrainedModel, site: Site, basis: Tensor) -> None:
         dense, norm = core_of(site.dense, branch), getattr(site.dense, branch.norm)
         readers = dict(weights_named(dense, branch.readers))
         writers = dict(weights_named(dense, branch.writers))
-        _share(core, dense, but={*readers, *writers})
+        share_with(core, dense, but={*readers, *writers})
         gain, shift = norm_gain(norm, anatomy, basis.T), norm_shift(norm)
         for name, weight in readers.items():
             _set(core, name, read_in(weight, basis, gain))
@@ -157,35 +157,35 @@ def fill_ends(model: PreTrainedModel, sliced: SlicedForCausalLM, basis: Tensor) 
     head, new_head = getattr(model, anatomy.head), getattr(sliced.inner, anatomy.head)
     shared = embedding.rotation is not None
     if shared:
-        _share(embedding, table)
+        share_with(embedding, table)
         _set(embedding, "rotation", into.to(table.weight))
     else:
         scale = embedding_scale(table)
-        own = _by_rows(table.weight, into.shape[1], lambda rows, _: rows.to(into) * scale @ into)
+        own = by_rows(table.weight, into.shape[1], lambda rows, _: rows.to(into) * scale @ into)
         _set(embedding, "weight", own)
     if anatomy.positions is not None:
         made.add(anatomy.positions)
         positions = getattr(dense, anatomy.positions).weight
-        own = _by_rows(positions, into.shape[1], lambda rows, _: rows.to(into) @ into)
+        own = by_rows(positions, into.shape[1], lambda rows, _: rows.to(into) @ into)
         _set(getattr(inner, anatomy.positions), "weight", own)
 
-    _share(new_head, head)
+    share_with(new_head, head)
     if not shared:
         made.add(anatomy.final_norm)
         norm, like = getattr(dense, anatomy.final_norm), head.weight
         shift = norm_shift(norm)
         gain = norm_gain(norm, anatomy, like)
-        _set(new_head, "weight", _by_rows(like, like.shape[1], lambda rows, _: rows.to(gain) * gain))
+        _set(new_head, "weight", by_rows(like, like.shape[1], lambda rows, _: rows.to(gain) * gain))
         if shift is not None:
-            bias = _by_rows(like, 1, lambda rows, here: _shifted(rows, head.bias, shift, here))
+            bias = by_rows(like, 1, lambda rows, here: _shifted(rows, head.bias, shift, here))
             _set(new_head, "bias", bias.squeeze(1))
     for name, child in dense.named_children():
         if name not in made:
-            _share(getattr(inner, name), child)
+            share_with(getattr(inner, name), child)
     inner._buffers.update(dense._buffers)
 
 
-def _by_rows(table: Tensor, width: int, turn: Callable[[Tensor, slice], Tensor]) -> Tensor:
+def by_rows(table: Tensor, width: int, turn: Callable[[Tensor, slice], Tensor]) -> Tensor:
     """A table (V, D) turned to (V, width), some rows at a time: in fp32 it would be as large as blocks are.
 
     ``turn`` gets rows and where they are.
@@ -201,7 +201,7 @@ def _shifted(rows: Tensor, bias: Tensor | None, shift: Tensor, here: slice) -> T
     return shifted_bias(rows, None if bias is None else bias[here], shift).unsqueeze(1)
 
 
-def _share(core: nn.Module, dense: nn.Module, but: Collection[str] = ()) -> None:
+def share_with(core: nn.Module, dense: nn.Module, but: Collection[str] = ()) -> None:
     """Let ``core`` use the tensors of ``dense`` that slicing leaves alone."""
     for path, module in dense.named_modules():
         if not _has_module(core, path):

@@ -67,7 +67,7 @@ def _sliced(shape: ModelShape, schedule: SlicingSchedule) -> int:
     if schedule.embedding == "shared":
         made += width * schedule.widths[0]
     else:
-        made += shape.vocab_size * (schedule.widths[0] + width + 1)
+        made += shape.vocab_size * (schedule.widths[0] + schedule.widths[-1] + 1)
     for sublayer, site in zip(shape.sublayers, schedule.sites(shape), strict=True):
         made += sublayer.reader_rows * site.entering + sublayer.writer_columns * site.leaving + site.shortcut
         made += sublayer.new_bias + sublayer.writer_bias * site.leaving
@@ -75,5 +75,7 @@ def _sliced(shape: ModelShape, schedule: SlicingSchedule) -> int:
 
 
 def _shared(shape: ModelShape, schedule: SlicingSchedule) -> int:
-    """How many sub-layers share a basis, at most."""
+    """How many sub-layers share a basis, at most, and so have a sum each; in one basis all have the same."""
+    if schedule.plain:
+        return 1
     return schedule.span * max(len(block) for block in shape.blocks)

@@ -64,6 +64,8 @@ class SlicingSchedule(Value):
     span: int = 0
     """So many blocks in a row share one basis of the stream, without shortcut matrices between; 0: every
     sub-layer has its own, as published."""
+    plain: bool = False
+    """One basis and one width serve all blocks and the head, which makes a model of the dense one's class."""
 
     @model_validator(mode="before")
     @classmethod
@@ -82,7 +84,9 @@ class SlicingSchedule(Value):
                     f"Width {place} of the schedule is {width}, but must lie between 1 and "
                     f"{self.hidden_size}."
                 )
-        if self.widths[-1] != self.hidden_size:
+        if self.plain and (len(set(self.widths)) > 1 or self.embedding != "untied"):
+            raise PlanError("A plain model has one width everywhere, and two tables: choose the untied form.")
+        if self.widths[-1] != self.hidden_size and not self.plain:
             raise PlanError(
                 f"The head reads the whole stream: the last width must be {self.hidden_size}, "
                 f"but is {self.widths[-1]}."
@@ -97,6 +101,18 @@ class SlicingSchedule(Value):
             widths=(shape.hidden_size,) * (shape.block_count + 1),
             embedding="shared" if shape.tied else "untied",
             span=span,
+        )
+
+    @classmethod
+    def in_one_basis(cls, shape: ModelShape, width: int) -> Self:
+        """The schedule of a plain model of hidden size ``width``."""
+        count = shape.block_count
+        return cls(
+            hidden_size=shape.hidden_size,
+            widths=(width,) * (count + 1),
+            embedding="untied",
+            span=count,
+            plain=True,
         )
 
     @classmethod
@@ -160,6 +176,8 @@ class SlicingSchedule(Value):
         if self.span == 0:
             return True
         after = block + 1
+        if self.plain:
+            return False
         if not last or (after < len(self.widths) - 1 and after % self.span):
             return False
         return self.cuts(block) or (after < len(self.widths) - 1 and self.cuts(after))
@@ -170,6 +188,11 @@ class SlicingSchedule(Value):
             return block, block + 1
         first = block - block % self.span
         return first, min(first + self.span, len(self.widths) - 1)
+
+    def widest(self, block: int) -> int:
+        """The largest width to which the basis of ``block`` is cut, or D where it is not."""
+        widths = self.widths[slice(*self.basis_of(block))]
+        return max((width for width in widths if width < self.hidden_size), default=self.hidden_size)
 
     def cuts(self, block: int) -> bool:
         """Tell whether anything is cut of the stream in the basis of ``block``."""
@@ -204,6 +227,8 @@ class SlicingSchedule(Value):
     def shape_after(self, shape: ModelShape) -> ModelShape:
         """The shape of the sliced model, from that of the dense one; exact."""
         self.check_fits(shape)
+        if self.plain:
+            return shape.model_copy(update={"hidden_size": self.widths[0], "tied": False})
         shared = self.embedding == "shared"
         sites = self.sites(shape)
         blocks = tuple(
@@ -263,6 +288,55 @@ def constant_at_parameters(
         middle = (low + high) // 2
         low, high = (middle, high) if size(middle) >= parameters else (low, middle)
     return at(min(low, high, key=lambda steps: abs(size(steps) - parameters)))
+
+
+def plain_at(shape: ModelShape, fraction: float, step: int) -> SlicingSchedule:
+    """The plain schedule that loses ``fraction`` of the width, to the nearest multiple of ``step``.
+
+    Something is lost where the fraction is not 0, and something stays.
+    """
+    check_fraction("target (SP)", fraction)
+    if fraction == 0.0:
+        return SlicingSchedule.in_one_basis(shape, shape.hidden_size)
+    most = _steps(shape, step)
+    return SlicingSchedule.in_one_basis(
+        shape, step * min(max(round(shape.hidden_size * (1 - fraction) / step), 1), most)
+    )
+
+
+def plain_at_parameters(shape: ModelShape, parameters: int, step: int) -> SlicingSchedule:
+    """The plain schedule whose parameter count comes nearest to ``parameters``, by bisection.
+
+    Widths are multiples of ``step``. Raises ``PlanError`` when the largest or the smallest stays on the same
+    side.
+    """
+
+    def at(steps: int) -> SlicingSchedule:
+        return SlicingSchedule.in_one_basis(shape, min(steps * step, shape.hidden_size))
+
+    def size(steps: int) -> int:
+        return at(steps).shape_after(shape).parameters
+
+    low, high = 1, _steps(shape, step) + 1  # the last is the whole width
+    if not size(low) <= parameters <= size(high):
+        raise PlanError(
+            f"No plain model in one basis has {parameters:,} parameters: they range from {size(low):,} to "
+            f"{size(high):,} here, in steps of {step} dimensions."
+        )
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if size(middle) <= parameters else (low, middle)
+    return at(min(high, low, key=lambda steps: abs(size(steps) - parameters)))
+
+
+def _steps(shape: ModelShape, step: int) -> int:
+    """How many multiples of ``step`` are less than the hidden size (``PlanError`` for none)."""
+    if step >= shape.hidden_size:
+        raise PlanError(
+            f"Widths of this model are multiples of {step}, and none is less than its {shape.hidden_size}: "
+            "choose a smaller rounding."
+        )
+    return (shape.hidden_size - 1) // step
 
 
 def _round_to_mean(fractions: np.ndarray, hidden_size: int, step: int) -> np.ndarray:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -16,8 +17,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from analysis.anatomy import anatomy_of, blocks
-from analysis.bases import Bases, BasesCollector, Covariance
+from analysis.anatomy import anatomy_of, blocks, final_norm
+from analysis.bases import Bases, BasesCollector, Covariance, Seen, TokenSample
 from analysis.device import HOST, out_of_memory_told, present, widen
 from analysis.errors import PlanError
 from analysis.evaluate import batch_tokens, check_windows, perplexity, tokens_at_a_time
@@ -39,18 +40,23 @@ from slicing.assembly import (
     sites,
     spread_like,
 )
+from slicing.basis import Basis, find_basis
 from slicing.guard import refuse_unless_invariant
 from slicing.memory import preview_need, slicing_need
-from slicing.modeling_sliced import SlicedForCausalLM
+from slicing.plain import as_plain, fill_plain_ends, stream_scale
 from slicing.repair import Repair, SublayerRepair, WriterFit, held_out
 from slicing.schedule import SlicingSchedule
+
+PCA = find_basis("pca")
+"""The basis as published."""
 
 
 @dataclass(frozen=True)
 class SlicedModel:
     """A sliced causal language model: it runs, generates and evaluates like a dense one of transformers."""
 
-    model: SlicedForCausalLM
+    model: PreTrainedModel
+    """A ``SlicedForCausalLM``, or one of the dense model's class where the schedule is plain."""
     schedule: SlicingSchedule
     shape: ModelShape
     """Shapes of the dense model it was made from."""
@@ -60,6 +66,13 @@ class SlicedModel:
     """``faithful`` (``slice_model``) or ``preview`` (``recut``)."""
     repair: Repair | None = None
     """What repairing the writers did, where it was asked for."""
+    basis: str = PCA.name
+    """The rule that chose the directions."""
+
+    @property
+    def plain(self) -> bool:
+        """Whether any tool opens it as one of its architecture."""
+        return self.schedule.plain
 
 
 @dataclass(frozen=True)
@@ -81,6 +94,8 @@ def slice_model(
     budget: tuple[int, int] | None = None,
     repair: bool = False,
     followed: Followed | None = None,
+    basis: Basis = PCA,
+    draw: int = 0,
 ) -> SlicedModel:
     """Slice ``model`` to the widths of ``schedule``, calibrated on ``windows`` (N, T) of token ids.
 
@@ -91,7 +106,8 @@ def slice_model(
     to disk.
     ``repair`` fits every writer anew (``slicing.repair``), keeps that only where the loss on windows held
     out of the fits is less, and takes the model sliced without repair otherwise; it aims at ``followed``
-    where ``model`` was made of that. Raises
+    where ``model`` was made of that. ``basis`` chooses the directions, by its ``draw`` where it is random.
+    A plain schedule makes a model of the dense one's class (``slicing.plain``). Raises
     ``UnsupportedError`` for a family whose stream cannot be rotated, ``PlanError`` for the schedule of
     another model, ``TextError`` for windows longer than the context, ``ModelError`` when a state is not
     finite, ``OutOfMemoryError``.
@@ -101,16 +117,13 @@ def slice_model(
     held = held_out(len(windows)) if repair else 0
     need = refuse_unless_slicing_fits(model, schedule, windows, repair)
     steps = len(shape.sublayers)
+    once = partial(slice_once, model, schedule, windows, budget, basis=basis, draw=draw)
     with out_of_memory_told("slicing", model.device, f"it takes {need}"):
         refuse_unless_invariant(model)
         if not repair:
-            return slice_once(model, schedule, windows, budget, lambda done: progress(phase, done, steps))
-        repaired = slice_once(
-            model, schedule, windows, budget, lambda done: progress(phase, done, 2 * steps), held, followed
-        )
-        plain = slice_once(
-            model, schedule, windows, budget, lambda done: progress(phase, steps + done, 2 * steps)
-        )
+            return once(lambda done: progress(phase, done, steps))
+        repaired = once(lambda done: progress(phase, done, 2 * steps), held, followed)
+        plain = once(lambda done: progress(phase, steps + done, 2 * steps))
         assert repaired.repair is not None
         loss, other = (_loss(each.model, windows[-held:]) for each in (repaired, plain))
         told = repaired.repair.model_copy(update={"repaired": loss, "unrepaired": other})
@@ -142,6 +155,8 @@ def slice_once(
     held: int = 0,
     followed: Followed | None = None,
     fitted: Callable[[int], bool] = lambda place: True,
+    basis: Basis = PCA,
+    draw: int = 0,
 ) -> SlicedModel:
     """Slice once; with repair, which keeps ``held`` windows out of its fits, where that is not 0.
 
@@ -149,17 +164,20 @@ def slice_once(
     """
     shape = read_shape(model)
     sliced = blank(model, schedule)
-    stream = _Rotated(model, windows, budget, schedule.span)
+    stream = _Rotated(model, windows, budget, schedule, basis, draw)
     dense = _Dense(followed or _itself(model), stream) if held else None
     repairs: list[SublayerRepair] = []
     stream.turn(schedule.widths[0], stream.ahead(model, schedule, 0, dense))
-    with present_ends(model):
-        fill_ends(model, sliced, stream.basis)
+    if schedule.plain:
+        fill_plain_ends(model, sliced, stream.writing[:, : stream.width], stream.reading)
+    else:
+        with present_ends(model):
+            fill_ends(model, sliced, stream.basis)
     for done, site in enumerate(sites(model, sliced), start=1):
         with present(site.dense) as device:
             stream.move(device)
-            fill_readers(model, site, stream.basis)  # (rows, D) -> (rows, W)
-            fill_writers(model, site, stream.rotation)  # still all of the stream, (D, columns)
+            fill_readers(model, site, stream.reading)  # (rows, D) -> (rows, W)
+            fill_writers(model, site, stream.writing)  # still all of the stream, (D, columns)
             if dense:
                 dense.advance(done - 1)
             fits = dense if fitted(done - 1) else None
@@ -169,15 +187,20 @@ def slice_once(
                 fill_shortcut(site, stream.turn(site.leaving, shared), model.dtype)
             else:
                 stream.stay(site.leaving)
-            fill_writers(model, site, stream.basis)  # (W', columns)
+            written = stream.writing[:, : stream.width]
+            fill_writers(model, site, written)  # (W', columns)
             if fit:
-                repairs.append(fit.apply(stream.basis))
+                repairs.append(fit.apply(written))
                 stream.follow(site)  # once more, by what was fitted: (B, T, W) -> (B, T, W')
             put_away(site)
         tell(done)
-    spread_like(model, sliced)
+    made: PreTrainedModel = sliced
+    if schedule.plain:
+        made = as_plain(model, sliced)
+    else:
+        spread_like(model, sliced)
     repair = Repair(sublayers=tuple(repairs), windows=held, unrepaired=0.0, repaired=0.0) if held else None
-    return SlicedModel(sliced, schedule, shape, tuple(stream.discarded), "faithful", repair)
+    return SlicedModel(made, schedule, shape, tuple(stream.discarded), "faithful", repair, basis.name)
 
 
 def _itself(model: PreTrainedModel) -> Followed:
@@ -189,8 +212,12 @@ def _loss(model: PreTrainedModel, windows: Tensor) -> float:
 
 
 @torch.no_grad()
-def recut(model: PreTrainedModel, schedule: SlicingSchedule, bases: Bases) -> SlicedModel:
+def recut(
+    model: PreTrainedModel, schedule: SlicingSchedule, bases: Bases, chosen: str = PCA.name
+) -> SlicedModel:
     """Slice ``model`` in the bases of its dense stream: a preview, without calibration, in seconds.
+
+    ``chosen`` is the name of the rule that chose them.
 
     No basis sees the error of the cuts before it, which costs some perplexity against ``slice_model``.
     Raises what that does, and ``PlanError`` for the bases of another model.
@@ -233,7 +260,7 @@ def recut(model: PreTrainedModel, schedule: SlicingSchedule, bases: Bases) -> Sl
         for _ in fill_in_bases(model, sliced, schedule, basis_at):
             pass
         spread_like(model, sliced)
-    return SlicedModel(sliced, schedule, shape, tuple(discarded), "preview")
+    return SlicedModel(sliced, schedule, shape, tuple(discarded), "preview", basis=chosen)
 
 
 def _checked(model: PreTrainedModel, schedule: SlicingSchedule) -> ModelShape:
@@ -251,15 +278,25 @@ class _Rotated:
     """
 
     def __init__(
-        self, model: PreTrainedModel, windows: Tensor, budget: tuple[int, int] | None, span: int
+        self,
+        model: PreTrainedModel,
+        windows: Tensor,
+        budget: tuple[int, int] | None,
+        schedule: SlicingSchedule,
+        chosen: Basis = PCA,
+        draw: int = 0,
     ) -> None:
         self.dtype = model.dtype
         # The stream is summed up over many sub-layers: 16 bits would add their rounding to every basis.
         self.precise = torch.promote_types(model.dtype, torch.float32)
-        self.span = span
+        self.span = schedule.span
+        self.scale = stream_scale(schedule.widths[0], schedule.hidden_size) if schedule.plain else 1.0
+        """What the stream is stored times, once it is cut."""
         self.discarded: list[float] = []
         self.width = read_shape(model).hidden_size
+        self.chosen, self.draw, self.turned = chosen, draw, 0
         self.covariance = Covariance(self.width, model.device)
+        self.sample = TokenSample(chosen.tokens)
         self.rotation = torch.eye(self.width, dtype=self.precise, device=model.device)
         self.waits = False
         """Whether the states are still those before the sub-layer, which is being repaired."""
@@ -270,6 +307,7 @@ class _Rotated:
             if centred:  # as a layer norm would, and as the sliced writers do
                 states = states - states.mean(-1, keepdim=True)
             self.covariance.add(states)
+            self.sample.add(states)
             return states
 
         self.stream = BlockStream(model, windows, budget, begin)
@@ -278,6 +316,16 @@ class _Rotated:
     def basis(self) -> Tensor:
         """The sliced basis of the stream, (D, W)."""
         return self.rotation[:, : self.width]
+
+    @property
+    def reading(self) -> Tensor:
+        """The basis in which the stream is read, (D, W)."""
+        return self.basis / self.scale
+
+    @property
+    def writing(self) -> Tensor:
+        """The rotation in which the stream is written, (D, D)."""
+        return self.rotation * self.scale
 
     def move(self, device: torch.device) -> None:
         """Go on on ``device``, where the next block is."""
@@ -291,6 +339,7 @@ class _Rotated:
         to it, and ``follow`` passes the stream on once they are fitted.
         """
         self.covariance = Covariance(len(self.rotation), self.stream.device)
+        self.sample = TokenSample(self.chosen.tokens)
         self.energies = torch.zeros(len(self.rotation), dtype=torch.float64)
         fit = WriterFit(site.sliced, site.branches, len(self.rotation)) if dense else None
 
@@ -312,6 +361,7 @@ class _Rotated:
         """Sum up what the next basis, or what is cut away in this one, is found from."""
         if self.span == 0:
             self.covariance.add(states)
+            self.sample.add(states)
         elif not site.turns:
             self.energies += widen(states.square().sum((0, 1)), HOST)
 
@@ -333,13 +383,17 @@ class _Rotated:
         if block == len(schedule.widths) - 1 or schedule.span == 0 or not schedule.cuts(block):
             return None
         some = range(*schedule.basis_of(block))
-        collector = BasesCollector(model, slice(some.start, some.stop))
+        tokens = self.chosen.tokens
+        collector = BasesCollector(model, slice(some.start, some.stop), schedule.plain, tokens)
         with collector.watching():
             for index in range(len(self.stream)):
                 states = (dense or self).in_dense_basis(index)
                 for place in some:
                     states = self.stream.called(blocks(model)[place], place, index, states)
-        return collector.joint()
+                if schedule.plain:
+                    final_norm(model)(states)
+        seen = collector.seen(range(len(collector.sums)), self.turned)
+        return self.chosen.directions(seen, schedule.widest(block), self.draw)
 
     def in_dense_basis(self, index: int) -> Tensor:
         """A batch of the stream in the coordinates of the dense model, (B, T, D)."""
@@ -351,8 +405,8 @@ class _Rotated:
         return site.sliced.added(states.to(self.dtype), stream.context(index, site.block)).to(self.precise)
 
     def turn(self, width: int, shared: tuple[Tensor, Tensor] | None = None) -> Tensor:
-        """Turn the rotation to the principal basis of the stream, or one that is ``shared`` with what comes,
-        and cut the stream to ``width``.
+        """Turn the rotation to the basis chosen for the stream, or one ``shared`` with what comes, and cut
+        the stream to ``width``.
 
         (B, T, D) -> (B, T, width). Returns the shortcut from the old basis to the new, (W, width).
         """
@@ -364,8 +418,9 @@ class _Rotated:
         elif width == len(self.rotation):  # nothing is cut, so every basis gives the same function:
             rotation, turn = torch.eye(width), self.rotation.T  # the plain one
         else:
-            turn, energies = self.covariance.principal_basis()
-            rotation = widen(self.rotation, turn.device) @ turn
+            tokens = self.sample.tokens() if self.chosen.tokens else None
+            seen = Seen(self.covariance, tokens, self.turned)
+            turn, rotation, energies = self.chosen.turned(seen, width, self.rotation, self.draw)
             lost = float(energies[width:].sum() / energies.sum())
         self.discarded.append(lost)
         device = self.stream.device
@@ -373,9 +428,10 @@ class _Rotated:
         # Never multiplied up from its own transpose: that doubles its rounding at every turn.
         self.rotation = rotation.to(device, self.precise)
         if not self.waits:
-            leading = turn[:, :width].to(device, self.precise)
+            leading = turn[:, :width].to(device, self.precise) * self.scale
             self.stream.change(lambda _, states: states @ leading)
         self.width = width
+        self.turned += 1
         return shortcut
 
     def stay(self, width: int) -> None:

@@ -21,8 +21,11 @@ from analysis.sources.opening import OpenModel, open_dense
 from analysis.storage import require_space, storage_errors, whole_folder
 from analysis.trust import pin, read_settings, require_own_weights, require_plain_folder
 from analysis.values import Value
+from slicing.basis import BASES
 from slicing.depth.reduce import ReducedModel
 from slicing.modeling_sliced import SlicedConfig, SlicedForCausalLM
+from slicing.plain import stream_scale
+from slicing.repair import Repair
 from slicing.schedule import SlicingSchedule
 from slicing.slicer import SlicedModel
 
@@ -47,6 +50,8 @@ class Manifest(Value):
     schedule: SlicingSchedule
     shape: ModelShape
     discarded: tuple[float, ...]
+    basis: str = "pca"
+    """The rule that chose the directions: a name in ``slicing.basis.BASES``."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -67,7 +72,7 @@ def save_sliced(
     """Write the model as a new folder, whole or not at all (``StorageError``).
 
     ``numbers`` are lines of the model card: what was measured, each with its protocol; ``warnings`` stand
-    above all others.
+    above all others. One in a single basis is a checkpoint of its architecture like any other.
     """
     manifest = Manifest(
         made_from=made_from,
@@ -77,12 +82,18 @@ def save_sliced(
         schedule=sliced.schedule,
         shape=sliced.shape,
         discarded=sliced.discarded,
+        basis=sliced.basis,
     )
     require_space(folder, manifest.parameters * sliced.model.dtype.itemsize)
     with whole_folder(folder) as draft, quiet_transformers():
         sliced.model.save_pretrained(draft)
         tokenizer.save_pretrained(draft)
         make_portable(draft, tokenizer)
+        if sliced.plain:
+            (draft / CARD).write_text(
+                _plain_card(manifest, sliced.repair, numbers, warnings), encoding="utf-8"
+            )
+            return
         (draft / CARD).write_text(_card(manifest, numbers, warnings), encoding="utf-8")
         (draft / SLICED_MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
 
@@ -168,7 +179,9 @@ def load_sliced(source: ModelSource) -> tuple[SlicedModel, PreTrainedTokenizerBa
     if any(report[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")):
         raise misfit
     model = model.eval().requires_grad_(False)
-    sliced = SlicedModel(model, schedule, manifest.shape, manifest.discarded, manifest.method)
+    sliced = SlicedModel(
+        model, schedule, manifest.shape, manifest.discarded, manifest.method, basis=manifest.basis
+    )
     return sliced, tokenizer
 
 
@@ -180,7 +193,6 @@ def _card(manifest: Manifest, numbers: tuple[str, ...], warnings: tuple[str, ...
         "faithful": "each found on the part of the model that was sliced already",
         "preview": "all found on the dense model (a preview: the faithful method costs less perplexity)",
     }
-    measured = "\n".join(f"- {line}" for line in numbers) or "- No perplexity was measured for this folder."
     return f"""---
 library_name: transformers
 tags: [slicescope, slicegpt, pruned]
@@ -197,7 +209,7 @@ The residual stream of {manifest.made_from} cut to a width of its own for every 
 - One basis for every {f"{schedule.span} blocks" if schedule.span else "sub-layer"}.
 - Mean slice {schedule.mean_slice:.1%} of {shape.hidden_size:,}; widths of the stream entering each block,
   then the head: {", ".join(map(str, schedule.widths))}.
-- Bases: {found[manifest.method]}, by principal component analysis, on {manifest.calibration}.
+- Bases: {found[manifest.method]}, by {_rule(manifest)}, on {manifest.calibration}.
 - Embedding: {schedule.embedding}.
 
 ## Numbers
@@ -205,7 +217,7 @@ The residual stream of {manifest.made_from} cut to a width of its own for every 
 - {manifest.parameters:,} parameters, {abs(share):.1%} {"fewer" if share >= 0 else "more"} than the dense
   {shape.parameters:,}; rotations that slicing adds are counted.
 - Energy of the stream cut away: {max(manifest.discarded):.2%} at the worst place.
-{measured}
+{_measured(numbers)}
 
 ## Use
 {_NEEDED}
@@ -225,6 +237,72 @@ def _title(reduced: ReducedModel) -> str:
     if not reduced.inner:
         return blocks
     return f"{blocks}, cut inside" if reduced.layout.count else "cut inside its blocks"
+
+
+def _rule(manifest: Manifest) -> str:
+    """The rule that chose the directions, within a sentence."""
+    known = BASES.get(manifest.basis)
+    title = known.title if known else manifest.basis
+    return title[0].lower() + title[1:]
+
+
+def _plain_card(
+    manifest: Manifest, repair: Repair | None, numbers: tuple[str, ...], warnings: tuple[str, ...]
+) -> str:
+    """The model card of a plain model in one basis."""
+    schedule, shape = manifest.schedule, manifest.shape
+    share = 1.0 - manifest.parameters / shape.parameters
+    width = schedule.widths[0]
+    tables = repaired = ""
+    if repair and repair.kept:
+        repaired = (
+            f"\n- All output projections were fitted to it: loss on {repair.windows} windows held out "
+            f"{repair.repaired:.3f}, without {repair.unrepaired:.3f} nats per token."
+        )
+    if shape.tied:
+        tables = (
+            f"\n- The embedding and the head of {manifest.made_from} are one table. Here they are two, which "
+            f"costs {shape.vocab_size * width:,} parameters."
+        )
+    return f"""---
+library_name: transformers
+tags: [slicescope, slicegpt, pruned]
+---
+
+# {manifest.made_from}, {width:,} of {shape.hidden_size:,} dimensions
+
+{_warned(warnings)}\
+{manifest.made_from} with its residual stream cut in one basis for all blocks and the head: SliceGPT
+(arXiv 2401.15024) without matrices between blocks, made with slicescope. It is a checkpoint of its
+architecture like any other, with a smaller hidden size.
+
+## Recipe
+
+- Hidden size {width:,}, of {shape.hidden_size:,}: a mean slice of {schedule.mean_slice:.1%}.
+- The basis was found on the dense model, every token alike, by {_rule(manifest)}, on
+  {manifest.calibration}.{repaired}
+- The stream is stored {stream_scale(width, shape.hidden_size):.6f} times as large, so that a norm of the new
+  width divides as the dense one did. The norms' own gains are part of the maps behind them.{tables}
+
+## Numbers
+
+- {manifest.parameters:,} parameters, {abs(share):.1%} {"fewer" if share >= 0 else "more"} than the dense
+  {shape.parameters:,}.
+- Energy of the stream cut away: {max(manifest.discarded):.2%} at the worst place.
+{_measured(numbers)}
+
+## Use
+
+```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+model = AutoModelForCausalLM.from_pretrained("PATH")
+tokenizer = AutoTokenizer.from_pretrained("PATH")
+```
+"""
+
+
+def _measured(numbers: tuple[str, ...]) -> str:
+    return "\n".join(f"- {line}" for line in numbers) or "- No perplexity was measured for this folder."
 
 
 def _warned(warnings: tuple[str, ...]) -> str:
@@ -259,7 +337,6 @@ def _reduced_card(
     share = 1 - parameters / dense_parameters
     code = "" if reduced.plain else ", trust_remote_code=True"
     needed = "" if reduced.plain else _NEEDED
-    measured = "\n".join(f"- {line}" for line in numbers) or "- No perplexity was measured for this folder."
     return f"""---
 library_name: transformers
 tags: [slicescope, {"structured-pruning" if reduced.inner else "layer-pruning"}, pruned]
@@ -279,7 +356,7 @@ tags: [slicescope, {"structured-pruning" if reduced.inner else "layer-pruning"},
 ## Numbers
 
 - {parameters:,} parameters, {share:.1%} fewer than the dense {dense_parameters:,}.
-{measured}
+{_measured(numbers)}
 
 ## Use
 {needed}

@@ -33,6 +33,8 @@ from slicing.depth.operator import reduce_blocks
 from slicing.plan import Plan
 from slicing.probes import CURVES, FRACTIONS, PROBES, USUAL, Probing
 
+SHAPES = ("shape", "width step")
+"""Answers that no pass is made for: what they take is not told."""
 Search = Callable[[Plan], tuple[tuple[float, ...], float]]
 """Looks for the shares (L,) of a plan that is to be searched for, and tells the seconds that this took."""
 
@@ -284,4 +286,4 @@ class ModelView:
     def timing(self) -> Iterator[Callable[[], float]]:
         """Yield what tells how many seconds the answers asked for since took to measure, whenever it was."""
         self._asked = set()
-        yield lambda: sum(self._known[key][1] for key in self._asked if key != "shape")
+        yield lambda: sum(self._known[key][1] for key in self._asked if key not in SHAPES)

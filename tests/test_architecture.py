@@ -126,7 +126,7 @@ def test_core_runs_without_the_web():
 
 ON_TOP = {"slicing/cluster.py", "slicing/library.py", "slicing/preview.py"}
 """They stand on studies, in no folder of their own."""
-KNOWN_STEPS = {"base", "removal", "slice"}
+KNOWN_STEPS = {"base", "inner", "removal", "slice"}
 """Of ``slicing.steps``, what is no single method that others choose from."""
 
 

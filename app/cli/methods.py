@@ -1,4 +1,4 @@
-"""The list of everything that a recipe can be written with: steps, allocations, scores and repairs."""
+"""The list of everything that a recipe can be written with: steps, allocations, scores, bases and repairs."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ def _print_methods(wanted: bool) -> None:
         return
     from analysis.scores import SCORES
     from slicing.allocation import ALLOCATIONS
+    from slicing.basis import BASES
     from slicing.repairs import REPAIRS
     from slicing.steps import STEPS
     from slicing.steps.base import Step
@@ -35,6 +36,11 @@ def _print_methods(wanted: bool) -> None:
         _line(score.description)
         if score.known_issue:
             _line(f"Known issue: {score.known_issue}")
+    out.print("Bases, as in 'slice(constant, basis=NAME)':", style="bold")
+    for name, basis in BASES.items():
+        _tell(name, basis.title, basis.source)
+        if basis.known_issue:
+            _line(f"Known issue: {basis.known_issue}")
     out.print("Repairs, as in 'sleb(repair=NAME)':", style="bold")
     for name, repair in REPAIRS.items():
         _tell(name, repair.title)
@@ -47,7 +53,7 @@ MethodsOption = Annotated[
         "--methods",
         callback=_print_methods,
         is_eager=True,
-        help="List all steps, allocations, scores and repairs, and end.",
+        help="List all steps, allocations, scores, bases and repairs, and end.",
     ),
 ]
 

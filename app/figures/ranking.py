@@ -67,7 +67,7 @@ def role_of(recipe: Recipe, baseline: Recipe) -> Role:
     if recipe.control:
         return TO_BEAT
     step = recipe.steps[-1]
-    if getattr(step, "blocks_per_basis", 0):
+    if getattr(step, "blocks_per_basis", 0) or getattr(step, "plain", False):
         return SHARING
     rule = getattr(step, "rule", None)
     return MADE if rule and rule().made else RULE

@@ -22,7 +22,9 @@ def reduction(schedule: SlicingSchedule, shape: ModelShape) -> str:
     """Say what the mean slice means in parameters, which is not the same number."""
     grown = schedule.shape_after(shape).parameters / shape.parameters - 1.0
     parameters = f"{percent(abs(grown))} {'fewer' if grown <= 0 else 'more'} parameters"
-    if schedule.span:
+    if schedule.plain:
+        why = "one basis takes no shortcut matrices, but the embedding and the head have a table each"
+    elif schedule.span:
         why = f"a shortcut matrix stands after every {schedule.span} blocks, not after every sub-layer"
     else:
         why = "every cut adds shortcut matrices"
@@ -99,7 +101,11 @@ def sequential_or_one_shot(asked: Recipe | Request) -> str:
     """Say how a recipe, or those of a request, find their bases; empty where nothing is sliced."""
     recipes: list[Any] = [asked, getattr(asked, "recipe", None), *getattr(asked, "recipes", ())]
     steps = (step for each in recipes for step in getattr(each, "steps", ()))
-    ways = {getattr(step, "one_shot", False) for step in steps if step.axis == "stream"}
+    ways = {
+        getattr(step, "one_shot", False) or getattr(step, "plain", False)
+        for step in steps
+        if step.axis == "stream"
+    }
     if not ways:
         return ""
     return BOTH_WAYS if len(ways) > 1 else ONE_SHOT if ways.pop() else SEQUENTIAL

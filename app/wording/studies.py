@@ -238,5 +238,8 @@ def known_issues(recipes: Iterable[Recipe]) -> list[tuple[str, str]]:
     """Find the known issues of what recipes do, each title of a step or score with its sentence, once."""
     steps = [step for recipe in recipes for step in recipe.steps]
     scores = [find_score(name) for step in steps if (name := getattr(step, "score", None))]
-    known = [(each.title, each.known_issue) for each in (*steps, *scores)]
+    known = [
+        *((step.title, step.issue) for step in steps),
+        *((score.title, score.known_issue) for score in scores),
+    ]
     return list(dict.fromkeys(each for each in known if each[1]))

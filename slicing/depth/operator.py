@@ -7,6 +7,7 @@ chosen.
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
@@ -106,20 +107,30 @@ def _filled(model: PreTrainedModel, layout: Layout) -> PreTrainedModel:
     misfit = [n for n, tensor in made.state_dict().items() if dense[in_dense(n)].shape != tensor.shape]
     if misfit or len(blocks(made)) != len(layout.groups):
         raise _unfit(model, f"the shapes of {misfit[0] if misfit else 'its blocks'} differ")
+    adopt(made, model, in_dense)
+    if model.generation_config is not None:
+        made.generation_config = copy.deepcopy(model.generation_config)
+    made.tie_weights()
+    return made.eval()
+
+
+def adopt(made: nn.Module, model: nn.Module, in_dense: Callable[[str], str] = str) -> None:
+    """Give a model without numbers the tensors of a dense one that have the shapes it needs.
+
+    ``in_dense`` tells the name that a module has there.
+    """
     for name, module in made.named_modules():
         there = model.get_submodule(in_dense(name))
         with align_module_device(there):  # where accelerate keeps its weights elsewhere
-            for key in module._parameters:
-                module._parameters[key] = _kept(there._parameters[key], there)
+            for key, wanted in module._parameters.items():
+                found = there._parameters[key]
+                if wanted is None or found is None or wanted.shape == found.shape:
+                    module._parameters[key] = _kept(found, there)
         module._buffers.update({key: there._buffers[key] for key in module._buffers})
         # What is computed when a model is made, and not stored.
         for key, value in vars(module).items():
             if isinstance(value, Tensor) and value.is_meta:
                 setattr(module, key, getattr(there, key))
-    if model.generation_config is not None:
-        made.generation_config = copy.deepcopy(model.generation_config)
-    made.tie_weights()
-    return made.eval()
 
 
 def _kept(parameter: nn.Parameter | None, module: nn.Module) -> nn.Parameter | None:

@@ -62,9 +62,10 @@ class InnerWidths(Value):
             for each in block:
                 for kind, count in each.kept.items():
                     if count < 1:
+                        name = kind.replace("_", " ")
                         raise PlanError(
-                            f"Block {place} keeps {count} of its {kind.replace('_', ' ')}: keep one at least, "
-                            "or take the whole sub-layer out."
+                            f"Block {place} keeps {count} of its {name}: keep one at least, or take the whole "
+                            "sub-layer out."
                         )
         return self
 

@@ -24,7 +24,7 @@ from slicing.depth.layout import Layout
 from slicing.depth.operator import reduce_blocks
 from slicing.guard import refuse_unless_invariant
 from slicing.memory import slicing_need
-from slicing.modeling_sliced import SlicedForCausalLM, parameters_named
+from slicing.modeling_sliced import parameters_named
 from slicing.repairs.base import CutRepair, Cuts, Repaired, repair
 from slicing.schedule import SlicingSchedule
 from slicing.slicer import Followed, slice_once
@@ -138,9 +138,7 @@ def _refuse_experts(model: PreTrainedModel, fitted: Callable[[int], bool]) -> No
                     )
 
 
-def _adopt_writers(
-    reduced: PreTrainedModel, sliced: SlicedForCausalLM, fitted: Callable[[int], bool]
-) -> None:
+def _adopt_writers(reduced: PreTrainedModel, sliced: PreTrainedModel, fitted: Callable[[int], bool]) -> None:
     """Give the plain model the writers of the one that was sliced at full width."""
     anatomy = anatomy_of(reduced.config)
     place = 0

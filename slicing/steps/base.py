@@ -167,6 +167,11 @@ class Step(Value):
         repaired = () if self.repair == "none" else (find_repair(self.repair).cite,)
         return tuple(each for each in (self.cite, *repaired) if each)
 
+    @property
+    def issue(self) -> str:
+        """What is known against it as it is set; see ``known_issue``."""
+        return self.known_issue
+
     def said(self) -> dict[str, Any]:
         """The settings that differ from the usual ones, in the order of a recipe's line."""
         fields = type(self).model_fields
@@ -224,6 +229,10 @@ class Step(Value):
         budget.parameters(shape)  # which says so where it names no whole block
         if self.repair != "none":
             held_out(windows)
+
+    def warnings(self, shape: ModelShape) -> tuple[str, ...]:
+        """Warn, a sentence each, of what it costs a model of this ``shape`` beside what it is asked for."""
+        return ()
 
     def check(self, view: ModelView, budget: Budget) -> None:
         """Refuse what this model, or this budget, cannot give, before any work (``PlanError``)."""

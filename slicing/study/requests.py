@@ -155,7 +155,9 @@ class Calibrated(Request):
         told = same_text(self.calibration, evaluation, other)
         if shape is None:
             return told
-        return told + too_few_tokens(self.fits(), shape, self.calibration_windows, self.window_length)
+        told += too_few_tokens(self.fits(), shape, self.calibration_windows, self.window_length)
+        steps = (step for recipe in self.recipes_used() for step in recipe.steps)
+        return tuple(dict.fromkeys((*told, *(each for step in steps for each in step.warnings(shape)))))
 
     def shared_phases(self) -> Phases:
         """Give the phases that come before any recipe."""

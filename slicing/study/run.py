@@ -313,6 +313,7 @@ def _compress(
     plain = False
     if made.sliced:
         save_sliced(made.sliced, opened.tokenizer, folder / MODEL_FOLDER, **about)
+        plain = made.sliced.plain
     else:
         left = as_narrow_model(made.model) if made.inner else made.model
         layout = made.layout or Layout.whole(profile.blocks)

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import DEMO_SHAPE
 from contest_stand_in import shipped_measurement
 
 from analysis.evaluate import Difference
@@ -20,6 +21,7 @@ from app.tables import size_table
 from slicing.budget import Budget
 from slicing.plan import Plan
 from slicing.repair import Repair, SublayerRepair
+from slicing.schedule import SlicingSchedule
 from slicing.study.files import text_line
 from slicing.study.requests import ProfileRequest
 from slicing.study.results import TextUsed
@@ -133,6 +135,7 @@ def test_budgets_of_one_measure_are_said_together(budgets: tuple[str, ...], word
         (("slice(constant)", "slice(dynamic)"), "Sequential: "),
         (("slice(constant, one_shot=true)",), "One-shot: "),
         (("slice(constant)", "slice(constant, one_shot=true)"), "Some recipes "),
+        (("slice(plain=true)",), "One-shot: "),  # its basis is found on the dense model
         (("sleb", "shortgpt"), ""),
     ],
 )
@@ -142,6 +145,12 @@ def test_how_bases_are_found_is_said(lines: tuple[str, ...], begins: str) -> Non
     told = wording.sequential_or_one_shot(study)
     assert told.startswith(begins) and bool(told) == bool(begins)
     assert wording.sequential_or_one_shot(study.recipes[-1]) or not begins
+
+
+def test_what_a_plain_model_costs_is_said_without_shortcuts() -> None:
+    told = wording.reduction(SlicingSchedule.in_one_basis(DEMO_SHAPE, 432), DEMO_SHAPE)
+    assert "9.2\N{NO-BREAK SPACE}% fewer parameters" in told
+    assert "one basis takes no shortcut matrices" in told
 
 
 def test_a_study_says_how_many_trials_it_is() -> None:

@@ -295,6 +295,23 @@ def test_filling_by_curves_finds_what_brute_force_finds(seed, target, ceiling):
     assert cost(found.values) <= min(cost(values) for values in others) + 1e-9
 
 
+@pytest.mark.parametrize("name", sorted(ALLOCATIONS))
+def test_uniform_is_what_cuts_all_blocks_alike_whatever_the_scores(name):
+    kind = ALLOCATIONS[name]
+    if kind.made:
+        assert not kind().uniform
+        return
+    fractions = kind()([0.1, 0.9, 0.5, 0.2], 0.3).values
+    assert kind().uniform == (max(fractions) - min(fractions) < 1e-12)
+
+
+def test_an_allocation_may_be_uniform_by_its_settings():
+    assert Manual(shares=(0.3, 0.3, 0.3)).uniform
+    assert not Manual(shares=(0.3, 0.3, 0.4)).uniform
+    assert Rising(slope=0.0).uniform
+    assert not Rising(slope=0.1).uniform
+
+
 def test_filling_by_curves_that_bend_down_takes_their_hull():
     # The first block's first piece is dear and its second cheap: together they are dearer than the other's.
     rule = WaterFilling(at=(0.25, 0.5), damage=(1.0, 1.1, 0.2, 0.4))

@@ -85,3 +85,21 @@ def test_methods_of_removal_choose_alike_where_blocks_are_on_disk(windows, tmp_p
             [find_step(name)().without(view, 1) for name in ("shortgpt", "sleb", "llm-streamline", "laco")]
         )
     assert chosen[0] == chosen[1]
+
+
+@pytest.mark.parametrize(
+    ("family", "repair"), [("llama", False), ("llama", True), ("gemma", True), ("mixtral", False)]
+)
+@pytest.mark.parametrize("plain", [False, True])
+def test_repaired_and_plain_models_are_the_same_where_blocks_are_on_disk(
+    family, repair, plain, windows, tmp_path
+):
+    together, apart = tiny_model(family), on_disk(tiny_model(family), tmp_path / "weights")
+    shape = read_shape(together)
+    schedule = SlicingSchedule.from_fractions((0.25,) * 3, 32, 8, "untied")
+    if plain:
+        schedule = SlicingSchedule.in_one_basis(shape, 24)
+    expected, found = (slice_model(model, schedule, windows, repair=repair) for model in (together, apart))
+    assert torch.equal(found.model(windows).logits, expected.model(windows).logits)
+    assert found.repair == expected.repair
+    assert any(parameter.is_meta for parameter in apart.parameters())  # they went back

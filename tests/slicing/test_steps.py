@@ -21,6 +21,7 @@ from analysis.sources.model import ModelSource
 from analysis.sources.opening import OpenModel
 from analysis.sources.text import TextSource
 from slicing.allocation import ALLOCATIONS, MAX_FRACTION
+from slicing.basis import BASES
 from slicing.budget import Budget, whole_blocks
 from slicing.plan import Slicing
 from slicing.steps import STEPS, Step, find_step
@@ -44,6 +45,7 @@ def lines() -> Iterator[str]:
     for name, kind in STEPS.items():
         if kind.axis == "stream":
             yield from (f"{name}({each}, rounding=1)" for each in ALLOCATIONS if each != "manual")
+            yield from (f"{name}(constant, rounding=1, basis={each})" for each in BASES if each != "pca")
         else:
             yield from (f"{name}({each})" for each in getattr(kind, "variants", ("",)))
 

@@ -1,0 +1,22 @@
+"""Principal components: the directions that hold most of the energy of the stream."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from analysis.bases import Seen
+from slicing.basis.base import Basis, basis
+
+
+@basis
+class PrincipalComponents(Basis):
+    """The eigenvectors of the stream's second moment (SliceGPT, 2401.15024, section 3.3)."""
+
+    name = "pca"
+    title = "Principal components"
+    source = "Ashkboos et al., SliceGPT, ICLR 2024"
+    anywhere = True
+
+    def directions(self, seen: Seen, width: int, draw: int = 0) -> tuple[Tensor, Tensor]:
+        """By decreasing eigenvalue, which are the energies."""
+        return seen.second.principal_basis()
