@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from analysis.anatomy import blocks
-from analysis.device import on_device, out_of_memory_told
+from analysis.device import on_device, out_of_memory_told, present
 from analysis.errors import ModelError
 from analysis.evaluate import check_windows
 from analysis.hooks import entering_states, going_on_from, returns_tuple
@@ -71,8 +71,8 @@ def gradients(
 ) -> None:
     """Carry the gradient of the summed loss from the head to the first block, one window at a time.
 
-    ``visit`` is called for every sub-layer of every window, with the stream in front of it or, with
-    ``behind``, that behind it.
+    ``visit`` is called for every sub-layer of every window, where its weights are at hand, with the stream in
+    front of it or, with ``behind``, that behind it.
     """
     check_windows(model, windows)
     tuples = returns_tuple(model, windows[:1, :8].to(model.device))
@@ -84,9 +84,9 @@ def gradients(
             entering, contexts = _entering(model, tokens, tuples)
             gradient = _at_head(model, tokens, entering[-1], labels, generator, tuples)
             for place in range(len(every) - 1, -1, -1):
-                states = entering[place]
-                context = on_device(contexts[place], states.device)
-                gradient = _through(every[place], place, states, gradient, context, visit, behind)
+                with present(blocks(model)[place]) as device:
+                    states, context = entering[place].to(device), on_device(contexts[place], device)
+                    gradient = _through(every[place], place, states, gradient, context, visit, behind)
             progress("Going back through the blocks", done, len(windows))
 
 

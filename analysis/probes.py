@@ -6,7 +6,7 @@ Changes no weight. Knows nothing about slicing: what a block is replaced by come
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -33,10 +33,12 @@ def damage(
     progress: Progress = no_progress,
     phase: str = "Probing",
     precision: Precision = "exact",
+    among: Mapping[str, Collection[int]] | None = None,
 ) -> dict[str, np.ndarray]:
     """Rise of each window's loss when one block is replaced, (N, L) nats per token, for each replacement.
 
-    ``windows`` (N, T) of token ids. The blocks before the replaced one are computed once for all: half of
+    ``windows`` (N, T) of token ids. ``among``, where given, names the blocks that each replacement is tried
+    at; that of another is 0. The blocks before the replaced one are computed once for all: half of
     the passes' work. Raises ``ModelError`` when a loss is not finite, ``TextError`` for windows that do not
     fit, ``OutOfMemoryError``.
     """
@@ -45,7 +47,8 @@ def damage(
     count, tuples = len(blocks(model)), returns_tuple(model, windows[:1, :8].to(model.device))
     rises: dict[str, list[np.ndarray]] = {name: [] for name in replacements}
     batches = list(batches_of(windows, model.device))
-    steps, done = len(batches) * count * len(replacements), 0
+    tried = {name: sorted(among[name]) if among else range(count) for name in replacements}
+    steps, done = len(batches) * sum(map(len, tried.values())), 0
     with out_of_memory_told("probing"):
         for batch in batches:
             tokens = batch.to(model.device)
@@ -54,7 +57,7 @@ def damage(
                 dense = np.asarray(window_nll(model, tokens))
                 for name, replacement in replacements.items():
                     rise = np.zeros((len(batch), count))
-                    for block in range(count):
+                    for block in tried[name]:
                         leaving = replacement(block, states[block], tokens)
                         with going_on_from(model, block + 1, leaving, tuples):
                             rise[:, block] = np.asarray(window_nll(model, tokens)) - dense

@@ -200,6 +200,56 @@ _LIST = (
         higher_is_redundant=True,
         cite="huang2025determining",
     ),
+    _probed(
+        "activation",
+        "Activation norm inside",
+        "Mean RMS of the block's channels and value coordinates, relative to the stream; lower means more "
+        "redundant.",
+        "Sandri et al., 2SSP, TMLR 2025, as the mean of a block",
+        higher_is_redundant=False,
+        cite="sandri2025twossp",
+        quick=False,
+    ),
+    _probed(
+        "wanda",
+        "Wanda inside",
+        "Mean over the block's channels and value coordinates of their absolute output weights times their "
+        "RMS, relative to the stream; lower means more redundant.",
+        "Sun et al., Wanda, ICLR 2024, as the mean of a block",
+        higher_is_redundant=False,
+        cite="sun2024wanda",
+        quick=False,
+    ),
+    _probed(
+        "leverage",
+        "Leverage inside",
+        "Mean ridge leverage of the block's channels and value coordinates, from 0 to 1: how little the "
+        "others can stand in for them; lower means more redundant.",
+        "Lin et al., MoDeGPT, ICLR 2025, as the mean of a block",
+        higher_is_redundant=False,
+        cite="lin2025modegpt",
+        quick=False,
+    ),
+    _probed(
+        "fisher",
+        "Fisher information inside",
+        "Mean squared slope of the loss, token by token, in a factor on the block's channels and value "
+        "coordinates; lower means more redundant.",
+        "Kwon et al., NeurIPS 2022, as the mean of a block",
+        higher_is_redundant=False,
+        cite="kwon2022fast",
+        quick=False,
+    ),
+    _probed(
+        "taylor",
+        "First-order Taylor inside",
+        "Mean over the block's channels and value coordinates of |gradient times weight|, summed over all "
+        "weights that go with each; lower means more redundant.",
+        "Ma et al., LLM-Pruner, NeurIPS 2023, as the mean of a block",
+        higher_is_redundant=False,
+        cite="ma2023llmpruner",
+        quick=False,
+    ),
 )
 SCORES: dict[str, Score] = {score.name: score for score in _LIST}
 

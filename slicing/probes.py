@@ -22,6 +22,7 @@ from analysis.read_shape import read_shape
 from analysis.values import Progress, no_progress
 from slicing.assembly import blank, fill_readers, fill_shortcut, fill_writers, sites
 from slicing.guard import refuse_unless_invariant
+from slicing.inner.select import block_worth
 from slicing.schedule import SlicingSchedule
 
 FRACTIONS = (0.125, 0.25, 0.5)
@@ -41,6 +42,10 @@ class Probing:
     """The bases of the dense stream, asked for where a probe needs them."""
     progress: Progress = no_progress
     precision: Precision = "exact"
+
+    def once(self, key: Any, measure: Callable[[], Any]) -> Any:
+        """Give an answer; nothing is kept from probe to probe."""
+        return measure()
 
     def damage(self, **replacements: Replacement) -> dict[str, np.ndarray]:
         """See ``analysis.probes.damage``."""
@@ -77,12 +82,18 @@ def discarded_energy_curves(probing: Probing) -> np.ndarray:
     return np.concatenate([discarded_energy(probing, fraction) for fraction in FRACTIONS])
 
 
+def by_units(name: str) -> Callable[[Probing], np.ndarray]:
+    """The probe of what the inside of a block is worth on average by a score of units, (1, L)."""
+    return lambda probing: block_worth(probing, name)[None]
+
+
 PROBES: dict[str, Callable[[Probing], np.ndarray]] = {
     "leave-one-out": leave_one_out,
     "slice-one": slice_one,
     "discarded-energy": discarded_energy,
     "heavy-tail": lambda probing: heavy_tail(probing.model),
     "depth": lambda probing: depth(probing.model),
+    **{name: by_units(name) for name in ("activation", "wanda", "leverage", "fisher", "taylor")},
 }
 """By the names of their scores: (N or 1, L)."""
 CURVES: dict[str, Callable[[Probing], np.ndarray]] = {

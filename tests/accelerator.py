@@ -30,8 +30,8 @@ _WIDE = (torch.float64, torch.complex128)
 _ONTO_HOST = ("item", "tolist", "__bool__", "__float__", "__int__", "__index__", "nonzero")
 _PRODUCTS = ("matmul", "__matmul__", "__rmatmul__", "mm", "bmm", "linear", "addmm", "addmm_", "baddbmm")
 _EVENT = ("record", "wait", "query", "synchronize")
-_ACROSS = ("copy_", "__setitem__", "__get__", "__set__", "__repr__", "equal")
-"""What may have operands on several devices, or looks at one alone."""
+_ACROSS = ("copy_", "__setitem__", "__get__", "__set__", "__repr__", "equal", "grad")
+"""What may have operands on several devices (a gradient goes back through a copy), or looks at one alone."""
 
 
 class Simulated(torch.Tensor):

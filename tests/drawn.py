@@ -56,7 +56,7 @@ def steps(draw: st.DrawFn, kind: type[Step]) -> Step:
     fields: dict[str, Any] = dict(kind.model_fields)
     said = draw(settings_of(fields, but=("share", "repair", "settings", "allocation", "score")))
     said["repair"] = draw(st.sampled_from(("none", *kind.repairs)))
-    if "allocation" in fields:
+    if "settings" in fields:  # those of an allocation
         rule = draw(st.sampled_from(sorted(ALLOCATIONS)))
         own = draw(settings_of(dict(ALLOCATIONS[rule].model_fields)))
         if "shares" in ALLOCATIONS[rule].model_fields:

@@ -35,9 +35,11 @@ from slicing.depth.reduce import reduce_model
 from slicing.probes import PROBES, Probing
 from slicing.schedule import SlicingSchedule
 from slicing.slicer import recut, slice_model
+from slicing.steps.base import Made
 from slicing.study.recipe import Recipe
 from slicing.study.requests import CompressRequest
 from slicing.study.run import perform
+from slicing.view import ModelView
 
 KINDS = [
     ("llama", torch.float32),
@@ -94,6 +96,18 @@ def probed(model: Any, windows: torch.Tensor) -> float:
     return sum(float(np.mean(probe(probing))) for probe in PROBES.values())
 
 
+def inside(model: Any, windows: torch.Tensor) -> float:
+    """What methods make of the model that cut inside blocks: by search, by gradients, and with fits."""
+    view, shape = ModelView(model, windows), read_shape(model)
+    one_by_one = ("sublayers", "2ssp") if len(shape.blocks[0]) == 2 else ()
+    total = 0.0
+    for line in (*one_by_one, "llm-pruner", "dotresize", "mixed", "fasp(repair=projections)"):
+        (step,) = Recipe.parse(line).steps
+        plan = step.decide(view, Budget(measure="size", amount=round(0.75 * shape.parameters)), Made(model))
+        total += perplexity(step.apply(view, plan, Made(model)).model, windows).perplexity
+    return total
+
+
 def generated(model: Any) -> float:
     return float(sum(continue_text(OpenModel(model, byte_tokenizer()), "ab", 8).text.encode()))
 
@@ -115,6 +129,7 @@ JOBS: dict[str, Callable[[Any, torch.Tensor, Path], float]] = {
     "slice, on disk": lambda model, windows, _: sliced(model, windows, budget=(0, 0)),
     "remove": lambda model, windows, _: removed(model, windows),
     "remove, linear": lambda model, windows, _: removed(model, windows, "linear"),
+    "cut inside": lambda model, windows, _: inside(model, windows),
     "remove, writers": lambda model, windows, _: removed(model, windows, "writers"),
 }
 

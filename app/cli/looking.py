@@ -44,7 +44,7 @@ def profile(
         str,
         typer.Option(
             help="Scores with passes of their own to measure too, with commas: leave-one-out, slice-one, "
-            "discarded-energy, heavy-tail, depth."
+            "discarded-energy, heavy-tail, depth, activation, wanda, leverage, fisher, taylor."
         ),
     ] = "",
     lens: LensOption = False,

@@ -188,7 +188,8 @@ class SharingOptions:
         str,
         typer.Option(
             help="Which score decides: lr, lr-published (as the released code computes it), block-influence, "
-            "angular; leave-one-out, slice-one, discarded-energy, heavy-tail, depth."
+            "angular; leave-one-out, slice-one, discarded-energy, heavy-tail, depth, activation, wanda, "
+            "leverage, fisher, taylor."
         ),
     ] = "lr"
     first_token: Annotated[

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from analysis.anatomy import blocks
-from analysis.device import present, widen
+from analysis.device import on_device, present, widen
 from analysis.stream import BlockStream
 from analysis.sublayers import Sublayer, out_in, set_out_in, sublayers, weights_at
 from slicing.depth.layout import Layout
@@ -61,7 +61,9 @@ def fit_inside(
         for block in range(passed, top):
             true.through(blocks(dense)[block], block)
             alike = False
-        with present(blocks(cut)[place]), present(blocks(dense)[top]):
+        with present(blocks(cut)[place]) as here, present(blocks(dense)[top]) as there:
+            short.move(here)
+            true.move(there)  # the two models may be spread differently
             for row, sublayer in enumerate(rows):
                 work = _Fit(sublayer, dense_rows[top][row], true, short, place, top, held)
                 inside, gone = changed(place, row), not sublayer.writers and not sublayer.mixed
@@ -109,7 +111,8 @@ class _Fit:
         for norm, other in norms.values():
             fit = RidgeFit(self.short.at(0).shape[-1], RIDGES)
             for index in range(len(self.short)):
-                found, wanted = norm(self.short.at(index)), other(self.true.at(index))
+                found = norm(self.short.at(index))
+                wanted = other(self.true.at(index)).to(found.device)
                 fit.add(_precise(found), _precise(wanted), self.short.held(index, self.held))
             matrix, told = fit.solve(torch.eye(fit.width, dtype=torch.float64))
             if told.ridge is None:
@@ -132,7 +135,7 @@ class _Fit:
         """Fit the writers on the cut model's stream, towards the dense stream where it is now."""
 
         def wanted(index: int, states: Tensor) -> tuple[Tensor, Tensor]:
-            goal = self.true.at(index)
+            goal = self.true.at(index).to(states.device)
             return goal - states, goal
 
         return self._fitted(self.short, self.place, wanted)
@@ -148,9 +151,11 @@ class _Fit:
             states = stream.at(index)
             read: dict[int, Tensor] = {}
             with self.cut.reading(read.__setitem__):
-                added = self.cut.added(states, stream.context(index, place))
-            goal, like = wanted(index, states)
-            parts = [added] if self.cut.mixed else self._features(read, states)
+                added = self.cut.added(
+                    states.to(self.short.device), on_device(stream.context(index, place), self.short.device)
+                )
+            goal, like = (each.to(self.short.device) for each in wanted(index, states))
+            parts = [added] if self.cut.mixed else self._features(read, goal)
             scale = 1.0 if self.cut.mixed else self.cut.scale
             features = torch.cat([_precise(part) for part in parts], dim=-1)
             fit.add(features, _precise(goal) / scale, stream.held(index, self.held), _precise(like))

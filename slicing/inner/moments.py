@@ -37,7 +37,8 @@ def writer_moments(
     stream = BlockStream(model, windows, budget)
     every = sublayers(model)
     for place, rows in enumerate(every):
-        with present(blocks(model)[place]):
+        with present(blocks(model)[place]) as device:
+            stream.move(device)
             for row, sublayer in enumerate(rows):
                 maps = sublayer.writers
                 sums = [Covariance(out_in(each).shape[1], stream.device) for each in maps]
@@ -54,7 +55,8 @@ def writer_moments(
                         states = states + sublayer.added(states, stream.context(index, place))
                     size = rms(states)
                     for at, total in enumerate(sums):
-                        inputs = read[at].to(size.dtype)
+                        # A shared expert is given all tokens in one row.
+                        inputs = read[at].to(size.dtype).reshape(*size.shape[:-1], -1)
                         total.add(inputs / size if relative else inputs)
                     return states
 

@@ -43,7 +43,8 @@ def writer_reads(
         start += batch.numel()
     every = sublayers(model)
     for place, rows in enumerate(every):
-        with present(blocks(model)[place]):
+        with present(blocks(model)[place]) as device:
+            stream.move(device)
             for row, sublayer in enumerate(rows):
                 seen: list[list[Tensor]] = [[] for _ in sublayer.writers]
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 from torch import Tensor
 
-from analysis.anatomy import anatomy_of
+from analysis.anatomy import anatomy_of, blocks
 from analysis.curvature import Curvature, curvature
 from analysis.errors import UnsupportedError
 from analysis.families import Branch
@@ -18,10 +18,9 @@ from analysis.units import Kind, Units
 from slicing.inner.cut import BranchCuts, UnitCut
 from slicing.inner.moments import writer_moments
 from slicing.inner.scores import UnitSite, find_unit_score
+from slicing.inner.slopes import Slopes, writer_slopes
+from slicing.inner.taylor import Salience, weight_salience
 from slicing.inner.widths import InnerWidths
-
-if TYPE_CHECKING:
-    from slicing.view import ModelView
 
 Scores = dict[tuple[int, int, Kind], np.ndarray]
 """By block, branch and kind: (units,), higher means worth more."""
@@ -35,20 +34,85 @@ def branches_of(model: Any) -> list[tuple[int, Branch]]:
     return [(row, branch) for row, branches in enumerate(rows) for branch in branches]
 
 
-def view_curvature(view: ModelView) -> Curvature:
+class Asked(Protocol):
+    """What scores of units are measured on: a view of a model, or less."""
+
+    @property
+    def model(self) -> Any:
+        """The dense model."""
+
+    @property
+    def windows(self) -> Tensor:
+        """Token ids, (N, T)."""
+        ...
+
+    def once(self, key: Any, measure: Callable[[], Any]) -> Any:
+        """Give the answer of this key, measured now or known already."""
+
+    def progress(self, phase: str, done: int, total: int, /) -> None:
+        """Tell whoever listens."""
+
+
+def view_curvature(view: Asked) -> Curvature:
     """The curvature of the view's model on the first ``CURVED`` windows, measured once."""
     return view.once("curvature", lambda: curvature(view.model, view.windows[:CURVED], 0, view.progress))
 
 
-def unit_scores(view: ModelView, name: str, kinds: Sequence[Kind]) -> Scores:
-    """The score of this name of all units of these kinds, measured once, in one pass over the windows."""
-    return view.once(("unit scores", name, tuple(kinds)), lambda: _measured(view, name, kinds))
+def view_slopes(view: Asked) -> Slopes:
+    """How steep the loss is in a factor on every column that writes, on the same windows, measured once."""
+    return view.once("slopes", lambda: writer_slopes(view.model, view.windows[:CURVED], 0, view.progress))
 
 
-def _measured(view: ModelView, name: str, kinds: Sequence[Kind]) -> Scores:
+def view_salience(view: Asked) -> dict[tuple[int, int], Salience]:
+    """What the weights of every branch count for to first order, on the same windows, measured once."""
+    return view.once(
+        "salience", lambda: weight_salience(view.model, view.windows[:CURVED], progress=view.progress)
+    )
+
+
+def unit_scores(view: Asked, name: str, kinds: Sequence[Kind], relative: bool | None = None) -> Scores:
+    """The score of this name of all units of these kinds, measured once, in one pass over the windows.
+
+    ``relative``: whether what is read counts relative to the stream; by default as the score has it.
+    """
+    relative = find_unit_score(name).relative if relative is None else relative
+    key = "unit scores", name, tuple(kinds), relative
+    return view.once(key, lambda: _measured(view, name, kinds, relative))
+
+
+def block_worth(view: Asked, name: str) -> np.ndarray:
+    """What a column of every block's writers is worth on average, by a score of units, (L,).
+
+    What is read counts relative to the stream, whose size differs from block to block. Raises
+    ``UnsupportedError`` where a block has neither channels nor coordinates of values that can go.
+    """
+    kinds: tuple[Kind, ...] = ("channels", "value_pairs")
+    found = unit_scores(view, name, kinds, relative=True)
+    columns = {
+        (place, index, kind): sum(each.size for each in units.columns.values())
+        for place, block in enumerate(read_units(view.model))
+        for index, branch in enumerate(block)
+        for kind in kinds
+        for units in branch.of(kind)[:1]
+    }
+    worth = []
+    for place in range(len(blocks(view.model))):
+        own = {key: scores for key, scores in found.items() if key[0] == place}
+        if not own:
+            raise UnsupportedError(
+                f"Block {place} of a model of type '{view.model.config.model_type}' has no channels and no "
+                f"values that can go, so that '{name}' tells nothing of it: choose another score."
+            )
+        worth.append(sum(float(each.sum()) for each in own.values()) / sum(columns[key] for key in own))
+    return np.asarray(worth)
+
+
+def _measured(view: Asked, name: str, kinds: Sequence[Kind], relative: bool) -> Scores:
     score, model, found = find_unit_score(name), view.model, {}
     units, branches = read_units(model), branches_of(model)
     curved = view_curvature(view) if "curvature" in score.asks else None
+    slopes = view_slopes(view) if "slopes" in score.asks else None
+    salience = view_salience(view) if "gradients" in score.asks else None
 
     def look(place: int, row: int, sublayer: Sublayer, moments: list[Tensor]) -> None:
         for index, writer, own in sites(units[place], branches, row, sublayer, kinds):
@@ -57,10 +121,13 @@ def _measured(view: ModelView, name: str, kinds: Sequence[Kind]) -> Scores:
                 out_in(sublayer.writers[writer]),
                 moments[writer],
                 None if curved is None else curved.moments[place][row],
+                None if slopes is None else slopes[place][row][writer],
+                None if salience is None else salience[place, index],
+                (place, index),
             )
             found[place, index, own.kind] = score.score(site)
 
-    writer_moments(model, view.windows, look, view.progress, relative=score.relative)
+    writer_moments(model, view.windows, look, view.progress, relative=relative)
     return found
 
 

@@ -1,8 +1,8 @@
 """The one line that a person writes a recipe in: ``sleb(share=0.5) | slice(dynamic, base=0)``.
 
-Steps are joined by ``|``. A step has a name and, in brackets, settings; names may have hyphens. Values are
-numbers, names, ``true`` and ``false``, and tuples of numbers. Python's own parser reads it, so that an error
-names its column. Knows nothing about what steps do.
+Steps are joined by ``|``. A step has a name and, in brackets, settings; names may have hyphens, and that of a
+step may begin with a digit. Values are numbers, names, ``true`` and ``false``, and tuples of numbers.
+Python's own parser reads it, so that an error names its column. Knows nothing about what steps do.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ DENSE = "dense"
 LONGEST = 20_000
 """Characters of a line, at most."""
 _HYPHEN = re.compile(r"(?<=[A-Za-z0-9])-(?=[A-Za-z])")
+_DIGIT = re.compile(r"((?:^|\|)\s*)[0-9](?=\w*[A-Za-z])")
+"""The digit that the name of a step begins with: at the beginning of the line, or behind a bar."""
 _BARE = re.compile(r"[a-z][a-z0-9]*(-[a-z][a-z0-9]*)*")
 _TOKEN = re.compile(r"[\w.+-]+|\S")
 _WORDS = {"true": True, "false": False}
@@ -68,10 +70,11 @@ class _Reader:
 
     def __init__(self, text: str) -> None:
         self.text = text
-        # What is replaced is as long, so that columns stay right. A hyphen within a name would be a minus.
+        # What is replaced is as long, so that columns stay right. A hyphen within a name would be a minus,
+        # and a name that begins with a digit would be a number.
         self._line = re.sub(r"\s", " ", text)
         self._begins = len(text) - len(text.lstrip())
-        self._plain = _HYPHEN.sub("_", self._line[self._begins :])
+        self._plain = _DIGIT.sub(r"\1n", _HYPHEN.sub("_", self._line[self._begins :]))
 
     def steps(self) -> tuple[Step, ...]:
         """The steps between the bars, from left to right."""
@@ -94,7 +97,7 @@ class _Reader:
         name, call = (node.func, node) if isinstance(node, ast.Call) else (node, None)
         if not isinstance(name, ast.Name):
             raise self._wrong(node, "this is no step; write its name, as in 'sleb' or 'slice(dynamic)'")
-        known = _hyphened(name.id)
+        known = self._name(name)
         if known not in STEPS:
             now = renamed(known)
             why = f"'{known}' is called '{now}' now" if now else unknown_name("step", known, STEPS)
@@ -105,6 +108,11 @@ class _Reader:
             return kind.from_said(said)
         except SlicescopeError as error:
             raise self._wrong(_at_fault(kind, said, places, str(error)) or node, str(error)) from None
+
+    def _name(self, node: ast.Name) -> str:
+        """The name of a step as it is written, with its hyphens and the digit that it may begin with."""
+        first = self._line[self._column(node) - 1]
+        return _hyphened(first + node.id[1:] if first.isdecimal() else node.id)
 
     def _settings(self, kind: type[Step], call: ast.Call) -> tuple[dict[str, Any], dict[str, Any]]:
         """The settings of a step as they are written, and where each stands."""

@@ -70,6 +70,15 @@ def test_every_registered_step_has_a_line_of_its_name() -> None:
         ("constant,dynamic", 1, "write its name"),
         ("slice | greedy(windows=3)", 9, "'greedy' is called 'sleb' now"),
         ("random:draw=0", 7, "this is no recipe"),
+        ("2ssp(windows=0)", 6, "greater than or equal to 1"),
+        ("sleb(share=0.5) | 2ssp(widows=3)", 24, "Did you mean 'windows'"),
+        ("sleb |  2sspp", 9, "Did you mean '2ssp'"),
+        ("  2ssp(windows=3, uniform=1_0)", 27, "no finite number"),
+        ("2-nd(windows=3)", 1, "Unknown step '2-nd'"),
+        ("2ssp(windows=", 5, "this is no recipe"),
+        ("1e5", 1, "Unknown step '1e5'"),
+        ("22", 1, "this is no step"),
+        ("sleb(2ssp)", 6, "this is no recipe"),
     ],
 )
 def test_an_error_names_its_column_and_what_is_meant(line: str, column: int, said: str) -> None:
@@ -78,6 +87,15 @@ def test_an_error_names_its_column_and_what_is_meant(line: str, column: int, sai
     assert f"in column {column}, " in str(told.value)
     assert said in str(told.value)
     assert str(told.value).count("\n") == 0
+
+
+def test_the_name_of_a_step_may_begin_with_a_digit() -> None:
+    for line in ("2ssp", " 2ssp", "sleb(share=0.5) |2ssp", "sleb(share=0.5)|  2ssp(windows=3)"):
+        recipe = Recipe.parse(line)
+        assert recipe.steps[-1].name == "2ssp"
+        assert Recipe.parse(recipe.line) == recipe
+    settings = {"windows": 3, "repair": "writers"}
+    assert Recipe.parse("2ssp(windows=3, repair=writers)").steps == (STEPS["2ssp"](**settings),)
 
 
 @settings(max_examples=40)

@@ -11,12 +11,13 @@ from conftest import tiny_model
 
 from analysis.anatomy import blocks
 from analysis.bases import find_bases
-from analysis.errors import PlanError
+from analysis.errors import PlanError, UnsupportedError
 from analysis.evaluate import perplexity
 from analysis.probes import damage, heavy_tail, hill, leave_out
 from analysis.profile import profile_blocks
 from analysis.read_shape import read_shape
 from analysis.scores import SCORES
+from slicing.inner.select import unit_scores
 from slicing.plan import Plan
 from slicing.probes import CURVES, FRACTIONS, PROBES, Probing
 from slicing.schedule import SlicingSchedule
@@ -121,3 +122,68 @@ def test_a_plan_by_the_released_score_is_made_from_the_same_pass(windows):
     old = view.profile.model_copy(update={"measurements": {"cosine": view.profile.measurements["cosine"]}})
     with pytest.raises(PlanError, match="profile the model again"):
         ModelView(view.model, windows, old).redundancy(Plan(score="lr-published"))
+
+
+# What is inside blocks, by scores of units
+
+BY_UNITS = ("activation", "wanda", "leverage", "fisher", "taylor")
+
+
+@pytest.mark.parametrize("name", BY_UNITS)
+def test_the_worth_of_a_block_is_the_mean_over_the_columns_of_its_writers(name, windows):
+    model = tiny_model("llama")
+    scores = unit_scores(ModelView(model, windows), name, ("channels", "value_pairs"), relative=True)
+    found = PROBES[name](probing_of(model, windows))
+    # 48 channels; 4 query heads with 8 coordinates each, of which two share a pair
+    expected = [
+        (scores[place, 1, "channels"].sum() + scores[place, 0, "value_pairs"].sum()) / (48 + 4 * 8)
+        for place in range(3)
+    ]
+    assert found[0].tolist() == pytest.approx(expected)
+    assert len(set(expected)) == 3
+    assert not SCORES[name].higher_is_redundant and not SCORES[name].quick
+
+
+@pytest.mark.parametrize("name", BY_UNITS)
+def test_the_worth_of_a_block_does_not_grow_with_the_stream(name, windows):
+    """The same function with a stream twice as large throughout: every norm divides it away."""
+    model, other = tiny_model("llama"), tiny_model("llama")
+    other.model.embed_tokens.weight.mul_(2.0)
+    for block in other.model.layers:
+        block.self_attn.o_proj.weight.mul_(2.0)
+        block.mlp.down_proj.weight.mul_(2.0)
+    other.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.clone(), requires_grad=False)
+    found, again = (PROBES[name](probing_of(each, windows))[0] for each in (model, other))
+    ratio = again / found
+    assert ratio == pytest.approx(np.full(3, ratio[0]), rel=1e-2)
+
+
+@pytest.mark.parametrize("name", BY_UNITS)
+def test_scores_of_units_are_there_wherever_a_score_is(name, windows):
+    view = ModelView(tiny_model("phi"), windows)
+    assert len(set(view.redundancy(Plan(score=name)))) == 3
+
+
+def test_a_shared_expert_is_scored_and_a_stack_is_refused_by_name(windows):
+    """One block of the three has a plain MLP, of 48 channels, in place of experts."""
+    view = ModelView(tiny_model("qwen2_moe"), windows)
+    found = unit_scores(view, "activation", ("channels",))
+    assert {place: len(each) for (place, _, _), each in found.items()} == {0: 40, 1: 48, 2: 40}
+    assert view.redundancy(Plan(score="activation"))
+    with pytest.raises(UnsupportedError, match=r"'experts.down_proj' is a stack of experts"):
+        unit_scores(view, "activation", ("expert_channels",))
+
+
+def test_a_replacement_is_tried_at_the_blocks_that_are_named_alone(windows):
+    model = tiny_model("llama")
+    tried: list[int] = []
+
+    def noted(block, entering, tokens):
+        tried.append(block)
+        return entering
+
+    every = damage(model, windows, {"out": leave_out})["out"]
+    found = damage(model, windows, {"out": noted, "again": leave_out}, among={"out": (2, 0), "again": ()})
+    assert set(tried) == {0, 2}
+    assert found["out"][:, [0, 2]] == pytest.approx(every[:, [0, 2]])
+    assert not found["out"][:, 1].any() and not found["again"].any()

@@ -16,6 +16,7 @@ from torch import Tensor
 from analysis.device import widen
 from analysis.errors import PlanError, unknown_name
 from analysis.units import Units
+from slicing.inner.taylor import Salience
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,11 @@ class UnitSite:
     """G, (D, D): see ``analysis.curvature``; there for scores that ask for it."""
     slopes: Tensor | None = None
     """(F,): the mean over tokens of ``(z_j (W' g)_j)²``, with ``g`` the gradient of the summed loss at what
-    is written; there for scores that ask for it."""
+    is written; there for scores that ask for ``slopes``."""
+    salience: Salience | None = None
+    """What the weights of the branch count for; there for scores that ask for ``gradients``."""
+    place: tuple[int, int] = (0, 0)
+    """Block and branch."""
 
     @property
     def columns(self) -> Tensor:
@@ -51,7 +56,8 @@ class UnitScore(ABC):
     title: ClassVar[str]
     source: ClassVar[str]
     cite: ClassVar[str]
-    """A key of ``app.citations.ENTRIES``, or a BibTeX entry of its own."""
+    """A key of ``app.citations.ENTRIES``, or a BibTeX entry of its own; empty for one that is there to be
+    beaten."""
     relative: ClassVar[bool] = False
     """Whether it looks at what is read relative to the stream: else the massive first token owns it."""
     asks: ClassVar[frozenset[str]] = frozenset()

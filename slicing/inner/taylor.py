@@ -1,0 +1,172 @@
+"""What the loss changes by when weights become zero, to first or second order, summed over the units they
+belong to.
+
+The loss is that of the text itself, in nats per token, whose gradient does not vanish. Gradients of the
+weights are taken sub-layer by sub-layer, from the gradient that comes back to its output. Changes no weight.
+Knows nothing about who asks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from analysis.curvature import gradients
+from analysis.device import HOST, comes_and_goes, widen
+from analysis.errors import ModelError, UnsupportedError
+from analysis.read_units import read_units
+from analysis.sublayers import Sublayer, sublayers
+from analysis.units import BranchUnits, Units
+from analysis.values import Progress, no_progress
+
+Form = Literal["element-1", "element-2", "vector"]
+"""``element-1``: ``|g w|`` of every weight. ``element-2``: ``|g w - h w² / 2|``, with h the diagonal of the
+Fisher information, the mean over windows of ``g²``. ``vector``: ``|sum g w|`` of each weight matrix of the
+unit."""
+
+
+@dataclass(frozen=True)
+class Salience:
+    """What the weights of one branch count for, row by row and column by column, fp64 on the host.
+
+    Signed in the form ``vector``.
+    """
+
+    rows: dict[str, Tensor]
+    """By the name of a weight, bias or vector: one number for each of its output features."""
+    columns: dict[str, Tensor]
+    """By the name of a weight: one number for each of its input features."""
+    signed: bool = False
+
+
+def of_units(units: Units, salience: Salience) -> np.ndarray:
+    """Sum over all weights that go with each unit, (units,); each matrix by itself in the form ``vector``."""
+    total = torch.zeros(units.count, dtype=torch.float64)
+    for places_by_name, sums in ((units.rows, salience.rows), (units.columns, salience.columns)):
+        for name, places in places_by_name.items():
+            if name in sums:  # what no gradient reaches, such as a router's correction, counts for nothing
+                own = sums[name][torch.as_tensor(places)].sum(dim=1)
+                total += own.abs() if salience.signed else own
+    return total.numpy()
+
+
+class _Weight(NamedTuple):
+    """A parameter that goes with units, and where it stands."""
+
+    branch: int
+    name: str
+    parameter: nn.Parameter
+    turned: bool
+    """Whether it is stored as (in, out)."""
+
+
+def weight_salience(
+    model: Any, windows: Tensor, form: Form = "element-1", progress: Progress = no_progress
+) -> dict[tuple[int, int], Salience]:
+    """Measure what the weights of every branch count for on ``windows`` (N, T), by block and branch.
+
+    Holds one fp32 copy of the blocks' weights on the host meanwhile, two for ``element-2``. Raises
+    ``ModelError`` where a gradient is not finite, ``TextError`` for windows that do not fit,
+    ``UnsupportedError`` where accelerate keeps weights elsewhere.
+    """
+    if any(comes_and_goes(module) for module in model.modules()):
+        raise UnsupportedError(
+            "Gradients of weights need the whole model on its device, and a part of this one is kept "
+            "elsewhere: choose a device with more memory, or another method."
+        )
+    every = [
+        list(_weights(rows, units)) for rows, units in zip(sublayers(model), read_units(model), strict=True)
+    ]
+    first: dict[tuple[int, int, str], Tensor] = {}
+    second: dict[tuple[int, int, str], Tensor] = {}
+    predicted = windows.shape[1] - 1
+
+    def visit(block: int, row: int, entering: Tensor, gradient: Tensor, context: dict[str, Any]) -> None:
+        sublayer, weights = every[block][row]
+        found = _of_parameters(sublayer, weights, entering, gradient, context)
+        for each, its in zip(weights, found, strict=True):
+            key = block, each.branch, each.name
+            its = its.float().to(HOST) / predicted  # of the mean over the tokens of this window
+            first[key] = first.get(key, 0.0) + its / len(windows)
+            if form == "element-2":
+                second[key] = second.get(key, 0.0) + its.square() / len(windows)
+
+    gradients(model, windows, visit, "text", 0, progress)
+    told: dict[tuple[int, int], Salience] = {}
+    for block, rows in enumerate(every):
+        for each in (weight for _, weights in rows for weight in weights):
+            key, weight = (block, each.branch, each.name), each.parameter.detach().float().to(HOST)
+            change = first.pop(key) * weight
+            if not change.isfinite().all():
+                raise ModelError("A gradient is not finite: open the model in float32.")
+            if form == "element-2":
+                change = change - second.pop(key) * weight.square() / 2
+            own = told.setdefault((block, each.branch), Salience({}, {}, signed=form == "vector"))
+            _note(own, each, change if form == "vector" else change.abs())
+    return told
+
+
+def _weights(
+    rows: list[Sublayer], units: tuple[BranchUnits, ...]
+) -> Iterator[tuple[Sublayer, list[_Weight]]]:
+    """Give the parameters of every sub-layer of a block that go with its units."""
+    branch = 0
+    for sublayer in rows:
+        found: list[_Weight] = []
+        for root in sublayer.roots:
+            names = dict.fromkeys(
+                name for each in units[branch].units for name in (*each.rows, *each.columns)
+            )
+            for name in names:
+                path, _, last = name.rpartition(".")
+                holder = root.get_submodule(path)
+                parameter = getattr(holder, last)
+                if isinstance(parameter, nn.Parameter):  # a router's correction is none
+                    turned = isinstance(holder, Conv1D) and last == "weight"
+                    found.append(_Weight(branch, name, parameter, turned))
+            branch += 1
+        yield sublayer, found
+
+
+def _of_parameters(
+    sublayer: Sublayer, weights: list[_Weight], entering: Tensor, gradient: Tensor, context: dict[str, Any]
+) -> tuple[Tensor, ...]:
+    """The gradients of the parameters, from that at what the sub-layer adds to the stream."""
+    parameters = [each.parameter for each in weights]
+    if not parameters:
+        return ()
+    with torch.enable_grad(), _asked_for(parameters):
+        added = sublayer.added(entering, context)
+        return torch.autograd.grad(added, parameters, gradient, allow_unused=True, materialize_grads=True)
+
+
+@contextmanager
+def _asked_for(parameters: list[nn.Parameter]) -> Iterator[None]:
+    """Have gradients of these parameters taken inside the ``with``."""
+    before = [each.requires_grad for each in parameters]
+    try:
+        for each in parameters:
+            each.requires_grad_(True)
+        yield
+    finally:
+        for each, asked in zip(parameters, before, strict=True):
+            each.requires_grad_(asked)
+
+
+def _note(salience: Salience, weight: _Weight, change: Tensor) -> None:
+    """Sum what every entry of a parameter counts for, over its rows and over its columns."""
+    change = widen(change, HOST)
+    if weight.turned:
+        change = change.T
+    elif change.ndim < 2 or (change.ndim == 2 and len(change) == 1):  # a bias, or one number for every head
+        change = change.reshape(-1, 1)
+    rows, columns = change.sum(-1).flatten(), change.sum(-2).flatten()  # of a stack: expert by expert
+    salience.rows[weight.name] = rows
+    salience.columns[weight.name] = columns
