@@ -75,9 +75,9 @@ def test_what_is_made_is_stored_and_opens(asked, line):
     assert result.plain == ("uniform" in line)
     left = result.layout.shape_after(result.shape) if result.layout else result.shape
     assert result.parameters == result.inner.shape_after(left).parameters < result.dense_parameters
-    again = load_run(run.key)
+    again = load_run(runs_folder() / run.key)
     assert again.result == result
-    folder = Path(runs_folder()) / run.key / MODEL_FOLDER
+    folder = runs_folder() / run.key / MODEL_FOLDER
     source = ModelSource.parse(str(folder), device="cpu", dtype="float32")
     opened = open_model(source)
     assert sum(each.numel() for each in opened.model.parameters()) == result.parameters
