@@ -50,7 +50,7 @@ def study(tiny_folder: Path, tmp_path: Path) -> Study:
         Plan(rounding=1),
         (0.0, 0.2),
         (0.2, 0.4),
-        model=ModelSource.parse(str(tiny_folder), device="cpu"),
+        model=ModelSource.parse(str(tiny_folder), device="cpu", dtype="float32"),
         calibration=TextSource.parse(str(tmp_path / "calibration.txt"), "calibration"),
         calibration_windows=3,
         profile_windows=2,
