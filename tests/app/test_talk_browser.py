@@ -64,6 +64,7 @@ def test_the_keyboard_tells_the_story(address: str, browser: Any) -> None:
     for step in (2, 3, 4, 5):
         page.keyboard.press("ArrowRight")
         at(page, step)
+    page.locator(".js-plotly-plot").nth(1).wait_for(state="detached")  # the chart of the step before
     page.locator(".js-plotly-plot").click()
     page.keyboard.press("ArrowLeft")
     at(page, 4)

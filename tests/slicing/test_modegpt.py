@@ -216,8 +216,8 @@ def test_it_keeps_its_size(line):
     made, _ = make_smaller(recipe, budget, view)
     size = made_by.size(view.shape, budget)  # type: ignore[attr-defined]
     assert count_parameters(made.model) == pytest.approx(size, rel=0.01)
-    assert made.widths is not None
-    assert made.widths.shape_after(view.shape).parameters == count_parameters(made.model)
+    assert made.inner is not None
+    assert made.inner.shape_after(view.shape).parameters == count_parameters(made.model)
     assert made.model(WINDOWS[:2]).logits.isfinite().all()
 
 
