@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
 from analysis.bases import Seen
 from analysis.device import widen
 from slicing.basis.base import Basis, along, basis
+from slicing.transport import sinkhorn
 
 STRENGTH = 0.1
 """Of the entropy (lambda), against costs whose median is 1."""
-ROUNDS, QUICK = 50, 100
-"""Of Sinkhorn's iteration, at most: in logarithms, and of products after each."""
-LARGEST = 1e100
-"""No factor of a product grows beyond this."""
-NEAR = 1e-6
-"""By how much the mass of a coordinate may be off, relative to what it should be."""
 
 
 @basis
@@ -57,31 +50,3 @@ class Transport(Basis):
         signs = torch.where(r.diagonal() < 0, -1.0, 1.0).to(q)
         q[:, :width] *= signs  # so that a coordinate that stays as it is keeps its sign
         return q, along(q, total)
-
-
-def sinkhorn(cost: Tensor, strength: float) -> Tensor:
-    """The plan (D, W) of least ``cost`` (D, W) less ``strength`` times its entropy, both marginals uniform.
-
-    Each of D rows sends 1 / D, each of W columns gets 1 / W. In logarithms, so that no strength is too small,
-    with quick rounds of products between, as long as they stay in range (Peyré and Cuturi, Computational
-    Optimal Transport, 2019, section 4.4).
-    """
-    rows, columns = cost.shape
-    scaled = -cost / strength
-    sends, gets = 1 / rows, 1 / columns
-    down, across = torch.zeros_like(scaled[0]), torch.zeros_like(scaled[:, 0])
-    for _ in range(ROUNDS):
-        down = math.log(gets) - (scaled + across.unsqueeze(1)).logsumexp(0)
-        across = math.log(sends) - (scaled + down).logsumexp(1)
-        plan = (scaled + across.unsqueeze(1) + down).exp()
-        if (plan.sum(0) / gets - 1).abs().max() < NEAR:
-            return plan
-        left, right = torch.ones_like(across), torch.ones_like(down)
-        for _ in range(QUICK):
-            narrower = gets / (left @ plan)
-            wider = sends / (plan @ narrower)
-            if not (narrower.max() < LARGEST and wider.max() < LARGEST):
-                break
-            left, right = wider, narrower
-        down, across = down + right.log(), across + left.log()
-    return (scaled + across.unsqueeze(1) + down).exp()

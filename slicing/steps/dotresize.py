@@ -16,10 +16,10 @@ from analysis.sublayers import Sublayer
 from slicing.inner.cut import BranchCuts, UnitCut
 from slicing.inner.reads import writer_reads
 from slicing.inner.select import best, branches_of, sites
-from slicing.inner.transport import as_mixes, transport
 from slicing.inner.widths import InnerWidths
 from slicing.steps.base import step
 from slicing.steps.inner import Inner, InnerPlan, at_size, widths_of_shares
+from slicing.transport import as_mixes, sinkhorn
 
 if TYPE_CHECKING:
     from slicing.view import ModelView
@@ -84,5 +84,6 @@ def merging(reads: Tensor, kept: np.ndarray, temperature: float) -> UnitCut:
     """Merge all channels, which are ``reads`` (tokens, n) on text, into those that are ``kept``."""
     every = reads.T.contiguous()
     cost = torch.cdist(every, every[torch.as_tensor(kept, device=every.device)], p=1.0) / len(reads)
-    rows, columns = as_mixes(transport(cost, temperature))
+    relative = cost / cost.mean().clamp_min(torch.finfo(cost.dtype).tiny)
+    rows, columns = as_mixes(sinkhorn(relative, temperature))
     return UnitCut("channels", kept, rows.to(HOST), columns.to(HOST))

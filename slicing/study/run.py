@@ -302,7 +302,7 @@ def _compress(
     reason = why_not_sliceable(opened.model.config)
     shape = None if reason else view.shape
     progress("Saving", 0, 1)
-    about = {
+    about: dict[str, Any] = {
         "made_from": request.model.label,
         "calibration": f"{calibration.label}, {calibration.windows} windows of "
         f"{calibration.window_length} tokens",
@@ -319,9 +319,8 @@ def _compress(
         layout = made.layout or Layout.whole(profile.blocks)
         reduced = ReducedModel(left, layout, made.repair, made.inner)
         plain = reduced.plain
-        method, size = request.recipe.short_title, dense_parameters
-        place = folder / MODEL_FOLDER
-        save_reduced(reduced, opened.tokenizer, place, method=method, dense_parameters=size, **about)
+        about |= {"method": request.recipe.short_title, "dense_parameters": dense_parameters}
+        save_reduced(reduced, opened.tokenizer, folder / MODEL_FOLDER, **about)
     progress("Saving", 1, 1)
     return CompressResult(
         profile=view.profile,

@@ -14,10 +14,10 @@ from analysis.read_shape import read_shape
 from slicing.basis import BASES, find_basis, transport
 from slicing.basis.base import basis
 from slicing.basis.dense import bases_for
-from slicing.basis.transport import sinkhorn
 from slicing.schedule import SlicingSchedule
 from slicing.slicer import recut, slice_model
 from slicing.study.recipe import Recipe
+from slicing.transport import sinkhorn
 
 WIDTHS = (24, 16, 29, 32)
 

@@ -15,11 +15,11 @@ from slicing.budget import Budget
 from slicing.inner.cut import UnitCut, copy_sharing, cut_model
 from slicing.inner.moments import writer_moments
 from slicing.inner.reads import writer_reads
-from slicing.inner.transport import as_mixes, transport
 from slicing.steps.dotresize import Dotresize, merging
 from slicing.study.judge import count_parameters
 from slicing.study.recipe import Recipe
 from slicing.study.run import make_smaller
+from slicing.transport import as_mixes, sinkhorn
 from slicing.view import ModelView
 
 WINDOWS = torch.randint(3, 300, (8, 24), generator=torch.Generator().manual_seed(5))
@@ -34,6 +34,11 @@ def model() -> Any:
 @pytest.fixture(scope="module")
 def view(model) -> ModelView:
     return ModelView(model, WINDOWS)
+
+
+def transport(cost: torch.Tensor, temperature: float) -> torch.Tensor:
+    """A plan whose temperature is relative to the mean cost, as the step has it."""
+    return sinkhorn(cost / cost.mean().clamp_min(1e-30), temperature)
 
 
 def drawn(*sizes: int) -> torch.Tensor:
