@@ -21,6 +21,7 @@ from app.figures.base import (
     empty_figure,
 )
 from app.wording import baseline_name, change, noise, random_band
+from app.wording.numbers import counted
 from slicing.study.recipe import Recipe
 from slicing.study.verdicts import Standing, Table
 
@@ -266,7 +267,7 @@ def _takeaway(table: Table) -> str:
     between = share_interval(best)
     ends = f" (95 % interval {100 * between[0]:.1f} to {100 * between[1]:.1f} %)" if between else ""
     told = (
-        f"Of {len(rows)} recipes “{best.recipe.title}” has the least excess loss, "
+        f"Of {counted(len(rows), 'recipe')} “{best.recipe.title}” has the least excess loss, "
         f"{100 * best.share:.1f} %{ends}, where {baseline_name(table.study)} has 100 %"
     )
     if band is None:

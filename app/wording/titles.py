@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from analysis.sources.demo_text import DEMO_SPLITS
 from analysis.sources.presets import PRESETS
-from app.wording.numbers import percent
+from app.wording.numbers import counted, percent
 from slicing.budget import Budget, Measure
 from slicing.plan import Plan
 from slicing.study.recipe import Recipe
@@ -46,7 +46,7 @@ def _study_title(task: Study) -> str:
         return f"Compare {label}, {within(task.recipes[-1])}, {sizes}"
     if task.view == "map":
         return f"Map of {len(task.recipes) - 1} bases at {sizes} on {label}"
-    return f"Study of {len(task.recipes)} recipes at {sizes} on {label}"
+    return f"Study of {counted(len(task.recipes), 'recipe')} at {sizes} on {label}"
 
 
 TITLES: dict[str, Callable[[Any], str]] = {

@@ -28,7 +28,7 @@ class Projections(CutRepair):
     """
 
     name = "projections"
-    title = "all input and output projections from the first cut on fitted"
+    title = "all projections fitted"
     fits = frozenset({"writers", "matrix"})
 
     def why_not(self, model: PreTrainedModel) -> str:
