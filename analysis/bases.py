@@ -178,7 +178,7 @@ class TokenSample:
 
 
 class Seen(NamedTuple):
-    """What calibration saw of the stream at a place, or at several that are to share a basis."""
+    """Hold the moments and sampled tokens of the stream at one site, or at several that share a basis."""
 
     second: Covariance | Moment
     tokens: Tensor | None = None
@@ -318,7 +318,7 @@ class BasesCollector:
         self.samples[site].add(states)
 
     def seen(self, sites: range, place: int) -> Seen:
-        """What was seen at some sites together, of which each counts alike; the sums are given up."""
+        """Add up the moments of some sites, each with the same weight, and free them."""
         totals = [total for site in sites if (total := self.sums[site]) is not None]
         tokens = None
         if self.samples[0].most:

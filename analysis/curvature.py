@@ -91,7 +91,7 @@ def gradients(
 
 
 def _entering(model: Any, tokens: Tensor, tuples: bool) -> tuple[list[Tensor], list[dict[str, Any]]]:
-    """What enters every block and leaves the last, and how each is called."""
+    """Run the blocks, and give the states in front of each and behind the last, with each one's context."""
     states, contexts = _normal(entering_states(model, tokens, tuples))
     found = [states]
     with torch.no_grad():

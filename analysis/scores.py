@@ -75,7 +75,7 @@ class Score:
     after_norm: bool = False
     """Whether the state that leaves the last block is taken after the model's final norm."""
     known_issue: str = ""
-    """What is known against the score, or against its released code, in one sentence."""
+    """A sentence that tells the known fault of the score or of its released code; empty without one."""
 
     @property
     def measurement(self) -> str:
@@ -86,7 +86,7 @@ class Score:
 
     @property
     def about(self) -> str:
-        """What it says, and what is known against it: the text wherever a score is described."""
+        """Describe the score, with its known issue where it has one."""
         return f"{self.description} Known issue: {self.known_issue}" if self.known_issue else self.description
 
 

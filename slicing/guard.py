@@ -74,3 +74,17 @@ def refuse_unless_invariant(model: PreTrainedModel) -> None:
 def _head(model: Any, states: Tensor) -> Tensor:
     head = getattr(model, anatomy_of(model.config).head)
     return head(states).to(torch.promote_types(states.dtype, torch.float32))
+
+
+@torch.inference_mode()
+def probe_logits(model: Any) -> Tensor:
+    """Run the model on 24 tokens from all over its vocabulary, and give the logits (1, 24, V), fp32."""
+    size = model.get_input_embeddings().weight.shape[0]
+    tokens = (torch.arange(1, 25, device=model.device) * size // 25).unsqueeze(0)
+    return model(tokens, use_cache=False).logits.float()
+
+
+def why_unlike(found: Tensor, expected: Tensor, dtype: torch.dtype) -> str:
+    """Say by how much logits differ from those expected; empty where rounding alone explains it."""
+    error = float((found - expected).norm() / expected.norm())
+    return "" if error <= GUARD_TOLERANCE[dtype] else f"made from it, the model's logits are {error:.1%} off"

@@ -22,7 +22,7 @@ from analysis.needs import is_spread
 from analysis.shape import ModelShape
 from slicing.assembly import by_rows, present_ends, share_with, spread_like
 from slicing.depth.operator import adopt, set_parameter
-from slicing.guard import GUARD_TOLERANCE
+from slicing.guard import probe_logits, why_unlike
 from slicing.modeling_sliced import SlicedForCausalLM, parameters_named
 
 
@@ -194,13 +194,8 @@ def _logits_divisor(model: Any) -> float:
 
 @torch.inference_mode()
 def _check(model: PreTrainedModel, made: PreTrainedModel, sliced: SlicedForCausalLM) -> None:
-    size = made.get_input_embeddings().weight.shape[0]  # type: ignore[union-attr]
-    tokens = (torch.arange(1, 25, device=made.device) * size // 25).unsqueeze(0)
-    expected = sliced(tokens, use_cache=False).logits.float()
-    found = made(tokens, use_cache=False).logits.float()
-    error = float((found - expected).norm() / expected.norm())
-    if not error <= GUARD_TOLERANCE[model.dtype]:
-        raise _unfit(model, f"made from it, the model's logits are {error:.1%} off")
+    if reason := why_unlike(probe_logits(made), probe_logits(sliced), model.dtype):
+        raise _unfit(model, reason)
 
 
 def _unfit(model: PreTrainedModel, reason: str) -> UnsupportedError:

@@ -46,7 +46,7 @@ def sinkhorn(cost: Tensor, strength: float) -> Tensor:
 
 
 def as_mixes(plan: Tensor) -> tuple[Tensor, Tensor]:
-    """What a plan T (n, k) makes of the rows that give n features and of the columns that read them.
+    """Convert a plan T (n, k) to the matrices that mix rows and columns of n features into k.
 
     R (n, k): every new row is a mean of old ones, so that the columns of R add up to 1. W (n, k): every old
     column goes to new ones as a whole, so that the rows of W add up to 1.

@@ -22,7 +22,7 @@ from analysis.errors import ModelError, UnsupportedError, one_line
 from analysis.hooks import leaving_out, returns_tuple
 from slicing.assembly import spread_like
 from slicing.depth.layout import Layout
-from slicing.guard import GUARD_TOLERANCE
+from slicing.guard import probe_logits, why_unlike
 
 _FIRST_SO_MANY = ("first_k_dense_replace", "num_dense_layers", "moe_layer_start_index", "max_window_layers")
 """Settings that count blocks from the first one on."""
@@ -146,11 +146,9 @@ def _check(model: PreTrainedModel, made: PreTrainedModel, layout: Layout) -> Non
     size = model.get_input_embeddings().weight.shape[0]  # type: ignore[union-attr]
     tokens = (torch.arange(1, 25, device=model.device) * size // 25).unsqueeze(0)
     with leaving_out(model, layout.removed, returns_tuple(model, tokens)):
-        expected = model(tokens, use_cache=False).logits.float()
-    found = made(tokens, use_cache=False).logits.float()
-    error = float((found - expected).norm() / expected.norm())
-    if not error <= GUARD_TOLERANCE[model.dtype]:
-        raise _unfit(model, f"made from it, the model's logits are {error:.1%} off")
+        expected = probe_logits(model)
+    if reason := why_unlike(probe_logits(made), expected, model.dtype):
+        raise _unfit(model, reason)
 
 
 def _unfit(model: PreTrainedModel, reason: str) -> UnsupportedError:

@@ -21,7 +21,7 @@ from analysis.errors import PlanError, UnsupportedError
 from analysis.families import Branch
 from analysis.read_units import branch_units
 from analysis.units import Kind, Units
-from slicing.guard import GUARD_TOLERANCE
+from slicing.guard import probe_logits, why_unlike
 from slicing.inner.widths import ORDER
 from slicing.modeling_narrow import Absent, NarrowConfig, NarrowForCausalLM, NarrowLinear
 
@@ -247,7 +247,7 @@ def _outputs(model: Any, block: nn.Module, core: nn.Module) -> int:
     seen: list[int] = []
     handle = core.register_forward_hook(lambda _, __, o: seen.append(len(o) if isinstance(o, tuple) else 0))
     try:
-        _logits(model)
+        probe_logits(model)
     finally:
         handle.remove()
     return seen[0]
@@ -268,8 +268,7 @@ def _runs_natural(model: Any, cuts: Sequence[Sequence[BranchCuts]], branches: li
             if found[1] is None:
                 return False
             expected: Any = found[0]
-            error = float((found[1] - expected).norm() / expected.norm())
-            return error <= GUARD_TOLERANCE[model.dtype]
+            return not why_unlike(found[1], expected, model.dtype)
     return True
 
 
@@ -284,7 +283,7 @@ def _with_one_branch(
     parameters = dict(core.named_parameters(recurse=False))
     cut_branch(block, branch, model.config, cuts, natural)
     try:
-        return _logits(model)
+        return probe_logits(model)
     except (RuntimeError, ValueError):  # shapes that its code does not expect
         return None
     finally:
@@ -293,13 +292,6 @@ def _with_one_branch(
             setattr(block.get_submodule(home), last, module)
         for name, parameter in parameters.items():
             setattr(core, name, parameter)
-
-
-@torch.inference_mode()
-def _logits(model: Any) -> Tensor:
-    size = model.get_input_embeddings().weight.shape[0]
-    tokens = (torch.arange(1, 17, device=model.device) * size // 17).unsqueeze(0)
-    return model(tokens, use_cache=False).logits.float()
 
 
 def as_narrow_model(model: Any) -> Any:

@@ -11,7 +11,7 @@ from transformers.pytorch_utils import Conv1D
 
 from analysis.errors import UnsupportedError, one_line
 from analysis.sublayers import out_in
-from slicing.guard import GUARD_TOLERANCE
+from slicing.guard import probe_logits, why_unlike
 from slicing.modeling_narrow import Absent, NarrowLinear
 
 CHANNELS = ("intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size", "moe_intermediate_size")
@@ -88,12 +88,8 @@ def _say(text: Any, dense: Any, sizes: tuple[int, int], found: NarrowLinear, siz
 
 
 def _check(model: Any, made: Any) -> None:
-    size = model.get_input_embeddings().weight.shape[0]
-    tokens = (torch.arange(1, 25, device=model.device) * size // 25).unsqueeze(0)
-    expected, found = (each(tokens, use_cache=False).logits.float() for each in (model, made))
-    error = float((found - expected).norm() / expected.norm())
-    if not error <= GUARD_TOLERANCE[model.dtype]:
-        raise _unfit(model, f"made from it, the model's logits are {error:.1%} off")
+    if reason := why_unlike(probe_logits(made), probe_logits(model), model.dtype):
+        raise _unfit(model, reason)
 
 
 def _unfit(model: Any, reason: str) -> UnsupportedError:
