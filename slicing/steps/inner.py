@@ -160,6 +160,8 @@ class Inner(Step):
         with PeakMemory(model.device) as peak, out_of_memory_told("cutting inside the blocks", model.device):
             cut = reduce_blocks(model, layout, check=False)
             cut_model(cut, plan.cuts)
+            if self.uniform:
+                as_plain(copy_sharing(cut))  # which refuses before the fits what no configuration can say
             held = held_out(len(windows)) if self.fits() else 0
             if held:
                 check_windows(model, windows)
