@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 
@@ -51,7 +52,10 @@ except SlicescopeError as error:
 
 def run(limit: float, host: float) -> dict:
     words = [sys.executable, "-c", SCRIPT, str(limit), str(host)]
-    answer = subprocess.run(words, capture_output=True, text=True, check=False)
+    # glibc keeps what is freed for later, which made the peak differ by half from run to run; large blocks
+    # of memory now go back at once, so that the peak is what is in use.
+    environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": str(128 * 1024)}
+    answer = subprocess.run(words, capture_output=True, text=True, check=False, env=environment)
     assert answer.returncode == 0, answer.stderr[-2000:]
     return json.loads(answer.stdout.splitlines()[-1])
 
@@ -64,8 +68,8 @@ def free() -> dict:
 def test_formula_is_what_is_taken(free):
     need = free["need"]
     predicted = need["sliced"] + need["working"] + need["activations"]
-    # The formula is a bound; allocators give some of it back and the watch may miss the moment.
-    assert 0.2 * predicted < free["taken"] < 1.1 * predicted
+    # The formula is a bound; not all of it is in use at one moment, and the watch may miss the moment.
+    assert 0.3 * predicted < free["taken"] < predicted
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux enforces RLIMIT_DATA")
