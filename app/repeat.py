@@ -83,8 +83,8 @@ def _flag(request: Any, name: str, value: Any) -> list[str]:
     if name == "model":
         return [flag, model_line(value), *_changed(value, "device"), *_changed(value, "dtype")]
     if name in TEXTS:
-        if value is None:  # a model card without an evaluation
-            return ["--evaluation-windows", "0"]
+        if value is None:  # a model card without an evaluation, or a search on the calibration text
+            return ["--evaluation-windows", "0"] if name == "evaluation" else []
         said, usual = text_line(value, TEXTS[name]), "demo"
         return [flag, said] if said != usual else []
     if name == "budget":

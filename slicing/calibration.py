@@ -61,8 +61,11 @@ def _fitted(windows: int) -> int:
     return windows - held_out(windows)
 
 
-def same_text(calibration: TextSource, *others: TextSource | None) -> tuple[str, ...]:
-    """A sentence where a text for evaluation has documents of the calibration text in it."""
+def same_text(calibration: TextSource, *others: TextSource | None, searched: bool = False) -> tuple[str, ...]:
+    """A sentence where a text for evaluation has documents of the calibration text in it, or of the one that
+    is ``searched`` on.
+    """
+    what = "Search" if searched else "Calibration"
     for other in others:
         if other is not None and share_text(calibration, other):
             both = (
@@ -71,7 +74,7 @@ def same_text(calibration: TextSource, *others: TextSource | None) -> tuple[str,
                 else f"on '{calibration.label}' and '{other.label}' with documents in common"
             )
             return (
-                f"Calibration and evaluation are {both}, which flatters every smaller model: choose another "
+                f"{what} and evaluation are {both}, which flatters every smaller model: choose another "
                 "text or split for one of them.",
             )
     return ()

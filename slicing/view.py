@@ -44,7 +44,7 @@ def _no_search(plan: Plan) -> tuple[tuple[float, ...], float]:
 
 
 def _no_more(count: int) -> Tensor:
-    raise PlanError("There are no windows beside those of the calibration: leave the searched share out.")
+    raise PlanError("There are no windows to judge a search on: leave the searched share out.")
 
 
 class ModelView:
@@ -67,7 +67,7 @@ class ModelView:
 
         The first ``profile_windows`` of them, by default all, are what the ``profile`` is measured on and
         what probes look at. ``find_precision`` tells that of the losses. ``search`` is asked where a plan has
-        no shares yet; ``draw_more`` gives windows (n, T) of the same text that are none of these.
+        no shares yet; ``draw_more`` gives windows (n, T) to judge a search on, none of which are these.
         """
         self.model, self.windows = model, windows
         self.profile_windows = windows[:profile_windows]

@@ -141,6 +141,8 @@ def studies(draw: st.DrawFn) -> Study:
         "window_length": st.integers(2, 99),
         "prompt": st.text(st.characters(exclude_categories=["Cs"]), max_size=20),
         "tasks": st.lists(st.sampled_from(["one", "two"]), unique=True),
+        "search_text": texts(),
+        "redrawn": st.lists(st.sampled_from(found), unique=True),
         "task_folder": st.just(Path("/some/where")),
         **dict.fromkeys(("matched", "lens"), st.booleans()),
         "jitter": st.integers(0, 3),

@@ -20,6 +20,8 @@ class Years(NamedTuple):
 DEMO_SPLITS: dict[str, Years] = {
     "calibration": Years(1947, 2009),
     "evaluation": Years(2010, 2026),
+    # Between the styles of the others: what is searched for is judged on it.
+    "search": Years(1901, 1946),
     # Jefferson to McKinley: all hundred are messages written to be read, none was spoken.
     "out-of-style": Years(1801, 1900),
 }

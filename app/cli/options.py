@@ -280,6 +280,13 @@ class CalibrationOptions:
         int | None,
         typer.Option(min=1, help="How many of them the profile is measured on.", show_default="up to 8"),
     ] = None
+    search_text: Annotated[
+        str,
+        typer.Option(
+            help="Text to judge searches on, such as the search for a share; 'demo:search' for the demo.",
+            show_default="further windows of the calibration text",
+        ),
+    ] = ""
     window_length: Annotated[int, typer.Option(min=2, help="Tokens in a window.")] = 512
 
     def fields(self) -> dict[str, Any]:
@@ -289,6 +296,7 @@ class CalibrationOptions:
         given = {each.name: getattr(self, each.name) for each in fields(CalibrationOptions)}
         return given | {
             "calibration": TextSource.parse(self.calibration, "calibration"),
+            "search_text": TextSource.parse(self.search_text, "calibration") if self.search_text else None,
             "profile_windows": self.profile_windows or min(8, self.calibration_windows),
         }
 

@@ -93,7 +93,7 @@ def trials_size(study: Study, like: Run) -> str:
     trials = len(study.trials()) + len(study.matches())
     told = (
         f"{counted(trials, 'trial')}: the dense model, and every recipe at every budget with every seed; "
-        "baselines to beat run with the first seed alone."
+        f"{_once(study)} run with the first seed alone."
     )
     if study.jitter:
         told += f" Each calibrated recipe is repeated with noise, {counted(study.jitter, 'time')}."
@@ -153,7 +153,7 @@ def ranking(table: Table) -> list[str]:
             f"Random baselines have an excess loss of {percent(band[0])} to {percent(band[1])}; {beaten}"
         )
     told += _gained(table)
-    told.append(f"Intervals are over evaluation windows; {_draws(len(table.study.seeds))}.")
+    told.append(f"Intervals are over evaluation windows; {_draws(table.study)}.")
     return [*told, *_repeated(table.study)]
 
 
@@ -161,10 +161,17 @@ def _repeated(study: Study) -> list[str]:
     return [sentence] if (sentence := noise_reading(study)) else []
 
 
-def _draws(seeds: int) -> str:
-    if seeds == 1:
+def _draws(study: Study) -> str:
+    if len(study.seeds) == 1:
         return "one draw of calibration windows, and another moves the numbers too"
-    return f"{seeds} draws of calibration windows are averaged, for baselines to beat one"
+    return f"{len(study.seeds)} draws of calibration windows are averaged, for {_once(study)} one"
+
+
+def _once(study: Study) -> str:
+    """Name what the first seed alone calibrates."""
+    if not study.redrawn:
+        return "baselines to beat"
+    return f"all but {counted(len({*study.redrawn, study.baseline}), 'recipe')}"
 
 
 def _shared(recipe: Recipe) -> int:
@@ -204,9 +211,7 @@ def frontier(board: Board) -> list[str]:
     told = [sentence for table, others in sizes if (sentence := _which_one(table, others))]
     if not told:
         return [f"{board.done} of {board.total} trials have run."]
-    seeds = len(board.study.seeds)
-    draws = "one draw" if seeds == 1 else f"{seeds} draws"
-    told.append(f"Intervals are over evaluation windows; {draws} of calibration windows.")
+    told.append(f"Intervals are over evaluation windows; {_draws(board.study)}.")
     return [*told, *_repeated(board.study)]
 
 

@@ -55,6 +55,7 @@ def fit_inside(
     short = true.beside(cut)
     told: list[SublayerRepair] = []
     following = [*(group[0] for group in layout.groups[1:]), layout.blocks]
+    closing = not {"readers", "writers"}.isdisjoint(fits)  # only then the cut model's own stream is needed
     dense_rows, passed, alike = sublayers(dense), 0, True
     for place, (rows, first) in enumerate(zip(sublayers(cut), following, strict=True)):
         top = layout.tops[place]
@@ -79,7 +80,8 @@ def fit_inside(
                         alike = False
                 if not (alike or gone) and "writers" in fits:
                     told += work.writers()
-                work.advance_cut()
+                if closing:
+                    work.advance_cut()
         passed = first
         tell(first, layout.blocks)
     return tuple(told)
@@ -100,6 +102,8 @@ class _Fit:
     ) -> None:
         self.cut, self.dense, self.true, self.short = cut, dense, true, short
         self.place, self.top, self.held = place, top, held
+        self.ahead: BlockStream | None = None
+        """The dense stream behind the sub-layer, where a fit has found it already."""
         self.maps = cut.writers
         self.biased = [each for each in self.maps if each.bias is not None]
 
@@ -124,12 +128,16 @@ class _Fit:
 
     def local(self) -> list[SublayerRepair]:
         """Fit the writers on the dense stream, towards what the dense sub-layer writes."""
+        ahead = self.true.beside()
 
         def wanted(index: int, states: Tensor) -> tuple[Tensor, Tensor]:
             added = self.dense.added(states, self.true.context(index, self.top))
+            ahead.states[index] = states + added
             return added, states + added
 
-        return self._fitted(self.true, self.top, wanted)
+        told = self._fitted(self.true, self.top, wanted)
+        self.ahead = ahead
+        return told
 
     def writers(self) -> list[SublayerRepair]:
         """Fit the writers on the cut model's stream, towards the dense stream where it is now."""
@@ -199,6 +207,9 @@ class _Fit:
 
     def advance_dense(self) -> None:
         """Pass the dense stream through the dense sub-layer."""
+        if self.ahead is not None:
+            self.true.states = self.ahead.states
+            return
         self.true.change(lambda i, states: states + self.dense.added(states, self.true.context(i, self.top)))
 
     def advance_cut(self) -> None:

@@ -140,6 +140,10 @@ class Inner(Step):
         """What its shape tells, of the open model."""
         self.check_shape(view.shape, budget, len(view.windows))
 
+    def preview(self) -> Self:
+        """Not repaired; what is left is restored, which costs two passes."""
+        return type(self)(**{**dict(self), "repair": "none"})
+
     def cost(self, tokens: int, window_length: int) -> Cost:
         """One pass to look, two to restore, five to fit block by block."""
         passes = {"none": 0.0, "writers": 5.0, "projections": 7.0}[self.repair]
@@ -150,7 +154,11 @@ class Inner(Step):
     def decide(self, view: ModelView, budget: Budget, made: Made) -> InnerPlan:
         """The units that stay of what the steps before have left."""
         size = self.size(view.shape, budget)
-        return self.plan(view if made.layout is None else view.of(made.model), size)
+        if made.layout is None:
+            return self.plan(view, size)
+        # What is left comes again at another size, and in a search for a share.
+        left = view.once(("left", made.layout), lambda: view.of(made.model))
+        return view.once((self, made.layout, size), lambda: self.plan(left, size))
 
     def apply(self, view: ModelView, plan: InnerPlan, made: Made) -> Made:
         """Cut the units, restore, and repair; the repair is kept where it loses less on held-out windows."""

@@ -41,6 +41,7 @@ LARGEST = 1_000_000
 TEXTS: dict[str, Role] = {
     "text": "calibration",
     "calibration": "calibration",
+    "search_text": "calibration",
     "evaluation": "evaluation",
     "other": "evaluation",
 }
@@ -132,7 +133,7 @@ def _toml(value: Any) -> str:
 def _written(name: str, value: Any) -> Any:
     if name in TEXTS:
         return _text(value, TEXTS[name])
-    if name == "recipes":
+    if name in ("recipes", "redrawn"):
         return [each.line for each in value]
     if name == "budgets":
         return _budgets(value)
@@ -239,12 +240,14 @@ class _File:
             )
         fields = {key: value for key, value in plain.items() if key not in ("model", "device", "dtype")}
         fields["model"] = self.model(plain)
-        for key in ("calibration", "evaluation", "other"):
-            if key in plain or key != "other":
+        for key in ("calibration", "evaluation", "other", "search_text"):
+            if key in plain or key in ("calibration", "evaluation"):
                 fields[key] = self.text(key, plain.get(key, "demo"))
         if "budgets" in plain:
             fields["budgets"] = self.budgets(plain["budgets"])
-        fields["recipes"] = self.recipes(plain["recipes"])
+        for key in ("recipes", "redrawn"):
+            if key in plain:
+                fields[key] = self.recipes(key, plain[key])
         for key in (*_LEAST, "seeds"):
             if key in plain:
                 self.check_bounds(key, plain[key])
@@ -300,16 +303,16 @@ class _File:
         except PlanError as error:
             self.refused(error)
 
-    def recipes(self, said: Any) -> list[Plain]:
+    def recipes(self, key: str, said: Any) -> list[Plain]:
         """Recipes, each as its line."""
         if not isinstance(said, list) or not all(isinstance(each, str) for each in said):
-            self.wrong('The key \'recipes\' needs lines in quotes, as in ["slice(constant)", "sleb"].')
+            self.wrong(f'The key \'{key}\' needs lines in quotes, as in ["slice(constant)", "sleb"].')
         found = []
         for number, line in enumerate(said, 1):
             try:
                 found.append(Recipe.parse(line).model_dump(mode="json"))
             except PlanError as error:
-                self.refused(error, f"Recipe {number}, '{line[:60]}': ")
+                self.refused(error, f"Recipe {number} of '{key}', '{line[:60]}': ")
         return found
 
     def check_bounds(self, key: str, said: Any) -> None:

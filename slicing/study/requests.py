@@ -5,6 +5,7 @@ same key and gives the same run. A study of several runs stands in ``slicing.stu
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar, Literal, Self
 
@@ -130,6 +131,9 @@ class Calibrated(Request):
 
     calibration: TextSource
     calibration_windows: int = 16
+    search_text: TextSource | None = None
+    """What is searched for, such as a share, is judged on windows of this text; ``None`` for windows of the
+    calibration text that nothing is fitted to. What does best there need not do best on other texts."""
     profile_windows: int = 8
     """The profile is measured on this many of the calibration windows."""
     window_length: int = 512
@@ -153,6 +157,8 @@ class Calibrated(Request):
         """A text that is calibrated and judged on, and too few tokens for what is fitted."""
         evaluation, other = (getattr(self, name, None) for name in ("evaluation", "other"))
         told = same_text(self.calibration, evaluation, other)
+        if self.search_text is not None:
+            told += same_text(self.search_text, evaluation, other, searched=True)
         if shape is None:
             return told
         told += too_few_tokens(self.fits(), shape, self.calibration_windows, self.window_length)
@@ -328,3 +334,11 @@ class Trial(Judged):
     def own_phases(self) -> Phases:
         """Give the phases that it shares with no other trial."""
         return (*self.recipe_phases(self.recipe), *self.judging_phases(self.recipe))
+
+
+def by_view(trials: Sequence[Trial]) -> list[Trial]:
+    """Put trials that share a view one behind the other, so that what is measured of the dense model is
+    measured once; else in their order.
+    """
+    views = list(dict.fromkeys(trial.view_key for trial in trials))
+    return sorted(trials, key=lambda trial: views.index(trial.view_key))

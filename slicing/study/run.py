@@ -40,7 +40,7 @@ from slicing.store import open_model, save_reduced, save_sliced
 from slicing.study.best_share import with_best_shares
 from slicing.study.judge import Judge, count_parameters, digest, environment, through_lens, used
 from slicing.study.recipe import Recipe
-from slicing.study.requests import Calibrated, CompressRequest, ProfileRequest, SearchRequest, Trial
+from slicing.study.requests import Calibrated, CompressRequest, ProfileRequest, SearchRequest, Trial, by_view
 from slicing.study.results import (
     CompressResult,
     Measurement,
@@ -51,7 +51,7 @@ from slicing.study.results import (
     StudyResult,
     TrialResult,
 )
-from slicing.study.searching import find_shares, search_request, search_shares
+from slicing.study.searching import find_shares, search_request, search_shares, search_windows
 from slicing.study.store import BASES_FILE, DETAILS_FILE, MODEL_FOLDER, find_stored, keep_run, store_run
 from slicing.study.study import Study
 from slicing.view import ModelView
@@ -243,10 +243,6 @@ def open_view(
             "calibration windows: choose a number from 1 to all of them."
         )
 
-    def draw(count: int, skip: int = 0) -> Any:
-        drawn = (request.window_length, count, request.seed, skip)
-        return token_windows(request.calibration, opened.tokenizer, *drawn)
-
     def measure_profile(progress: Progress) -> LayerProfile:
         return _look(request, opened, windows[: request.profile_windows], progress, folder, lens)
 
@@ -261,7 +257,8 @@ def open_view(
         return run.result.shares, run.seconds
 
     progress("Reading text", 0, 1)
-    windows = draw(request.calibration_windows)
+    drawn = (request.window_length, request.calibration_windows, request.seed)
+    windows = token_windows(request.calibration, opened.tokenizer, *drawn)
     progress("Reading text", 1, 1)
     return ModelView(
         opened.model,
@@ -271,7 +268,7 @@ def open_view(
         measure_profile=measure_profile,
         find_precision=lambda: safe_precision(request.model, windows, opened.model),
         search=searched,
-        draw_more=lambda count: draw(count, request.calibration_windows),
+        draw_more=lambda count: search_windows(request, opened.tokenizer, count),
     )
 
 
@@ -439,7 +436,7 @@ def _study(study: Study, opened: OpenModel, progress: Progress, folder: Path) ->
             profile = first.profile  # with what trials have measured
         return result.measurement
 
-    for trial in wanted:
+    for trial in by_view(wanted):
         found[trial.key] = measured(trial, trial.short)
     again = []
     for trial in matches:
@@ -486,7 +483,7 @@ def _carry_out(request: Request, drawn: OpenModel, executor: Executor, progress:
     """Have an executor make the trials of a study that are not stored yet."""
     if request.kind == "study":
         _refuse_impossible(request, drawn)
-        missing = [trial for trial in request.trials() if not stored_trial(trial, drawn)]
+        missing = [trial for trial in by_view(request.trials()) if not stored_trial(trial, drawn)]
         executor(missing, keep_run, progress)
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from analysis.evaluate import perplexity
 from analysis.sources.opening import OpenModel
@@ -31,12 +33,20 @@ def find_shares(request: SearchRequest, opened: OpenModel, make: Callable[[Searc
     """Give the stored run of a search, if it saw the windows of today, or else the one that is made now."""
     run = find_stored(request)
     if run is not None and run.result.kind == "search":
-        skip = request.calibration_windows
-        drawn = (request.window_length, request.windows, request.seed, skip)
-        today = digest(token_windows(request.calibration, opened.tokenizer, *drawn))
+        today = digest(search_windows(request, opened.tokenizer, request.windows))
         if today == run.result.windows.digest:
             return run
     return make(request)
+
+
+def search_windows(request: Calibrated, tokenizer: Any, count: int) -> Tensor:
+    """Draw the windows (count, T) that a search is judged on: of a text of its own, or of the calibration text
+    behind the calibration windows.
+    """
+    text, skip = request.search_text or request.calibration, request.calibration_windows
+    return token_windows(
+        text, tokenizer, request.window_length, count, request.seed, 0 if request.search_text else skip
+    )
 
 
 def search_shares(request: SearchRequest, view: ModelView, progress: Progress) -> SearchResult:
@@ -66,5 +76,5 @@ def search_shares(request: SearchRequest, view: ModelView, progress: Progress) -
         losses=found.losses,
         evaluations=found.evaluations,
         schedule=schedule(found.shares),
-        windows=used(request.calibration, windows, view.model),
+        windows=used(request.search_text or request.calibration, windows, view.model),
     )

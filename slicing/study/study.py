@@ -41,6 +41,9 @@ class Study(Judged):
     seeds: tuple[Seed, ...] = (0,)
     """Of the calibration windows; ``seed`` is always the first. Recipes that are there to be beaten run for
     that alone."""
+    redrawn: tuple[Recipe, ...] = ()
+    """Recipes that every seed calibrates; the others the first seed alone, but for the baseline. Empty for
+    all: several draws are for what the question is about, and take their time."""
     jitter: int = Field(
         default=0,
         title="Repetitions with noise",
@@ -66,6 +69,12 @@ class Study(Judged):
                 raise PlanError(f"A study needs distinct {what}, but got {values}: name each once.")
         if not all(each.steps for each in self.recipes):
             raise PlanError("The dense model is judged in every study: leave 'dense' out of the recipes.")
+        for each in self.redrawn:
+            if each not in self.recipes:
+                raise PlanError(
+                    f"'{each.line}' is to be drawn anew for every seed, but is none of the recipes: name it "
+                    "among the recipes too."
+                )
         if not 0 <= self.jitter <= MOST_REPETITIONS:
             raise PlanError(
                 f"A study has from 0 to {MOST_REPETITIONS} repetitions with noise (jitter), but got "
@@ -107,7 +116,8 @@ class Study(Judged):
 
     def seeds_of(self, recipe: Recipe) -> tuple[int, ...]:
         """The seeds that a recipe is calibrated by."""
-        return self.seeds[:1] if recipe.control else self.seeds
+        once = self.redrawn and recipe not in self.redrawn and recipe != self.baseline
+        return self.seeds[:1] if recipe.control or once else self.seeds
 
     def draws_of(self, recipe: Recipe) -> range:
         """The draws of noise that a recipe is run with; 0, which is none, is the first."""

@@ -156,6 +156,10 @@ def test_what_a_plain_model_costs_is_said_without_shortcuts() -> None:
 def test_a_study_says_how_many_trials_it_is() -> None:
     told = wording.trials_size(bundled_board().request, bundled_run())  # type: ignore[arg-type]
     assert told.startswith("61 trials: ") and " h at the pace of the run shown on Profile" in told
+    board = bundled_board().request
+    assert board.kind == "study"
+    some = board.model_copy(update={"seeds": (0, 1), "redrawn": board.recipes[1:3]})
+    assert "all but 3 recipes run with the first seed alone" in wording.trials_size(some, bundled_run())
 
 
 @pytest.mark.parametrize(

@@ -7,11 +7,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from analysis.errors import Cancelled, PlanError
 from analysis.sources.model import ModelSource
 from analysis.sources.text import TextSource
+from analysis.sources.windows import token_windows
 from analysis.storage import runs_folder
+from analysis.values import no_progress
 from slicing.allocation import ALLOCATIONS
 from slicing.budget import Budget
 from slicing.plan import Plan, Slicing
@@ -20,6 +23,7 @@ from slicing.study.recipe import Recipe
 from slicing.study.requests import Trial
 from slicing.study.results import Run
 from slicing.study.run import perform
+from slicing.study.searching import search_windows
 from slicing.study.store import find_details, finished_trials, list_runs, load_run
 from slicing.study.study import USUAL, Study, comparison, contest, leaderboard, recipes, sweep
 from slicing.study.verdicts import Board, Map, Standing, pareto, read_board, read_comparison, read_map
@@ -119,6 +123,43 @@ def test_random_baselines_run_for_the_first_seed_alone(judged):
         ("constant", 1),
         ("dynamic", 1),
     ]
+
+
+def test_several_draws_are_for_the_recipes_that_are_named_and_for_the_baseline(judged):
+    lines = ("slice(constant)", "slice(dynamic, base=0)", "slice(rising)")
+    once = contest(recipes(*lines), seeds=(0, 1), **judged)
+    assert len(once.trials()) == 1 + 3 * 2
+    some = once.model_copy(update={"redrawn": recipes(lines[1])})
+    drawn = [(each.recipe.line, each.seed) for each in some.trials()[1:]]
+    assert drawn == [(lines[0], 0), (lines[1], 0), (lines[2], 0), (lines[0], 1), (lines[1], 1)]
+    with pytest.raises(PlanError, match="is none of the recipes: name it among the recipes too"):
+        contest(recipes(*lines), redrawn=recipes("shortgpt"), **judged)
+
+
+def test_trials_that_share_a_view_run_one_behind_the_other(judged, monkeypatch):
+    opened, real = [], running.open_view
+    monkeypatch.setattr(running, "open_view", lambda *a, **k: opened.append(a[0]) or real(*a, **k))
+    study = leaderboard(recipes("shortgpt"), sizes=(0.25, 0.45), seeds=(0, 1), **judged)
+    result = perform(study).result
+    assert len(opened) == 1 + 2  # one to tell what cannot be, then one of each seed
+    assert [each.title for each in result.measurements] == ["Dense"] + 4 * [study.recipes[0].title]
+    for trial, found in zip(study.trials(), result.measurements, strict=True):
+        assert perform(trial).result.measurement.evaluation.nll == found.evaluation.nll
+
+
+def test_a_search_is_judged_on_the_text_that_is_named(judged, other):
+    request = Trial(**judged, recipe=recipes("shortgpt")[0], budget=Budget.parse("parameters=0.3"))
+    tokenizer = running.open_model(request.model).tokenizer
+    own = search_windows(request, tokenizer, 2)
+    fitted = token_windows(request.calibration, tokenizer, 24, 4, 0)
+    assert not (own[:, None] == fitted).all(-1).any()
+    elsewhere = request.model_copy(update={"search_text": other})
+    assert torch.equal(search_windows(elsewhere, tokenizer, 2), token_windows(other, tokenizer, 24, 2, 0))
+    view = running.open_view(elsewhere, running.open_model(request.model), no_progress)
+    assert torch.equal(view.draw_more(2), search_windows(elsewhere, tokenizer, 2))
+    flattering = elsewhere.model_copy(update={"other": other})
+    assert any("Search and evaluation are both on" in each for each in flattering.warnings(None))
+    assert not elsewhere.warnings(None)
 
 
 def test_all_allocations_are_among_the_usual_recipes():
