@@ -40,8 +40,9 @@ def find_shares(request: SearchRequest, opened: OpenModel, make: Callable[[Searc
 
 
 def search_windows(request: Calibrated, tokenizer: Any, count: int) -> Tensor:
-    """Draw the windows (count, T) that a search is judged on: of a text of its own, or of the calibration text
-    behind the calibration windows.
+    """Draw the windows (count, T) that a search is judged on.
+
+    They are of a text of its own, or else of the calibration text, behind the calibration windows.
     """
     text, skip = request.search_text or request.calibration, request.calibration_windows
     return token_windows(
