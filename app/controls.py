@@ -68,12 +68,12 @@ def _telling(profile: LayerProfile) -> int:
 def text(label: str, role: Role, key: str, usual: str = "demo") -> str:
     """A text: the demo's, a preset, or whatever path or Hub id is typed; or else one of those offered."""
     options = ["demo", *(["demo:out-of-style"] if role == "evaluation" else []), *PRESETS]
+    if usual not in options:
+        options.append(usual)
     offered = state.policy().texts
     if offered is not None:
         options = [option for option in options if TextSource.parse(option, role) in offered]
         usual = usual if usual in options else options[0]
-    if usual not in options:
-        options.append(usual)
     chosen = st.selectbox(
         label,
         options,

@@ -303,6 +303,7 @@ def _judged(name: str, usual: Proposal) -> dict[str, Any]:
     calibration_windows = controls.number(
         "Calibration windows", f"{name}-calibration-windows", judged.calibration_windows
     )
+    search_text = _search_text(name)
     said = text_line(judged.evaluation, "evaluation")
     evaluation = controls.text("Evaluation text", "evaluation", f"{name}-evaluation", said)
     evaluation_windows = controls.number(
@@ -314,11 +315,20 @@ def _judged(name: str, usual: Proposal) -> dict[str, Any]:
         "model": judged.model,
         "calibration": TextSource.parse(calibration, "calibration"),
         "calibration_windows": calibration_windows,
+        "search_text": search_text,
         "profile_windows": min(judged.profile_windows, calibration_windows),
         "evaluation": TextSource.parse(evaluation, "evaluation"),
         "evaluation_windows": evaluation_windows,
         "window_length": length,
     }
+
+
+def _search_text(name: str) -> TextSource | None:
+    """The text that searches are judged on; title and help are those of the field."""
+    field = Study.model_fields["search_text"]
+    own = st.toggle(str(field.title), key=f"{name}-search", persist_state="session", help=field.description)
+    said = controls.text("Search text", "calibration", f"{name}-search-text", "demo:search") if own else ""
+    return TextSource.parse(said, "calibration") if own else None
 
 
 def _repetitions(key: str, usual: int = 0) -> int:

@@ -114,7 +114,8 @@ def _refuse_unless_found(word: str, commands: list[str]) -> None:
 def study_command(methods: MethodsOption = False) -> None:
     """Judge many recipes alike: a sweep, a contest, a leaderboard, or what a study file says.
 
-    A file is one in TOML, or one that ships with slicescope: quick.toml, map.toml, ranking.toml, board.toml.
+    A file is one in TOML, or one that ships with slicescope: quick.toml, map.toml, ranking.toml,
+    removal.toml, board.toml.
     """
 
 

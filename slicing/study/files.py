@@ -307,12 +307,12 @@ class _File:
         """Recipes, each as its line."""
         if not isinstance(said, list) or not all(isinstance(each, str) for each in said):
             self.wrong(f'The key \'{key}\' needs lines in quotes, as in ["slice(constant)", "sleb"].')
-        found = []
+        found, where = [], "" if key == "recipes" else f" of '{key}'"
         for number, line in enumerate(said, 1):
             try:
                 found.append(Recipe.parse(line).model_dump(mode="json"))
             except PlanError as error:
-                self.refused(error, f"Recipe {number} of '{key}', '{line[:60]}': ")
+                self.refused(error, f"Recipe {number}{where}, '{line[:60]}': ")
         return found
 
     def check_bounds(self, key: str, said: Any) -> None:

@@ -136,6 +136,10 @@ class Recipe(Value):
         """Whether something is found from Gram matrices of the calibration text: bases, or a fit."""
         return bool(self.fits())
 
+    def searches(self, budget: Budget) -> bool:
+        """Whether a share, or shares, are searched for at a budget."""
+        return any(each.share == "search" or each.search_key(budget) for each in self.steps)
+
     def fits(self) -> set[Fit]:
         """Name the things that it fits to the calibration text."""
         return {fit for step in self.steps for fit in step.fits()}

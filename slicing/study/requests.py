@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar, Literal, Self
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from analysis.errors import PlanError
 from analysis.numbers import Seed
@@ -131,9 +131,12 @@ class Calibrated(Request):
 
     calibration: TextSource
     calibration_windows: int = 16
-    search_text: TextSource | None = None
-    """What is searched for, such as a share, is judged on windows of this text; ``None`` for windows of the
-    calibration text that nothing is fitted to. What does best there need not do best on other texts."""
+    search_text: TextSource | None = Field(
+        default=None,
+        title="Search on a text of its own",
+        description="What is searched for, such as a share, is judged on windows of this text, and else on "
+        "further windows of the calibration text. What does best there need not do best on other texts.",
+    )
     profile_windows: int = 8
     """The profile is measured on this many of the calibration windows."""
     window_length: int = 512

@@ -166,6 +166,8 @@ class Study(Judged):
 
     def _trial(self, recipe: Recipe, budget: Budget | None, seed: int, draw: int = 0) -> Trial:
         shared = {name: getattr(self, name) for name in Judged.model_fields}
+        if budget is None or not recipe.searches(budget):  # then it is the same trial whatever text is named
+            shared["search_text"] = None
         return Trial(**{**shared, "seed": seed}, recipe=recipe, budget=budget, jitter=draw)
 
 

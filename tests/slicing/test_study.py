@@ -157,6 +157,9 @@ def test_a_search_is_judged_on_the_text_that_is_named(judged, other):
     assert torch.equal(search_windows(elsewhere, tokenizer, 2), token_windows(other, tokenizer, 24, 2, 0))
     view = running.open_view(elsewhere, running.open_model(request.model), no_progress)
     assert torch.equal(view.draw_more(2), search_windows(elsewhere, tokenizer, 2))
+    lines = ("shortgpt(share=search) | slice(constant)", "shortgpt")
+    study = leaderboard(recipes(*lines), sizes=(0.4,), search_text=other, **judged)
+    assert [each.search_text for each in study.trials()] == [None, other, None]
     flattering = elsewhere.model_copy(update={"other": other})
     assert any("Search and evaluation are both on" in each for each in flattering.warnings(None))
     assert not elsewhere.warnings(None)
