@@ -333,6 +333,16 @@ def choose_block(block: int) -> None:
     put({"block": block})
 
 
+def choose_part(block: int, part: str) -> None:
+    """Make this part of this block the one whose cost is looked at; only in a callback."""
+    put({"block": block, "unit-part": part})
+
+
+def look_near(tab: str) -> None:
+    """Open this tab of the profile from near; only in a callback."""
+    put({"near": tab})
+
+
 def choose_pair(pair: tuple[int, int]) -> None:
     """Make these the two depths that are compared; only in a callback."""
     put({"pair-from": min(pair), "pair-to": max(pair)})
@@ -367,9 +377,18 @@ def preview_of(run: Run, plan: Plan) -> Preview | str | None:
 
 def with_bases(run: Run) -> ProfileRequest:
     """The profile of a run anew, keeping the bases that previews need."""
+    return _profile_anew(run, bases=True)
+
+
+def with_units(run: Run, measured: bool = False) -> ProfileRequest:
+    """The profile of a run anew, with what units cost, and measured what whole attentions and MLPs do."""
+    return _profile_anew(run, units=True, units_measured=measured)
+
+
+def _profile_anew(run: Run, **fields: Any) -> ProfileRequest:
     request = run.request
     if request.kind == "profile":
-        return request.model_copy(update={"bases": True})
+        return request.model_copy(update=fields)
     _, drawn, seed = request.profile_draw
     return ProfileRequest(
         model=request.model,
@@ -377,7 +396,7 @@ def with_bases(run: Run) -> ProfileRequest:
         windows=drawn,
         window_length=request.window_length,
         seed=seed,
-        bases=True,
+        **fields,
     )
 
 
