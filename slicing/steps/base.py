@@ -226,7 +226,7 @@ class Step(Value):
 
     def check_shape(self, shape: ModelShape, budget: Budget, windows: int) -> None:
         """Refuse what no model of this shape can give with so many calibration ``windows``: ``PlanError``."""
-        budget.parameters(shape)  # which says so where it names no whole block
+        budget.parameters(shape)  # which says so where more is to go than blocks hold
         if self.repair != "none":
             held_out(windows)
 

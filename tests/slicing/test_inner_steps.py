@@ -106,6 +106,21 @@ def test_what_is_made_has_the_size_that_was_planned_and_asked_for(name, share, m
     assert not any(parameter.requires_grad for parameter in model.parameters())
 
 
+@pytest.mark.parametrize("name", [name for name in INNER if STEPS[name].fine])  # type: ignore[attr-defined]
+def test_a_shallow_model_loses_less_than_a_block(name):
+    """Two blocks are 31 % of this model each; a share is nearest to none of them."""
+    shallow = tiny_model("llama", num_hidden_layers=2, intermediate_size=256, vocab_size=1000)
+    view, step, budget = ModelView(shallow, WINDOWS), made_by(name), Budget.parse("parameters=0.05")
+    step.check(view, budget)
+    made = step.apply(view, step.decide(view, budget, Made(shallow)), Made(shallow))
+    assert parameters_of(made.model) == pytest.approx(0.95 * parameters_of(shallow), rel=0.01)
+
+
+def test_no_step_takes_more_than_blocks_hold(view):
+    with pytest.raises(PlanError, match=r"97% of the .* parameters is 7 of the 6 blocks"):
+        made_by("fasp").check(view, Budget.parse("parameters=0.97"))
+
+
 @pytest.mark.parametrize("name", INNER)
 def test_the_same_is_decided_twice(name, model, view):
     budget = without(model, 0.2)
