@@ -304,6 +304,45 @@ def test_heads_of_equal_number_are_an_ordinary_checkpoint_too():
     assert plain.config.head_dim == 8
 
 
+ONE_GROUP = {"num_attention_heads": 2, "num_key_value_heads": 1}
+
+
+@pytest.mark.parametrize(
+    ("family", "changes", "kind", "kept", "said"),
+    [
+        # An MLP as wide as all heads of 8, one of six heads, or one shared beside experts.
+        ("llama", {"intermediate_size": 32}, "channels", 24, {"intermediate_size": 24}),
+        ("llama", {"intermediate_size": 16}, "channels", 8, {"intermediate_size": 8}),
+        ("qwen2", {"intermediate_size": 32}, "kv_groups", 1, {**ONE_GROUP, "head_dim": 8}),
+        (
+            "qwen2_moe",
+            {"shared_expert_intermediate_size": 24, "mlp_only_layers": []},
+            "channels",
+            16,
+            {"shared_expert_intermediate_size": 16},
+        ),
+        # A width that the configuration leaves to the code.
+        ("gpt2", {"n_inner": None}, "channels", 100, {"n_inner": 100}),
+        # The size of a head follows from their number unless it is said.
+        ("phi", {}, "kv_groups", 1, {**ONE_GROUP, "head_dim": 8}),
+        ("qwen3", {}, "kv_groups", 1, ONE_GROUP),
+    ],
+)
+def test_a_width_is_said_by_the_role_of_what_is_cut(family, changes, kind, kept, said, tmp_path):
+    """And not by which settings have the same number."""
+    model = tiny_model(family, **changes)
+    cuts = [
+        [[UnitCut(kind, np.arange(kept))] if each.of(kind) else () for each in row]
+        for row in read_units(model)
+    ]
+    plain = as_plain(cut(model, cuts))
+    before, after = (each.config.to_dict() for each in (model, plain))
+    assert {name: value for name, value in after.items() if value != before.get(name)} == said
+    plain.save_pretrained(tmp_path)
+    again = type(model).from_pretrained(tmp_path)
+    assert torch.allclose(logits(again), logits(plain), atol=1e-6)
+
+
 def test_widths_that_no_configuration_says_are_refused():
     model = tiny_model("llama")
     made = cut(model, [[(), [UnitCut("channels", np.arange(40))]], [(), ()], [(), ()]])
