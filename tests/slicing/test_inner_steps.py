@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
 
@@ -21,6 +22,7 @@ from slicing.inner.cut import UnitCut, cut_model
 from slicing.inner.select import unit_scores
 from slicing.inner.widths import InnerWidths
 from slicing.inner.without import cuts_without
+from slicing.modeling_narrow import Absent, NarrowLinear
 from slicing.steps import STEPS, find_step
 from slicing.steps.base import Made
 from slicing.steps.inner import Inner, InnerPlan
@@ -54,6 +56,17 @@ def without(model: Any, share: float) -> Budget:
     return Budget(measure="size", amount=round((1 - share) * read_shape(model).parameters))
 
 
+def settings_of(name: str) -> Iterator[dict[str, Any]]:
+    """The settings that all steps share, one by one, as far as a step takes them."""
+    usual: Any = find_step(name)()
+    for settings in ({}, {"uniform": True}, {"restore": not usual.restore}, {"repair": "projections"}):
+        try:
+            made_by(name, **settings)
+        except PlanError:  # which has tests of its own
+            continue
+        yield settings
+
+
 def parameters_of(model: Any) -> int:
     return sum(each.numel() for each in {id(each): each for each in model.parameters()}.values())
 
@@ -80,7 +93,7 @@ def rounding(step: Inner, shape: ModelShape) -> float:
     """How far a size may be from the one asked for."""
     if not step.fine:  # half of the largest sub-layer
         return max(each.parameters(shape.hidden_size) for each in shape.blocks[0]) / 2
-    units = [each for sublayer in shape.blocks[0] for each in sublayer.units if each.kind in step.kinds]
+    units = [each for sublayer in shape.blocks[0] for each in sublayer.units if each.kind in step.kinds_cut]
     rows = max(each.reader_rows + each.writer_columns + each.inner / shape.hidden_size for each in units)
     return BLOCKS * rows * shape.hidden_size  # every block rounds alike
 
@@ -89,9 +102,9 @@ def rounding(step: Inner, shape: ModelShape) -> float:
 
 
 @pytest.mark.parametrize("share", [0.1, 0.25])
-@pytest.mark.parametrize("name", INNER)
-def test_what_is_made_has_the_size_that_was_planned_and_asked_for(name, share, model, view):
-    step, budget, shape = made_by(name), without(model, share), read_shape(model)
+@pytest.mark.parametrize(("name", "settings"), [(name, some) for name in INNER for some in settings_of(name)])
+def test_what_is_made_has_the_size_that_was_planned_and_asked_for(name, settings, share, model, view):
+    step, budget, shape = made_by(name, **settings), without(model, share), read_shape(model)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     step.check(view, budget)
     plan = step.decide(view, budget, Made(model))
@@ -99,6 +112,8 @@ def test_what_is_made_has_the_size_that_was_planned_and_asked_for(name, share, m
     size, asked = parameters_of(made.model), step.size(shape, budget)
     assert size == plan.widths.shape_after(shape).parameters
     assert made.inner == plan.widths
+    ours = [each for each in made.model.modules() if isinstance(each, NarrowLinear | Absent)]
+    assert bool(ours) != step.uniform
     assert abs(size - asked) <= rounding(step, shape)
     assert size < shape.parameters
     assert made.model(WINDOWS[:2]).logits.isfinite().all()
