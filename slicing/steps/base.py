@@ -25,6 +25,7 @@ from slicing.budget import Budget
 from slicing.calibration import Fit
 from slicing.depth.layout import Layout
 from slicing.inner.widths import InnerWidths
+from slicing.registry import Registry
 from slicing.repair import Repair, held_out
 from slicing.repairs import REPAIRS, find_repair
 
@@ -272,22 +273,14 @@ class Step(Value):
 SHARES = (0.25, 0.5, 0.75)
 """Of what is to go in whole blocks, where a search decides."""
 StepType = TypeVar("StepType", bound=Step)
-STEPS: dict[str, type[Step]] = {}
+STEPS: Registry[type[Step]] = Registry("step")
+find_step = STEPS.find
 
 
 def step(cls: type[StepType]) -> type[StepType]:
     """Register a step: it then appears in the app, the command line, studies, reports and the tests."""
-    if cls.name in STEPS:
-        raise ValueError(f"The step '{cls.name}' is registered twice.")
-    STEPS[cls.name] = cls
+    STEPS.put(cls.name, cls)
     return cls
-
-
-def find_step(name: str) -> type[Step]:
-    """Find the registered step of this name, or raise a ``PlanError`` that suggests the nearest."""
-    if name not in STEPS:
-        raise PlanError(unknown_name("step", name, STEPS))
-    return STEPS[name]
 
 
 def read_step(data: Any) -> Any:
