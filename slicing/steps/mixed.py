@@ -174,7 +174,10 @@ def _heads_of(pairs: Units, group: int, columns: np.ndarray) -> np.ndarray:
 def options(
     shape: SublayerShape, hidden_size: int, worth: Worth, scale: float, uniform: bool, alone: bool
 ) -> list[_Chosen]:
-    """Every way to make one branch smaller, with what it saves and what it is predicted to cost."""
+    """Every way to make one branch smaller, with what it saves and what it is predicted to cost.
+
+    A branch with routed experts never goes as a whole: what it costs without them would be predicted.
+    """
 
     def option(cost: float, **said: Any) -> _Chosen:
         widths = SublayerWidths(**said)
@@ -201,7 +204,8 @@ def options(
                 for rank in range(max(1, size // RANKS), size, max(1, size // RANKS)):
                     cost = base + sum(float(worth.ranks[group].costs[rank]) for group in stay)
                     found.append(option(cost, kept={**some, "value_pairs": rank}))
-    if alone and not uniform and (worth.channels or worth.groups):
+    routed = any(each.kind == "experts" for each in shape.units)
+    if alone and not routed and not uniform and (worth.channels or worth.groups):
         found.append(option(worth.whole, gone=True))
     return found
 

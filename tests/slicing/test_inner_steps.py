@@ -175,6 +175,41 @@ def test_a_repair_is_kept_where_it_helps(name, model, view):
     assert {"writers"} == step.fits()
 
 
+# Routed experts
+
+
+TAKE_UNITS = [name for name, kind in STEPS.items() if kind.axis == "inner" and kind.kinds]  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("family", ["mixtral", "qwen3_moe"])
+@pytest.mark.parametrize("name", TAKE_UNITS)
+def test_a_model_whose_channels_are_all_of_routed_experts_is_refused_by_that_reason(name, family):
+    other = tiny_model(family)
+    with pytest.raises(UnsupportedError, match="has any but those of routed experts, which no method scores"):
+        made_by(name).check(ModelView(other, WINDOWS), without(other, 0.2))
+
+
+@pytest.mark.parametrize("name", TAKE_UNITS)
+def test_routed_experts_that_stay_whole_are_told_of_and_the_size_is_met(name):
+    other = tiny_model("qwen2_moe")
+    shape, step, budget = read_shape(other), made_by(name), without(other, 0.1)
+    experts = sum(each.numel() for name, each in other.named_parameters() if ".experts." in name)
+    (told,) = step.warnings(shape)
+    assert f"which hold {experts / shape.parameters:.0%} of the parameters" in told
+    view = ModelView(other, WINDOWS)
+    made = step.apply(view, step.decide(view, budget, Made(other)), Made(other))
+    assert parameters_of(made.model) == pytest.approx(budget.amount, rel=0.01)
+    left = sum(each.numel() for name, each in made.model.named_parameters() if ".experts." in name)
+    assert left == experts
+    with pytest.raises(PlanError, match=r"routed experts that stay whole|All that can go inside the blocks"):
+        step.decide(view, without(other, 0.6), Made(other))
+
+
+def test_dense_models_are_not_told_of_experts(view):
+    assert not any(made_by(name).warnings(view.shape) for name in INNER)
+    assert not made_by("sublayers").warnings(read_shape(tiny_model("qwen2_moe")))
+
+
 # Sub-layers
 
 
