@@ -253,12 +253,12 @@ def test_a_cut_model_is_saved_and_opens_with_transformers_alone(family, tmp_path
     if read_shape(model).blocks[0][0].kind != "parallel":
         gone[1][0] = None
     made = cut(model, gone)
+    expected = logits(made).detach()
     folder = tmp_path / "cut"
     narrow = ReducedModel(as_narrow_model(made), Layout.whole(len(blocks(model))), None, widths)
     said: Any = {"made_from": "tiny", "method": "by hand", "dense_parameters": 1, "calibration": "nothing"}
     save_reduced(narrow, byte_tokenizer(), folder, **said)
     again = open_model(ModelSource.parse(str(folder), device="cpu", dtype="float32")).model
-    expected = logits(made).detach()
     assert torch.equal(logits(again), expected)
     torch.save((TOKENS, expected), tmp_path / "expected.pt")
     script = (
@@ -275,6 +275,18 @@ def test_a_cut_model_is_saved_and_opens_with_transformers_alone(family, tmp_path
     )
     subprocess.run([sys.executable, "-c", script], check=True, cwd=tmp_path, env=_without_us(), timeout=240)
     assert "cut inside its blocks" in (folder / "README.md").read_text()
+
+
+def test_a_class_that_saves_changes_no_weight(model):
+    """Neither of what is cut, nor of the dense model with which it shares them."""
+    cuts, _ = planned(model, ("channels", "kv_groups"))
+    made = cut(model, cuts)
+    before, cut_before = (
+        {name: tensor.clone() for name, tensor in each.state_dict().items()} for each in (model, made)
+    )
+    inner: Any = getattr(as_narrow_model(made), "inner", made)  # itself where nothing can be cut
+    assert all(tensor.equal(before[name]) for name, tensor in model.state_dict().items())
+    assert all(tensor.equal(cut_before[name]) for name, tensor in inner.state_dict().items())
 
 
 def _without_us() -> dict[str, str]:
