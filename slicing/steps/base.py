@@ -24,6 +24,7 @@ from analysis.values import Value, first_fault
 from slicing.budget import Budget
 from slicing.calibration import Fit
 from slicing.depth.layout import Layout
+from slicing.inner.sink import LostSink
 from slicing.inner.widths import InnerWidths
 from slicing.registry import Registry
 from slicing.repair import Repair, held_out
@@ -54,9 +55,16 @@ class Made:
     inner: InnerWidths | None = None
     """How much stays inside its blocks; ``None`` where all does."""
     repair: Repair | None = None
+    sink: LostSink | None = None
+    """Where the attention sink is lost; ``None`` where it is not, or was not looked at."""
     seconds: float = 0.0
     peak_memory: int = 0
     """Bytes of the device, at the peak of what was done to the model."""
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What whoever uses the model must know, a sentence each."""
+        return (self.sink.told,) if self.sink else ()
 
 
 class Step(Value):

@@ -27,6 +27,7 @@ from slicing.depth.operator import reduce_blocks
 from slicing.inner.cut import BranchCuts, copy_sharing, cut_model
 from slicing.inner.fit import fit_inside
 from slicing.inner.plain import as_plain
+from slicing.inner.sink import lost_sink
 from slicing.inner.widths import InnerWidths, SublayerWidths, parameters_held, units_of
 from slicing.repair import Repair, SublayerRepair, held_out
 from slicing.steps.base import Cost, Made, Step
@@ -198,12 +199,14 @@ class Inner(Step):
                 cut, told = _better(cut, repaired, rows, windows[-held:])
             if self.uniform:
                 cut = as_plain(cut)
+            sink = lost_sink(model, cut, layout, windows)
             synchronise(model.device)
         return replace(
             made,
             model=cut,
             inner=plan.widths,
             repair=told,
+            sink=sink,
             seconds=made.seconds + time.perf_counter() - start,
             peak_memory=max(made.peak_memory, peak.bytes),
         )
