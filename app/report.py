@@ -60,7 +60,15 @@ from slicing.plan import Plan
 from slicing.schedule import SlicingSchedule
 from slicing.study.recipe import Recipe
 from slicing.study.requests import CompressRequest, SearchRequest, Trial
-from slicing.study.results import CompressResult, Request, Run, SearchResult, StudyResult, TrialResult
+from slicing.study.results import (
+    CompressResult,
+    Request,
+    Run,
+    SearchResult,
+    StudyResult,
+    TrialResult,
+)
+from slicing.study.results import warnings as told_of
 from slicing.study.store import find_details
 from slicing.study.study import Study
 from slicing.study.verdicts import Board, Comparison, read_board, read_comparison, read_map
@@ -271,7 +279,7 @@ def _head(run: Run, compared: Comparison | None) -> str:
         said.append(f"<p class=quiet>{_text(way)}</p>")
     if result.kind == "trial" or result.kind == "study":
         said.append(f"<p class=quiet>{_text(wording.window_reading(result.evaluation))}</p>")
-    warnings = request.warnings(result.shape) + result.profile.warnings()
+    warnings = request.warnings(result.shape) + told_of(result)
     said += [f"<p class=note>{_text(warning)}</p>" for warning in warnings]
     return "".join(said)
 

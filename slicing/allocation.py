@@ -15,9 +15,10 @@ from typing import ClassVar, TypeVar
 import numpy as np
 from pydantic import Field
 
-from analysis.errors import PlanError, unknown_name
+from analysis.errors import PlanError
 from analysis.numbers import Seed
 from analysis.values import Value
+from slicing.registry import Registry
 
 MAX_FRACTION = 0.9
 """The largest share of the width that is cut from any block unless the user says otherwise."""
@@ -117,22 +118,14 @@ def check_fraction(what: str, value: float) -> None:
 
 
 AllocationType = TypeVar("AllocationType", bound=Allocation)
-ALLOCATIONS: dict[str, type[Allocation]] = {}
+ALLOCATIONS: Registry[type[Allocation]] = Registry("allocation")
+find_allocation = ALLOCATIONS.find
 
 
 def allocation(cls: type[AllocationType]) -> type[AllocationType]:
     """Register an allocation: it then appears in the app, the command line and the tests."""
-    if cls.name in ALLOCATIONS:
-        raise ValueError(f"The allocation '{cls.name}' is registered twice.")
-    ALLOCATIONS[cls.name] = cls
+    ALLOCATIONS.put(cls.name, cls)
     return cls
-
-
-def find_allocation(name: str) -> type[Allocation]:
-    """The registered allocation of this name, or a ``PlanError`` that suggests the nearest."""
-    if name not in ALLOCATIONS:
-        raise PlanError(unknown_name("allocation", name, ALLOCATIONS))
-    return ALLOCATIONS[name]
 
 
 @allocation

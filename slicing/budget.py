@@ -18,8 +18,8 @@ from slicing.allocation import check_fraction
 Measure = Literal["mean_slice", "like_constant", "parameters", "blocks", "size"]
 """``mean_slice``: the mean slice fraction over blocks, SP (the published protocol). ``like_constant``: as
 many parameters as constant slicing at that SP leaves. ``parameters``: the share of the parameters that goes,
-to the nearest whole block, which is what removal can reach. ``blocks``: so many blocks go. ``size``: exactly
-so many parameters stay."""
+to the nearest whole block, which is what removal can reach; exactly that share where it is nearest to no
+block or to all of them. ``blocks``: so many blocks go. ``size``: exactly so many parameters stay."""
 MEASURES: tuple[Measure, ...] = ("mean_slice", "like_constant", "parameters", "blocks", "size")
 
 
@@ -77,12 +77,21 @@ class Budget(Value):
         return self.amount if self.measure in ("mean_slice", "like_constant") else None
 
     def parameters(self, shape: ModelShape) -> int | None:
-        """How many parameters stay, where the budget alone says it."""
+        """How many parameters stay, where the budget alone says it (``PlanError`` for more than blocks hold).
+
+        A share is that of the nearest number of whole blocks, so that methods of all kinds come to one size.
+        Where that is no block, or all, it is the share itself, which methods that count no blocks can reach.
+        """
         if self.measure == "size":
             return int(self.amount)
         if self.measure == "blocks":
             return _without(shape, int(self.amount))
-        return whole_blocks(shape, self.amount)[1] if self.measure == "parameters" else None
+        if self.measure != "parameters":
+            return None
+        each, gone = _mean_block(shape), self.amount * shape.parameters
+        if not 1 <= round(gone / each) < shape.block_count and gone < each * shape.block_count:
+            return round(shape.parameters - gone)
+        return whole_blocks(shape, self.amount)[1]
 
 
 def whole_blocks(shape: ModelShape, fewer: float) -> tuple[int, int]:

@@ -192,6 +192,9 @@ def _numbers(standing: Standing, table: Table) -> None:
         st.markdown(f"Inside blocks: {wording.verbatim(first.inner.label)}.")
     if repaired := wording.repaired(first):
         st.markdown(wording.verbatim(repaired))
+    if sinks := [each.sink for each in standing.runs if each.sink]:
+        worst = min(sinks, key=lambda sink: sink.ratio)
+        st.warning(worst.told, icon=":material/warning:")
     if standing.noise is not None:
         st.markdown(f"Repeated with noise, it moves by {wording.percent(math.expm1(standing.noise))}.")
     seeds = f"mean of {len(standing.runs)} calibrations" if len(standing.runs) > 1 else "one calibration"

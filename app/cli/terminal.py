@@ -93,6 +93,7 @@ def carry_out(request: Request, executor: Executor | None = None) -> Run:
     """Do what a request says, with progress, and store the run; memory and warnings are told before."""
     from analysis.errors import UnsupportedError
     from analysis.sources.configuration import shape_of
+    from slicing.study.results import warnings
     from slicing.study.run import perform
 
     shape = None
@@ -104,7 +105,7 @@ def carry_out(request: Request, executor: Executor | None = None) -> Run:
         err.print(warning, style="yellow", highlight=False)
     with progress_bars() as listen:
         run = perform(request, listen, executor=executor)
-    for warning in run.result.profile.warnings():
+    for warning in warnings(run.result):
         err.print(warning, style="yellow", highlight=False)
     return run
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from analysis.bases import Moment, Seen
 from analysis.device import widen
-from analysis.errors import PlanError, unknown_name
+from slicing.registry import Registry
 
 
 class Basis(ABC):
@@ -70,19 +70,11 @@ def along(basis: Tensor, moment: Tensor) -> Tensor:
 
 
 BasisType = TypeVar("BasisType", bound=Basis)
-BASES: dict[str, Basis] = {}
+BASES: Registry[Basis] = Registry("basis")
+find_basis = BASES.find
 
 
 def basis(cls: type[BasisType]) -> type[BasisType]:
     """Register a basis: it then appears in the app, the command line and the tests."""
-    if cls.name in BASES:
-        raise ValueError(f"The basis '{cls.name}' is registered twice.")
-    BASES[cls.name] = cls()
+    BASES.put(cls.name, cls())
     return cls
-
-
-def find_basis(name: str) -> Basis:
-    """The registered basis of this name, or a ``PlanError`` that suggests the nearest."""
-    if name not in BASES:
-        raise PlanError(unknown_name("basis", name, BASES))
-    return BASES[name]

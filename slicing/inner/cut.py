@@ -305,7 +305,8 @@ def as_narrow_model(model: Any) -> Any:
         text_config=text, blocks=block_path(model), bridges=[], narrow=parts, dtype=model.dtype
     )
     config._attn_implementation = model.config._attn_implementation
-    made = NarrowForCausalLM(config, inner=model)
+    with torch.device("meta"):  # else transformers draws all its weights anew, those of other models too
+        made = NarrowForCausalLM(config, inner=model)
     made.generation_config = model.generation_config
     return made.eval()
 

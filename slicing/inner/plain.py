@@ -9,14 +9,19 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from analysis.anatomy import anatomy_of, blocks, core_of
 from analysis.errors import UnsupportedError, one_line
-from analysis.sublayers import out_in
+from analysis.families import Branch
+from analysis.sublayers import linear_maps, out_in
 from slicing.guard import probe_logits, why_unlike
 from slicing.modeling_narrow import Absent, NarrowLinear
 
-CHANNELS = ("intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size", "moe_intermediate_size")
+CHANNELS = ("intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size")
+SHARED = ("shared_expert_intermediate_size",)
 HEADS = ("num_attention_heads", "n_head", "num_heads")
 GROUPS = ("num_key_value_heads", "num_kv_heads", "num_attention_groups")
+"""Names of settings: how wide an MLP is, and one that all tokens share beside experts; how many heads of
+queries, and of keys and values, an attention has."""
 
 
 @torch.no_grad()
@@ -32,12 +37,11 @@ def as_plain(model: Any) -> Any:
     there = {name: parameter.shape for name, parameter in model.named_parameters()}
     with torch.device("meta"):
         dense = type(model)(model.config)
-    size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    for name, module in dense.named_modules():
-        found = model.get_submodule(name)
-        if isinstance(module, nn.Linear | Conv1D) and isinstance(found, NarrowLinear):
-            rows, columns = out_in(module).shape
-            _say(text, dense.config.get_text_config(decoder=True), (rows, columns), found, size)
+    known = dense.config.get_text_config(decoder=True)
+    branches = [branch for row in anatomy_of(model.config).sublayers for branch in row]
+    for block, other in zip(blocks(model), blocks(dense), strict=True):
+        for branch in branches:
+            _say(text, known, branch, core_of(block, branch), core_of(other, branch))
     try:
         with torch.device("meta"):
             made = type(model)(config)
@@ -71,20 +75,34 @@ def as_plain(model: Any) -> Any:
     return made
 
 
-def _say(text: Any, dense: Any, sizes: tuple[int, int], found: NarrowLinear, size: int) -> None:
-    """Put the sizes (out, in) of a smaller map into the settings that name them in the ``dense`` ones."""
-    for full, left in zip(sizes, (found.out_features, found.in_features), strict=True):
-        if full == left:
-            continue
-        for name in CHANNELS:
-            if getattr(dense, name, None) == full:
-                setattr(text, name, left)
-        if left % size == 0 and full % size == 0:
-            for name in (*HEADS, *GROUPS):
-                if getattr(dense, name, None) == full // size:
-                    if "head_dim" in vars(text):
-                        text.head_dim = size
-                    setattr(text, name, left // size)
+def _say(text: Any, known: Any, branch: Branch, core: nn.Module, dense: nn.Module) -> None:
+    """Put how wide a branch is into the settings that name it; ``known`` are those of the ``dense`` one.
+
+    The role of a map decides, since a width of an MLP may be that of all heads by chance.
+    """
+    for writer in branch.writers:
+        for found, whole in zip(linear_maps(core, (writer,)), linear_maps(dense, (writer,)), strict=True):
+            left, full = (out_in(each).shape[1] for each in (found, whole))
+            if left == full:
+                continue
+            if branch.kind == "attention":
+                _say_heads(text, known, left, full)
+                continue
+            names = SHARED if writer.startswith("shared_expert.") else CHANNELS
+            for name in names:
+                # None is a multiple of the hidden size, which the family's own code knows.
+                if hasattr(known, name) and getattr(known, name) in (full, None):
+                    setattr(text, name, left)
+
+
+def _say_heads(text: Any, known: Any, left: int, full: int) -> None:
+    """Put how many heads there are into the settings, where ``left`` of ``full`` inputs of the writer are."""
+    if getattr(known, "head_dim", None) is None:  # else it would follow from the number of heads
+        text.head_dim = known.hidden_size // known.num_attention_heads
+    for name in (*HEADS, *GROUPS):
+        count = getattr(known, name, None)
+        if isinstance(count, int) and count * left % full == 0:
+            setattr(text, name, count * left // full)
 
 
 def _check(model: Any, made: Any) -> None:

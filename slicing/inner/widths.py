@@ -132,6 +132,13 @@ def units_of(shape: SublayerShape, kind: Kind) -> UnitShape:
     return found[0]
 
 
+def parameters_held(shape: ModelShape, kind: Kind) -> int:
+    """How many parameters of a model all its units of a kind hold together."""
+    every = [each for sublayer in shape.sublayers for each in sublayer.units if each.kind == kind]
+    width = shape.hidden_size
+    return sum(each.count * ((each.reader_rows + each.writer_columns) * width + each.inner) for each in every)
+
+
 def parameters_saved(shape: SublayerShape, widths: SublayerWidths, hidden_size: int) -> int:
     """How many parameters fewer a sub-layer of these widths has, in a model of this hidden size."""
     return shape.parameters(hidden_size) - _cut(shape, widths).parameters(hidden_size)

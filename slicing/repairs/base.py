@@ -15,11 +15,12 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from analysis.anatomy import blocks
-from analysis.errors import PlanError, UnsupportedError, unknown_name
+from analysis.errors import UnsupportedError
 from analysis.needs import MemoryNeed
 from analysis.stream import BlockStream
 from slicing.calibration import Fit
 from slicing.depth.layout import Layout
+from slicing.registry import Registry
 from slicing.repair import SublayerRepair
 
 Repaired = tuple[PreTrainedModel, tuple[SublayerRepair, ...]]
@@ -101,19 +102,11 @@ class CutRepair(ABC):
 
 
 RepairType = TypeVar("RepairType", bound=CutRepair)
-REPAIRS: dict[str, CutRepair] = {}
+REPAIRS: Registry[CutRepair] = Registry("repair of cuts", "none")
+find_repair = REPAIRS.find
 
 
 def repair(cls: type[RepairType]) -> type[RepairType]:
     """Register a repair: it then appears in entries, the command line, the app and the tests."""
-    if cls.name in REPAIRS:
-        raise ValueError(f"The repair '{cls.name}' is registered twice.")
-    REPAIRS[cls.name] = cls()
+    REPAIRS.put(cls.name, cls())
     return cls
-
-
-def find_repair(name: str) -> CutRepair:
-    """The registered repair of this name, or a ``PlanError`` that suggests the nearest."""
-    if name not in REPAIRS:
-        raise PlanError(unknown_name("repair of cuts", name, ("none", *REPAIRS)))
-    return REPAIRS[name]

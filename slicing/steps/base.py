@@ -24,7 +24,9 @@ from analysis.values import Value, first_fault
 from slicing.budget import Budget
 from slicing.calibration import Fit
 from slicing.depth.layout import Layout
+from slicing.inner.sink import LostSink
 from slicing.inner.widths import InnerWidths
+from slicing.registry import Registry
 from slicing.repair import Repair, held_out
 from slicing.repairs import REPAIRS, find_repair
 
@@ -53,9 +55,16 @@ class Made:
     inner: InnerWidths | None = None
     """How much stays inside its blocks; ``None`` where all does."""
     repair: Repair | None = None
+    sink: LostSink | None = None
+    """Where the attention sink is lost; ``None`` where it is not, or was not looked at."""
     seconds: float = 0.0
     peak_memory: int = 0
     """Bytes of the device, at the peak of what was done to the model."""
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What whoever uses the model must know, a sentence each."""
+        return (self.sink.told,) if self.sink else ()
 
 
 class Step(Value):
@@ -226,7 +235,7 @@ class Step(Value):
 
     def check_shape(self, shape: ModelShape, budget: Budget, windows: int) -> None:
         """Refuse what no model of this shape can give with so many calibration ``windows``: ``PlanError``."""
-        budget.parameters(shape)  # which says so where it names no whole block
+        budget.parameters(shape)  # which says so where more is to go than blocks hold
         if self.repair != "none":
             held_out(windows)
 
@@ -272,22 +281,14 @@ class Step(Value):
 SHARES = (0.25, 0.5, 0.75)
 """Of what is to go in whole blocks, where a search decides."""
 StepType = TypeVar("StepType", bound=Step)
-STEPS: dict[str, type[Step]] = {}
+STEPS: Registry[type[Step]] = Registry("step")
+find_step = STEPS.find
 
 
 def step(cls: type[StepType]) -> type[StepType]:
     """Register a step: it then appears in the app, the command line, studies, reports and the tests."""
-    if cls.name in STEPS:
-        raise ValueError(f"The step '{cls.name}' is registered twice.")
-    STEPS[cls.name] = cls
+    STEPS.put(cls.name, cls)
     return cls
-
-
-def find_step(name: str) -> type[Step]:
-    """Find the registered step of this name, or raise a ``PlanError`` that suggests the nearest."""
-    if name not in STEPS:
-        raise PlanError(unknown_name("step", name, STEPS))
-    return STEPS[name]
 
 
 def read_step(data: Any) -> Any:

@@ -27,7 +27,8 @@ from slicing.depth.operator import reduce_blocks
 from slicing.inner.cut import BranchCuts, copy_sharing, cut_model
 from slicing.inner.fit import fit_inside
 from slicing.inner.plain import as_plain
-from slicing.inner.widths import InnerWidths, SublayerWidths, units_of
+from slicing.inner.sink import lost_sink
+from slicing.inner.widths import InnerWidths, SublayerWidths, parameters_held, units_of
 from slicing.repair import Repair, SublayerRepair, held_out
 from slicing.steps.base import Cost, Made, Step
 
@@ -131,10 +132,20 @@ class Inner(Step):
             if not have and kind not in self.optional:
                 raise UnsupportedError(
                     f"'{self.name}' takes out {kind.replace('_', ' ')}, and no block of a model of type "
-                    f"'{shape.architecture}' has any: choose another method."
+                    f"'{shape.architecture}' has any{_but_of_experts(shape, kind)}: choose another method."
                 )
         if self.fits():
             held_out(windows)
+
+    def warnings(self, shape: ModelShape) -> tuple[str, ...]:
+        """What goes is taken from less than one may think, where routed experts stay whole."""
+        held = parameters_held(shape, "expert_channels")
+        if not held or not self.kinds or "expert_channels" in self.kinds_cut:
+            return ()
+        return (
+            f"'{self.name}' takes nothing out of routed experts, which hold {held / shape.parameters:.0%} of "
+            "the parameters: all that goes is taken from the rest, which loses a larger share.",
+        )
 
     def check(self, view: ModelView, budget: Budget) -> None:
         """What its shape tells, of the open model."""
@@ -196,12 +207,14 @@ class Inner(Step):
                 cut, told = _better(cut, repaired, rows, windows[-held:])
             if self.uniform:
                 cut = as_plain(cut)
+            sink = lost_sink(model, cut, layout, windows)
             synchronise(model.device)
         return replace(
             made,
             model=cut,
             inner=plan.widths,
             repair=told,
+            sink=sink,
             seconds=made.seconds + time.perf_counter() - start,
             peak_memory=max(made.peak_memory, peak.bytes),
         )
@@ -258,8 +271,16 @@ def at_size(widths: Callable[[float], InnerWidths], shape: ModelShape, size: int
             best, nearest = found, parameters
         low, high = (middle, high) if parameters > size else (low, middle)
     if best is None or abs(nearest - size) > 0.01 * size:
+        held = parameters_held(shape, "expert_channels")
+        experts = f", with {held:,} in routed experts that stay whole" if held else ""
         raise PlanError(
-            f"'{name}' reaches no size near {size:,} parameters (nearest: {nearest:,}): choose a larger "
-            "model, or a method that takes out whole blocks too."
+            f"'{name}' reaches no size near {size:,} parameters (nearest: {nearest:,}{experts}): choose a "
+            "larger model, or a method that takes out whole blocks too."
         )
     return best
+
+
+def _but_of_experts(shape: ModelShape, kind: Kind) -> str:
+    """What is to be added where a model has no units of a kind but those of its routed experts."""
+    experts = kind == "channels" and parameters_held(shape, "expert_channels")
+    return " but those of routed experts, which no method scores" if experts else ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -16,6 +16,7 @@ from analysis.tasks import TaskScore
 from analysis.values import Value, key_of
 from slicing.depth.layout import Layout
 from slicing.inner.costs import UnitCosts
+from slicing.inner.sink import LostSink
 from slicing.inner.widths import InnerWidths
 from slicing.repair import Repair
 from slicing.schedule import SlicingSchedule
@@ -76,6 +77,8 @@ class Measurement(Value):
     """On a second text, where one was asked for."""
     repair: Repair | None = None
     """What repair did, where it was asked for."""
+    sink: LostSink | None = None
+    """Where the attention sink is lost, of a model that is cut inside its blocks."""
     tasks: tuple[TaskScore, ...] = ()
     """Scores on tasks, where some were asked for."""
     deciding_seconds: float | None = None
@@ -115,6 +118,9 @@ class SearchResult(Value):
 class CompressResult(Value):
     """Hold the outcome of making a model; the model itself lies in the run's folder, under ``model``."""
 
+    of_made: ClassVar = ("layout", "inner", "repair", "sink", "seconds", "peak_memory")
+    """Fields that are those of ``slicing.steps.base.Made``."""
+
     kind: Literal["compress"] = "compress"
     profile: LayerProfile
     shape: ModelShape | None
@@ -133,6 +139,8 @@ class CompressResult(Value):
     discarded: tuple[float, ...] | None = None
     repair: Repair | None = None
     """What repair did, where it was asked for."""
+    sink: LostSink | None = None
+    """Where the attention sink is lost, of a model that is cut inside its blocks."""
     deciding_seconds: float | None = None
     seconds: float
     peak_memory: int | None = None
@@ -174,6 +182,19 @@ Request = Annotated[
 Result = Annotated[
     ProfileResult | SearchResult | CompressResult | TrialResult | StudyResult, Field(discriminator="kind")
 ]
+
+
+def warnings(result: Result) -> tuple[str, ...]:
+    """What a result tells that a reader must know, a sentence each: of the dense model, and of the others."""
+    every = (result, getattr(result, "measurement", None), *getattr(result, "measurements", ()))
+    worst: dict[str, LostSink] = {}
+    for each in every:
+        found: LostSink | None = getattr(each, "sink", None)
+        title: str = getattr(each, "title", "")
+        if found and (title not in worst or found.ratio < worst[title].ratio):
+            worst[title] = found
+    told = (f"{title}. {found.told}" if title else found.told for title, found in worst.items())
+    return (*result.profile.warnings(), *told)
 
 
 class Run(Value):

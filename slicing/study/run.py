@@ -324,7 +324,7 @@ def _compress(
         "calibration": f"{calibration.label}, {calibration.windows} windows of "
         f"{calibration.window_length} tokens",
         "numbers": card_numbers(request.evaluation, dense, smaller),
-        "warnings": request.warnings(shape) + profile.warnings(),
+        "warnings": request.warnings(shape) + profile.warnings() + made.warnings,
     }
     parameters, dense_parameters = count_parameters(made.model), count_parameters(opened.model)
     plain = False
@@ -344,14 +344,10 @@ def _compress(
         shape=shape,
         not_sliceable=reason,
         schedule=made.sliced.schedule if made.sliced else None,
-        layout=made.layout,
-        inner=made.inner,
         plain=plain,
         discarded=made.sliced.discarded if made.sliced else None,
-        repair=made.repair,
         deciding_seconds=deciding or None,
-        seconds=made.seconds,
-        peak_memory=made.peak_memory,
+        **{name: getattr(made, name) for name in CompressResult.of_made},
         calibration=calibration,
         dense=dense,
         smaller=smaller,

@@ -242,13 +242,16 @@ def _of_measurement(
 
 
 def _of_made(each: Measurement | CompressResult, shape: ModelShape) -> Problems:
+    blocks = shape.block_count
     if each.layout:
-        yield from _of_layout(each.layout, shape.block_count)
+        yield from _of_layout(each.layout, blocks)
         shape = each.layout.shape_after(shape)
     if each.schedule:
         each.schedule.check_fits(shape)
     if each.inner:
         each.inner.check_fits(shape)
+    if each.sink and not (0 <= each.sink.block < blocks and 0.0 <= each.sink.ratio < 1.0):
+        yield f"sink: got block {each.sink.block} and a ratio of {each.sink.ratio:g}, which none can have"
 
 
 def _of_perplexity(each: Perplexity, where: str, windows: int) -> Problems:

@@ -16,9 +16,6 @@ from slicing.inner.cut import UnitCut, copy_sharing, cut_model
 from slicing.inner.moments import writer_moments
 from slicing.inner.reads import writer_reads
 from slicing.steps.dotresize import Dotresize, merging
-from slicing.study.judge import count_parameters
-from slicing.study.recipe import Recipe
-from slicing.study.run import make_smaller
 from slicing.transport import as_mixes, sinkhorn
 from slicing.view import ModelView
 
@@ -149,20 +146,6 @@ def test_channels_that_are_alike_merge_without_loss(model):
     assert apart(cut(twins, each), twins) < 1e-5
     selected = cut(twins, UnitCut("channels", np.arange(half)))
     assert apart(selected, twins) > 1e-2
-
-
-@pytest.mark.parametrize("line", ["dotresize", "dotresize(restore=true, uniform=true)"])
-def test_it_keeps_its_size(line):
-    wide = tiny_model("llama", intermediate_size=256)
-    recipe, budget, view = Recipe.parse(line), Budget.parse("parameters=0.2"), ModelView(wide, WINDOWS)
-    (made_by,) = recipe.steps
-    made_by.check(view, budget)
-    made, _ = make_smaller(recipe, budget, view)
-    size = made_by.size(view.shape, budget)  # type: ignore[attr-defined]
-    assert count_parameters(made.model) == pytest.approx(size, rel=0.01)
-    assert made.inner is not None
-    assert made.inner.shape_after(view.shape).parameters == count_parameters(made.model)
-    assert made.model(WINDOWS[:2]).logits.isfinite().all()
 
 
 def test_the_largest_channels_are_the_targets_and_the_mass_is_all_moved(model, view):

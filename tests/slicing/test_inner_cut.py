@@ -253,12 +253,12 @@ def test_a_cut_model_is_saved_and_opens_with_transformers_alone(family, tmp_path
     if read_shape(model).blocks[0][0].kind != "parallel":
         gone[1][0] = None
     made = cut(model, gone)
+    expected = logits(made).detach()
     folder = tmp_path / "cut"
     narrow = ReducedModel(as_narrow_model(made), Layout.whole(len(blocks(model))), None, widths)
     said: Any = {"made_from": "tiny", "method": "by hand", "dense_parameters": 1, "calibration": "nothing"}
     save_reduced(narrow, byte_tokenizer(), folder, **said)
     again = open_model(ModelSource.parse(str(folder), device="cpu", dtype="float32")).model
-    expected = logits(made).detach()
     assert torch.equal(logits(again), expected)
     torch.save((TOKENS, expected), tmp_path / "expected.pt")
     script = (
@@ -275,6 +275,18 @@ def test_a_cut_model_is_saved_and_opens_with_transformers_alone(family, tmp_path
     )
     subprocess.run([sys.executable, "-c", script], check=True, cwd=tmp_path, env=_without_us(), timeout=240)
     assert "cut inside its blocks" in (folder / "README.md").read_text()
+
+
+def test_a_class_that_saves_changes_no_weight(model):
+    """Neither of what is cut, nor of the dense model with which it shares them."""
+    cuts, _ = planned(model, ("channels", "kv_groups"))
+    made = cut(model, cuts)
+    before, cut_before = (
+        {name: tensor.clone() for name, tensor in each.state_dict().items()} for each in (model, made)
+    )
+    inner: Any = getattr(as_narrow_model(made), "inner", made)  # itself where nothing can be cut
+    assert all(tensor.equal(before[name]) for name, tensor in model.state_dict().items())
+    assert all(tensor.equal(cut_before[name]) for name, tensor in inner.state_dict().items())
 
 
 def _without_us() -> dict[str, str]:
@@ -302,6 +314,45 @@ def test_heads_of_equal_number_are_an_ordinary_checkpoint_too():
     assert plain.config.num_key_value_heads == 1
     assert plain.config.num_attention_heads == 2
     assert plain.config.head_dim == 8
+
+
+ONE_GROUP = {"num_attention_heads": 2, "num_key_value_heads": 1}
+
+
+@pytest.mark.parametrize(
+    ("family", "changes", "kind", "kept", "said"),
+    [
+        # An MLP as wide as all heads of 8, one of six heads, or one shared beside experts.
+        ("llama", {"intermediate_size": 32}, "channels", 24, {"intermediate_size": 24}),
+        ("llama", {"intermediate_size": 16}, "channels", 8, {"intermediate_size": 8}),
+        ("qwen2", {"intermediate_size": 32}, "kv_groups", 1, {**ONE_GROUP, "head_dim": 8}),
+        (
+            "qwen2_moe",
+            {"shared_expert_intermediate_size": 24, "mlp_only_layers": []},
+            "channels",
+            16,
+            {"shared_expert_intermediate_size": 16},
+        ),
+        # A width that the configuration leaves to the code.
+        ("gpt2", {"n_inner": None}, "channels", 100, {"n_inner": 100}),
+        # The size of a head follows from their number unless it is said.
+        ("phi", {}, "kv_groups", 1, {**ONE_GROUP, "head_dim": 8}),
+        ("qwen3", {}, "kv_groups", 1, ONE_GROUP),
+    ],
+)
+def test_a_width_is_said_by_the_role_of_what_is_cut(family, changes, kind, kept, said, tmp_path):
+    """And not by which settings have the same number."""
+    model = tiny_model(family, **changes)
+    cuts = [
+        [[UnitCut(kind, np.arange(kept))] if each.of(kind) else () for each in row]
+        for row in read_units(model)
+    ]
+    plain = as_plain(cut(model, cuts))
+    before, after = (each.config.to_dict() for each in (model, plain))
+    assert {name: value for name, value in after.items() if value != before.get(name)} == said
+    plain.save_pretrained(tmp_path)
+    again = type(model).from_pretrained(tmp_path)
+    assert torch.allclose(logits(again), logits(plain), atol=1e-6)
 
 
 def test_widths_that_no_configuration_says_are_refused():

@@ -13,10 +13,12 @@ from every_family import tiny
 
 from analysis.anatomy import why_not_sliceable
 from analysis.errors import PlanError, UnsupportedError
+from analysis.evaluate import perplexity
 from analysis.profile import profile_blocks
 from analysis.sources.model import ModelSource
 from analysis.sources.opening import open_dense
 from analysis.sources.text import TextSource
+from analysis.sources.windows import token_windows
 from analysis.storage import runs_folder
 from slicing.budget import Budget
 from slicing.steps.base import Made
@@ -80,6 +82,8 @@ def test_what_is_made_is_stored_and_opens(asked, line):
     folder = runs_folder() / run.key / MODEL_FOLDER
     source = ModelSource.parse(str(folder), device="cpu", dtype="float32")
     opened = open_model(source)
+    evaluated = token_windows(request.evaluation, byte_tokenizer(), 24, 4)
+    assert perplexity(opened.model, evaluated).nll == pytest.approx(result.smaller.nll, abs=1e-5)
     assert sum(each.numel() for each in opened.model.parameters()) == result.parameters
     assert opened.model(TOKENS).logits.isfinite().all()
     if result.plain:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
 
@@ -21,6 +22,7 @@ from slicing.inner.cut import UnitCut, cut_model
 from slicing.inner.select import unit_scores
 from slicing.inner.widths import InnerWidths
 from slicing.inner.without import cuts_without
+from slicing.modeling_narrow import Absent, NarrowLinear
 from slicing.steps import STEPS, find_step
 from slicing.steps.base import Made
 from slicing.steps.inner import Inner, InnerPlan
@@ -54,6 +56,17 @@ def without(model: Any, share: float) -> Budget:
     return Budget(measure="size", amount=round((1 - share) * read_shape(model).parameters))
 
 
+def settings_of(name: str) -> Iterator[dict[str, Any]]:
+    """The settings that all steps share, one by one, as far as a step takes them."""
+    usual: Any = find_step(name)()
+    for settings in ({}, {"uniform": True}, {"restore": not usual.restore}, {"repair": "projections"}):
+        try:
+            made_by(name, **settings)
+        except PlanError:  # which has tests of its own
+            continue
+        yield settings
+
+
 def parameters_of(model: Any) -> int:
     return sum(each.numel() for each in {id(each): each for each in model.parameters()}.values())
 
@@ -80,7 +93,7 @@ def rounding(step: Inner, shape: ModelShape) -> float:
     """How far a size may be from the one asked for."""
     if not step.fine:  # half of the largest sub-layer
         return max(each.parameters(shape.hidden_size) for each in shape.blocks[0]) / 2
-    units = [each for sublayer in shape.blocks[0] for each in sublayer.units if each.kind in step.kinds]
+    units = [each for sublayer in shape.blocks[0] for each in sublayer.units if each.kind in step.kinds_cut]
     rows = max(each.reader_rows + each.writer_columns + each.inner / shape.hidden_size for each in units)
     return BLOCKS * rows * shape.hidden_size  # every block rounds alike
 
@@ -89,9 +102,9 @@ def rounding(step: Inner, shape: ModelShape) -> float:
 
 
 @pytest.mark.parametrize("share", [0.1, 0.25])
-@pytest.mark.parametrize("name", INNER)
-def test_what_is_made_has_the_size_that_was_planned_and_asked_for(name, share, model, view):
-    step, budget, shape = made_by(name), without(model, share), read_shape(model)
+@pytest.mark.parametrize(("name", "settings"), [(name, some) for name in INNER for some in settings_of(name)])
+def test_what_is_made_has_the_size_that_was_planned_and_asked_for(name, settings, share, model, view):
+    step, budget, shape = made_by(name, **settings), without(model, share), read_shape(model)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     step.check(view, budget)
     plan = step.decide(view, budget, Made(model))
@@ -99,11 +112,28 @@ def test_what_is_made_has_the_size_that_was_planned_and_asked_for(name, share, m
     size, asked = parameters_of(made.model), step.size(shape, budget)
     assert size == plan.widths.shape_after(shape).parameters
     assert made.inner == plan.widths
+    ours = [each for each in made.model.modules() if isinstance(each, NarrowLinear | Absent)]
+    assert bool(ours) != step.uniform
     assert abs(size - asked) <= rounding(step, shape)
     assert size < shape.parameters
     assert made.model(WINDOWS[:2]).logits.isfinite().all()
     assert all(tensor.equal(before[name]) for name, tensor in model.state_dict().items())
     assert not any(parameter.requires_grad for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("name", [name for name in INNER if STEPS[name].fine])  # type: ignore[attr-defined]
+def test_a_shallow_model_loses_less_than_a_block(name):
+    """Two blocks are 31 % of this model each; a share is nearest to none of them."""
+    shallow = tiny_model("llama", num_hidden_layers=2, intermediate_size=256, vocab_size=1000)
+    view, step, budget = ModelView(shallow, WINDOWS), made_by(name), Budget.parse("parameters=0.05")
+    step.check(view, budget)
+    made = step.apply(view, step.decide(view, budget, Made(shallow)), Made(shallow))
+    assert parameters_of(made.model) == pytest.approx(0.95 * parameters_of(shallow), rel=0.01)
+
+
+def test_no_step_takes_more_than_blocks_hold(view):
+    with pytest.raises(PlanError, match=r"97% of the .* parameters is 7 of the 6 blocks"):
+        made_by("fasp").check(view, Budget.parse("parameters=0.97"))
 
 
 @pytest.mark.parametrize("name", INNER)
@@ -143,6 +173,41 @@ def test_a_repair_is_kept_where_it_helps(name, model, view):
     assert made.repair is not None
     assert made.repair.windows == 2
     assert {"writers"} == step.fits()
+
+
+# Routed experts
+
+
+TAKE_UNITS = [name for name, kind in STEPS.items() if kind.axis == "inner" and kind.kinds]  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("family", ["mixtral", "qwen3_moe"])
+@pytest.mark.parametrize("name", TAKE_UNITS)
+def test_a_model_whose_channels_are_all_of_routed_experts_is_refused_by_that_reason(name, family):
+    other = tiny_model(family)
+    with pytest.raises(UnsupportedError, match="has any but those of routed experts, which no method scores"):
+        made_by(name).check(ModelView(other, WINDOWS), without(other, 0.2))
+
+
+@pytest.mark.parametrize("name", TAKE_UNITS)
+def test_routed_experts_that_stay_whole_are_told_of_and_the_size_is_met(name):
+    other = tiny_model("qwen2_moe")
+    shape, step, budget = read_shape(other), made_by(name), without(other, 0.1)
+    experts = sum(each.numel() for name, each in other.named_parameters() if ".experts." in name)
+    (told,) = step.warnings(shape)
+    assert f"which hold {experts / shape.parameters:.0%} of the parameters" in told
+    view = ModelView(other, WINDOWS)
+    made = step.apply(view, step.decide(view, budget, Made(other)), Made(other))
+    assert parameters_of(made.model) == pytest.approx(budget.amount, rel=0.01)
+    left = sum(each.numel() for name, each in made.model.named_parameters() if ".experts." in name)
+    assert left == experts
+    with pytest.raises(PlanError, match=r"routed experts that stay whole|All that can go inside the blocks"):
+        step.decide(view, without(other, 0.6), Made(other))
+
+
+def test_dense_models_are_not_told_of_experts(view):
+    assert not any(made_by(name).warnings(view.shape) for name in INNER)
+    assert not made_by("sublayers").warnings(read_shape(tiny_model("qwen2_moe")))
 
 
 # Sub-layers

@@ -204,23 +204,6 @@ def test_values_lose_what_is_read_least(model, view):
     assert errors[0] > errors[1] > errors[2] > 0.0
 
 
-@pytest.mark.parametrize(
-    "line", ["modegpt", "modegpt(allocation=constant, restore=true)", "modegpt(uniform=true)"]
-)
-def test_it_keeps_its_size(line):
-    wide = tiny_model("llama", num_hidden_layers=BLOCKS, intermediate_size=256)
-    view = ModelView(wide, WINDOWS)
-    recipe, budget = Recipe.parse(line), Budget.parse("parameters=0.2")
-    (made_by,) = recipe.steps
-    made_by.check(view, budget)
-    made, _ = make_smaller(recipe, budget, view)
-    size = made_by.size(view.shape, budget)  # type: ignore[attr-defined]
-    assert count_parameters(made.model) == pytest.approx(size, rel=0.01)
-    assert made.inner is not None
-    assert made.inner.shape_after(view.shape).parameters == count_parameters(made.model)
-    assert made.model(WINDOWS[:2]).logits.isfinite().all()
-
-
 def test_blocks_lose_as_the_softmax_of_their_influence_says(view):
     step = Modegpt(temperature=0.2)
     plan = step.plan(view, step.size(view.shape, Budget.parse("parameters=0.2")))

@@ -20,8 +20,16 @@ from slicing.view import ModelView
 
 BLOCKS = 10
 BOTH = "sleb(share=0.5) | slice(dynamic, base=0, blocks_per_basis=3, repair=writers)"
-NEVER = ("parameters=0.01", "parameters=0.99")
-SOMETIMES = ("parameters=0.1", "parameters=0.3", "blocks=1", "blocks=9", "blocks=10", "like_constant=0.25")
+NEVER = ("parameters=0.99",)
+SOMETIMES = (
+    "parameters=0.01",
+    "parameters=0.1",
+    "parameters=0.3",
+    "blocks=1",
+    "blocks=9",
+    "blocks=10",
+    "like_constant=0.25",
+)
 
 
 @pytest.fixture(scope="module")

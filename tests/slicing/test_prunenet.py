@@ -15,8 +15,6 @@ from slicing.inner.cut import copy_sharing, cut_model
 from slicing.inner.widths import InnerWidths, SublayerWidths
 from slicing.steps.prunenet import Policy, Prunenet, kolmogorov_smirnov, singular_values
 from slicing.study.judge import count_parameters
-from slicing.study.recipe import Recipe
-from slicing.study.run import make_smaller
 from slicing.view import ModelView
 
 WINDOWS = torch.randint(3, 300, (8, 24), generator=torch.Generator().manual_seed(5))
@@ -174,16 +172,3 @@ def test_the_rows_of_the_first_reader_are_what_it_looks_at(family, reader):
     for key, found in before.items():
         moved = np.flatnonzero(np.abs(after[key] - found) > 1e-4).tolist()
         assert moved == ([3] if key[0] == 1 else [])
-
-
-@pytest.mark.parametrize("line", ["prunenet(episodes=2)", "prunenet(episodes=2, restore=true, uniform=true)"])
-def test_it_keeps_its_size(line, view):
-    recipe, budget = Recipe.parse(line), Budget.parse("parameters=0.2")
-    (made_by,) = recipe.steps
-    made_by.check(view, budget)
-    made, _ = make_smaller(recipe, budget, view)
-    size = made_by.size(view.shape, budget)  # type: ignore[attr-defined]
-    assert count_parameters(made.model) == pytest.approx(size, rel=0.01)
-    assert made.inner is not None
-    assert made.inner.shape_after(view.shape).parameters == count_parameters(made.model)
-    assert made.model(WINDOWS[:2]).logits.isfinite().all()

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from analysis.device import widen
-from analysis.errors import PlanError, unknown_name
 from analysis.units import Units
 from slicing.inner.taylor import Salience
+from slicing.registry import Registry
 
 
 @dataclass(frozen=True)
@@ -69,19 +69,11 @@ class UnitScore(ABC):
 
 
 ScoreType = TypeVar("ScoreType", bound=UnitScore)
-UNIT_SCORES: dict[str, UnitScore] = {}
+UNIT_SCORES: Registry[UnitScore] = Registry("score of units")
+find_unit_score = UNIT_SCORES.find
 
 
 def unit_score(cls: type[ScoreType]) -> type[ScoreType]:
     """Register a score: steps offer it, and the tests run it."""
-    if cls.name in UNIT_SCORES:
-        raise ValueError(f"The unit score '{cls.name}' is registered twice.")
-    UNIT_SCORES[cls.name] = cls()
+    UNIT_SCORES.put(cls.name, cls())
     return cls
-
-
-def find_unit_score(name: str) -> UnitScore:
-    """Find the registered score of this name, or raise a ``PlanError`` that suggests the nearest."""
-    if name not in UNIT_SCORES:
-        raise PlanError(unknown_name("score of units", name, UNIT_SCORES))
-    return UNIT_SCORES[name]
