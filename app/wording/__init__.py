@@ -44,3 +44,4 @@ from app.wording.titles import (
     text_title,
     title,
 )
+from app.wording.units import inside_blocks, units_inside

@@ -110,9 +110,12 @@ def test_json_to_standard_output_is_nothing_but_json(monkeypatch, tiny_folder, t
 def test_a_profile_says_what_the_released_code_computes(monkeypatch, tiny_folder, texts, capsys):
     where = ["--model", tiny_folder, "--text", texts[0], "--windows", 2, "--window-length", 16]
     assert run(monkeypatch, "profile", *where, "--json", "-") == 0
-    last = json.loads(capsys.readouterr().out)["blocks"][-1]
+    found = json.loads(capsys.readouterr().out)
+    last = found["blocks"][-1]
+    assert found["units"] == ["channels", "kv_groups", "value_pairs", "rotary_pairs"]
     assert run(monkeypatch, "profile", *where) == 0
     told = " ".join(capsys.readouterr().out.split())
+    assert "Inside its blocks these can be taken out: channels, heads of keys and values, value" in told
     assert f"{last['lr-published']:.3f} for the last block, not {last['lr']:.3f}." in told
     assert f"Known issue: {SCORES['lr-published'].known_issue}" in told
 
