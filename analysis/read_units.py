@@ -5,7 +5,7 @@ Shapes alone are looked at, so a model without weights (meta device) will do.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -58,6 +58,18 @@ def read_units(model: PreTrainedModel) -> tuple[tuple[BranchUnits, ...], ...]:
         tuple(branch_units(core_of(block, branch), branch, config) for branch in branches)
         for block in blocks(model)
     )
+
+
+def why_without(model: PreTrainedModel, kinds: Collection[Kind]) -> dict[Kind, str]:
+    """Why there are no units of these ``kinds``, a sentence each, in a model none of whose blocks has any."""
+    config, last = model.config, blocks(model)[-1]
+    branches = [branch for row in anatomy_of(config).sublayers for branch in row]
+    found: dict[Kind, str] = {}
+    for branch in branches:
+        refused = branch_units(core_of(last, branch), branch, config).refused
+        elsewhere = NO_MLP if branch.kind == "attention" else NO_ATTENTION
+        found |= {kind: why for kind, why in refused.items() if kind in kinds and why != elsewhere}
+    return found
 
 
 def branch_units(core: nn.Module, branch: Branch, config: Any) -> BranchUnits:

@@ -6,7 +6,7 @@ Reading the shapes off a model is ``analysis.read_shape``.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import SerializerFunctionWrapHandler, model_serializer
 
@@ -180,6 +180,12 @@ class ModelShape(Value):
     def cache_bytes(self, tokens: int, itemsize: int) -> int:
         """Bytes of the keys and values of one text of so many tokens, as transformers keeps them."""
         return itemsize * sum(each.cached * each.remembered(tokens) for each in self.sublayers)
+
+    @property
+    def kinds(self) -> tuple[Kind, ...]:
+        """The kinds of units that can be taken out of some of its blocks."""
+        there = {each.kind for sublayer in self.sublayers for each in sublayer.units}
+        return tuple(kind for kind in get_args(Kind) if kind in there)
 
     @property
     def sublayers(self) -> tuple[SublayerShape, ...]:

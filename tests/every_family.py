@@ -14,28 +14,14 @@ import sys
 import time
 from copy import deepcopy
 from dataclasses import fields
-from itertools import pairwise
-from pathlib import Path
-from typing import Any, NamedTuple
-from unittest.mock import patch
+from typing import Any
 
 import torch
-import transformers
-from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel, logging
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from analysis.anatomy import decoder, why_not_sliceable
-from analysis.errors import UnsupportedError
-from analysis.hooks import watch_blocks
-from analysis.profile import profile_blocks
-from analysis.support import NEVER_SLICED, NOT_YET_PROFILED, NOT_YET_SLICED
-from slicing.guard import GUARD_TOLERANCE, refuse_unless_invariant
-
 BLOCKS = 3
-README = Path(__file__).parents[1] / "README.md"
-MARKERS = ("<!-- support table: begin -->\n", "<!-- support table: end -->\n")
 
 NOT_TRIED: dict[str, str] = {
     "gemma3n": "its vision tower needs the package timm",
@@ -379,99 +365,12 @@ def _report(model_type: str) -> str:
     return f"{model_type}: {verdict}, {size:,} parameters, {time.perf_counter() - start:.2f} s"
 
 
-class Verdict(NamedTuple):
-    """What works on the tiny model of a type."""
-
-    model_type: str
-    sliced: bool
-    profiled: bool
-
-
-def verdict(model_type: str) -> Verdict:
-    if model_type in NOT_TRIED:
-        return Verdict(model_type, False, False)
-    model = tiny(model_type)
-    return Verdict(model_type, passes_guard(model), _is_profiled(model))
-
-
-def passes_guard(model: PreTrainedModel) -> bool:
-    """Whether random rotations leave the logits alone, up to rounding."""
-    if why_not_sliceable(model.config):
-        return False
-    try:
-        with patch.dict(GUARD_TOLERANCE, {torch.float32: 1e-4}):
-            refuse_unless_invariant(model)
-    except UnsupportedError:
-        return False
-    return True
-
-
-def _is_profiled(model: PreTrainedModel) -> bool:
-    """Whether there is a cosine for every block, and each block takes up what the one before it left."""
-    windows = torch.randint(3, 300, (2, 16), generator=torch.Generator().manual_seed(1))
-    seen: list[tuple[int, Tensor, Tensor]] = []
-    try:
-        cosines = profile_blocks(model, windows, model_label="", text_label="").to_frame()["cosine"]
-        with watch_blocks(model, lambda i, x, y: seen.append((i, x.clone(), y.clone()))), torch.no_grad():
-            decoder(model)(windows, use_cache=False)
-    except Exception:  # whatever it is, there is no profile
-        return False
-    in_order = [index for index, _, _ in seen] == list(range(BLOCKS))
-    chained = all(torch.equal(before[2], after[1]) for before, after in pairwise(seen))
-    return bool(cosines.between(-1.0, 1.0).all()) and in_order and chained
-
-
-def support_table(verdicts: list[Verdict]) -> str:
-    """The text of README between the markers."""
-    sliced = [each.model_type for each in verdicts if each.sliced]
-    profiled = [each.model_type for each in verdicts if each.profiled and not each.sliced]
-    tables = {
-        "Profiled only, since a rotation of the stream would break them:": NEVER_SLICED,
-        "Profiled only, so far:": NOT_YET_SLICED,
-        "Neither sliced nor profiled, so far:": NOT_YET_PROFILED,
-    }
-    known = {each.model_type for each in verdicts}
-    lines = [
-        f"Of the {len(verdicts)} types of causal language models in transformers {_version()}, "
-        f"{len(sliced)} can be sliced and {len(profiled)} more can be profiled.",
-        "`python tests/every_family.py --write` tries a tiny random model of each and writes this section.",
-        "",
-        f"Sliceable: {_listed(sliced)}.",
-        "",
-        "<details>",
-        f"<summary>The other {len(verdicts) - len(sliced)}, and why</summary>",
-    ]
-    for title, table in tables.items():
-        lines += ["", title, "", "| why | types |", "|---|---|"]
-        for reason, types in table.items():
-            lines.append(f"| {reason} | {_listed(sorted(known & set(types.split())))} |")
-    return "\n".join([*lines, "", "</details>", ""])
-
-
-def written_table() -> str:
-    """What README says now."""
-    return README.read_text(encoding="utf-8").partition(MARKERS[0])[2].partition(MARKERS[1])[0]
-
-
-def write_table() -> None:
-    table = support_table([verdict(each) for each in causal_types()])
-    before, begin, rest = README.read_text(encoding="utf-8").partition(MARKERS[0])
-    _, end, after = rest.partition(MARKERS[1])
-    README.write_text(before + begin + table + end + after, encoding="utf-8")
-
-
-def _listed(types: list[str]) -> str:
-    return ", ".join(f"`{each}`" for each in types)
-
-
-def _version() -> str:
-    return ".".join(transformers.__version__.split(".")[:2])
-
-
 if __name__ == "__main__":
     torch.set_num_threads(1)
     logging.set_verbosity_error()
     if "--write" in sys.argv:
+        from support_table import write_table
+
         write_table()
     else:
         for each in causal_types():

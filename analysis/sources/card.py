@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+from pydantic import Field
 from transformers import PreTrainedModel
 
 from analysis.anatomy import SLICED_ALREADY, why_not_sliceable
@@ -13,9 +14,12 @@ from analysis.device import Facts, pick_device, pick_dtype
 from analysis.errors import UnsupportedError
 from analysis.quantised import quantisation_of, why_not_plain
 from analysis.read_shape import read_shape
+from analysis.read_units import why_without
+from analysis.shape import ModelShape
 from analysis.sources.configuration import context_length, read_config, skeleton_of, weights_folder
 from analysis.sources.hub import Listing, look_at, look_up
 from analysis.sources.model import SLICED_MANIFEST, ModelSource, is_sliced, must_fetch, reading
+from analysis.units import Kind
 from analysis.values import Value
 
 
@@ -40,6 +44,10 @@ class ModelCard(Value):
     """Memory for the weights in that dtype; quantised ones as they are stored, ``None`` where nobody says."""
     not_sliceable: str | None
     """Why it cannot be sliced, or ``None`` when it can."""
+    units: tuple[Kind, ...] = ()
+    """What can be taken out inside its blocks."""
+    no_units: dict[Kind, str] = Field(default_factory=dict)
+    """Why kinds of units are not among them, a sentence each."""
     quantised: str | None = None
     """How the weights are stored, where they are quantised."""
     becomes_plain: bool = False
@@ -63,10 +71,9 @@ def describe(source: ModelSource, told: Facts | None = None) -> ModelCard:
     parameters = sum(parameter.numel() for parameter in skeleton.parameters())
     listing, to_fetch = _listing(source)
     quantised = quantisation_of(config)
+    shape, refused = _read(skeleton)
     not_sliceable = (
-        why_not_sliceable(config)
-        or (quantised and why_not_plain(config, made_from(source)))
-        or _refusal(skeleton)
+        why_not_sliceable(config) or (quantised and why_not_plain(config, made_from(source))) or refused
     )
     if is_sliced(source):
         not_sliceable = SLICED_ALREADY
@@ -89,6 +96,8 @@ def describe(source: ModelSource, told: Facts | None = None) -> ModelCard:
         dtype=str(dtype).removeprefix("torch."),
         bytes=listing.bytes if quantised and not quantised.becomes_plain else parameters * dtype.itemsize,
         not_sliceable=not_sliceable,
+        units=shape.kinds if shape and not not_sliceable else (),
+        no_units=_without(skeleton, shape) if shape and not not_sliceable else {},
         quantised=quantised and quantised.name,
         becomes_plain=quantised is not None and quantised.becomes_plain,
         to_fetch=to_fetch,
@@ -119,9 +128,13 @@ def _said(config: Any, name: str) -> Any:
         return None
 
 
-def _refusal(skeleton: PreTrainedModel) -> str | None:
+def _read(skeleton: PreTrainedModel) -> tuple[ModelShape | None, str | None]:
+    """Return the shape of a model, or ``None`` and why it has none."""
     try:
-        read_shape(skeleton)
+        return read_shape(skeleton), None
     except UnsupportedError as error:
-        return str(error)
-    return None
+        return None, str(error)
+
+
+def _without(skeleton: PreTrainedModel, shape: ModelShape) -> dict[Kind, str]:
+    return why_without(skeleton, set(get_args(Kind)) - set(shape.kinds))

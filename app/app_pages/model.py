@@ -55,6 +55,8 @@ def _draw_card(card: ModelCard) -> None:
         }
         for label, value in facts.items():
             grid.metric(label, value)
+        if card.units:
+            st.caption(wording.inside_blocks(card))
         _draw_fit(card)
 
 

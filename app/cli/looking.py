@@ -77,10 +77,17 @@ def _show_profile(run: Run, first_token: bool, json_path: Path | None) -> None:
     if request.lens and (details := find_details(run)) and details.lens is not None:
         frame["logit lens"] = details.lens.mean(axis=0, dtype=float)
         further.append("logit lens")
-    data = {"key": run.key, "request": plain(request), "blocks": frame.to_dict("records")}
+    shape = getattr(run.result, "shape", None)
+    units = list(shape.kinds) if shape else []
+    data = {
+        "key": run.key,
+        "request": plain(request),
+        "blocks": frame.to_dict("records"),
+        "units": units,
+    }
     costs = run.result.units if run.result.kind == "profile" else None
     if costs:
-        data["units"] = plain(costs)
+        data["unit_costs"] = plain(costs)
     if printed_as_json(data, json_path):
         return
     table = table_of("block", "cosine", "LR score", "± sd", "block influence", "angular distance", *further)
@@ -93,6 +100,8 @@ def _show_profile(run: Run, first_token: bool, json_path: Path | None) -> None:
         true, released = (measured.values(name, first_token)[-1] for name in ("lr", "lr-published"))
         score = find_score("lr-published")
         out.print(f"{score.title}: {released:.3f} for the last block, not {true:.3f}. {score.about}")
+    if units:
+        out.print(f"{wording.units_inside(units)}.", highlight=False)
     told = f"{measured.text}: {wording.profiled(request)}{at_a_time(measured.batch)}."
     out.print(told, style="dim", highlight=False)
     if costs:

@@ -53,11 +53,13 @@ from app.wording.units import (
     as_perplexity,
     branch_told,
     in_nats,
+    inside_blocks,
     part_gone,
     part_title,
     times_perplexity,
     units_agreement,
     units_found,
+    units_inside,
     units_off,
     units_told,
 )

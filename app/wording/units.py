@@ -1,14 +1,16 @@
-"""What is said of the costs of the parts inside blocks."""
+"""What is said of the units inside blocks: which can be taken out, and what that costs."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 from analysis.numbers import as_ranges
+from analysis.sources.card import ModelCard
 from analysis.statistics import rank_correlation
+from analysis.units import Kind
 from app.wording.numbers import minus
 from slicing.inner.costs import SCALED_BLOCKS, BranchCosts, Part, PartCost, UnitCosts
 from slicing.inner.widths import KINDS
@@ -16,6 +18,8 @@ from slicing.inner.widths import KINDS
 OFF = 2.0
 """A prediction fails where it is off by this factor or more."""
 SMALLEST_RATIO = 1e-6
+_OF_EXPERTS: tuple[Kind, ...] = ("experts", "expert_channels")
+"""Kinds that nobody misses in a model without experts."""
 BRANCHES = {"attention": "attention", "mlp": "MLP"}
 """What branches are called."""
 PARTS: dict[Part, str] = {
@@ -185,3 +189,18 @@ def _times(branch: BranchCosts) -> str:
     if ratio <= 0.0:
         return "the loss falls"
     return f"{in_nats(branch.measured or 0.0)} were measured and {branch.whole or 0.0:.3g} predicted"
+
+
+def units_inside(kinds: Iterable[Kind]) -> str:
+    """Say which kinds of units can go."""
+    return f"Inside its blocks these can be taken out: {', '.join(KINDS[kind] for kind in kinds)}"
+
+
+def inside_blocks(card: ModelCard) -> str:
+    """Say which kinds of units of a model can go, and of each other kind why it cannot."""
+    missing = [
+        f"No {KINDS[kind]}: {why[0].lower()}{why[1:]}"
+        for kind, why in card.no_units.items()
+        if kind not in _OF_EXPERTS
+    ]
+    return " ".join([f"{units_inside(card.units)}.", *missing])

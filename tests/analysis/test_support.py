@@ -5,28 +5,26 @@ from __future__ import annotations
 import copy
 import re
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
 import transformers
 from conftest import byte_tokenizer
-from every_family import (
-    NOT_TRIED,
-    causal_types,
-    passes_guard,
-    support_table,
-    tiny,
-    verdict,
-    written_table,
-)
+from every_family import NOT_TRIED, causal_types, tiny
+from support_table import passes_guard, support_table, verdict, written_table
 from torch.utils.flop_counter import FlopCounterMode
 
 from analysis.anatomy import blocks, decoder, why_not_sliceable
 from analysis.families import ANATOMIES
 from analysis.read_shape import read_shape
+from analysis.read_units import read_units
+from analysis.sources.card import describe
 from analysis.sources.model import ModelSource
 from analysis.support import NEVER_SLICED, NOT_YET_PROFILED, NOT_YET_SLICED, reason_in
+from analysis.units import Kind
+from app.wording import inside_blocks
+from slicing.inner.widths import KINDS
 from slicing.schedule import SlicingSchedule
 from slicing.slicer import slice_model
 from slicing.store import load_sliced, save_sliced
@@ -60,7 +58,7 @@ def test_every_type_is_in_one_table_and_in_the_right_one(verdicts):
     ]
     assert len(set(listed)) == len(listed)
     assert not set(listed) & set(ANATOMIES)
-    for model_type, sliced, profiled in verdicts:
+    for model_type, sliced, profiled, *_ in verdicts:
         assert sliced == (model_type not in listed), model_type
         assert profiled == (reason_in(NOT_YET_PROFILED, model_type) is None), model_type
 
@@ -71,6 +69,24 @@ def test_refusals_are_one_sentence_with_the_reason(model_type):
     assert re.fullmatch(rf"The architecture '{model_type}' cannot be sliced[^.]*: [^.]*\.", said)
     assert ("can still be profiled" in said) == (reason_in(NOT_YET_PROFILED, model_type) is None)
     assert (" yet" in said) == (reason_in(NEVER_SLICED, model_type) is None)
+
+
+@pytest.mark.parametrize("model_type", sorted(ANATOMIES))
+def test_a_card_says_which_units_there_are_and_why_others_are_not(model_type, tmp_path):
+    """By its configuration alone, as the weights say it."""
+    model = tiny(model_type)
+    found = {each.kind for block in read_units(model) for branch in block for each in branch.units}
+    model.config.save_pretrained(tmp_path)
+    card = describe(ModelSource.parse(str(tmp_path), device="cpu"))
+    assert set(card.units) == set(read_shape(model).kinds) == found
+    assert set(card.no_units) == set(get_args(Kind)) - found
+    assert all(why.endswith(".") and "This branch" not in why for why in card.no_units.values())
+    told = inside_blocks(card)
+    assert all(KINDS[kind] in told for kind in found)
+    (row,) = [line for line in written_table().splitlines() if "yes" in line and f"`{model_type}`" in line]
+    assert [mark.strip() == "yes" for mark in row.split("|")[1:-2]] == [
+        kind in found for kind in get_args(Kind)
+    ]
 
 
 @pytest.mark.parametrize("model_type", sorted(ANATOMIES))

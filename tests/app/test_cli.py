@@ -110,9 +110,12 @@ def test_json_to_standard_output_is_nothing_but_json(monkeypatch, tiny_folder, t
 def test_a_profile_says_what_the_released_code_computes(monkeypatch, tiny_folder, texts, capsys):
     where = ["--model", tiny_folder, "--text", texts[0], "--windows", 2, "--window-length", 16]
     assert run(monkeypatch, "profile", *where, "--json", "-") == 0
-    last = json.loads(capsys.readouterr().out)["blocks"][-1]
+    found = json.loads(capsys.readouterr().out)
+    last = found["blocks"][-1]
+    assert found["units"] == ["channels", "kv_groups", "value_pairs", "rotary_pairs"]
     assert run(monkeypatch, "profile", *where) == 0
     told = " ".join(capsys.readouterr().out.split())
+    assert "Inside its blocks these can be taken out: channels, heads of keys and values, value" in told
     assert f"{last['lr-published']:.3f} for the last block, not {last['lr']:.3f}." in told
     assert f"Known issue: {SCORES['lr-published'].known_issue}" in told
 
@@ -358,7 +361,7 @@ def test_profile_tells_the_logit_lens_when_asked(monkeypatch, tiny_folder, texts
 def test_profile_tells_what_units_cost_when_asked(monkeypatch, tiny_folder, texts, capsys):
     words = ["profile", "--model", tiny_folder, "--text", texts[0], "--windows", 2, "--window-length", 16]
     assert run(monkeypatch, *words, "--units", "--json", "-") == 0
-    units = json.loads(capsys.readouterr().out)["units"]
+    units = json.loads(capsys.readouterr().out)["unit_costs"]
     assert [[branch["kind"] for branch in block] for block in units["blocks"]] == [["attention", "mlp"]] * 3
     assert all(branch["whole"] > 0.0 for block in units["blocks"] for branch in block)
     assert run(monkeypatch, *words, "--units") == 0
@@ -371,7 +374,7 @@ def test_profile_tells_what_units_cost_when_asked(monkeypatch, tiny_folder, text
     assert "measured on 2 of them." in said
     assert "over 6 attentions and MLPs" in said
     assert run(monkeypatch, *words, "--json", "-") == 0
-    assert "units" not in json.loads(capsys.readouterr().out)
+    assert "unit_costs" not in json.loads(capsys.readouterr().out)
 
 
 def test_tasks_run_on_a_sliced_folder(monkeypatch, tiny_folder, texts, tmp_path, capsys):

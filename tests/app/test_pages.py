@@ -131,6 +131,7 @@ def test_a_model_folder_has_a_card(desk: Desk, tiny_folder: Path) -> None:
     app.segmented_control(key="model-kind").set_value("folder").run()
     app.text_input(key="location-folder").set_value(str(tiny_folder)).run()
     assert "Can be sliced" in words(app)
+    assert "these can be taken out: channels, heads of keys and values, value coordinates" in words(app)
     press(app, "Load")
     app.switch_page("app_pages/profile.py").run()
     assert f"press Measure for {tiny_folder.name}" in words(app)
