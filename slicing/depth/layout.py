@@ -148,7 +148,7 @@ class Layout(Value):
         parts = []
         alone = sorted(set(range(self.blocks)) - {place for group in self.groups for place in group})
         if alone:
-            parts.append(f"without {_ranges(alone)}")
+            parts.append(f"without {ranges(alone)}")
         merged = [group for group in self.groups if len(group) > 1]
         parts += [f"{group[0]}-{group[-1]} as one" for group in merged]
         return ", ".join(parts) or "all blocks"
@@ -162,7 +162,8 @@ def _shares(count: int, merge: Merge) -> list[float]:
     return [first, *([others] * (count - 2)), 1.0]
 
 
-def _ranges(places: list[int]) -> str:
+def ranges(places: list[int]) -> str:
+    """Write rising places with neighbours as a range: ``3, 5-7``."""
     parts: list[list[int]] = []
     for place in places:
         if parts and place == parts[-1][-1] + 1:
