@@ -1,4 +1,4 @@
-"""Intervals and tests for numbers measured on windows of text. Knows nothing about models."""
+"""Intervals, tests and rank correlations of numbers that were measured. Knows nothing about models."""
 
 from __future__ import annotations
 
@@ -67,3 +67,16 @@ def _standard_error(values: np.ndarray) -> float:
 @lru_cache(maxsize=256)
 def _quantile(degrees: int) -> float:
     return float(special.stdtrit(degrees, (1.0 + LEVEL) / 2.0))
+
+
+def rank_correlation(first: np.ndarray, second: np.ndarray) -> float:
+    """Spearman's: the correlation of the ranks, equal values sharing theirs; 0 where one does not vary."""
+    ranks = [_ranks(values) - (values.size - 1) / 2 for values in (first, second)]
+    norms = float(np.linalg.norm(ranks[0]) * np.linalg.norm(ranks[1]))
+    return float(ranks[0] @ ranks[1]) / norms if norms else 0.0
+
+
+def _ranks(values: np.ndarray) -> np.ndarray:
+    """From 0, the mean of their places for equal values."""
+    _, groups, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return (np.cumsum(counts) - (counts + 1) / 2)[groups]

@@ -34,15 +34,22 @@ class Sublayer:
     def _pairs(self) -> Iterator[tuple[nn.Module, Branch]]:
         return zip(self.cores, self.branches, strict=True)
 
-    def added(self, states: Tensor, context: dict[str, Any]) -> Tensor:
-        """Return what the sub-layer adds to the stream, (B, T, D); ``context`` is what its block gets."""
+    def added(self, states: Tensor, context: dict[str, Any], but: int | None = None) -> Tensor:
+        """Return what the sub-layer adds to the stream, (B, T, D); ``context`` is what its block gets.
+
+        ``but``: the place of a branch that is left out.
+        """
         total: Tensor | None = None
-        for core, norm, accepts in zip(self.cores, self.norms, self._accepts, strict=True):
+        parts = zip(self.cores, self.norms, self._accepts, strict=True)
+        for place, (core, norm, accepts) in enumerate(parts):
+            if place == but:
+                continue
             known = context if accepts is None else {k: v for k, v in context.items() if k in accepts}
             output = core(norm(states), **known)
             output = output[0] if isinstance(output, tuple) else output
             total = output if total is None else total + output
-        assert total is not None
+        if total is None:
+            return torch.zeros_like(states)
         return total if self.scale == 1.0 else self.scale * total
 
     @property

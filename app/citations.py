@@ -211,6 +211,7 @@ def citations(request: Request) -> tuple[str, ...]:
     if request.kind == "profile":
         probed = set(request.probes)
         cites = [each.cite for name, each in SCORES.items() if each.measure or name in probed]
+        cites += ["kurtic2023ziplm"] if request.units else []
     else:
         cites = [cite for recipe in request.recipes_used() for cite in recipe.cites]
     return tuple(dict.fromkeys(each for each in cites if each))

@@ -39,6 +39,8 @@ FREE = frozenset(
     }
 )
 """Numbers and words in a request that cost nothing and name no path. Others are refused in demo mode."""
+LONG = frozenset({"units_measured"})
+"""What takes a pass for every part of a model, and is refused in demo mode."""
 LONGEST_WORD = 2000
 """Characters of a word, or items of a list, in demo mode."""
 SPARE_DISK = 2 * 10**9
@@ -194,6 +196,11 @@ class Policy(Value):
             self.check_path(str(part))
         elif part is not None and not isinstance(part, bool | float):
             self._check_setting(name, part)
+        elif self.demo_mode and part and name in LONG:
+            raise Refused(
+                f"'{name.replace('_', ' ')}' takes this server too long for visitors: leave it out, or run "
+                "slicescope yourself for that."
+            )
 
     def _check_quick(self, part: Any) -> None:
         steps = sliced(part).steps if isinstance(part, Plan) else getattr(part, "steps", ())

@@ -16,6 +16,8 @@ from app.cli.options import (
     ProfileOptions,
     SharingOptions,
     TaskOptions,
+    UnitsMeasuredOption,
+    UnitsOption,
 )
 from app.cli.reading import grouped
 from app.cli.terminal import carry_out, err, out, plain, printed_as_json, progress_bars, table_of, tell_where
@@ -23,6 +25,7 @@ from app.cli.terminal import carry_out, err, out, plain, printed_as_json, progre
 if TYPE_CHECKING:
     from analysis.sources.model import ModelSource
     from analysis.sources.opening import OpenModel
+    from slicing.inner.costs import UnitCosts
     from slicing.plan import Plan
     from slicing.study.results import Run
 
@@ -48,6 +51,8 @@ def profile(
         ),
     ] = "",
     lens: LensOption = False,
+    units: UnitsOption = False,
+    units_measured: UnitsMeasuredOption = False,
     json_path: JsonOption = None,
 ) -> None:
     """Measure how much every block changes its input: LR score, block influence, angular distance."""
@@ -55,6 +60,7 @@ def profile(
 
     probes = tuple(name.strip() for name in probe.split(",") if name.strip())
     fields = {**measure.fields(), "bases": bases, "probes": probes, "lens": lens}
+    fields |= {"units": units or units_measured, "units_measured": units_measured}
     run = carry_out(ProfileRequest(model=which.source(), **fields))
     _show_profile(run, first_token, json_path)
 
@@ -72,6 +78,9 @@ def _show_profile(run: Run, first_token: bool, json_path: Path | None) -> None:
         frame["logit lens"] = details.lens.mean(axis=0, dtype=float)
         further.append("logit lens")
     data = {"key": run.key, "request": plain(request), "blocks": frame.to_dict("records")}
+    costs = run.result.units if run.result.kind == "profile" else None
+    if costs:
+        data["units"] = plain(costs)
     if printed_as_json(data, json_path):
         return
     table = table_of("block", "cosine", "LR score", "± sd", "block influence", "angular distance", *further)
@@ -86,7 +95,31 @@ def _show_profile(run: Run, first_token: bool, json_path: Path | None) -> None:
         out.print(f"{score.title}: {released:.3f} for the last block, not {true:.3f}. {score.about}")
     told = f"{measured.text}: {wording.profiled(request)}{at_a_time(measured.batch)}."
     out.print(told, style="dim", highlight=False)
+    if costs:
+        _show_units(costs)
     tell_where(run)
+
+
+def _show_units(costs: UnitCosts) -> None:
+    """Print what every branch and its units cost, and how well that was predicted."""
+    from app import wording
+    from app.unit_tables import unit_table
+
+    frame = unit_table(costs)
+    table = table_of(*frame.columns)
+    for row in frame.itertuples(index=False):
+        table.add_row(*(_number(value) for value in row))
+    out.print("What parts inside the blocks cost, in nats per token", style="bold")
+    out.print(table)
+    for sentence in (wording.units_found(costs), *wording.units_agreement(costs)):
+        out.print(sentence, highlight=False)
+
+
+def _number(value: Any) -> str:
+    """A number of a table in a few digits, and nothing where there is none."""
+    if isinstance(value, float):
+        return "" if value != value else f"{value:.3g}"
+    return str(value)
 
 
 @grouped

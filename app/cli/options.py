@@ -81,6 +81,21 @@ LensOption = Annotated[
         "--lens", help="The logit lens too: the loss when the head follows straight after each block."
     ),
 ]
+UnitsOption = Annotated[
+    bool,
+    typer.Option(
+        "--units",
+        help="Predict too what channels, heads of keys and values, value ranks and whole attentions and MLPs "
+        "cost, from one pass forward and one back.",
+    ),
+]
+UnitsMeasuredOption = Annotated[
+    bool,
+    typer.Option(
+        "--units-measured",
+        help="As --units, and measure too what every whole attention and MLP costs: a pass for each.",
+    ),
+]
 RecipesOption = Annotated[
     str,
     typer.Option(

@@ -11,6 +11,7 @@ import plotly.graph_objects as go
 from analysis.details import LIKENESSES, Details
 from analysis.profile import LayerProfile
 from analysis.scores import find_score
+from analysis.statistics import rank_correlation
 from app.figures.base import (
     CONSTANT,
     HIGHLIGHT,
@@ -389,19 +390,6 @@ def draw_scatter(
         f"perfect): {told}. Most damage by block {int(damages.argmax())} ({damages.max():+.3f} nats per "
         f"token), least by block {int(damages.argmin())} ({damages.min():+.3f}).{off}".replace("-", "−"),
     )
-
-
-def rank_correlation(first: np.ndarray, second: np.ndarray) -> float:
-    """Spearman's: the correlation of the ranks, equal values sharing theirs; 0 where one does not vary."""
-    ranks = [_ranks(values) - (values.size - 1) / 2 for values in (first, second)]
-    norms = float(np.linalg.norm(ranks[0]) * np.linalg.norm(ranks[1]))
-    return float(ranks[0] @ ranks[1]) / norms if norms else 0.0
-
-
-def _ranks(values: np.ndarray) -> np.ndarray:
-    """From 0, the mean of their places for equal values."""
-    _, groups, counts = np.unique(values, return_inverse=True, return_counts=True)
-    return (np.cumsum(counts) - (counts + 1) / 2)[groups]
 
 
 def draw_overlay(

@@ -56,3 +56,4 @@ from app.wording.titles import (
     text_title,
     title,
 )
+from app.wording.units import UNITS_READING, agreement_of_units, units_agreement, units_found, units_off

@@ -13,7 +13,7 @@ from analysis.curvature import Curvature, curvature
 from analysis.errors import UnsupportedError
 from analysis.families import Branch
 from analysis.read_units import read_units
-from analysis.sublayers import Sublayer, linear_maps, out_in
+from analysis.sublayers import Sublayer, linear_maps, out_in, weights_at
 from analysis.units import Kind, Units
 from slicing.inner.cut import BranchCuts, UnitCut
 from slicing.inner.moments import writer_moments
@@ -155,6 +155,22 @@ def sites(
                         "score yet: choose a method that removes blocks or slices."
                     )
                 yield index, places[0], each
+
+
+def only_writers(branches: Sequence[tuple[int, Branch]], row: int, sublayer: Sublayer) -> dict[int, int]:
+    """The place of a branch's writer among those of its sub-layer, by branch, where it has one alone.
+
+    A branch that also writes by a stack of experts, or by a second map, is left out.
+    """
+    found: dict[int, int] = {}
+    start = 0
+    own = [index for index, (own_row, _) in enumerate(branches) if own_row == row]
+    for index, core, branch in zip(own, sublayer.cores, sublayer.branches, strict=True):
+        maps = len(list(linear_maps(core, branch.writers)))
+        if maps == len(list(weights_at(core, branch.writers))) == 1:
+            found[index] = start
+        start += maps
+    return found
 
 
 def best_units(model: Any, widths: InnerWidths, scores: Scores) -> list[list[BranchCuts]]:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from slicing.view import ModelView
 
 Place = tuple[int, int]
-"""Block and row of a sub-layer."""
+"""Block and branch. Where every sub-layer is one branch, that is the row of the sub-layer."""
 
 
 def cuts_without(
@@ -53,21 +53,25 @@ def least_missed(
 
 
 def losses_without(
-    view: ModelView, model: Any, among: Sequence[Place], windows: Tensor
+    view: ModelView, model: Any, among: Sequence[Place], windows: Tensor, phase: str | None = None
 ) -> dict[Place, float]:
-    """Rise of the mean loss of ``model`` on ``windows`` (N, T) without each sub-layer, in nats per token."""
-    rows = sorted({row for _, row in among})
-    names = {str(row): _without(model, row) for row in rows}
-    tried = {str(row): [block for block, its in among if its == row] for row in rows}
-    phase = f"Trying {len(among)} sub-layers"
+    """Rise of the mean loss of ``model`` on ``windows`` (N, T) without each branch, in nats per token.
+
+    ``phase`` is what the progress is called.
+    """
+    indices = sorted({index for _, index in among})
+    names = {str(index): _without(model, index) for index in indices}
+    tried = {str(index): [block for block, its in among if its == index] for index in indices}
+    phase = phase or f"Trying {len(among)} sub-layers"
     found = damage(model, windows, names, view.progress, phase, view.precision, tried)
     means: dict[str, np.ndarray] = {name: each.mean(axis=0) for name, each in found.items()}
-    return {(block, row): float(means[str(row)][block]) for block, row in among}
+    return {(block, index): float(means[str(index)][block]) for block, index in among}
 
 
-def _without(model: Any, row: int) -> Replacement:
-    """The replacement of a block by itself without one sub-layer."""
-    every = sublayers(model)
+def _without(model: Any, index: int) -> Replacement:
+    """The replacement of a block by itself without one branch."""
+    every, rows = sublayers(model), [row for row, _ in branches_of(model)]
+    gone, place = rows[index], index - rows.index(rows[index])
     contexts: dict[torch.Size, list[dict[str, Any]]] = {}
 
     def replaced(block: int, entering: Tensor, tokens: Tensor) -> Tensor:
@@ -75,9 +79,9 @@ def _without(model: Any, row: int) -> Replacement:
             contexts[tokens.shape] = entering_states(model, tokens, returns_tuple(model, tokens[:1, :8]))[1]
         with present(blocks(model)[block]) as device:
             states, context = entering.to(device), on_device(contexts[tokens.shape][block], device)
-            for index, sublayer in enumerate(every[block]):
-                if index != row:
-                    states = states + sublayer.added(states, context)
+            for row, sublayer in enumerate(every[block]):
+                if row != gone or len(sublayer.cores) > 1:
+                    states = states + sublayer.added(states, context, place if row == gone else None)
         return states
 
     return replaced

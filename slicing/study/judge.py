@@ -15,7 +15,14 @@ from torch import Tensor
 
 from analysis.details import Details
 from analysis.device import Precision
-from analysis.evaluate import batch_size, check_windows, continue_text, perplexity, safe_precision
+from analysis.evaluate import (
+    Perplexity,
+    batch_size,
+    check_windows,
+    continue_text,
+    perplexity,
+    safe_precision,
+)
 from analysis.lens import logit_lens
 from analysis.sources.model import ModelSource
 from analysis.sources.opening import OpenModel
@@ -25,7 +32,7 @@ from analysis.speed import compare_speed
 from analysis.tasks import evaluate_tasks
 from analysis.values import Progress
 from slicing.steps.base import Made
-from slicing.study.requests import Judged, Trial
+from slicing.study.requests import CompressRequest, Judged, Trial
 from slicing.study.results import Environment, Measurement, TextUsed
 from slicing.view import ModelView
 
@@ -127,6 +134,32 @@ def used(source: TextSource, windows: Tensor, model: Any, where: tuple[Passage, 
         digest=digest(windows),
         passages=where,
         batch=batch_size(windows, model.device),
+    )
+
+
+def evaluated(
+    request: CompressRequest, opened: OpenModel, made: Made, progress: Progress
+) -> tuple[Perplexity | None, Perplexity | None]:
+    """Perplexity of the dense and the smaller model, where an evaluation text is named."""
+    if request.evaluation is None:
+        return None, None
+    drawn = (request.window_length, request.evaluation_windows)
+    windows = token_windows(request.evaluation, opened.tokenizer, *drawn)
+    check_windows(opened.model, windows)
+    precision = safe_precision(request.model, windows, opened.model, made.model)
+    dense = perplexity(opened.model, windows, progress, "Evaluating dense", precision)
+    return dense, perplexity(made.model, windows, progress, "Evaluating", precision)
+
+
+def card_numbers(
+    text: TextSource | None, dense: Perplexity | None, smaller: Perplexity | None
+) -> tuple[str, ...]:
+    """Write the line of a model card on the perplexity."""
+    if text is None or dense is None or smaller is None:
+        return ()
+    return (
+        f"Perplexity {smaller.perplexity:.2f}, dense {dense.perplexity:.2f}, on {text.label}: "
+        f"{smaller.protocol}.",
     )
 
 

@@ -19,6 +19,7 @@ from analysis.speed import NEW_TOKENS, PROMPT_TOKENS
 from analysis.values import Value
 from slicing.budget import Budget
 from slicing.calibration import Fit, same_text, too_few_tokens
+from slicing.inner.select import CURVED
 from slicing.plan import Plan, Slicing
 from slicing.probes import NEED_SLICING
 from slicing.steps.slice import Slice
@@ -84,6 +85,11 @@ class ProfileRequest(Request):
     """Scores with passes of their own that are measured too, by their names."""
     lens: bool = False
     """Measure the logit lens too: the loss when the stream goes straight to the head after each block."""
+    units: bool = False
+    """Predict too what every part inside the blocks costs: channels, heads, values, whole attentions and
+    MLPs (of a sliceable model)."""
+    units_measured: bool = False
+    """With ``units``: measure too what every whole attention and MLP costs."""
     drawn: int | None = None
     """The windows are the first of a draw of so many, as those that slicing profiles are the first of its
     calibration windows; ``None`` for a draw of ``windows``."""
@@ -94,6 +100,11 @@ class ProfileRequest(Request):
             raise PlanError(
                 f"A profile of {self.windows} windows needs a draw of as many, but {self.drawn} are to be "
                 "drawn: draw more calibration windows, or profile fewer."
+            )
+        if self.units_measured and not self.units:
+            raise PlanError(
+                "What whole attentions and MLPs cost is measured beside what is predicted: ask for the costs "
+                "of units (units) too."
             )
         return self
 
@@ -122,6 +133,12 @@ class ProfileRequest(Request):
         steps += [("Finding bases", 800.0)] if self.bases else []
         if passing := [name for name in self.probes if name in ("leave-one-out", "slice-one")]:
             steps.append(("Probing", 20.0 * len(passing) * tokens))
+        if self.units:
+            curved = min(self.windows, CURVED) * self.window_length
+            steps += [("Going back through the blocks", 3.0 * curved)]
+            steps += [("Looking inside the blocks", 2.0 * tokens + 14_000.0)]  # the order of units
+        if self.units_measured:
+            steps.append(("Measuring branches", 40.0 * tokens))  # half a pass for each, two in a block
         return tuple(steps)
 
 

@@ -15,6 +15,7 @@ from analysis.speed import Speed
 from analysis.tasks import TaskScore
 from analysis.values import Value, key_of
 from slicing.depth.layout import Layout
+from slicing.inner.costs import UnitCosts
 from slicing.inner.widths import InnerWidths
 from slicing.repair import Repair
 from slicing.schedule import SlicingSchedule
@@ -92,6 +93,8 @@ class ProfileResult(Value):
     text: TextUsed
     bases: bool = False
     """Whether the run's folder holds the bases of the stream."""
+    units: UnitCosts | None = None
+    """What the parts inside the blocks are predicted to cost, where that was asked for."""
 
 
 class SearchResult(Value):

@@ -19,12 +19,11 @@ from analysis.bases import Bases, BasesCollector, jittered
 from analysis.details import DetailsCollector
 from analysis.device import free_memory
 from analysis.errors import PlanError, UnsupportedError, unknown_name
-from analysis.evaluate import Perplexity, check_windows, perplexity, safe_precision
+from analysis.evaluate import safe_precision
 from analysis.profile import LayerProfile, profile_blocks
 from analysis.read_shape import read_shape
 from analysis.sources.model import ModelSource
 from analysis.sources.opening import OpenModel, fetch_missing, outline, require_plain_weights
-from analysis.sources.text import TextSource
 from analysis.sources.windows import token_windows
 from analysis.storage import require_space
 from analysis.tasks import check_tasks
@@ -32,13 +31,24 @@ from analysis.values import Progress, no_progress
 from slicing.budget import Budget
 from slicing.depth.layout import Layout
 from slicing.depth.reduce import ReducedModel
+from slicing.inner.costs import UnitCosts
 from slicing.inner.cut import as_narrow_model
+from slicing.inner.worth import unit_costs
 from slicing.plan import Plan
 from slicing.probes import NEED_SLICING, PROBES, Probing
 from slicing.steps.base import Made
 from slicing.store import open_model, save_reduced, save_sliced
 from slicing.study.best_share import with_best_shares
-from slicing.study.judge import Judge, count_parameters, digest, environment, through_lens, used
+from slicing.study.judge import (
+    Judge,
+    card_numbers,
+    count_parameters,
+    digest,
+    environment,
+    evaluated,
+    through_lens,
+    used,
+)
 from slicing.study.recipe import Recipe
 from slicing.study.requests import Calibrated, CompressRequest, ProfileRequest, SearchRequest, Trial
 from slicing.study.results import (
@@ -163,6 +173,8 @@ def _profile(request: ProfileRequest, opened: OpenModel, progress: Progress, fol
             raise PlanError(unknown_name("probe", name, PROBES))
         if reason and name in NEED_SLICING:
             raise UnsupportedError(f"The probe '{name}' slices blocks. {reason}")
+    if reason and request.units:
+        raise UnsupportedError(f"What units cost is told of models whose parts are known. {reason}")
     needed = request.bases or any(name in NEED_SLICING for name in request.probes)
     profile, bases = _profiled(request, opened, windows, progress, folder, needed and not reason)
     if bases is not None and request.bases:
@@ -180,7 +192,15 @@ def _profile(request: ProfileRequest, opened: OpenModel, progress: Progress, fol
         not_sliceable=reason,
         text=used(request.text, windows, opened.model),
         bases=bases is not None and request.bases,
+        units=_unit_costs(request, opened, windows, progress) if request.units else None,
     )
+
+
+def _unit_costs(request: ProfileRequest, opened: OpenModel, windows: Tensor, progress: Progress) -> UnitCosts:
+    """What the parts inside the blocks cost, on ``windows`` (N, T): predicted, and where asked measured."""
+    find = partial(safe_precision, request.model, windows, opened.model)
+    view = ModelView(opened.model, windows, progress=progress, find_precision=find)
+    return unit_costs(view, view.block_count if request.units_measured else 0)
 
 
 def _profiled(
@@ -298,7 +318,7 @@ def _compress(
     profile = view.profile
     made, deciding = make_smaller(request.recipe, request.budget, view)
     calibration = used(request.calibration, view.windows, opened.model)
-    dense, smaller = _evaluated(request, opened, made, progress)
+    dense, smaller = evaluated(request, opened, made, progress)
     reason = why_not_sliceable(opened.model.config)
     shape = None if reason else view.shape
     progress("Saving", 0, 1)
@@ -306,7 +326,7 @@ def _compress(
         "made_from": request.model.label,
         "calibration": f"{calibration.label}, {calibration.windows} windows of "
         f"{calibration.window_length} tokens",
-        "numbers": _numbers(request.evaluation, dense, smaller),
+        "numbers": card_numbers(request.evaluation, dense, smaller),
         "warnings": request.warnings(shape) + profile.warnings(),
     }
     parameters, dense_parameters = count_parameters(made.model), count_parameters(opened.model)
@@ -340,32 +360,6 @@ def _compress(
         smaller=smaller,
         parameters=parameters,
         dense_parameters=dense_parameters,
-    )
-
-
-def _evaluated(
-    request: CompressRequest, opened: OpenModel, made: Made, progress: Progress
-) -> tuple[Perplexity | None, Perplexity | None]:
-    """Perplexity of the dense and the smaller model, where an evaluation text is named."""
-    if request.evaluation is None:
-        return None, None
-    drawn = (request.window_length, request.evaluation_windows)
-    windows = token_windows(request.evaluation, opened.tokenizer, *drawn)
-    check_windows(opened.model, windows)
-    precision = safe_precision(request.model, windows, opened.model, made.model)
-    dense = perplexity(opened.model, windows, progress, "Evaluating dense", precision)
-    return dense, perplexity(made.model, windows, progress, "Evaluating", precision)
-
-
-def _numbers(
-    text: TextSource | None, dense: Perplexity | None, smaller: Perplexity | None
-) -> tuple[str, ...]:
-    """Write the line of a model card on the perplexity."""
-    if text is None or dense is None or smaller is None:
-        return ()
-    return (
-        f"Perplexity {smaller.perplexity:.2f}, dense {dense.perplexity:.2f}, on {text.label}: "
-        f"{smaller.protocol}.",
     )
 
 

@@ -24,6 +24,8 @@ from analysis.scores import SCORES, find_score
 from analysis.shape import ModelShape
 from analysis.values import Value
 from slicing.depth.layout import Layout
+from slicing.inner.costs import COSTED, UnitCosts
+from slicing.inner.widths import KINDS, units_of
 from slicing.study.recipe import Recipe
 from slicing.study.requests import CompressRequest, ProfileRequest, SearchRequest, Trial
 from slicing.study.results import (
@@ -263,7 +265,26 @@ def _of_perplexity(each: Perplexity, where: str, windows: int) -> Problems:
 
 
 def _of_profile_result(request: ProfileRequest, result: ProfileResult) -> Problems:
-    yield from ()
+    if result.units:
+        yield from _of_units(result.units, result.shape)
+
+
+def _of_units(costs: UnitCosts, shape: ModelShape | None) -> Problems:
+    """Whether there are costs for every branch of a model of this shape, and curves grow over its units."""
+    if shape is None:
+        yield "result.units: a model without a shape has no units, and no costs of them"
+        return
+    costs.check_fits(shape)
+    for block, row in zip(costs.blocks, shape.blocks, strict=True):
+        for branch in block:
+            for kind in COSTED:
+                if (curve := branch.curve(kind)) is None:
+                    continue
+                units = units_of(row[branch.row], kind)
+                if curve.count * (units.parts if kind == "value_pairs" else 1) != units.count:
+                    yield f"result.units: {curve.count} {KINDS[kind]}, but the shape has {units.count}"
+            if branch.kv_groups and sorted(branch.order) != list(range(branch.kv_groups.count)):
+                yield "result.units: the order of heads names each of them once"
 
 
 def _of_search(request: SearchRequest, result: SearchResult) -> Problems:

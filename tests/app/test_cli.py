@@ -355,6 +355,25 @@ def test_profile_tells_the_logit_lens_when_asked(monkeypatch, tiny_folder, texts
     assert "logit lens" not in json.loads(capsys.readouterr().out)["blocks"][0]
 
 
+def test_profile_tells_what_units_cost_when_asked(monkeypatch, tiny_folder, texts, capsys):
+    words = ["profile", "--model", tiny_folder, "--text", texts[0], "--windows", 2, "--window-length", 16]
+    assert run(monkeypatch, *words, "--units", "--json", "-") == 0
+    units = json.loads(capsys.readouterr().out)["units"]
+    assert [[branch["kind"] for branch in block] for block in units["blocks"]] == [["attention", "mlp"]] * 3
+    assert all(branch["whole"] > 0.0 for block in units["blocks"] for branch in block)
+    assert run(monkeypatch, *words, "--units") == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "¼ of channels" in said
+    assert "Predicted on 2 windows of 16 tokens, the curvature of the loss on 2 of them." in said
+    assert "Spearman" not in said
+    assert run(monkeypatch, *words, "--units-measured") == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "measured on 2 of them." in said
+    assert "over 6 attentions and MLPs" in said
+    assert run(monkeypatch, *words, "--json", "-") == 0
+    assert "units" not in json.loads(capsys.readouterr().out)
+
+
 def test_tasks_run_on_a_sliced_folder(monkeypatch, tiny_folder, texts, tmp_path, capsys):
     pytest.importorskip("lm_eval")
     rows = [{"question": f"{n}+{n}=", "choices": [str(2 * n), "z"], "answer": 0} for n in range(4)]

@@ -169,6 +169,13 @@ def test_what_the_pages_propose_is_allowed_in_demo_mode() -> None:
         policy.check(task)
 
 
+def test_a_pass_for_every_part_of_a_model_is_refused_in_demo_mode() -> None:
+    Policy.demo().check(profile(units=True))
+    Policy().check(profile(units=True, units_measured=True))
+    with pytest.raises(Refused, match="'units measured' takes this server too long for visitors"):
+        Policy.demo().check(profile(units=True, units_measured=True))
+
+
 @pytest.mark.parametrize(
     "model",
     [

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from contest_stand_in import DAMAGE, LOSSES, contest_run, contest_study
 
+from analysis.statistics import rank_correlation
 from app import wording
 from app.figures.base import CONSTANT, DARK, LIGHT, Theme
-from app.figures.profile import draw_scatter, rank_correlation
+from app.figures.profile import draw_scatter
 from app.figures.ranking import ROLES, draw_ranking, role_of, row_label, share_interval
 from app.tables import damage_table, ranking_table
 from slicing.study.recipe import Recipe
