@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from typing import Annotated
 
 from pydantic import AfterValidator
@@ -38,6 +39,17 @@ def read_whole(text: str) -> int | None:
 def as_briefly(value: float) -> str:
     """Write a number as briefly as it can be read back as it was."""
     return str(int(value)) if float(value).is_integer() else repr(float(value))
+
+
+def as_ranges(numbers: Sequence[int]) -> str:
+    """Write whole numbers in order as ranges, such as ``0, 3-6, 9``."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
 
 
 LEAST_SEED, LARGEST_SEED = -(2**63), 2**64 - 1

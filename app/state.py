@@ -367,9 +367,18 @@ def preview_of(run: Run, plan: Plan) -> Preview | str | None:
 
 def with_bases(run: Run) -> ProfileRequest:
     """The profile of a run anew, keeping the bases that previews need."""
+    return _profile_anew(run, bases=True)
+
+
+def with_units(run: Run, measured: bool = False) -> ProfileRequest:
+    """The profile of a run anew, with what units cost, and measured what whole attentions and MLPs do."""
+    return _profile_anew(run, units=True, units_measured=measured)
+
+
+def _profile_anew(run: Run, **fields: Any) -> ProfileRequest:
     request = run.request
     if request.kind == "profile":
-        return request.model_copy(update={"bases": True})
+        return request.model_copy(update=fields)
     _, drawn, seed = request.profile_draw
     return ProfileRequest(
         model=request.model,
@@ -377,7 +386,7 @@ def with_bases(run: Run) -> ProfileRequest:
         windows=drawn,
         window_length=request.window_length,
         seed=seed,
-        bases=True,
+        **fields,
     )
 
 

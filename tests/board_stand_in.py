@@ -38,10 +38,20 @@ INNER = InnerWidths(
 """What every recipe leaves that cuts inside blocks."""
 
 
-def with_channels(shape: ModelShape) -> ModelShape:
-    """The shape of the demo model with the channels of its MLPs, which the run that ships does not name."""
-    channels = UnitShape(kind="channels", count=CHANNELS, reader_rows=2, writer_columns=1)
-    rows = ((heads, mlp.model_copy(update={"units": (channels,)})) for heads, mlp in shape.blocks)
+def with_units(shape: ModelShape) -> ModelShape:
+    """The shape of the demo model with its units, which the run that ships does not name."""
+    inside = (
+        UnitShape(kind="kv_groups", count=3, reader_rows=320, writer_columns=192),
+        UnitShape(kind="value_pairs", count=192, reader_rows=1, writer_columns=3, parts=3),
+    )
+    channels = (UnitShape(kind="channels", count=CHANNELS, reader_rows=2, writer_columns=1),)
+    rows = (
+        (
+            heads.model_copy(update={"units": inside, "cached": 384}),
+            mlp.model_copy(update={"units": channels}),
+        )
+        for heads, mlp in shape.blocks
+    )
     return shape.model_copy(update={"blocks": tuple(rows)})
 
 
@@ -63,7 +73,7 @@ def board_run(**changes: Any) -> Run:
     result: Any = shipped.result
     found = StudyResult(
         profile=result.profile,
-        shape=with_channels(result.shape),
+        shape=with_units(result.shape),
         measurements=tuple(map(_measurement, study.trials())),
         calibration=result.calibration,
         evaluation=result.evaluation,

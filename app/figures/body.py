@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import plotly.graph_objects as go
 
+from analysis.numbers import as_ranges
 from app.body import Box, Role
 from app.figures.base import (
     CONSTANT,
@@ -19,7 +20,6 @@ from app.figures.base import (
     empty_figure,
 )
 from app.wording import percent
-from slicing.depth.layout import ranges
 
 ROLES: dict[Role, tuple[str, str]] = {
     "attention": ("attention", CONSTANT),
@@ -155,12 +155,12 @@ def _takeaway(boxes: Sequence[Box], blocks: int) -> str:
     said = " ".join(shares)
     whole = [block for block in range(blocks) if all(each.gone for each in boxes if each.block == block)]
     if whole:
-        said += f" Block{'s' * (len(whole) > 1)} {ranges(whole)} {'are' if len(whole) > 1 else 'is'} gone."
+        said += f" Block{'s' * (len(whole) > 1)} {as_ranges(whole)} {'are' if len(whole) > 1 else 'is'} gone."
     alone = [each for each in boxes if each.gone and each.block not in whole]
     for name in dict.fromkeys(each.name for each in alone):
         where = [each.block for each in alone if each.name == name]
         several = len(where) > 1
-        said += f" Block{'s' * several} {ranges(where)} {'have' if several else 'has'} no {name} any more."
+        said += f" Block{'s' * several} {as_ranges(where)} {'have' if several else 'has'} no {name} any more."
     if cut := [each for each in boxes if not each.gone and each.left < each.dense]:
         least = min(cut, key=lambda each: each.high * each.wide)
         said += (

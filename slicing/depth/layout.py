@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple, Self
 from pydantic import model_validator
 
 from analysis.errors import PlanError
+from analysis.numbers import as_ranges
 from analysis.shape import ModelShape, bridge
 from analysis.values import Value
 
@@ -148,7 +149,7 @@ class Layout(Value):
         parts = []
         alone = sorted(set(range(self.blocks)) - {place for group in self.groups for place in group})
         if alone:
-            parts.append(f"without {ranges(alone)}")
+            parts.append(f"without {as_ranges(alone)}")
         merged = [group for group in self.groups if len(group) > 1]
         parts += [f"{group[0]}-{group[-1]} as one" for group in merged]
         return ", ".join(parts) or "all blocks"
@@ -160,14 +161,3 @@ def _shares(count: int, merge: Merge) -> list[float]:
         return [1.0 / count] * count
     first, others = (2.0 - count, 1.0) if merge == "sum" else (0.0, 0.0)
     return [first, *([others] * (count - 2)), 1.0]
-
-
-def ranges(places: list[int]) -> str:
-    """Write rising places with neighbours as a range: ``3, 5-7``."""
-    parts: list[list[int]] = []
-    for place in places:
-        if parts and place == parts[-1][-1] + 1:
-            parts[-1].append(place)
-        else:
-            parts.append([place])
-    return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in parts)
