@@ -36,6 +36,7 @@ from app.figures.profile import (
 )
 from app.figures.ranking import draw_ranking
 from app.figures.study import draw_map, draw_sizes
+from app.figures.units import draw_unit_agreement, draw_unit_map
 from app.planned import held_back, plan_asked
 from app.repeat import STUDY_FILE, command, study_file
 from app.tables import (
@@ -56,6 +57,7 @@ from app.tables import (
     text_table,
     trial_table,
 )
+from app.unit_tables import QUARTER, unit_agreement_table, unit_map_table
 from slicing.library import note_of
 from slicing.plan import Plan
 from slicing.schedule import SlicingSchedule
@@ -244,6 +246,21 @@ def _of_profile(run: Run) -> Sections:
             yield Section("Heads and MLP", draw_split(details), split_table(details))
         if details.lens is not None:
             yield Section("Logit lens", draw_lens(details), lens_table(details), wording.LENS_READING)
+    yield from _of_units(run)
+
+
+def _of_units(run: Run) -> Iterator[Section]:
+    """What the parts inside the blocks cost, where that was predicted, and how well."""
+    result = run.result
+    if result.kind != "profile" or result.units is None or result.shape is None:
+        return
+    costs, shape = result.units, result.shape
+    told = f"{wording.units_found(costs)} Of units the cheapest quarter goes. {wording.UNITS_READING}"
+    drawing, table = draw_unit_map(costs, shape, QUARTER), unit_map_table(costs, shape, QUARTER)
+    yield Section("What units cost", drawing, table, told)
+    if wording.units_agreement(costs):
+        drawing, table = draw_unit_agreement(costs), unit_agreement_table(costs)
+        yield Section("Predicted cost against measured", drawing, table)
 
 
 def build_report(run: Run) -> str:

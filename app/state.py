@@ -333,6 +333,16 @@ def choose_block(block: int) -> None:
     put({"block": block})
 
 
+def choose_part(block: int, part: str) -> None:
+    """Make this part of this block the one whose cost is looked at; only in a callback."""
+    put({"block": block, "unit-part": part})
+
+
+def look_near(tab: str) -> None:
+    """Open this tab of the profile from near; only in a callback."""
+    put({"near": tab})
+
+
 def choose_pair(pair: tuple[int, int]) -> None:
     """Make these the two depths that are compared; only in a callback."""
     put({"pair-from": min(pair), "pair-to": max(pair)})

@@ -23,6 +23,7 @@ from app.figures.profile import (
     outliers,
 )
 from app.tables import lens_table, overlay_table, similarity_table, split_table, token_table
+from app.unit_view import show_units
 from slicing.study.requests import ProfileRequest, drawn_for
 from slicing.study.results import Run
 from slicing.study.store import find_details
@@ -58,6 +59,13 @@ def _measure_form() -> None:
             help="The loss when the head follows straight after each block: how early the model knows what "
             "it will say. Takes about ten times as long.",
         )
+        units = st.toggle(
+            "Cost of units too",
+            key="profile-units",
+            help="What each part inside the blocks costs, predicted from one pass forward and one back: "
+            "channels, heads of keys and values, value ranks, whole attentions and MLPs. Takes about ten "
+            "times as long.",
+        )
         pressed = st.form_submit_button(
             "Measure", type="primary", icon=":material/query_stats:", width="stretch"
         )
@@ -73,6 +81,7 @@ def _measure_form() -> None:
             bases=bases,
             probes=DAMAGES if damage else (),
             lens=lens,
+            units=units,
         )
 
     like = state.shown("profile")
@@ -218,7 +227,10 @@ def _near(run: Run) -> None:
         details, damage = find_details(run), None
     except StorageError as error:
         details, damage = None, state.told(error)
-    names = ["Tokens", "Depth by depth", "Heads and MLP", "Logit lens", "Against damage", "Beside other runs"]
+    names = [
+        *("Tokens", "Depth by depth", "Heads and MLP", "Logit lens"),
+        *("Against damage", "Beside other runs", "Units"),
+    ]
     tabs = st.tabs(names, bind="query-params", key="near")
     for tab, name in zip(tabs, names, strict=True):
         if not tab.open:
@@ -226,6 +238,8 @@ def _near(run: Run) -> None:
         with tab:
             if name == names[5]:
                 _overlay(run)
+            elif name == names[6]:
+                show_units(run)
             elif name == names[4]:
                 parts.damage_chart(run.result.profile, controls.shown_score()[1])
             elif damage:

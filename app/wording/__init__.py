@@ -57,4 +57,20 @@ from app.wording.titles import (
     text_title,
     title,
 )
-from app.wording.units import UNITS_READING, agreement_of_units, units_agreement, units_found, units_off
+from app.wording.units import (
+    BRANCHES,
+    OFF,
+    PARTS,
+    UNITS_READING,
+    agreement_of_units,
+    as_perplexity,
+    branch_told,
+    in_nats,
+    part_gone,
+    part_title,
+    times_perplexity,
+    units_agreement,
+    units_found,
+    units_off,
+    units_told,
+)

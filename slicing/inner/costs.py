@@ -9,18 +9,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Literal, Self
+from typing import Any, Literal, NamedTuple, Self
 
 from pydantic import model_validator
 
 from analysis.errors import PlanError
 from analysis.shape import ModelShape, SublayerShape
-from analysis.units import Kind
 from analysis.values import Value
 from slicing.inner.share_out import Option, share_out
 from slicing.inner.widths import InnerWidths, SublayerWidths, parameters_saved
 
-COSTED: tuple[Kind, ...] = ("channels", "kv_groups", "value_pairs")
+Costed = Literal["channels", "kv_groups", "value_pairs"]
+COSTED: tuple[Costed, ...] = ("channels", "kv_groups", "value_pairs")
 """Kinds of units whose cost is predicted."""
 SCALED_BLOCKS = 3
 """In so many first blocks predictions are too low, so that what is measured there counts."""
@@ -78,7 +78,7 @@ class BranchCosts(Value):
     measured: float | None = None
     """The rise of the loss that was measured without all of it, nats per token."""
 
-    def curve(self, kind: Kind) -> UnitCurve | None:
+    def curve(self, kind: Costed) -> UnitCurve | None:
         """The curve of one kind of units; of ``value_pairs``, while every head loses equally many."""
         if kind == "channels":
             return self.channels
@@ -144,6 +144,13 @@ class UnitCosts(Value):
                 f"The costs of units are of a model of {len(self.blocks)} blocks, and this one has "
                 f"{shape.block_count}, or other sub-layers: measure them on this model."
             )
+
+    def parts(self, shape: ModelShape, share: float) -> list[PartCost]:
+        """What every part of every block costs, where that is predicted; of units a ``share`` goes."""
+        every = (
+            part_cost(self, shape, block, part, share) for block in range(len(self.blocks)) for part in PARTS
+        )
+        return [each for each in every if each]
 
     @property
     def is_measured(self) -> bool:
@@ -287,3 +294,71 @@ def _together(
             ]
         )
     return joined, [places[index] for index in range(branches)]
+
+
+# Parts, as people look at them
+
+Part = Literal["attention", "kv_groups", "value_pairs", "mlp", "channels"]
+PARTS: tuple[Part, ...] = ("attention", "kv_groups", "value_pairs", "mlp", "channels")
+"""What can go of a block: its attention or MLP as a whole, or units of one kind in them."""
+
+
+class PartCost(NamedTuple):
+    """What one part of a block is predicted to cost."""
+
+    block: int
+    part: Part
+    units: int | None
+    """How many units there are; ``None`` for the whole of an attention or MLP."""
+    gone: int | None
+    """How many of them are gone; ``None`` for the whole."""
+    cost: float
+    """Nats per token."""
+    saved: int
+    """Parameters fewer."""
+
+    @property
+    def per_million(self) -> float:
+        """Nats per token for every million parameters fewer."""
+        return self.cost / max(self.saved, 1) * 1e6
+
+
+def branch_of(costs: UnitCosts, block: int, part: Part) -> BranchCosts | None:
+    """The attention or MLP of a block that a part belongs to; ``None`` where it has none."""
+    kind = part if part in ("attention", "mlp") else "mlp" if part == "channels" else "attention"
+    return next((branch for branch in costs.blocks[block] if branch.kind == kind), None)
+
+
+def part_cost(costs: UnitCosts, shape: ModelShape, block: int, part: Part, share: float) -> PartCost | None:
+    """What a part of a block costs: all of an attention or MLP, or the cheapest ``share`` of its units.
+
+    ``None`` where the block has no such part, or where nothing is predicted of it.
+    """
+    branch = branch_of(costs, block, part)
+    if branch is None:
+        return None
+    row = shape.blocks[block][branch.row]
+    if part == "attention" or part == "mlp":
+        saved = _all_of(row, branch, shape.hidden_size, _is_alone(costs, block, branch))
+        return None if branch.whole is None else PartCost(block, part, None, None, branch.whole, saved)
+    curve = branch.curve(part)
+    if curve is None or (found := curve.nearest(share)) is None:
+        return None
+    gone, cost = found
+    saved = parameters_saved(row, SublayerWidths(kept={part: curve.count - gone}), shape.hidden_size)
+    return PartCost(block, part, curve.count, gone, cost, saved)
+
+
+def _is_alone(costs: UnitCosts, block: int, branch: BranchCosts) -> bool:
+    return sum(other.row == branch.row for other in costs.blocks[block]) == 1
+
+
+def _all_of(row: SublayerShape, branch: BranchCosts, hidden_size: int, alone: bool) -> int:
+    """The parameters of a branch; beside another one, those of its units."""
+    if alone:
+        return row.parameters(hidden_size)
+    kinds = ("channels",) if branch.kind == "mlp" else ("kv_groups", "value_pairs")
+    units = next((each for kind in kinds for each in row.units if each.kind == kind), None)
+    if units is None:
+        return 0
+    return units.count * ((units.reader_rows + units.writer_columns) * hidden_size + units.inner)

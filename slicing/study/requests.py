@@ -138,7 +138,7 @@ class ProfileRequest(Request):
             steps += [("Going back through the blocks", 3.0 * curved)]
             steps += [("Looking inside the blocks", 2.0 * tokens + 14_000.0)]  # the order of units
         if self.units_measured:
-            steps.append(("Measuring branches", 40.0 * tokens))  # half a pass for each, two in a block
+            steps.append(("Measuring branches", 30.0 * tokens))  # half a pass for each, and the head
         return tuple(steps)
 
 

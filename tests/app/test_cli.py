@@ -364,7 +364,7 @@ def test_profile_tells_what_units_cost_when_asked(monkeypatch, tiny_folder, text
     assert run(monkeypatch, *words, "--units") == 0
     said = " ".join(capsys.readouterr().out.split())
     assert "¼ of channels" in said
-    assert "Predicted on 2 windows of 16 tokens, the curvature of the loss on 2 of them." in said
+    assert "Found on 2 windows of 16 tokens, the curvature of the loss on 2 of them." in said
     assert "Spearman" not in said
     assert run(monkeypatch, *words, "--units-measured") == 0
     said = " ".join(capsys.readouterr().out.split())

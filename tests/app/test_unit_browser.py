@@ -1,0 +1,34 @@
+"""A click on the map of what units cost, in a real browser."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from serving import MISSING, chromium, served, settle, visit
+from unit_stand_in import units_run
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.timeout(600),
+    pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)}"),
+]
+
+
+def test_a_click_on_a_cell_chooses_the_block_and_leads_to_its_tokens(tmp_path: Path) -> None:
+    run = units_run(tmp_path)
+    with served(Path(os.environ["SLICESCOPE_HOME"])) as address, chromium() as browser:
+        page = visit(browser, f"{address}/profile?profile={run.key}&near=Units")
+        chart = page.locator(".js-plotly-plot").nth(1)
+        chart.wait_for()
+        page.locator(".js-plotly-plot").nth(3).wait_for()
+        settle(page)
+        page.get_by_text("From near").evaluate("heading => heading.scrollIntoView({block: 'start'})")
+        page.wait_for_timeout(500)
+        box = chart.locator(".nsewdrag").first.bounding_box()
+        # Three blocks and five parts: the second block's KV heads.
+        page.mouse.click(box["x"] + box["width"] * 1.5 / 3, box["y"] + box["height"] * 1.5 / 5)
+        page.get_by_text("Block 1, attention: cost while its units go").wait_for()
+        page.get_by_role("button", name="See its tokens").click()
+        page.get_by_text("Window 0, as block 1 changes it").wait_for()
