@@ -13,6 +13,9 @@ from pydantic import SerializerFunctionWrapHandler, model_serializer
 from analysis.units import Kind
 from analysis.values import Value
 
+CACHED_TOKENS = 4096
+"""Tokens of the text whose keys and values are told where nobody asks for another length."""
+
 
 class _Counts(Value):
     """Written without the counts that are at their defaults: a model of 80 blocks has thousands."""

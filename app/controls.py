@@ -114,10 +114,12 @@ def number(
     return usual if chosen is None else int(chosen)
 
 
-def share(label: str, key: str, usual: float, help_text: str | None = None) -> float:
-    """A share of the width in whole percent."""
+def share(
+    label: str, key: str, usual: float, help_text: str | None = None, low: int = 0, high: int = 95
+) -> float:
+    """A share in whole percent, by default of the width; ``low`` and ``high`` are in percent."""
     chosen = st.slider(
-        label, 0, 95, round(100 * usual), format="%d %%", key=key, bind="query-params", help=help_text
+        label, low, high, round(100 * usual), format="%d %%", key=key, bind="query-params", help=help_text
     )
     return chosen / 100
 

@@ -63,7 +63,7 @@ def values_of(plan: Plan) -> dict[str, Any]:
 
 def take(plan: Plan) -> None:
     """Make the widgets show this plan; only in a callback."""
-    state.put(values_of(plan))
+    state.put({**values_of(plan), "cut": "width"})
     if isinstance(shares := plan.settings.get("shares"), tuple):
         plan_state.start_shares(shares)
 

@@ -15,10 +15,13 @@ import pandas as pd
 from analysis.errors import StorageError, visible
 from analysis.profile import LayerProfile
 from analysis.scores import SCORES
+from analysis.shape import ModelShape
 from app import wording
+from app.body import body_of, body_table
 from app.cells import html_table
 from app.citations import bibtex
 from app.figures.base import LIGHT, Drawing
+from app.figures.body import draw_body
 from app.figures.compare import draw_differences, draw_perplexities, draw_windows
 from app.figures.frontier import draw_frontier
 from app.figures.page import FUNCTIONS, embedded, script
@@ -62,6 +65,7 @@ from slicing.study.recipe import Recipe
 from slicing.study.requests import CompressRequest, SearchRequest, Trial
 from slicing.study.results import (
     CompressResult,
+    Measurement,
     Request,
     Run,
     SearchResult,
@@ -71,7 +75,7 @@ from slicing.study.results import (
 from slicing.study.results import warnings as told_of
 from slicing.study.store import find_details
 from slicing.study.study import Study
-from slicing.study.verdicts import Board, Comparison, read_board, read_comparison, read_map
+from slicing.study.verdicts import Board, Comparison, Table, read_board, read_comparison, read_map
 
 
 class Section(NamedTuple):
@@ -101,11 +105,13 @@ def _of_compress(request: CompressRequest, result: CompressResult) -> Sections:
     if plan and result.schedule and result.shape and not result.layout:
         constant = plan.constant(result.shape)
         yield _cut(plan, result.profile, result.schedule, constant, request.recipe.short)
+    yield from _body(result.shape, result)
     yield from _recipes(request.recipes_used())
 
 
 def _of_trial(request: Trial, result: TrialResult) -> Sections:
     yield Section("Perplexity", None, perplexity_table([result.measurement]))
+    yield from _body(result.shape, result.measurement)
     yield from _recipes(request.recipes_used())
 
 
@@ -136,6 +142,7 @@ def _as_comparison(board: Board, result: StudyResult) -> Sections:
     schedule, constant = (found.measured[name].schedule for name in (planned, "constant"))
     if (plan := plan_asked(board.study)) and schedule and constant:
         yield _cut(plan, result.profile, schedule, constant, planned)
+    yield from _body(result.shape, found.measured[planned])
 
 
 def _as_map(board: Board, result: StudyResult) -> Sections:
@@ -150,6 +157,7 @@ def _as_ranking(board: Board, result: StudyResult) -> Sections:
         told = " ".join([wording.RANKING_READING, *wording.ranking(table)])
         title = f"Who loses least: {table.budget.title}"
         yield Section(title, draw_ranking(table), ranking_table(table, result.shape), told)
+        yield from _best_body(table, result.shape)
 
 
 def _as_frontier(board: Board, result: StudyResult) -> Sections:
@@ -158,6 +166,7 @@ def _as_frontier(board: Board, result: StudyResult) -> Sections:
     for table in board.tables:
         shown = ranking_table(table, result.shape)
         yield Section(f"Who loses least: {table.budget.title}", draw_ranking(table), shown)
+        yield from _best_body(table, result.shape)
 
 
 def _recipes(recipes: tuple[Recipe, ...], study: Study | None = None) -> Sections:
@@ -176,6 +185,25 @@ def _cut(
     drawing = draw_schedule(schedule, constant, fractions, name, path)
     table = schedule_table(schedule, constant, fractions, scores, path)
     return Section("What was cut where", drawing, table)
+
+
+def _body(
+    shape: ModelShape | None,
+    made: CompressResult | Measurement,
+    title: str = "Where it was cut",
+    of: str = "",
+) -> Sections:
+    """Show where a model was cut that blocks are taken out of, or that is cut inside them."""
+    if shape and (made.inner or made.layout):
+        boxes = body_of(shape, made.inner, made.layout, made.schedule)
+        yield Section(title, draw_body(boxes), body_table(boxes), f"{of} {wording.BODY_READING}".lstrip())
+
+
+def _best_body(table: Table, shape: ModelShape) -> Sections:
+    """The same of the recipe that loses least at a budget."""
+    if best := table.best_of():
+        title = f"Where the best recipe cut: {table.budget.title}"
+        yield from _body(shape, best.runs[0], title, f"{best.recipe.title}.")
 
 
 TASKS_READING = "By EleutherAI's lm-evaluation-harness, beside the perplexity of the same model."

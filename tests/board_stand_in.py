@@ -6,7 +6,9 @@ from typing import Any
 
 from contest_stand_in import evaluation, shipped_measurement
 
+from analysis.shape import ModelShape, UnitShape
 from slicing.depth.layout import Layout
+from slicing.inner.widths import InnerWidths, SublayerWidths
 from slicing.study.requests import Trial
 from slicing.study.results import Measurement, Run, StudyResult
 from slicing.study.store import bundled_run
@@ -25,6 +27,32 @@ LOSSES = {
 """Of every recipe above dense at the first size, in nats per token; at the second twice as much."""
 SIZES = (0.1, 0.2)
 REMOVED = {0.1: 4, 0.2: 8}
+
+CHANNELS = 1536
+INNER = InnerWidths(
+    blocks=(
+        (SublayerWidths(gone=True), SublayerWidths(kept={"channels": 500})),
+        *((SublayerWidths(), SublayerWidths(kept={"channels": 1200})),) * 29,
+    )
+)
+"""What every recipe leaves that cuts inside blocks."""
+
+
+def with_units(shape: ModelShape) -> ModelShape:
+    """The shape of the demo model with its units, which the run that ships does not name."""
+    inside = (
+        UnitShape(kind="kv_groups", count=3, reader_rows=320, writer_columns=192),
+        UnitShape(kind="value_pairs", count=192, reader_rows=1, writer_columns=3, parts=3),
+    )
+    channels = (UnitShape(kind="channels", count=CHANNELS, reader_rows=2, writer_columns=1),)
+    rows = (
+        (
+            heads.model_copy(update={"units": inside, "cached": 384}),
+            mlp.model_copy(update={"units": channels}),
+        )
+        for heads, mlp in shape.blocks
+    )
+    return shape.model_copy(update={"blocks": tuple(rows)})
 
 
 def board_study(**changes: Any) -> Study:
@@ -45,7 +73,7 @@ def board_run(**changes: Any) -> Run:
     result: Any = shipped.result
     found = StudyResult(
         profile=result.profile,
-        shape=result.shape,
+        shape=with_units(result.shape),
         measurements=tuple(map(_measurement, study.trials())),
         calibration=result.calibration,
         evaluation=result.evaluation,
@@ -56,7 +84,7 @@ def board_run(**changes: Any) -> Run:
 def _measurement(trial: Trial) -> Measurement:
     dense = shipped_measurement("dense")
     size = trial.budget.amount if trial.budget else 0.0
-    loss = LOSSES[trial.recipe.line] * (1 + SIZES.index(size)) if trial.budget else 0.0
+    loss = LOSSES.get(trial.recipe.line, 0.2) * (1 + SIZES.index(size)) if trial.budget else 0.0
     changes: dict[str, Any] = {
         "name": trial.recipe.short,
         "title": trial.recipe.short_title,
@@ -74,5 +102,7 @@ def _measurement(trial: Trial) -> Measurement:
             widths = tuple(sliced.widths[top] for top in (*layout.tops, blocks))
             sliced = sliced.model_copy(update={"widths": widths})
         changes["schedule"] = sliced
+    if trial.recipe.kind == "inner":
+        changes["inner"] = INNER
     like = shipped_measurement("dynamic") if trial.recipe.kind == "width" else dense
     return like.model_copy(update=changes)

@@ -6,6 +6,8 @@ import streamlit as st
 
 from analysis.errors import SlicescopeError, visible
 from app import forms, parts, plan_state, state, wording
+from app.body import body_of, body_table
+from app.figures.body import draw_body
 from app.figures.compare import draw_differences, draw_perplexities, draw_windows
 from app.figures.plan import draw_schedule
 from app.planned import held_back, plan_asked
@@ -115,6 +117,11 @@ def _evidence(found: Comparison) -> None:
         fractions, path = held_back(schedule, plan), profile.block_path
         drawing = draw_schedule(schedule, constant, fractions, planned, path, parts.theme())
         parts.chart(drawing, "widths", schedule_table(schedule, constant, fractions, redundancy, path))
+    judged = found.measured[planned]
+    if judged.inner or judged.layout:
+        boxes = body_of(found.result.shape, judged.inner, judged.layout, judged.schedule)
+        parts.chart(draw_body(boxes, parts.theme()), "body", body_table(boxes))
+        st.caption(wording.BODY_READING)
 
 
 def _illustration(found: Comparison) -> None:

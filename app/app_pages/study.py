@@ -7,6 +7,8 @@ import streamlit as st
 
 from analysis.errors import SlicescopeError
 from app import controls, forms, parts, plan_form, state, wording
+from app.body import body_of, body_table
+from app.figures.body import draw_body
 from app.figures.frontier import draw_frontier
 from app.figures.plan import draw_schedule
 from app.figures.profile import DAMAGES
@@ -170,6 +172,7 @@ def _card(board: Board, run: Run | None) -> None:
             st.markdown(f"Known issue of {wording.verbatim(title)}: {wording.verbatim(issue)}")
         if standing:
             _widths(standing, table, run)
+            _body(standing, run)
         _ways_on(board, recipe, table.budget, standing, run)
 
 
@@ -222,6 +225,16 @@ def _widths(standing: Standing, table: Table, run: Run | None) -> None:
     )
     named = [(standing.recipe.short, planned), (table.study.baseline.short, beside)]
     parts.chart(drawing, "recipe-widths", widths_table(named))
+
+
+def _body(standing: Standing, run: Run | None) -> None:
+    """Draw where a recipe cut that takes out blocks, or cuts inside them; the shape comes with the run."""
+    first, shape = standing.runs[0], run.result.shape if run else None
+    if shape and (first.inner or first.layout):
+        boxes = body_of(shape, first.inner, first.layout, first.schedule)
+        st.markdown("**Where it was cut**")
+        parts.chart(draw_body(boxes, parts.theme()), "recipe-body", body_table(boxes))
+        st.caption(wording.BODY_READING)
 
 
 def _ways_on(

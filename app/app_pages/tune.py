@@ -9,13 +9,21 @@ from analysis.device import DTYPES
 from analysis.errors import PlanError, visible
 from analysis.profile import LayerProfile
 from analysis.shape import ModelShape
-from app import parts, plan_form, plan_state, repeat, state, wording
+from app import controls, inside, parts, plan_form, plan_state, repeat, state, wording
 from app.figures.plan import draw_schedule
 from app.tables import schedule_table
 from slicing.plan import Plan
 from slicing.preview import Preview
 from slicing.schedule import SlicingSchedule
 from slicing.study.results import Run
+
+_WAYS = {"width": "Slice the width", "inside": "Cut inside blocks"}
+_ABOUT = {
+    "width": "Every block loses at least the base; the redundant ones lose more, until the mean is the "
+    "target.",
+    "inside": "Channels, heads, value ranks and whole attentions and MLPs go: first those that are predicted "
+    "to cost least for their parameters, wherever they are.",
+}
 
 
 def _draw(plan: Plan, profile: LayerProfile, shape: ModelShape, itemsize: int) -> SlicingSchedule:
@@ -174,12 +182,11 @@ def _tuning(run: Run, shape: ModelShape) -> None:
 
 
 st.title("How much to cut where?")
-st.markdown(
-    "Every block loses at least the base; the redundant ones lose more, until the mean is the target."
-)
+way = controls.choice("What to cut", "cut", _WAYS, "width")
+st.markdown(_ABOUT[way])
 if shown := parts.provenance("profile"):
     if shown.run.result.shape is None:
         why = state.told(getattr(shown.run.result, "not_sliceable", None) or "")
         st.warning(f"This model cannot be sliced. {why}")
     else:
-        parts.apart(_tuning, shown.run, shown.run.result.shape)
+        parts.apart(inside.tuning if way == "inside" else _tuning, shown.run, shown.run.result.shape)

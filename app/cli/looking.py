@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from analysis.shape import CACHED_TOKENS
 from app.cli.options import (
     AmountOptions,
     EvaluationOptions,
@@ -28,9 +29,6 @@ if TYPE_CHECKING:
     from slicing.inner.costs import UnitCosts
     from slicing.plan import Plan
     from slicing.study.results import Run
-
-CACHED_TOKENS = 4096
-"""For so many tokens a plan tells the size of the cache."""
 
 
 @grouped

@@ -12,6 +12,7 @@ from app.figures.base import (
     CONSTANT,
     DYNAMIC,
     HIGHLIGHT,
+    INSIDE,
     LIGHT,
     MANUAL,
     SHARED,
@@ -52,8 +53,13 @@ SHARING = Role("shared basis", "triangle-up", SHARED)
 REPAIRED = Role("repaired", "star", HIGHLIGHT)
 REMOVES = Role("removes blocks", "hexagon", MANUAL)
 REMOVES_REPAIRED = Role("removes blocks, repaired", "hexagram", MANUAL)
-BOTH = Role("removes and slices", "star-diamond", HIGHLIGHT)
-ROLES = (BASELINE, RULE, MADE, SHARING, REPAIRED, TO_BEAT, REMOVES, REMOVES_REPAIRED, BOTH)
+CUTS_INSIDE = Role("cuts inside blocks", "pentagon", INSIDE)
+CUTS_INSIDE_REPAIRED = Role("cuts inside blocks, repaired", "star-triangle-up", INSIDE)
+BOTH = Role("does both", "star-diamond", HIGHLIGHT)
+ROLES = (
+    *(BASELINE, RULE, MADE, SHARING, REPAIRED, TO_BEAT),
+    *(REMOVES, REMOVES_REPAIRED, CUTS_INSIDE, CUTS_INSIDE_REPAIRED, BOTH),
+)
 
 
 def role_of(recipe: Recipe, baseline: Recipe) -> Role:
@@ -62,7 +68,12 @@ def role_of(recipe: Recipe, baseline: Recipe) -> Role:
         return BASELINE
     repaired = recipe.repaired != "none"
     if recipe.kind != "width" and not recipe.control:
-        return BOTH if recipe.kind == "both" else REMOVES_REPAIRED if repaired else REMOVES
+        if recipe.kind == "both":
+            return BOTH
+        plain, fitted = (
+            (CUTS_INSIDE, CUTS_INSIDE_REPAIRED) if recipe.kind == "inner" else (REMOVES, REMOVES_REPAIRED)
+        )
+        return fitted if repaired else plain
     if repaired:
         return REPAIRED
     if recipe.control:

@@ -12,6 +12,7 @@ from app.figures.base import (
     CONSTANT,
     DYNAMIC,
     HIGHLIGHT,
+    INSIDE,
     LIGHT,
     MANUAL,
     Drawing,
@@ -154,6 +155,7 @@ def draw_sizes(board: Board, theme: Theme = LIGHT) -> Drawing:
         ("baseline", CONSTANT, "square"),
         ("slices", DYNAMIC, "circle"),
         ("removes blocks", MANUAL, "hexagon"),
+        ("cuts inside blocks", INSIDE, "pentagon"),
         ("does both", HIGHLIGHT, "star-diamond"),
         ("baseline to beat", theme.label, "circle-open"),
     ):
@@ -173,6 +175,7 @@ GROUPS: dict[Kind | None, str] = {
     None: "dense",
     "width": "slices",
     "depth": "removes blocks",
+    "inner": "cuts inside blocks",
     "both": "does both",
 }
 """What is drawn alike, by what a recipe makes smaller."""
@@ -183,9 +186,7 @@ def _group(each: Named, board: Board) -> str:
         return "baseline"
     if each.recipe.control:
         return "baseline to beat"
-    return {None: "dense", "width": "slices", "depth": "removes blocks", "both": "does both"}[
-        each.recipe.kind
-    ]
+    return GROUPS[each.recipe.kind]
 
 
 def _point(each: Named) -> tuple[float, float]:

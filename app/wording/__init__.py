@@ -3,11 +3,24 @@
 Knows nothing about streamlit or plotly.
 """
 
+from app.wording.inside import first_blocks, predicted_loss
 from app.wording.jobs import closes, progress, was_closed
 from app.wording.markup import verbatim, without_colours
-from app.wording.numbers import change, duration, flops, interval, memory, millions, percent, times
+from app.wording.numbers import (
+    change,
+    duration,
+    flops,
+    interval,
+    joined,
+    memory,
+    millions,
+    parameters,
+    percent,
+    times,
+)
 from app.wording.profiles import LENS_READING, outlier_note, profile_name, profiled, two_depths
 from app.wording.results import (
+    BODY_READING,
     deciding,
     evidence,
     kept_model,

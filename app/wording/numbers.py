@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 from analysis.evaluate import Difference
@@ -24,6 +25,11 @@ def memory(size: int) -> str:
 def millions(count: int) -> str:
     """A count of parameters or FLOPs in millions or billions."""
     return f"{count / 1e9:.2f} B" if count >= 1e9 else f"{count / 1e6:.1f} M"
+
+
+def parameters(count: int) -> str:
+    """A count of parameters: up to a million in full."""
+    return millions(count) if count >= 1e6 else f"{count:,}"
 
 
 def flops(count: int) -> str:
@@ -79,3 +85,8 @@ def minus(text: str) -> str:
 def counted(number: int, what: str) -> str:
     """A number of things, with the plural where it is due."""
     return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
+def joined(parts: Sequence[str]) -> str:
+    """List parts as one would say them: ``a, b and c``."""
+    return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)

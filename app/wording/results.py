@@ -111,6 +111,14 @@ def sequential_or_one_shot(asked: Recipe | Request) -> str:
     return BOTH_WAYS if len(ways) > 1 else ONE_SHOT if ways.pop() else SEQUENTIAL
 
 
+BODY_READING = (
+    "Every column is a block, the first on the left; the line is the residual stream, with attention above "
+    "it and the MLP below. Areas are parameters. A box is lower where heads, channels or experts went. It is "
+    "narrower where its heads or its experts lost something inside, or where it reads a narrower stream."
+)
+"""How to read the picture of a model's body."""
+
+
 def preview_verdict(gain: Difference) -> str:
     """Say what a preview tells of the plan against constant slicing."""
     if gain.percent_interval is None:

@@ -240,6 +240,41 @@ def widths_at(
     )
 
 
+def predicted_cost(costs: UnitCosts, widths: InnerWidths, scaled_blocks: int = SCALED_BLOCKS) -> float:
+    """What the loss is predicted to rise by at these widths, nats per token; ``widths_at`` finds such.
+
+    The costs of all branches are added up. Raises ``PlanError`` for widths that no cost is known of.
+    """
+    total = 0.0
+    for block, (row, branches) in enumerate(zip(widths.blocks, costs.blocks, strict=True)):
+        for branch in branches:
+            scale = branch.times_predicted if block < scaled_blocks else 1.0
+            total += scale * _cost_at(branch, row[branch.row], block)
+    return total
+
+
+def _cost_at(branch: BranchCosts, left: SublayerWidths, block: int) -> float:
+    """The predicted cost of what a branch loses, without any scale."""
+
+    def at(curve: UnitCurve | None, kept: int | None) -> float:
+        if curve is None or kept in (None, curve.count):
+            return 0.0
+        found = dict(curve.points()).get(curve.count - kept)
+        if found is None:
+            raise PlanError(
+                f"No cost is known of block {block} with {kept} of {curve.count} units: take widths that "
+                "follow from these costs."
+            )
+        return found
+
+    if left.gone:
+        return branch.whole or 0.0
+    heads, ranks = left.kept.get("kv_groups"), left.kept.get("value_pairs")
+    gone = branch.kv_groups.count - heads if branch.kv_groups and heads else 0
+    narrower = sum(at(branch.value_pairs[head], ranks) for head in branch.order[gone:] if branch.value_pairs)
+    return at(branch.channels, left.kept.get("channels")) + at(branch.kv_groups, heads) + narrower
+
+
 def _together(
     parts: Sequence[Sequence[WidthOption]], places: Sequence[tuple[int, int]], blocks: int
 ) -> tuple[list[list[WidthOption]], list[tuple[int, int]]]:

@@ -6,6 +6,7 @@ import re
 
 import numpy as np
 import pytest
+from board_stand_in import board_run
 
 from analysis.details import LIKENESSES, Details
 from app import wording
@@ -33,6 +34,7 @@ from app.tables import (
 )
 from slicing.budget import Budget
 from slicing.study.store import bundled_run, bundled_sweep, find_details
+from slicing.study.study import recipes
 from slicing.study.verdicts import Board, Comparison, Map, read_board, read_comparison, read_map
 
 RUN = bundled_run()
@@ -290,6 +292,12 @@ def test_size_against_loss_shows_everyone_once(whole, begun):
     unbeaten = list(table.query("unbeaten")["title"])
     assert len(unbeaten) == 3 and all(name in takeaway for name in unbeaten if name != "Dense")
     assert len(draw_sizes(begun).figure.data[0].x) == 0
+
+
+def test_size_against_loss_knows_every_kind_of_recipe():
+    run = board_run(recipes=recipes("slice(constant)", "fasp", "shortgpt", "shortgpt(share=0.5) | fasp"))
+    figure, _ = draw_sizes(read_board(run.request, run.result))
+    assert {"cuts inside blocks", "removes blocks", "does both"} <= {trace.name for trace in figure.data}
 
 
 def test_tables_of_a_map_leave_blank_what_did_not_run(whole, cells, begun):

@@ -75,7 +75,10 @@ def test_roles_differ_in_shape_and_colour_and_controls_are_hollow(table, theme: 
         ("random-blocks", "baseline to beat"),
         ("sleb", "removes blocks"),
         ("sleb(repair=linear)", "removes blocks, repaired"),
-        ("sleb(share=0.5) | slice(dynamic)", "removes and slices"),
+        ("fasp", "cuts inside blocks"),
+        ("fasp(repair=writers)", "cuts inside blocks, repaired"),
+        ("sleb(share=0.5) | slice(dynamic)", "does both"),
+        ("sleb(share=0.5) | fasp", "does both"),
     ],
 )
 def test_a_recipe_has_the_role_of_what_it_is(line, role):

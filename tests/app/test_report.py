@@ -9,6 +9,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from board_stand_in import board_run
 from contest_stand_in import contest_run
 
 from analysis.scores import SCORES
@@ -31,7 +32,7 @@ from slicing.study.requests import CompressRequest, ProfileRequest, Trial
 from slicing.study.results import Run, TrialResult
 from slicing.study.run import perform
 from slicing.study.store import bundled_board, bundled_contest, bundled_run, bundled_sweep
-from slicing.study.study import comparison
+from slicing.study.study import comparison, recipes
 from slicing.study.verdicts import read_board
 
 
@@ -193,12 +194,38 @@ def test_a_ranking_has_its_chart_and_the_damage_that_was_measured():
     ("bundled", "titles"),
     [
         (bundled_contest, ["Who loses least: ", "Recipes"]),
-        (bundled_board, ["Size against loss", *["Who loses least: "] * 3, "Recipes", "Known issues"]),
+        (
+            bundled_board,
+            ["Size against loss", *["Who loses least: ", "Where the best recipe cut: "] * 3, "Recipes"],
+        ),
     ],
 )
 def test_a_report_shows_a_study_as_its_view_says(bundled, titles):
     found = [each.title for each in sections(bundled())][: len(titles)]
     assert all(title.startswith(begins) for title, begins in zip(found, titles, strict=True))
+
+
+def test_a_report_shows_where_a_model_was_cut(tiny_folder: Path, tmp_path: Path):
+    text = tmp_path / "text.txt"
+    text.write_text("a report has at least one page " * 100)
+    bases = {
+        "model": ModelSource.parse(str(tiny_folder)),
+        "calibration": TextSource.parse(str(text), "calibration"),
+        "calibration_windows": 3,
+        "profile_windows": 2,
+        "window_length": 16,
+        "budget": Budget.parse("parameters=0.3"),
+    }
+    made = perform(CompressRequest(recipe=Recipe.parse("fasp(restore=false)"), **bases))
+    section = next(each for each in sections(made) if each.title == "Where it was cut")
+    assert section.drawing is not None and "MLPs keep" in section.drawing.takeaway
+    assert made.result.kind == "compress" and made.result.shape is not None
+    shape, hidden = made.result.shape, made.result.shape.hidden_size
+    outside = shape.parameters - sum(each.parameters(hidden) for each in shape.sublayers)
+    assert section.table["parameters"].sum() + outside == made.result.parameters
+    measured = board_run(recipes=recipes("slice(constant)", "fasp"))
+    found = [each for each in sections(measured) if each.title.startswith("Where the best recipe cut")]
+    assert len(found) == 2 and found[0].text.startswith("Linked columns (FASP). ")
 
 
 def test_the_name_and_note_of_a_run_head_its_report():

@@ -305,8 +305,22 @@ def test_a_board_follows_a_recipe_and_keeps_its_model(desk: Desk) -> None:
     assert not app.exception
     look(app, "ranking")
     app.segmented_control(key="study-budget").set_value("parameters=0.2").run()
-    assert charts(app) == ["ranking"]
+    assert charts(app) == ["ranking", "recipe-body"]
     assert not app.exception
+
+
+def test_a_card_shows_where_a_recipe_cut(desk: Desk) -> None:
+    lines = ("slice(constant)", "fasp", "shortgpt")
+    run = bring_in(board_run(recipes=recipes(*lines)).to_json().encode(), "it")
+    app = click(page("study", study=run.key), "fasp", "parameters=0.1")
+    assert charts(app) == ["frontier", "recipe-body"]
+    told = words(app)
+    assert "Where it was cut" in told and "Block 0 has no attention any more." in told
+    assert "Every column is a block" in told
+    app = click(app, "shortgpt", "parameters=0.1")
+    assert "Blocks 5-8 are gone." in words(app)
+    app = click(app, "slice(constant)", "parameters=0.1")
+    assert "recipe-body" not in charts(app)
 
 
 def test_a_board_is_queued_and_shows_what_has_come(desk: Desk) -> None:
