@@ -4,7 +4,7 @@ is predicted to cost least per parameter.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ from analysis.device import widen
 from analysis.read_units import read_units
 from analysis.shape import SublayerShape
 from analysis.sublayers import Sublayer, out_in
-from analysis.units import Units
+from analysis.units import Kind, Units
 from slicing.depth.layout import Layout
 from slicing.depth.operator import reduce_blocks
 from slicing.inner.cut import BranchCuts, UnitCut, cut_model
@@ -27,7 +27,7 @@ from slicing.inner.select import branches_of, sites, view_curvature
 from slicing.inner.share_out import Option, share_out
 from slicing.inner.widths import InnerWidths, SublayerWidths, parameters_saved
 from slicing.steps.base import step
-from slicing.steps.inner import Inner, InnerPlan
+from slicing.steps.inner import InnerPlan, Selective
 from slicing.steps.removal import SEARCH_WINDOWS
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class _Chosen(Option):
 
 
 @step
-class Mixed(Inner):
+class Mixed(Selective):
     """Take out whichever unit is predicted to cost least per parameter, of all kinds and all blocks.
 
     Predicted: optimal brain surgery with the loss's own curvature, from one backward pass. Each branch has a
@@ -92,7 +92,11 @@ class Mixed(Inner):
             for index, (at, _) in enumerate(branches):
                 alone = sum(other == at for other, _ in branches) == 1
                 known, times = worth[block, index], scale.get((block, index), 1.0)
-                parts.append(options(row[at], shape.hidden_size, known, times, self.uniform, alone))
+                parts.append(
+                    options(
+                        row[at], shape.hidden_size, known, times, self.kinds_cut, alone and not self.uniform
+                    )
+                )
                 places.append((block, at))
         if self.uniform:
             parts, places = _together(parts, places, shape.block_count, len(branches))
@@ -172,9 +176,11 @@ def _heads_of(pairs: Units, group: int, columns: np.ndarray) -> np.ndarray:
 
 
 def options(
-    shape: SublayerShape, hidden_size: int, worth: Worth, scale: float, uniform: bool, alone: bool
+    shape: SublayerShape, hidden_size: int, worth: Worth, scale: float, kinds: Collection[Kind], whole: bool
 ) -> list[_Chosen]:
-    """Every way to make one branch smaller, with what it saves and what it is predicted to cost."""
+    """Every way to take units of these kinds out of one branch, or the ``whole`` of it, with what it saves
+    and what it is predicted to cost.
+    """
 
     def option(cost: float, **said: Any) -> _Chosen:
         widths = SublayerWidths(**said)
@@ -190,18 +196,18 @@ def options(
         ]
     if worth.groups:
         count = len(worth.groups.units)
-        for left in range(count, 0, -1):
+        for left in range(count, 0 if "kv_groups" in kinds else count - 1, -1):
             base = worth.groups.costs[count - left - 1] if left < count else 0.0
             stay = sorted(worth.groups.units[count - left :].tolist())
             some: dict[str, int] = {"kv_groups": left} if left < count else {}
             if some:
                 found.append(option(base, kept=some))
-            if worth.ranks and not uniform:
+            if worth.ranks and "value_pairs" in kinds:
                 size = len(worth.ranks[0].costs) - 1
                 for rank in range(max(1, size // RANKS), size, max(1, size // RANKS)):
                     cost = base + sum(float(worth.ranks[group].costs[rank]) for group in stay)
                     found.append(option(cost, kept={**some, "value_pairs": rank}))
-    if alone and not uniform and (worth.channels or worth.groups):
+    if whole and (worth.channels or worth.groups):
         found.append(option(worth.whole, gone=True))
     return found
 

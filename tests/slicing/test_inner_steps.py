@@ -19,11 +19,11 @@ from slicing.depth.layout import Layout
 from slicing.depth.operator import reduce_blocks
 from slicing.inner.cut import UnitCut, cut_model
 from slicing.inner.select import unit_scores
-from slicing.inner.widths import InnerWidths
+from slicing.inner.widths import FORMS, InnerWidths
 from slicing.inner.without import cuts_without
 from slicing.steps import STEPS, find_step
 from slicing.steps.base import Made
-from slicing.steps.inner import Inner, InnerPlan
+from slicing.steps.inner import Inner, InnerPlan, Selective
 from slicing.steps.llm_pruner import LlmPruner
 from slicing.steps.two_stage import attentions_gone
 from slicing.view import ModelView
@@ -104,6 +104,21 @@ def test_what_is_made_has_the_size_that_was_planned_and_asked_for(name, share, m
     assert made.model(WINDOWS[:2]).logits.isfinite().all()
     assert all(tensor.equal(before[name]) for name, tensor in model.state_dict().items())
     assert not any(parameter.requires_grad for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("form", ["gguf", "deci"])
+@pytest.mark.parametrize("name", [name for name in INNER if issubclass(STEPS[name], Selective)])
+def test_what_is_meant_for_export_loses_only_what_the_form_can_say(name, form, model, view):
+    step, budget, shape = made_by(name, export=form), without(model, 0.25), read_shape(model)
+    widths = step.decide(view, budget, Made(model)).widths
+    cut = {kind for block in widths.blocks for each in block for kind in each.kept}
+    assert "channels" in cut <= set(FORMS[form])
+    assert abs(widths.shape_after(shape).parameters - step.size(shape, budget)) <= rounding(step, shape)
+
+
+def test_a_method_that_cuts_no_more_than_channels_does_not_ask_what_for():
+    for name in INNER:
+        assert issubclass(STEPS[name], Selective) == (not set(made_by(name).kinds) <= set(FORMS["deci"]))
 
 
 @pytest.mark.parametrize("name", INNER)
