@@ -9,8 +9,7 @@ from typing import Annotated
 import typer
 
 from analysis.storage import check_new_file, check_new_folder
-from app.cli.options import JsonOption
-from app.cli.terminal import open_source, out, printed_as_json, progress_bars
+from app.cli.terminal import open_source, out, progress_bars
 
 
 class Form(StrEnum):
@@ -62,7 +61,6 @@ def export(
             "for mlx-lm, and before quantising with k-quants.",
         ),
     ] = 1,
-    json_path: JsonOption = None,
 ) -> None:
     """Write a model, dense or cut inside its blocks, in a form that other tools open.
 
@@ -82,7 +80,5 @@ def export(
         listen("Writing", 1, 1)
     files = [path] if path.is_file() else [each for each in path.rglob("*") if each.is_file()]
     size = sum(each.stat().st_size for each in files)
-    data = {"model": which.label, "form": form.name, "dtype": form.dtype(dtype), "path": str(path)}
-    if not printed_as_json({**data, "bytes": size}, json_path):
-        out.print(f"{which.label} as {form.title}, {wording.memory(size)}: {path}", highlight=False)
-        out.print(f"Opens in {form.readers}.", style="dim", highlight=False)
+    out.print(f"{which.label} as {form.title}, {wording.memory(size)}: {path}", highlight=False)
+    out.print(f"Opens in {form.readers}.", style="dim", highlight=False)
