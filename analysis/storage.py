@@ -239,6 +239,21 @@ def write_whole(path: Path, content: bytes) -> None:
             draft.replace(target)
 
 
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Yield where to write a new file: it becomes ``path`` when the block ends well, and vanishes otherwise.
+
+    For files that are too large to be held in memory. Raises ``StorageError`` when ``path`` exists, or cannot
+    be written.
+    """
+    with storage_errors(path):
+        _require_free(path, "file")
+        with own_folder(path.absolute().parent) as place:
+            draft = place / path.name
+            yield draft
+            draft.replace(path)
+
+
 def _followed(path: Path) -> Path:
     """Where links lead; a file that is put there leaves them as they are."""
     target = Path(os.path.realpath(path))

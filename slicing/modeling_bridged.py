@@ -22,7 +22,7 @@ try:
     from transformers.configuration_utils import SubConfigSpec
 except ImportError as error:
     raise ImportError(
-        f"This bridged model needs transformers 5.23 or later, and here is transformers {__version__}: run "
+        f"This model needs transformers 5.23 or later, and here is transformers {__version__}: run "
         "'pip install --upgrade transformers' and open it again."
     ) from error
 

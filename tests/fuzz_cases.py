@@ -166,6 +166,7 @@ GOOD: dict[str, tuple[str, ...]] = {
     "study leaderboard": (*_CALIBRATED, *_EVALUATED, *_ONE_SHOT, *_CONSTANT, "--sizes", ".3", *_ONE_TEXT),
     "evaluate": (*_MODEL, *_EVALUATED, "--window-length", "16"),
     "generate": (*_MODEL, "--new-tokens", "3"),
+    "export": ("tiny", "--to", "deci", "--out", "new"),
     "prepare": _MODEL,
     "report": (KEY, "--out", "new.html"),
     "cite": (KEY,),

@@ -16,6 +16,7 @@ from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, __version__, logging
@@ -61,10 +62,14 @@ def write(folder: Path) -> None:
     from conftest import byte_tokenizer, tiny_model
 
     from analysis.portable import make_portable
+    from analysis.read_shape import read_shape
     from analysis.sources.model import ModelSource
     from analysis.sources.opening import dequantise, open_dense
     from slicing.depth.layout import Layout
-    from slicing.depth.reduce import reduce_model
+    from slicing.depth.reduce import ReducedModel, reduce_model
+    from slicing.export import find_export
+    from slicing.inner.cut import UnitCut, as_narrow_model
+    from slicing.inner.widths import InnerWidths
     from slicing.schedule import SlicingSchedule
     from slicing.slicer import slice_model
     from slicing.store import save_reduced, save_sliced
@@ -93,16 +98,42 @@ def write(folder: Path) -> None:
     tokenizer.save_pretrained(folder / "demo, dense")
     make_portable(folder / "demo, dense", tokenizer)
     _expect(folder / "demo, dense", model, tokenizer, judged)
-    for name, closing in (("demo, removed", "none"), ("demo, removed with a matrix", "matrix")):
+    for name, closing in (("demo, removed", "none"), ("demo, removed with a matrix", "linear")):
         reduced = reduce_model(model, Layout.without(30, {20, 21, 22}), fitted, closing)
         words = {"made_from": "demo", "method": "by hand", "calibration": "README"}
         save_reduced(reduced, tokenizer, folder / name, dense_parameters=134_515_008, **words)
         _expect(folder / name, reduced.model, tokenizer, judged)
+    channels = [[(), [UnitCut("channels", np.arange(1024 + 16 * block))]] for block in range(30)]
+    ranks = [[UnitCut("value_pairs", np.arange(192).reshape(3, 64)[:, :48].ravel())], ()]
+    for name, cuts in (
+        ("demo, widths", channels),
+        ("demo, widths and ranks", [*channels[:29], ranks]),
+        ("demo, without sub-layers", [*channels[:20], [None, ()], [(), None], *channels[22:]]),
+    ):
+        reduced = ReducedModel(
+            as_narrow_model(_cut(model, cuts)), Layout.whole(30), inner=InnerWidths.whole(read_shape(model))
+        )
+        save_reduced(reduced, tokenizer, folder / name, dense_parameters=134_515_008, **words)
+        _expect(folder / name, reduced.model, tokenizer, judged)
+        if "ranks" not in name:
+            exported = folder / f"{name}, as DeciLM"
+            find_export("deci").write(reduced.model, tokenizer, exported, made_from="demo")
+            _expect(exported, reduced.model, tokenizer, judged)
     for name, span in (("demo, sliced in one basis", 30), ("demo, sliced per layer", 0)):
         schedule = SlicingSchedule(hidden_size=576, widths=(*(520,) * 30, 576), embedding="shared", span=span)
         sliced = slice_model(model, schedule, fitted)
         save_sliced(sliced, tokenizer, folder / name, made_from="demo", calibration="README")
         _expect(folder / name, sliced.model, tokenizer, judged)
+
+
+def _cut(model: Any, cuts: list[Any]) -> Any:
+    from slicing.depth.layout import Layout
+    from slicing.depth.operator import reduce_blocks
+    from slicing.inner.cut import cut_model
+
+    made = reduce_blocks(model, Layout.whole(len(cuts)), check=False)
+    cut_model(made, cuts)
+    return made
 
 
 def _expect(folder: Path, model: Any, tokenizer: Any, windows: Tensor) -> None:
@@ -118,10 +149,13 @@ def read(folder: Path) -> bool:
 
 def _reads(folder: Path) -> bool:
     known = torch.load(folder.with_name(folder.name + ".pt"))
-    own = any(folder.glob("modeling_*.py")) and __version__ < "5"
+    exported = (
+        folder / "modeling_decilm.py"
+    ).is_file()  # which needs no newer version, and is not registered
+    own = any(folder.glob("modeling_*.py")) and __version__ < "5" and not exported
     try:
-        model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=own)
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+        model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=own or exported)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=own or exported)
     except Exception as error:  # whatever it is, it is told
         said = str(error).splitlines()[0]
         well = own and isinstance(error, ImportError) and "needs transformers 5.23 or later" in said

@@ -21,11 +21,20 @@ from app.cli.options import (
     UnitsOption,
 )
 from app.cli.reading import grouped
-from app.cli.terminal import carry_out, err, out, plain, printed_as_json, progress_bars, table_of, tell_where
+from app.cli.terminal import (
+    carry_out,
+    err,
+    open_source,
+    out,
+    plain,
+    printed_as_json,
+    progress_bars,
+    table_of,
+    tell_where,
+)
 
 if TYPE_CHECKING:
     from analysis.sources.model import ModelSource
-    from analysis.sources.opening import OpenModel
     from slicing.inner.costs import UnitCosts
     from slicing.plan import Plan
     from slicing.study.results import Run
@@ -232,7 +241,7 @@ def evaluate(
         return
     text = judge.fields()["evaluation"]
     with progress_bars() as listen:
-        opened = _open(source, listen)
+        opened = open_source(source, listen)
         windows = token_windows(text, opened.tokenizer, window_length, judge.evaluation_windows)
         precision = safe_precision(source, windows, opened.model)
         measured = perplexity(opened.model, windows, listen, precision=precision)
@@ -246,17 +255,6 @@ def evaluate(
     out.print(f"{text.label}: {measured.protocol}")
 
 
-def _open(source: ModelSource, listen: Any) -> OpenModel:
-    from analysis.sources.opening import fetch_missing
-    from slicing.store import open_model
-
-    fetch_missing(source, listen)
-    listen("Opening", 0, 1)
-    opened = open_model(source)
-    listen("Opening", 1, 1)
-    return opened
-
-
 def _evaluate_tasks(
     source: ModelSource,
     asked: TaskOptions,
@@ -267,7 +265,7 @@ def _evaluate_tasks(
     from analysis.tasks import evaluate_tasks
 
     with progress_bars() as listen:
-        opened = _open(source, listen)
+        opened = open_source(source, listen)
     # The harness draws bars of its own.
     scores = evaluate_tasks(
         opened,
@@ -301,7 +299,7 @@ def generate(
 
     source = which.source()
     with progress_bars() as listen:
-        opened = _open(source, listen)
+        opened = open_source(source, listen)
         listen("Generating", 0, 1)
         sample = continue_text(opened, prompt, new_tokens)
     if not printed_as_json({"model": source.label, "prompt": prompt, **plain(sample)}, json_path):

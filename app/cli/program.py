@@ -13,6 +13,7 @@ from typer.rich_utils import rich_format_error
 
 from analysis.errors import Cancelled, PlanError, SlicescopeError, brief, visible
 from analysis.values import first_fault
+from app.cli.exporting import export
 from app.cli.looking import evaluate, generate, plan_command, profile
 from app.cli.making import compress, remove, slice_command
 from app.cli.serving import app_command, prepare
@@ -58,6 +59,7 @@ app.command()(compare)
 app.add_typer(study_app, name="study")
 app.command()(evaluate)
 app.command()(generate)
+app.command()(export)
 app.add_typer(runs_app, name="runs")
 app.command()(report)
 app.command()(cite)

@@ -31,6 +31,8 @@ from analysis.storage import check_new_file, write_whole
 
 if TYPE_CHECKING:
     from analysis.shape import ModelShape
+    from analysis.sources.model import ModelSource
+    from analysis.sources.opening import OpenModel
     from slicing.study.results import Request, Run
     from slicing.study.run import Executor
 
@@ -87,6 +89,18 @@ def write_new(path: Path, content: bytes) -> None:
 
 
 # Work
+
+
+def open_source(source: ModelSource, listen: Any) -> OpenModel:
+    """Fetch what a model lacks and open it, with progress."""
+    from analysis.sources.opening import fetch_missing
+    from slicing.store import open_model
+
+    fetch_missing(source, listen)
+    listen("Opening", 0, 1)
+    opened = open_model(source)
+    listen("Opening", 1, 1)
+    return opened
 
 
 def carry_out(request: Request, executor: Executor | None = None) -> Run:

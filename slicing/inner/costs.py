@@ -6,7 +6,7 @@ Measuring these numbers is ``slicing.inner.worth``.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Literal, NamedTuple, Self
@@ -15,6 +15,7 @@ from pydantic import model_validator
 
 from analysis.errors import PlanError
 from analysis.shape import ModelShape, SublayerShape
+from analysis.units import Kind
 from analysis.values import Value
 from slicing.inner.share_out import Option, share_out
 from slicing.inner.widths import InnerWidths, SublayerWidths, parameters_saved
@@ -166,12 +167,17 @@ class WidthOption(Option):
 
 
 def options(
-    shape: SublayerShape, hidden_size: int, costs: BranchCosts, scale: float, uniform: bool, alone: bool
+    shape: SublayerShape,
+    hidden_size: int,
+    costs: BranchCosts,
+    scale: float,
+    kinds: Collection[Kind],
+    whole: bool,
 ) -> list[WidthOption]:
     """Every way to make one branch smaller, with what it saves and what it is predicted to cost.
 
-    ``scale`` is multiplied into the costs. ``uniform``: only what an ordinary checkpoint can say.
-    ``alone``: whether the branch has its sub-layer to itself, so that all of that can go.
+    ``scale`` is multiplied into the costs. ``kinds``: of units that may go. ``whole``: whether all of the
+    branch may go, which has its sub-layer to itself then.
     """
 
     def option(cost: float, **said: Any) -> WidthOption:
@@ -184,17 +190,18 @@ def options(
         found += [option(cost, kept={"channels": count - gone}) for gone, cost in costs.channels.points()]
     if costs.kv_groups:
         count = costs.kv_groups.count
-        for gone, base in ((0, 0.0), *costs.kv_groups.points()):
+        fewer = costs.kv_groups.points() if "kv_groups" in kinds else ()
+        for gone, base in ((0, 0.0), *fewer):
             stay = sorted(costs.order[gone:])
             some: dict[str, int] = {"kv_groups": count - gone} if gone else {}
             if some:
                 found.append(option(base, kept=some))
-            if costs.value_pairs and not uniform:
+            if costs.value_pairs and "value_pairs" in kinds:
                 size, lost = costs.value_pairs[0].count, costs.value_pairs[0].gone
                 for place in range(len(lost) - 1, -1, -1):
                     cost = base + sum(costs.value_pairs[group].costs[place] for group in stay)
                     found.append(option(cost, kept={**some, "value_pairs": size - lost[place]}))
-    if alone and not uniform and costs.whole is not None and (costs.channels or costs.kv_groups):
+    if whole and costs.whole is not None and (costs.channels or costs.kv_groups):
         found.append(option(costs.whole, gone=True))
     return found
 
@@ -205,22 +212,27 @@ def widths_at(
     size: int,
     uniform: bool = False,
     scaled_blocks: int = SCALED_BLOCKS,
+    kinds: Collection[Kind] = COSTED,
 ) -> InnerWidths:
     """The widths at which a model of this shape has about ``size`` parameters and loses least by prediction.
 
     Nothing but the numbers is needed. Each branch has a curve of cost over parameters saved, and the segment
     of least slope on its lower convex hull goes next. In the first ``scaled_blocks`` blocks, costs are scaled
-    to what was measured without the branch, where it was. ``uniform``: equal widths in all blocks. Raises
+    to what was measured without the branch, where it was. ``uniform``: equal widths in all blocks, of what
+    an ordinary checkpoint has a size for. ``kinds``: of units that may go beside channels. Raises
     ``PlanError`` where all that can go is too little, and for another model's costs.
     """
     costs.check_fits(shape)
+    if uniform:
+        kinds = [kind for kind in kinds if kind != "value_pairs"]
     parts: list[list[WidthOption]] = []
     places: list[tuple[int, int]] = []
     for block, (row, branches) in enumerate(zip(shape.blocks, costs.blocks, strict=True)):
         for branch in branches:
             alone = sum(other.row == branch.row for other in branches) == 1
             scale = branch.times_predicted if block < scaled_blocks else 1.0
-            parts.append(options(row[branch.row], shape.hidden_size, branch, scale, uniform, alone))
+            whole = alone and not uniform
+            parts.append(options(row[branch.row], shape.hidden_size, branch, scale, kinds, whole))
             places.append((block, branch.row))
     if uniform:
         parts, places = _together(parts, places, shape.block_count)

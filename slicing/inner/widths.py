@@ -34,6 +34,9 @@ KINDS: dict[Kind, str] = {
     "rotary_pairs": "rotary pairs of each head",
 }
 """What a width counts, in words."""
+FORMS: dict[str, tuple[Kind, ...]] = {"any": ORDER, "gguf": ("channels", "kv_groups"), "deci": ("channels",)}
+"""The kinds whose numbers may differ from block to block, by the form that a model has to be exported to. In
+``deci`` every block has all query heads; no form but our own has a size for the values alone."""
 
 
 class SublayerWidths(Value):

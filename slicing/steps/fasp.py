@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 from slicing.inner.select import best_units, unit_scores
 from slicing.inner.widths import InnerWidths
 from slicing.steps.base import step
-from slicing.steps.inner import Inner, InnerPlan, at_size, widths_of_shares
+from slicing.steps.inner import InnerPlan, Selective, at_size, widths_of_shares
 
 if TYPE_CHECKING:
     from slicing.view import ModelView
 
 
 @step
-class Fasp(Inner):
+class Fasp(Selective):
     """Take columns of least Wanda metric out of down and output projections, with the rows that feed them.
 
     Queries and keys stay as they are; every block loses the same share.

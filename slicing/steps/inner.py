@@ -10,7 +10,7 @@ import time
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar, Self
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -28,7 +28,7 @@ from slicing.inner.cut import BranchCuts, copy_sharing, cut_model
 from slicing.inner.fit import fit_inside
 from slicing.inner.plain import as_plain
 from slicing.inner.sink import lost_sink
-from slicing.inner.widths import InnerWidths, SublayerWidths, parameters_held, units_of
+from slicing.inner.widths import FORMS, InnerWidths, SublayerWidths, parameters_held, units_of
 from slicing.repair import Repair, SublayerRepair, held_out
 from slicing.steps.base import Cost, Made, Step
 
@@ -218,6 +218,19 @@ class Inner(Step):
             seconds=made.seconds + time.perf_counter() - start,
             peak_memory=max(made.peak_memory, peak.bytes),
         )
+
+
+class Selective(Inner):
+    """One that cuts units that the forms of other tools cannot say, and leaves these alone if asked."""
+
+    export: Literal["any", "gguf", "deci"] = Field(default="any", title="For export to")
+    """Cut only what this form can say, so that 'slicescope export' writes it: gguf, for llama.cpp, has
+    channels and heads in every block; deci, for vLLM, has channels. Both can lack whole sub-layers."""
+
+    @property
+    def kinds_cut(self) -> tuple[Kind, ...]:
+        """Of the kinds that are left, those that the form has."""
+        return tuple(each for each in super().kinds_cut if each in FORMS[self.export])
 
 
 def _better(

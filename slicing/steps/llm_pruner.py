@@ -10,12 +10,13 @@ from torch import Tensor
 from analysis.errors import PlanError
 from analysis.read_units import read_units
 from analysis.shape import ModelShape
+from analysis.units import Kind
 from slicing.budget import Budget
 from slicing.inner.select import CURVED, Scores, best_units
 from slicing.inner.taylor import Form, of_units, weight_salience
 from slicing.inner.widths import InnerWidths, SublayerWidths
 from slicing.steps.base import Cost, step
-from slicing.steps.inner import Inner, InnerPlan, at_size, widths_of_shares
+from slicing.steps.inner import InnerPlan, Selective, at_size, widths_of_shares
 
 if TYPE_CHECKING:
     from slicing.view import ModelView
@@ -27,7 +28,7 @@ SAMPLES, SAMPLE_TOKENS = 10, 64
 
 
 @step
-class LlmPruner(Inner):
+class LlmPruner(Selective):
     """Take the channels, and the heads of keys and values with their queries, whose weights are worth least.
 
     A weight is worth ``|g w|``, with g the gradient of the loss of the text: the first order of what the loss
@@ -100,9 +101,10 @@ class LlmPruner(Inner):
             return [share if place in pruned else 0.0 for place in range(shape.block_count)]
 
         share = (shape.parameters - size) / max(
-            1, sum(_in_units(shape, place, self.kinds) for place in pruned)
+            1, sum(_in_units(shape, place, self.kinds_cut) for place in pruned)
         )
-        heads = widths_of_shares(shape, shares(min(share, 1.0)), ("kv_groups",))
+        some: tuple[Kind, ...] = tuple(each for each in self.kinds_cut if each == "kv_groups")
+        heads = widths_of_shares(shape, shares(min(share, 1.0)), some)
         return at_size(
             lambda rest: _both(heads, widths_of_shares(shape, shares(rest), ("channels",))),
             shape,

@@ -18,7 +18,7 @@ from slicing.inner.widths import InnerWidths
 from slicing.inner.without import Place
 from slicing.inner.worth import Worth, unit_costs, unit_worth
 from slicing.steps.base import step
-from slicing.steps.inner import Inner, InnerPlan
+from slicing.steps.inner import InnerPlan, Selective
 from slicing.steps.removal import SEARCH_WINDOWS
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 @step
-class Mixed(Inner):
+class Mixed(Selective):
     """Take out whichever unit is predicted to cost least per parameter, of all kinds and all blocks.
 
     Predicted: optimal brain surgery with the loss's own curvature, from one backward pass. Each branch has a
@@ -53,7 +53,7 @@ class Mixed(Inner):
     def plan(self, view: ModelView, size: int) -> InnerPlan:
         """Predict, measure where that fails, share the budget out, and name the units."""
         costs = unit_costs(view, self.measured, self.windows)
-        widths = widths_at(costs, view.shape, size, self.uniform, self.measured)
+        widths = widths_at(costs, view.shape, size, self.uniform, self.measured, self.kinds_cut)
         return InnerPlan(widths, _cuts(view.model, widths, unit_worth(view)))
 
 

@@ -25,7 +25,7 @@ from slicing.inner.select import best, branches_of, sites
 from slicing.inner.widths import InnerWidths
 from slicing.plan import Plan
 from slicing.steps.base import step
-from slicing.steps.inner import Inner, InnerPlan, at_size, widths_of_shares
+from slicing.steps.inner import InnerPlan, Selective, at_size, widths_of_shares
 
 if TYPE_CHECKING:
     from slicing.view import ModelView
@@ -39,7 +39,7 @@ Cuts = dict[tuple[int, int, Kind], UnitCut]
 
 
 @step
-class Modegpt(Inner):
+class Modegpt(Selective):
     """Make three pairs of matrices smaller in every block, each by a decomposition of its own.
 
     - MLP: the channels of largest ridge leverage stay, and the down projection takes the others up (Nyström).

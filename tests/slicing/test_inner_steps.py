@@ -20,12 +20,12 @@ from slicing.depth.layout import Layout
 from slicing.depth.operator import reduce_blocks
 from slicing.inner.cut import UnitCut, cut_model
 from slicing.inner.select import unit_scores
-from slicing.inner.widths import InnerWidths
+from slicing.inner.widths import FORMS, InnerWidths
 from slicing.inner.without import cuts_without
 from slicing.modeling_narrow import Absent, NarrowLinear
 from slicing.steps import STEPS, find_step
 from slicing.steps.base import Made
-from slicing.steps.inner import Inner, InnerPlan
+from slicing.steps.inner import Inner, InnerPlan, Selective
 from slicing.steps.llm_pruner import LlmPruner
 from slicing.steps.two_stage import attentions_gone
 from slicing.view import ModelView
@@ -134,6 +134,21 @@ def test_a_shallow_model_loses_less_than_a_block(name):
 def test_no_step_takes_more_than_blocks_hold(view):
     with pytest.raises(PlanError, match=r"97% of the .* parameters is 7 of the 6 blocks"):
         made_by("fasp").check(view, Budget.parse("parameters=0.97"))
+
+
+@pytest.mark.parametrize("form", ["gguf", "deci"])
+@pytest.mark.parametrize("name", [name for name in INNER if issubclass(STEPS[name], Selective)])
+def test_what_is_meant_for_export_loses_only_what_the_form_can_say(name, form, model, view):
+    step, budget, shape = made_by(name, export=form), without(model, 0.25), read_shape(model)
+    widths = step.decide(view, budget, Made(model)).widths
+    cut = {kind for block in widths.blocks for each in block for kind in each.kept}
+    assert "channels" in cut <= set(FORMS[form])
+    assert abs(widths.shape_after(shape).parameters - step.size(shape, budget)) <= rounding(step, shape)
+
+
+def test_a_method_that_cuts_no_more_than_channels_does_not_ask_what_for():
+    for name in INNER:
+        assert issubclass(STEPS[name], Selective) == (not set(made_by(name).kinds) <= set(FORMS["deci"]))
 
 
 @pytest.mark.parametrize("name", INNER)

@@ -9,7 +9,7 @@ import torch
 from conftest import tiny_model
 
 from analysis.errors import PlanError
-from slicing.inner.costs import BranchCosts, UnitCosts, UnitCurve, options, predicted_cost, widths_at
+from slicing.inner.costs import COSTED, BranchCosts, UnitCosts, UnitCurve, options, predicted_cost, widths_at
 from slicing.inner.widths import InnerWidths, SublayerWidths
 from slicing.inner.worth import unit_costs
 from slicing.view import ModelView
@@ -38,7 +38,7 @@ def test_the_cost_of_widths_is_that_of_the_options_they_are_made_of(family: str)
                 left = widths.blocks[block][branch.row]
                 own = ("channels",) if branch.kind == "mlp" else ("kv_groups", "value_pairs")
                 part = SublayerWidths(kept={k: n for k, n in left.kept.items() if k in own}, gone=left.gone)
-                offered = options(row[branch.row], shape.hidden_size, branch, scale, False, alone)
+                offered = options(row[branch.row], shape.hidden_size, branch, scale, COSTED, alone)
                 expected += next(each.cost for each in offered if each.widths == part)
                 seen |= {"gone"} if left.gone else set(part.kept)
         assert predicted_cost(costs, widths) == pytest.approx(expected, rel=1e-9)
