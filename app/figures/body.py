@@ -106,7 +106,6 @@ def _outlines(placed: Sequence[Placed], theme: Theme, thin: bool) -> go.Bar:
         },
         hovertext=[as_text(f"{box.told[0].upper()}{box.told[1:]}") for box, _, _ in placed],
         hovertemplate="%{hovertext}<extra></extra>",
-        hoverlabel={"bgcolor": [ROLES[box.role][1] for box, _, _ in placed]},
     )
 
 
