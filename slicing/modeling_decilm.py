@@ -5,7 +5,7 @@ Written by slicescope. A DeciLM model (``nemotron-nas``) is a Llama whose ``bloc
 how wide its MLP is, how many query heads share a head of keys and values, and whether its attention or its
 MLP is there at all. vLLM takes the configuration from here, and runs the model with code of its own.
 
-Needs torch and transformers 4.56 or later, nothing else.
+Needs torch and transformers 4.57 or later, nothing else.
 """
 
 from __future__ import annotations

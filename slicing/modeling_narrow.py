@@ -18,6 +18,9 @@ from torch.nn import functional
 
 from .modeling_bridged import BridgedConfig, BridgedForCausalLM
 
+# Older versions of transformers fetch the files that are named here, and not those named in these.
+from .modeling_states import run_observed  # noqa: F401
+
 
 class NarrowConfig(BridgedConfig):
     """The dense model's configuration, and which of its parts are smaller or gone."""

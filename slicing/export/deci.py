@@ -37,7 +37,7 @@ class Deci(Export):
 
     name = "deci"
     title = "DeciLM folder"
-    readers = "vLLM, transformers 4.56 or later, and mlx-lm where widths are multiples of 256"
+    readers = "vLLM, transformers 4.57 or later, and mlx-lm where widths are multiples of 256"
     folder = True
     dtypes = ("own", *TYPES)
 
@@ -189,7 +189,7 @@ vllm serve PATH --trust-remote-code
 ```
 
 The file `modeling_decilm.py` in this folder is run, so read it first: vLLM takes the configuration from it,
-and transformers 4.56 or later the model too.
+and transformers 4.57 or later the model too.
 
 ```python
 from transformers import AutoModelForCausalLM, AutoTokenizer

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -158,6 +159,16 @@ def test_modelling_files_need_torch_and_transformers_only():
         assert "import analysis" not in source
         assert "from analysis" not in source
         assert "from slicing" not in source
+
+
+def test_modelling_files_name_every_file_that_they_need():
+    """transformers 4 fetches no other, and then knows nothing of what an older version is told."""
+    beside = {
+        path.stem: set(re.findall(r"^from \.(\w+) import", path.read_text(), re.MULTILINE))
+        for path in (ROOT / "slicing").glob("modeling_*.py")
+    }
+    for names in beside.values():
+        assert names >= {deeper for name in names for deeper in beside[name]}
 
 
 @pytest.mark.parametrize("kind", ["sliced", "bridged", "narrow"])
