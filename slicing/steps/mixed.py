@@ -26,6 +26,7 @@ from slicing.inner.obs import Order, Ranks, order_of_removal, root, value_ranks
 from slicing.inner.select import branches_of, sites, view_curvature
 from slicing.inner.share_out import Option, share_out
 from slicing.inner.widths import InnerWidths, SublayerWidths, parameters_saved
+from slicing.memory import Holds
 from slicing.steps.base import step
 from slicing.steps.inner import Inner, InnerPlan
 from slicing.steps.removal import SEARCH_WINDOWS
@@ -75,6 +76,7 @@ class Mixed(Inner):
         "together cost more than their sum, so remove those by another step in front."
     )
     kinds = ("channels", "kv_groups", "value_pairs")
+    holds = Holds(goes_back=True, curvature=True, ranks=True)
 
     measured: int = Field(default=3, ge=0, title="Blocks measured")
     """Of so many first blocks every sub-layer's cost is measured: what is predicted is too low there."""
