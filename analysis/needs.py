@@ -27,6 +27,8 @@ class MemoryNeed(Value):
     """The weights that are made anew; what is left alone is shared with the open model."""
     bases: int = 0
     """The bases of the stream at all sites."""
+    measured: int = 0
+    """What is measured and decided of all blocks, on the host."""
     working: int
     """One sub-layer with its products, its eigenproblem and one batch passing through it."""
     activations: int = 0
@@ -35,7 +37,7 @@ class MemoryNeed(Value):
     @property
     def total(self) -> int:
         """All of them."""
-        return self.dense + self.sliced + self.bases + self.working + self.activations
+        return self.dense + self.sliced + self.bases + self.measured + self.working + self.activations
 
     @property
     def least(self) -> int:
@@ -52,6 +54,7 @@ class MemoryNeed(Value):
             "dense weights": self.dense,
             "new weights": self.sliced,
             "bases": self.bases,
+            "measurements": self.measured,
             "working set": self.working,
             "activations": self.activations,
         }

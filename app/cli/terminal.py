@@ -134,7 +134,7 @@ def _tell_memory(request: Request, shape: ModelShape) -> None:
         pairs = itertools.product(request.recipes, request.budgets)
         needs = [memory_need(request, recipe, budget, shape) for recipe, budget in pairs]
     if told := max((need for need in needs if need), key=lambda need: need.total, default=None):
-        err.print(f"Slicing takes {told} at its peak.", style="dim", highlight=False)
+        err.print(f"The work takes {told} at its peak.", style="dim", highlight=False)
 
 
 def tell_where(run: Run) -> None:

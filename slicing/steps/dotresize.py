@@ -17,6 +17,7 @@ from slicing.inner.cut import BranchCuts, UnitCut
 from slicing.inner.reads import writer_reads
 from slicing.inner.select import best, branches_of, sites
 from slicing.inner.widths import InnerWidths
+from slicing.memory import Holds
 from slicing.steps.base import step
 from slicing.steps.inner import Inner, InnerPlan, at_size, widths_of_shares
 from slicing.transport import as_mixes, sinkhorn
@@ -44,6 +45,7 @@ class Dotresize(Inner):
         "channels in proportion to one another merge without loss."
     )
     kinds = ("channels",)
+    holds = Holds(mixes=2)
 
     restore: bool = Field(default=False, title="Least-squares restoration")
     """Fit every output projection that lost inputs to what the dense one writes. The method does not."""

@@ -17,7 +17,8 @@ from pydantic import Field, model_validator
 
 from analysis.device import PeakMemory, out_of_memory_told, synchronise
 from analysis.errors import PlanError, UnsupportedError
-from analysis.evaluate import check_windows, perplexity
+from analysis.evaluate import batch_tokens, check_windows, perplexity, tokens_at_a_time
+from analysis.needs import MemoryNeed, refuse_unless_it_fits
 from analysis.shape import ModelShape
 from analysis.units import Kind
 from slicing.budget import Budget
@@ -29,12 +30,17 @@ from slicing.inner.fit import fit_inside
 from slicing.inner.plain import as_plain
 from slicing.inner.sink import lost_sink
 from slicing.inner.widths import FORMS, InnerWidths, SublayerWidths, parameters_held, units_of
+from slicing.memory import Holds, inner_need
 from slicing.repair import Repair, SublayerRepair, held_out
 from slicing.steps.base import Cost, Made, Step
 
 if TYPE_CHECKING:
     from slicing.plan import Slicing
     from slicing.view import ModelView
+
+
+SHORT = 512
+"""Tokens of a window that is called short."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +66,8 @@ class Inner(Step):
     """Whether it comes as near to a size as single units allow, and not as whole sub-layers do."""
     trains: ClassVar[bool] = False
     """Whether it searches or trains, which takes far longer than looking at the dense model."""
+    holds: ClassVar[Holds] = Holds()
+    """What it keeps in memory of all blocks."""
     variants: ClassVar[tuple[str, ...]] = ("",)
     """The settings with which it takes part in a leaderboard, as a recipe's line writes them."""
 
@@ -150,6 +158,43 @@ class Inner(Step):
     def check(self, view: ModelView, budget: Budget) -> None:
         """What its shape tells, of the open model."""
         self.check_shape(view.shape, budget, len(view.windows))
+
+    def refuse_unless_it_fits(self, view: ModelView, budget: Budget) -> None:
+        """Raise ``OutOfMemoryError`` where scores, fits and the cut model do not fit."""
+        model, windows = view.model, view.windows
+        size, length = self.size(view.shape, budget), windows.shape[1]
+        on_host = model.device.type != "cpu"  # where what is measured lies then
+
+        def need(batch: int, window: int, **less: bool) -> MemoryNeed:
+            found = inner_need(
+                view.shape,
+                size,
+                windows.numel(),
+                batch,
+                window,
+                model.dtype.itemsize,
+                self.holds,
+                **{"restore": self.restore, "repair": self.repair != "none", **less},
+            )
+            return found.model_copy(update={"measured": 0}) if on_host else found
+
+        batch = tokens_at_a_time(windows, model.device)
+        shorter = min(batch, batch_tokens(model.device))
+        levers = {"use shorter windows": need(shorter, min(length, SHORT))}
+        if self.repair != "none":
+            levers["leave out the repair"] = need(batch, length, repair=False)
+        if self.restore or self.repair != "none":
+            levers["restore nothing (restore=false, and no repair)"] = need(
+                batch, length, restore=False, repair=False
+            )
+        refuse_unless_it_fits("Cutting inside the blocks", model, need(batch, length), levers)
+
+    def memory_need(
+        self, shape: ModelShape, budget: Budget, tokens: int, batch: int, itemsize: int
+    ) -> MemoryNeed | None:
+        """The same from the shape alone, where a window is taken to be as long as a batch."""
+        size, repair = self.size(shape, budget), self.repair != "none"
+        return inner_need(shape, size, tokens, batch, batch, itemsize, self.holds, self.restore, repair)
 
     def preview(self) -> Self:
         """Not repaired; what is left is restored, which costs two passes."""

@@ -15,6 +15,7 @@ from slicing.budget import Budget
 from slicing.inner.select import CURVED, Scores, best_units
 from slicing.inner.taylor import Form, of_units, weight_salience
 from slicing.inner.widths import InnerWidths, SublayerWidths
+from slicing.memory import Holds
 from slicing.steps.base import Cost, step
 from slicing.steps.inner import InnerPlan, Selective, at_size, widths_of_shares
 
@@ -45,6 +46,7 @@ class LlmPruner(Selective):
         "published results are those after fine-tuning, which is not done here."
     )
     kinds = ("channels", "kv_groups")
+    holds = Holds(goes_back=True, weights=2)
     variants = ("", "restore=true")
 
     restore: bool = Field(default=False, title="Least-squares restoration")

@@ -17,6 +17,7 @@ from slicing.inner.select import branches_of
 from slicing.inner.widths import InnerWidths
 from slicing.inner.without import Place
 from slicing.inner.worth import Worth, unit_costs, unit_worth
+from slicing.memory import Holds
 from slicing.steps.base import step
 from slicing.steps.inner import InnerPlan, Selective
 from slicing.steps.removal import SEARCH_WINDOWS
@@ -44,6 +45,7 @@ class Mixed(Selective):
         "together cost more than their sum, so remove those by another step in front."
     )
     kinds = ("channels", "kv_groups", "value_pairs")
+    holds = Holds(goes_back=True, curvature=True, ranks=True)
 
     measured: int = Field(default=SCALED_BLOCKS, ge=0, title="Blocks measured")
     """Of so many first blocks every sub-layer's cost is measured: what is predicted is too low there."""

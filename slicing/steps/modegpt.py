@@ -23,6 +23,7 @@ from slicing.inner.obs import value_ranks
 from slicing.inner.pairs import pair_energies, pair_scores
 from slicing.inner.select import best, branches_of, sites
 from slicing.inner.widths import InnerWidths
+from slicing.memory import Holds
 from slicing.plan import Plan
 from slicing.steps.base import step
 from slicing.steps.inner import InnerPlan, Selective, at_size, widths_of_shares
@@ -59,6 +60,7 @@ class Modegpt(Selective):
     )
     kinds = ("channels", "value_pairs", "rotary_pairs")
     optional = ("value_pairs", "rotary_pairs")
+    holds = Holds(mixes=1, ranks=True)
 
     restore: bool = Field(default=False, title="Least-squares restoration")
     """Fit every output projection that lost inputs to what the dense one writes. The down projections are

@@ -320,7 +320,7 @@ def test_preview_comparison_says_that_it_is_one(monkeypatch, tiny_folder, texts,
     assert run(monkeypatch, *words) == 0
     captured = capsys.readouterr()
     assert "One-shot" in captured.out
-    assert "Slicing takes about 0.00 GB" in captured.err  # told before the work
+    assert "The work takes about 0.00 GB" in captured.err  # told before the work
 
 
 def test_profile_keeps_its_bases_when_asked(monkeypatch, tiny_folder, texts):

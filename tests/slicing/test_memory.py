@@ -8,10 +8,19 @@ import subprocess
 import sys
 
 import pytest
+import torch
+from conftest import tiny_model
 
+from analysis.errors import OutOfMemoryError
+from analysis.read_shape import read_shape
 from analysis.shape import ModelShape, SublayerShape
-from slicing.memory import slicing_need
+from slicing.budget import Budget
+from slicing.memory import Holds, inner_need, slicing_need
 from slicing.schedule import SlicingSchedule
+from slicing.steps import STEPS, find_step
+from slicing.study.recipe import Recipe
+from slicing.study.run import check_recipe
+from slicing.view import ModelView
 
 # In a process of its own, whose peak is its own; D = 512 with long calibration, so that every part shows.
 SCRIPT = """
@@ -49,9 +58,45 @@ except SlicescopeError as error:
     print(json.dumps({"error": str(error)}))
 """
 
+INSIDE = """
+import json, sys
+sys.path[:0] = ["tests", "."]
+import psutil, torch
+from conftest import tiny_model
+from analysis.device import PeakMemory
+from analysis.evaluate import tokens_at_a_time
+from slicing.budget import Budget
+from slicing.steps.base import Made
+from slicing.study.recipe import Recipe
+from slicing.view import ModelView
+
+(step,) = Recipe.parse(sys.argv[1]).steps
+model = tiny_model("llama", hidden_size=384, intermediate_size=768, num_hidden_layers=2,
+                   max_position_embeddings=2048, num_attention_heads=6, head_dim=64)
+budget = Budget.parse("parameters=0.25")
+
+def made(windows):
+    view = ModelView(model, windows)
+    return step.apply(view, step.decide(view, budget, Made(model)), Made(model))
+
+generator = torch.Generator().manual_seed(0)
+made(torch.randint(3, 300, (2, 32), generator=generator))  # libraries take their buffers
+windows = torch.randint(3, 300, (8, 512), generator=generator)
+view = ModelView(model, windows)
+need = step.memory_need(view.shape, budget, windows.numel(), tokens_at_a_time(windows, model.device), 4)
+before = psutil.Process().memory_info().rss
+with PeakMemory(model.device) as peak:
+    found = made(windows)
+print(json.dumps({"taken": peak.bytes - before, "need": need.model_dump(), "gone": found.inner.label}))
+"""
+
 
 def run(limit: float, host: float) -> dict:
-    words = [sys.executable, "-c", SCRIPT, str(limit), str(host)]
+    return carried_out(SCRIPT, str(limit), str(host))
+
+
+def carried_out(script: str, *given: str) -> dict:
+    words = [sys.executable, "-c", script, *given]
     # glibc keeps what is freed for later, which made the peak differ by half from run to run; large blocks
     # of memory now go back at once, so that the peak is what is in use.
     environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": str(128 * 1024)}
@@ -70,6 +115,13 @@ def test_formula_is_what_is_taken(free):
     predicted = need["sliced"] + need["working"] + need["activations"]
     # The formula is a bound; not all of it is in use at one moment, and the watch may miss the moment.
     assert 0.3 * predicted < free["taken"] < predicted
+
+
+@pytest.mark.parametrize("line", ["fasp", "mixed(repair=projections)"])
+def test_formula_of_methods_inside_blocks_is_a_bound_of_what_is_taken(line):
+    found = carried_out(INSIDE, line)
+    predicted = sum(size for name, size in found["need"].items() if name != "dense")
+    assert 0.3 * predicted < found["taken"] < predicted
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux enforces RLIMIT_DATA")
@@ -97,3 +149,41 @@ def test_eight_billion_parameters_fit_a_24_gb_gpu_with_32_gb_of_host_memory():
     assert need.dense + need.sliced < 32e9  # on the host, where blocks rest
     assert need.working < 24e9 * 2 / 3  # on the GPU, which lends a third to activations
     assert need.activations < 5e9  # on disk, where there is no room for them
+
+
+def test_what_cuts_inside_blocks_is_refused_before_it_begins_with_what_helps(monkeypatch):
+    """With so much memory that the step fits without its repair, and not with it."""
+    model = tiny_model("llama")
+    view = ModelView(model, torch.randint(3, 300, (4, 24)))
+    recipe, budget = Recipe.parse("fasp(repair=projections)"), Budget.parse("parameters=0.1")
+    (step,) = recipe.steps
+    plain = type(step)(restore=True)  # type: ignore[call-arg]
+    whole, less = (each.memory_need(view.shape, budget, 96, 96, 4) for each in (step, plain))
+    assert whole is not None and less is not None
+    assert whole.least > less.least > less.dense
+    free = (whole.least + less.least) // 2 - whole.dense
+    monkeypatch.setattr("analysis.needs.memory_of", lambda _: (free, free + whole.dense))
+    with pytest.raises(OutOfMemoryError) as told:
+        check_recipe(recipe, budget, view)
+    said = str(told.value)
+    assert said.startswith("Cutting inside the blocks does not fit on cpu: it takes about")
+    assert "To go on, leave out the repair, or restore nothing" in said
+    assert said.count(". ") == 1  # what it is, and what to do
+    check_recipe(Recipe.parse("fasp"), budget, view)
+
+
+@pytest.mark.parametrize("name", [name for name, kind in STEPS.items() if kind.axis == "inner"])
+def test_every_method_inside_blocks_tells_what_it_takes(name):
+    shape = read_shape(tiny_model("llama"))
+    budget = Budget.parse("parameters=0.3")
+    usual, repaired = (
+        find_step(name)(**some).memory_need(shape, budget, 1000, 500, 4)
+        for some in ({}, {"repair": "writers"})
+    )
+    assert usual is not None and repaired is not None
+    assert shape.parameters * 4 == usual.dense < usual.total < repaired.total
+    half = find_step(name)().memory_need(shape, budget, 1000, 500, 2)
+    assert half is not None and half.sliced * 2 == usual.sliced
+    assert inner_need(shape, shape.parameters, 9, 9, 9, 4, Holds(curvature=True)).measured == (
+        2 * 6 * 32 * 32 * 4  # two sums for each of six sub-layers
+    )
