@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -37,27 +38,57 @@ class Curvature(NamedTuple):
     """By block and row, (D, D) each, fp32, on the host: the mean over tokens of ``g g' r²``, with ``g`` the
     gradient of the summed loss (nats) and ``r`` the RMS of the stream behind the sub-layer."""
     tokens: int
+    changes: tuple[tuple[float, ...], ...] | None = None
+    """By block and branch, half the mean over tokens of ``(g' d)²``, with ``d`` what the branch adds to the
+    token: what the loss is predicted to rise by without it, in nats per token. ``None`` if not asked for."""
 
 
-def curvature(model: Any, windows: Tensor, seed: int = 0, progress: Progress = no_progress) -> Curvature:
+def curvature(
+    model: Any,
+    windows: Tensor,
+    seed: int = 0,
+    progress: Progress = no_progress,
+    changes: bool = False,
+) -> Curvature:
     """Measure the curvature on ``windows`` (N, T) of token ids.
 
-    Raises ``ModelError`` where a gradient is not finite, ``TextError`` for windows that do not fit,
+    ``changes``: also what the branches make of it, token by token, for which each runs once more. Raises
+    ``ModelError`` where a gradient is not finite, ``TextError`` for windows that do not fit,
     ``OutOfMemoryError``.
     """
     width = model.config.get_text_config(decoder=True).hidden_size
-    found = [[torch.zeros(width, width) for _ in row] for row in sublayers(model)]
+    every = sublayers(model)
+    found = [[torch.zeros(width, width) for _ in rows] for rows in every]
+    made = [[0.0 for row in rows for _ in row.branches] for rows in every]
+    starts = np.cumsum([0, *(len(row.branches) for row in every[0])])
 
     def visit(block: int, row: int, entering: Tensor, gradient: Tensor, context: dict[str, Any]) -> None:
-        scaled = (gradient.float() * rms(entering)).flatten(0, 1)
+        behind = entering
+        if changes:
+            added = _added(every[block][row], entering, context)
+            behind = entering + torch.stack(added).sum(0)
+            for place, each in enumerate(added):
+                squares = (gradient.float() * each.float()).sum(-1).square().sum()
+                made[block][starts[row] + place] += float(squares)
+        scaled = (gradient.float() * rms(behind)).flatten(0, 1)
         found[block][row] += (scaled.T @ scaled).to("cpu")
 
-    gradients(model, windows, visit, "sampled", seed, progress, behind=True)
+    gradients(model, windows, visit, "sampled", seed, progress, behind=not changes)
     tokens = windows.numel()
     moments = tuple(tuple(each / tokens for each in row) for row in found)
     if not all(each.isfinite().all() for row in moments for each in row):
         raise ModelError("A gradient is not finite: open the model in float32.")
-    return Curvature(moments, tokens)
+    by_branch = tuple(tuple(each / tokens / 2 for each in row) for row in made)
+    return Curvature(moments, tokens, by_branch if changes else None)
+
+
+@torch.no_grad()
+def _added(sublayer: Sublayer, entering: Tensor, context: dict[str, Any]) -> list[Tensor]:
+    """What each branch of a sub-layer adds to the stream, (1, T, D)."""
+    every = range(len(sublayer.branches))
+    return [
+        sublayer.added(entering, context, but=[other for other in every if other != one]) for one in every
+    ]
 
 
 def gradients(

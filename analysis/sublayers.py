@@ -7,7 +7,7 @@ about what is done with the numbers.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -34,15 +34,15 @@ class Sublayer:
     def _pairs(self) -> Iterator[tuple[nn.Module, Branch]]:
         return zip(self.cores, self.branches, strict=True)
 
-    def added(self, states: Tensor, context: dict[str, Any], but: int | None = None) -> Tensor:
+    def added(self, states: Tensor, context: dict[str, Any], but: Collection[int] = ()) -> Tensor:
         """Return what the sub-layer adds to the stream, (B, T, D); ``context`` is what its block gets.
 
-        ``but``: the place of a branch that is left out.
+        ``but``: the places of branches that are left out.
         """
         total: Tensor | None = None
         parts = zip(self.cores, self.norms, self._accepts, strict=True)
         for place, (core, norm, accepts) in enumerate(parts):
-            if place == but:
+            if place in but:
                 continue
             known = context if accepts is None else {k: v for k, v in context.items() if k in accepts}
             output = core(norm(states), **known)

@@ -34,6 +34,7 @@ def unit_table(costs: UnitCosts) -> pd.DataFrame:
                     "all of it": branch.whole,
                     "measured": branch.measured,
                     "× predicted": branch.ratio,
+                    "token by token": branch.paired,
                 }
             )
     return pd.DataFrame(rows).dropna(axis="columns", how="all")
@@ -78,6 +79,7 @@ def unit_agreement_table(costs: UnitCosts) -> pd.DataFrame:
             "block": block,
             "part": wording.BRANCHES[branch.kind],
             "predicted, nats per token": branch.whole,
+            "predicted token by token": branch.paired,
             "measured, nats per token": branch.measured,
             "measured / predicted": branch.ratio,
         }

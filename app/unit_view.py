@@ -8,7 +8,7 @@ from analysis.shape import ModelShape
 from app import controls, parts, state, wording
 from app.figures.units import draw_unit_agreement, draw_unit_curve, draw_unit_map, shown_parts
 from app.unit_tables import unit_agreement_table, unit_curve_table, unit_map_table
-from slicing.inner.costs import Part, UnitCosts, branch_of
+from slicing.inner.costs import Part, Prediction, UnitCosts, branch_of
 from slicing.study.results import Run
 
 _SHARES = {0.1: "A tenth", 0.25: "A quarter", 0.5: "Half"}
@@ -107,4 +107,8 @@ def _agreement(run: Run, costs: UnitCosts) -> None:
             measured=True,
         )
         return
-    parts.chart(draw_unit_agreement(costs, parts.theme()), "unit-agreement", unit_agreement_table(costs))
+    held = {by: title for by, title in wording.PREDICTIONS.items() if wording.units_agreement(costs, by)}
+    by: Prediction = controls.choice("Predicted by", "unit-prediction", held, next(iter(held)))
+    drawing = draw_unit_agreement(costs, by, parts.theme())
+    parts.chart(drawing, "unit-agreement", unit_agreement_table(costs))
+    st.caption(wording.PREDICTIONS_READING)

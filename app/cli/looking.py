@@ -111,6 +111,8 @@ def _show_units(costs: UnitCosts) -> None:
     out.print(table)
     for sentence in (wording.units_found(costs), *wording.units_agreement(costs)):
         out.print(sentence, highlight=False)
+    if paired := wording.units_agreement(costs, "paired"):
+        out.print(f"Predicted token by token: {' '.join(paired)}", highlight=False)
 
 
 def _number(value: Any) -> str:

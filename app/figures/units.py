@@ -20,7 +20,7 @@ from app.figures.base import (
     empty_figure,
     frame,
 )
-from slicing.inner.costs import BranchCosts, Part, PartCost, UnitCosts
+from slicing.inner.costs import BranchCosts, Part, PartCost, Prediction, UnitCosts
 from slicing.inner.widths import KINDS
 
 SMALLEST = 1e-6
@@ -185,34 +185,34 @@ def _nats_axis(figure: go.Figure, lowest: float, highest: float) -> None:
     )
 
 
-def draw_unit_agreement(costs: UnitCosts, theme: Theme = LIGHT) -> Drawing:
+def draw_unit_agreement(costs: UnitCosts, by: Prediction = "whole", theme: Theme = LIGHT) -> Drawing:
     """Measured against predicted costs of whole attentions and MLPs, both on logarithmic scales.
 
     Those that are off by a factor of ``wording.OFF`` or more are labelled.
     """
-    compared, off = costs.compared(), {id(branch) for _, branch in wording.units_off(costs)}
+    compared, off = costs.compared(by), {id(branch) for _, branch in wording.units_off(costs, by)}
     figure = empty_figure(theme, height=460)
     predicted, measured = (
-        np.maximum([getattr(branch, name) for _, branch in compared], SMALLEST)
-        for name in ("whole", "measured")
+        np.maximum([getattr(branch, name) for _, branch in compared], SMALLEST) for name in (by, "measured")
     )
     low, high = min(predicted.min(), measured.min()), max(predicted.max(), measured.max())
     for kind, (symbol, colour) in SYMBOLS.items():
         own = [(block, branch) for block, branch in compared if branch.kind == kind]
         figure.add_trace(
             go.Scatter(
-                x=[max(branch.whole or 0.0, SMALLEST) for _, branch in own],
+                x=[max(getattr(branch, by), SMALLEST) for _, branch in own],
                 y=[max(branch.measured or 0.0, SMALLEST) for _, branch in own],
                 name=wording.BRANCHES[kind],
                 mode="markers+text",
                 marker={"symbol": symbol, "size": 10, "color": colour},
                 text=[str(block) if id(branch) in off else "" for block, branch in own],
                 textposition=[
-                    "top center" if (branch.ratio or 0.0) > 1.0 else "bottom center" for _, branch in own
+                    "top center" if (branch.ratio_to(by) or 0.0) > 1.0 else "bottom center"
+                    for _, branch in own
                 ],
                 textfont={"size": 12, "color": theme.ink},
                 customdata=[
-                    (block, wording.in_nats(b.whole or 0.0), wording.in_nats(b.measured or 0.0))
+                    (block, wording.in_nats(getattr(b, by)), wording.in_nats(b.measured or 0.0))
                     for block, b in own
                 ],
                 hovertemplate=f"block %{{customdata[0]}}, {wording.BRANCHES[kind]}<br>predicted "
@@ -243,4 +243,4 @@ def draw_unit_agreement(costs: UnitCosts, theme: Theme = LIGHT) -> Drawing:
             ticktext=[f"{tick:g}" for tick in ticks],
             minor={"showgrid": False},
         )
-    return Drawing(figure, " ".join(wording.units_agreement(costs)))
+    return Drawing(figure, " ".join(wording.units_agreement(costs, by)))

@@ -61,6 +61,8 @@ from app.wording.units import (
     BRANCHES,
     OFF,
     PARTS,
+    PREDICTIONS,
+    PREDICTIONS_READING,
     UNITS_READING,
     agreement_of_units,
     as_perplexity,

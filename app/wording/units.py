@@ -10,7 +10,7 @@ import numpy as np
 from analysis.numbers import as_ranges
 from analysis.statistics import rank_correlation
 from app.wording.numbers import minus
-from slicing.inner.costs import SCALED_BLOCKS, BranchCosts, Part, PartCost, UnitCosts
+from slicing.inner.costs import SCALED_BLOCKS, BranchCosts, Part, PartCost, Prediction, UnitCosts
 from slicing.inner.widths import KINDS
 
 OFF = 2.0
@@ -121,42 +121,51 @@ def _both(cost: float) -> str:
     return f"{in_nats(cost)} (perplexity {as_perplexity(cost)})"
 
 
-def agreement_of_units(costs: UnitCosts, after: int = 0) -> float | None:
+PREDICTIONS: dict[Prediction, str] = {"whole": "Averages apart", "paired": "Token by token"}
+"""What the two predictions of whole branches are called."""
+PREDICTIONS_READING = (
+    "Averages apart: the curvature of the loss and what a branch writes are averaged over tokens, each for "
+    "itself, as costs of units need it. Token by token: they are multiplied first, so that a token with a "
+    "far larger state than others, as the first one has, does not raise what all others cost."
+)
+"""How the two differ."""
+
+
+def agreement_of_units(costs: UnitCosts, after: int = 0, by: Prediction = "whole") -> float | None:
     """Spearman's rank correlation of predicted and measured costs of whole branches, from a block on.
 
     ``None`` where fewer than three were measured.
     """
-    pairs = [(each.whole, each.measured) for block, each in costs.compared() if block >= after]
+    pairs = [(getattr(each, by), each.measured) for block, each in costs.compared(by) if block >= after]
     if len(pairs) < 3:
         return None
     predicted, measured = np.asarray(pairs).T
     return rank_correlation(predicted, measured)
 
 
-def units_agreement(costs: UnitCosts) -> tuple[str, ...]:
+def units_agreement(costs: UnitCosts, by: Prediction = "whole") -> tuple[str, ...]:
     """Say how well the costs of whole branches were predicted, and where not; empty if none were measured."""
-    every = agreement_of_units(costs)
+    every = agreement_of_units(costs, by=by)
     if every is None:
         return ()
     told = (
         f"Spearman's rank correlation of predicted and measured cost is {every:+.2f} over "
-        f"{len(costs.compared())} attentions and MLPs"
+        f"{len(costs.compared(by))} attentions and MLPs"
     )
-    later = agreement_of_units(costs, SCALED_BLOCKS)
+    later = agreement_of_units(costs, SCALED_BLOCKS, by)
     told += "." if later is None else f", {later:+.2f} without the first {SCALED_BLOCKS} blocks."
-    off = units_off(costs)
+    off = units_off(costs, by)
     if not off:
         return (minus(told), f"No prediction is off by a factor of {OFF:g} or more.")
-    low = [(block, branch) for block, branch in off if (branch.ratio or 0.0) > 1.0]
+    low = [(block, branch) for block, branch in off if (branch.ratio_to(by) or 0.0) > 1.0]
     sentences = [minus(told)]
     for word, some in (("low", low), ("high", [each for each in off if each not in low])):
         if some:
-            block, worst = max(
-                some, key=lambda pair: abs(math.log(max(pair[1].ratio or 0.0, SMALLEST_RATIO)))
-            )
+            ratios = [max(branch.ratio_to(by) or 0.0, SMALLEST_RATIO) for _, branch in some]
+            block, worst = some[int(np.abs(np.log(ratios)).argmax())]
             sentences.append(
                 f"Too {word} by a factor of {OFF:g} or more: {_named(some)}; most in the "
-                f"{BRANCHES[worst.kind]} of block {block}, where {_times(worst)}."
+                f"{BRANCHES[worst.kind]} of block {block}, where {_times(worst, by)}."
             )
     return tuple(sentences)
 
@@ -171,17 +180,16 @@ def _named(some: Sequence[tuple[int, BranchCosts]]) -> str:
     )
 
 
-def units_off(costs: UnitCosts) -> tuple[tuple[int, BranchCosts], ...]:
+def units_off(costs: UnitCosts, by: Prediction = "whole") -> tuple[tuple[int, BranchCosts], ...]:
     """The branches whose measured cost is twice what is predicted or more, or half of it or less."""
     return tuple(
         (block, branch)
-        for block, branch in costs.compared()
-        if branch.ratio is not None and not 1 / OFF < branch.ratio < OFF
+        for block, branch in costs.compared(by)
+        if not 1 / OFF < (branch.ratio_to(by) or 0.0) < OFF
     )
 
 
-def _times(branch: BranchCosts) -> str:
-    ratio = branch.ratio or 0.0
-    if ratio <= 0.0:
+def _times(branch: BranchCosts, by: Prediction) -> str:
+    if (branch.measured or 0.0) <= 0.0:
         return "the loss falls"
-    return f"{in_nats(branch.measured or 0.0)} were measured and {branch.whole or 0.0:.3g} predicted"
+    return f"{in_nats(branch.measured or 0.0)} were measured and {getattr(branch, by):.3g} predicted"

@@ -22,6 +22,8 @@ from slicing.inner.widths import InnerWidths, SublayerWidths, parameters_saved
 Costed = Literal["channels", "kv_groups", "value_pairs"]
 COSTED: tuple[Costed, ...] = ("channels", "kv_groups", "value_pairs")
 """Kinds of units whose cost is predicted."""
+Prediction = Literal["whole", "paired"]
+"""The two predictions of whole branches, by the fields of ``BranchCosts``."""
 SCALED_BLOCKS = 3
 """In so many first blocks predictions are too low, so that what is measured there counts."""
 
@@ -77,6 +79,10 @@ class BranchCosts(Value):
     a stack of experts, has no prediction."""
     measured: float | None = None
     """The rise of the loss that was measured without all of it, nats per token."""
+    paired: float | None = None
+    """As ``whole``, but token by token: the gradient at a token and what the branch adds to the same token go
+    together. So a token with a large state, as the first one of a window often has, counts for itself alone.
+    Stacks of experts and biases count too."""
 
     def curve(self, kind: Costed) -> UnitCurve | None:
         """The curve of one kind of units; of ``value_pairs``, while every head loses equally many."""
@@ -93,9 +99,14 @@ class BranchCosts(Value):
     @property
     def ratio(self) -> float | None:
         """How many times the predicted cost of all of it was measured; ``None`` without one of the two."""
-        if self.whole is None or self.measured is None or self.whole <= 0.0:
+        return self.ratio_to("whole")
+
+    def ratio_to(self, by: Prediction) -> float | None:
+        """The same by one of the two predictions."""
+        predicted: float | None = getattr(self, by)
+        if predicted is None or self.measured is None or predicted <= 0.0:
             return None
-        return self.measured / self.whole
+        return self.measured / predicted
 
     @property
     def times_predicted(self) -> float:
@@ -127,13 +138,13 @@ class UnitCosts(Value):
     seconds: float
     """Of the prediction, and of what was measured."""
 
-    def compared(self) -> tuple[tuple[int, BranchCosts], ...]:
+    def compared(self, by: Prediction = "whole") -> tuple[tuple[int, BranchCosts], ...]:
         """The branches that are predicted and measured, each with its block."""
         return tuple(
             (place, branch)
             for place, block in enumerate(self.blocks)
             for branch in block
-            if branch.ratio is not None
+            if branch.ratio_to(by) is not None
         )
 
     def check_fits(self, shape: ModelShape) -> None:

@@ -53,9 +53,16 @@ class Asked(Protocol):
         """Tell whoever listens."""
 
 
-def view_curvature(view: Asked) -> Curvature:
-    """The curvature of the view's model on the first ``CURVED`` windows, measured once."""
-    return view.once("curvature", lambda: curvature(view.model, view.windows[:CURVED], 0, view.progress))
+def view_curvature(view: Asked, changes: bool = False) -> Curvature:
+    """The curvature of the view's model on the first ``CURVED`` windows, measured once.
+
+    ``changes``: with what the branches make of it, token by token.
+    """
+
+    def measure() -> Curvature:
+        return curvature(view.model, view.windows[:CURVED], 0, view.progress, changes)
+
+    return view.once("curvature and changes" if changes else "curvature", measure)
 
 
 def view_slopes(view: Asked) -> Slopes:

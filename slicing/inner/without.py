@@ -81,7 +81,7 @@ def _without(model: Any, index: int) -> Replacement:
             states, context = entering.to(device), on_device(contexts[tokens.shape][block], device)
             for row, sublayer in enumerate(every[block]):
                 if row != gone or len(sublayer.cores) > 1:
-                    states = states + sublayer.added(states, context, place if row == gone else None)
+                    states = states + sublayer.added(states, context, [place] if row == gone else ())
         return states
 
     return replaced

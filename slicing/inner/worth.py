@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import Tensor
@@ -44,19 +44,20 @@ class Worth:
     """Predicted cost of the whole branch, nats per token; ``None`` where there is no prediction."""
 
 
-def unit_worth(view: ModelView) -> dict[Place, Worth]:
+def unit_worth(view: ModelView, changes: bool = False) -> dict[Place, Worth]:
     """The order and the predicted cost of all units, by block and branch, in two passes over the windows.
 
     One pass carries the stream forward on all windows, the other gradients back on the first ``CURVED``.
     A whole branch costs ``tr(G W C W') / 2``, with nothing refitted (see ``slicing.inner.obs``); a bias of
-    its writer is left out. Asked once of a view. Raises ``UnsupportedError`` for units that have no score.
+    its writer is left out. Asked once of a view. ``changes``: as in ``view_curvature``, whose pass this uses.
+    Raises ``UnsupportedError`` for units that have no score.
     """
-    return view.once("worth", lambda: _measured(view))
+    return view.once(("worth", changes), lambda: _measured(view, changes))
 
 
-def _measured(view: ModelView) -> dict[Place, Worth]:
+def _measured(view: ModelView, changes: bool) -> dict[Place, Worth]:
     units, branches = read_units(view.model), branches_of(view.model)
-    curved = view_curvature(view)
+    curved = view_curvature(view, changes)
     found: dict[Place, Worth] = {}
 
     def look(place: int, row: int, sublayer: Sublayer, moments: list[Tensor]) -> None:
@@ -120,23 +121,36 @@ def branch_losses(view: ModelView, blocks: int, windows: int, phase: str) -> dic
     return view.once(("branches", blocks, windows), measure)
 
 
-def unit_costs(view: ModelView, measured_blocks: int = 0, measured_windows: int | None = None) -> UnitCosts:
+def unit_costs(
+    view: ModelView,
+    measured_blocks: int = 0,
+    measured_windows: int | None = None,
+    paired: bool = False,
+) -> UnitCosts:
     """What all parts inside the blocks of the view's model are predicted to cost.
 
     Of the first ``measured_blocks`` blocks, the loss without each whole branch is measured too, on the first
-    ``measured_windows`` windows, by default all. Raises ``UnsupportedError`` for a model whose units are not
+    ``measured_windows`` windows, by default all. ``paired``: whole branches are predicted token by token too.
+    Raises ``UnsupportedError`` for a model whose units are not
     known or have no score, ``ModelError`` for losses and gradients that are not finite, ``TextError``,
     ``OutOfMemoryError``.
     """
     start = time.perf_counter()
-    worth, branches = unit_worth(view), branches_of(view.model)
+    worth, branches = unit_worth(view, paired), branches_of(view.model)
+    changes = view_curvature(view, changes=True).changes if paired else None
     count, length = view.windows.shape
     windows = min(count, measured_windows or count) if measured_blocks else 0
     rises = branch_losses(view, measured_blocks, windows, "Measuring branches") if windows else {}
     return UnitCosts(
         blocks=tuple(
             tuple(
-                _in_numbers(worth[block, index], row, branch.kind, rises.get((block, index)))
+                _in_numbers(
+                    worth[block, index],
+                    row=row,
+                    kind=branch.kind,
+                    measured=rises.get((block, index)),
+                    paired=None if changes is None else changes[block][index],
+                )
                 for index, (row, branch) in enumerate(branches)
             )
             for block in range(view.block_count)
@@ -149,9 +163,7 @@ def unit_costs(view: ModelView, measured_blocks: int = 0, measured_windows: int 
     )
 
 
-def _in_numbers(
-    worth: Worth, row: int, kind: Literal["attention", "mlp"], measured: float | None
-) -> BranchCosts:
+def _in_numbers(worth: Worth, **known: Any) -> BranchCosts:
     """What is known of a branch, without the matrices."""
     channels = groups = None
     if worth.channels:
@@ -160,14 +172,12 @@ def _in_numbers(
     if worth.groups:
         groups = _curve(len(worth.groups.units), 1, worth.groups.costs)
     return BranchCosts(
-        row=row,
-        kind=kind,
         channels=channels,
         kv_groups=groups,
         order=tuple(worth.groups.units.tolist()) if worth.groups else (),
         value_pairs=tuple(map(_of_ranks, worth.ranks)),
         whole=worth.whole,
-        measured=measured,
+        **known,
     )
 
 

@@ -135,7 +135,7 @@ class ProfileRequest(Request):
             steps.append(("Probing", 20.0 * len(passing) * tokens))
         if self.units:
             curved = min(self.windows, CURVED) * self.window_length
-            steps += [("Going back through the blocks", 3.0 * curved)]
+            steps += [("Going back through the blocks", 4.0 * curved)]
             steps += [("Looking inside the blocks", 2.0 * tokens + 14_000.0)]  # the order of units
         if self.units_measured:
             steps.append(("Measuring branches", 30.0 * tokens))  # half a pass for each, and the head

@@ -200,7 +200,7 @@ def _unit_costs(request: ProfileRequest, opened: OpenModel, windows: Tensor, pro
     """What the parts inside the blocks cost, on ``windows`` (N, T): predicted, and where asked measured."""
     find = partial(safe_precision, request.model, windows, opened.model)
     view = ModelView(opened.model, windows, progress=progress, find_precision=find)
-    return unit_costs(view, view.block_count if request.units_measured else 0)
+    return unit_costs(view, view.block_count if request.units_measured else 0, paired=True)
 
 
 def _profiled(

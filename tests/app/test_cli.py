@@ -370,6 +370,7 @@ def test_profile_tells_what_units_cost_when_asked(monkeypatch, tiny_folder, text
     said = " ".join(capsys.readouterr().out.split())
     assert "measured on 2 of them." in said
     assert "over 6 attentions and MLPs" in said
+    assert "Predicted token by token: Spearman's rank correlation" in said
     assert run(monkeypatch, *words, "--json", "-") == 0
     assert "units" not in json.loads(capsys.readouterr().out)
 

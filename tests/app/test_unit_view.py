@@ -59,6 +59,7 @@ def branches(scale: float, attention: float, mlp: float) -> tuple[BranchCosts, B
             value_pairs=tuple(curve(2, scale * 0.001 * each) for each in range(1, 5)),
             whole=scale,
             measured=scale * attention,
+            paired=scale * attention * 0.9,
         ),
         BranchCosts(
             row=1,
@@ -66,6 +67,7 @@ def branches(scale: float, attention: float, mlp: float) -> tuple[BranchCosts, B
             channels=curve(8, *(scale * 0.1 * each for each in range(1, 8))),
             whole=scale * 2.0,
             measured=scale * 2.0 * mlp,
+            paired=scale * 2.0 * mlp * 0.9,
         ),
     )
 
@@ -217,6 +219,15 @@ def test_the_correlation_is_told_for_all_and_without_the_first_blocks():
     )
 
 
+def test_the_other_prediction_has_its_own_figure_and_words():
+    drawing = draw_unit_agreement(COSTS, "paired")
+    attention, mlp, _ = drawing.figure.data
+    assert list(attention.x) == pytest.approx([0.9 * each for each in attention.y])
+    assert not any([*attention.text, *mlp.text])
+    assert "+1.00 over 10 attentions and MLPs" in drawing.takeaway
+    assert "No prediction is off" in drawing.takeaway
+
+
 def test_without_measurements_nothing_is_said_of_them():
     bare = tuple(
         tuple(branch.model_copy(update={"measured": None}) for branch in block) for block in COSTS.blocks
@@ -294,6 +305,9 @@ def test_the_tab_shows_the_map_the_curve_and_the_agreement(desk: Desk, run: Run)
     assert "Block 2, attention: cost while its units go" in words(app)
     app.segmented_control(key="unit-part").set_value("mlp").run()
     assert "Block 2, MLP: cost while its units go" in words(app)
+    before = words(app)
+    app.segmented_control(key="unit-prediction").set_value("paired").run()
+    assert words(app) != before
     app.segmented_control(key="unit-measure").set_value("per million").run()
     app.segmented_control(key="unit-share").set_value(0.5).run()
     assert not app.exception

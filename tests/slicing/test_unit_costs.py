@@ -97,6 +97,43 @@ def test_the_predicted_cost_of_a_branch_is_the_quadratic_form_token_by_token(fam
             assert whole > 0.0
 
 
+@pytest.mark.parametrize("family", ["llama", "phi", "granite"])
+def test_token_by_token_the_gradient_meets_what_the_branch_adds(family):
+    """By hand: automatic differentiation of the whole model, with labels drawn as for the curvature."""
+    view = view_of(family)
+    model: Any = tiny_model(family, num_hidden_layers=BLOCKS).requires_grad_(True)
+    added: dict[tuple[int, int], torch.Tensor] = {}
+
+    def note(place: tuple[int, int]) -> Any:
+        def hook(_: Any, args: Any, output: Any) -> None:
+            added[place] = output[0] if isinstance(output, tuple) else output
+            added[place].retain_grad()
+
+        return hook
+
+    for place, block in enumerate(model.model.layers):
+        block.self_attn.register_forward_hook(note((place, 0)))
+        block.mlp.register_forward_hook(note((place, 1)))
+    generator, sums = torch.Generator().manual_seed(0), dict.fromkeys(unit_worth(view), 0.0)
+    for window in WINDOWS[:8]:
+        logits = model(window[None], use_cache=False).logits[0]
+        drawn = torch.multinomial(logits.detach().softmax(-1), 1, generator=generator)[:, 0]
+        torch.nn.functional.cross_entropy(logits, drawn, reduction="sum").backward()
+        for place, output in added.items():
+            assert output.grad is not None
+            sums[place] += float((output.grad * output.detach()).sum(-1).square().sum())
+    found = unit_costs(view, paired=True)
+    for (block, index), total in sums.items():
+        assert found.blocks[block][index].paired == pytest.approx(total / WINDOWS[:8].numel() / 2, rel=1e-3)
+
+
+def test_predicting_token_by_token_changes_no_other_number(view, costs):
+    both = unit_costs(view, BLOCKS, 5, paired=True)
+    bare = [[each.model_copy(update={"paired": None}) for each in block] for block in both.blocks]
+    assert tuple(map(tuple, bare)) == costs.blocks
+    assert all(each.paired is None for block in costs.blocks for each in block)
+
+
 def test_curves_are_the_costs_of_the_order_in_which_units_go(view, costs):
     for (block, index), worth in unit_worth(view).items():
         branch: Any = costs.blocks[block][index]
