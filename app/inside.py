@@ -56,6 +56,12 @@ def tuning(run: Run, shape: ModelShape) -> None:
         choice.warning(state.told(error), icon=":material/warning:")
     with view:
         _draw(widths, costs, shape, DTYPES[run.environment.dtype].itemsize)
+        if (
+            not costs.measured_windows
+            and not state.policy().demo_mode
+            and st.button("Measure attentions and MLPs too", icon=":material/query_stats:")
+        ):
+            parts.ask(lambda: state.with_units(run, measured=True))
         if study:
             st.caption(_compared(study, size))
     if study:
@@ -67,8 +73,8 @@ def _no_costs(run: Run) -> None:
     """Say what is missing, and measure it."""
     with st.container(border=True):
         st.markdown(
-            "This profile does not hold **what the parts inside the blocks cost**. They are predicted from "
-            "one pass over the model and one pass back; every plan is then a matter of milliseconds."
+            "This profile does not hold **what the parts inside the blocks cost**. Costs are predicted from "
+            "one pass forward and one back over the windows; then every plan is answered at once."
         )
         measured = not state.policy().demo_mode and st.toggle(
             "Measure whole attentions and MLPs too",

@@ -25,7 +25,6 @@ def first_blocks(costs: UnitCosts) -> str:
             "attention and MLP."
         )
     return (
-        f"In the first {SCALED_BLOCKS} blocks predictions are low, so that this plan cuts too much there: "
-        "the comparison measures what their attention and MLP cost. Measure a profile with the costs of "
-        "attentions and MLPs to see that here."
+        f"In the first {SCALED_BLOCKS} blocks predictions are low, so that this plan cuts too much there. "
+        "The comparison measures what their attention and MLP cost; a profile can do so too."
     )

@@ -14,6 +14,7 @@ from analysis.errors import UnsupportedError
 from app import inside, state
 from app.inside import COMPARED
 from app.policy import Policy
+from app.wording import first_blocks
 from slicing.inner.costs import BranchCosts, UnitCosts, UnitCurve, predicted_cost, widths_at
 from slicing.study.results import ProfileResult
 from slicing.study.store import bundled_run
@@ -113,6 +114,14 @@ def test_the_slider_is_answered_with_a_picture_and_sizes(desk: Desk, costs: Unit
         assert shown["Cache of 4,096 tokens"].delta == "+0.0 %"
     assert "Attention keeps 100.0\N{NO-BREAK SPACE}% of its parameters." in words(app)
     assert "predictions are low" in words(app)
+    press(app, "Measure attentions and MLPs too")
+    (asked,) = desk.tasks
+    assert asked.kind == "profile" and asked.units_measured
+
+
+def test_costs_that_are_measured_are_not_asked_for_again() -> None:
+    assert "scaled to what was measured" in first_blocks(made_up(measured=8))
+    assert "predictions are low" in first_blocks(made_up())
 
 
 def test_an_address_opens_the_page_as_it_was(desk: Desk, costs: UnitCosts) -> None:
