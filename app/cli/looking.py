@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from analysis.shape import CACHED_TOKENS
 from app.cli.options import (
     AmountOptions,
     EvaluationOptions,
@@ -169,6 +168,7 @@ def plan_command(
 
 def _planned(run: Run, chosen: Plan) -> dict[str, Any]:
     from analysis.device import DTYPES
+    from analysis.shape import CACHED_TOKENS
 
     result: Any = run.result
     redundancy = result.profile.redundancy(chosen.score, chosen.first_token)
@@ -193,6 +193,7 @@ def _planned(run: Run, chosen: Plan) -> dict[str, Any]:
 
 def _show_plan(run: Run, chosen: Plan, data: dict[str, Any]) -> None:
     from analysis.device import DTYPES
+    from analysis.shape import CACHED_TOKENS
     from app import wording
 
     result: Any = run.result
