@@ -24,6 +24,10 @@ from analysis.hooks import entering_states, going_on_from, returns_tuple
 from analysis.sublayers import Sublayer, rms, sublayers
 from analysis.values import Progress, no_progress
 
+MASSIVE = 10.0
+"""A token whose stream is so many times as large as that of the window's median token does not count. The
+first token of a window often is one, and then has most of the gradient's second moment for itself, which
+says nothing of how the loss is curved at the others."""
 Labels = Literal["sampled", "text"]
 """``sampled``: drawn from the model's own predictions (true Fisher information). ``text``: the next token."""
 Visit = Callable[[int, int, Tensor, Tensor, dict[str, Any]], None]
@@ -36,7 +40,8 @@ class Curvature(NamedTuple):
 
     moments: tuple[tuple[Tensor, ...], ...]
     """By block and row, (D, D) each, fp32, on the host: the mean over tokens of ``g g' r²``, with ``g`` the
-    gradient of the summed loss (nats) and ``r`` the RMS of the stream behind the sub-layer."""
+    gradient of the summed loss (nats) and ``r`` the RMS of the stream behind the sub-layer. Tokens whose
+    stream is massive (``MASSIVE``) count as zero."""
     tokens: int
     changes: tuple[tuple[float, ...], ...] | None = None
     """By block and branch, half the mean over tokens of ``(g' d)²``, with ``d`` what the branch adds to the
@@ -70,7 +75,9 @@ def curvature(
             for place, each in enumerate(added):
                 squares = (gradient.float() * each.float()).sum(-1).square().sum()
                 made[block][starts[row] + place] += float(squares)
-        scaled = (gradient.float() * rms(behind)).flatten(0, 1)
+        size = rms(behind)
+        size = size.where(size <= MASSIVE * size.median(dim=1, keepdim=True).values, 0.0)
+        scaled = (gradient.float() * size).flatten(0, 1)
         found[block][row] += (scaled.T @ scaled).to("cpu")
 
     gradients(model, windows, visit, "sampled", seed, progress, behind=not changes)

@@ -97,9 +97,14 @@ def test_the_root_is_that_of_the_moment():
 # The curvature
 
 
-def test_the_curvature_is_the_second_moment_of_the_gradient_at_every_output():
-    model = tiny_model("llama", torch.float64)
-    windows = WINDOWS[:3]
+@pytest.mark.parametrize("massive", [False, True])
+def test_the_curvature_is_the_second_moment_of_the_gradient_at_every_output(massive):
+    model = tiny_model("llama", torch.float64, tie_word_embeddings=False)
+    windows = WINDOWS[:3].clone()
+    if massive:  # the first token, and it alone
+        windows[windows == 3] = 4
+        windows[:, 0] = 3
+        model.get_input_embeddings().weight.data[3] *= 1000.0
     found = curvature(model, windows, seed=5)
     generator = torch.Generator().manual_seed(5)
     expected = torch.zeros(32, 32, dtype=torch.float64)
@@ -124,7 +129,7 @@ def test_the_curvature_is_the_second_moment_of_the_gradient_at_every_output():
         (gradient,) = torch.autograd.grad(loss, held)
         for handle in handles:
             handle.remove()
-        scaled = (gradient * rms(streams[0]))[0]
+        scaled = (gradient * rms(streams[0]))[0, int(massive) :]
         expected += scaled.T @ scaled / windows.numel()
     assert torch.allclose(found.moments[1][1].double(), expected, rtol=1e-4, atol=1e-8)
     assert not any(each.grad is not None for each in model.parameters())
