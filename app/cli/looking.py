@@ -120,10 +120,14 @@ def _show_units(costs: UnitCosts) -> None:
     from app import wording
     from app.unit_tables import unit_table
 
-    frame = unit_table(costs)
-    table = table_of(*frame.columns)
-    for row in frame.itertuples(index=False):
-        table.add_row(*(_number(value) for value in row))
+    frame = unit_table(costs).drop(columns="× predicted", errors="ignore")  # which sentences tell
+    names = frame["block"].astype(str) + " " + frame["part"]
+    frame = frame.drop(columns=["block", "part"])
+    table = table_of("part")
+    for column in frame.columns:
+        table.add_column(column, justify="right", min_width=7)  # a number is never cut
+    for name, row in zip(names, frame.itertuples(index=False), strict=True):
+        table.add_row(name, *(_number(value) for value in row))
     out.print("What parts inside the blocks cost, in nats per token", style="bold")
     out.print(table)
     for sentence in (wording.units_found(costs), *wording.units_agreement(costs)):
@@ -132,11 +136,9 @@ def _show_units(costs: UnitCosts) -> None:
         out.print(f"Predicted token by token: {' '.join(paired)}", highlight=False)
 
 
-def _number(value: Any) -> str:
-    """A number of a table in a few digits, and nothing where there is none."""
-    if isinstance(value, float):
-        return "" if value != value else f"{value:.3g}"
-    return str(value)
+def _number(value: float) -> str:
+    """A number of a table in two digits, and nothing where there is none."""
+    return "" if value != value else f"{value:.2g}"
 
 
 @grouped

@@ -366,7 +366,8 @@ def test_profile_tells_what_units_cost_when_asked(monkeypatch, tiny_folder, text
     assert all(branch["whole"] > 0.0 for block in units["blocks"] for branch in block)
     assert run(monkeypatch, *words, "--units") == 0
     said = " ".join(capsys.readouterr().out.split())
-    assert "¼ of channels" in said
+    assert "¼ of" in said and "0 attention" in said and "2 MLP" in said
+    assert "…" not in said  # no number is cut
     assert "Found on 2 windows of 16 tokens, the curvature of the loss on 2 of them." in said
     assert "Spearman" not in said
     assert run(monkeypatch, *words, "--units-measured") == 0
