@@ -25,14 +25,17 @@ from analysis.sublayers import Sublayer, rms, sublayers
 from analysis.values import Progress, no_progress
 
 MASSIVE = 10.0
-"""A token whose stream is so many times as large as that of the window's median token does not count. The
-first token of a window often is one, and then has most of the gradient's second moment for itself, which
-says nothing of how the loss is curved at the others."""
+"""A token whose stream is so many times as large as that of the window's median token, in front of a
+sub-layer, does not count there. The first token of a window often is one, and then has most of the gradient's
+second moment for itself, which says nothing of how the loss is curved at the others. Where a sub-layer makes
+it large, it counts."""
 Labels = Literal["sampled", "text"]
 """``sampled``: drawn from the model's own predictions (true Fisher information). ``text``: the next token."""
-Visit = Callable[[int, int, Tensor, Tensor, dict[str, Any]], None]
-"""``visit(block, row, entering (1, T, D), gradient (1, T, D), context)`` of one sub-layer, from last to
-first; the gradient of the summed loss is that at its output."""
+Streams = tuple[Tensor, Tensor]
+"""The stream in front of a sub-layer and behind it, (1, T, D) each."""
+Visit = Callable[[int, int, Streams, Tensor, dict[str, Any]], None]
+"""``visit(block, row, streams, gradient (1, T, D), context)`` of one sub-layer, from last to first; the
+gradient of the summed loss is that at its output."""
 
 
 class Curvature(NamedTuple):
@@ -40,8 +43,8 @@ class Curvature(NamedTuple):
 
     moments: tuple[tuple[Tensor, ...], ...]
     """By block and row, (D, D) each, fp32, on the host: the mean over tokens of ``g g' r²``, with ``g`` the
-    gradient of the summed loss (nats) and ``r`` the RMS of the stream behind the sub-layer. Tokens whose
-    stream is massive (``MASSIVE``) count as zero."""
+    gradient of the summed loss (nats) and ``r`` the RMS of the stream behind the sub-layer. Massive
+    tokens (``MASSIVE``) count as zero."""
     tokens: int
     changes: tuple[tuple[float, ...], ...] | None = None
     """By block and branch, half the mean over tokens of ``(g' d)²``, with ``d`` what the branch adds to the
@@ -67,20 +70,18 @@ def curvature(
     made = [[0.0 for row in rows for _ in row.branches] for rows in every]
     starts = np.cumsum([0, *(len(row.branches) for row in every[0])])
 
-    def visit(block: int, row: int, entering: Tensor, gradient: Tensor, context: dict[str, Any]) -> None:
-        behind = entering
+    def visit(block: int, row: int, streams: Streams, gradient: Tensor, context: dict[str, Any]) -> None:
+        entering, leaving = streams
         if changes:
-            added = _added(every[block][row], entering, context)
-            behind = entering + torch.stack(added).sum(0)
-            for place, each in enumerate(added):
+            for place, each in enumerate(_added(every[block][row], entering, context)):
                 squares = (gradient.float() * each.float()).sum(-1).square().sum()
                 made[block][starts[row] + place] += float(squares)
-        size = rms(behind)
-        size = size.where(size <= MASSIVE * size.median(dim=1, keepdim=True).values, 0.0)
-        scaled = (gradient.float() * size).flatten(0, 1)
+        size = rms(entering)
+        counts = size <= MASSIVE * size.median(dim=1, keepdim=True).values
+        scaled = (gradient.float() * rms(leaving) * counts).flatten(0, 1)
         found[block][row] += (scaled.T @ scaled).to("cpu")
 
-    gradients(model, windows, visit, "sampled", seed, progress, behind=not changes)
+    gradients(model, windows, visit, "sampled", seed, progress)
     tokens = windows.numel()
     moments = tuple(tuple(each / tokens for each in row) for row in found)
     if not all(each.isfinite().all() for row in moments for each in row):
@@ -105,12 +106,10 @@ def gradients(
     labels: Labels = "sampled",
     seed: int = 0,
     progress: Progress = no_progress,
-    behind: bool = False,
 ) -> None:
     """Carry the gradient of the summed loss from the head to the first block, one window at a time.
 
-    ``visit`` is called for every sub-layer of every window, where its weights are at hand, with the stream in
-    front of it or, with ``behind``, that behind it.
+    ``visit`` is called for every sub-layer of every window, where its weights are at hand.
     """
     check_windows(model, windows)
     tuples = returns_tuple(model, windows[:1, :8].to(model.device))
@@ -124,7 +123,7 @@ def gradients(
             for place in range(len(every) - 1, -1, -1):
                 with present(blocks(model)[place]) as device:
                     states, context = entering[place].to(device), on_device(contexts[place], device)
-                    gradient = _through(every[place], place, states, gradient, context, visit, behind)
+                    gradient = _through(every[place], place, states, gradient, context, visit)
             progress("Going back through the blocks", done, len(windows))
 
 
@@ -175,7 +174,6 @@ def _through(
     gradient: Tensor,
     context: dict[str, Any],
     visit: Visit,
-    behind: bool,
 ) -> Tensor:
     """Carry the gradient (1, T, D) from behind a block to in front of it."""
     with torch.enable_grad():
@@ -184,6 +182,5 @@ def _through(
             streams.append(streams[-1] + sublayer.added(streams[-1], context))
         found = torch.autograd.grad(streams[-1], streams, gradient.to(streams[-1].device))
     for row in range(len(rows) - 1, -1, -1):
-        shown = streams[row + 1] if behind else streams[row]
-        visit(place, row, shown.detach(), found[row + 1], context)
+        visit(place, row, (streams[row].detach(), streams[row + 1].detach()), found[row + 1], context)
     return found[0]

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from analysis.curvature import gradients
+from analysis.curvature import Streams, gradients
 from analysis.device import HOST
 from analysis.errors import ModelError
 from analysis.sublayers import out_in, sublayers
@@ -32,10 +32,10 @@ def writer_slopes(model: Any, windows: Tensor, seed: int = 0, progress: Progress
     found = [[[torch.zeros(out_in(each).shape[1]) for each in s.writers] for s in rows] for rows in every]
 
     @torch.no_grad()
-    def visit(block: int, row: int, entering: Tensor, gradient: Tensor, context: dict[str, Any]) -> None:
+    def visit(block: int, row: int, streams: Streams, gradient: Tensor, context: dict[str, Any]) -> None:
         sublayer, read = every[block][row], dict[int, Tensor]()
         with sublayer.reading(read.__setitem__):
-            sublayer.added(entering, context)
+            sublayer.added(streams[0], context)
         for place, writer in enumerate(sublayer.writers):
             back = sublayer.scale * (gradient.float() @ out_in(writer).float())
             squares = (read[place].float().reshape(back.shape) * back).square()

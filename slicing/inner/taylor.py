@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from analysis.curvature import gradients
+from analysis.curvature import Streams, gradients
 from analysis.device import HOST, comes_and_goes, widen
 from analysis.errors import ModelError, UnsupportedError
 from analysis.read_units import read_units
@@ -88,9 +88,9 @@ def weight_salience(
     second: dict[tuple[int, int, str], Tensor] = {}
     predicted = windows.shape[1] - 1
 
-    def visit(block: int, row: int, entering: Tensor, gradient: Tensor, context: dict[str, Any]) -> None:
+    def visit(block: int, row: int, streams: Streams, gradient: Tensor, context: dict[str, Any]) -> None:
         sublayer, weights = every[block][row]
-        found = _of_parameters(sublayer, weights, entering, gradient, context)
+        found = _of_parameters(sublayer, weights, streams[0], gradient, context)
         for each, its in zip(weights, found, strict=True):
             key = block, each.branch, each.name
             its = its.float().to(HOST) / predicted  # of the mean over the tokens of this window

@@ -108,9 +108,10 @@ def test_fisher_is_the_square_of_what_a_factor_on_a_channel_does_to_the_loss(mod
         handle.remove()
         return torch.autograd.grad(added, factor)[0]
 
-    def visit(block: int, row: int, entering: Any, gradient: Any, context: Any) -> None:
+    def visit(block: int, row: int, streams: Any, gradient: Any, context: Any) -> None:
         if (block, row) != (PLACE, 1):
             return
+        entering = streams[0]
         sublayer = sublayers(model)[block][row]
         for token in range(entering.shape[1]):
             own.append(slope(sublayer, entering, gradient, context, token))
