@@ -29,13 +29,15 @@ format: $(INSTALLED)  ## mend what can be mended
 	$(BIN)/ruff format .
 
 demo-run: $(INSTALLED)  ## make the runs that ship in assets/ anew: comparison, and the studies of assets/studies/
-	rm -rf build/demo-run build/demo-sweep build/demo-contest build/demo-board
+	rm -rf build/demo-run build/demo-units build/demo-sweep build/demo-contest build/demo-board
 	SLICESCOPE_HOME=build/demo-run $(BIN)/slicescope compare --model demo --lens
+	SLICESCOPE_HOME=build/demo-units $(BIN)/slicescope profile --model demo --units-measured
 	SLICESCOPE_HOME=build/demo-sweep $(BIN)/slicescope study map.toml --json build/demo-sweep/run.json
 	SLICESCOPE_HOME=build/demo-contest $(BIN)/slicescope study ranking.toml --json build/demo-contest/run.json
 	SLICESCOPE_HOME=build/demo-board $(BIN)/slicescope study board.toml --json build/demo-board/run.json
-	mkdir -p assets/demo-run assets/demo-sweep assets/demo-contest assets/demo-board
+	mkdir -p assets/demo-run assets/demo-units assets/demo-sweep assets/demo-contest assets/demo-board
 	cp build/demo-run/runs/*/run.json build/demo-run/runs/*/profile.safetensors assets/demo-run/
+	cp build/demo-units/runs/*/run.json build/demo-units/runs/*/profile.json assets/demo-units/
 	cp build/demo-sweep/run.json assets/demo-sweep/
 	cp build/demo-contest/run.json assets/demo-contest/
 	cp build/demo-board/run.json assets/demo-board/

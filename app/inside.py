@@ -19,6 +19,7 @@ from slicing.inner.widths import InnerWidths
 from slicing.study.possible import check_study
 from slicing.study.requests import Judged
 from slicing.study.results import Run
+from slicing.study.store import unit_costs_of
 from slicing.study.study import Study, recipes
 
 COMPARED = ("slice(constant)", "mixed")
@@ -27,7 +28,7 @@ COMPARED = ("slice(constant)", "mixed")
 
 def tuning(run: Run, shape: ModelShape) -> None:
     """The slider with its plan and what to do with it; without costs, a way to measure them."""
-    costs = run.result.units if run.result.kind == "profile" else None
+    costs = unit_costs_of(run)
     if costs is None:
         _no_costs(run)
         return

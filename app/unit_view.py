@@ -10,6 +10,7 @@ from app.figures.units import draw_unit_agreement, draw_unit_curve, draw_unit_ma
 from app.unit_tables import unit_agreement_table, unit_curve_table, unit_map_table
 from slicing.inner.costs import Part, Prediction, UnitCosts, branch_of
 from slicing.study.results import Run
+from slicing.study.store import unit_costs_of
 
 _SHARES = {0.1: "A tenth", 0.25: "A quarter", 0.5: "Half"}
 _MEASURES = {"nats": "Nats per token", "per million": "Nats per million parameters"}
@@ -22,7 +23,7 @@ def show_units(run: Run) -> None:
         why = state.told(getattr(result, "not_sliceable", None) or "")
         st.info(f"The parts inside the blocks of this model are not known. {why}")
         return
-    costs = result.units if result.kind == "profile" else None
+    costs = unit_costs_of(run)
     if costs is None:
         _offer(
             run,

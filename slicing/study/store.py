@@ -25,6 +25,7 @@ from analysis.errors import StorageError
 from analysis.profile import LayerProfile
 from analysis.storage import clear_abandoned, runs_folder, storage_errors, whole_folder, write_whole
 from analysis.values import Value, key_of
+from slicing.inner.costs import UnitCosts
 from slicing.study.requests import Trial
 from slicing.study.results import Request, Run, TrialResult
 from slicing.study.sound import require_fitting, require_sound
@@ -42,6 +43,7 @@ BUNDLED_RUN = BUNDLED / "demo-run"
 BUNDLED_SWEEP = BUNDLED / "demo-sweep"
 BUNDLED_CONTEST = BUNDLED / "demo-contest"
 BUNDLED_BOARD = BUNDLED / "demo-board"
+BUNDLED_UNITS = BUNDLED / "demo-units"
 _PROFILES = ".profiles"
 """Every profile once, named by its content; the files of the runs are links to these."""
 _INDEX = ".index.json"
@@ -218,6 +220,21 @@ def bundled_contest() -> Run:
 def bundled_board() -> Run:
     """Read the finished demo leaderboard that ships with slicescope."""
     return load_run(BUNDLED_BOARD)
+
+
+def bundled_units() -> Run:
+    """Read the finished demo profile with the costs of units that ships with slicescope."""
+    return load_run(BUNDLED_UNITS)
+
+
+def unit_costs_of(run: Run) -> UnitCosts | None:
+    """What the parts inside the blocks of a run's model cost, or ``None`` where the run does not tell.
+
+    For the demo comparison that ships, the profile of the same windows that ships beside it tells.
+    """
+    if run.result.kind != "profile" and run.key == bundled_run().key:
+        run = bundled_units()
+    return run.result.units if run.result.kind == "profile" else None
 
 
 def find_details(run: Run) -> Details | None:

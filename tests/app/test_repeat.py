@@ -21,7 +21,7 @@ from slicing.plan import Plan
 from slicing.study.recipe import Recipe
 from slicing.study.requests import CompressRequest, ProfileRequest, Trial
 from slicing.study.searching import search_request
-from slicing.study.store import bundled_board, bundled_contest, bundled_run, bundled_sweep
+from slicing.study.store import bundled_board, bundled_contest, bundled_run, bundled_sweep, bundled_units
 
 DEMO: dict[str, Any] = {
     "model": ModelSource(kind="demo"),
@@ -110,7 +110,7 @@ def test_what_is_copied_makes_the_same_request(request: Any) -> None:
     assert again(request) == request
 
 
-@pytest.mark.parametrize("run", [bundled_run, bundled_sweep, bundled_contest, bundled_board])
+@pytest.mark.parametrize("run", [bundled_run, bundled_units, bundled_sweep, bundled_contest, bundled_board])
 def test_the_shipped_runs_can_be_repeated(run: Any) -> None:
     assert again(run().request) == run().request
 

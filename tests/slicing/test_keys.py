@@ -34,6 +34,7 @@ from slicing.study.store import (
     bundled_contest,
     bundled_run,
     bundled_sweep,
+    bundled_units,
     find_run,
     find_stored,
     folder_of,
@@ -100,6 +101,7 @@ KEYS = {
 """Never changed: a key that differs here is one that nobody's stored run has."""
 SHIPPED = {
     "bundled_run": "30381ef711c1",
+    "bundled_units": "d75adcb9e1e0",
     "bundled_sweep": "5be33d5a8b91",
     "bundled_contest": "27f2a062dcd7",
     "bundled_board": "573e1d35f417",
@@ -180,7 +182,7 @@ def test_how_a_recipe_is_written_changes_no_key():
     assert kept.key == KEYS["trial, both"]
 
 
-@pytest.mark.parametrize("run", [bundled_run, bundled_sweep, bundled_contest, bundled_board])
+@pytest.mark.parametrize("run", [bundled_run, bundled_units, bundled_sweep, bundled_contest, bundled_board])
 def test_runs_that_ship_keep_the_keys_they_were_made_with(run):
     assert run().key == SHIPPED[run.__name__]
 

@@ -26,6 +26,7 @@ from slicing.study.store import (
     bundled_contest,
     bundled_run,
     bundled_sweep,
+    bundled_units,
     list_runs,
 )
 
@@ -64,7 +65,10 @@ def shorter(values: list[Any]) -> list[Any]:
     return values[:-1]
 
 
-@pytest.mark.parametrize("make", [bundled_run, bundled_sweep, bundled_contest, bundled_board, *MADE.values()])
+SHIPPED = (bundled_run, bundled_units, bundled_sweep, bundled_contest, bundled_board)
+
+
+@pytest.mark.parametrize("make", [*SHIPPED, *MADE.values()])
 def test_good_runs_come_in(make):
     run = make()
     assert bring_in(run.to_json().encode(), "it") == run
