@@ -19,19 +19,20 @@ from slicing.inner.widths import InnerWidths
 from slicing.study.possible import check_study
 from slicing.study.requests import Judged
 from slicing.study.results import Run
-from slicing.study.store import unit_costs_of
+from slicing.study.store import costs_inside
 from slicing.study.study import Study, recipes
 
 COMPARED = ("slice(constant)", "mixed")
 """The recipes of the comparison: the baseline, and the one that shares one budget out as the picture does."""
 
 
-def tuning(run: Run, shape: ModelShape) -> None:
+def tuning(run: Run) -> None:
     """The slider with its plan and what to do with it; without costs, a way to measure them."""
-    costs = unit_costs_of(run)
-    if costs is None:
+    found = costs_inside(run)
+    if found is None:
         _no_costs(run)
         return
+    costs, shape = found
     choice, view = st.columns([3, 7], gap="large")
     with choice:
         fewer = controls.share(

@@ -10,7 +10,7 @@ from app.figures.units import draw_unit_agreement, draw_unit_curve, draw_unit_ma
 from app.unit_tables import unit_agreement_table, unit_curve_table, unit_map_table
 from slicing.inner.costs import Part, Prediction, UnitCosts, branch_of
 from slicing.study.results import Run
-from slicing.study.store import unit_costs_of
+from slicing.study.store import costs_inside
 
 _SHARES = {0.1: "A tenth", 0.25: "A quarter", 0.5: "Half"}
 _MEASURES = {"nats": "Nats per token", "per million": "Nats per million parameters"}
@@ -23,8 +23,8 @@ def show_units(run: Run) -> None:
         why = state.told(getattr(result, "not_sliceable", None) or "")
         st.info(f"The parts inside the blocks of this model are not known. {why}")
         return
-    costs = unit_costs_of(run)
-    if costs is None:
+    found = costs_inside(run)
+    if found is None:
         _offer(
             run,
             "**Which channels, heads and sub-layers carry the loss?** One pass forward and one back over the "
@@ -32,7 +32,8 @@ def show_units(run: Run) -> None:
             "Predict what units cost",
         )
         return
-    part = _map(run, costs, result.shape)
+    costs, shape = found
+    part = _map(run, costs, shape)
     if part is not None:
         _curve(run, costs, part)
     _agreement(run, costs)

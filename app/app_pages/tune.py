@@ -188,5 +188,7 @@ if shown := parts.provenance("profile"):
     if shown.run.result.shape is None:
         why = state.told(getattr(shown.run.result, "not_sliceable", None) or "")
         st.warning(f"This model cannot be sliced. {why}")
+    elif way == "inside":
+        parts.apart(inside.tuning, shown.run)
     else:
-        parts.apart(inside.tuning if way == "inside" else _tuning, shown.run, shown.run.result.shape)
+        parts.apart(_tuning, shown.run, shown.run.result.shape)

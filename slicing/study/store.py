@@ -23,6 +23,7 @@ from pydantic import AwareDatetime
 from analysis.details import Details
 from analysis.errors import StorageError
 from analysis.profile import LayerProfile
+from analysis.shape import ModelShape
 from analysis.storage import clear_abandoned, runs_folder, storage_errors, whole_folder, write_whole
 from analysis.values import Value, key_of
 from slicing.inner.costs import UnitCosts
@@ -227,14 +228,17 @@ def bundled_units() -> Run:
     return load_run(BUNDLED_UNITS)
 
 
-def unit_costs_of(run: Run) -> UnitCosts | None:
-    """What the parts inside the blocks of a run's model cost, or ``None`` where the run does not tell.
+def costs_inside(run: Run) -> tuple[UnitCosts, ModelShape] | None:
+    """What the parts inside the blocks of a run's model cost, and its shape; ``None`` where nothing tells.
 
     For the demo comparison that ships, the profile of the same windows that ships beside it tells.
     """
-    if run.result.kind != "profile" and run.key == bundled_run().key:
-        run = bundled_units()
-    return run.result.units if run.result.kind == "profile" else None
+    result = run.result
+    if result.kind != "profile" and run.key == bundled_run().key:
+        result = bundled_units().result
+    if result.kind != "profile" or result.units is None or result.shape is None:
+        return None
+    return result.units, result.shape
 
 
 def find_details(run: Run) -> Details | None:

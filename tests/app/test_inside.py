@@ -73,6 +73,16 @@ def costs(monkeypatch: pytest.MonkeyPatch) -> UnitCosts:
     return found
 
 
+@pytest.fixture
+def _no_costs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.inside.costs_inside", lambda run: None)
+
+
+def test_the_demo_that_ships_has_its_picture_at_once(desk: Desk) -> None:
+    assert charts(page("tune", cut=INSIDE)) == ["body"]
+
+
+@pytest.mark.usefixtures("_no_costs")
 def test_without_costs_there_is_a_sentence_and_a_way_to_measure_them(desk: Desk) -> None:
     app = page("tune", cut=INSIDE)
     assert "does not hold" in words(app) and charts(app) == []
@@ -87,6 +97,7 @@ def test_without_costs_there_is_a_sentence_and_a_way_to_measure_them(desk: Desk)
     assert asked[0].model == bundled_run().request.model
 
 
+@pytest.mark.usefixtures("_no_costs")
 def test_strangers_are_not_offered_what_takes_long(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(state, "enforced", lambda: Policy.demo())
     app = page("tune", cut=INSIDE)

@@ -339,7 +339,12 @@ def test_a_run_without_costs_offers_to_predict_them(desk: Desk, tmp_path: Path) 
     assert request == run.request.model_copy(update={"units": True})
 
 
-def test_a_study_offers_a_profile_of_its_windows(desk: Desk) -> None:
+def test_the_demo_that_ships_has_its_map_at_once(desk: Desk) -> None:
+    assert charts(page("profile", near="Units")) == ["profile", "units", "unit-curve", "unit-agreement"]
+
+
+def test_a_study_offers_a_profile_of_its_windows(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.unit_view.costs_inside", lambda run: None)
     app = page("profile", near="Units")
     press(app, "Predict what units cost")
     (request,) = desk.tasks
