@@ -72,7 +72,7 @@ def furnish(place: Path, world: Path) -> None:
 
 # Options
 
-KEY = bundled_run().key
+KEY = bundled_run().request.key
 LONG, ENDLESS = "9" * 400, "9" * 5000
 WHOLE: dict[str, bool | None] = {
     **dict.fromkeys(("", "nan", "1.5", "1e400", "0x10", "\x1b[31m", ENDLESS), True),

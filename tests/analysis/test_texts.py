@@ -315,7 +315,7 @@ def test_windows_handed_out_cannot_spoil_those_kept(tmp_path, tokenizer):
 def test_no_address_is_in_two_splits_of_the_demo_text():
     documents = {split: list(TextSource(kind="demo", split=split).documents()) for split in DEMO_SPLITS}
     together = [document for split in documents.values() for document in split]
-    assert len(set(together)) == len(together) == 77 + 14 + 100
+    assert len(set(together)) == len(together) == 77 + 14 + 100 + 46
     spans = sorted(DEMO_SPLITS.values())
     assert all(earlier.last < later.first for earlier, later in pairwise(spans))
     assert all(sum(map(len, split)) > 500_000 for split in documents.values())

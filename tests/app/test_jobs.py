@@ -612,6 +612,7 @@ def test_what_its_owner_cancelled_has_not_failed_when_its_time_is_over(
     bench.worker.cancel(job)
     bench.worker._seconds = 0.0
     bench.worker.tend(nobody)
+    until(lambda: bool(bench.engines[0]._stopped))  # its thread has read the message
     gate.set()
     assert bench.worker.wait(job, 5)
     assert (job.state, job.error) == ("cancelled", "")
