@@ -36,7 +36,9 @@ demo-run: $(INSTALLED)  ## make the runs that ship in assets/ anew: comparison, 
 	SLICESCOPE_HOME=build/demo-contest $(BIN)/slicescope study ranking.toml --json build/demo-contest/run.json
 	SLICESCOPE_HOME=build/demo-board $(BIN)/slicescope study board.toml --json build/demo-board/run.json
 	mkdir -p assets/demo-run assets/demo-units assets/demo-sweep assets/demo-contest assets/demo-board
-	cp build/demo-run/runs/*/run.json build/demo-run/runs/*/profile.safetensors assets/demo-run/
+	# Its trials are runs beside it, without the tokens of the profile.
+	run=$$(dirname build/demo-run/runs/*/profile.safetensors) && \
+		cp $$run/run.json $$run/profile.json $$run/profile.safetensors assets/demo-run/
 	cp build/demo-units/runs/*/run.json build/demo-units/runs/*/profile.json assets/demo-units/
 	cp build/demo-sweep/run.json assets/demo-sweep/
 	cp build/demo-contest/run.json assets/demo-contest/
