@@ -41,8 +41,8 @@ class Mixed(Selective):
     source = "slicescope, 2026; after Kurtic et al., ZipLM, NeurIPS 2023"
     cite = "kurtic2023ziplm"
     known_issue = (
-        "Costs are predicted one branch at a time, and add up only while little goes: several whole blocks "
-        "together cost more than their sum, so remove those by another step in front."
+        "Costs are predicted one branch at a time, and add up only while little goes: where much goes, the "
+        "loss rises by more than their sum."
     )
     kinds = ("channels", "kv_groups", "value_pairs")
     holds = Holds(goes_back=True, curvature=True, ranks=True)
