@@ -92,7 +92,7 @@ def curvature(
 
 @torch.no_grad()
 def _added(sublayer: Sublayer, entering: Tensor, context: dict[str, Any]) -> list[Tensor]:
-    """What each branch of a sub-layer adds to the stream, (1, T, D)."""
+    """Run each branch of a sub-layer alone, and give what it adds to the stream, (1, T, D)."""
     every = range(len(sublayer.branches))
     return [
         sublayer.added(entering, context, but=[other for other in every if other != one]) for one in every

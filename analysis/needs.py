@@ -28,7 +28,7 @@ class MemoryNeed(Value):
     bases: int = 0
     """The bases of the stream at all sites."""
     measured: int = 0
-    """What is measured and decided of all blocks, on the host."""
+    """Bytes of what a method measures of all blocks before it decides; they lie on the host."""
     working: int
     """One sub-layer with its products, its eigenproblem and one batch passing through it."""
     activations: int = 0

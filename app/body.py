@@ -27,7 +27,7 @@ class Box(NamedTuple):
     """Attention or MLP of one block: how large it is in the dense model, and how much of it stays."""
 
     block: int
-    """Of the dense model."""
+    """Which block of the dense model it belongs to, from 0."""
     role: Role
     name: str
     dense: int
@@ -35,8 +35,8 @@ class Box(NamedTuple):
     high: float
     """The share of its parameters that stays where whole units alone go: heads, channels, experts."""
     wide: float
-    """Of that, the share that stays where these units and the stream become narrower: ``high * wide`` of
-    the parameters are left."""
+    """The share of what ``high`` leaves that stays where units and stream become narrower: ``high * wide``
+    of the parameters are left."""
     gone: bool
     what: str
     """What stays, in words."""

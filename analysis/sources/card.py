@@ -45,7 +45,7 @@ class ModelCard(Value):
     not_sliceable: str | None
     """Why it cannot be sliced, or ``None`` when it can."""
     units: tuple[Kind, ...] = ()
-    """What can be taken out inside its blocks."""
+    """The kinds of units that methods can take out inside its blocks."""
     no_units: dict[Kind, str] = Field(default_factory=dict)
     """Why kinds of units are not among them, a sentence each."""
     quantised: str | None = None
