@@ -1,0 +1,57 @@
+"""The Compare page on comparisons of recipes that do not slice, without a browser: results are made up."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from board_stand_in import INNER, board_run
+from desk import Desk, charts, seated, words
+from idle_app import page
+from streamlit.testing.v1 import AppTest
+
+from app.body import body_of, body_table
+from app.figures.body import draw_body
+from app.wording import BODY_READING
+from slicing.library import bring_in
+from slicing.study.results import Run
+from slicing.study.study import recipes
+from slicing.study.verdicts import Comparison, read_comparison
+
+
+@pytest.fixture
+def desk(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Desk:
+    return seated(monkeypatch, tmp_path)
+
+
+def compared_with(line: str) -> Run:
+    """Constant slicing and another recipe, at one size, looked at as a comparison."""
+    run = board_run(recipes=recipes("slice(constant)", line), sizes=(0.1,))
+    study = run.request.model_copy(update={"view": "comparison"})
+    return run.model_copy(update={"recorded_key": study.key, "request": study})
+
+
+def read(run: Run) -> Comparison:
+    assert run.request.kind == "study" and run.result.kind == "study"
+    return read_comparison(run.request, run.result)
+
+
+def opened(run: Run) -> AppTest:
+    return page("compare", compare=bring_in(run.to_json().encode(), "it").key)
+
+
+def test_a_recipe_that_cuts_inside_blocks_has_a_picture_of_the_body(desk: Desk) -> None:
+    run = compared_with("fasp")
+    app = opened(run)
+    made = read(run).measured["fasp"]
+    assert made.inner == INNER and run.result.shape
+    boxes = body_of(run.result.shape, made.inner)
+    assert charts(app)[-1] == "body"
+    assert draw_body(boxes).takeaway in words(app) and BODY_READING in words(app)
+    shown = next(table.value for table in app.dataframe if list(table.value) == list(body_table(boxes)))
+    assert shown["parameters"].tolist() == [box.left for box in boxes]
+    assert "Block 0 has no attention any more." in words(app)
+
+
+def test_a_recipe_that_slices_has_no_picture_of_the_body(desk: Desk) -> None:
+    assert "body" not in charts(page("compare"))
