@@ -204,7 +204,7 @@ def downloads(run: Run) -> None:
         )
 
 
-def keep(request: CompressRequest, label: str = "Make and keep this model") -> None:
+def keep(request: CompressRequest) -> None:
     """A model itself: make it, or say where it is. Nothing is kept for strangers."""
     if state.policy().demo_mode:  # where disks and paths are no business of visitors
         return
@@ -212,7 +212,7 @@ def keep(request: CompressRequest, label: str = "Make and keep this model") -> N
     if folder.is_dir():
         st.markdown(wording.kept_model(plain=not any(folder.glob("modeling_*.py"))))
         st.code(str(folder), language=None, wrap_lines=True)
-    elif st.button(label, icon=":material/content_cut:"):
+    elif st.button("Make and keep this model", icon=":material/content_cut:"):
         ask(lambda: request)
 
 

@@ -37,8 +37,10 @@ def propose(run: Run, plan: Plan) -> Proposal:
     request = run.request
     if request.kind == "study" and request.view == "comparison":
         judged = Judged(**{name: getattr(request, name) for name in Judged.model_fields})
-        step = request.recipes[-1].steps[-1]
-        return Proposal(judged, plan, getattr(step, "one_shot", False), step.repair, request.jitter)
+        ways = (each for each in request.recipes[-1].steps if each.axis == "stream")
+        if step := next(ways, None):  # else it compares a recipe that has no way of slicing to go on with
+            return Proposal(judged, plan, getattr(step, "one_shot", False), step.repair, request.jitter)
+        return Proposal(judged, plan, jitter=request.jitter)
     drawn: dict[str, Any] = {}
     if request.kind != "profile":
         drawn = {name: getattr(request, name) for name in _DRAWN}

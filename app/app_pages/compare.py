@@ -20,7 +20,7 @@ from app.tables import (
     task_table,
 )
 from slicing.plan import Plan
-from slicing.study.needs import memory_need
+from slicing.study.needs import request_need
 from slicing.study.verdicts import Comparison, read_comparison
 
 _VERDICTS: dict[str, Any] = {
@@ -54,9 +54,8 @@ def _set_up() -> None:
             parts.warn(study, profiled.run)
         if study and (shape := profiled.run.result.shape):
             try:
-                told = state.told_of(study.model.device)
-                need = memory_need(study, study.recipes[-1], study.budgets[0], shape, told)
-                st.caption(f"Slicing takes {need} at its peak.")
+                if need := request_need(study, shape, state.told_of(study.model.device)):
+                    st.caption(wording.memory_taken(need))
             except SlicescopeError as error:
                 st.warning(state.told(error), icon=":material/warning:")
         if pressed and study:
@@ -140,13 +139,16 @@ def _illustration(found: Comparison) -> None:
 
 
 st.title("What did it cost?")
-st.markdown("Dense, constant and planned slicing, evaluated on the same windows in the same run.")
+st.markdown(
+    "The dense model, constant slicing and one plan or recipe beside them, evaluated on the same windows in "
+    "the same run."
+)
 _set_up()
 if shown := parts.provenance("compare"):
     run = shown.run
     if run.request.kind == "study" and run.result.kind == "study":
         compared = read_comparison(run.request, run.result)
-        if plan_asked(compared.study) != plan_state.tuned_plan():
+        if (plan := plan_asked(compared.study)) and plan != plan_state.tuned_plan():
             st.caption(
                 "The plan on the Tune page has changed since: set up a comparison to see what that costs."
             )
@@ -155,4 +157,4 @@ if shown := parts.provenance("compare"):
         _illustration(compared)
         st.subheader("Repeat it, keep it")
         parts.reproduction(run)
-        parts.keep(run.request.trials()[-1].compress_request(), "Make and keep the sliced model")
+        parts.keep(run.request.trials()[-1].compress_request())

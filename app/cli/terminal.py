@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -125,16 +124,11 @@ def carry_out(request: Request, executor: Executor | None = None) -> Run:
 
 
 def _tell_memory(request: Request, shape: ModelShape) -> None:
-    from slicing.study.needs import memory_need
+    from app.wording import memory_taken
+    from slicing.study.needs import request_need
 
-    needs = []
-    if request.kind == "compress":
-        needs = [memory_need(request, request.recipe, request.budget, shape)]
-    elif request.kind == "study" and request.view == "comparison":
-        pairs = itertools.product(request.recipes, request.budgets)
-        needs = [memory_need(request, recipe, budget, shape) for recipe, budget in pairs]
-    if told := max((need for need in needs if need), key=lambda need: need.total, default=None):
-        err.print(f"The work takes {told} at its peak.", style="dim", highlight=False)
+    if need := request_need(request, shape):
+        err.print(memory_taken(need), style="dim", highlight=False)
 
 
 def tell_where(run: Run) -> None:

@@ -24,6 +24,7 @@ from app.wording.results import (
     deciding,
     evidence,
     kept_model,
+    memory_taken,
     noise,
     noise_reading,
     preview_verdict,

@@ -6,9 +6,11 @@ import math
 from typing import Any
 
 from analysis.evaluate import Difference
+from analysis.needs import MemoryNeed
 from analysis.shape import ModelShape
 from analysis.sources.windows import count_documents
 from analysis.speed import Speed
+from app.wording.markup import verbatim
 from app.wording.numbers import change, counted, minus, percent
 from slicing.preview import Preview
 from slicing.schedule import SlicingSchedule
@@ -34,27 +36,42 @@ def reduction(schedule: SlicingSchedule, shape: ModelShape) -> str:
     )
 
 
+def memory_taken(need: MemoryNeed) -> str:
+    """Say what work takes in memory, in the same words before it on the page and on the command line."""
+    return f"The work takes {need} at its peak."
+
+
 def deciding(comparison: Comparison) -> list[tuple[str, Difference]]:
-    """Find the differences that decide, each with the condition it holds at."""
+    """Find the differences that decide, each with the condition it holds at.
+
+    Two models at a mean slice have unequal parameters, so that such a comparison is told at both. All other
+    budgets name a number of parameters.
+    """
     planned = comparison.planned
     if planned == "constant":
         return [("against dense", comparison.difference("dense", planned))]
-    return [
-        ("at equal mean slice", comparison.difference("constant", planned)),
-        ("at equal parameters", comparison.difference("constant-matched", planned)),
-    ]
+    found = {
+        "at equal mean slice": comparison.difference("constant", planned),
+        "at equal parameters": comparison.difference("constant-matched", planned),
+    }
+    if comparison.study.budgets[0].measure != "mean_slice":
+        del found["at equal mean slice"]
+    elif not comparison.study.matched:
+        del found["at equal parameters"]
+    return list(found.items())
 
 
 def verdict(comparison: Comparison) -> str:
-    """Say a comparison in one sentence of Markdown: at equal mean slice and at equal parameters."""
+    """Say a comparison in one sentence of Markdown, at each condition that decides."""
     if comparison.planned == "constant":
         cost = change(comparison.difference("dense", "constant"))
         return f"Constant slicing costs {cost} perplexity against dense."
-    slices, parameters = (each for _, each in deciding(comparison))
-    name = comparison.planned.capitalize()
-    if "too few windows to tell" in (slices.verdict, parameters.verdict):
+    found = deciding(comparison)
+    name = _contender(comparison)
+    (first, one), (last, other) = found[0], found[-1]
+    if "too few windows to tell" in (one.verdict, other.verdict):
         return (
-            f"Too few windows to tell: {name} measured {change(slices)} perplexity against constant, "
+            f"Too few windows to tell: {name} measured {change(one)} perplexity against constant, "
             "but a verdict needs 8 evaluation windows or more."
         )
     words = {
@@ -62,15 +79,21 @@ def verdict(comparison: Comparison) -> str:
         "worse": "predicts :orange[worse] than constant slicing",
         "no clear difference": "shows no clear difference to constant slicing",
     }
-    if slices.verdict == parameters.verdict:
-        return (
-            f"{name} slicing {words[slices.verdict]}: {change(slices)} perplexity at equal mean slice, "
-            f"{change(parameters)} at equal parameters."
-        )
+    if one.verdict == other.verdict:
+        more = f", {change(other)} {last}" if len(found) > 1 else ""
+        return f"{name} {words[one.verdict]}: {change(one)} perplexity {first}{more}."
     return (
-        f"{name} slicing {words[slices.verdict]} at equal mean slice ({change(slices)} perplexity), and "
-        f"{words[parameters.verdict]} at equal parameters ({change(parameters)})."
+        f"{name} {words[one.verdict]} {first} ({change(one)} perplexity), and "
+        f"{words[other.verdict]} {last} ({change(other)})."
     )
+
+
+def _contender(comparison: Comparison) -> str:
+    """Name what is compared with constant slicing, in Markdown: not all of it slices."""
+    recipe = comparison.study.recipes[-1]
+    if recipe.kind == "width":
+        return f"{comparison.planned.capitalize()} slicing"
+    return verbatim(comparison.measured[comparison.planned].title)
 
 
 def window_reading(evaluation: TextUsed) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 from analysis.device import Facts, pick_device, pick_dtype
 from analysis.evaluate import batch_tokens
 from analysis.needs import MemoryNeed
@@ -9,6 +11,23 @@ from analysis.shape import ModelShape
 from slicing.budget import Budget
 from slicing.study.recipe import Recipe
 from slicing.study.requests import Calibrated
+from slicing.study.results import Request
+
+
+def request_need(request: Request, shape: ModelShape, told: Facts | None = None) -> MemoryNeed | None:
+    """Say what a request takes at its peak: the most of all recipes and budgets that it names.
+
+    ``None`` for kinds of requests that make no model, for studies of many trials, and where ``memory_need``
+    says nothing.
+    """
+    if request.kind == "compress":
+        pairs = [(request.recipe, request.budget)]
+    elif request.kind == "study" and request.view == "comparison":
+        pairs = list(itertools.product(request.recipes, request.budgets))
+    else:
+        return None
+    needs = (memory_need(request, recipe, budget, shape, told) for recipe, budget in pairs)
+    return max((need for need in needs if need), key=lambda need: need.total, default=None)
 
 
 def memory_need(

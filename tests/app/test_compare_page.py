@@ -11,10 +11,14 @@ from idle_app import page
 from streamlit.testing.v1 import AppTest
 
 from app.body import body_of, body_table
+from app.cli.terminal import _tell_memory
 from app.figures.body import draw_body
-from app.wording import BODY_READING
+from app.proposal import propose
+from app.wording import BODY_READING, deciding
 from slicing.library import bring_in
+from slicing.plan import Plan
 from slicing.study.results import Run
+from slicing.study.store import bundled_run
 from slicing.study.study import recipes
 from slicing.study.verdicts import Comparison, read_comparison
 
@@ -55,3 +59,36 @@ def test_a_recipe_that_cuts_inside_blocks_has_a_picture_of_the_body(desk: Desk) 
 
 def test_a_recipe_that_slices_has_no_picture_of_the_body(desk: Desk) -> None:
     assert "body" not in charts(page("compare"))
+
+
+def test_nothing_is_called_slicing_that_does_not_slice(desk: Desk) -> None:
+    app = opened(compared_with("fasp"))
+    assert app.header[0].value.startswith("Linked columns (FASP) predicts :green[better] than constant")
+    assert "at equal parameters" in app.header[0].value
+    told = words(app)
+    assert "Fasp slicing" not in told and "mean slice" not in told and "Slicing takes" not in told
+    assert "plan on the Tune page has changed" not in told  # for there is no plan in this comparison
+    assert "Make and keep this model" in [button.label for button in app.button]
+
+
+def test_a_comparison_is_told_at_what_is_equal() -> None:
+    inside, shipped = read(compared_with("fasp")), read(bundled_run())
+    assert [how for how, _ in deciding(inside)] == ["at equal parameters"]
+    assert [how for how, _ in deciding(shipped)] == ["at equal mean slice", "at equal parameters"]
+    alone = shipped._replace(study=shipped.study.model_copy(update={"matched": False}))
+    assert [how for how, _ in deciding(alone)] == ["at equal mean slice"]
+
+
+def test_page_and_command_line_say_alike_what_the_work_takes(
+    desk: Desk, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = bundled_run()
+    assert run.result.shape
+    _tell_memory(propose(run, Plan()).comparison(), run.result.shape)
+    told = " ".join(capsys.readouterr().err.split())
+    assert told.startswith("The work takes about") and told in words(page("compare"))
+
+
+def test_a_comparison_goes_on_with_slicing_whatever_repaired_the_one_shown() -> None:
+    slicing = propose(compared_with("mixed(repair=projections)"), Plan()).comparison()
+    assert [each.repaired for each in slicing.recipes] == ["none", "none"]

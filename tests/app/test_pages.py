@@ -78,7 +78,7 @@ def test_no_page_makes_a_cuda_context(desk: Desk, tiny_folder: Path, on_cuda: li
         app.text_input(key="location-folder").set_value(str(tiny_folder)).run()
         assert "as bfloat16 on cuda. How much is free there is not known" in words(app)
     if name == "compare":
-        assert "Slicing takes about" in words(app)
+        assert "The work takes about" in words(app)
     assert not app.exception
     assert not on_cuda
 
@@ -284,7 +284,7 @@ def test_a_comparison_reads_in_one_glance(desk: Desk) -> None:
     assert found.measured["dense"].evaluation.protocol in words(app)
     assert "not evidence" in words(app)
     assert any(code.value.startswith("slicescope ") for code in app.code)
-    press(app, "Make and keep the sliced model")
+    press(app, "Make and keep this model")
     assert [type(task) for task in desk.tasks] == [CompressRequest]
 
 
