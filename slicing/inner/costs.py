@@ -224,14 +224,16 @@ def widths_at(
     uniform: bool = False,
     scaled_blocks: int = SCALED_BLOCKS,
     kinds: Collection[Kind] = COSTED,
+    stay: Collection[tuple[int, int]] = (),
 ) -> InnerWidths:
     """The widths at which a model of this shape has about ``size`` parameters and loses least by prediction.
 
     Nothing but the numbers is needed. Each branch has a curve of cost over parameters saved, and the segment
     of least slope on its lower convex hull goes next. In the first ``scaled_blocks`` blocks, costs are scaled
     to what was measured without the branch, where it was. ``uniform``: equal widths in all blocks, of what
-    an ordinary checkpoint has a size for. ``kinds``: of units that may go beside channels. Raises
-    ``PlanError`` where all that can go is too little, and for another model's costs.
+    an ordinary checkpoint has a size for. ``kinds``: of units that may go beside channels. ``stay``: the
+    sub-layers, by block and row, of which something stays. Raises ``PlanError`` where all that can go is too
+    little, and for another model's costs.
     """
     costs.check_fits(shape)
     if uniform:
@@ -242,7 +244,7 @@ def widths_at(
         for branch in branches:
             alone = sum(other.row == branch.row for other in branches) == 1
             scale = branch.times_predicted if block < scaled_blocks else 1.0
-            whole = alone and not uniform
+            whole = alone and not uniform and (block, branch.row) not in stay
             parts.append(options(row[branch.row], shape.hidden_size, branch, scale, kinds, whole))
             places.append((block, branch.row))
     if uniform:

@@ -5,7 +5,7 @@ Torch-free: what a model of these widths costs is known before a weight moves.
 
 from __future__ import annotations
 
-from typing import Self
+from typing import NamedTuple, Self
 
 from pydantic import Field, model_validator
 
@@ -34,9 +34,44 @@ KINDS: dict[Kind, str] = {
     "rotary_pairs": "rotary pairs of each head",
 }
 """What a width counts, in words."""
-FORMS: dict[str, tuple[Kind, ...]] = {"any": ORDER, "gguf": ("channels", "kv_groups"), "deci": ("channels",)}
-"""The kinds whose numbers may differ from block to block, by the form that a model has to be exported to. In
-``deci`` every block has all query heads; no form but our own has a size for the values alone."""
+
+
+class Form(NamedTuple):
+    """What the form that a model has to be exported to can say: methods decide by it.
+
+    The exports of ``slicing.export`` refuse what it excludes, since they are given models of any origin.
+    """
+
+    kinds: tuple[Kind, ...]
+    """The kinds whose numbers may differ from block to block."""
+    biased_heads: bool = True
+    """Whether heads may go where input projections of the attention have biases."""
+    no_first_attention: bool = True
+    """Whether the first block may be without attention."""
+    version: int = 1
+    """Counted up where a method decides otherwise for the form: part of the keys of steps."""
+
+    def kinds_in(self, shape: ModelShape) -> tuple[Kind, ...]:
+        """The kinds that may go of a model of this shape."""
+        biased = any(each.reader_bias for each in shape.sublayers if each.kind == "attention")
+        if not biased or self.biased_heads:
+            return self.kinds
+        return tuple(each for each in self.kinds if each != "kv_groups")
+
+    def stay(self, shape: ModelShape) -> tuple[tuple[int, int], ...]:
+        """The sub-layers, by block and row, of which something has to stay."""
+        if self.no_first_attention:
+            return ()
+        return tuple((0, row) for row, each in enumerate(shape.blocks[0]) if each.kind != "mlp")
+
+
+FORMS: dict[str, Form] = {
+    "any": Form(ORDER),
+    "gguf": Form(("channels", "kv_groups"), biased_heads=False, version=2),
+    "deci": Form(("channels",), no_first_attention=False, version=2),
+}
+"""Every form by its name; ``any`` is our own. In ``deci`` every block that has attention has all query heads.
+No form but our own has a size for the values alone."""
 
 
 class SublayerWidths(Value):

@@ -59,7 +59,7 @@ class Dotresize(Inner):
         shape = view.shape
 
         def widths(share: float) -> InnerWidths:
-            return widths_of_shares(shape, [share] * shape.block_count, self.kinds_cut)
+            return widths_of_shares(shape, [share] * shape.block_count, self.kinds_cut(shape))
 
         found = at_size(widths, shape, size, self.name)
         return InnerPlan(found, self.cuts(view, found))

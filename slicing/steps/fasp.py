@@ -35,7 +35,9 @@ class Fasp(Selective):
         shape = view.shape
 
         def widths(share: float) -> InnerWidths:
-            return widths_of_shares(shape, [share] * shape.block_count, self.kinds_cut)
+            return widths_of_shares(shape, [share] * shape.block_count, self.kinds_cut(shape))
 
         found = at_size(widths, shape, size, self.name)
-        return InnerPlan(found, best_units(view.model, found, unit_scores(view, "wanda", self.kinds_cut)))
+        return InnerPlan(
+            found, best_units(view.model, found, unit_scores(view, "wanda", self.kinds_cut(shape)))
+        )

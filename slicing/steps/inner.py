@@ -10,7 +10,7 @@ import time
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -86,9 +86,10 @@ class Inner(Step):
             )
         return self
 
-    @property
-    def kinds_cut(self) -> tuple[Kind, ...]:
-        """The kinds that it takes out with these settings: an ordinary checkpoint can say few of them."""
+    def kinds_cut(self, shape: ModelShape) -> tuple[Kind, ...]:
+        """The kinds that it takes out of a model of this shape with these settings: an ordinary checkpoint
+        can say few of them.
+        """
         plain: tuple[Kind, ...] = ("channels", "kv_groups")
         return tuple(each for each in self.kinds if not self.uniform or each in plain)
 
@@ -135,7 +136,7 @@ class Inner(Step):
         """A model of this shape has such units, and windows are held out."""
         self.check_budget(budget)
         super().check_shape(shape, budget, windows)
-        for kind in self.kinds_cut:
+        for kind in self.kinds_cut(shape):
             have = any(each.kind == kind for row in shape.blocks for sub in row for each in sub.units)
             if not have and kind not in self.optional:
                 raise UnsupportedError(
@@ -148,7 +149,7 @@ class Inner(Step):
     def warnings(self, shape: ModelShape) -> tuple[str, ...]:
         """What goes is taken from less than one may think, where routed experts stay whole."""
         held = parameters_held(shape, "expert_channels")
-        if not held or not self.kinds or "expert_channels" in self.kinds_cut:
+        if not held or not self.kinds or "expert_channels" in self.kinds_cut(shape):
             return ()
         return (
             f"'{self.name}' takes nothing out of routed experts, which hold {held / shape.parameters:.0%} of "
@@ -270,12 +271,17 @@ class Selective(Inner):
 
     export: Literal["any", "gguf", "deci"] = Field(default="any", title="For export to")
     """Cut only what this form can say, so that 'slicescope export' writes it: gguf, for llama.cpp, has
-    channels and heads in every block; deci, for vLLM, has channels. Both can lack whole sub-layers."""
+    channels and heads in every block; deci, for vLLM, has channels. Both can lack whole sub-layers, deci all
+    but the first attention."""
 
-    @property
-    def kinds_cut(self) -> tuple[Kind, ...]:
+    def kinds_cut(self, shape: ModelShape) -> tuple[Kind, ...]:
         """Of the kinds that are left, those that the form has."""
-        return tuple(each for each in super().kinds_cut if each in FORMS[self.export])
+        return tuple(each for each in super().kinds_cut(shape) if each in FORMS[self.export].kinds_in(shape))
+
+    def identity(self) -> dict[str, Any]:
+        """The version of the form, which the step only names, is part of the key too."""
+        version = FORMS[self.export].version
+        return {**super().identity(), **({"form version": version} if version != 1 else {})}
 
 
 def _better(

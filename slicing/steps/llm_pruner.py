@@ -103,9 +103,9 @@ class LlmPruner(Selective):
             return [share if place in pruned else 0.0 for place in range(shape.block_count)]
 
         share = (shape.parameters - size) / max(
-            1, sum(_in_units(shape, place, self.kinds_cut) for place in pruned)
+            1, sum(_in_units(shape, place, self.kinds_cut(shape)) for place in pruned)
         )
-        some: tuple[Kind, ...] = tuple(each for each in self.kinds_cut if each == "kv_groups")
+        some: tuple[Kind, ...] = tuple(each for each in self.kinds_cut(shape) if each == "kv_groups")
         heads = widths_of_shares(shape, shares(min(share, 1.0)), some)
         return at_size(
             lambda rest: _both(heads, widths_of_shares(shape, shares(rest), ("channels",))),

@@ -14,7 +14,7 @@ from slicing.inner.costs import SCALED_BLOCKS, widths_at
 from slicing.inner.cut import BranchCuts, UnitCut
 from slicing.inner.obs import Order, Ranks
 from slicing.inner.select import branches_of
-from slicing.inner.widths import InnerWidths
+from slicing.inner.widths import FORMS, InnerWidths
 from slicing.inner.without import Place
 from slicing.inner.worth import Worth, unit_costs, unit_worth
 from slicing.memory import Holds
@@ -54,8 +54,10 @@ class Mixed(Selective):
 
     def plan(self, view: ModelView, size: int) -> InnerPlan:
         """Predict, measure where that fails, share the budget out, and name the units."""
-        costs = unit_costs(view, self.measured, self.windows)
-        widths = widths_at(costs, view.shape, size, self.uniform, self.measured, self.kinds_cut)
+        costs, shape = unit_costs(view, self.measured, self.windows), view.shape
+        stay = FORMS[self.export].stay(shape)
+        kinds = self.kinds_cut(shape)
+        widths = widths_at(costs, shape, size, self.uniform, self.measured, kinds, stay)
         return InnerPlan(widths, _cuts(view.model, widths, unit_worth(view)))
 
 

@@ -133,7 +133,7 @@ class Modegpt(Selective):
         redundancy = view.redundancy(Plan(allocation=rule.name, score=self.score))
 
         def widths(target: float) -> InnerWidths:
-            return widths_of_shares(shape, rule(redundancy, target, MOST).values, self.kinds_cut)
+            return widths_of_shares(shape, rule(redundancy, target, MOST).values, self.kinds_cut(shape))
 
         found = at_size(widths, shape, size, self.name)
         return InnerPlan(found, self.cuts(view, found))

@@ -66,7 +66,7 @@ class Prunenet(Inner):
         shape = view.shape
 
         def widths(share: float) -> InnerWidths:
-            return widths_of_shares(shape, [share] * shape.block_count, self.kinds_cut)
+            return widths_of_shares(shape, [share] * shape.block_count, self.kinds_cut(shape))
 
         found = at_size(widths, shape, size, self.name)
         return InnerPlan(found, best_units(view.model, found, self.scores(view, found)))

@@ -21,6 +21,7 @@ from analysis.errors import PlanError, StorageError, UnsupportedError
 from analysis.sources.model import ModelSource
 from analysis.sources.opening import open_dense
 from app.cli import exporting
+from slicing.budget import Budget
 from slicing.depth.layout import Layout
 from slicing.depth.operator import reduce_blocks
 from slicing.export import EXPORTS, find_export
@@ -31,6 +32,10 @@ from slicing.inner.widths import FORMS
 from slicing.modeling_bridged import BridgedConfig, BridgedForCausalLM
 from slicing.schedule import SlicingSchedule
 from slicing.slicer import slice_model
+from slicing.steps import STEPS
+from slicing.steps.base import Made
+from slicing.steps.inner import Selective
+from slicing.view import ModelView
 
 WINDOWS = torch.randint(3, 300, (2, 16), generator=torch.Generator().manual_seed(1))
 FAMILIES: dict[str, dict[str, Any]] = {
@@ -336,11 +341,24 @@ def test_what_a_form_cannot_say_is_refused_in_one_sentence(name, tmp_path):
 
 
 def test_a_form_takes_what_its_kinds_leave():
-    for form, kinds in FORMS.items():
+    for form, said in FORMS.items():
         if form in EXPORTS:
             cuts: Any = {"channels": [(), [channels(20)]], "kv_groups": [[HEADS], ()]}
-            for kind in kinds:
+            for kind in said.kinds:
                 EXPORTS[form].check(cut(dense("llama"), [[(), ()], cuts[kind], *[[(), ()]] * 3]), tokenizer())
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen2"])
+@pytest.mark.parametrize("form", EXPORTS)
+@pytest.mark.parametrize("method", [name for name, kind in STEPS.items() if issubclass(kind, Selective)])
+def test_what_is_made_for_a_form_is_not_refused_by_it(method, form, name):
+    """The first attention adds nothing, so that it costs nothing to leave it out."""
+    model, step = dense(name), STEPS[method](export=form, restore=False)
+    model.model.layers[0].self_attn.o_proj.weight.zero_()
+    view = ModelView(model, WINDOWS)
+    budget = Budget(measure="size", amount=round(0.8 * view.shape.parameters))
+    made = step.apply(view, step.decide(view, budget, Made(model)), Made(model))
+    EXPORTS[form].check(as_narrow_model(made.model), tokenizer())
 
 
 def test_numbers_that_16_bits_do_not_hold_are_refused(tmp_path):
