@@ -46,6 +46,8 @@ class Curvature(NamedTuple):
     gradient of the summed loss (nats) and ``r`` the RMS of the stream behind the sub-layer. Massive
     tokens (``MASSIVE``) count as zero."""
     tokens: int
+    massive: tuple[tuple[float, ...], ...]
+    """By block and row, the share of the trace that massive tokens would have if they counted."""
     changes: tuple[tuple[float, ...], ...] | None = None
     """By block and branch, half the mean over tokens of ``(g' d)²``, with ``d`` what the branch adds to the
     token: what the loss is predicted to rise by without it, in nats per token. ``None`` if not asked for."""
@@ -67,6 +69,7 @@ def curvature(
     width = model.config.get_text_config(decoder=True).hidden_size
     every = sublayers(model)
     found = [[torch.zeros(width, width) for _ in rows] for rows in every]
+    traces = [[torch.zeros(2) for _ in rows] for rows in every]  # of massive tokens, and of all
     made = [[0.0 for row in rows for _ in row.branches] for rows in every]
     starts = np.cumsum([0, *(len(row.branches) for row in every[0])])
 
@@ -74,11 +77,14 @@ def curvature(
         entering, leaving = streams
         if changes:
             for place, each in enumerate(_added(every[block][row], entering, context)):
-                squares = (gradient.float() * each.float()).sum(-1).square().sum()
-                made[block][starts[row] + place] += float(squares)
+                change = (gradient.float() * each.float()).sum(-1).square().sum()
+                made[block][starts[row] + place] += float(change)
         size = rms(entering)
         counts = size <= MASSIVE * size.median(dim=1, keepdim=True).values
-        scaled = (gradient.float() * rms(leaving) * counts).flatten(0, 1)
+        weighted = gradient.float() * rms(leaving)
+        squares = weighted.square().sum(-1, keepdim=True)
+        traces[block][row] += torch.stack([(squares * ~counts).sum(), squares.sum()]).to("cpu")
+        scaled = (weighted * counts).flatten(0, 1)
         found[block][row] += (scaled.T @ scaled).to("cpu")
 
     gradients(model, windows, visit, "sampled", seed, progress)
@@ -86,8 +92,9 @@ def curvature(
     moments = tuple(tuple(each / tokens for each in row) for row in found)
     if not all(each.isfinite().all() for row in moments for each in row):
         raise ModelError("A gradient is not finite: open the model in float32.")
+    massive = tuple(tuple(float(part / all_of) if all_of else 0.0 for part, all_of in row) for row in traces)
     by_branch = tuple(tuple(each / tokens / 2 for each in row) for row in made)
-    return Curvature(moments, tokens, by_branch if changes else None)
+    return Curvature(moments, tokens, massive, by_branch if changes else None)
 
 
 @torch.no_grad()

@@ -15,8 +15,8 @@ QUARTER = 0.25
 def unit_table(costs: UnitCosts) -> pd.DataFrame:
     """One row per attention and MLP: what all of it costs, and the cheapest quarter of its units, in nats.
 
-    Where it was measured, also what that found and how many times the prediction it is. Columns that hold
-    nothing are left out.
+    Where it was measured, also what that found and how many times the prediction it is. ``massive tokens``:
+    the share of the curvature that they would have, from 0 to 1. Columns that hold nothing are left out.
     """
     rows = []
     for block, branches in enumerate(costs.blocks):
@@ -35,6 +35,7 @@ def unit_table(costs: UnitCosts) -> pd.DataFrame:
                     "measured": branch.measured,
                     "× predicted": branch.ratio,
                     "token by token": branch.paired,
+                    "massive tokens": branch.massive or None,
                 }
             )
     return pd.DataFrame(rows).dropna(axis="columns", how="all")

@@ -128,7 +128,8 @@ def _show_units(costs: UnitCosts) -> None:
         table.add_column(column, justify="right", min_width=7)  # a number is never cut
     for name, row in zip(names, frame.itertuples(index=False), strict=True):
         table.add_row(name, *(_number(value) for value in row))
-    out.print("What parts inside the blocks cost, in nats per token", style="bold")
+    shares = ", and the share of the curvature of massive tokens" if "massive tokens" in frame else ""
+    out.print(f"What parts inside the blocks cost, in nats per token{shares}", style="bold")
     out.print(table)
     for sentence in (wording.units_found(costs), *wording.units_agreement(costs)):
         out.print(sentence, highlight=False)

@@ -18,6 +18,8 @@ from slicing.inner.widths import KINDS
 OFF = 2.0
 """A prediction fails where it is off by this factor or more."""
 SMALLEST_RATIO = 1e-6
+MOST = 0.5
+"""Massive tokens are told of where they would have so much of the curvature or more."""
 _OF_EXPERTS: tuple[Kind, ...] = ("experts", "expert_channels")
 """Kinds that nobody misses in a model without experts."""
 BRANCHES = {"attention": "attention", "mlp": "MLP"}
@@ -79,7 +81,20 @@ def units_found(costs: UnitCosts) -> str:
     measured = f"; measured on {costs.measured_windows} of them" if costs.measured_windows else ""
     return (
         f"Found on {costs.windows} windows of {costs.window_length:,} tokens, the curvature of the loss "
-        f"on {costs.curvature_windows} of them{measured}."
+        f"on {costs.curvature_windows} of them{measured}.{_massive(costs)}"
+    )
+
+
+def _massive(costs: UnitCosts) -> str:
+    """Say where massive tokens would have most of the curvature; empty where they have less than half."""
+    every = [(place, branch) for place, block in enumerate(costs.blocks) for branch in block]
+    most = [(place, branch) for place, branch in every if (branch.massive or 0.0) >= MOST]
+    if not most:
+        return ""
+    shares = [100 * (branch.massive or 0.0) for _, branch in most]
+    return (
+        " Massive tokens, such as the first of a window, do not count in it: they would have "
+        f"{min(shares):.0f} to {max(shares):.0f} % of it at {_named(most)}."
     )
 
 

@@ -84,6 +84,9 @@ class BranchCosts(Value):
     """As ``whole``, but token by token: the gradient at a token and what the branch adds to the same token go
     together. So a token with a large state, as the first one of a window often has, counts for itself alone.
     Stacks of experts and biases count too."""
+    massive: float | None = None
+    """The share of the loss's curvature behind its sub-layer that massive tokens would have. They are left
+    out of it (``analysis.curvature.MASSIVE``)."""
 
     def curve(self, kind: Costed) -> UnitCurve | None:
         """The curve of one kind of units; of ``value_pairs``, while every head loses equally many."""

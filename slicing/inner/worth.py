@@ -137,7 +137,7 @@ def unit_costs(
     """
     start = time.perf_counter()
     worth, branches = unit_worth(view, paired), branches_of(view.model)
-    changes = view_curvature(view, changes=True).changes if paired else None
+    curved = view_curvature(view, paired)
     count, length = view.windows.shape
     windows = min(count, measured_windows or count) if measured_blocks else 0
     rises = branch_losses(view, measured_blocks, windows, "Measuring branches") if windows else {}
@@ -149,7 +149,8 @@ def unit_costs(
                     row=row,
                     kind=branch.kind,
                     measured=rises.get((block, index)),
-                    paired=None if changes is None else changes[block][index],
+                    paired=None if curved.changes is None else curved.changes[block][index],
+                    massive=curved.massive[block][row],
                 )
                 for index, (row, branch) in enumerate(branches)
             )

@@ -239,6 +239,18 @@ def test_without_measurements_nothing_is_said_of_them():
     assert len(draw_unit_curve(1, costs.blocks[1][1]).figure.data) == 2
 
 
+def test_massive_tokens_are_told_of_where_they_would_have_most_of_the_curvature():
+    assert "assive" not in wording.units_found(COSTS) and "massive tokens" not in unit_table(COSTS)
+    shares = (0.0, 0.7, 0.9, 0.2, 0.1)
+    changed = tuple(
+        (attention, mlp.model_copy(update={"massive": share}))
+        for (attention, mlp), share in zip(COSTS.blocks, shares, strict=True)
+    )
+    costs = COSTS.model_copy(update={"blocks": changed})
+    assert wording.units_found(costs).endswith("have 70 to 90 % of it at the MLP of blocks 1-2.")
+    assert unit_table(costs)["massive tokens"].dropna().tolist() == [0.7, 0.9, 0.2, 0.1]
+
+
 def test_predictions_that_hold_are_said_to_hold():
     exact = tuple(branches(scale, 1.0, 1.0) for scale in (0.1, 0.2, 0.3, 0.4))
     first, second = wording.units_agreement(COSTS.model_copy(update={"blocks": exact}))

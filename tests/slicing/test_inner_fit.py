@@ -107,7 +107,7 @@ def test_the_curvature_is_the_second_moment_of_the_gradient_at_every_output(mass
         model.get_input_embeddings().weight.data[3] *= 1000.0
     found = curvature(model, windows, seed=5)
     generator = torch.Generator().manual_seed(5)
-    expected = torch.zeros(32, 32, dtype=torch.float64)
+    expected, left_out = torch.zeros(32, 32, dtype=torch.float64), 0.0
     for window in windows.split(1):
         held: list[Any] = []
 
@@ -129,9 +129,12 @@ def test_the_curvature_is_the_second_moment_of_the_gradient_at_every_output(mass
         (gradient,) = torch.autograd.grad(loss, held)
         for handle in handles:
             handle.remove()
-        scaled = (gradient * rms(streams[0]))[0, int(massive) :]
+        first, scaled = (gradient * rms(streams[0]))[0].split([int(massive), len(gradient[0]) - massive])
         expected += scaled.T @ scaled / windows.numel()
+        left_out += float(first.square().sum()) / windows.numel()
     assert torch.allclose(found.moments[1][1].double(), expected, rtol=1e-4, atol=1e-8)
+    share = left_out / (left_out + float(expected.trace()))
+    assert bool(share) == massive and found.massive[1][1] == pytest.approx(share, rel=1e-4)
     assert not any(each.grad is not None for each in model.parameters())
 
 

@@ -97,6 +97,18 @@ def test_the_predicted_cost_of_a_branch_is_the_quadratic_form_token_by_token(fam
             assert whole > 0.0
 
 
+def test_every_branch_says_which_share_of_the_curvature_massive_tokens_would_have():
+    windows = WINDOWS[:3].clone()
+    windows[windows == 3] = 4
+    windows[:, 0] = 3
+    model = tiny_model("llama", num_hidden_layers=2, tie_word_embeddings=False)
+    model.get_input_embeddings().weight.data[3] *= 1000.0
+    massive = curvature(model, windows).massive
+    told = unit_costs(ModelView(model, windows)).blocks
+    assert tuple(tuple(branch.massive for branch in block) for block in told) == massive
+    assert all(0.0 < share < 1.0 for block in massive for share in block)
+
+
 @pytest.mark.parametrize("family", ["llama", "phi", "granite"])
 def test_token_by_token_the_gradient_meets_what_the_branch_adds(family):
     """By hand: automatic differentiation of the whole model, with labels drawn as for the curvature."""
