@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -27,7 +28,7 @@ from analysis.sources.opening import OpenModel, fetch_missing, outline, require_
 from analysis.sources.windows import token_windows
 from analysis.storage import require_space
 from analysis.tasks import check_tasks
-from analysis.values import Progress, no_progress
+from analysis.values import Progress, key_of, no_progress
 from slicing.budget import Budget
 from slicing.depth.layout import Layout
 from slicing.depth.reduce import ReducedModel
@@ -61,7 +62,13 @@ from slicing.study.results import (
     StudyResult,
     TrialResult,
 )
-from slicing.study.searching import find_shares, search_request, search_shares, search_windows
+from slicing.study.searching import (
+    find_shares,
+    healing_windows,
+    search_request,
+    search_shares,
+    search_windows,
+)
 from slicing.study.store import BASES_FILE, DETAILS_FILE, MODEL_FOLDER, find_stored, keep_run, store_run
 from slicing.study.study import Study
 from slicing.view import ModelView
@@ -136,7 +143,7 @@ def make_smaller(recipe: Recipe, budget: Budget, view: ModelView) -> tuple[Made,
         with view.timing() as seconds:
             plan = step.decide(view, budget, made)
             deciding += seconds()
-        made = step.apply(view, plan, made)
+        made = replace(step.apply(view, plan, made), line=f"{made.line} | {step.key} {budget.line}")
     return made, deciding
 
 
@@ -289,7 +296,16 @@ def open_view(
         find_precision=lambda: safe_precision(request.model, windows, opened.model),
         search=searched,
         draw_more=lambda count: search_windows(request, opened.tokenizer, count),
+        healing_windows=lambda: healing_windows(request, opened.tokenizer),
+        seed=request.seed,
+        key=_training_key(request, windows),
     )
+
+
+def _training_key(request: Calibrated, windows: Tensor) -> str:
+    """Name all but its steps that decides what a training of this request does."""
+    healing = request.healing_text and request.healing_text.key
+    return key_of([request.model.key, digest(windows), healing, getattr(request, "jitter", 0)])
 
 
 def check_recipe(recipe: Recipe, budget: Budget, view: ModelView) -> None:
@@ -371,6 +387,9 @@ class Trials:
             self._known = trial.view_key, view, Judge(trial, self.opened, view)
         _, view, judge = self._known
         view.listener = self.progress
+        # Trials that heal on a text of their own share what was measured with those that do not.
+        view.healing_windows = partial(healing_windows, trial, self.opened.tokenizer)
+        view.key = _training_key(trial, view.windows)
         return view, judge
 
     def make(self, trial: Trial) -> Run:
