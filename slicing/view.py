@@ -76,7 +76,7 @@ class ModelView:
         what probes look at. ``find_precision`` tells that of the losses. ``search`` is asked where a plan has
         no shares yet; ``draw_more`` gives windows (n, T) to judge a search on, none of which are these,
         and ``healing_windows`` all windows (N, T) that healing may see, in a random order. ``seed`` is that
-        of the draws. ``key`` names model and windows where what is interrupted may be stored and gone on with.
+        of the draws. ``key`` names model and windows where what is interrupted may be stored to go on with.
         """
         self.model, self.windows = model, windows
         self.profile_windows = windows[:profile_windows]

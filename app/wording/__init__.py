@@ -29,6 +29,7 @@ from app.wording.results import (
     preview_verdict,
     previewed,
     reduction,
+    healed,
     repaired,
     sequential_or_one_shot,
     speed,

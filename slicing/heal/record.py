@@ -46,3 +46,15 @@ class Healed(Value):
     def kept(self) -> bool:
         """Tell whether the trained model was kept; where it is not better, it is not."""
         return self.after < self.before
+
+    @property
+    def told(self) -> str:
+        """Say in a sentence what it did."""
+        losses = f"from {self.before:.3f} to {self.after:.3f} nats per token"
+        ended = "" if self.ended == "budget" else ", where the loss had ceased to fall"
+        kept = "it was kept" if self.kept else "it was not kept, and the model is as it was before"
+        return (
+            f"'{self.step}' trained {self.parameters:,} parameters on {self.tokens:,} tokens, of "
+            f"{self.distinct:,} different ones, in {self.seconds:.0f} s{ended}. The loss on {self.windows} "
+            f"windows held out went {losses}: {kept}."
+        )

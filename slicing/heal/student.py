@@ -42,7 +42,8 @@ def trainable(student: nn.Module, trained: Trained, rank: int, alpha: float) -> 
             for parameter in module.parameters(recurse=False):
                 parameter.requires_grad_(True)
         elif isinstance(module, nn.Linear | Conv1D) and module is not student.get_output_embeddings():
-            register_parametrization(module, "weight", Adapter(module.weight, rank, alpha))
+            weight: Any = module.weight
+            register_parametrization(module, "weight", Adapter(weight, rank, alpha))
 
 
 def merged(student: nn.Module, dtype: torch.dtype) -> Any:

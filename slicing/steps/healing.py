@@ -12,10 +12,14 @@ from typing import TYPE_CHECKING, Any, Self
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from analysis.anatomy import why_not_sliceable
 from analysis.device import PeakMemory, free_memory
 from analysis.errors import PlanError
+from analysis.evaluate import batch_tokens, check_windows
+from analysis.needs import refuse_unless_it_fits
 from analysis.values import key_of
 from slicing.heal.limits import Limits
+from slicing.heal.need import training_need
 from slicing.heal.record import Healed
 from slicing.heal.resume import Resume
 from slicing.heal.student import Trained, merged, student_of, trainable, training_precision
@@ -23,6 +27,8 @@ from slicing.heal.training import Loss, Settings, train
 from slicing.steps.base import Cost, Made, Step
 
 if TYPE_CHECKING:
+    from analysis.needs import MemoryNeed
+    from analysis.shape import ModelShape
     from slicing.budget import Budget
     from slicing.plan import Slicing
     from slicing.view import ModelView
@@ -68,12 +74,31 @@ class Healing(Step):
         trained = self.minutes * PACE if self.minutes else 4.0 * self.tokens
         return (("Healing", trained + 10.0 * HELD * window_length),)
 
+    @abstractmethod
+    def trained(self, shape: ModelShape, size: int) -> int:
+        """How many numbers are in training at a time, of a model of ``size`` that was one of this shape."""
+
+    def memory_need(
+        self, shape: ModelShape, budget: Budget, tokens: int, batch: int, itemsize: int
+    ) -> MemoryNeed | None:
+        """A copy in fp32, its gradients and moments, and the graph of a quarter of a batch."""
+        size = budget.parameters(shape) or shape.parameters
+        return training_need(shape, size, self.trained(shape, size), max(1, batch // 4), itemsize)
+
     def decide(self, view: ModelView, budget: Budget, made: Made) -> None:
         """Nothing is to be decided."""
 
     def apply(self, view: ModelView, plan: None, made: Made) -> Made:
         """Train, and keep what is better."""
         windows = view.healing_windows()
+        check_windows(view.model, windows)
+        if not why_not_sliceable(view.model.config):  # the shape of others is not known
+            size = sum(each.numel() for each in made.model.parameters())
+            part = max(windows.shape[1], batch_tokens(view.model.device) // 4)
+            need = training_need(
+                view.shape, size, self.trained(view.shape, size), part, view.model.dtype.itemsize
+            )
+            refuse_unless_it_fits("Training what is left", view.model, need)
         if len(windows) <= HELD:
             raise PlanError(
                 f"The healing text has {len(windows):,} windows of {windows.shape[1]:,} tokens that nothing "
@@ -115,6 +140,13 @@ class Training(Healing):
     """alpha, of which (alpha / r) multiplies what they add; with adapters alone."""
     batch: int = Field(default=4, ge=1, title="Windows in a step")
     """Of the optimiser."""
+
+    def trained(self, shape: ModelShape, size: int) -> int:
+        """All, or about r (M + N) of every linear map (M, N)."""
+        if self.train == "all":
+            return size
+        each = (s.reader_rows + s.writer_columns + 2 * shape.hidden_size for s in shape.sublayers)
+        return self.rank * sum(each)
 
     @abstractmethod
     def loss(self, view: ModelView, made: Made, student: Any) -> Loss:

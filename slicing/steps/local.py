@@ -23,6 +23,7 @@ from slicing.steps.base import Axis, Made, step
 from slicing.steps.healing import Healing
 
 if TYPE_CHECKING:
+    from analysis.shape import ModelShape
     from slicing.view import ModelView
 
 
@@ -31,8 +32,8 @@ class Local(Healing):
     """Train block after block on the stream that really enters it, towards the dense stream behind it.
 
     ``min sum_t |f_l(x_t) - y_t|^2 / |y_t|^2``, x the smaller model's stream in front of its block l, y the
-    dense one behind the dense blocks that it stands for. One block is in training at a time, which takes little
-    memory, and what is gone behind a block is made up for by it.
+    dense one behind the dense blocks that it stands for. One block is in training at a time, which takes
+    little memory, and what is gone behind a block is made up for by it.
     """
 
     name = "local"
@@ -54,6 +55,10 @@ class Local(Healing):
             "'local' trains blocks to follow the dense stream, and that of a sliced model has other "
             "directions: choose 'distil' instead."
         )
+
+    def trained(self, shape: ModelShape, size: int) -> int:
+        """One block."""
+        return max(shape.block_parameters(place) for place in range(shape.block_count))
 
     @torch.no_grad()
     def healed(

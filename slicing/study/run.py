@@ -339,7 +339,7 @@ def _compress(
         "made_from": request.model.label,
         "calibration": f"{calibration.label}, {calibration.windows} windows of "
         f"{calibration.window_length} tokens",
-        "numbers": card_numbers(request.evaluation, dense, smaller),
+        "numbers": (*(each.told for each in made.healed), *card_numbers(request.evaluation, dense, smaller)),
         "warnings": request.warnings(shape) + profile.warnings() + made.warnings,
     }
     parameters, dense_parameters = count_parameters(made.model), count_parameters(opened.model)
