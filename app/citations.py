@@ -11,6 +11,15 @@ from analysis.scores import SCORES
 from slicing.study.results import Request
 
 ENTRIES = {
+    "muralidharan2024minitron": """@inproceedings{muralidharan2024minitron,
+  title     = {Compact Language Models via Pruning and Knowledge Distillation},
+  author    = {Muralidharan, Saurav and Sreenivas, Sharath Turuvekere and Joshi, Raviraj and Chochowski, Marcin
+               and Patwary, Mostofa and Shoeybi, Mohammad and Catanzaro, Bryan and Kautz, Jan and Molchanov, Pavlo},
+  booktitle = {Advances in Neural Information Processing Systems},
+  year      = {2024},
+  eprint    = {2407.14679},
+  archiveprefix = {arXiv}
+}""",
     "kurtic2023ziplm": """@inproceedings{kurtic2023ziplm,
   title     = {{ZipLM}: Inference-Aware Structured Pruning of Language Models},
   author    = {Kurtic, Eldar and Frantar, Elias and Alistarh, Dan},

@@ -6,7 +6,7 @@ from analysis.needs import FP32, MemoryNeed
 from analysis.shape import ModelShape
 
 KEPT = 5
-"""Numbers in fp32 for each one that is trained: itself, its gradient, two moments of Adam, the best so far."""
+"""Numbers in fp32 for each that is trained: itself, its gradient, two moments of Adam, the best so far."""
 
 
 def training_need(shape: ModelShape, size: int, trained: int, tokens: int, itemsize: int) -> MemoryNeed:

@@ -253,7 +253,8 @@ def _of_made(each: Measurement | CompressResult, shape: ModelShape) -> Problems:
     if each.inner:
         each.inner.check_fits(shape)
     for healed in each.healed:
-        if not 0.0 <= min(healed.before, healed.after) or max(healed.before, healed.after) > MOST_NATS:
+        losses = healed.before, healed.after
+        if not (min(losses) >= 0.0 and max(losses) <= MOST_NATS):
             yield f"healed: a loss of '{healed.step}' is not from 0 to {MOST_NATS:g} nats per token"
     if each.sink and not (0 <= each.sink.block < blocks and 0.0 <= each.sink.ratio < 1.0):
         yield f"sink: got block {each.sink.block} and a ratio of {each.sink.ratio:g}, which none can have"
