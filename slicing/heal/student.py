@@ -35,13 +35,14 @@ def student_of(model: Any) -> Any:
     return student
 
 
-def trainable(student: nn.Module, trained: Trained, rank: int, alpha: float) -> None:
+def trainable(student: Any, trained: Trained, rank: int, alpha: float) -> None:
     """Say what is trained of a student: ``all``, or adapters (LoRA, 2106.09685) on its linear maps."""
+    head = getattr(student, "get_output_embeddings", lambda: None)()
     for module in list(student.modules()):
         if trained == "all":
             for parameter in module.parameters(recurse=False):
                 parameter.requires_grad_(True)
-        elif isinstance(module, nn.Linear | Conv1D) and module is not student.get_output_embeddings():
+        elif isinstance(module, nn.Linear | Conv1D) and module is not head:
             weight: Any = module.weight
             register_parametrization(module, "weight", Adapter(weight, rank, alpha))
 

@@ -38,8 +38,8 @@ class Local(Healing):
 
     name = "local"
     title = "Every block to the dense stream"
-    source = "A Free Lunch in LLM Compression, 2025"
-    cite = "@misc{freelunch2025,\n  title = {A Free Lunch in {LLM} Compression},\n  year = {2025}\n}"
+    source = "Wagner et al., A Free Lunch in LLM Compression, 2025"
+    cite = "wagner2025freelunch"
     known_issue = "A block that follows the dense stream more closely need not predict better."
 
     tokens: int = Field(default=65_536, ge=1, title="Tokens to train on")
