@@ -28,7 +28,7 @@ from analysis.sources.opening import OpenModel, fetch_missing, outline, require_
 from analysis.sources.windows import token_windows
 from analysis.storage import require_space
 from analysis.tasks import check_tasks
-from analysis.values import Progress, key_of, no_progress
+from analysis.values import Progress, no_progress
 from slicing.budget import Budget
 from slicing.depth.layout import Layout
 from slicing.depth.reduce import ReducedModel
@@ -40,6 +40,7 @@ from slicing.probes import NEED_SLICING, PROBES, Probing
 from slicing.steps.base import Made
 from slicing.store import open_model, save_reduced, save_sliced
 from slicing.study.best_share import with_best_shares
+from slicing.study.healing import healing_windows, training_key
 from slicing.study.judge import (
     Judge,
     card_numbers,
@@ -64,7 +65,6 @@ from slicing.study.results import (
 )
 from slicing.study.searching import (
     find_shares,
-    healing_windows,
     search_request,
     search_shares,
     search_windows,
@@ -298,14 +298,8 @@ def open_view(
         draw_more=lambda count: search_windows(request, opened.tokenizer, count),
         healing_windows=lambda: healing_windows(request, opened.tokenizer),
         seed=request.seed,
-        key=_training_key(request, windows),
+        key=training_key(request, windows),
     )
-
-
-def _training_key(request: Calibrated, windows: Tensor) -> str:
-    """Name all but its steps that decides what a training of this request does."""
-    healing = request.healing_text and request.healing_text.key
-    return key_of([request.model.key, digest(windows), healing, getattr(request, "jitter", 0)])
 
 
 def check_recipe(recipe: Recipe, budget: Budget, view: ModelView) -> None:
@@ -389,7 +383,7 @@ class Trials:
         view.listener = self.progress
         # Trials that heal on a text of their own share what was measured with those that do not.
         view.healing_windows = partial(healing_windows, trial, self.opened.tokenizer)
-        view.key = _training_key(trial, view.windows)
+        view.key = training_key(trial, view.windows)
         return view, judge
 
     def make(self, trial: Trial) -> Run:

@@ -6,10 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from analysis.errors import TextError
 from analysis.evaluate import perplexity
 from analysis.sources.opening import OpenModel
 from analysis.sources.windows import token_windows
@@ -50,29 +48,6 @@ def search_windows(request: Calibrated, tokenizer: Any, count: int) -> Tensor:
     return token_windows(
         text, tokenizer, request.window_length, count, request.seed, 0 if request.search_text else skip
     )
-
-
-RESERVED = 16
-"""Windows behind the calibration windows that healing leaves to searches."""
-
-
-def healing_windows(request: Calibrated, tokenizer: Any) -> Tensor:
-    """Give all windows (N, T) that healing may see, in a random order.
-
-    They are of a text of its own, or else of the calibration text, where calibration and searches see none
-    of them.
-    """
-    text, length, seed = request.healing_text or request.calibration, request.window_length, request.seed
-    skip = 0 if request.healing_text else request.calibration_windows + RESERVED
-    there = len(token_windows(text, tokenizer, length, None))
-    if there <= skip:
-        raise TextError(
-            f"The text '{text.label}' has {there:,} windows of {length:,} tokens, and calibration and "
-            f"searches take the first {skip:,}, so that none is left to heal on: give more text, or a "
-            "healing text."
-        )
-    windows = token_windows(text, tokenizer, length, there - skip, seed, skip)
-    return windows[torch.randperm(len(windows), generator=torch.Generator().manual_seed(seed))]
 
 
 def search_shares(request: SearchRequest, view: ModelView, progress: Progress) -> SearchResult:

@@ -11,12 +11,15 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import tiny_model
+from conftest import byte_tokenizer, tiny_model
 from torch import Tensor
 from torch.nn import functional
 
-from analysis.errors import PlanError
+from analysis.errors import PlanError, TextError
 from analysis.read_shape import read_shape
+from analysis.sources.model import ModelSource
+from analysis.sources.text import TextSource
+from analysis.sources.windows import token_windows
 from slicing.budget import Budget
 from slicing.heal import training
 from slicing.heal.limits import Limits, rate_at
@@ -27,9 +30,13 @@ from slicing.heal.student import merged, student_of, trainable
 from slicing.heal.training import LOOKS, PATIENCE, Settings, train
 from slicing.steps import find_step
 from slicing.steps.base import Made
+from slicing.study.healing import healing_windows
 from slicing.study.judge import count_parameters
 from slicing.study.recipe import Recipe
+from slicing.study.requests import Trial
 from slicing.study.run import make_smaller
+from slicing.study.searching import search_windows
+from slicing.study.study import Study
 from slicing.view import ModelView
 
 LENGTH = 24
@@ -269,6 +276,56 @@ def test_the_looks_are_as_many_as_are_said(dense):
     _, made = healed("shortgpt | distil(tokens=8000, rate=0.0001)", dense)
     assert len(made.healed[0].looks) <= LOOKS + 1
     assert made.healed[0].looks[0].tokens == 0
+
+
+def request_on(path: Any, **own: Any) -> Any:
+    text = TextSource.parse(str(path), "calibration")
+    model = ModelSource(kind="hub", location="slicescope/tiny")
+    return Trial(**{"model": model, "calibration": text, "evaluation": text, "window_length": 24, **own})
+
+
+def test_healing_sees_no_window_of_calibration_or_of_a_search(tmp_path):
+    (tmp_path / "text.txt").write_text(" ".join(map(str, range(2000))))
+    request, tokenizer = request_on(tmp_path / "text.txt", calibration_windows=8, seed=3), byte_tokenizer()
+    windows = healing_windows(request, tokenizer)
+    calibration = token_windows(request.calibration, tokenizer, 24, 8, 3)
+    searched = search_windows(request, tokenizer, 4)
+    rows = {tuple(row.tolist()) for row in windows}
+    assert len(rows) == len(windows) > 100
+    for other in (calibration, searched):
+        assert not rows & {tuple(row.tolist()) for row in other}
+    assert windows.tolist() != sorted(windows.tolist())
+    assert healing_windows(request, tokenizer).equal(windows)
+    assert not healing_windows(request_on(tmp_path / "text.txt", seed=4), tokenizer).equal(windows)
+
+
+def test_a_healing_text_of_its_own_is_drawn_from_and_watched(tmp_path):
+    (tmp_path / "text.txt").write_text("a short text " * 300)
+    (tmp_path / "other.txt").write_text("something else " * 300)
+    tokenizer, other = byte_tokenizer(), TextSource.parse(str(tmp_path / "other.txt"), "calibration")
+    own = request_on(tmp_path / "text.txt", healing_text=other)
+    assert len(healing_windows(own, tokenizer)) == len(token_windows(other, tokenizer, 24, None))
+    told = own.model_copy(update={"evaluation": other}).warnings(None)
+    assert any("Healing and evaluation are both on" in each for each in told)
+    assert own.view_key == request_on(tmp_path / "text.txt").view_key
+    few = request_on(tmp_path / "text.txt", calibration_windows=1000)
+    with pytest.raises(TextError, match="so that none is left to heal on: give more text, or a healing text"):
+        healing_windows(few, tokenizer)
+
+
+def test_only_trials_that_heal_have_a_healing_text(tmp_path):
+    (tmp_path / "text.txt").write_text("a short text " * 300)
+    trial = request_on(tmp_path / "text.txt")
+    study = Study(
+        model=trial.model,
+        calibration=trial.calibration,
+        evaluation=trial.evaluation,
+        healing_text=trial.calibration,
+        recipes=("sleb", "sleb | distil"),
+        budgets=("parameters=0.2",),
+    )
+    assert [each.healing_text is not None for each in study.trials()] == [False, False, True]
+    assert len({each.view_key for each in study.trials()}) == 1
 
 
 def test_too_little_text_is_told(dense):
