@@ -36,7 +36,7 @@ from slicing.study.recipe import Recipe
 from slicing.study.requests import Trial
 from slicing.study.run import make_smaller
 from slicing.study.searching import search_windows
-from slicing.study.study import Study
+from slicing.study.study import Study, recipes
 from slicing.view import ModelView
 
 LENGTH = 24
@@ -321,8 +321,8 @@ def test_only_trials_that_heal_have_a_healing_text(tmp_path):
         calibration=trial.calibration,
         evaluation=trial.evaluation,
         healing_text=trial.calibration,
-        recipes=("sleb", "sleb | distil"),
-        budgets=("parameters=0.2",),
+        recipes=recipes("sleb", "sleb | distil"),
+        budgets=(Budget.parse("parameters=0.2"),),
     )
     assert [each.healing_text is not None for each in study.trials()] == [False, False, True]
     assert len({each.view_key for each in study.trials()}) == 1
