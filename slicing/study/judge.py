@@ -86,6 +86,7 @@ class Judge:
             slicing_peak_memory=made.peak_memory if made else None,
             discarded=sliced.discarded if sliced else None,
             repair=made.repair if made else None,
+            healed=made.healed if made else (),
             sink=made.sink if made else None,
             deciding_seconds=deciding,
             **self._evaluated(trial, model, made is not None),

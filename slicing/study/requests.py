@@ -154,6 +154,12 @@ class Calibrated(Request):
         description="What is searched for, such as a share, is judged on windows of this text, and else on "
         "further windows of the calibration text. What does best there need not do best on other texts.",
     )
+    healing_text: TextSource | None = Field(
+        default=None,
+        title="Heal on a text of its own",
+        description="Steps that train what is left draw from this text, and else from what calibration and "
+        "searches leave of the calibration text.",
+    )
     profile_windows: int = 8
     """The profile is measured on this many of the calibration windows."""
     window_length: int = 512
@@ -178,7 +184,9 @@ class Calibrated(Request):
         evaluation, other = (getattr(self, name, None) for name in ("evaluation", "other"))
         told = same_text(self.calibration, evaluation, other)
         if self.search_text is not None:
-            told += same_text(self.search_text, evaluation, other, searched=True)
+            told += same_text(self.search_text, evaluation, other, what="Search")
+        if self.healing_text is not None:
+            told += same_text(self.healing_text, evaluation, other, what="Healing")
         if shape is None:
             return told
         told += too_few_tokens(self.fits(), shape, self.calibration_windows, self.window_length)
@@ -331,6 +339,7 @@ class Trial(Judged):
         alone = (
             "recipe",
             "budget",
+            "healing_text",
             "prompt",
             "new_tokens",
             "speed_rounds",

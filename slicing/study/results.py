@@ -15,6 +15,7 @@ from analysis.speed import Speed
 from analysis.tasks import TaskScore
 from analysis.values import Value, key_of
 from slicing.depth.layout import Layout
+from slicing.heal.record import Healed
 from slicing.inner.costs import UnitCosts
 from slicing.inner.sink import LostSink
 from slicing.inner.widths import InnerWidths
@@ -77,6 +78,8 @@ class Measurement(Value):
     """On a second text, where one was asked for."""
     repair: Repair | None = None
     """What repair did, where it was asked for."""
+    healed: tuple[Healed, ...] = ()
+    """What each step of healing did."""
     sink: LostSink | None = None
     """Where the attention sink is lost, of a model that is cut inside its blocks."""
     tasks: tuple[TaskScore, ...] = ()
@@ -118,7 +121,7 @@ class SearchResult(Value):
 class CompressResult(Value):
     """Hold the outcome of making a model; the model itself lies in the run's folder, under ``model``."""
 
-    of_made: ClassVar = ("layout", "inner", "repair", "sink", "seconds", "peak_memory")
+    of_made: ClassVar = ("layout", "inner", "repair", "healed", "sink", "seconds", "peak_memory")
     """Fields that are those of ``slicing.steps.base.Made``."""
 
     kind: Literal["compress"] = "compress"
@@ -139,6 +142,8 @@ class CompressResult(Value):
     discarded: tuple[float, ...] | None = None
     repair: Repair | None = None
     """What repair did, where it was asked for."""
+    healed: tuple[Healed, ...] = ()
+    """What each step of healing did."""
     sink: LostSink | None = None
     """Where the attention sink is lost, of a model that is cut inside its blocks."""
     deciding_seconds: float | None = None

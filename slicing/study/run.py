@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -39,6 +40,7 @@ from slicing.probes import NEED_SLICING, PROBES, Probing
 from slicing.steps.base import Made
 from slicing.store import open_model, save_reduced, save_sliced
 from slicing.study.best_share import with_best_shares
+from slicing.study.healing import healing_windows, training_key
 from slicing.study.judge import (
     Judge,
     card_numbers,
@@ -61,7 +63,12 @@ from slicing.study.results import (
     StudyResult,
     TrialResult,
 )
-from slicing.study.searching import find_shares, search_request, search_shares, search_windows
+from slicing.study.searching import (
+    find_shares,
+    search_request,
+    search_shares,
+    search_windows,
+)
 from slicing.study.store import BASES_FILE, DETAILS_FILE, MODEL_FOLDER, find_stored, keep_run, store_run
 from slicing.study.study import Study
 from slicing.view import ModelView
@@ -136,7 +143,7 @@ def make_smaller(recipe: Recipe, budget: Budget, view: ModelView) -> tuple[Made,
         with view.timing() as seconds:
             plan = step.decide(view, budget, made)
             deciding += seconds()
-        made = step.apply(view, plan, made)
+        made = replace(step.apply(view, plan, made), line=f"{made.line} | {step.key} {budget.line}")
     return made, deciding
 
 
@@ -289,6 +296,9 @@ def open_view(
         find_precision=lambda: safe_precision(request.model, windows, opened.model),
         search=searched,
         draw_more=lambda count: search_windows(request, opened.tokenizer, count),
+        healing_windows=lambda: healing_windows(request, opened.tokenizer),
+        seed=request.seed,
+        key=training_key(request, windows),
     )
 
 
@@ -323,7 +333,7 @@ def _compress(
         "made_from": request.model.label,
         "calibration": f"{calibration.label}, {calibration.windows} windows of "
         f"{calibration.window_length} tokens",
-        "numbers": card_numbers(request.evaluation, dense, smaller),
+        "numbers": (*(each.told for each in made.healed), *card_numbers(request.evaluation, dense, smaller)),
         "warnings": request.warnings(shape) + profile.warnings() + made.warnings,
     }
     parameters, dense_parameters = count_parameters(made.model), count_parameters(opened.model)
@@ -371,6 +381,9 @@ class Trials:
             self._known = trial.view_key, view, Judge(trial, self.opened, view)
         _, view, judge = self._known
         view.listener = self.progress
+        # Trials that heal on a text of their own share what was measured with those that do not.
+        view.healing_windows = partial(healing_windows, trial, self.opened.tokenizer)
+        view.key = training_key(trial, view.windows)
         return view, judge
 
     def make(self, trial: Trial) -> Run:

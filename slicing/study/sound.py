@@ -224,6 +224,8 @@ def _of_measurements(
             yield f"{here}: a schedule belongs to a model that is sliced, and to no other"
         if (each.inner is None) == ("inner" in axes):
             yield f"{here}: inner widths belong to a model that is cut inside its blocks, and to no other"
+        if [told.step for told in each.healed] != [s.name for s in trial.recipe.steps if s.axis == "weights"]:
+            yield f"{here}: what healing did is told of each step that heals, and of no other"
         yield from _of_measurement(each, here, result, other=trial.other is not None)
 
 
@@ -250,6 +252,10 @@ def _of_made(each: Measurement | CompressResult, shape: ModelShape) -> Problems:
         each.schedule.check_fits(shape)
     if each.inner:
         each.inner.check_fits(shape)
+    for healed in each.healed:
+        losses = healed.before, healed.after
+        if not (min(losses) >= 0.0 and max(losses) <= MOST_NATS):
+            yield f"healed: a loss of '{healed.step}' is not from 0 to {MOST_NATS:g} nats per token"
     if each.sink and not (0 <= each.sink.block < blocks and 0.0 <= each.sink.ratio < 1.0):
         yield f"sink: got block {each.sink.block} and a ratio of {each.sink.ratio:g}, which none can have"
 
