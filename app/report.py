@@ -43,6 +43,7 @@ from app.tables import (
     compress_table,
     damage_table,
     difference_table,
+    int8_table,
     lens_table,
     map_table,
     passage_table,
@@ -111,6 +112,8 @@ def _of_compress(request: CompressRequest, result: CompressResult) -> Sections:
 
 def _of_trial(request: Trial, result: TrialResult) -> Sections:
     yield Section("Perplexity", None, perplexity_table([result.measurement]))
+    if (eight := int8_table([result.measurement])) is not None:
+        yield Section("In 8 bits", None, eight, wording.INT8_READING)
     yield from _body(result.shape, result.measurement)
     yield from _recipes(request.recipes_used())
 
@@ -120,6 +123,8 @@ def _of_study(study: Study, result: StudyResult) -> Sections:
     yield from VIEWS[study.view](board, result)
     if study.view != "comparison" and (scores := task_table(_everyone(board))) is not None:
         yield Section("What they score on tasks", None, scores, TASKS_READING)
+    if (eight := int8_table(_everyone(board))) is not None:
+        yield Section("In 8 bits", None, eight, wording.INT8_READING)
     yield from _recipes(study.recipes, study)
 
 

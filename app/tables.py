@@ -286,6 +286,26 @@ def task_table(measured: Iterable[Measurement]) -> pd.DataFrame | None:
     return pd.DataFrame(rows) if rows else None
 
 
+def int8_table(measured: Iterable[Measurement]) -> pd.DataFrame | None:
+    """Tabulate everyone beside its int8 form: size and perplexity; ``None`` where none was measured."""
+    rows = [
+        {
+            "model": each.title,
+            "parameters": f"{each.parameters:,}",
+            "weights": wording.memory(each.bytes),
+            "weights in int8": wording.memory(each.int8.bytes),
+            "perplexity": round(each.evaluation.perplexity, 2),
+            "perplexity in int8": round(each.int8.evaluation.perplexity, 2),
+            "int8 costs, %": round(
+                100 * (each.int8.evaluation.perplexity / each.evaluation.perplexity - 1), 2
+            ),
+        }
+        for each in measured
+        if each.int8
+    ]
+    return pd.DataFrame(rows) if rows else None
+
+
 def recipe_table(recipes: Sequence[Recipe], baseline: Recipe | None = None) -> pd.DataFrame:
     """One row per recipe: what one copies, what it is, and what it is there for."""
 
@@ -389,6 +409,9 @@ def _measured_row(each: Measurement, dense: Measurement) -> dict[str, object]:
         **{f"{task.task}, {task.metric}": task.value for task in each.tasks},
         "tokens trained on": sum(told.tokens for told in each.healed) or None,
         "parameters": each.parameters,
+        "MB": each.int8 and each.bytes / 1e6,
+        "MB in int8": each.int8 and each.int8.bytes / 1e6,
+        "perplexity in int8": each.int8 and each.int8.evaluation.perplexity,
         "blocks": each.layout.label if each.layout else None,
         "inside blocks": each.inner.label if each.inner else None,
         "mean slice, %": 100 * each.mean_slice if each.schedule else None,

@@ -78,7 +78,7 @@ def blank(model: PreTrainedModel, schedule: SlicingSchedule) -> SlicedForCausalL
         sliced = SlicedForCausalLM(config)
     if model.generation_config is not None:
         sliced.generation_config = copy.deepcopy(model.generation_config)
-    return sliced.eval()
+    return sliced.eval().requires_grad_(False)
 
 
 def sites(model: PreTrainedModel, sliced: SlicedForCausalLM) -> Iterator[Site]:

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, GenerationMixin, PreTrainedModel, __version__
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationMixin, __version__
 
 try:
     from transformers import PreTrainedConfig
@@ -26,7 +26,7 @@ except ImportError as error:
         "'pip install --upgrade transformers' and open it again."
     ) from error
 
-from .modeling_states import run_observed
+from .modeling_states import Resizable, run_observed
 
 
 class BridgedConfig(PreTrainedConfig):
@@ -65,7 +65,7 @@ class BridgedBlock(nn.Module):
         super().__init__()
         self.block = block
         like = next(block.parameters())
-        self.bridge = nn.Parameter(like.new_empty(width, width), requires_grad=False)
+        self.bridge = nn.Parameter(like.new_empty(width, width))
 
     def __getattr__(self, name: str) -> Any:
         # Some decoders read attributes off their blocks, such as the kind of attention.
@@ -87,7 +87,7 @@ class BridgedBlock(nn.Module):
         return (states.to(precise) @ self.bridge.to(precise)).to(states.dtype)
 
 
-class BridgedForCausalLM(PreTrainedModel, GenerationMixin):
+class BridgedForCausalLM(Resizable, GenerationMixin):
     """A causal language model with bridges: runs, generates, saves and loads like any of transformers."""
 
     config_class = BridgedConfig
@@ -101,6 +101,7 @@ class BridgedForCausalLM(PreTrainedModel, GenerationMixin):
         super().__init__(config)
         text = config.text_config
         self.inner = AutoModelForCausalLM.from_config(text, dtype=text.dtype) if inner is None else inner
+        self.supports_gradient_checkpointing = self.inner.supports_gradient_checkpointing
         self._tied_weights_keys = {
             f"inner.{head}": f"inner.{table}" for head, table in (self.inner._tied_weights_keys or {}).items()
         }
@@ -165,6 +166,14 @@ class BridgedForCausalLM(PreTrainedModel, GenerationMixin):
         """The embedding."""
         return self.inner.get_input_embeddings()
 
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Put another embedding in."""
+        self.inner.set_input_embeddings(value)
+
     def get_output_embeddings(self) -> Any:
         """The head."""
         return self.inner.get_output_embeddings()
+
+    def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
+        """Put another head on."""
+        self.inner.set_output_embeddings(new_embeddings)

@@ -10,6 +10,7 @@ Needs torch and transformers 5.23 or later, and the files beside it, nothing els
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from torch.nn import functional
 from .modeling_bridged import BridgedConfig, BridgedForCausalLM
 
 # Older versions of transformers fetch the files that are named here, and not those named in these.
-from .modeling_states import run_observed  # noqa: F401
+from .modeling_states import Resizable, run_observed  # noqa: F401
 
 
 class NarrowConfig(BridgedConfig):
@@ -59,7 +60,10 @@ class NarrowLinear(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (as torch calls it)
         """(..., full_in) -> (..., full_out)."""
-        found = functional.linear(self.read(input), self.weight, self.bias)
+        return self.write(functional.linear(self.read(input), self.weight, self.bias))
+
+    def write(self, found: Tensor) -> Tensor:
+        """All outputs, with zeros where they are gone, (..., out_features) -> (..., full_out)."""
         if self.rows is None or self.full_out is None:
             return found
         return found.new_zeros(*found.shape[:-1], self.full_out).index_copy(-1, self.rows, found)
@@ -96,6 +100,8 @@ class NarrowForCausalLM(BridgedForCausalLM):
         super().__init__(config, inner)
         if inner is None:
             narrow(self.inner, config.narrow)
+        if any("full_in" in said or "full_out" in said for said in config.narrow.values()):
+            self.inner.register_forward_pre_hook(fit_adapters)
 
 
 def narrow(model: nn.Module, parts: dict[str, Any]) -> None:
@@ -111,9 +117,39 @@ def narrow(model: nn.Module, parts: dict[str, Any]) -> None:
                 said["in"], said["out"], said["bias"], **sizes, device=like.device, dtype=like.dtype
             )
         elif said["kind"] == "parameter":
-            new = nn.Parameter(old.new_empty(said["shape"]), requires_grad=False)
+            new = nn.Parameter(old.new_empty(said["shape"]))
         elif said["kind"] == "absent":
             new = Absent(said["outputs"], said.get("layer"))
         else:
             new = nn.Identity()
         setattr(holder, name, new)
+
+
+def fit_adapters(model: nn.Module, *_: Any) -> None:
+    """Have the LoRA adapters of linear maps read and write the places that the maps do.
+
+    ``peft`` makes them of the map's own sizes, and hands them all inputs. Raises ``ValueError`` for
+    adapters of other kinds.
+    """
+    for layer in model.modules():
+        base = getattr(layer, "base_layer", None)
+        if not isinstance(base, NarrowLinear) or (base.columns is None and base.rows is None):
+            continue
+        if getattr(layer, "lora_variant", None) or not hasattr(layer, "lora_A"):
+            raise ValueError(
+                f"The adapter '{type(layer).__name__}' does not fit linear maps that leave some outputs at "
+                "zero or read some inputs: use LoRA without variants, or name other target modules."
+            )
+        adapters: Any = layer
+        for down, up in zip(adapters.lora_A.values(), adapters.lora_B.values(), strict=True):
+            if not down._forward_pre_hooks:  # else it was done before
+                down.register_forward_pre_hook(partial(_read, base))
+                up.register_forward_hook(partial(_write, base))
+
+
+def _read(base: NarrowLinear, _: nn.Module, given: tuple[Tensor]) -> Tensor:
+    return base.read(given[0])
+
+
+def _write(base: NarrowLinear, _: nn.Module, __: Any, found: Tensor) -> Tensor:
+    return base.write(found)

@@ -20,19 +20,20 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import AutoConfig, AutoModelForCausalLM, GenerationMixin, PreTrainedModel, __version__
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationMixin, __version__
 from transformers.pytorch_utils import Conv1D
 
 try:
     from transformers import PreTrainedConfig
     from transformers.configuration_utils import SubConfigSpec
+    from transformers.modeling_layers import GradientCheckpointingLayer
 except ImportError as error:
     raise ImportError(
         f"This sliced model needs transformers 5.23 or later, and here is transformers {__version__}: run "
         "'pip install --upgrade transformers' and open it again."
     ) from error
 
-from .modeling_states import run_observed
+from .modeling_states import Resizable, run_observed
 
 
 class SlicedConfig(PreTrainedConfig):
@@ -83,7 +84,7 @@ class UnitRMSNorm(nn.Module):
         return f"hidden_size={self.hidden_size}, epsilon={self.epsilon}"
 
 
-class SlicedEmbedding(nn.Module):
+class SlicedEmbedding(nn.Embedding):
     """Token rows in the first basis.
 
     Shared form: the dense table (V, D), which the head uses too, and a rotation (D, W) after the
@@ -91,16 +92,18 @@ class SlicedEmbedding(nn.Module):
     """
 
     def __init__(self, dense: nn.Module, width: int, shared: bool) -> None:
-        super().__init__()
         table: Tensor = dense.weight  # type: ignore[assignment]
+        # Without numbers of its own, which would be drawn at random first.
+        with torch.device("meta"):
+            super().__init__(table.shape[0], table.shape[1] if shared else width)
         # The square root of D for Gemma; in the untied form it is part of the table.
         self.scale = float(getattr(dense, "scalar_embed_scale", 1.0)) if shared else 1.0
-        self.weight = empty(table, table.shape[0], table.shape[1] if shared else width)
+        self.weight = empty(table, self.num_embeddings, self.embedding_dim)
         self.rotation = empty(table, table.shape[1], width) if shared else None
 
-    def forward(self, tokens: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (as torch calls it)
         """(B, T) token ids -> (B, T, W)."""
-        rows = functional.embedding(tokens, self.weight)
+        rows = functional.embedding(input, self.weight)
         if self.scale != 1.0:
             # Rounded to the weight's dtype first, as transformers does for Gemma.
             rows = rows * torch.tensor(self.scale, dtype=rows.dtype, device=rows.device)
@@ -204,7 +207,7 @@ class SlicedSublayer(nn.Module):
         return self.carried(states) + self.added(states, context)
 
 
-class SlicedBlock(nn.Module):
+class SlicedBlock(GradientCheckpointingLayer):
     """A decoder block: its sliced sub-layers, one after the other."""
 
     def __init__(self, block: nn.Module, config: Any, index: int, turns: bool) -> None:
@@ -230,11 +233,12 @@ class SlicedBlock(nn.Module):
         return (hidden_states, None) if self.returns_tuple else hidden_states
 
 
-class SlicedForCausalLM(PreTrainedModel, GenerationMixin):
+class SlicedForCausalLM(Resizable, GenerationMixin):
     """A sliced causal language model: runs, generates, saves and loads like any model of transformers."""
 
     config_class = SlicedConfig
     base_model_prefix = "inner"
+    supports_gradient_checkpointing = True
     _no_split_modules = ["SlicedBlock"]  # noqa: RUF012 (as transformers declares it)
     _supports_sdpa = True
     _supports_flash_attn = True
@@ -299,9 +303,17 @@ class SlicedForCausalLM(PreTrainedModel, GenerationMixin):
         anatomy = _names(self.config)
         return getattr(self.get_decoder(), anatomy.embedding)
 
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Put another embedding in."""
+        setattr(self.get_decoder(), _names(self.config).embedding, value)
+
     def get_output_embeddings(self) -> Any:
         """The head."""
         return getattr(self.inner, _names(self.config).head)
+
+    def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
+        """Put another head on."""
+        setattr(self.inner, _names(self.config).head, new_embeddings)
 
 
 def _slice(dense: Any, config: Any) -> Any:
@@ -405,8 +417,8 @@ def as_linear(conv: Conv1D) -> nn.Linear:
 
 
 def empty(like: Tensor, *shape: int) -> nn.Parameter:
-    """A frozen parameter without numbers."""
-    return nn.Parameter(like.new_empty(shape), requires_grad=False)
+    """A parameter without numbers."""
+    return nn.Parameter(like.new_empty(shape))
 
 
 def _note(holder: nn.Module, **sizes: int) -> None:

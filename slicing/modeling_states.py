@@ -1,7 +1,8 @@
-"""Collect hidden states and attentions of our models, as transformers does; travels with the weights.
+"""What our models have in common: hidden states and attentions that are collected as transformers does, and
+a vocabulary of another size; travels with the weights.
 
 Written by slicescope. transformers finds what it returns by the classes of blocks and attention, which ours
-are not. Needs torch and transformers, nothing else.
+are not, and knows nothing of the model inside ours. Needs torch and transformers, nothing else.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from dataclasses import fields
 from typing import Any
 
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 
 def run_observed(
@@ -78,3 +80,29 @@ def _chosen(states: tuple[Tensor, ...], places: Any) -> tuple[Tensor | None, ...
         return states
     wanted = {place % len(states) for place in ([places] if isinstance(places, int) else places)}
     return tuple(state if place in wanted else None for place, state in enumerate(states))
+
+
+class Resizable(PreTrainedModel):
+    """A model around another one, ``inner``, whose vocabulary is both their vocabulary."""
+
+    def resize_token_embeddings(self, *args: Any, **named: Any) -> nn.Embedding:
+        """As transformers. The table becomes this model's own, for it may be that of a dense model too.
+
+        Raises ``ValueError`` where the weights are spread over devices or on disk.
+        """
+        table: Any = self.get_input_embeddings()
+        if table.weight.is_meta:
+            raise ValueError(
+                "The vocabulary cannot be resized while accelerate keeps the embedding elsewhere: open the "
+                "model on one device, resize it there, and save it."
+            )
+        table.weight = nn.Parameter(table.weight.detach(), table.weight.requires_grad)
+        found = super().resize_token_embeddings(*args, **named)
+        self.tie_weights()
+        size = found.weight.shape[0]
+        for model in self.modules():  # the loss asks the model inside how many tokens there are
+            if isinstance(model, PreTrainedModel):
+                model.config.get_text_config().vocab_size = size
+                if hasattr(model, "vocab_size"):
+                    model.vocab_size = size
+        return found

@@ -13,6 +13,7 @@ from app.figures.plan import draw_schedule
 from app.planned import held_back, plan_asked
 from app.tables import (
     difference_table,
+    int8_table,
     passage_table,
     perplexity_table,
     schedule_table,
@@ -104,6 +105,10 @@ def _evidence(found: Comparison) -> None:
     if (scores := task_table(measured)) is not None:
         st.subheader("What they score on tasks")
         parts.rows(scores, "tasks")
+    if (eight := int8_table(measured)) is not None:
+        st.subheader("In 8 bits")
+        parts.rows(eight, "int8")
+        st.caption(wording.INT8_READING)
     st.subheader("Four sizes, and what they took")
     parts.rows(size_table(found), "sizes")
     if timed := next((each.speed for each in measured if each.speed), None):

@@ -10,6 +10,7 @@ import typer
 from app.cli.options import (
     AmountOptions,
     EvaluationOptions,
+    Int8Option,
     JsonOption,
     LensOption,
     ModelOptions,
@@ -33,6 +34,7 @@ from app.cli.terminal import (
 )
 
 if TYPE_CHECKING:
+    from analysis.evaluate import Perplexity
     from analysis.sources.model import ModelSource
     from slicing.inner.costs import UnitCosts
     from slicing.plan import Plan
@@ -235,13 +237,19 @@ def evaluate(
         int | None, typer.Option(min=0, help="With --tasks: worked examples per question.")
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="With --tasks: rows per forward pass.")] = 1,
+    int8: Int8Option = False,
     json_path: JsonOption = None,
 ) -> None:
     """Measure the perplexity of one model, dense or smaller, or with --tasks what it scores on tasks."""
+    from analysis.errors import PlanError
     from analysis.evaluate import perplexity, safe_precision
+    from analysis.int8 import evaluate_int8
     from analysis.sources.windows import token_windows
+    from app.wording import memory
 
     source = which.source()
+    if asked.names and int8:
+        raise PlanError("Tasks are not scored in int8: leave out --int8, or --tasks for the perplexity.")
     if asked.names:
         _evaluate_tasks(source, asked, num_fewshot, batch_size, json_path)
         return
@@ -251,14 +259,28 @@ def evaluate(
         windows = token_windows(text, opened.tokenizer, window_length, judge.evaluation_windows)
         precision = safe_precision(source, windows, opened.model)
         measured = perplexity(opened.model, windows, listen, precision=precision)
+        eight = evaluate_int8(opened.model, windows, listen, precision=precision) if int8 else None
     parameters = sum(parameter.numel() for parameter in opened.model.parameters())
-    interval = measured.interval
+    size = sum(parameter.nbytes for parameter in opened.model.parameters())
     data = {"model": source.label, "text": text.label, "parameters": parameters, **plain(measured)}
-    if printed_as_json({**data, "protocol": measured.protocol}, json_path):
+    data |= {"protocol": measured.protocol}
+    data |= {"bytes": size, "int8": plain(eight)} if eight else {}
+    if printed_as_json(data, json_path):
         return
-    between = f" (95 % interval {interval[0]:.2f} to {interval[1]:.2f})" if interval else ""
-    out.print(f"{source.label}, {parameters:,} parameters: perplexity {measured.perplexity:.2f}{between}")
+    out.print(f"{source.label}, {parameters:,} parameters: {_perplexity(measured)}")
+    if eight:
+        out.print(
+            f"in int8, {memory(eight.bytes)} of weights instead of {memory(size)}: "
+            f"{_perplexity(eight.evaluation)}"
+        )
     out.print(f"{text.label}: {measured.protocol}")
+
+
+def _perplexity(measured: Perplexity) -> str:
+    """A perplexity with its interval."""
+    between = measured.interval
+    interval = f" (95 % interval {between[0]:.2f} to {between[1]:.2f})" if between else ""
+    return f"perplexity {measured.perplexity:.2f}{interval}"
 
 
 def _evaluate_tasks(

@@ -75,6 +75,14 @@ SpeedOption = Annotated[
         min=0, max=1000, help="Rounds of timing each smaller model in turn with the dense one; 0 for none."
     ),
 ]
+Int8Option = Annotated[
+    bool,
+    typer.Option(
+        "--int8",
+        help="Measure each model with its matrices in 8 bits too: perplexity and bytes. One scale for each "
+        "output channel.",
+    ),
+]
 LensOption = Annotated[
     bool,
     typer.Option(

@@ -52,7 +52,7 @@ def _tell(sentences: list[str]) -> None:
 
 
 def _show_comparison(found: Comparison) -> None:
-    from app.tables import task_table
+    from app.tables import int8_table, task_table
     from app.wording import noise_reading, sequential_or_one_shot, window_reading
 
     table = table_of()
@@ -73,6 +73,8 @@ def _show_comparison(found: Comparison) -> None:
     _tell([_sentence(each) for each in found.differences])
     if (scores := task_table(found.measured.values())) is not None:
         out.print(scores.to_string(index=False), highlight=False)
+    if (eight := int8_table(found.measured.values())) is not None:
+        out.print(eight.to_string(index=False), highlight=False)
     out.print("MFLOPs are those of the linear maps for one token.", style="dim")
     out.print(f"{result.evaluation.label}: {dense.evaluation.protocol}.", style="dim", highlight=False)
     out.print(window_reading(result.evaluation), style="dim", highlight=False)

@@ -19,6 +19,7 @@ from app.cli.options import (
     EvaluationOptions,
     ExecutorOptions,
     FormOptions,
+    Int8Option,
     JitterOption,
     JsonOption,
     LensOption,
@@ -181,6 +182,7 @@ def contest_command(
         Alike, typer.Option(help="What all have alike: parameters, or the mean slice.")
     ] = Alike.PARAMETERS,
     other: OtherOption = "demo:out-of-style",
+    int8: Int8Option = False,
     jitter: JitterOption = 0,
     json_path: JsonOption = None,
 ) -> None:
@@ -196,6 +198,7 @@ def contest_command(
         **calibrate.fields(),
         **judge.fields(),
         other=_other(other),
+        int8=int8,
         jitter=jitter,
     )
     _carry_out(study, where, json_path)
@@ -217,6 +220,7 @@ def leaderboard_command(
     seeds: SeedsOption = "0",
     other: OtherOption = "demo:out-of-style",
     speed_rounds: SpeedOption = 0,
+    int8: Int8Option = False,
     jitter: JitterOption = 0,
     json_path: JsonOption = None,
 ) -> None:
@@ -233,6 +237,7 @@ def leaderboard_command(
         **asked.fields(),
         other=_other(other),
         speed_rounds=speed_rounds,
+        int8=int8,
         jitter=jitter,
     )
     _carry_out(study, where, json_path)

@@ -39,6 +39,7 @@ from app.wording.results import (
 )
 from app.wording.studies import (
     FRONTIER_READING,
+    INT8_READING,
     NOT_RUN,
     RANKING_READING,
     Named,

@@ -21,6 +21,10 @@ MAP_READING = (
     "verdict, corrected for all cells, is clear (in the table: *), else ≈."
 )
 """How to read a map; ``map_reading`` adds what is repeated."""
+INT8_READING = (
+    "In int8 every matrix has 8 bits for a weight, and a scale for each output channel: a way to make the "
+    "dense model smaller, too, and one that a smaller model can take as well."
+)
 RANKING_READING = (
     "Excess loss: nats per token above the dense model, where 100 % is what the baseline, the first recipe "
     "of the study, loses at this size, and 0 % is dense."

@@ -23,6 +23,7 @@ from analysis.evaluate import (
     perplexity,
     safe_precision,
 )
+from analysis.int8 import evaluate_int8
 from analysis.lens import logit_lens
 from analysis.sources.model import ModelSource
 from analysis.sources.opening import OpenModel
@@ -101,6 +102,8 @@ class Judge:
         found["evaluation"] = perplexity(model, self.windows, progress, "Evaluating", precision)
         if self.other is not None:
             found["other"] = perplexity(model, self.other, progress, "Evaluating elsewhere", precision)
+        if trial.int8:
+            found["int8"] = evaluate_int8(model, self.windows, progress, precision=precision)
         if trial.tasks:
             progress("Tasks", 0, 1)
             limit, include = trial.task_limit, trial.task_folder

@@ -273,6 +273,8 @@ class Judged(Calibrated):
     prompt: str = PROMPT
     new_tokens: int = 0
     """Length of the text that each model generates as an illustration; 0 for none."""
+    int8: bool = False
+    """Measure too what each model is worth with its matrices in 8 bits."""
     speed_rounds: int = 0
     """Rounds in which each smaller model is timed in turn with the dense one; 0 for none."""
     tasks: tuple[str, ...] = ()
@@ -286,6 +288,8 @@ class Judged(Calibrated):
         """Give the phases of judging the model of a recipe."""
         evaluating = (1.0 + (self.other is not None)) * self.evaluation_windows * self.window_length
         found = [("Evaluating", evaluating)]
+        if self.int8:
+            found.append(("Evaluating in int8", 1.0 * self.evaluation_windows * self.window_length))
         if self.tasks:
             found.append(
                 ("Tasks", len(self.tasks) * 300.0 * (self.task_limit or 1000))
@@ -342,6 +346,7 @@ class Trial(Judged):
             "healing_text",
             "prompt",
             "new_tokens",
+            "int8",
             "speed_rounds",
             "tasks",
             "task_limit",

@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from analysis.evaluate import Perplexity, Sample
+from analysis.int8 import Int8
 from analysis.profile import LayerProfile
 from analysis.shape import ModelShape
 from analysis.sources.windows import Passage
@@ -76,6 +77,8 @@ class Measurement(Value):
     """Beside the dense model; ``None`` for the dense model, and where it was not measured."""
     other: Perplexity | None = None
     """On a second text, where one was asked for."""
+    int8: Int8 | None = None
+    """With its matrices in 8 bits, where that was asked for."""
     repair: Repair | None = None
     """What repair did, where it was asked for."""
     healed: tuple[Healed, ...] = ()

@@ -226,6 +226,8 @@ def _of_measurements(
             yield f"{here}: inner widths belong to a model that is cut inside its blocks, and to no other"
         if [told.step for told in each.healed] != [s.name for s in trial.recipe.steps if s.axis == "weights"]:
             yield f"{here}: what healing did is told of each step that heals, and of no other"
+        if (each.int8 is None) == trial.int8:
+            yield f"{here}.int8: it belongs to a request that asks for it, and to no other"
         yield from _of_measurement(each, here, result, other=trial.other is not None)
 
 
@@ -239,6 +241,9 @@ def _of_measurement(
         yield f"{where}.other: a second perplexity belongs to a request with a second text, and to no other"
     if each.other:
         yield from _of_perplexity(each.other, f"{where}.other", result.evaluation.windows)
+    if each.int8:
+        yield from _at_least(f"{where}.int8.bytes", each.int8.bytes, 1)
+        yield from _of_perplexity(each.int8.evaluation, f"{where}.int8", result.evaluation.windows)
     if each.speed:
         yield from _at_least(f"{where}.speed.rounds", each.speed.rounds, 1)
 
