@@ -19,6 +19,7 @@ from torch.nn import functional
 from .modeling_bridged import BridgedConfig, BridgedForCausalLM
 
 # Older versions of transformers fetch the files that are named here, and not those named in these.
+from .modeling_decoder import Decoder
 from .modeling_states import run_observed  # noqa: F401
 
 
@@ -96,6 +97,13 @@ class NarrowForCausalLM(BridgedForCausalLM):
         super().__init__(config, inner)
         if inner is None:
             narrow(self.inner, config.narrow)
+
+
+class NarrowDecoder(Decoder):
+    """A model cut inside its blocks without its head."""
+
+    config_class = NarrowConfig
+    causal = NarrowForCausalLM
 
 
 def narrow(model: nn.Module, parts: dict[str, Any]) -> None:

@@ -124,6 +124,7 @@ def _config(parts: Parts, dtype: torch.dtype, multiple: int) -> dict[str, Any]:
         "architectures": [ARCHITECTURE],
         "auto_map": {
             "AutoConfig": "modeling_decilm.DeciLMConfig",
+            "AutoModel": "modeling_decilm.DeciLMModel",
             "AutoModelForCausalLM": f"modeling_decilm.{ARCHITECTURE}",
         },
         "block_configs": blocks,
