@@ -242,7 +242,7 @@ The residual stream of {manifest.made_from} cut to a width of its own for every 
 ```python
 from transformers import AutoModelForCausalLM, AutoTokenizer
 model = AutoModelForCausalLM.from_pretrained("PATH", trust_remote_code=True)
-tokenizer = AutoTokenizer.from_pretrained("PATH", trust_remote_code=True)
+tokenizer = AutoTokenizer.from_pretrained("PATH", trust_remote_code=False)
 ```
 
 With slicescope, which brings the same files: `import slicing` and leave `trust_remote_code` out, or
@@ -353,7 +353,7 @@ def _reduced_card(
     if any(len(group) > 1 for group in layout.groups):
         what = f"Neighbouring blocks became one by the rule '{layout.merge}'."
     share = 1 - parameters / dense_parameters
-    code = "" if reduced.plain else ", trust_remote_code=True"
+    code, none = ("", "") if reduced.plain else (", trust_remote_code=True", ", trust_remote_code=False")
     needed = "" if reduced.plain else _NEEDED
     return f"""---
 library_name: transformers
@@ -381,6 +381,6 @@ tags: [slicescope, {"structured-pruning" if reduced.inner else "layer-pruning"},
 ```python
 from transformers import AutoModelForCausalLM, AutoTokenizer
 model = AutoModelForCausalLM.from_pretrained("PATH"{code})
-tokenizer = AutoTokenizer.from_pretrained("PATH"{code})
+tokenizer = AutoTokenizer.from_pretrained("PATH"{none})
 ```
 """

@@ -1,10 +1,11 @@
-"""Folders of ours opened by ``AutoModel``, which gives the model without its head, with transformers alone."""
+"""Folders of ours with transformers alone: ``AutoModel`` gives the model without its head."""
 
 from __future__ import annotations
 
 import json
 import os
 import pty
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -144,3 +145,30 @@ def test_configurations_name_files_that_are_there(opened):
         for reference in named.values():
             module, _, kind = reference.partition(".")
             assert f"class {kind}(" in (folder / f"{module}.py").read_text()
+
+
+@pytest.mark.parametrize("name", ["sliced", "bridged", "narrow", "deci"])
+def test_the_card_opens_the_tokenizer_without_code_and_without_a_question(opened, name):
+    """At a terminal, where transformers asks whether code may run unless it is told."""
+    folder = opened[name][2]
+    (line,) = re.findall("^tokenizer = .*", (folder / "README.md").read_text(), re.MULTILINE)
+    assert "trust_remote_code=True" not in line
+    script = f"from transformers import AutoTokenizer\n{line}\nprint(tokenizer('the union').input_ids)"
+    ours, theirs = pty.openpty()
+    environment = {
+        "HF_HUB_OFFLINE": "1",
+        "HF_MODULES_CACHE": str(folder / "modules"),
+        "PATH": "/usr/bin:/bin",
+    }
+    try:
+        os.write(ours, b"y\n")  # whoever asks is answered, and runs the code
+        words = [sys.executable, "-c", script.replace("PATH", str(folder))]
+        answer = subprocess.run(
+            words, stdin=theirs, capture_output=True, text=True, env=environment, check=True
+        )
+    finally:
+        os.close(ours)
+        os.close(theirs)
+    assert "run the custom code" not in answer.stdout
+    assert not (folder / "modules").exists() or not list((folder / "modules").rglob("modeling_*.py"))
+    assert answer.stdout.splitlines()[-1] == str(byte_tokenizer()("the union").input_ids)
