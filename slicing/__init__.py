@@ -4,7 +4,8 @@ How much to cut where (allocation, plan, schedule), the cut itself (rotation, as
 models on disk (store) and for transformers (modeling_sliced), and recipes with their outcomes (runs).
 Imports analysis, never app.
 
-After ``import slicing``, ``AutoModelForCausalLM.from_pretrained`` opens sliced folders too.
+After ``import slicing``, ``AutoModelForCausalLM.from_pretrained`` and ``AutoModel.from_pretrained`` open our
+folders too.
 """
 
 from __future__ import annotations
@@ -12,11 +13,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
-from slicing.modeling_bridged import BridgedConfig, BridgedForCausalLM
-from slicing.modeling_narrow import NarrowConfig, NarrowForCausalLM
-from slicing.modeling_sliced import SlicedConfig, SlicedForCausalLM
+from slicing.modeling_bridged import BridgedConfig, BridgedDecoder, BridgedForCausalLM
+from slicing.modeling_narrow import NarrowConfig, NarrowDecoder, NarrowForCausalLM
+from slicing.modeling_sliced import SlicedConfig, SlicedDecoder, SlicedForCausalLM
 from slicing.names import check_names
 
 if TYPE_CHECKING:
@@ -26,16 +27,18 @@ __all__ = ["load"]
 
 check_names("analysis")
 
-for config, model in (
-    (SlicedConfig, SlicedForCausalLM),
-    (BridgedConfig, BridgedForCausalLM),
-    (NarrowConfig, NarrowForCausalLM),
+for config, model, decoder in (
+    (SlicedConfig, SlicedForCausalLM, SlicedDecoder),
+    (BridgedConfig, BridgedForCausalLM, BridgedDecoder),
+    (NarrowConfig, NarrowForCausalLM, NarrowDecoder),
 ):
     AutoConfig.register(config.model_type, config)
     AutoModelForCausalLM.register(config, model)
+    AutoModel.register(config, decoder)
     # What is saved carries the modelling file, for those who have transformers only.
     config.register_for_auto_class()
     model.register_for_auto_class("AutoModelForCausalLM")
+    decoder.register_for_auto_class("AutoModel")
 
 
 def load(

@@ -5,7 +5,7 @@ Written by slicescope. A bridged model is a model of transformers with fewer blo
 residual stream passes through a matrix, which stands for the blocks that followed (Ghosted Layers, arXiv
 2605.15491; ReplaceMe, arXiv 2505.02819). Everything else is the dense model's class.
 
-Needs torch and transformers 5.23 or later, and the file beside it, nothing else.
+Needs torch and transformers 5.23 or later, and the files beside it, nothing else.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ except ImportError as error:
         "'pip install --upgrade transformers' and open it again."
     ) from error
 
+from .modeling_decoder import Decoder
 from .modeling_states import Resizable, run_observed
 
 
@@ -139,8 +140,11 @@ class BridgedForCausalLM(Resizable, GenerationMixin):
         }
         known = inspect.signature(self.inner.forward).parameters
         arguments = {**{name: value for name, value in named.items() if name in known}, **kwargs}
-        blocks = self.inner.get_submodule(self.config.blocks)
-        return run_observed(self, self.get_decoder(), blocks, (), arguments)
+        return run_observed(self, *self.observed(), arguments)
+
+    def observed(self) -> tuple[Any, Any, tuple[()]]:
+        """The decoder and its blocks, whose outputs can be asked for; its attentions answer by themselves."""
+        return self.get_decoder(), self.inner.get_submodule(self.config.blocks), ()
 
     def prepare_inputs_for_generation(self, *args: Any, **kwargs: Any) -> Any:
         """As the reduced model's class."""
@@ -177,3 +181,10 @@ class BridgedForCausalLM(Resizable, GenerationMixin):
     def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
         """Put another head on."""
         self.inner.set_output_embeddings(new_embeddings)
+
+
+class BridgedDecoder(Decoder):
+    """A model with bridges without its head."""
+
+    config_class = BridgedConfig
+    causal = BridgedForCausalLM

@@ -14,8 +14,15 @@ import copy
 from typing import Any
 
 from torch import Tensor, nn
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, LlamaModel, __version__
 from transformers.models.llama.modeling_llama import LlamaAttention, LlamaMLP
+
+# Attention answers with other outputs in older versions, which would fail far from here.
+if tuple(int(part) for part in __version__.split(".")[:2]) < (4, 57):
+    raise ImportError(
+        f"This model needs transformers 4.57 or later, and here is transformers {__version__}: run "
+        "'pip install --upgrade transformers' and open it again."
+    )
 
 MULTIPLE = 256
 """Widths that are said by ``ffn_mult`` are rounded up to multiples of this."""
@@ -64,17 +71,33 @@ class DeciLMForCausalLM(LlamaForCausalLM):
 
     def __init__(self, config: Any) -> None:
         super().__init__(config)
-        for place, (block, said) in enumerate(zip(self.model.layers, config.block_configs, strict=True)):
-            if said.attention.no_op:
-                block.self_attn, block.input_layernorm = NoOp(True), nn.Identity()
-            else:
-                heads = config.num_attention_heads // said.attention.n_heads_in_group
-                block.self_attn = LlamaAttention(_but(config, num_key_value_heads=heads), place)
-            if said.ffn.no_op:
-                block.mlp, block.post_attention_layernorm = NoOp(False), nn.Identity()
-            else:
-                block.mlp = LlamaMLP(_but(config, intermediate_size=width_of(said.ffn, config.hidden_size)))
+        shape_blocks(self.model.layers, config)
         self.post_init()
+
+
+class DeciLMModel(LlamaModel):
+    """The same without its head."""
+
+    config_class = DeciLMConfig
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        shape_blocks(self.layers, config)
+        self.post_init()
+
+
+def shape_blocks(layers: nn.ModuleList, config: Any) -> None:
+    """Give every block of a Llama the parts that ``block_configs`` says, without their numbers."""
+    for place, (block, said) in enumerate(zip(layers, config.block_configs, strict=True)):
+        if said.attention.no_op:
+            block.self_attn, block.input_layernorm = NoOp(True), nn.Identity()
+        else:
+            heads = config.num_attention_heads // said.attention.n_heads_in_group
+            block.self_attn = LlamaAttention(_but(config, num_key_value_heads=heads), place)
+        if said.ffn.no_op:
+            block.mlp, block.post_attention_layernorm = NoOp(False), nn.Identity()
+        else:
+            block.mlp = LlamaMLP(_but(config, intermediate_size=width_of(said.ffn, config.hidden_size)))
 
 
 def _but(config: Any, **changes: Any) -> Any:

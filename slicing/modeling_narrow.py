@@ -20,6 +20,7 @@ from torch.nn import functional
 from .modeling_bridged import BridgedConfig, BridgedForCausalLM
 
 # Older versions of transformers fetch the files that are named here, and not those named in these.
+from .modeling_decoder import Decoder
 from .modeling_states import Resizable, run_observed  # noqa: F401
 
 
@@ -102,6 +103,13 @@ class NarrowForCausalLM(BridgedForCausalLM):
             narrow(self.inner, config.narrow)
         if any("full_in" in said or "full_out" in said for said in config.narrow.values()):
             self.inner.register_forward_pre_hook(fit_adapters)
+
+
+class NarrowDecoder(Decoder):
+    """A model cut inside its blocks without its head."""
+
+    config_class = NarrowConfig
+    causal = NarrowForCausalLM
 
 
 def narrow(model: nn.Module, parts: dict[str, Any]) -> None:

@@ -5,7 +5,7 @@ basis and its width from sub-layer to sub-layer (SliceGPT, arXiv 2401.15024; a w
 block, arXiv 2411.03513). Only the parts that read or write the stream are made anew here, in their new
 shapes; positions, masks, attention, cache and head stay those of the dense model's class.
 
-Needs torch and transformers 5.23 or later, and the file beside it, nothing else.
+Needs torch and transformers 5.23 or later, and the files beside it, nothing else.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ except ImportError as error:
         "'pip install --upgrade transformers' and open it again."
     ) from error
 
+from .modeling_decoder import Decoder
 from .modeling_states import Resizable, run_observed
 
 
@@ -283,12 +284,16 @@ class SlicedForCausalLM(Resizable, GenerationMixin):
             "logits_to_keep": logits_to_keep,
             **kwargs,
         }
+        return run_observed(self, *self.observed(), arguments)
+
+    def observed(self) -> tuple[Any, Any, list[nn.Module]]:
+        """The decoder, its blocks and their attentions, whose outputs can be asked for."""
         decoder = self.get_decoder()
         blocks = getattr(decoder, _names(self.config).blocks)
         attentions = [
             each for block in blocks for sublayer in block.sublayers for each in sublayer.attentions()
         ]
-        return run_observed(self, decoder, blocks, attentions, arguments)
+        return decoder, blocks, attentions
 
     def prepare_inputs_for_generation(self, *args: Any, **kwargs: Any) -> Any:
         """As the dense model's class."""
@@ -314,6 +319,13 @@ class SlicedForCausalLM(Resizable, GenerationMixin):
     def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
         """Put another head on."""
         setattr(self.inner, _names(self.config).head, new_embeddings)
+
+
+class SlicedDecoder(Decoder):
+    """A sliced model without its head."""
+
+    config_class = SlicedConfig
+    causal = SlicedForCausalLM
 
 
 def _slice(dense: Any, config: Any) -> Any:

@@ -16,9 +16,16 @@ from transformers import PreTrainedModel
 
 
 def run_observed(
-    model: Any, decoder: nn.Module, blocks: Any, attentions: Iterable[nn.Module], arguments: dict[str, Any]
+    model: Any,
+    decoder: nn.Module,
+    blocks: Any,
+    attentions: Iterable[nn.Module],
+    arguments: dict[str, Any],
+    part: nn.Module | None = None,
 ) -> Any:
     """Run ``model.inner``, and put the hidden states and attentions that are asked for into its output.
+
+    ``part`` is what is run where that is less than ``model.inner``, such as the decoder alone.
 
     Hidden states are the stream in front of the first block and behind every block, the last one behind the
     final norm. ``output_hidden_states`` is a flag, or the places of those that are wanted. Where
@@ -30,8 +37,9 @@ def run_observed(
     modules = list(attentions) if weighted else []
     if weighted:
         arguments["output_attentions"] = True
+    run = model.inner if part is None else part
     if places is False and not modules:
-        return model.inner(**arguments)
+        return run(**arguments)
     as_dict = arguments.pop("return_dict", None)
     as_dict = model.config.return_dict if as_dict is None else as_dict
     states: list[Tensor] = []
@@ -49,7 +57,7 @@ def run_observed(
         *(each.register_forward_hook(lambda _, __, made: weights.append(made[1])) for each in modules),
     ]
     try:
-        output = model.inner(**arguments)
+        output = run(**arguments)
     finally:
         for hook in hooks:
             hook.remove()

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import model_validator
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from analysis.device import is_out_of_memory, out_of_memory_told, pick_device, pick_dtype
 from analysis.errors import ModelError, one_line
@@ -23,13 +23,20 @@ from analysis.trust import pin, read_settings, require_own_weights, require_plai
 from analysis.values import Value
 from slicing.basis import BASES
 from slicing.depth.reduce import ReducedModel
-from slicing.modeling_sliced import SlicedConfig, SlicedForCausalLM
+from slicing.modeling_bridged import BridgedDecoder
+from slicing.modeling_decoder import Decoder
+from slicing.modeling_narrow import NarrowDecoder
+from slicing.modeling_sliced import SlicedConfig, SlicedDecoder, SlicedForCausalLM
 from slicing.plain import stream_scale
 from slicing.repair import Repair
 from slicing.schedule import SlicingSchedule
 from slicing.slicer import SlicedModel
 
 CARD = "README.md"
+_DECODERS: dict[type, type[Decoder]] = {
+    each.causal: each for each in (SlicedDecoder, BridgedDecoder, NarrowDecoder)
+}
+"""What ``AutoModel`` opens of a folder with our modelling files, by the class of the whole model."""
 _NEEDED = """
 With torch and transformers 5.23 or later alone (the files `modeling_*.py` in this folder are run, so read
 them first):
@@ -86,9 +93,7 @@ def save_sliced(
     )
     require_space(folder, manifest.parameters * sliced.model.dtype.itemsize)
     with whole_folder(folder) as draft, quiet_transformers():
-        sliced.model.save_pretrained(draft)
-        tokenizer.save_pretrained(draft)
-        make_portable(draft, tokenizer)
+        write_checkpoint(sliced.model, tokenizer, draft)
         if sliced.plain:
             (draft / CARD).write_text(
                 _plain_card(manifest, sliced.repair, numbers, warnings), encoding="utf-8"
@@ -120,13 +125,26 @@ def save_reduced(
     require_space(folder, size * model.dtype.itemsize)
     with whole_folder(folder) as draft, quiet_transformers():
         # What merging and fitting made may be a view of something larger, or shared with the dense model.
-        model.save_pretrained(draft)
-        tokenizer.save_pretrained(draft)
-        make_portable(draft, tokenizer)
+        write_checkpoint(model, tokenizer, draft)
         card = _reduced_card(
             reduced, made_from, method, calibration, size, dense_parameters, numbers, warnings
         )
         (draft / CARD).write_text(card, encoding="utf-8")
+
+
+def write_checkpoint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, draft: Path) -> None:
+    """Write weights, configuration and tokenizer into the folder ``draft``, for other tools too.
+
+    Where the model is of ours, so are the modelling files, with classes for ``AutoModelForCausalLM`` and
+    ``AutoModel``.
+    """
+    if decoder := _DECODERS.get(type(model)):
+        config: Any = model.config
+        said = f"{decoder.__module__.rpartition('.')[2]}.{decoder.__name__}"
+        config.auto_map = {**(getattr(config, "auto_map", None) or {}), "AutoModel": said}
+    model.save_pretrained(draft)
+    tokenizer.save_pretrained(draft)
+    make_portable(draft, tokenizer)
 
 
 def open_model(source: ModelSource) -> OpenModel:
@@ -224,7 +242,7 @@ The residual stream of {manifest.made_from} cut to a width of its own for every 
 ```python
 from transformers import AutoModelForCausalLM, AutoTokenizer
 model = AutoModelForCausalLM.from_pretrained("PATH", trust_remote_code=True)
-tokenizer = AutoTokenizer.from_pretrained("PATH", trust_remote_code=True)
+tokenizer = AutoTokenizer.from_pretrained("PATH", trust_remote_code=False)
 ```
 
 With slicescope, which brings the same files: `import slicing` and leave `trust_remote_code` out, or
@@ -335,7 +353,7 @@ def _reduced_card(
     if any(len(group) > 1 for group in layout.groups):
         what = f"Neighbouring blocks became one by the rule '{layout.merge}'."
     share = 1 - parameters / dense_parameters
-    code = "" if reduced.plain else ", trust_remote_code=True"
+    code, none = ("", "") if reduced.plain else (", trust_remote_code=True", ", trust_remote_code=False")
     needed = "" if reduced.plain else _NEEDED
     return f"""---
 library_name: transformers
@@ -363,6 +381,6 @@ tags: [slicescope, {"structured-pruning" if reduced.inner else "layer-pruning"},
 ```python
 from transformers import AutoModelForCausalLM, AutoTokenizer
 model = AutoModelForCausalLM.from_pretrained("PATH"{code})
-tokenizer = AutoTokenizer.from_pretrained("PATH"{code})
+tokenizer = AutoTokenizer.from_pretrained("PATH"{none})
 ```
 """

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from analysis.errors import PlanError, unknown_name
-from slicing.export.base import Export
+from slicing.export.base import Dense, Export
 from slicing.export.deci import Deci
 from slicing.export.gguf import Gguf
+from slicing.export.hf import Hf
+from slicing.export.mergekit import Mergekit
 
-EXPORTS: dict[str, Export] = {each.name: each for each in (Deci(), Gguf())}
+__all__ = ["EXPORTS", "Dense", "Export", "find_export"]
+
+EXPORTS: dict[str, Export] = {each.name: each for each in (Hf(), Deci(), Gguf(), Mergekit())}
 
 
 def find_export(name: str) -> Export:

@@ -23,13 +23,12 @@ from analysis.portable import make_portable, with_old_names
 from analysis.sources.model import quiet_transformers
 from analysis.storage import require_space, whole_folder
 from slicing import modeling_decilm
-from slicing.export.base import Export
+from slicing.export.base import TYPES, Dense, Export
 from slicing.export.parts import BlockParts, Parts, filled, in_dtype, read_parts, up_to
 
 ARCHITECTURE = "DeciLMForCausalLM"
 MULTIPLE = modeling_decilm.MULTIPLE
 ATTENTION_BIASES = {"q_proj", "k_proj", "v_proj", "o_proj"}
-TYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 
 
 class Deci(Export):
@@ -41,7 +40,7 @@ class Deci(Export):
     folder = True
     dtypes = ("own", *TYPES)
 
-    def check(self, model: Any, tokenizer: PreTrainedTokenizerBase) -> None:
+    def check(self, model: Any, tokenizer: PreTrainedTokenizerBase, *, dense: Dense | None = None) -> None:
         """Refuse query heads that are gone from some blocks, and a first block without attention."""
         _read(model)
 
@@ -54,6 +53,7 @@ class Deci(Export):
         made_from: str,
         dtype: str | None = None,
         multiple: int = 1,
+        dense: Dense | None = None,
     ) -> None:
         """Write configuration, modelling file, weights, tokenizer and a card; see ``Export.write``."""
         parts = _read(model)
@@ -124,6 +124,7 @@ def _config(parts: Parts, dtype: torch.dtype, multiple: int) -> dict[str, Any]:
         "architectures": [ARCHITECTURE],
         "auto_map": {
             "AutoConfig": "modeling_decilm.DeciLMConfig",
+            "AutoModel": "modeling_decilm.DeciLMModel",
             "AutoModelForCausalLM": f"modeling_decilm.{ARCHITECTURE}",
         },
         "block_configs": blocks,
@@ -194,6 +195,6 @@ and transformers 4.57 or later the model too.
 ```python
 from transformers import AutoModelForCausalLM, AutoTokenizer
 model = AutoModelForCausalLM.from_pretrained("PATH", trust_remote_code=True)
-tokenizer = AutoTokenizer.from_pretrained("PATH", trust_remote_code=True)
+tokenizer = AutoTokenizer.from_pretrained("PATH", trust_remote_code=False)
 ```
 """

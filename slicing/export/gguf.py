@@ -20,7 +20,7 @@ from transformers import PreTrainedTokenizerBase
 
 from analysis.errors import UnsupportedError
 from analysis.storage import require_space, whole_file
-from slicing.export.base import Export
+from slicing.export.base import Dense, Export
 from slicing.export.parts import BlockParts, Parts, filled, in_dtype, read_parts, up_to
 from slicing.export.vocabulary import Vocabulary, read_vocabulary
 
@@ -56,7 +56,7 @@ class Gguf(Export):
     folder = False
     dtypes = tuple(TYPES)
 
-    def check(self, model: Any, tokenizer: PreTrainedTokenizerBase) -> None:
+    def check(self, model: Any, tokenizer: PreTrainedTokenizerBase, *, dense: Dense | None = None) -> None:
         """Refuse positions, biases and tokenizers that llama.cpp would read differently."""
         _read(model)
         read_vocabulary(tokenizer, model.get_input_embeddings().weight.shape[0])
@@ -70,6 +70,7 @@ class Gguf(Export):
         made_from: str,
         dtype: str | None = None,
         multiple: int = 1,
+        dense: Dense | None = None,
     ) -> None:
         """Write the file, one tensor after the other; see ``Export.write``.
 

@@ -25,13 +25,14 @@ queries, and of keys and values, an attention has."""
 
 
 @torch.no_grad()
-def as_plain(model: Any) -> Any:
+def as_plain(model: Any, instead: str = "leave out 'uniform'") -> Any:
     """The same model in the class and configuration of its architecture, which every tool opens.
 
-    Raises ``UnsupportedError`` where the configuration cannot say these widths.
+    Raises ``UnsupportedError`` where the configuration cannot say these widths; ``instead`` is what it then
+    tells to do.
     """
     if any(isinstance(each, Absent) for each in model.modules()):
-        raise _unfit(model, "whole sub-layers are gone")
+        raise _unfit(model, "whole sub-layers are gone", instead)
     config = copy.deepcopy(model.config)
     text = config.get_text_config(decoder=True)
     there = {name: parameter.shape for name, parameter in model.named_parameters()}
@@ -46,7 +47,7 @@ def as_plain(model: Any) -> Any:
         with torch.device("meta"):
             made = type(model)(config)
     except Exception as error:  # whatever the family's own code says of a configuration it cannot build
-        raise _unfit(model, one_line(error)) from error
+        raise _unfit(model, one_line(error), instead) from error
     turned = {f"{name}.weight" for name, each in made.named_modules() if isinstance(each, Conv1D)}
     wrong = [
         name
@@ -57,7 +58,7 @@ def as_plain(model: Any) -> Any:
         isinstance(each, NarrowLinear) and (each.rows is not None or each.columns is not None)
         for each in model.modules()
     ):
-        raise _unfit(model, f"the shapes of {wrong[0] if wrong else 'its heads'} differ")
+        raise _unfit(model, f"the shapes of {wrong[0] if wrong else 'its heads'} differ", instead)
     for name, module in made.named_modules():
         found = model.get_submodule(name)
         for key in module._parameters:
@@ -71,7 +72,8 @@ def as_plain(model: Any) -> Any:
     made.generation_config = copy.deepcopy(model.generation_config)
     made.tie_weights()
     made = made.eval()
-    _check(model, made)
+    if reason := why_unlike(probe_logits(made), probe_logits(model), model.dtype):
+        raise _unfit(model, reason, instead)
     return made
 
 
@@ -105,13 +107,8 @@ def _say_heads(text: Any, known: Any, left: int, full: int) -> None:
             setattr(text, name, count * left // full)
 
 
-def _check(model: Any, made: Any) -> None:
-    if reason := why_unlike(probe_logits(made), probe_logits(model), model.dtype):
-        raise _unfit(model, reason)
-
-
-def _unfit(model: Any, reason: str) -> UnsupportedError:
+def _unfit(model: Any, reason: str, instead: str) -> UnsupportedError:
     return UnsupportedError(
         f"The configuration of '{model.config.model_type}' cannot say these widths ({reason}), so that this "
-        "is no ordinary checkpoint: leave out 'uniform'."
+        f"is no ordinary checkpoint: {instead}."
     )

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from decilm import of_folder
 
 from analysis.sources.model import ModelSource
@@ -58,15 +59,20 @@ def test_what_a_method_makes_for_export_is_written(monkeypatch, compressed, tmp_
     [
         (("--to", "deci"), 3, "make the model by a method with the setting 'export=deci'"),
         (("--to", "gguf"), 3, "make the model by a method with the setting 'export=gguf'"),
+        (("--to", "hf"), 3, "make the model with 'uniform=true'"),
+        (("--to", "hf", "--multiple", "8"), 5, "leave '--multiple' out"),
+        (("--to", "mergekit"), 5, "name it with '--dense', or give the key of the run"),
+        (("--to", "mergekit", "--dense", "DENSE"), 3, "this model is cut inside its blocks"),
         (("--to", "gguf", "--dtype", "bf16"), 5, "has no numbers of type 'bf16': choose from f16, f32, q8_0"),
         (("--to", "deci", "--dtype", "q8_0"), 5, "has no numbers of type 'q8_0'"),
-        (("--to", "onnx"), 2, "is not one of 'deci', 'gguf'"),
+        (("--to", "onnx"), 2, "is not one of 'hf', 'deci', 'gguf', 'mergekit'"),
         (("--to", "gguf", "--multiple", "0"), 2, "--multiple"),
     ],
 )
 def test_what_cannot_be_written_is_one_sentence_and_leaves_nothing(
-    words, code, said, monkeypatch, compressed, tmp_path, capsys
+    words, code, said, monkeypatch, compressed, tiny_folder, tmp_path, capsys
 ):
+    words = [str(tiny_folder) if word == "DENSE" else word for word in words]
     before = set(tmp_path.iterdir())
     capsys.readouterr()
     assert run(monkeypatch, "export", compressed["fasp"], *words, "--out", tmp_path / "new") == code
@@ -74,7 +80,35 @@ def test_what_cannot_be_written_is_one_sentence_and_leaves_nothing(
     assert set(tmp_path.iterdir()) == before
 
 
-@pytest.mark.parametrize("form", ["deci", "gguf"])
+def test_a_run_is_written_by_its_key_and_knows_what_it_was_made_from(
+    monkeypatch, tiny_folder, tmp_path, capsys
+):
+    (tmp_path / "text.txt").write_text(TEXT * 40)
+    words = ["--model", tiny_folder, "--calibration", tmp_path / "text.txt", "--calibration-windows", 4]
+    words += ["--window-length", 24, "--evaluation-windows", 0, "--budget", "blocks=1"]
+    words += ["--json", tmp_path / "told.json", "--out", tmp_path / "kept"]
+    assert run(monkeypatch, "compress", "shortgpt", *words) == 0
+    told = json.loads((tmp_path / "told.json").read_text())
+    key, left = told["key"], [place for (place,) in told["layout"]["groups"]]
+    capsys.readouterr()
+    assert run(monkeypatch, "export", key, "--to", "mergekit", "--out", tmp_path / "it.yaml") == 0
+    assert f"tiny, run {key} as mergekit configuration" in " ".join(capsys.readouterr().out.split())
+    slices = yaml.safe_load((tmp_path / "it.yaml").read_text())["slices"]
+    ranges = [(each["sources"][0]["model"], *each["sources"][0]["layer_range"]) for each in slices]
+    assert [place for _, first, end in ranges for place in range(first, end)] == left
+    assert {name for name, _, _ in ranges} == {str(tiny_folder)}
+    assert run(monkeypatch, "export", key[:6], "--to", "hf", "--out", tmp_path / "hf") == 0
+    windows = torch.arange(10, 34).view(2, 12)
+    found = [
+        open_model(ModelSource.parse(str(tmp_path / name), device="cpu")).model(windows).logits
+        for name in ("hf", "kept")
+    ]
+    assert torch.equal(*found)
+    assert run(monkeypatch, "export", "0123abcd", "--to", "hf", "--out", tmp_path / "no") == 6
+    assert "The key '0123abcd' fits no run" in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize("form", ["hf", "deci", "gguf", "mergekit"])
 def test_what_is_there_is_refused_before_the_model_is_opened(
     form, monkeypatch, tiny_folder, tmp_path, capsys
 ):

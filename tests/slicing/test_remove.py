@@ -433,7 +433,9 @@ def test_a_bridged_folder_opens_here_too_and_says_why_it_is_not_sliced(
     assert not reduced.plain
     told = {"made_from": "it", "method": "by hand", "dense_parameters": 1, "calibration": "it"}
     save_reduced(reduced, tokenizer, tmp_path / "it", **told)
-    assert "trust_remote_code=True" in (tmp_path / "it" / "README.md").read_text().split("tokenizer =")[1]
+    before, _, after = (tmp_path / "it" / "README.md").read_text().partition("tokenizer =")
+    assert "trust_remote_code=True" in before
+    assert "trust_remote_code=False" in after
     source = ModelSource.parse(str(tmp_path / "it"), dtype="float32")
     assert torch.equal(open_model(source).model(windows).logits, reduced.model(windows).logits)
     assert "matrices in the place of blocks" in str(describe(source).not_sliceable)
