@@ -108,8 +108,8 @@ LINES = (
     "slice(constant, rounding=1) | finetune(tokens=8000, rate=0.01)",
     "slice(constant, rounding=1, plain=true) | distil(tokens=8000, rate=0.003)",
     "llm-streamline(repair=linear) | distil(tokens=8000, rate=0.003)",
-    "shortgpt | local(tokens=8000, rate=0.001)",
-    "fasp | local(tokens=8000, rate=0.001)",
+    "shortgpt | reconstruct(tokens=8000, rate=0.001)",
+    "fasp | reconstruct(tokens=8000, rate=0.001)",
 )
 
 
@@ -347,7 +347,7 @@ def test_too_little_text_is_told(dense):
         ("sleb(share=0.5) | distil", "leaves a share to no other"),
         ("sleb | distil(share=0.5)", "'distil' makes nothing smaller: leave its share out"),
         ("sleb | distil(repair=linear)", "repair"),
-        ("slice(constant) | local", "has other directions: choose 'distil' instead"),
+        ("slice(constant) | reconstruct", "has other directions: choose 'distil' instead"),
         ("slice(constant) | distil(states=1)", "leave 'states' out"),
         ("sleb | distil(tokens=0)", "tokens"),
         ("sleb | distil(train=some)", "train"),
@@ -360,13 +360,13 @@ def test_what_cannot_be_healed_is_told_in_one_sentence(line, told):
 
 def test_a_recipe_is_what_it_is_without_its_healing():
     line = "sleb(share=0.5) | fasp(repair=writers)"
-    recipe = Recipe.parse(f"{line} | local | distil(minutes=2)")
+    recipe = Recipe.parse(f"{line} | reconstruct | distil(minutes=2)")
     assert Recipe(steps=recipe.cutting) == Recipe.parse(line)
     assert recipe.kind == "both"
     assert recipe.repaired == "writers"
     assert recipe.heals
     assert not recipe.quick
-    assert recipe.short == "sleb/fasp/local/distil"
+    assert recipe.short == "sleb/fasp/reconstruct/distil"
 
 
 def test_training_takes_more_memory_the_more_is_trained():

@@ -158,7 +158,7 @@ def test_an_inner_default_that_means_something_else_changes_the_key():
 
 @pytest.mark.parametrize("name", STEPS)
 def test_the_version_of_a_step_is_part_of_every_key_that_it_is_in(name, monkeypatch):
-    recipe = Recipe.parse(name)
+    recipe = Recipe.parse(f"shortgpt | {name}" if STEPS[name].axis == "weights" else name)
     budget = Budget() if recipe.kind == "width" else Budget.parse("parameters=0.2")
     asked = [
         Trial(**JUDGED, recipe=recipe, budget=budget),

@@ -1,4 +1,4 @@
-"""Local healing: block by block, each is trained to follow the dense stream."""
+"""Local reconstruction: block by block, each is trained to follow the dense stream."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 @step
-class Local(Healing):
+class Reconstruct(Healing):
     """Train block after block on the stream that really enters it, towards the dense stream behind it.
 
     ``min sum_t |f_l(x_t) - y_t|^2 / |y_t|^2``, x the smaller model's stream in front of its block l, y the
@@ -36,8 +36,8 @@ class Local(Healing):
     little memory, and what is gone behind a block is made up for by it.
     """
 
-    name = "local"
-    title = "Every block to the dense stream"
+    name = "reconstruct"
+    title = "Local reconstruction, block by block"
     source = "Wagner et al., A Free Lunch in LLM Compression, 2025"
     cite = "wagner2025freelunch"
     known_issue = "A block that follows the dense stream more closely need not predict better."
@@ -52,7 +52,7 @@ class Local(Healing):
         if "stream" not in axes:
             return ""
         return (
-            "'local' trains blocks to follow the dense stream, and that of a sliced model has other "
+            "'reconstruct' trains blocks to follow the dense stream, and that of a sliced model has other "
             "directions: choose 'distil' instead."
         )
 
