@@ -24,6 +24,7 @@ from app.figures.base import LIGHT, Drawing
 from app.figures.body import draw_body
 from app.figures.compare import draw_differences, draw_perplexities, draw_windows
 from app.figures.frontier import draw_frontier
+from app.figures.healing import draw_healing
 from app.figures.page import FUNCTIONS, embedded, script
 from app.figures.plan import draw_schedule
 from app.figures.profile import (
@@ -43,6 +44,7 @@ from app.tables import (
     compress_table,
     damage_table,
     difference_table,
+    healing_table,
     int8_table,
     lens_table,
     map_table,
@@ -107,6 +109,7 @@ def _of_compress(request: CompressRequest, result: CompressResult) -> Sections:
         constant = plan.constant(result.shape)
         yield _cut(plan, result.profile, result.schedule, constant, request.recipe.short)
     yield from _body(result.shape, result)
+    yield from _healing(result)
     yield from _recipes(request.recipes_used())
 
 
@@ -115,6 +118,7 @@ def _of_trial(request: Trial, result: TrialResult) -> Sections:
     if (eight := int8_table([result.measurement])) is not None:
         yield Section("In 8 bits", None, eight, wording.INT8_READING)
     yield from _body(result.shape, result.measurement)
+    yield from _healing(result.measurement)
     yield from _recipes(request.recipes_used())
 
 
@@ -190,6 +194,12 @@ def _cut(
     drawing = draw_schedule(schedule, constant, fractions, name, path)
     table = schedule_table(schedule, constant, fractions, scores, path)
     return Section("What was cut where", drawing, table)
+
+
+def _healing(made: CompressResult | Measurement) -> Sections:
+    """Show how the loss fell where what was left was trained."""
+    if made.healed:
+        yield Section("How it was healed", draw_healing(made.healed), healing_table(made.healed))
 
 
 def _body(

@@ -18,6 +18,7 @@ from analysis.sources.text import TextSource
 from app import wording
 from slicing.allocation import Fractions
 from slicing.budget import Budget
+from slicing.heal.record import Healed
 from slicing.schedule import SlicingSchedule
 from slicing.study.recipe import Recipe
 from slicing.study.results import CompressResult, Measurement, Request, Run
@@ -316,6 +317,15 @@ def recipe_table(recipes: Sequence[Recipe], baseline: Recipe | None = None) -> p
 
     return pd.DataFrame(
         {"recipe": each.line, "title": each.title, "what for": told(each)} for each in recipes
+    )
+
+
+def healing_table(healed: Sequence[Healed]) -> pd.DataFrame:
+    """Every look at a model while it was trained."""
+    return pd.DataFrame(
+        {"step": each.step, "tokens trained on": look.tokens, "loss, nats per token": round(look.loss, 4)}
+        for each in healed
+        for look in each.looks
     )
 
 

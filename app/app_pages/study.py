@@ -10,12 +10,13 @@ from app import controls, forms, parts, plan_form, state, wording
 from app.body import body_of, body_table
 from app.figures.body import draw_body
 from app.figures.frontier import draw_frontier
+from app.figures.healing import draw_healing
 from app.figures.plan import draw_schedule
 from app.figures.profile import DAMAGES
 from app.figures.ranking import draw_ranking
 from app.figures.study import draw_map, draw_sizes
 from app.planned import held_back, plan_of
-from app.tables import map_table, ranking_table, trial_table, widths_table
+from app.tables import healing_table, map_table, ranking_table, trial_table, widths_table
 from slicing.budget import Budget
 from slicing.plan import Plan
 from slicing.schedule import SlicingSchedule
@@ -173,6 +174,7 @@ def _card(board: Board, run: Run | None) -> None:
         if standing:
             _widths(standing, table, run)
             _body(standing, run)
+            _healing(standing)
         _ways_on(board, recipe, table.budget, standing, run)
 
 
@@ -193,8 +195,8 @@ def _numbers(standing: Standing, table: Table) -> None:
         st.markdown(f"Blocks: {wording.verbatim(first.layout.label)}.")
     if first.inner:
         st.markdown(f"Inside blocks: {wording.verbatim(first.inner.label)}.")
-    for told in filter(None, (wording.repaired(first), wording.healed(first))):
-        st.markdown(wording.verbatim(told))
+    if repaired := wording.repaired(first):
+        st.markdown(wording.verbatim(repaired))
     if sinks := [each.sink for each in standing.runs if each.sink]:
         worst = min(sinks, key=lambda sink: sink.ratio)
         st.warning(worst.told, icon=":material/warning:")
@@ -235,6 +237,13 @@ def _body(standing: Standing, run: Run | None) -> None:
         st.markdown("**Where it was cut**")
         parts.chart(draw_body(boxes, parts.theme()), "recipe-body", body_table(boxes))
         st.caption(wording.BODY_READING)
+
+
+def _healing(standing: Standing) -> None:
+    """Draw how the loss fell where what was left was trained."""
+    if healed := standing.runs[0].healed:
+        st.markdown("**How it was healed**")
+        parts.chart(draw_healing(healed, parts.theme()), "recipe-healing", healing_table(healed))
 
 
 def _ways_on(

@@ -16,9 +16,12 @@ from analysis.scores import SCORES
 from app import figures
 from app.figures.base import CONSTANT, DARK, DYNAMIC, HIGHLIGHT, LIGHT
 from app.figures.compare import draw_differences, draw_perplexities
+from app.figures.healing import draw_healing
 from app.figures.plan import draw_schedule
 from app.figures.profile import draw_profile, outliers
+from app.tables import healing_table
 from slicing.allocation import Fractions
+from slicing.heal.record import Healed, Look
 from slicing.schedule import SlicingSchedule
 from slicing.study.results import Measurement as Judged
 
@@ -206,3 +209,26 @@ def test_block_labels_stay_few() -> None:
         fractions = Fractions(values=(0.5,) * count, capped=(False,) * count)
         figure = draw_schedule(schedule(*widths), schedule(*widths), fractions, "dynamic", "h").figure
         assert count / figure.layout.xaxis.dtick <= 16
+
+
+def test_the_curve_of_healing_marks_the_look_that_was_kept():
+    looks = (Look(0, 3.5), Look(2048, 3.3), Look(4096, 3.4))
+    told = Healed(
+        step="distil",
+        windows=8,
+        before=3.5,
+        after=3.3,
+        tokens=4096,
+        distinct=4096,
+        parameters=7,
+        looks=looks,
+        seconds=2.0,
+    )
+    figure, takeaway = draw_healing([told, told.model_copy(update={"step": "finetune"})])
+    curves = [trace for trace in figure.data if trace.mode == "lines+markers"]
+    assert [trace.name for trace in curves] == ["distil", "finetune"]
+    assert list(zip(curves[0].x, curves[0].y, strict=True)) == [(look.tokens, look.loss) for look in looks]
+    kept = [trace for trace in figure.data if trace.name == "kept"]
+    assert [(*trace.x, *trace.y) for trace in kept] == [(2048, 3.3)] * 2
+    assert takeaway.startswith("'distil' trained 7 parameters") and "from 3.500 to 3.300" in takeaway
+    assert list(healing_table([told])["loss, nats per token"]) == [3.5, 3.3, 3.4]
