@@ -34,7 +34,7 @@ demo-run: $(INSTALLED)  ## make the runs that ship in assets/ anew: comparison, 
 	SLICESCOPE_HOME=build/demo-units $(BIN)/slicescope profile --model demo --units-measured
 	SLICESCOPE_HOME=build/demo-sweep $(BIN)/slicescope study map.toml --json build/demo-sweep/run.json
 	SLICESCOPE_HOME=build/demo-contest $(BIN)/slicescope study ranking.toml --json build/demo-contest/run.json
-	SLICESCOPE_HOME=build/demo-board $(BIN)/slicescope study board.toml --json build/demo-board/run.json
+	SLICESCOPE_HOME=build/demo-board $(BIN)/slicescope study families.toml --json build/demo-board/run.json
 	mkdir -p assets/demo-run assets/demo-units assets/demo-sweep assets/demo-contest assets/demo-board
 	# Its trials are runs beside it, without the tokens of the profile.
 	run=$$(dirname build/demo-run/runs/*/profile.safetensors) && \

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
-from board_stand_in import LOSSES, board_run
+from board_stand_in import LOSSES, board_run, earlier_board
 
 from app import wording
 from app.citations import citations
@@ -15,7 +15,6 @@ from app.figures.ranking import draw_ranking
 from app.report import build_report
 from app.tables import ranking_table
 from slicing.study.recipe import Recipe
-from slicing.study.store import bundled_board
 from slicing.study.verdicts import Board, beside, read_board
 
 WINNER = Recipe.parse("llm-streamline(repair=writers)")
@@ -42,7 +41,7 @@ def test_every_recipe_is_drawn_over_the_sizes_where_its_loss_is(board):
 
 
 def test_a_model_that_broke_hides_no_other():
-    run = bundled_board()  # there LaCo by its paper's rule ends at 4 million
+    run = earlier_board()  # there LaCo by its paper's rule ends at 4 million
     figure, takeaway = draw_frontier(read_board(run.request, run.result))
     broken = next(trace for trace in figure.data if trace.customdata[0] == "laco")
     assert list(broken.marker.symbol) == ["arrow-up"] * 3
@@ -55,7 +54,7 @@ def test_a_model_that_broke_hides_no_other():
 
 
 def test_what_lost_far_more_than_constant_slicing_is_told_at_the_edge():
-    run = bundled_board()
+    run = earlier_board()
     figure, _ = draw_ranking(read_board(run.request, run.result).tables[0])
     assert figure.layout.xaxis.range[1] < 450
     edges = [each.text for each in figure.layout.annotations if each.text.endswith("→")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import multiprocessing
 import os
@@ -19,6 +20,7 @@ from typing import Any
 
 import pytest
 import torch
+from board_stand_in import EARLIER
 
 from analysis.errors import PlanError, SlicescopeError, StorageError
 from analysis.sources.model import ModelSource
@@ -32,7 +34,6 @@ from slicing.plan import Plan
 from slicing.preview import PreviewRequest
 from slicing.study.requests import ProfileRequest
 from slicing.study.store import (
-    BUNDLED_BOARD,
     BUNDLED_CONTEST,
     BUNDLED_RUN,
     BUNDLED_SWEEP,
@@ -781,16 +782,17 @@ def test_a_note_that_cannot_be_read_is_told_and_cleared(tmp_path: Any, content: 
 
 
 @pytest.mark.parametrize(
-    ("folder", "view", "recipes"),
+    ("file", "view", "recipes"),
     [
-        (BUNDLED_RUN, "comparison", 2),
-        (BUNDLED_SWEEP, "map", 6),
-        (BUNDLED_CONTEST, "ranking", 10),
-        (BUNDLED_BOARD, "frontier", 20),
+        (BUNDLED_RUN / RUN_FILE, "comparison", 2),
+        (BUNDLED_SWEEP / RUN_FILE, "map", 6),
+        (BUNDLED_CONTEST / RUN_FILE, "ranking", 10),
+        (EARLIER, "frontier", 20),
     ],
 )
-def test_a_note_of_an_earlier_version_becomes_the_same_study(folder: Path, view: str, recipes: int) -> None:
-    recipe = json.loads((folder / RUN_FILE).read_text())["recipe"]
+def test_a_note_of_an_earlier_version_becomes_the_same_study(file: Path, view: str, recipes: int) -> None:
+    stored = file.read_bytes()
+    recipe = json.loads(gzip.decompress(stored) if file.suffix == ".gz" else stored)["recipe"]
     queue_folder().mkdir(parents=True)
     note = {"submitted": "2026-01-02T03:04:05Z", "owner": "me", "recipe": recipe}
     (queue_folder() / dead(f"{owned('job')}1.json")).write_text(json.dumps(note))

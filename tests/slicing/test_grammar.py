@@ -142,8 +142,8 @@ def test_the_shipped_studies_have_a_file(run: Callable[[], Any]) -> None:
 
 
 def test_ready_files_say_what_the_shipped_runs_were_asked_for() -> None:
-    assert set(ready_studies()) >= {"board", "map", "quick", "ranking"}
-    for name, run in (("map", bundled_sweep), ("ranking", bundled_contest), ("board.toml", bundled_board)):
+    assert set(ready_studies()) >= {"families", "map", "quick", "ranking", "removal"}
+    for name, run in (("map", bundled_sweep), ("ranking", bundled_contest), ("families", bundled_board)):
         assert read_study(find_study(name)) == run().request
     assert len(read_study(find_study("quick")).recipes) == 4
 

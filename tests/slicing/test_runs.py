@@ -38,7 +38,7 @@ from slicing.study.store import (
     find_run,
     list_runs,
 )
-from slicing.study.study import BOARD, USUAL, Study, comparison, contest, leaderboard, recipes, sweep
+from slicing.study.study import USUAL, Study, comparison, contest, leaderboard, recipes, sweep
 from slicing.study.verdicts import Comparison, read_board, read_comparison
 
 TEXT = "A whole is what has a beginning and middle and end; a window has at least the middle of one. "
@@ -520,8 +520,10 @@ def test_bundled_board_holds_everyone_at_one_size():
     assert run.request.view == "frontier"
     for table in board.tables:
         assert len(table.standings) == len(run.request.recipes)
-        sizes = [each.parameters for each in table.standings]
-        assert max(sizes) - min(sizes) < 0.005 * min(sizes)  # a matrix more, or a rounding step
+        # A plain model in one basis has a hidden size that its heads divide: steps of 72 dimensions here.
+        sizes = [each.parameters for each in table.standings if "plain=true" not in each.name]
+        assert len(sizes) == len(table.standings) - 1
+        assert max(sizes) - min(sizes) < 0.01 * min(sizes)  # a matrix more, or a sub-layer
 
 
 def test_bundled_contest_holds_everyone_at_one_size():
@@ -546,5 +548,3 @@ def test_bundled_runs_are_the_usual_ones_of_the_demo():
         "evaluation": TextSource.parse("demo", "evaluation"),
     }
     assert bundled_run().request == comparison(Plan(), **shared)
-    searched = "llm-streamline(share=search) | slice(dynamic, base=0, blocks_per_basis=3, repair=writers)"
-    assert {each.line for each in bundled_board().request.recipes_used()} <= {*BOARD, searched}
