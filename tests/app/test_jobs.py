@@ -33,13 +33,13 @@ from app.jobs import Worker
 from slicing.plan import Plan
 from slicing.preview import PreviewRequest
 from slicing.study.requests import ProfileRequest
+from slicing.study.results import Run
 from slicing.study.store import (
     BUNDLED_CONTEST,
     BUNDLED_RUN,
     BUNDLED_SWEEP,
     RUN_FILE,
     find_run,
-    load_run,
 )
 from slicing.study.study import comparison
 
@@ -792,7 +792,8 @@ def test_a_note_that_cannot_be_read_is_told_and_cleared(tmp_path: Any, content: 
 )
 def test_a_note_of_an_earlier_version_becomes_the_same_study(file: Path, view: str, recipes: int) -> None:
     stored = file.read_bytes()
-    recipe = json.loads(gzip.decompress(stored) if file.suffix == ".gz" else stored)["recipe"]
+    text = (gzip.decompress(stored) if file.suffix == ".gz" else stored).decode()
+    recipe = json.loads(text)["recipe"]
     queue_folder().mkdir(parents=True)
     note = {"submitted": "2026-01-02T03:04:05Z", "owner": "me", "recipe": recipe}
     (queue_folder() / dead(f"{owned('job')}1.json")).write_text(json.dumps(note))
@@ -802,7 +803,7 @@ def test_a_note_of_an_earlier_version_becomes_the_same_study(file: Path, view: s
     assert entry.owner == "me"
     assert entry.request.kind == "study"
     assert (entry.request.view, len(entry.request.recipes)) == (view, recipes)
-    now: Any = load_run(folder).request
+    now: Any = Run.from_json(text, "it").request
     assert {each.line for each in entry.request.recipes} == {each.line for each in now.recipes}
 
 
