@@ -38,7 +38,7 @@ OF_INT8 = 0.05
 ROWS = {
     "removed": "blocks removed",
     "uniform": "cut inside, alike in all blocks (`uniform=true`)",
-    "unequal": "cut inside, sizes of their own",
+    "unequal": "cut inside, MLPs of their own widths",
     "basis": "one basis (`slice(plain=true)`)",
     "sliced": "sliced, a basis per sub-layer",
     "deci": "cut inside, `export --to deci`",
