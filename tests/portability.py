@@ -185,11 +185,16 @@ def _logits(model: Any, windows: Tensor) -> Tensor:
     return model.eval()(windows, use_cache=False).logits
 
 
-def main() -> int:
-    """Install the old version, write the folders, and open them there and here."""
+def install_old() -> None:
+    """Install the old version beside the packages that are here, unless it is there."""
     if not OLD.is_dir():
         words = ["-m", "pip", "install", "--quiet", "--no-deps", "--target", str(OLD), *PACKAGES]
         subprocess.run([sys.executable, *words], check=True)
+
+
+def main() -> int:
+    """Install the old version, write the folders, and open them there and here."""
+    install_old()
     with TemporaryDirectory(dir=BUILD) as folder:
         write(Path(folder))
         code = 0

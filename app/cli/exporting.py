@@ -102,7 +102,7 @@ def export(
         origin = None
     with progress_bars() as listen:
         model, tokenizer = open_source(which, listen)
-        known = origin and _dense(origin, listen)
+        known = _dense(origin, listen) if origin else None
         listen("Writing", 0, 1)
         form.write(model, tokenizer, path, made_from=label, dtype=dtype, multiple=multiple, dense=known)
         listen("Writing", 1, 1)
