@@ -245,7 +245,8 @@ def test_16_bit_models_are_trained_in_fp32_and_come_back_as_they_were(dense):
     assert made.healed[0].kept
 
 
-def test_minutes_are_kept(dense):
+def test_minutes_are_kept(dense, monkeypatch):
+    monkeypatch.setattr(training, "PATIENCE", 1000)
     _, made = healed("shortgpt | distil(minutes=0.05, rate=0.003)", dense)
     (told,) = made.healed
     assert 3.0 <= told.seconds < 3.0 + 2.0
