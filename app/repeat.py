@@ -16,6 +16,7 @@ from slicing.study.recipe import Recipe
 from slicing.study.requests import Judged, SearchRequest, Trial, drawn_for
 from slicing.study.results import Request
 from slicing.study.study import USUAL, Study, sliced
+from slicing.wish import Wish
 
 STUDY_FILE = "study.toml"
 """What the file of a study is called in its command."""
@@ -33,7 +34,22 @@ def command(request: Request) -> str:
         return shlex.join(["slicescope", "profile", *_flags(request)])
     if request.kind == "compress":
         return shlex.join(["slicescope", "compress", request.recipe.line, *_flags(request), *_OUT])
+    if request.kind == "shrink":
+        return shlex.join(["slicescope", "shrink", *_wish(request.wish), *_flags(request), "--out", "small"])
     return shlex.join(["slicescope", "study", STUDY_FILE])
+
+
+def _wish(wish: Wish) -> list[str]:
+    """The flags of a wish."""
+    size = (
+        ["--fewer", f"{100 * wish.fewer:g}%"]
+        if wish.fewer is not None
+        else ["--flops", as_briefly(wish.flops)]
+        if wish.flops is not None
+        else ["--memory", f"{(wish.memory or 0) / 1000:g}kB"]
+    )
+    hoped = ["--quality", f"ppl<={as_briefly(wish.quality)}x"] if wish.quality is not None else []
+    return [*size, *_changed(wish, "minutes"), *hoped, *_changed(wish, "opens")]
 
 
 def study_file(request: Study | Trial | SearchRequest) -> str:
@@ -73,7 +89,7 @@ def _flags(request: Any) -> list[str]:
     """The flags of all fields that are not as usual; the model is always named."""
     words: list[str] = []
     for name in type(request).model_fields:
-        if name not in ("kind", "recipe"):
+        if name not in ("kind", "recipe", "wish"):
             words += _flag(request, name, getattr(request, name))
     return words
 

@@ -146,6 +146,10 @@ _ONE_TEXT = ("--other", "")
 GOOD: dict[str, tuple[str, ...]] = {
     "profile": _PROFILED,
     "plan": (*_PROFILED, *_ROUNDED),
+    "shrink": (
+        *(*_CALIBRATED, *_EVALUATED, *_ONE_TEXT, "--fewer", "30%", "--speed-rounds", "0"),
+        *("--minutes", "0.0001", "--out", "new"),
+    ),
     "slice": (*_CALIBRATED, *_QUICK, "--evaluation-windows", "0", "--out", "new"),
     "remove": (*_CALIBRATED, *_ONE_BLOCK, "--evaluation-windows", "0", "--out", "new"),
     "compare": (*_CALIBRATED, *_EVALUATED, *_QUICK, "--new-tokens", "0", "--speed-rounds", "0"),

@@ -17,6 +17,7 @@ from app.cli.exporting import export
 from app.cli.looking import evaluate, generate, plan_command, profile
 from app.cli.making import compress, remove, slice_command
 from app.cli.serving import app_command, prepare
+from app.cli.shrinking import shrink
 from app.cli.stored import cite, queue_app, report, runs_app
 from app.cli.studies import compare, study_app
 from app.cli.terminal import err, out
@@ -50,6 +51,7 @@ def start(
     """Read the options that stand before a command."""
 
 
+app.command()(shrink)
 app.command()(profile)
 app.command(name="plan")(plan_command)
 app.command()(compress)

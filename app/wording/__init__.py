@@ -35,6 +35,7 @@ from app.wording.results import (
     verdict,
     window_reading,
 )
+from app.wording.shrink import TRIED_READING, answer, beside_dense, beside_winner, shrunk
 from app.wording.studies import (
     FRONTIER_READING,
     NOT_RUN,

@@ -14,11 +14,9 @@ from slicing.budget import Budget
 from slicing.steps.base import STEPS, Step
 from slicing.study.grammar import parse_line
 from slicing.study.possible import check_recipe
-from slicing.study.recipe import Recipe
+from slicing.study.recipe import HEALING, Recipe
 from slicing.wish import Opens
 
-HEALING = "weights"
-"""The axis of steps that make nothing smaller, and win back what was lost."""
 HALF = 0.5
 """Where blocks go and the rest is made smaller too, so much of what is to go are blocks."""
 

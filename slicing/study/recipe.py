@@ -16,6 +16,8 @@ from slicing.study.grammar import parse_line, write_line
 
 Kind = Literal["width", "depth", "inner", "both"]
 """What a recipe makes smaller."""
+HEALING = "weights"
+"""The axis of steps that make nothing smaller, and win back what was lost."""
 _KINDS: dict[Axis, Kind] = {"stream": "width", "blocks": "depth", "inner": "inner"}
 
 
@@ -107,6 +109,11 @@ class Recipe(Value):
     def quick(self) -> bool:
         """Tell whether a public server lets visitors ask for it; see ``Step.quick``."""
         return all(each.quick for each in self.steps)
+
+    @property
+    def opens_everywhere(self) -> bool:
+        """Tell whether what it leaves of an ordinary checkpoint is one too; healing changes no form."""
+        return all(each.opens_everywhere or each.axis == HEALING for each in self.steps)
 
     @property
     def repaired(self) -> str:
