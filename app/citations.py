@@ -21,6 +21,23 @@ ENTRIES = {
   eprint    = {1502.07943},
   archiveprefix = {arXiv}
 }""",
+    "wagner2025freelunch": """@misc{wagner2025freelunch,
+  title     = {A Free Lunch in {LLM} Compression: Revisiting Retraining after Pruning},
+  author    = {Wagner, Moritz and Roux, Christophe and Zimmer, Max and Pokutta, Sebastian},
+  year      = {2025},
+  eprint    = {2510.14444},
+  archiveprefix = {arXiv}
+}""",
+    "muralidharan2024minitron": """@inproceedings{muralidharan2024minitron,
+  title     = {Compact Language Models via Pruning and Knowledge Distillation},
+  author    = {Muralidharan, Saurav and Sreenivas, Sharath Turuvekere and Joshi, Raviraj and
+               Chochowski, Marcin and Patwary, Mostofa and Shoeybi, Mohammad and Catanzaro, Bryan and
+               Kautz, Jan and Molchanov, Pavlo},
+  booktitle = {Advances in Neural Information Processing Systems},
+  year      = {2024},
+  eprint    = {2407.14679},
+  archiveprefix = {arXiv}
+}""",
     "kurtic2023ziplm": """@inproceedings{kurtic2023ziplm,
   title     = {{ZipLM}: Inference-Aware Structured Pruning of Language Models},
   author    = {Kurtic, Eldar and Frantar, Elias and Alistarh, Dan},

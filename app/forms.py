@@ -303,7 +303,8 @@ def _judged(name: str, usual: Proposal) -> dict[str, Any]:
     calibration_windows = controls.number(
         "Calibration windows", f"{name}-calibration-windows", judged.calibration_windows
     )
-    search_text = _search_text(name)
+    search_text = _own_text(name, "search", "demo:search")
+    healing_text = _own_text(name, "healing", "demo:search")
     said = text_line(judged.evaluation, "evaluation")
     evaluation = controls.text("Evaluation text", "evaluation", f"{name}-evaluation", said)
     evaluation_windows = controls.number(
@@ -316,6 +317,7 @@ def _judged(name: str, usual: Proposal) -> dict[str, Any]:
         "calibration": TextSource.parse(calibration, "calibration"),
         "calibration_windows": calibration_windows,
         "search_text": search_text,
+        "healing_text": healing_text,
         "profile_windows": min(judged.profile_windows, calibration_windows),
         "evaluation": TextSource.parse(evaluation, "evaluation"),
         "evaluation_windows": evaluation_windows,
@@ -323,11 +325,12 @@ def _judged(name: str, usual: Proposal) -> dict[str, Any]:
     }
 
 
-def _search_text(name: str) -> TextSource | None:
-    """The text that searches are judged on; title and help are those of the field."""
-    field = Study.model_fields["search_text"]
-    own = st.toggle(str(field.title), key=f"{name}-search", persist_state="session", help=field.description)
-    said = controls.text("Search text", "calibration", f"{name}-search-text", "demo:search") if own else ""
+def _own_text(name: str, what: str, usual: str) -> TextSource | None:
+    """The text that searches are judged on, or that healing draws from; title and help are the field's."""
+    field = Study.model_fields[f"{what}_text"]
+    own = st.toggle(str(field.title), key=f"{name}-{what}", persist_state="session", help=field.description)
+    label = f"{what.capitalize()} text"
+    said = controls.text(label, "calibration", f"{name}-{what}-text", usual) if own else ""
     return TextSource.parse(said, "calibration") if own else None
 
 

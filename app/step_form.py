@@ -74,12 +74,14 @@ def _of_line(key: str) -> Recipe | None:
 
 
 def _of_steps(key: str) -> Recipe:
-    first = _chosen_step("Step", f"{key}-step", list(STEPS))
+    first = _chosen_step("Step", f"{key}-step", [name for name in STEPS if STEPS[name].axis != "weights"])
     followers = [name for name in STEPS if _may_follow(first, STEPS[name])]
     then = _chosen_step("Then", f"{key}-then", [NOTHING, *followers]) if followers else None
     if then is None:
         return Recipe(steps=(step_widgets(first, f"{key}-{first.name}"),))
-    share = controls.choice("Of what goes, the first step takes", f"{key}-share", SHARE_TITLES, 0.5)
+    share: Any = 1.0
+    if then.axis != "weights":
+        share = controls.choice("Of what goes, the first step takes", f"{key}-share", SHARE_TITLES, 0.5)
     before = step_widgets(first, f"{key}-{first.name}", share=share)
     return Recipe(steps=(before, step_widgets(then, f"{key}-then-{then.name}")))
 
@@ -98,8 +100,9 @@ def _chosen_step(label: str, key: str, names: list[str]) -> Any:
 
 
 def _may_follow(first: type[Step], then: type[Step]) -> bool:
+    said = {} if then.axis == "weights" else {"share": 0.5}
     try:
-        Recipe(steps=(first.from_said({"share": 0.5}), then.from_said({})))
+        Recipe(steps=(first.from_said(said), then.from_said({})))
     except PlanError:
         return False
     return True

@@ -387,6 +387,7 @@ def _measured_row(each: Measurement, dense: Measurement) -> dict[str, object]:
         "excess loss there, %": 0.0 if each.other else None,
         "vs baseline there, %": None,
         **{f"{task.task}, {task.metric}": task.value for task in each.tasks},
+        "tokens trained on": sum(told.tokens for told in each.healed) or None,
         "parameters": each.parameters,
         "blocks": each.layout.label if each.layout else None,
         "inside blocks": each.inner.label if each.inner else None,

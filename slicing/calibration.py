@@ -61,11 +61,12 @@ def _fitted(windows: int) -> int:
     return windows - held_out(windows)
 
 
-def same_text(calibration: TextSource, *others: TextSource | None, searched: bool = False) -> tuple[str, ...]:
+def same_text(
+    calibration: TextSource, *others: TextSource | None, what: str = "Calibration"
+) -> tuple[str, ...]:
     """A sentence where a text for evaluation has documents of the calibration text in it, or of the one that
-    is ``searched`` on.
+    is for something else: ``what`` names it.
     """
-    what = "Search" if searched else "Calibration"
     for other in others:
         if other is not None and share_text(calibration, other):
             both = (

@@ -43,6 +43,10 @@ def _no_search(plan: Plan) -> tuple[tuple[float, ...], float]:
     raise PlanError("Nothing has been searched yet: compare this allocation, which searches first.")
 
 
+def _no_healing() -> Tensor:
+    raise PlanError("There is no text to heal on: leave the steps that heal out.")
+
+
 def _no_more(count: int) -> Tensor:
     raise PlanError("There are no windows to judge a search on: leave the searched share out.")
 
@@ -62,17 +66,23 @@ class ModelView:
         find_precision: Callable[[], Precision] = lambda: "exact",
         search: Search = _no_search,
         draw_more: Callable[[int], Tensor] = _no_more,
+        healing_windows: Callable[[], Tensor] = _no_healing,
+        seed: int = 0,
+        key: str = "",
     ) -> None:
         """``windows`` (N, T) of token ids, for calibration.
 
         The first ``profile_windows`` of them, by default all, are what the ``profile`` is measured on and
         what probes look at. ``find_precision`` tells that of the losses. ``search`` is asked where a plan has
-        no shares yet; ``draw_more`` gives windows (n, T) to judge a search on, none of which are these.
+        no shares yet; ``draw_more`` gives windows (n, T) to judge a search on, none of which are these,
+        and ``healing_windows`` all windows (N, T) that healing may see, in a random order. ``seed`` is that
+        of the draws. ``key`` names model and windows where what is interrupted may be stored to go on with.
         """
         self.model, self.windows = model, windows
         self.profile_windows = windows[:profile_windows]
         self.listener = progress
-        self.search, self.draw_more = search, draw_more
+        self.search, self.draw_more, self.healing_windows = search, draw_more, healing_windows
+        self.seed, self.key = seed, key
         self._profile, self._measure_profile = profile, measure_profile or self._profiled
         self._find_precision = find_precision
         self._known: dict[Any, tuple[Any, float]] = {}
@@ -88,6 +98,9 @@ class ModelView:
             progress=self.progress,
             find_precision=lambda: self.precision,
             draw_more=self.draw_more,
+            healing_windows=self.healing_windows,
+            seed=self.seed,
+            key=self.key,
         )
 
     def progress(self, phase: str, done: int, total: int) -> None:

@@ -78,8 +78,10 @@ def made(make: Callable[[], Any]) -> Any:
 
 @st.composite
 def recipes(draw: st.DrawFn, names: tuple[str, ...] = tuple(STEPS)) -> Recipe:
-    """A recipe of one step, or of a removal with a share and slicing."""
+    """A recipe of one step, or of a removal with a share and slicing, or of a removal that is healed."""
     step = draw(steps(STEPS[draw(st.sampled_from(sorted(names)))]))
+    if step.axis == "weights":
+        return made(lambda: Recipe(steps=(draw(steps(STEPS["shortgpt"])), step)))
     if step.axis != "blocks" or draw(st.booleans()):
         return Recipe(steps=(step,))
     share = draw(st.one_of(st.just("search"), st.floats(0.01, 0.99)))
@@ -142,6 +144,7 @@ def studies(draw: st.DrawFn) -> Study:
         "prompt": st.text(st.characters(exclude_categories=["Cs"]), max_size=20),
         "tasks": st.lists(st.sampled_from(["one", "two"]), unique=True),
         "search_text": texts(),
+        "healing_text": texts(),
         "redrawn": st.lists(st.sampled_from(found), unique=True),
         "task_folder": st.just(Path("/some/where")),
         **dict.fromkeys(("matched", "lens"), st.booleans()),

@@ -83,7 +83,7 @@ def _headline(found: Comparison) -> None:
     if noise := wording.noise_reading(found.study):
         st.caption(noise)
     for each in found.measured.values():
-        if told := wording.repaired(each):
+        for told in filter(None, (wording.repaired(each), wording.healed(each))):
             st.caption(wording.verbatim(told))
 
 

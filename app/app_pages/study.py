@@ -193,8 +193,8 @@ def _numbers(standing: Standing, table: Table) -> None:
         st.markdown(f"Blocks: {wording.verbatim(first.layout.label)}.")
     if first.inner:
         st.markdown(f"Inside blocks: {wording.verbatim(first.inner.label)}.")
-    if repaired := wording.repaired(first):
-        st.markdown(wording.verbatim(repaired))
+    for told in filter(None, (wording.repaired(first), wording.healed(first))):
+        st.markdown(wording.verbatim(told))
     if sinks := [each.sink for each in standing.runs if each.sink]:
         worst = min(sinks, key=lambda sink: sink.ratio)
         st.warning(worst.told, icon=":material/warning:")

@@ -179,6 +179,7 @@ def _make(asked: CompressRequest, output: Path, json_path: Path | None) -> None:
         "schedule": result.schedule and plain(result.schedule),
         "layout": result.layout and {"label": result.layout.label, **plain(result.layout)},
         "inner": result.inner and {"label": result.inner.label, **plain(result.inner)},
+        "healed": plain(result.healed),
         "sink": result.sink and plain(result.sink),
         "parameters": result.parameters,
         "dense_parameters": result.dense_parameters,
@@ -208,6 +209,8 @@ def _show(asked: CompressRequest, result: CompressResult, output: Path) -> None:
             out.print("No cut has a block before it that could be fitted, so nothing was repaired.")
         elif not result.repair.kept:
             out.print("The repair lowered no loss on the windows held out, so it was not kept.")
+    for healed in result.healed:
+        out.print(healed.told, highlight=False)
     if result.smaller and result.dense:
         out.print(
             f"Perplexity {result.smaller.perplexity:.2f}, dense {result.dense.perplexity:.2f}: "

@@ -23,8 +23,9 @@ def _print_methods(wanted: bool) -> None:
     out.print("Steps, by their names in a recipe:", style="bold")
     for name, step in sorted(STEPS.items()):
         own = _settings(step, but=Step.model_fields)
-        repairs = f"repair={'|'.join(('none', *step.repairs))}"
-        _tell(name, step.title, step.source, [*own, *(["share=1"] if step.axis == "blocks" else []), repairs])
+        shares = ["share=1"] if step.axis == "blocks" else []
+        repairs = [f"repair={'|'.join(('none', *step.repairs))}"] if step.repairs else []
+        _tell(name, step.title, step.source, [*own, *shares, *repairs])
         if step.known_issue:
             _line(f"Known issue: {step.known_issue}")
     out.print("Allocations, in 'slice(NAME)':", style="bold")

@@ -302,6 +302,13 @@ class CalibrationOptions:
             show_default="further windows of the calibration text",
         ),
     ] = ""
+    healing_text: Annotated[
+        str,
+        typer.Option(
+            help="Text that steps which train what is left draw from.",
+            show_default="what is left of the calibration text",
+        ),
+    ] = ""
     window_length: Annotated[int, typer.Option(min=2, help="Tokens in a window.")] = 512
 
     def fields(self) -> dict[str, Any]:
@@ -311,7 +318,10 @@ class CalibrationOptions:
         given = {each.name: getattr(self, each.name) for each in fields(CalibrationOptions)}
         return given | {
             "calibration": TextSource.parse(self.calibration, "calibration"),
-            "search_text": TextSource.parse(self.search_text, "calibration") if self.search_text else None,
+            **{
+                name: TextSource.parse(given[name], "calibration") if given[name] else None
+                for name in ("search_text", "healing_text")
+            },
             "profile_windows": self.profile_windows or min(8, self.calibration_windows),
         }
 

@@ -78,7 +78,7 @@ def role_of(recipe: Recipe, baseline: Recipe) -> Role:
         return REPAIRED
     if recipe.control:
         return TO_BEAT
-    step = recipe.steps[-1]
+    step = recipe.cutting[-1]
     if getattr(step, "blocks_per_basis", 0) or getattr(step, "plain", False):
         return SHARING
     rule = getattr(step, "rule", None)

@@ -23,6 +23,7 @@ from app.wording.results import (
     BODY_READING,
     deciding,
     evidence,
+    healed,
     kept_model,
     noise,
     noise_reading,

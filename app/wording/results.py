@@ -191,6 +191,13 @@ def repaired(each: Measurement) -> str | None:
     )
 
 
+def healed(each: Measurement) -> str | None:
+    """Say what the steps that heal did to a model; ``None`` where there were none."""
+    if not each.healed:
+        return None
+    return f"{each.title}. {' '.join(told.told for told in each.healed)}"
+
+
 def kept_model(plain: bool) -> str:
     """Say who opens a model that was kept; ``plain`` is one that any tool opens."""
     others = (

@@ -199,10 +199,11 @@ def _gained(table: Table) -> list[str]:
 
 def _same_without(table: Table, recipe: Recipe, without: Mapping[str, object]) -> Standing | None:
     """The standing of the same recipe without something in its last step, where that is another recipe."""
-    last = recipe.steps[-1]
+    *before, last = recipe.cutting
+    after = recipe.steps[len(recipe.cutting) :]
     if all(getattr(last, name, usual) == usual for name, usual in without.items()):
         return None
-    return table.standing(Recipe(steps=(*recipe.steps[:-1], last.model_copy(update=dict(without)))).line)
+    return table.standing(Recipe(steps=(*before, last.model_copy(update=dict(without)), *after)).line)
 
 
 def frontier(board: Board) -> list[str]:

@@ -5,12 +5,9 @@ It looks at the stream as it leaves the cut in the dense model, and at nothing i
 
 from __future__ import annotations
 
-import copy
-import math
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
 from analysis.anatomy import blocks
 from analysis.needs import FP32, MemoryNeed
@@ -18,13 +15,9 @@ from analysis.stream import BlockStream
 from slicing.assembly import spread_like
 from slicing.depth.layout import Layout
 from slicing.depth.operator import reduce_blocks
-from slicing.repair import SublayerRepair, token_weights
+from slicing.heal.block import train_block
+from slicing.repair import SublayerRepair
 from slicing.repairs.base import CutRepair, Cuts, Repaired, repair
-
-EPOCHS, PATIENCE = 40, 5
-"""Of training: passes over the windows at most, and those without gain after which it stops."""
-RATES = (2e-4, 5e-5)
-"""Learning rates at the start and at the end, a cosine between (LLM-Streamline, 2403.19135)."""
 
 
 @repair
@@ -67,7 +60,7 @@ class TrainedBlock(CutRepair):
                 return None
             home = next(listed[place].parameters()).device
             block = listed[place].to(short.device)
-            listed[place], told = _trained(dense, short, top, block, cuts.held)
+            listed[place], told = train_block(dense, short, top, block, cuts.held)
             short.through(listed[place], top)
             listed[place].to(home)
             return told
@@ -75,64 +68,3 @@ class TrainedBlock(CutRepair):
         told = cuts.walk(close)
         spread_like(cuts.dense, closed)
         return closed, told
-
-
-def _trained(
-    dense: BlockStream, short: BlockStream, place: int, block: nn.Module, held: int
-) -> tuple[nn.Module, SublayerRepair]:
-    """A trained copy of the block, or the block itself where training gained nothing held out."""
-    pupil = copy.deepcopy(block).float().requires_grad_(True)
-    optimiser = torch.optim.AdamW(pupil.parameters(), lr=RATES[0], weight_decay=1e-3)
-    # A tensor from inference mode has no gradient.
-    contexts = [_fresh(short.context(index, place)) for index in range(len(short))]
-
-    def losses(train: bool) -> float:
-        """The mean weighted loss of a pass over the windows that train, or over those held out."""
-        total = count = 0.0
-        for index in range(len(short)):
-            found, wanted, kept = short.at(index), dense.at(index), short.held(index, held)
-            rows = slice(None, len(found) - kept) if train else slice(len(found) - kept, None)
-            if not len(found[rows]):
-                continue
-            target = wanted[rows].float()
-            with torch.set_grad_enabled(train):  # of the whole batch, which the context was made for
-                output = pupil(found.float().clone(), **contexts[index])
-                output = (output[0] if isinstance(output, tuple) else output)[rows]
-                loss = ((output - target) * token_weights(target)).square().mean()
-            if train:
-                optimiser.zero_grad()
-                loss.backward()
-                nn.utils.clip_grad_norm_(pupil.parameters(), 5.0)
-                optimiser.step()
-            total, count = total + float(loss) * len(target), count + len(target)
-        return total / count
-
-    before = best = losses(train=False)
-    kept, waited = None, 0
-    for epoch in range(EPOCHS):
-        share = (1 + math.cos(math.pi * epoch / EPOCHS)) / 2
-        for group in optimiser.param_groups:
-            group["lr"] = RATES[1] + share * (RATES[0] - RATES[1])
-        losses(train=True)
-        loss = losses(train=False)
-        waited = 0 if loss < best else waited + 1
-        if loss < best:
-            best, kept = loss, {name: value.clone() for name, value in pupil.state_dict().items()}
-        if waited == PATIENCE:
-            break
-    if kept is None:
-        return block, SublayerRepair(ridge=None, before=before, after=before)
-    pupil.load_state_dict(kept)
-    dtype = next(block.parameters()).dtype
-    return pupil.to(dtype).requires_grad_(False), SublayerRepair(ridge=0.0, before=before, after=best)
-
-
-def _fresh(value: Any) -> Any:
-    """Copies of all tensors in ``value``, floating ones in fp32."""
-    if isinstance(value, Tensor):
-        return value.clone().float() if value.is_floating_point() else value.clone()
-    if isinstance(value, dict):
-        return {key: _fresh(each) for key, each in value.items()}
-    if isinstance(value, tuple | list):
-        return type(value)(_fresh(each) for each in value)
-    return value

@@ -24,6 +24,7 @@ from analysis.values import Value, first_fault
 from slicing.budget import Budget
 from slicing.calibration import Fit
 from slicing.depth.layout import Layout
+from slicing.heal.record import Healed
 from slicing.inner.sink import LostSink
 from slicing.inner.widths import InnerWidths
 from slicing.registry import Registry
@@ -37,8 +38,9 @@ if TYPE_CHECKING:
     from slicing.slicer import SlicedModel
     from slicing.view import ModelView
 
-Axis = Literal["stream", "blocks", "inner"]
-"""What a step makes smaller: the width of the residual stream, the number of blocks, or the widths inside."""
+Axis = Literal["stream", "blocks", "inner", "weights"]
+"""What a step makes smaller: the width of the residual stream, the number of blocks, or the widths inside; or
+``weights`` of one that makes nothing smaller, and trains what is left."""
 Cost = tuple[tuple[str, float], ...]
 """The phases of a step, each with its work in tokens through the decoder."""
 
@@ -55,11 +57,15 @@ class Made:
     inner: InnerWidths | None = None
     """How much stays inside its blocks; ``None`` where all does."""
     repair: Repair | None = None
+    healed: tuple[Healed, ...] = ()
+    """What each step of healing did."""
     sink: LostSink | None = None
     """Where the attention sink is lost; ``None`` where it is not, or was not looked at."""
     seconds: float = 0.0
     peak_memory: int = 0
     """Bytes of the device, at the peak of what was done to the model."""
+    line: str = ""
+    """The steps so far and their budget, as they are written."""
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -275,12 +281,16 @@ class Step(Value):
         """
         return None
 
+    def why_not_after(self, axes: Collection[Axis]) -> str:
+        """Say in a sentence why it cannot follow steps that make these parts smaller; empty where it can."""
+        return ""
+
     def search_key(self, budget: Budget) -> str | None:
         """The same for steps that share a search; ``None`` where nothing is to be searched."""
         return None
 
-    def preview(self) -> Self:
-        """A quick form of it, whose loss tells about that of its own."""
+    def preview(self) -> Self | None:
+        """A quick form of it, whose loss tells about that of its own; ``None`` to do without the step."""
         return self
 
     @abstractmethod

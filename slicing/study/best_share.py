@@ -52,6 +52,6 @@ def _with_share(recipe: Recipe, place: int, share: float) -> tuple[Step, ...]:
 def _previewed(steps: tuple[Step, ...], budget: Budget, view: ModelView) -> object:
     made = Made(view.model)
     for step in steps:
-        quick = step.preview()
-        made = quick.apply(view, quick.decide(view, budget, made), made)
+        if quick := step.preview():
+            made = quick.apply(view, quick.decide(view, budget, made), made)
     return made.model

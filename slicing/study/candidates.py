@@ -6,15 +6,16 @@ Knows no method by its name, and nothing about time.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
-from analysis.errors import SlicescopeError
+from analysis.errors import PlanError, SlicescopeError
 from analysis.shape import ModelShape
 from slicing.budget import Budget
 from slicing.steps.base import STEPS, Step
 from slicing.study.grammar import parse_line
 from slicing.study.possible import check_recipe
-from slicing.study.recipe import HEALING, Recipe
+from slicing.study.recipe import Recipe
 from slicing.wish import Opens
 
 HALF = 0.5
@@ -67,7 +68,7 @@ def on_shape(shape: ModelShape, windows: int) -> Fits:
 
 def preview_of(recipe: Recipe) -> Recipe:
     """The quick form of a recipe, whose loss tells about its own."""
-    return Recipe(steps=tuple(step.preview() for step in recipe.steps))
+    return Recipe(steps=tuple(quick for step in recipe.steps if (quick := step.preview())))
 
 
 def full_forms(recipe: Recipe, opens: Opens) -> tuple[Recipe, ...]:
@@ -91,14 +92,17 @@ def halves(ranked: Sequence[Recipe]) -> Recipe | None:
 
 
 def healed(recipe: Recipe, minutes: float) -> tuple[Recipe, ...]:
-    """The recipe with each way to heal it in so many minutes; none where none is registered."""
+    """The recipe with each way to heal it in so many minutes, those without a known issue first.
+
+    None where none is registered.
+    """
+    kinds = [kind for kind in STEPS.values() if kind.axis == "weights" and "minutes" in kind.model_fields]
     found = []
-    for kind in STEPS.values():
-        if kind.axis == HEALING and "minutes" in kind.model_fields:
-            for step in _variants(kind):
-                healing = step.read({**dict(step), "minutes": minutes})
-                found.append(Recipe(steps=(*recipe.steps, healing)))
-    return tuple(found)
+    for step in (step for kind in kinds for step in _variants(kind)):
+        with suppress(PlanError):  # not every one can follow every other step
+            healing = step.read({**dict(step), "minutes": minutes})
+            found.append(Recipe(steps=(*recipe.steps, healing)))
+    return tuple(sorted(found, key=lambda each: bool(each.steps[-1].known_issue)))
 
 
 def _variants(kind: type[Step]) -> Iterator[Step]:
@@ -111,7 +115,7 @@ def _alone(step: Step) -> Recipe:
 
 
 def _beaten(step: Step) -> bool:
-    return step.axis == HEALING or step.control or step.by_chance
+    return step.axis == "weights" or step.control or step.by_chance
 
 
 def _opening(step: Step, opens: Opens) -> Step | None:

@@ -42,6 +42,7 @@ TEXTS: dict[str, Role] = {
     "text": "calibration",
     "calibration": "calibration",
     "search_text": "calibration",
+    "healing_text": "calibration",
     "evaluation": "evaluation",
     "other": "evaluation",
 }
@@ -240,7 +241,7 @@ class _File:
             )
         fields = {key: value for key, value in plain.items() if key not in ("model", "device", "dtype")}
         fields["model"] = self.model(plain)
-        for key in ("calibration", "evaluation", "other", "search_text"):
+        for key in ("calibration", "evaluation", "other", "search_text", "healing_text"):
             if key in plain or key in ("calibration", "evaluation"):
                 fields[key] = self.text(key, plain.get(key, "demo"))
         if "budgets" in plain:

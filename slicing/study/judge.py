@@ -32,7 +32,7 @@ from analysis.speed import compare_speed
 from analysis.tasks import evaluate_tasks
 from analysis.values import Progress
 from slicing.steps.base import Made
-from slicing.study.requests import Calibrated, CompressRequest, Trial
+from slicing.study.requests import SEARCHED, Calibrated, CompressRequest, Trial
 from slicing.study.results import Environment, Measurement, TextUsed
 from slicing.view import ModelView
 
@@ -48,7 +48,7 @@ class Judge:
         if trial.other is not None:
             self.other = self._fitting(token_windows(trial.other, tokenizer, trial.window_length, count))
         if trial.search == "beside":
-            self.searched = self._fitting(search_windows(trial, tokenizer, count))
+            self.searched = self._fitting(search_windows(trial, tokenizer, min(count, SEARCHED)))
 
     def _fitting(self, windows: Tensor) -> Tensor:
         check_windows(self.view.model, windows)
@@ -91,6 +91,7 @@ class Judge:
             slicing_peak_memory=made.peak_memory if made else None,
             discarded=sliced.discarded if sliced else None,
             repair=made.repair if made else None,
+            healed=made.healed if made else (),
             sink=made.sink if made else None,
             deciding_seconds=deciding,
             **self._evaluated(trial, model, made is not None),
@@ -143,7 +144,7 @@ def search_windows(request: Calibrated, tokenizer: Any, count: int) -> Tensor:
 def judged_windows(trial: Trial, tokenizer: Any) -> Tensor:
     """Draw the windows (N, T) that the models of a trial are judged on first."""
     if trial.search == "alone":
-        return search_windows(trial, tokenizer, trial.evaluation_windows)
+        return search_windows(trial, tokenizer, min(trial.evaluation_windows, SEARCHED))
     return token_windows(trial.evaluation, tokenizer, trial.window_length, trial.evaluation_windows)
 
 

@@ -16,8 +16,6 @@ from slicing.study.grammar import parse_line, write_line
 
 Kind = Literal["width", "depth", "inner", "both"]
 """What a recipe makes smaller."""
-HEALING = "weights"
-"""The axis of steps that make nothing smaller, and win back what was lost."""
 _KINDS: dict[Axis, Kind] = {"stream": "width", "blocks": "depth", "inner": "inner"}
 
 
@@ -38,7 +36,19 @@ class Recipe(Value):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        for first, then in zip(self.steps, self.steps[1:], strict=False):
+        if self.steps and not self.cutting:
+            raise PlanError(
+                f"'{self.steps[0].name}' trains what other steps leave: begin with a step that makes the "
+                f"model smaller, as in 'sleb | {self.steps[0].name}'."
+            )
+        if self.steps[: len(self.cutting)] != self.cutting:
+            raise PlanError(
+                "Steps that train come last: name those that make the model smaller in front of them."
+            )
+        for each in self.steps:
+            if reason := each.why_not_after({before.axis for before in self.cutting}):
+                raise PlanError(reason)
+        for first, then in zip(self.cutting, self.cutting[1:], strict=False):
             if first.axis != "blocks" or then.axis == "blocks":
                 raise PlanError(
                     f"'{then.name}' cannot follow '{first.name}': a recipe removes blocks by one method, or "
@@ -49,12 +59,22 @@ class Recipe(Value):
                     f"'{first.name}' leaves nothing to '{then.name}': say how much of what goes it takes, as "
                     f"in '{first.name}(share=0.5) | {then.name}'."
                 )
-        if self.steps and (last := self.steps[-1]).share != 1.0:
+        if self.cutting and (last := self.cutting[-1]).share != 1.0:
             raise PlanError(
                 f"'{last.name}' is the last step and leaves a share to no other: leave the share out, or add "
                 "'| slice(...)'."
             )
         return self
+
+    @property
+    def cutting(self) -> tuple[Step, ...]:
+        """The steps that make the model smaller."""
+        return tuple(each for each in self.steps if each.axis != "weights")
+
+    @property
+    def heals(self) -> bool:
+        """Tell whether what is left is trained."""
+        return len(self.cutting) < len(self.steps)
 
     def __hash__(self) -> int:
         return hash(self.line)
@@ -88,7 +108,7 @@ class Recipe(Value):
     @property
     def kind(self) -> Kind | None:
         """The part that it makes smaller; ``None`` for the dense model."""
-        axes: set[Axis] = {each.axis for each in self.steps}
+        axes: set[Axis] = {each.axis for each in self.cutting}
         if not axes:
             return None
         if len(axes) > 1:
@@ -113,12 +133,12 @@ class Recipe(Value):
     @property
     def opens_everywhere(self) -> bool:
         """Tell whether what it leaves of an ordinary checkpoint is one too; healing changes no form."""
-        return all(each.opens_everywhere or each.axis == HEALING for each in self.steps)
+        return all(each.opens_everywhere for each in self.cutting)
 
     @property
     def repaired(self) -> str:
-        """The repair that follows its last step; ``none`` where nothing is repaired."""
-        return self.steps[-1].repair if self.steps else "none"
+        """The repair that follows its last step that cuts; ``none`` where nothing is repaired."""
+        return self.cutting[-1].repair if self.steps else "none"
 
     @property
     def cites(self) -> tuple[str, ...]:

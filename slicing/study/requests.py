@@ -31,6 +31,8 @@ MOST_REPETITIONS = 100
 """With noise, of each calibrated recipe of a study, at most."""
 PROMPT = "Mr. Speaker, the state of our Union is"
 Search = Literal["none", "beside", "alone"]
+SEARCHED = 16
+"""Windows behind the calibration windows that searches are judged on, at most; healing leaves them alone."""
 Phases = tuple[tuple[str, float], ...]
 """The phases of a job in order, each with its work: the unit is one token through the decoder."""
 _START: Phases = (("Opening", 0.0), ("Reading text", 0.0))
@@ -156,6 +158,12 @@ class Calibrated(Request):
         description="What is searched for, such as a share, is judged on windows of this text, and else on "
         "further windows of the calibration text. What does best there need not do best on other texts.",
     )
+    healing_text: TextSource | None = Field(
+        default=None,
+        title="Heal on a text of its own",
+        description="Steps that train what is left draw from this text, and else from what calibration and "
+        "searches leave of the calibration text.",
+    )
     profile_windows: int = 8
     """The profile is measured on this many of the calibration windows."""
     window_length: int = 512
@@ -180,7 +188,9 @@ class Calibrated(Request):
         evaluation, other = (getattr(self, name, None) for name in ("evaluation", "other"))
         told = same_text(self.calibration, evaluation, other)
         if self.search_text is not None:
-            told += same_text(self.search_text, evaluation, other, searched=True)
+            told += same_text(self.search_text, evaluation, other, what="Search")
+        if self.healing_text is not None:
+            told += same_text(self.healing_text, evaluation, other, what="Healing")
         if shape is None:
             return told
         told += too_few_tokens(self.fits(), shape, self.calibration_windows, self.window_length)
@@ -297,8 +307,8 @@ class Trial(Judged):
     budget: Budget | None = None
     """``None`` for the dense model, and for it alone."""
     search: Search = "none"
-    """Whether it is judged, with as many windows, on those that searches are judged on: not at all, beside
-    the evaluation text, or instead of it. What is chosen by them is told by the evaluation text alone."""
+    """Whether it is judged, with as many windows and ``SEARCHED`` at most, on those that searches are judged
+    on: not at all, beside the evaluation text, or instead of it. They choose; the evaluation text tells."""
     jitter: int = 0
     """The draw of the noise on the Gram matrices that bases and fits are found from; 0 for none. See
     ``analysis.bases.jittered``."""
@@ -332,7 +342,7 @@ class Trial(Judged):
     @property
     def calibration_key(self) -> str:
         """The same for trials that share model, calibration windows, profile and noise."""
-        shared = {name: getattr(self, name) for name in Calibrated.model_fields}
+        shared = {name: getattr(self, name) for name in Calibrated.model_fields if name != "healing_text"}
         return Trial(**shared, evaluation=self.calibration, jitter=self.jitter).key
 
     @property
@@ -342,6 +352,7 @@ class Trial(Judged):
         alone = (
             "recipe",
             "budget",
+            "healing_text",
             "prompt",
             "new_tokens",
             "speed_rounds",
@@ -395,6 +406,8 @@ class ShrinkRequest(Judged):
     def trial(self, recipe: Recipe, budget: Budget | None, rung: Literal[1, 2, 3]) -> Trial:
         """The trial of a recipe, or of the dense model, at a rung: a preview, the full form, a finalist."""
         shared = {name: getattr(self, name) for name in Judged.model_fields}
+        if not recipe.heals:
+            shared["healing_text"] = None
         if rung < 3:
             usual = {name: field.get_default() for name, field in Judged.model_fields.items()}
             alone = ("other", "prompt", "new_tokens", "speed_rounds", "tasks", "task_limit", "task_folder")

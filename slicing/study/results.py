@@ -16,6 +16,7 @@ from analysis.tasks import TaskScore
 from analysis.values import Value, key_of
 from slicing.budget import Budget
 from slicing.depth.layout import Layout
+from slicing.heal.record import Healed
 from slicing.inner.costs import UnitCosts
 from slicing.inner.sink import LostSink
 from slicing.inner.widths import InnerWidths
@@ -81,6 +82,8 @@ class Measurement(Value):
     """On the windows that searches are judged on, where these were asked for beside the others."""
     repair: Repair | None = None
     """What repair did, where it was asked for."""
+    healed: tuple[Healed, ...] = ()
+    """What each step of healing did."""
     sink: LostSink | None = None
     """Where the attention sink is lost, of a model that is cut inside its blocks."""
     tasks: tuple[TaskScore, ...] = ()
@@ -122,7 +125,7 @@ class SearchResult(Value):
 class CompressResult(Value):
     """Hold the outcome of making a model; the model itself lies in the run's folder, under ``model``."""
 
-    of_made: ClassVar = ("layout", "inner", "repair", "sink", "seconds", "peak_memory")
+    of_made: ClassVar = ("layout", "inner", "repair", "healed", "sink", "seconds", "peak_memory")
     """Fields that are those of ``slicing.steps.base.Made``."""
 
     kind: Literal["compress"] = "compress"
@@ -143,6 +146,8 @@ class CompressResult(Value):
     discarded: tuple[float, ...] | None = None
     repair: Repair | None = None
     """What repair did, where it was asked for."""
+    healed: tuple[Healed, ...] = ()
+    """What each step of healing did."""
     sink: LostSink | None = None
     """Where the attention sink is lost, of a model that is cut inside its blocks."""
     deciding_seconds: float | None = None

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -28,6 +29,7 @@ from slicing.plan import Plan
 from slicing.steps.base import Made
 from slicing.store import open_model
 from slicing.study.best_share import with_best_shares
+from slicing.study.healing import healing_windows, training_key
 from slicing.study.judge import (
     Judge,
     card_numbers,
@@ -138,7 +140,7 @@ def make_smaller(recipe: Recipe, budget: Budget, view: ModelView) -> tuple[Made,
         with view.timing() as seconds:
             plan = step.decide(view, budget, made)
             deciding += seconds()
-        made = step.apply(view, plan, made)
+        made = replace(step.apply(view, plan, made), line=f"{made.line} | {step.key} {budget.line}")
     return made, deciding
 
 
@@ -201,6 +203,9 @@ def open_view(
         find_precision=lambda: safe_precision(request.model, windows, opened.model),
         search=searched,
         draw_more=lambda count: search_windows(request, opened.tokenizer, count),
+        healing_windows=lambda: healing_windows(request, opened.tokenizer),
+        seed=request.seed,
+        key=training_key(request, windows),
     )
 
 
@@ -242,7 +247,7 @@ def _compress(
         request.recipe.short_title,
         made_from=request.model.label,
         calibration=calibration,
-        numbers=card_numbers(request.evaluation, dense, smaller),
+        numbers=(*(each.told for each in made.healed), *card_numbers(request.evaluation, dense, smaller)),
         warnings=request.warnings(shape) + profile.warnings() + made.warnings,
     )
     progress("Saving", 1, 1)
@@ -280,6 +285,9 @@ class Trials:
         if self._judge is None or self._judge[0] != trial.view_key:
             self._judge = trial.view_key, Judge(trial, self.opened, view)
         view.listener = self.progress
+        # Trials that heal on a text of their own share what was measured with those that do not.
+        view.healing_windows = partial(healing_windows, trial, self.opened.tokenizer)
+        view.key = training_key(trial, view.windows)
         return view, self._judge[1]
 
     def make(self, trial: Trial, keep: Keep | None = None) -> Run:

@@ -10,6 +10,7 @@ import math
 import shutil
 from collections.abc import Sequence
 from functools import partial
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -168,23 +169,26 @@ class _Race:
         self._go_no_further(best[FINALISTS:])
         plain = [self.request.trial(each.trial.recipe, each.trial.budget, 3) for each in leading]
         left = self.clock.left - sum(map(self.clock.expect, plain))
-        found: list[Entry] = []
-        minutes = 0.0
+        healing: list[Entry] = []
         for count in range(FINALISTS, 0, -1):
-            minutes = self._healing(left / count)
-            ways = zip(*(healed(each.recipe, minutes) for each in plain), strict=True)
-            found = [
-                Entry(
-                    self.request.trial(recipe, trial.budget, 3),
-                    trial.recipe,
-                    self.clock.expect(trial) + 60.0 * minutes,
-                )
-                for way in ways
-                for recipe, trial in zip(way, plain, strict=True)
-            ][:count]
-            if minutes:
+            if minutes := self._healing(left / count):
+                healing = self._healed(plain, minutes)[:count]
                 break
-        return [*(found if minutes else ()), *(Entry(each, each.recipe) for each in plain)]
+        return [*healing, *(Entry(each, each.recipe) for each in plain)]
+
+    def _healed(self, plain: Sequence[Trial], minutes: float) -> list[Entry]:
+        """All of them healed in one way, then in the next one."""
+        ways = zip_longest(*(healed(each.recipe, minutes) for each in plain))
+        return [
+            Entry(
+                self.request.trial(recipe, trial.budget, 3),
+                trial.recipe,
+                self.clock.expect(trial) + 60.0 * minutes,
+            )
+            for way in ways
+            for recipe, trial in zip(way, plain, strict=True)
+            if recipe
+        ]
 
     def _healing(self, seconds: float) -> float:
         """Minutes of healing, where so many seconds are left for it; 0 for none."""
@@ -296,6 +300,7 @@ class _Race:
             made_from=request.model.label,
             calibration=self.judged.calibration,
             numbers=(
+                *(each.told for each in made.healed),
                 *card_numbers(request.evaluation, dense.evaluation, measured.evaluation),
                 *card_numbers(request.other, dense.other, measured.other),
             ),

@@ -27,7 +27,14 @@ from slicing.depth.layout import Layout
 from slicing.inner.costs import COSTED, UnitCosts
 from slicing.inner.widths import KINDS, units_of
 from slicing.study.recipe import Recipe
-from slicing.study.requests import CompressRequest, ProfileRequest, SearchRequest, ShrinkRequest, Trial
+from slicing.study.requests import (
+    SEARCHED,
+    CompressRequest,
+    ProfileRequest,
+    SearchRequest,
+    ShrinkRequest,
+    Trial,
+)
 from slicing.study.results import (
     CompressResult,
     Measurement,
@@ -228,6 +235,8 @@ def _of_measurements(
             yield f"{here}: a schedule belongs to a model that is sliced, and to no other"
         if (each.inner is None) == ("inner" in axes):
             yield f"{here}: inner widths belong to a model that is cut inside its blocks, and to no other"
+        if [told.step for told in each.healed] != [s.name for s in trial.recipe.steps if s.axis == "weights"]:
+            yield f"{here}: what healing did is told of each step that heals, and of no other"
         yield from _of_measurement(each, here, result, other=trial.other is not None)
 
 
@@ -240,7 +249,7 @@ def _of_measurement(
     if (each.other is None) == other:
         yield f"{where}.other: a second perplexity belongs to a request with a second text, and to no other"
     if each.search:
-        yield from _of_perplexity(each.search, f"{where}.search", result.evaluation.windows)
+        yield from _of_perplexity(each.search, f"{where}.search", min(result.evaluation.windows, SEARCHED))
     if each.other:
         yield from _of_perplexity(each.other, f"{where}.other", result.evaluation.windows)
     if each.speed:
@@ -256,6 +265,10 @@ def _of_made(each: Measurement | CompressResult, shape: ModelShape) -> Problems:
         each.schedule.check_fits(shape)
     if each.inner:
         each.inner.check_fits(shape)
+    for healed in each.healed:
+        losses = healed.before, healed.after
+        if not (min(losses) >= 0.0 and max(losses) <= MOST_NATS):
+            yield f"healed: a loss of '{healed.step}' is not from 0 to {MOST_NATS:g} nats per token"
     if each.sink and not (0 <= each.sink.block < blocks and 0.0 <= each.sink.ratio < 1.0):
         yield f"sink: got block {each.sink.block} and a ratio of {each.sink.ratio:g}, which none can have"
 

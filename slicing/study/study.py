@@ -168,6 +168,8 @@ class Study(Judged):
         shared = {name: getattr(self, name) for name in Judged.model_fields}
         if budget is None or not recipe.searches(budget):  # then it is the same trial whatever text is named
             shared["search_text"] = None
+        if not recipe.heals:
+            shared["healing_text"] = None
         return Trial(**{**shared, "seed": seed}, recipe=recipe, budget=budget, jitter=draw)
 
 

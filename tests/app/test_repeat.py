@@ -92,6 +92,7 @@ def compressions(draw: st.DrawFn) -> CompressRequest:
         "calibration_windows": windows,
         "profile_windows": draw(st.sampled_from([1, min(8, windows)])),
         "search_text": draw(st.one_of(st.none(), line_texts())),
+        "healing_text": draw(st.one_of(st.none(), line_texts())),
         "seed": draw(st.integers(0, 9)),
         "recipe": recipe,
         "budget": draw(budgets(recipe)),

@@ -43,7 +43,9 @@ SHARES = tuple(0.2 + 0.04 * place for place in range(BLOCKS))
 def lines() -> Iterator[str]:
     """Every step in every variant; of slicing every allocation that needs nothing from the user."""
     for name, kind in STEPS.items():
-        if kind.axis == "stream":
+        if kind.axis == "weights":
+            yield f"shortgpt | {name}"
+        elif kind.axis == "stream":
             yield from (f"{name}({each}, rounding=1)" for each in ALLOCATIONS if each != "manual")
             yield from (f"{name}(constant, rounding=1, basis={each})" for each in BASES if each != "pca")
         else:
@@ -60,7 +62,14 @@ def model() -> Any:
 
 def view_of(model: Any) -> ModelView:
     profile = profile_blocks(model, WINDOWS[:4], model_label="", text_label="")
-    return ModelView(model, WINDOWS, profile, profile_windows=4, search=lambda plan: (SHARES, 0.0))
+    return ModelView(
+        model,
+        WINDOWS,
+        profile,
+        profile_windows=4,
+        search=lambda plan: (SHARES, 0.0),
+        healing_windows=lambda: WINDOWS,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +125,8 @@ def test_a_line_and_json_say_the_same(line):
 
 def test_the_usual_recipes_are_everyone():
     found = [recipe for line in (*USUAL, *BOARD) for recipe in (Recipe.parse(line),)]
-    assert {each.name for recipe in found for each in recipe.steps} == set(STEPS)
+    shrinking = {name for name, kind in STEPS.items() if kind.axis != "weights"}
+    assert {each.name for recipe in found for each in recipe.steps} == shrinking  # training is asked for
     allocations = {getattr(each, "allocation", "manual") for recipe in found for each in recipe.steps}
     assert allocations == set(ALLOCATIONS)
     assert len(set(USUAL)) == len(USUAL)
@@ -129,12 +139,13 @@ def test_the_usual_recipes_are_everyone():
 @pytest.mark.parametrize("line", LINES)
 def test_a_step_keeps_its_budget_and_makes_what_it_planned(line, model, view):
     recipe = Recipe.parse(line)
-    (made_by,), budget, shape = recipe.steps, budget_of(recipe), read_shape(model)
+    (made_by, *healing), budget, shape = recipe.steps, budget_of(recipe), read_shape(model)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     check_recipe(recipe, budget, view)
     made, deciding = make_smaller(recipe, budget, view)
     assert deciding >= 0.0
     size = count_parameters(made.model)
+    assert [told.step for told in made.healed] == [each.name for each in healing]
     if made_by.axis == "blocks":
         count, expected = whole_blocks(shape, budget.amount)
         assert made.layout is not None
@@ -166,7 +177,7 @@ def made_by_nothing(view: ModelView) -> Made:
 @pytest.mark.parametrize("line", LINES)
 def test_a_step_decides_the_same_twice(line, model, view):
     recipe = Recipe.parse(line)
-    budget, (made_by,) = budget_of(recipe), recipe.steps
+    budget, (*_, made_by) = budget_of(recipe), recipe.steps
     decided = [made_by.decide(each, budget, made_by_nothing(each)) for each in (view, view_of(model))]
     assert as_values(decided[0]) == as_values(decided[1])
 
@@ -183,8 +194,13 @@ def as_values(plan: Any) -> Any:
 @pytest.mark.parametrize("line", LINES)
 def test_a_step_refuses_what_cannot_be_before_any_work(line, view):
     recipe = Recipe.parse(line)
-    (made_by,) = recipe.steps
-    if made_by.axis == "blocks":
+    *_, made_by = recipe.steps
+    if made_by.axis == "weights":
+        with pytest.raises(PlanError, match="begin with a step that makes the model smaller"):
+            Recipe.parse(made_by.name)
+        with pytest.raises(PlanError, match="come last"):
+            Recipe.parse(f"{recipe.line} | slice(dynamic)")
+    elif made_by.axis == "blocks":
         with pytest.raises(PlanError, match=rf"can take away from 0 to \d of the {BLOCKS} blocks"):
             made_by.check(view, Budget.parse(f"blocks={BLOCKS}"))
         with pytest.raises(PlanError, match="removes whole blocks"):
@@ -203,11 +219,15 @@ def test_a_step_refuses_what_cannot_be_before_any_work(line, view):
 
 @pytest.mark.parametrize("line", LINES)
 def test_a_step_tells_what_it_costs_and_has_a_quick_form(line):
-    (made_by,) = Recipe.parse(line).steps
+    *_, made_by = Recipe.parse(line).steps
     cost = made_by.cost(1000, 100)
     assert cost
     assert all(phase and work >= 0 for phase, work in cost)
     quick = made_by.preview()
+    if made_by.axis == "weights":
+        assert quick is None  # what it heals is judged without it
+        return
+    assert quick is not None
     assert quick.name == made_by.name
     assert quick.preview() == quick
     form = made_by.in_form(Slicing(rounding=4), None, 3)

@@ -21,7 +21,10 @@ from slicing.wish import TOLERANCE, Wish
         ({"memory": "600mb"}, {"memory": 6 * 10**8}),
         ({"flops": "80%"}, {"flops": 0.8}),
         ({"fewer": "20%", "quality": "ppl<=1.3x"}, {"fewer": 0.2, "quality": 1.3}),
-        ({"fewer": "20%", "quality": "PPL <= 2 x", "minutes": 5}, {"fewer": 0.2, "quality": 2.0, "minutes": 5}),
+        (
+            {"fewer": "20%", "quality": "PPL <= 2 x", "minutes": 5},
+            {"fewer": 0.2, "quality": 2.0, "minutes": 5},
+        ),
     ],
 )
 def test_what_a_person_writes_is_read(said, read):

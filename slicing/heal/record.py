@@ -1,0 +1,60 @@
+"""What healing did, in plain numbers. No torch."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+from analysis.values import Value
+
+
+class Look(NamedTuple):
+    """One look at the model while it was trained."""
+
+    tokens: int
+    """Tokens that it had been trained on."""
+    loss: float
+    """On the windows held out, nats per token."""
+
+
+class Healed(Value):
+    """What one step of healing did, and whether it was kept: judged by the loss on held-out windows."""
+
+    step: str
+    """Its name."""
+    windows: int
+    """Held out of the training."""
+    before: float
+    """Loss on them before training, nats per token."""
+    after: float
+    """The least loss of all looks."""
+    tokens: int
+    """Trained on, each as often as it was seen."""
+    distinct: int
+    """Tokens of the text that training draws from."""
+    parameters: int
+    """Numbers that were trained."""
+    looks: tuple[Look, ...] = ()
+    """In their order; the first is in front of all training."""
+    ended: Literal["budget", "no gain"] = "budget"
+    """Whether the tokens or minutes were used up, or the loss had ceased to fall."""
+    seconds: float
+    """What training took, looks included."""
+    precision: str = "exact"
+    """Of the matrix products of training: ``exact`` in float32, ``fast`` in bfloat16."""
+
+    @property
+    def kept(self) -> bool:
+        """Tell whether the trained model was kept; where it is not better, it is not."""
+        return self.after < self.before
+
+    @property
+    def told(self) -> str:
+        """Say in a sentence what it did."""
+        losses = f"from {self.before:.3f} to {self.after:.3f} nats per token"
+        ended = "" if self.ended == "budget" else ", where the loss had ceased to fall"
+        kept = "it was kept" if self.kept else "it was not kept, and the model is as it was before"
+        return (
+            f"'{self.step}' trained {self.parameters:,} parameters on {self.tokens:,} tokens, of "
+            f"{self.distinct:,} different ones, in {self.seconds:.0f} s{ended}. The loss on {self.windows} "
+            f"windows held out went {losses}: {kept}."
+        )

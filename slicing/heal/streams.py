@@ -1,0 +1,56 @@
+"""How far the stream of a smaller model is from the dense one's, depth by depth, while both run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from analysis.anatomy import blocks
+from slicing.depth.layout import Layout
+from slicing.repair import token_weights
+
+
+class AlignedStreams:
+    """Watch a dense model and a ``student`` in a ``with``, and then tell how far their streams were apart.
+
+    Every block of the student is paired with the last of the dense blocks that it stands for.
+    """
+
+    def __init__(self, dense: Any, student: Any, layout: Layout) -> None:
+        following = [*(group[0] for group in layout.groups[1:]), layout.blocks]
+        self.pairs = [
+            (blocks(dense)[first - 1], own) for first, own in zip(following, blocks(student), strict=True)
+        ]
+        self._hooks: list[Any] = []
+
+    def __enter__(self) -> Any:
+        wanted: dict[int, Tensor] = {}
+        found: dict[int, Tensor] = {}
+
+        def watch(kept: dict[int, Tensor], place: int, block: nn.Module) -> None:
+            def keep(module: nn.Module, given: Any, output: Any) -> None:
+                kept[place] = output[0] if isinstance(output, tuple) else output
+
+            self._hooks.append(block.register_forward_hook(keep))
+
+        for place, (theirs, own) in enumerate(self.pairs):
+            watch(wanted, place, theirs)
+            watch(found, place, own)
+
+        def distance() -> Tensor:
+            """The mean over depths and tokens of the squared distance, in RMS of the dense stream."""
+            parts = []
+            for place in range(len(self.pairs)):
+                goal = wanted[place].detach().float()
+                weights = token_weights(goal).detach()
+                parts.append(((found[place].float() - goal) * weights).square().mean())
+            return torch.stack(parts).mean()
+
+        return distance
+
+    def __exit__(self, *raised: Any) -> None:
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks.clear()

@@ -1,0 +1,85 @@
+"""A copy of a model that can be trained, and the numbers of it that are."""
+
+from __future__ import annotations
+
+import copy
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized, register_parametrization, remove_parametrizations
+from transformers.pytorch_utils import Conv1D
+
+from analysis.device import Precision, has_bf16, multiplies_bf16
+from analysis.errors import UnsupportedError
+from analysis.needs import is_spread
+
+Trained = Literal["all", "lora"]
+"""All numbers of the model, or adapters of low rank on its linear maps, which are added in at the end."""
+
+
+def student_of(model: Any) -> Any:
+    """Copy a model for training: in fp32, with weights of its own. What it shares with others is not changed.
+
+    Raises ``UnsupportedError`` for a model that accelerate spreads over devices.
+    """
+    if is_spread(model):
+        raise UnsupportedError(
+            "Healing trains a model that is whole on one device, and this one is spread over several: choose "
+            "a device that holds it."
+        )
+    student = copy.deepcopy(model).float().eval()
+    for parameter in student.parameters():
+        parameter.requires_grad_(False)
+    return student
+
+
+def trainable(student: Any, trained: Trained, rank: int, alpha: float) -> None:
+    """Say what is trained of a student: ``all``, or adapters (LoRA, 2106.09685) on its linear maps."""
+    head = getattr(student, "get_output_embeddings", lambda: None)()
+    for module in list(student.modules()):
+        if trained == "all":
+            for parameter in module.parameters(recurse=False):
+                parameter.requires_grad_(True)
+        elif isinstance(module, nn.Linear | Conv1D) and module is not head:
+            weight: Any = module.weight
+            register_parametrization(module, "weight", Adapter(weight, rank, alpha))
+
+
+def merged(student: nn.Module, dtype: torch.dtype) -> Any:
+    """Give the model of a student that was trained: adapters added in, in its former ``dtype``, frozen."""
+    for module in list(student.modules()):
+        if is_parametrized(module, "weight"):
+            remove_parametrizations(module, "weight", leave_parametrized=True)
+    for parameter in student.parameters():
+        parameter.requires_grad_(False)
+    return student.to(dtype).eval()
+
+
+class Adapter(nn.Module):
+    """W + (alpha / r) B A, of a weight W (M, N): B (M, r) begins as zeros, A (r, N) is drawn."""
+
+    def __init__(self, weight: Tensor, rank: int, alpha: float) -> None:
+        super().__init__()
+        rank = min(rank, *weight.shape)
+        drawn = torch.randn(rank, weight.shape[1], generator=torch.Generator().manual_seed(0))
+        self.scale = alpha / rank
+        self.first = nn.Parameter(drawn.to(weight) / rank**0.5)
+        self.then = nn.Parameter(weight.new_zeros(weight.shape[0], rank))
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """Give the weight with what was learned."""
+        return weight + self.scale * (self.then @ self.first)
+
+
+def training_precision(device: torch.device) -> Precision:
+    """Tell the precision of matrix products in training: bfloat16 where the device multiplies in it."""
+    if device.type == "cpu":
+        return "fast" if multiplies_bf16(device) else "exact"
+    return "fast" if has_bf16(device) else "exact"
+
+
+def products(precision: Precision, device: torch.device) -> AbstractContextManager[object]:
+    """The precision of matrix products inside the ``with``; weights, moments and sums stay in fp32."""
+    return nullcontext() if precision == "exact" else torch.autocast(device.type, torch.bfloat16)

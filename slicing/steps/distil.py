@@ -1,0 +1,71 @@
+"""Distillation: what is left is trained to predict what the dense model predicts."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import TYPE_CHECKING, Any
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional
+
+from analysis.anatomy import blocks
+from slicing.depth.layout import Layout
+from slicing.heal.streams import AlignedStreams
+from slicing.heal.training import Loss
+from slicing.steps.base import Axis, Made, step
+from slicing.steps.healing import Training
+
+if TYPE_CHECKING:
+    from slicing.view import ModelView
+
+
+@step
+class Distil(Training):
+    """Train by the Kullback-Leibler divergence of the dense model's predictions from the smaller one's.
+
+    ``KL(p || q) = sum_v p_v (log p_v - log q_v)``, mean over tokens, at temperature 1, over the whole
+    vocabulary: the dense model runs beside. With ``states`` the stream behind every block is pulled to the
+    dense one's at the same depth as well.
+    """
+
+    name = "distil"
+    title = "Distillation from the dense model"
+    source = "Hinton et al., 2015; Muralidharan et al., Minitron, NeurIPS 2024"
+    cite = "muralidharan2024minitron"
+
+    states: float = Field(default=0.0, ge=0.0, title="Weight of the hidden states")
+    """Of their squared distance beside the divergence, tokens weighted by the inverse RMS of the dense
+    stream. 0: outputs alone. Not for sliced models, whose stream has other directions."""
+
+    def why_not_after(self, axes: Collection[Axis]) -> str:
+        """Hidden states of sliced models are not compared."""
+        if not self.states or "stream" not in axes:
+            return ""
+        return (
+            "The stream of a sliced model has other directions than the dense one, so that hidden states are "
+            "not compared: leave 'states' out."
+        )
+
+    def loss(self, view: ModelView, made: Made, student: Any) -> Loss:
+        """The divergence, and the distance of the streams where that is asked for."""
+        dense, weight = view.model, self.states
+        layout = made.layout or Layout.whole(len(blocks(dense)))
+        streams = AlignedStreams(dense, student, layout) if weight else None
+
+        def divergence(student: Any, rows: Tensor) -> Tensor:
+            with torch.no_grad():
+                wanted = functional.log_softmax(dense(rows, use_cache=False).logits.float(), dim=-1)
+            logits = student(rows, use_cache=False).logits.float()
+            found = functional.log_softmax(logits, dim=-1)
+            return functional.kl_div(found, wanted, log_target=True, reduction="sum") / rows.numel()
+
+        if streams is None:
+            return divergence
+
+        def both(student: Any, rows: Tensor) -> Tensor:
+            with streams as distance:
+                return divergence(student, rows) + weight * distance()
+
+        return both

@@ -1,0 +1,108 @@
+"""Local healing: block by block, each is trained to follow the dense stream."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from analysis.anatomy import blocks
+from analysis.evaluate import perplexity
+from analysis.stream import BlockStream
+from slicing.depth.layout import Layout
+from slicing.heal.block import train_block
+from slicing.heal.record import Healed, Look
+from slicing.heal.resume import Resume
+from slicing.heal.student import merged, student_of
+from slicing.steps.base import Axis, Made, step
+from slicing.steps.healing import Healing
+
+if TYPE_CHECKING:
+    from analysis.shape import ModelShape
+    from slicing.view import ModelView
+
+
+@step
+class Local(Healing):
+    """Train block after block on the stream that really enters it, towards the dense stream behind it.
+
+    ``min sum_t |f_l(x_t) - y_t|^2 / |y_t|^2``, x the smaller model's stream in front of its block l, y the
+    dense one behind the dense blocks that it stands for. One block is in training at a time, which takes
+    little memory, and what is gone behind a block is made up for by it.
+    """
+
+    name = "local"
+    title = "Every block to the dense stream"
+    source = "Wagner et al., A Free Lunch in LLM Compression, 2025"
+    cite = "wagner2025freelunch"
+    known_issue = "A block that follows the dense stream more closely need not predict better."
+
+    tokens: int = Field(default=65_536, ge=1, title="Tokens to train on")
+    """Of the healing text through every block, each counted as often as it is seen."""
+    passes: int = Field(default=4, ge=1, title="Passes over the windows")
+    """So often every token is seen at most: fewer windows, but more of each."""
+
+    def why_not_after(self, axes: Collection[Axis]) -> str:
+        """Sliced streams have other directions than the dense one."""
+        if "stream" not in axes:
+            return ""
+        return (
+            "'local' trains blocks to follow the dense stream, and that of a sliced model has other "
+            "directions: choose 'distil' instead."
+        )
+
+    def trained(self, shape: ModelShape, size: int) -> int:
+        """One block."""
+        return max(shape.block_parameters(place) for place in range(shape.block_count))
+
+    @torch.no_grad()
+    def healed(
+        self, view: ModelView, made: Made, windows: Tensor, held: Tensor, resume: Resume | None
+    ) -> tuple[Any, Healed]:
+        """Train a copy in fp32, from the first block to the last."""
+        start, dense, student = time.perf_counter(), view.model, student_of(made.model)
+        layout = made.layout or Layout.whole(len(blocks(dense)))
+        count = max(1, self.tokens // (self.passes * windows.shape[1]))
+        before = view.mean_loss(student, held)
+        windows = torch.cat([windows[:count], held])
+        true = BlockStream(dense, windows)
+        short, listed, passed = true.beside(student), blocks(student), 0
+        following = [*(group[0] for group in layout.groups[1:]), layout.blocks]
+        for place, first in enumerate(following):
+            for block in range(passed, first):
+                with torch.no_grad():
+                    true.through(blocks(dense)[block], block)
+            passed = first
+            left = 60.0 * self.minutes - (time.perf_counter() - start) if self.minutes else np.inf
+            listed[place], _ = train_block(
+                true,
+                short,
+                place,
+                listed[place],
+                len(held),
+                (self.rate, self.rate / 4),
+                self.passes,
+                max(0.0, left / (len(following) - place)),
+            )
+            with torch.no_grad():
+                short.through(listed[place], place)
+            view.progress("Healing", place + 1, len(following))
+        after = float(np.mean(perplexity(student, held).nll))
+        seen = (len(windows) - len(held)) * windows.shape[1]
+        told = Healed(
+            step=self.name,
+            windows=len(held),
+            before=before,
+            after=after,
+            tokens=seen * self.passes,
+            distinct=seen,
+            parameters=sum(each.numel() for block in listed for each in block.parameters()),
+            looks=(Look(0, before), Look(seen * self.passes, after)),
+            seconds=time.perf_counter() - start,
+        )
+        return merged(student, dense.dtype), told

@@ -1,0 +1,39 @@
+"""The text that healing draws from, and the name under which an interrupted training is kept."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from analysis.errors import TextError
+from analysis.sources.windows import token_windows
+from analysis.values import key_of
+from slicing.study.judge import digest
+from slicing.study.requests import SEARCHED, Calibrated
+
+
+def healing_windows(request: Calibrated, tokenizer: Any) -> Tensor:
+    """Give all windows (N, T) that healing may see, in a random order.
+
+    They are of a text of its own, or else of the calibration text, where calibration and searches see none
+    of them.
+    """
+    text, length, seed = request.healing_text or request.calibration, request.window_length, request.seed
+    skip = 0 if request.healing_text else request.calibration_windows + SEARCHED
+    there = len(token_windows(text, tokenizer, length, None))
+    if there <= skip:
+        raise TextError(
+            f"The text '{text.label}' has {there:,} windows of {length:,} tokens, and calibration and "
+            f"searches take the first {skip:,}, so that none is left to heal on: give more text, or a "
+            "healing text."
+        )
+    windows = token_windows(text, tokenizer, length, there - skip, seed, skip)
+    return windows[torch.randperm(len(windows), generator=torch.Generator().manual_seed(seed))]
+
+
+def training_key(request: Calibrated, windows: Tensor) -> str:
+    """Name all but its steps that decides what a training of this request does."""
+    healing = request.healing_text and request.healing_text.key
+    return key_of([request.model.key, digest(windows), healing, getattr(request, "jitter", 0)])
