@@ -26,10 +26,11 @@ LONGEST = 10_080.0
 TOLERANCE = 0.01
 """A model may be larger than was wished for by so much: methods come near a size, by whole units."""
 _UNITS: Mapping[str, int] = {
+    "b": 1,
     **{unit: 1000 ** (place + 1) for place, unit in enumerate(("kb", "mb", "gb", "tb"))},
     **{unit: 1024 ** (place + 1) for place, unit in enumerate(("kib", "mib", "gib", "tib"))},
 }
-_SIZED = re.compile(r"([0-9.]+(?:e[+-]?[0-9]+)?)\s*([kmgt]i?b)", re.IGNORECASE)
+_SIZED = re.compile(r"([0-9.]+(?:e[+-]?[0-9]+)?)\s*([kmgt]i?b|b)", re.IGNORECASE)
 _QUALITY = re.compile(r"ppl\s*<=\s*([0-9.]+(?:e[+-]?[0-9]+)?)\s*x", re.IGNORECASE)
 
 
@@ -191,7 +192,7 @@ def read_bytes(text: str) -> int:
     number = read_number(found[1]) if found else None
     if found is None or number is None or number * _UNITS[found[2].lower()] > 2**60:
         raise PlanError(
-            f"The memory must be a number with its unit (kB, MB, GB or TB; KiB, MiB, GiB or TiB), such as "
+            f"The memory must be a number with its unit (B, kB, MB, GB or TB; KiB, MiB, GiB or TiB), such as "
             f"5GB, and at most 2^60 bytes; got '{text}': write it so."
         )
     return math.floor(number * _UNITS[found[2].lower()])

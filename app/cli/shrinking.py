@@ -62,6 +62,12 @@ def shrink(
             "with modelling code of its own."
         ),
     ] = Opens.TRANSFORMERS,
+    preview_windows: Annotated[
+        int, typer.Option(min=2, max=16, help="Of the calibration windows, so many make the previews.")
+    ] = 8,
+    search_windows: Annotated[
+        int, typer.Option(min=2, max=16, help="Windows that choose; previews are judged on half of them.")
+    ] = 8,
     other: OtherOption = "demo:out-of-style",
     speed_rounds: SpeedOption = 3,
     json_path: JsonOption = None,
@@ -76,17 +82,16 @@ def shrink(
     from slicing.wish import Wish
 
     wish = Wish.parse(fewer, memory, flops, minutes, quality, opens.value)
-    calibrated = calibrate.fields()
-    if calibrated["search_text"] is None and calibrate.calibration == "demo":
-        calibrated["search_text"] = TextSource.parse("demo:search", "calibration")
     request = ShrinkRequest(
         model=which.source(),
-        **calibrated,
+        **calibrate.fields(),
         **judge.fields(),
         **asked.fields(),
         other=TextSource.parse(other, "evaluation") if other else None,
         speed_rounds=speed_rounds,
         wish=wish,
+        preview_windows=preview_windows,
+        search_windows=search_windows,
     )
     _tell_known(request)
     run = carry_out(request)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
-from analysis.errors import PlanError, SlicescopeError
+from analysis.errors import Cancelled, PlanError, SlicescopeError
 from analysis.shape import ModelShape
 from slicing.budget import Budget
 from slicing.steps.base import STEPS, Step
@@ -54,6 +54,8 @@ def fitting(recipe: Recipe, budgets: Sequence[Budget], fits: Fits) -> Candidate:
         try:
             recipe.check_budget(budget)
             fits(recipe, budget)
+        except Cancelled:
+            raise
         except SlicescopeError as error:
             problem = str(error)
         else:

@@ -15,7 +15,8 @@ class Clock:
         """``seconds``: all that may be spent. ``pace``: tokens per second through the dense model."""
         self.seconds, self.pace = seconds, pace
         self._begun, self._stored = time.perf_counter(), 0.0
-        self._learnt: dict[str, float] = {}
+        self._took: dict[str, tuple[float, float]] = {}
+        """Of the last trial of each method: seconds at the pace, and those that it took."""
 
     @property
     def spent(self) -> float:
@@ -34,16 +35,18 @@ class Clock:
     def expect(self, trial: Trial) -> float:
         """Seconds that a trial will take.
 
-        Its work by the pace, times what trials of the same method took of that, or else the median of all.
+        What every trial takes beside its work, and its work at the pace, times what trials of the same method
+        took of that, or else the median of all.
         """
-        usual = statistics.median(self._learnt.values()) if self._learnt else 1.0
-        return _work(trial) / self.pace * self._learnt.get(trial.recipe.short, usual)
+        beside = max(0.0, min((took - paced for paced, took in self._took.values()), default=0.0))
+        ratios = {name: (took - beside) / paced for name, (paced, took) in self._took.items()}
+        usual = statistics.median(ratios.values()) if ratios else 1.0
+        return beside + self._paced(trial) * ratios.get(trial.recipe.short, usual)
 
     def learn(self, trial: Trial, seconds: float) -> None:
         """Take in what a trial took."""
-        self._learnt[trial.recipe.short] = seconds * self.pace / _work(trial)
+        self._took[trial.recipe.short] = self._paced(trial), seconds
 
-
-def _work(trial: Trial) -> float:
-    """Tokens through the decoder, as its phases estimate them; those of making the dense model are none."""
-    return sum(work for _, work in trial.own_phases()) or 1.0
+    def _paced(self, trial: Trial) -> float:
+        """Seconds at the pace, for the tokens through the decoder that its phases estimate."""
+        return max(1.0, sum(work for _, work in trial.own_phases())) / self.pace

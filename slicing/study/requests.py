@@ -30,6 +30,7 @@ from slicing.wish import Wish
 MOST_REPETITIONS = 100
 """With noise, of each calibrated recipe of a study, at most."""
 PROMPT = "Mr. Speaker, the state of our Union is"
+DEMO_CALIBRATION = TextSource(kind="demo", split="calibration")
 Search = Literal["none", "beside", "alone"]
 SEARCHED = 16
 """Windows behind the calibration windows that searches are judged on, at most; healing leaves them alone."""
@@ -388,12 +389,25 @@ class ShrinkRequest(Judged):
 
     kind: Literal["shrink"] = "shrink"
     wish: Wish
+    speed_rounds: int = 3
+    """Of timing finalists; see ``Judged``."""
     preview_windows: int = 8
     """Of the calibration windows, so many are what previews are made from."""
-    preview_judged: int = 4
-    """Search windows that previews are judged on."""
     search_windows: int = 8
-    """Search windows that full forms are judged on; finalists are on as many as there are of evaluation."""
+    """Search windows that full forms are judged on; previews are on half of them, and finalists on as many as
+    there are of evaluation."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.search_text is None and self.calibration == DEMO_CALIBRATION:
+            object.__setattr__(self, "search_text", TextSource(kind="demo", split="search"))
+        for name in ("preview_windows", "search_windows"):
+            if not 2 <= (got := getattr(self, name)) <= SEARCHED:
+                what = name.replace("_", " ")
+                raise PlanError(
+                    f"The number of {what} must be from 2 to {SEARCHED}, but got {got}: choose one between."
+                )
+        return self
 
     def recipes_used(self) -> tuple[Recipe, ...]:
         """None that are known before."""
@@ -413,7 +427,7 @@ class ShrinkRequest(Judged):
             alone = ("other", "prompt", "new_tokens", "speed_rounds", "tasks", "task_limit", "task_folder")
             shared |= {name: usual[name] for name in alone}
             shared |= {"evaluation": self.search_text or self.calibration}
-            shared |= {"evaluation_windows": self.search_windows if rung == 2 else self.preview_judged}
+            shared |= {"evaluation_windows": self.search_windows // (1 if rung == 2 else 2)}
         if rung == 1:
             windows = min(self.preview_windows, self.calibration_windows)
             shared |= {"calibration_windows": windows, "profile_windows": min(self.profile_windows, windows)}

@@ -18,7 +18,7 @@ import numpy as np
 
 from analysis.anatomy import why_not_sliceable
 from analysis.errors import Cancelled, PlanError, SlicescopeError, UnsupportedError
-from analysis.evaluate import perplexity
+from analysis.evaluate import paired, perplexity
 from analysis.values import Progress
 from slicing.budget import Budget
 from slicing.steps.base import Made
@@ -164,13 +164,20 @@ class _Race:
         return found
 
     def finals(self, best: Sequence[Done]) -> list[Entry]:
-        """The best, healed as long as time allows, then the same as they are."""
+        """The best, healed as long as time allows, then the same as they are.
+
+        The second one is healed too where there is no clear difference on search windows.
+        """
         leading = best[:FINALISTS]
         self._go_no_further(best[FINALISTS:])
+        close = (
+            len(leading) > 1
+            and paired("", "", np.subtract(leading[1].nll, leading[0].nll)).verdict != "worse"
+        )
         plain = [self.request.trial(each.trial.recipe, each.trial.budget, 3) for each in leading]
         left = self.clock.left - sum(map(self.clock.expect, plain))
         healing: list[Entry] = []
-        for count in range(FINALISTS, 0, -1):
+        for count in range(FINALISTS if close else 1, 0, -1):
             if minutes := self._healing(left / count):
                 healing = self._healed(plain, minutes)[:count]
                 break

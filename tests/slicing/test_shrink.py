@@ -52,6 +52,7 @@ def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         "calibration_windows": 5,
         "profile_windows": 2,
         "preview_windows": 3,
+        "speed_rounds": 0,
         "evaluation_windows": 8,
         "window_length": 24,
     }
@@ -204,10 +205,11 @@ def test_a_clock_learns_what_trials_take(asked, monkeypatch):
     work = [sum(work for _, work in trial.own_phases()) for trial in trials]
     clock = clocks.Clock(60.0, pace=1000.0)
     assert clock.expect(trials[0]) == pytest.approx(work[0] / 1000)
-    clock.learn(trials[0], 3 * work[0] / 1000)
-    clock.learn(trials[1], 5 * work[1] / 1000)
-    assert clock.expect(trials[0]) == pytest.approx(3 * work[0] / 1000)
-    assert clock.expect(trials[2]) == pytest.approx(4 * work[2] / 1000)  # the median of the others
+    clock.learn(trials[0], 7.0 + work[0] / 1000)  # seven seconds beside the work
+    clock.learn(trials[1], 7.0 + 3 * work[1] / 1000)
+    assert clock.expect(trials[0]) == pytest.approx(7.0 + work[0] / 1000)
+    assert clock.expect(trials[1]) == pytest.approx(7.0 + 3 * work[1] / 1000)
+    assert clock.expect(trials[2]) == pytest.approx(7.0 + 2 * work[2] / 1000)  # the median of the others
     now[0] += 10.0
     clock.count(20.0)
     assert (clock.spent, clock.left) == (30.0, 30.0)

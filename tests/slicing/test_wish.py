@@ -19,6 +19,7 @@ from slicing.wish import TOLERANCE, Wish
         ({"memory": "5GB"}, {"memory": 5 * 10**9}),
         ({"memory": "4.5 GiB"}, {"memory": 4_831_838_208}),
         ({"memory": "600mb"}, {"memory": 6 * 10**8}),
+        ({"memory": "123B"}, {"memory": 123}),
         ({"flops": "80%"}, {"flops": 0.8}),
         ({"fewer": "20%", "quality": "ppl<=1.3x"}, {"fewer": 0.2, "quality": 1.3}),
         (
