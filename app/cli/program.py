@@ -51,12 +51,12 @@ def start(
     """Read the options that stand before a command."""
 
 
-app.command()(shrink)
 app.command()(profile)
 app.command(name="plan")(plan_command)
 app.command()(compress)
 app.command(name="slice")(slice_command)
 app.command()(remove)
+app.command()(shrink)
 app.command()(compare)
 app.add_typer(study_app, name="study")
 app.command()(evaluate)

@@ -96,7 +96,7 @@ def _answers(each: _Judged, wish: Wish, shape: ModelShape, itemsize: int, size: 
 
 def _judged(model: ModelSource) -> Iterator[_Judged]:
     """All trials of a model, wherever and in whatever dtype it was opened."""
-    stored, _ = list_runs(but=("profile", "search", "compress", "study"))
+    stored, _ = list_runs(but=("profile", "search", "compress", "study", "shrink"))
     for run in (*stored, bundled_board()):
         if _place(run.request.model) == _place(model):
             yield from _of_run(run)

@@ -35,13 +35,13 @@ if TYPE_CHECKING:
     from slicing.study.run import Trials
 
 Rung = Literal[1, 2, 3]
-UNTIL: dict[Rung, float] = {1: 0.3, 2: 0.6, 3: 1.0}
+UNTIL: dict[Rung, float] = {1: 0.25, 2: 0.5, 3: 1.0}
 """The share of the minutes by which each rung begins no further trial."""
 PHASES: dict[Rung, str] = {1: "Previews", 2: "Full forms", 3: "Finalists"}
 KEPT = 4
 """Of so many previews, one is tried in full; two at least."""
 FINALISTS = 2
-HEALING = (0.9, 0.75, 0.6, 0.45, 0.3, 0.2, 0.1)
+HEALING = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.25, 0.2, 0.15, 0.1)
 """Of the minutes, healing takes the largest of these shares that is left, so that a shrink that was stopped
 comes to the same trial again."""
 LATE = 1.2
