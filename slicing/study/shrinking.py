@@ -199,8 +199,11 @@ class _Race:
 
     def _healing(self, seconds: float) -> float:
         """Minutes of healing, where so many seconds are left for it; 0 for none."""
-        wished = self.wish.minutes
-        return next((share * wished for share in HEALING if 60.0 * share * wished <= seconds), 0.0)
+        for share in HEALING:
+            minutes = round(share * self.wish.minutes, 3)  # it stands in the line of the recipe
+            if 60.0 * minutes <= seconds:
+                return minutes
+        return 0.0
 
     # Trying
 

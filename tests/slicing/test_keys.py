@@ -87,7 +87,7 @@ GOLDEN: dict[str, Any] = {
     ),
 }
 KEYS = {
-    "shrink": "",
+    "shrink": "ce43c5dea649",
     "profile": "b74ba5db4268",
     "profile, all": "7411c76ff9b4",
     "search": "c5809b644900",

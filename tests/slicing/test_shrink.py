@@ -74,7 +74,7 @@ def rung(result: ShrinkResult, number: int) -> list[Tried]:
 
 
 def test_a_wish_becomes_a_model_and_the_second_time_what_is_stored_is_used(asked, monkeypatch):
-    run, result = shrunk(asked, fewer=0.3)
+    run, result = shrunk(asked, fewer=0.3, opens="everywhere")
     winner = result.winner
     assert winner.measurement.parameters <= 1.01 * result.size < result.shape.parameters
 
@@ -110,7 +110,7 @@ def test_a_wish_becomes_a_model_and_the_second_time_what_is_stored_is_used(asked
         return make(self, trial, *more)
 
     monkeypatch.setattr(Trials, "make", counted)
-    _, again = shrunk(asked, fewer=0.3, minutes=300.0)
+    _, again = shrunk(asked, fewer=0.3, opens="everywhere", minutes=300.0)
     assert made == [winner.recipe.line]  # for its model alone
     assert again.winner.recipe == winner.recipe
     assert all(each.expected is None for each in again.tried)
@@ -125,13 +125,13 @@ def test_a_wish_becomes_a_model_and_the_second_time_what_is_stored_is_used(asked
 def test_trials_choose_on_windows_that_nothing_is_calibrated_or_told_by(asked):
     request = ShrinkRequest(**asked, wish=Wish(fewer=0.3))
     opened = open_dense(asked["model"])
-    calibration = token_windows(asked["calibration"], opened.tokenizer, 24, 5, 0)
     for number, count in ((1, 4), (2, 8)):
         trial = request.trial(Recipe(), None, number)
         assert (trial.evaluation_windows, trial.search, trial.other) == (count, "alone", None)
         seen = judged_windows(trial, opened.tokenizer)
-        behind = search_windows(request, opened.tokenizer, count)
-        assert seen.equal(behind)
+        assert seen.equal(search_windows(trial, opened.tokenizer, count))
+        drawn = (trial.window_length, trial.calibration_windows, trial.seed)
+        calibration = token_windows(trial.calibration, opened.tokenizer, *drawn)
         assert not any(bool((each == seen).all(dim=1).any()) for each in calibration)
     final = request.trial(Recipe(), None, 3)
     assert (final.search, final.evaluation, final.other) == ("beside", asked["evaluation"], asked["other"])
