@@ -18,7 +18,6 @@ from analysis.sources.windows import token_windows
 from analysis.storage import runs_folder
 from app import wording
 from app.report import build_report
-from slicing.library import bring_in
 from slicing.steps import STEPS
 from slicing.study import clock as clocks
 from slicing.study.judge import judged_windows, search_windows
@@ -27,7 +26,7 @@ from slicing.study.recipe import Recipe
 from slicing.study.requests import ShrinkRequest, Trial
 from slicing.study.results import Run, ShrinkResult, Tried
 from slicing.study.run import Trials, perform
-from slicing.study.store import MODEL_FOLDER, bundled_board, list_runs
+from slicing.study.store import MODEL_FOLDER, bundled_board, list_runs, parse_run
 from slicing.wish import Wish
 
 TEXT = "A whole is what has a beginning and middle and end; a window has at least the middle of one. "
@@ -97,7 +96,7 @@ def test_a_wish_becomes_a_model_and_the_second_time_what_is_stored_is_used(asked
     assert f"Perplexity {winner.measurement.other.perplexity:.2f}" in (folder / "README.md").read_text()
 
     # The run comes back as it went, and its report answers first.
-    assert bring_in(run.to_json().encode(), "it") == run
+    assert parse_run(run.to_json().encode(), "it", lambda _: run.result.profile) == run
     report = build_report(run)
     assert f"<p class=verdict>Take “{winner.recipe.title}”" in report
     assert "What was tried" in report and "slicescope shrink --fewer 30%" in report
@@ -195,7 +194,7 @@ def test_what_is_left_of_the_minutes_heals(asked, monkeypatch):
         healed.recipe.line,
         healed.recipe.line.split(" | ")[0],  # the same as it is, beside it
     ]
-    assert bring_in(run.to_json().encode(), "it") == run
+    assert parse_run(run.to_json().encode(), "it", lambda _: run.result.profile) == run
 
 
 def test_a_clock_learns_what_trials_take(asked, monkeypatch):
