@@ -6,11 +6,21 @@ Steps, repairs, allocations and scores say whom to cite. Knows nothing about pag
 from __future__ import annotations
 
 import importlib.metadata
+from collections.abc import Sequence
 
 from analysis.scores import SCORES
+from slicing.study.recipe import Recipe
 from slicing.study.results import Request
 
 ENTRIES = {
+    "jamieson2016halving": """@inproceedings{jamieson2016halving,
+  title     = {Non-stochastic Best Arm Identification and Hyperparameter Optimization},
+  author    = {Jamieson, Kevin and Talwalkar, Ameet},
+  booktitle = {International Conference on Artificial Intelligence and Statistics},
+  year      = {2016},
+  eprint    = {1502.07943},
+  archiveprefix = {arXiv}
+}""",
     "wagner2025freelunch": """@misc{wagner2025freelunch,
   title     = {A Free Lunch in {LLM} Compression: Revisiting Retraining after Pruning},
   author    = {Wagner, Moritz and Roux, Christophe and Zimmer, Max and Pokutta, Sebastian},
@@ -229,14 +239,17 @@ def citations(request: Request) -> tuple[str, ...]:
         probed = set(request.probes)
         cites = [each.cite for name, each in SCORES.items() if each.measure or name in probed]
         cites += ["kurtic2023ziplm"] if request.units else []
+    elif request.kind == "shrink":
+        cites = ["jamieson2016halving"]
     else:
         cites = [cite for recipe in request.recipes_used() for cite in recipe.cites]
     return tuple(dict.fromkeys(each for each in cites if each))
 
 
-def bibtex(request: Request) -> str:
-    """Write the entries of what a request used, and slicescope's own."""
-    used = (each if each.startswith("@") else ENTRIES[each] for each in citations(request))
+def bibtex(request: Request, found: Sequence[Recipe] = ()) -> str:
+    """Write the entries of what a request used, and of recipes that it ``found``, and slicescope's own."""
+    cites = dict.fromkeys((*citations(request), *(cite for recipe in found for cite in recipe.cites)))
+    used = (each if each.startswith("@") else ENTRIES[each] for each in cites)
     return "\n\n".join([*used, _own()])
 
 

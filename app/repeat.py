@@ -13,13 +13,19 @@ from analysis.numbers import as_briefly
 from slicing.budget import Budget
 from slicing.study.files import TEXTS, model_line, text_line, usual_profile_windows, write_study
 from slicing.study.recipe import Recipe
-from slicing.study.requests import Judged, SearchRequest, Trial, drawn_for
+from slicing.study.requests import Judged, SearchRequest, ShrinkRequest, Trial, drawn_for
 from slicing.study.results import Request
 from slicing.study.study import USUAL, Study, sliced
+from slicing.wish import read_share
 
 STUDY_FILE = "study.toml"
 """What the file of a study is called in its command."""
-_FLAGS = {"drawn": "calibration-windows", "probes": "probe"}
+_FLAGS = {
+    "drawn": "calibration-windows",
+    "probes": "probe",
+    "task_limit": "limit",
+    "task_folder": "include",
+}
 """Flags that are called otherwise than their fields."""
 _OUT = ("--out", "smaller-model")
 
@@ -33,7 +39,33 @@ def command(request: Request) -> str:
         return shlex.join(["slicescope", "profile", *_flags(request)])
     if request.kind == "compress":
         return shlex.join(["slicescope", "compress", request.recipe.line, *_flags(request), *_OUT])
+    if request.kind == "shrink":
+        return shlex.join(["slicescope", "shrink", *_wish(request), *_flags(request), "--out", "small"])
     return shlex.join(["slicescope", "study", STUDY_FILE])
+
+
+def _wish(request: ShrinkRequest) -> list[str]:
+    """The flags of a wish, and the one that says that there is no second text."""
+    wish = request.wish
+    size = {
+        "--fewer": wish.fewer and _share(wish.fewer),
+        "--memory": wish.memory and _bytes(wish.memory),
+        "--flops": wish.flops and _share(wish.flops),
+        "--quality": wish.quality and f"ppl<={as_briefly(wish.quality)}x",
+    }
+    said = [word for flag, value in size.items() if value for word in (flag, value)]
+    alone = ["--other", ""] if request.other is None else []
+    return [*said, *_changed(wish, "minutes"), *_changed(wish, "opens"), *alone]
+
+
+def _share(value: float) -> str:
+    percent = f"{100 * value:g}%"
+    return percent if read_share("share", percent) == value else as_briefly(value)
+
+
+def _bytes(value: int) -> str:
+    units = {"GB": 10**9, "MB": 10**6, "kB": 1000, "B": 1}
+    return next(f"{value // each}{unit}" for unit, each in units.items() if value % each == 0)
 
 
 def study_file(request: Study | Trial | SearchRequest) -> str:
@@ -73,7 +105,7 @@ def _flags(request: Any) -> list[str]:
     """The flags of all fields that are not as usual; the model is always named."""
     words: list[str] = []
     for name in type(request).model_fields:
-        if name not in ("kind", "recipe"):
+        if name not in ("kind", "recipe", "wish"):
             words += _flag(request, name, getattr(request, name))
     return words
 

@@ -40,6 +40,7 @@ from app.figures.study import draw_map, draw_sizes
 from app.figures.units import draw_unit_agreement, draw_unit_map
 from app.planned import held_back, plan_asked
 from app.repeat import STUDY_FILE, command, study_file
+from app.shrink_tables import finalist_table, tried_table
 from app.tables import (
     compress_table,
     damage_table,
@@ -65,13 +66,14 @@ from slicing.library import note_of
 from slicing.plan import Plan
 from slicing.schedule import SlicingSchedule
 from slicing.study.recipe import Recipe
-from slicing.study.requests import CompressRequest, SearchRequest, Trial
+from slicing.study.requests import CompressRequest, SearchRequest, ShrinkRequest, Trial
 from slicing.study.results import (
     CompressResult,
     Measurement,
     Request,
     Run,
     SearchResult,
+    ShrinkResult,
     StudyResult,
     TrialResult,
 )
@@ -120,6 +122,19 @@ def _of_trial(request: Trial, result: TrialResult) -> Sections:
     yield from _body(result.shape, result.measurement)
     yield from _healing(result.measurement)
     yield from _recipes(request.recipes_used())
+
+
+def _of_shrink(request: ShrinkRequest, result: ShrinkResult) -> Sections:
+    told = " ".join(wording.shrunk(request, result)[1:])
+    yield Section("What to take", None, finalist_table(result), told)
+    pairs = [(f"winner against dense, {text}", each) for text, each in wording.beside_dense(result)]
+    pairs += [(f"runner-up against winner, {text}", each) for text, each in wording.beside_winner(result)]
+    yield Section("Paired difference", draw_differences(pairs), difference_table(pairs))
+    if (scores := task_table([result.dense, *(each.measurement for each in result.finalists)])) is not None:
+        yield Section("What they score on tasks", None, scores, TASKS_READING)
+    yield from _body(result.shape, result.measurement, of=f"{result.winner.recipe.title}.")
+    yield Section("What was tried", None, tried_table(result), wording.TRIED_READING)
+    yield from _recipes(tuple(each.recipe for each in result.finalists))
 
 
 def _of_study(study: Study, result: StudyResult) -> Sections:
@@ -228,6 +243,7 @@ KINDS: dict[str, Callable[[Any, Any], Sections]] = {
     "compress": _of_compress,
     "trial": _of_trial,
     "study": _of_study,
+    "shrink": _of_shrink,
 }
 """What a result has to show beside its profile, by its kind."""
 VIEWS: dict[str, Callable[[Board, StudyResult], Sections]] = {
@@ -318,9 +334,11 @@ def _head(run: Run, compared: Comparison | None) -> str:
             said.append(f"<p class=quiet>{_text(noise)}</p>")
         protocol = compared.measured["dense"].evaluation.protocol
         said.append(f"<p class=quiet>{_text(compared.result.evaluation.label)}: {_text(protocol)}.</p>")
+    if request.kind == "shrink" and result.kind == "shrink":
+        said.append(f"<p class=verdict>{_text(wording.answer(result))}</p>")
     if way := wording.sequential_or_one_shot(request):
         said.append(f"<p class=quiet>{_text(way)}</p>")
-    if result.kind == "trial" or result.kind == "study":
+    if result.kind in ("trial", "study", "shrink"):
         said.append(f"<p class=quiet>{_text(wording.window_reading(result.evaluation))}</p>")
     warnings = request.warnings(result.shape) + told_of(result)
     said += [f"<p class=note>{_text(warning)}</p>" for warning in warnings]
@@ -366,14 +384,19 @@ def _foot(run: Run) -> str:
             f"<div class=wide>{html_table(table)}</div>",
         ),
         ("Request", f"<pre>{_text(request.to_json())}</pre>"),
-        ("To cite", f"<pre>{_text(bibtex(request))}</pre>"),
+        ("To cite", f"<pre>{_text(bibtex(request, _chosen(run)))}</pre>"),
     ]
     return "".join(f"<section><h2>{title}</h2>{content}</section>" for title, content in parts)
 
 
+def _chosen(run: Run) -> tuple[Recipe, ...]:
+    """The recipes that a run came to and its request does not name."""
+    return tuple(each.recipe for each in run.result.finalists) if run.result.kind == "shrink" else ()
+
+
 def _study_file(request: Request) -> list[tuple[str, str]]:
     """Give the file that the command reads, where it reads one."""
-    if request.kind == "profile" or request.kind == "compress":
+    if request.kind == "profile" or request.kind == "compress" or request.kind == "shrink":
         return []
     return [(f"{STUDY_FILE}, which the command reads", f"<pre>{_text(study_file(request))}</pre>")]
 

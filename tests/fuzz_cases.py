@@ -129,6 +129,14 @@ OWN: dict[str, dict[str, bool | None]] = {
         **dict.fromkeys(("", "/", "folder"), False),
         **dict.fromkeys(("nowhere/x", "n" * 300, "mine.txt", "loop", "pipe", "/dev/zero", "\udcff"), True),
     },
+    **dict.fromkeys(
+        ("--fewer", "--flops"),
+        dict.fromkeys(("nonsense", "20", "-5%", "100%", "nan", "1e400", "%", "٣%", "\x1b[31m", LONG), True),
+    ),
+    "--memory": dict.fromkeys(
+        ("nonsense", "5", "GB", "-5GB", "1e30GB", "5 apples", "nanGB", "٣GB", "\x1b[31m", "1B"), True
+    ),
+    "--quality": dict.fromkeys(("nonsense", "1.3", "ppl<=x", "ppl<=0.5x", "ppl<=nanx", "\x1b[31m"), True),
     "--address": dict.fromkeys(("nonsense", "nonsense:0:0", "x" * 5000, "\x1b[31m"), True),
 }
 """Options with values of their own: folders, and what starts the harness or Ray, which takes seconds."""
@@ -146,6 +154,10 @@ _ONE_TEXT = ("--other", "")
 GOOD: dict[str, tuple[str, ...]] = {
     "profile": _PROFILED,
     "plan": (*_PROFILED, *_ROUNDED),
+    "shrink": (
+        *(*_CALIBRATED, *_EVALUATED, *_ONE_TEXT, "--fewer", "30%", "--speed-rounds", "0"),
+        *("--minutes", "0.1", "--out", "new"),
+    ),
     "slice": (*_CALIBRATED, *_QUICK, "--evaluation-windows", "0", "--out", "new"),
     "remove": (*_CALIBRATED, *_ONE_BLOCK, "--evaluation-windows", "0", "--out", "new"),
     "compare": (*_CALIBRATED, *_EVALUATED, *_QUICK, "--new-tokens", "0", "--speed-rounds", "0"),

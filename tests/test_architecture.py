@@ -110,7 +110,8 @@ def test_every_file_says_what_it_is_for(name):
 
 
 @pytest.mark.parametrize(
-    "name", ["analysis/shape.py", "slicing/budget.py", "slicing/plan.py", "slicing/schedule.py"]
+    "name",
+    ["analysis/shape.py", "slicing/budget.py", "slicing/plan.py", "slicing/schedule.py", "slicing/wish.py"],
 )
 def test_planning_knows_no_torch(name):
     assert not {"torch", "transformers"} & set(imports(ROOT / name))

@@ -74,6 +74,8 @@ def _actions(run: Run) -> None:
     st.markdown(f"**{wording.verbatim(state.run_title(run))}**")
     if text := note_of(run.key).text:
         st.text(visible(text))
+    if run.result.kind == "shrink":
+        st.markdown(wording.verbatim(wording.answer(run.result)))
     with st.container(horizontal=True):
         _look(run)
         parts.downloads(run)

@@ -17,6 +17,7 @@ from app.cli.exporting import export
 from app.cli.looking import evaluate, generate, plan_command, profile
 from app.cli.making import compress, remove, slice_command
 from app.cli.serving import app_command, prepare
+from app.cli.shrinking import shrink
 from app.cli.stored import cite, queue_app, report, runs_app
 from app.cli.studies import compare, study_app
 from app.cli.terminal import err, out
@@ -55,6 +56,7 @@ app.command(name="plan")(plan_command)
 app.command()(compress)
 app.command(name="slice")(slice_command)
 app.command()(remove)
+app.command()(shrink)
 app.command()(compare)
 app.add_typer(study_app, name="study")
 app.command()(evaluate)

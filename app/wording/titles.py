@@ -40,6 +40,10 @@ def _trial_title(task: Any) -> str:
     return f"Try {task.model.label}, {within(task.recipe)}{size}{noise}"
 
 
+def _shrink_title(task: Any) -> str:
+    return f"Make {task.model.label} smaller: {task.wish.line}, in {task.wish.minutes:g} min"
+
+
 def _study_title(task: Study) -> str:
     sizes, label = budgets_line(task.budgets), task.model.label
     if task.view == "comparison":
@@ -57,6 +61,7 @@ TITLES: dict[str, Callable[[Any], str]] = {
     "compress": _compress_title,
     "trial": _trial_title,
     "study": _study_title,
+    "shrink": _shrink_title,
 }
 """How to say what a task does, by its kind."""
 

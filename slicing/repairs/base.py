@@ -79,6 +79,11 @@ class CutRepair(ABC):
     trains: ClassVar[bool] = False
     """Whether it trains blocks, which takes far longer than a fit in closed form."""
 
+    plain: ClassVar[bool] = True
+    """Whether a repaired model is one of its architecture still, which every tool opens."""
+    strength: ClassVar[int] = 1
+    """The larger, the more it wins back as far as was measured; such a one is tried first."""
+
     def why_not(self, model: PreTrainedModel) -> str:
         """One sentence that says why it cannot repair models of this family; empty where it can."""
         return ""

@@ -34,6 +34,7 @@ class LinearReplacement(CutRepair):
     name = "linear"
     title = "linear replacement of the blocks"
     fits = frozenset({"matrix"})
+    plain = False
 
     def need(self, unrepaired: MemoryNeed, model: Any, layout: Layout, tokens: int, batch: int) -> MemoryNeed:
         """Add a matrix for each cut, and one fit of 2 D features and targets at a time."""

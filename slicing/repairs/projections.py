@@ -30,6 +30,7 @@ class Projections(CutRepair):
     name = "projections"
     title = "all projections fitted"
     fits = frozenset({"writers", "matrix"})
+    strength = 3
 
     def why_not(self, model: PreTrainedModel) -> str:
         """Refuse families whose projections are not known."""

@@ -101,6 +101,7 @@ class AllWriters(_Writers):
     """
 
     name = "writers"
+    strength = 2
     title = "all output projections from the first cut on fitted"
 
     def has_work(self, layout: Layout) -> bool:

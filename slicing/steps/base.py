@@ -91,6 +91,8 @@ class Step(Value):
     """Fields that a recipe's line may give without their names, in this order."""
     repairs: ClassVar[Collection[str]] = ()
     """Names of the repairs that it can be followed by."""
+    variants: ClassVar[tuple[str, ...]] = ("",)
+    """The settings with which it is a candidate where methods are chosen from, as a line writes them."""
 
     share: float | Literal["search"] = 1.0
     """Of what is still to go, so much goes by this step and the rest by the next one. ``search``: whichever
@@ -175,6 +177,22 @@ class Step(Value):
         A step that does not say so is not.
         """
         return False
+
+    @property
+    def opens_everywhere(self) -> bool:
+        """Whether what it leaves of an ordinary checkpoint is one too, which every tool opens.
+
+        A step that does not say so leaves none.
+        """
+        return False
+
+    def for_every_tool(self) -> Self | None:
+        """It in the form that leaves an ordinary checkpoint; ``None`` where it has none."""
+        return self if self.opens_everywhere else None
+
+    def full_forms(self) -> tuple[Self, ...]:
+        """It with each of its repairs, the one that wins back most first, and last as it is."""
+        return (*(self.read({**dict(self), "repair": name}) for name in reversed([*self.repairs])), self)
 
     @property
     def cites(self) -> tuple[str, ...]:

@@ -68,8 +68,6 @@ class Inner(Step):
     """Whether it searches or trains, which takes far longer than looking at the dense model."""
     holds: ClassVar[Holds] = Holds()
     """What it keeps in memory of all blocks."""
-    variants: ClassVar[tuple[str, ...]] = ("",)
-    """The settings with which it takes part in a leaderboard, as a recipe's line writes them."""
 
     restore: bool = Field(default=True, title="Least-squares restoration")
     """Fit every output projection that lost inputs to what the dense one writes, on the dense model's stream,
@@ -97,6 +95,15 @@ class Inner(Step):
     def quick(self) -> bool:
         """Whether it neither searches nor trains, and fits nothing block by block."""
         return not self.trains and self.repair == "none"
+
+    @property
+    def opens_everywhere(self) -> bool:
+        """Where the widths are equal in all blocks."""
+        return self.uniform
+
+    def for_every_tool(self) -> Self | None:
+        """With equal widths."""
+        return self.read({**dict(self), "uniform": True})
 
     # What each method says
 

@@ -72,6 +72,10 @@ class LlmPruner(Selective):
             )
         return self
 
+    def for_every_tool(self) -> Self | None:
+        """With equal widths in all blocks, none of which is spared."""
+        return self.read({**dict(self), "uniform": True, "spare_first": 0, "spare_last": 0})
+
     def check_shape(self, shape: ModelShape, budget: Budget, windows: int) -> None:
         """The blocks that are not spared can lose so much."""
         super().check_shape(shape, budget, windows)

@@ -38,8 +38,6 @@ class Removal(Step):
     repairs = REPAIRS  # also those that are registered later
     tries: ClassVar[bool] = False
     """Whether it runs smaller models to choose, which takes far longer than looking at the dense one."""
-    variants: ClassVar[tuple[str, ...]] = ("",)
-    """The settings with which it takes part in a leaderboard, as a recipe's line writes them."""
 
     windows: int = Field(default=SEARCH_WINDOWS, ge=1, title="Windows to decide on")
     """Of the calibration windows, so many decide which blocks go."""
@@ -63,6 +61,16 @@ class Removal(Step):
         """Whether it tries no smaller models, searches no share and trains no blocks."""
         trained = self.repair != "none" and find_repair(self.repair).trains
         return not self.tries and self.share != "search" and not trained
+
+    @property
+    def opens_everywhere(self) -> bool:
+        """Where no matrix stands in the place of blocks."""
+        return self.repair == "none" or find_repair(self.repair).plain
+
+    def full_forms(self) -> tuple[Self, ...]:
+        """By the strength of the repairs."""
+        ways = sorted(self.repairs, key=lambda name: -find_repair(name).strength)
+        return (*(self.read({**dict(self), "repair": name}) for name in ways), self)
 
     @abstractmethod
     def layout(self, view: ModelView, count: int) -> Layout:

@@ -50,6 +50,12 @@ class Slice(Slicing, Step):
     axis = "stream"
     positional = ("allocation", "score")
     repairs = ("writers",)
+    variants = (
+        "constant",
+        "dynamic, base=0",
+        "dynamic, base=0, blocks_per_basis=3",
+        "constant, plain=true",
+    )
 
     one_shot: bool = Field(default=False, title="One-shot bases")
     """Find all bases in one pass over the dense model, which is quicker and costs some perplexity, instead of
@@ -169,6 +175,17 @@ class Slice(Slicing, Step):
         rule = self.rule()
         scored = find_score(self.score).quick or not rule.uses_scores
         return not rule.made and scored and find_basis(self.basis).quick
+
+    @property
+    def opens_everywhere(self) -> bool:
+        """Where one basis is that of all blocks."""
+        return self.plain
+
+    def for_every_tool(self) -> Self | None:
+        """In one basis, where all blocks lose the same."""
+        kept = {"allocation", "settings", "rounding", "max_fraction", "basis", "basis_draw", "repair"}
+        fields = {name: value for name, value in dict(self).items() if name in kept}
+        return self.read({**fields, "plain": True}) if self.rule().uniform else None
 
     @property
     def cites(self) -> tuple[str, ...]:

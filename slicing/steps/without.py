@@ -42,6 +42,10 @@ class WithoutSublayers(Inner):
             )
         return self
 
+    def for_every_tool(self) -> None:
+        """No ordinary checkpoint lacks whole sub-layers."""
+        return
+
     def in_form(self, form: Slicing, one_shot: bool | None, windows: int | None) -> Self:
         """So many windows to decide on."""
         return self if windows is None else type(self)(**{**dict(self), "windows": windows})

@@ -11,10 +11,7 @@ from analysis.errors import TextError
 from analysis.sources.windows import token_windows
 from analysis.values import key_of
 from slicing.study.judge import digest
-from slicing.study.requests import Calibrated
-
-RESERVED = 16
-"""Windows behind the calibration windows that healing leaves to searches."""
+from slicing.study.requests import SEARCHED, Calibrated
 
 
 def healing_windows(request: Calibrated, tokenizer: Any) -> Tensor:
@@ -24,7 +21,7 @@ def healing_windows(request: Calibrated, tokenizer: Any) -> Tensor:
     of them.
     """
     text, length, seed = request.healing_text or request.calibration, request.window_length, request.seed
-    skip = 0 if request.healing_text else request.calibration_windows + RESERVED
+    skip = 0 if request.healing_text else request.calibration_windows + SEARCHED
     there = len(token_windows(text, tokenizer, length, None))
     if there <= skip:
         raise TextError(

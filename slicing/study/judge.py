@@ -33,7 +33,7 @@ from analysis.speed import compare_speed
 from analysis.tasks import evaluate_tasks
 from analysis.values import Progress
 from slicing.steps.base import Made
-from slicing.study.requests import CompressRequest, Judged, Trial
+from slicing.study.requests import SEARCHED, Calibrated, CompressRequest, Trial
 from slicing.study.results import Environment, Measurement, TextUsed
 from slicing.view import ModelView
 
@@ -41,32 +41,37 @@ from slicing.view import ModelView
 class Judge:
     """The windows of a request's evaluation texts, and the dense model that others are timed beside."""
 
-    def __init__(self, request: Judged, opened: OpenModel, view: ModelView) -> None:
-        self.request, self.opened, self.view = request, opened, view
-        self.windows = self._first(request.evaluation)
-        self.other = None if request.other is None else self._first(request.other)
+    def __init__(self, trial: Trial, opened: OpenModel, view: ModelView) -> None:
+        self.trial, self.opened, self.view = trial, opened, view
+        tokenizer, count = opened.tokenizer, trial.evaluation_windows
+        self.windows = self._fitting(judged_windows(trial, tokenizer))
+        self.other = self.searched = None
+        if trial.other is not None:
+            self.other = self._fitting(token_windows(trial.other, tokenizer, trial.window_length, count))
+        if trial.search == "beside":
+            self.searched = self._fitting(search_windows(trial, tokenizer, min(count, SEARCHED)))
 
-    def _first(self, text: TextSource) -> Tensor:
-        length, count = self.request.window_length, self.request.evaluation_windows
-        windows = token_windows(text, self.opened.tokenizer, length, count)
+    def _fitting(self, windows: Tensor) -> Tensor:
         check_windows(self.view.model, windows)
         return windows
 
     @cached_property
     def precision(self) -> Precision:
         """By the dense model alone, so that the answer is the same for all models that are to be compared."""
-        return safe_precision(self.request.model, self.windows, self.view.model)
+        return safe_precision(self.trial.model, self.windows, self.view.model)
 
     @property
     def calibration(self) -> TextUsed:
         """The windows that calibration saw."""
-        return used(self.request.calibration, self.view.windows, self.view.model)
+        return used(self.trial.calibration, self.view.windows, self.view.model)
 
     @property
     def evaluated(self) -> TextUsed:
         """The windows that evaluation saw."""
-        where = passages(self.request.evaluation, self.opened.tokenizer, self.windows)
-        return used(self.request.evaluation, self.windows, self.view.model, where)
+        where: tuple[Passage, ...] = ()
+        if self.trial.search != "alone":  # which are drawn, and not the first ones
+            where = passages(self.trial.evaluation, self.opened.tokenizer, self.windows)
+        return used(self.trial.evaluation, self.windows, self.view.model, where)
 
     def measure(self, trial: Trial, made: Made | None, deciding: float | None) -> Measurement:
         """Evaluate what a recipe made, or the dense model, and whatever else the trial asks for."""
@@ -104,6 +109,9 @@ class Judge:
             found["other"] = perplexity(model, self.other, progress, "Evaluating elsewhere", precision)
         if trial.int8:
             found["int8"] = evaluate_int8(model, self.windows, progress, precision=precision)
+        if self.searched is not None:
+            phase = "Evaluating on search windows"
+            found["search"] = perplexity(model, self.searched, progress, phase, precision)
         if trial.tasks:
             progress("Tasks", 0, 1)
             limit, include = trial.task_limit, trial.task_folder
@@ -123,6 +131,24 @@ class Judge:
         if made and made.inner:
             shape = made.inner.shape_after(shape)
         return shape.flops_per_token
+
+
+def search_windows(request: Calibrated, tokenizer: Any, count: int) -> Tensor:
+    """Draw the windows (count, T) that a search is judged on.
+
+    They are of a text of its own, or else of the calibration text, behind the calibration windows.
+    """
+    text, skip = request.search_text or request.calibration, request.calibration_windows
+    return token_windows(
+        text, tokenizer, request.window_length, count, request.seed, 0 if request.search_text else skip
+    )
+
+
+def judged_windows(trial: Trial, tokenizer: Any) -> Tensor:
+    """Draw the windows (N, T) that the models of a trial are judged on first."""
+    if trial.search == "alone":
+        return search_windows(trial, tokenizer, min(trial.evaluation_windows, SEARCHED))
+    return token_windows(trial.evaluation, tokenizer, trial.window_length, trial.evaluation_windows)
 
 
 def count_parameters(model: Any) -> int:

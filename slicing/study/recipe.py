@@ -131,6 +131,11 @@ class Recipe(Value):
         return all(each.quick for each in self.steps)
 
     @property
+    def opens_everywhere(self) -> bool:
+        """Tell whether what it leaves of an ordinary checkpoint is one too; healing changes no form."""
+        return all(each.opens_everywhere for each in self.cutting)
+
+    @property
     def repaired(self) -> str:
         """The repair that follows its last step that cuts; ``none`` where nothing is repaired."""
         return self.cutting[-1].repair if self.steps else "none"

@@ -25,10 +25,15 @@ from slicing.plan import Plan, Slicing
 from slicing.probes import NEED_SLICING
 from slicing.steps.slice import Slice
 from slicing.study.recipe import Recipe
+from slicing.wish import Wish
 
 MOST_REPETITIONS = 100
 """With noise, of each calibrated recipe of a study, at most."""
 PROMPT = "Mr. Speaker, the state of our Union is"
+DEMO_CALIBRATION = TextSource(kind="demo", split="calibration")
+Search = Literal["none", "beside", "alone"]
+SEARCHED = 16
+"""Windows behind the calibration windows that searches are judged on, at most; healing leaves them alone."""
 Phases = tuple[tuple[str, float], ...]
 """The phases of a job in order, each with its work: the unit is one token through the decoder."""
 _START: Phases = (("Opening", 0.0), ("Reading text", 0.0))
@@ -306,6 +311,9 @@ class Trial(Judged):
     recipe: Recipe = Recipe()
     budget: Budget | None = None
     """``None`` for the dense model, and for it alone."""
+    search: Search = "none"
+    """Whether it is judged, with as many windows and ``SEARCHED`` at most, on those that searches are judged
+    on: not at all, beside the evaluation text, or instead of it. They choose; the evaluation text tells."""
     jitter: int = 0
     """The draw of the noise on the Gram matrices that bases and fits are found from; 0 for none. See
     ``analysis.bases.jittered``."""
@@ -337,8 +345,14 @@ class Trial(Judged):
         return f"{self.recipe.short}{f' with noise {self.jitter}' if self.jitter else ''}"
 
     @property
+    def calibration_key(self) -> str:
+        """The same for trials that share model, calibration windows, profile and noise."""
+        shared = {name: getattr(self, name) for name in Calibrated.model_fields if name != "healing_text"}
+        return Trial(**shared, evaluation=self.calibration, jitter=self.jitter).key
+
+    @property
     def view_key(self) -> str:
-        """The same for trials that share model, windows, profile and noise."""
+        """The same for trials that share these and the windows that they are judged on."""
         usual = {name: field.get_default() for name, field in Trial.model_fields.items()}
         alone = (
             "recipe",
@@ -367,7 +381,69 @@ class Trial(Judged):
 
     def own_phases(self) -> Phases:
         """Give the phases that it shares with no other trial."""
-        return (*self.recipe_phases(self.recipe), *self.judging_phases(self.recipe))
+        beside = (
+            (("Evaluating on search windows", 1.0 * self.evaluation_windows * self.window_length),)
+            if self.search == "beside"
+            else ()
+        )
+        return (*self.recipe_phases(self.recipe), *self.judging_phases(self.recipe), *beside)
+
+
+class ShrinkRequest(Judged):
+    """Find the way to a wish, and keep the model: candidates halved on search windows, the rest judged."""
+
+    kind: Literal["shrink"] = "shrink"
+    wish: Wish
+    speed_rounds: int = 3
+    """Of timing finalists; see ``Judged``."""
+    preview_windows: int = 8
+    """Of the calibration windows, so many are what previews are made from."""
+    search_windows: int = 8
+    """Search windows that full forms are judged on; previews are on half of them, and finalists on as many as
+    there are of evaluation."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.search_text is None and self.calibration == DEMO_CALIBRATION:
+            object.__setattr__(self, "search_text", TextSource(kind="demo", split="search"))
+        for name in ("preview_windows", "search_windows"):
+            if not 2 <= (got := getattr(self, name)) <= SEARCHED:
+                what = name.replace("_", " ")
+                raise PlanError(
+                    f"The number of {what} must be from 2 to {SEARCHED}, but got {got}: choose one between."
+                )
+        return self
+
+    def recipes_used(self) -> tuple[Recipe, ...]:
+        """None that are known before."""
+        return ()
+
+    def fits(self) -> set[Fit]:
+        """Whatever a method may fit."""
+        return {"bases", "writers"}
+
+    def trial(self, recipe: Recipe, budget: Budget | None, rung: Literal[1, 2, 3]) -> Trial:
+        """The trial of a recipe, or of the dense model, at a rung: a preview, the full form, a finalist."""
+        shared = {name: getattr(self, name) for name in Judged.model_fields}
+        if not recipe.heals:
+            shared["healing_text"] = None
+        if rung < 3:
+            usual = {name: field.get_default() for name, field in Judged.model_fields.items()}
+            alone = ("other", "prompt", "new_tokens", "speed_rounds", "tasks", "task_limit", "task_folder")
+            shared |= {name: usual[name] for name in alone}
+            shared |= {"evaluation": self.search_text or self.calibration}
+            shared |= {"evaluation_windows": self.search_windows // (1 if rung == 2 else 2)}
+        if rung == 1:
+            windows = min(self.preview_windows, self.calibration_windows)
+            shared |= {"calibration_windows": windows, "profile_windows": min(self.profile_windows, windows)}
+        search: Search = "beside" if rung == 3 else "alone"
+        return Trial(**shared, recipe=recipe, budget=budget, search=search)
+
+    def phases(self) -> Phases:
+        """Rungs by their share of the minutes, at a pace that stands for any."""
+        work = 60_000.0 * self.wish.minutes
+        rungs = (("Previews", 0.25), ("Full forms", 0.25), ("Finalists", 0.5))
+        return (*_START, *((name, share * work) for name, share in rungs), ("Saving", 0.0))
 
 
 def by_view(trials: Sequence[Trial]) -> list[Trial]:

@@ -15,6 +15,7 @@ from analysis.sources.windows import Passage
 from analysis.speed import Speed
 from analysis.tasks import TaskScore
 from analysis.values import Value, key_of
+from slicing.budget import Budget
 from slicing.depth.layout import Layout
 from slicing.heal.record import Healed
 from slicing.inner.costs import UnitCosts
@@ -23,7 +24,8 @@ from slicing.inner.widths import InnerWidths
 from slicing.repair import Repair
 from slicing.schedule import SlicingSchedule
 from slicing.study import earlier
-from slicing.study.requests import CompressRequest, ProfileRequest, SearchRequest, Trial
+from slicing.study.recipe import Recipe
+from slicing.study.requests import CompressRequest, ProfileRequest, SearchRequest, ShrinkRequest, Trial
 from slicing.study.study import Study
 
 
@@ -79,6 +81,8 @@ class Measurement(Value):
     """On a second text, where one was asked for."""
     int8: Int8 | None = None
     """With its matrices in 8 bits, where that was asked for."""
+    search: Perplexity | None = None
+    """On the windows that searches are judged on, where these were asked for beside the others."""
     repair: Repair | None = None
     """What repair did, where it was asked for."""
     healed: tuple[Healed, ...] = ()
@@ -184,11 +188,71 @@ class StudyResult(Value):
     evaluation: TextUsed
 
 
+class Tried(Value):
+    """One recipe at one rung of a shrink."""
+
+    rung: Literal[1, 2, 3]
+    """1: a preview; 2: the full form; 3: a finalist."""
+    line: str
+    """Of the recipe, as it was tried."""
+    nats: float | None = None
+    """The mean loss on search windows, nats per token; ``None`` where it did not run."""
+    parameters: int | None = None
+    seconds: float | None = None
+    """What making and judging it took, also where it was stored already."""
+    expected: float | None = None
+    """What it was expected to take, in seconds; ``None`` where it was stored, or could not be tried."""
+    dropped: str = ""
+    """Why it came no further, as part of a sentence; empty for one that did."""
+
+
+class Finalist(Value):
+    """One recipe that was judged on the evaluation text in the end."""
+
+    recipe: Recipe
+    budget: Budget
+    measurement: Measurement
+
+
+class ShrinkResult(Value):
+    """Hold the outcome of a shrink; the winner's model lies in the run's folder, under ``model``."""
+
+    kind: Literal["shrink"] = "shrink"
+    profile: LayerProfile
+    shape: ModelShape
+    """Of the dense model."""
+    size: int
+    """How many parameters the wish allows."""
+    tokens_per_second: float
+    """The pace of the dense model, by which times were expected at first."""
+    tried: tuple[Tried, ...]
+    """Everything that was considered, rung by rung in the order of trying."""
+    dense: Measurement
+    finalists: tuple[Finalist, ...]
+    """The one that loses least on search windows first: it is the winner."""
+    plain: bool
+    """Whether any tool opens the winner as a model of its architecture, without code of ours."""
+    calibration: TextUsed
+    evaluation: TextUsed
+
+    @property
+    def winner(self) -> Finalist:
+        """The one whose model is kept."""
+        return self.finalists[0]
+
+    @property
+    def measurement(self) -> Measurement:
+        """The winner's."""
+        return self.winner.measurement
+
+
 Request = Annotated[
-    ProfileRequest | SearchRequest | CompressRequest | Trial | Study, Field(discriminator="kind")
+    ProfileRequest | SearchRequest | CompressRequest | Trial | Study | ShrinkRequest,
+    Field(discriminator="kind"),
 ]
 Result = Annotated[
-    ProfileResult | SearchResult | CompressResult | TrialResult | StudyResult, Field(discriminator="kind")
+    ProfileResult | SearchResult | CompressResult | TrialResult | StudyResult | ShrinkResult,
+    Field(discriminator="kind"),
 ]
 
 

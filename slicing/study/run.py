@@ -11,34 +11,23 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
-
-from torch import Tensor
+from typing import Any
 
 from analysis.anatomy import why_not_sliceable
-from analysis.bases import Bases, BasesCollector, jittered
-from analysis.details import DetailsCollector
+from analysis.bases import jittered
 from analysis.device import free_memory
-from analysis.errors import PlanError, UnsupportedError, unknown_name
+from analysis.errors import PlanError, UnsupportedError
 from analysis.evaluate import safe_precision
-from analysis.profile import LayerProfile, profile_blocks
-from analysis.read_shape import read_shape
+from analysis.profile import LayerProfile
 from analysis.sources.model import ModelSource
 from analysis.sources.opening import OpenModel, fetch_missing, outline, require_plain_weights
 from analysis.sources.windows import token_windows
-from analysis.storage import require_space
 from analysis.tasks import check_tasks
 from analysis.values import Progress, no_progress
 from slicing.budget import Budget
-from slicing.depth.layout import Layout
-from slicing.depth.reduce import ReducedModel
-from slicing.inner.costs import UnitCosts
-from slicing.inner.cut import as_narrow_model
-from slicing.inner.worth import unit_costs
 from slicing.plan import Plan
-from slicing.probes import NEED_SLICING, PROBES, Probing
 from slicing.steps.base import Made
-from slicing.store import open_model, save_reduced, save_sliced
+from slicing.store import open_model
 from slicing.study.best_share import with_best_shares
 from slicing.study.healing import healing_windows, training_key
 from slicing.study.judge import (
@@ -48,34 +37,42 @@ from slicing.study.judge import (
     digest,
     environment,
     evaluated,
-    through_lens,
+    judged_windows,
+    search_windows,
     used,
 )
+from slicing.study.keep import save_made
+from slicing.study.profiling import look, profile
 from slicing.study.recipe import Recipe
-from slicing.study.requests import Calibrated, CompressRequest, ProfileRequest, SearchRequest, Trial, by_view
+from slicing.study.requests import (
+    Calibrated,
+    CompressRequest,
+    SearchRequest,
+    ShrinkRequest,
+    Trial,
+    by_view,
+)
 from slicing.study.results import (
     CompressResult,
     Measurement,
-    ProfileResult,
     Request,
     Run,
     SearchResult,
+    ShrinkResult,
     StudyResult,
     TrialResult,
 )
-from slicing.study.searching import (
-    find_shares,
-    search_request,
-    search_shares,
-    search_windows,
-)
-from slicing.study.store import BASES_FILE, DETAILS_FILE, MODEL_FOLDER, find_stored, keep_run, store_run
+from slicing.study.searching import find_shares, search_request, search_shares
+from slicing.study.shrinking import shrink
+from slicing.study.store import MODEL_FOLDER, find_stored, keep_run, store_run
 from slicing.study.study import Study
 from slicing.view import ModelView
 
 Opener = Callable[[ModelSource], OpenModel]
 Executor = Callable[[Sequence[Trial], Callable[[Run], None], Progress], None]
 """Carries trials out elsewhere, and hands over every run once it is made, in whatever order."""
+Keep = Callable[[Made, Measurement], None]
+"""Gets what a trial has made, and what was measured of it, before it goes."""
 
 
 def perform(
@@ -147,13 +144,15 @@ def make_smaller(recipe: Recipe, budget: Budget, view: ModelView) -> tuple[Made,
     return made, deciding
 
 
-def _run_trial(trial: Trial, view: ModelView, judge: Judge) -> TrialResult:
+def _run_trial(trial: Trial, view: ModelView, judge: Judge, keep: Keep | None = None) -> TrialResult:
     made = deciding = None
     if trial.budget is not None:
         with jittered(trial.jitter):
             made, seconds = make_smaller(trial.recipe, trial.budget, view)
         deciding = seconds or None  # nothing was measured for it
     measurement = judge.measure(trial, made, deciding)
+    if keep and made:
+        keep(made, measurement)
     del made
     free_memory()
     return TrialResult(
@@ -163,98 +162,6 @@ def _run_trial(trial: Trial, view: ModelView, judge: Judge) -> TrialResult:
         calibration=judge.calibration,
         evaluation=judge.evaluated,
     )
-
-
-# One maker for each kind of request
-
-
-def _profile(request: ProfileRequest, opened: OpenModel, progress: Progress, folder: Path) -> ProfileResult:
-    reason = why_not_sliceable(opened.model.config)
-    progress("Reading text", 0, 1)
-    drawn = request.drawn or request.windows
-    windows = token_windows(request.text, opened.tokenizer, request.window_length, drawn, request.seed)
-    windows = windows[: request.windows]
-    progress("Reading text", 1, 1)
-    for name in request.probes:
-        if name not in PROBES:
-            raise PlanError(unknown_name("probe", name, PROBES))
-        if reason and name in NEED_SLICING:
-            raise UnsupportedError(f"The probe '{name}' slices blocks. {reason}")
-    if reason and request.units:
-        raise UnsupportedError(f"What units cost is told of models whose parts are known. {reason}")
-    needed = request.bases or any(name in NEED_SLICING for name in request.probes)
-    profile, bases = _profiled(request, opened, windows, progress, folder, needed and not reason)
-    if bases is not None and request.bases:
-        require_space(folder, bases.bytes)
-        bases.save(folder / BASES_FILE)
-    if request.probes:
-        precision = safe_precision(request.model, windows, opened.model)
-        # Where a probe asks for bases, they were found.
-        probing = Probing(opened.model, windows, partial(cast, Bases, bases), progress, precision)
-        for name in request.probes:
-            profile = profile.with_probed(name, PROBES[name](probing))
-    return ProfileResult(
-        profile=profile,
-        shape=None if reason else read_shape(opened.model),
-        not_sliceable=reason,
-        text=used(request.text, windows, opened.model),
-        bases=bases is not None and request.bases,
-        units=_unit_costs(request, opened, windows, progress) if request.units else None,
-    )
-
-
-def _unit_costs(request: ProfileRequest, opened: OpenModel, windows: Tensor, progress: Progress) -> UnitCosts:
-    """What the parts inside the blocks cost, on ``windows`` (N, T): predicted, and where asked measured."""
-    find = partial(safe_precision, request.model, windows, opened.model)
-    view = ModelView(opened.model, windows, progress=progress, find_precision=find)
-    return unit_costs(view, view.block_count if request.units_measured else 0, paired=True)
-
-
-def _profiled(
-    request: ProfileRequest,
-    opened: OpenModel,
-    windows: Tensor,
-    progress: Progress,
-    folder: Path,
-    needed: bool,
-) -> tuple[LayerProfile, Bases | None]:
-    """Profile the model, and find the bases in the same pass where ``needed``."""
-    collector = BasesCollector(opened.model) if needed else None
-    profile = _look(request, opened, windows, progress, folder, request.lens, collector)
-    if collector is None:
-        return profile, None
-    progress("Finding bases", 0, 1)
-    bases = collector.bases()
-    progress("Finding bases", 1, 1)
-    return profile, bases
-
-
-def _look(
-    request: ProfileRequest | Calibrated,
-    opened: OpenModel,
-    windows: Tensor,
-    progress: Progress,
-    folder: Path | None,
-    lens: bool,
-    bases: BasesCollector | None = None,
-) -> LayerProfile:
-    """Profile the model on ``windows`` (N, T), with the details into ``folder`` where one is given."""
-    details = DetailsCollector(opened.model, windows) if folder else None
-    profile = profile_blocks(
-        opened.model,
-        windows,
-        model_label=request.model.label,
-        text_label=request.profile_text.label,
-        progress=progress,
-        bases=bases,
-        details=details,
-    )
-    if folder and details:
-        found = details.details(opened.tokenizer)
-        if lens:
-            found = through_lens(found, request.model, opened.model, windows, progress)
-        found.save(folder / DETAILS_FILE)
-    return profile
 
 
 def open_view(
@@ -271,7 +178,7 @@ def open_view(
         )
 
     def measure_profile(progress: Progress) -> LayerProfile:
-        return _look(request, opened, windows[: request.profile_windows], progress, folder, lens)
+        return look(request, opened, windows[: request.profile_windows], progress, folder, lens)
 
     def make_search(asked: SearchRequest) -> Run:
         result = partial(search_shares, asked, open_view(asked, opened, progress), progress)
@@ -310,6 +217,9 @@ def check_recipe(recipe: Recipe, budget: Budget, view: ModelView) -> None:
         recipe.steps[0].refuse_unless_it_fits(view, budget)
 
 
+# One maker for each kind of request
+
+
 def _search(request: SearchRequest, opened: OpenModel, progress: Progress, folder: Path) -> SearchResult:
     view = open_view(request, opened, progress)
     (recipe,) = request.recipes_used()
@@ -328,26 +238,18 @@ def _compress(
     dense, smaller = evaluated(request, opened, made, progress)
     reason = why_not_sliceable(opened.model.config)
     shape = None if reason else view.shape
-    progress("Saving", 0, 1)
-    about: dict[str, Any] = {
-        "made_from": request.model.label,
-        "calibration": f"{calibration.label}, {calibration.windows} windows of "
-        f"{calibration.window_length} tokens",
-        "numbers": (*(each.told for each in made.healed), *card_numbers(request.evaluation, dense, smaller)),
-        "warnings": request.warnings(shape) + profile.warnings() + made.warnings,
-    }
     parameters, dense_parameters = count_parameters(made.model), count_parameters(opened.model)
-    plain = False
-    if made.sliced:
-        save_sliced(made.sliced, opened.tokenizer, folder / MODEL_FOLDER, **about)
-        plain = made.sliced.plain
-    else:
-        left = as_narrow_model(made.model) if made.inner else made.model
-        layout = made.layout or Layout.whole(profile.blocks)
-        reduced = ReducedModel(left, layout, made.repair, made.inner)
-        plain = reduced.plain
-        about |= {"method": request.recipe.short_title, "dense_parameters": dense_parameters}
-        save_reduced(reduced, opened.tokenizer, folder / MODEL_FOLDER, **about)
+    progress("Saving", 0, 1)
+    plain = save_made(
+        made,
+        opened,
+        folder / MODEL_FOLDER,
+        request.recipe.short_title,
+        made_from=request.model.label,
+        calibration=calibration,
+        numbers=(*(each.told for each in made.healed), *card_numbers(request.evaluation, dense, smaller)),
+        warnings=request.warnings(shape) + profile.warnings() + made.warnings,
+    )
     progress("Saving", 1, 1)
     return CompressResult(
         profile=view.profile,
@@ -371,32 +273,45 @@ class Trials:
 
     def __init__(self, opened: OpenModel, progress: Progress = no_progress) -> None:
         self.opened, self.progress = opened, progress
-        self._known: tuple[str, ModelView, Judge] | None = None
+        self._view: tuple[str, ModelView] | None = None
+        self._judge: tuple[str, Judge] | None = None
 
     def view(self, trial: Trial, folder: Path | None = None, lens: bool = False) -> tuple[ModelView, Judge]:
         """The view of a trial and its judge; details of the profile go into ``folder``."""
-        if self._known is None or self._known[0] != trial.view_key:
-            self._known = None  # and its windows, bases and answers go
-            view = open_view(trial, self.opened, self.progress, folder, lens)
-            self._known = trial.view_key, view, Judge(trial, self.opened, view)
-        _, view, judge = self._known
+        if self._view is None or self._view[0] != trial.calibration_key:
+            self._view = self._judge = None  # and its windows, bases and answers go
+            self._view = trial.calibration_key, open_view(trial, self.opened, self.progress, folder, lens)
+        view = self._view[1]
+        if self._judge is None or self._judge[0] != trial.view_key:
+            self._judge = trial.view_key, Judge(trial, self.opened, view)
         view.listener = self.progress
         # Trials that heal on a text of their own share what was measured with those that do not.
         view.healing_windows = partial(healing_windows, trial, self.opened.tokenizer)
         view.key = training_key(trial, view.windows)
-        return view, judge
+        return view, self._judge[1]
 
-    def make(self, trial: Trial) -> Run:
-        """Make the run of a trial, and store nothing."""
-        return _made(trial, lambda: (self.opened, _run_trial(trial, *self.view(trial))))
+    def make(self, trial: Trial, keep: Keep | None = None) -> Run:
+        """Make the run of a trial, and store nothing; ``keep`` gets what was made before it goes."""
+        return _made(trial, lambda: (self.opened, _run_trial(trial, *self.view(trial), keep)))
 
-    def run(self, trial: Trial) -> Run:
+    def stored(self, trial: Trial) -> Run | None:
+        """Find the stored run of a trial, where there is one that saw the windows of today."""
+        return stored_trial(trial, self.opened)
+
+    def run(self, trial: Trial, keep: Keep | None = None) -> Run:
         """Give the stored run of a trial, or else make and store one."""
-        run = stored_trial(trial, self.opened)
-        if run is None:
-            run = self.make(trial)
-            keep_run(run)
+        return self.stored(trial) or self.again(trial, keep)
+
+    def again(self, trial: Trial, keep: Keep | None = None) -> Run:
+        """Make the run of a trial, also where there is one, and store it."""
+        run = self.make(trial, keep)
+        keep_run(run)
         return run
+
+    def check(self, trial: Trial) -> None:
+        """Refuse what this model cannot give of a smaller one, before any work."""
+        if trial.budget is not None:
+            check_recipe(trial.recipe, trial.budget, self.view(trial)[0])
 
 
 def stored_trial(trial: Trial, opened: OpenModel) -> Run | None:
@@ -408,7 +323,7 @@ def stored_trial(trial: Trial, opened: OpenModel) -> Run | None:
     calibrated = (length, trial.calibration_windows, trial.seed)
     today = (
         digest(token_windows(trial.calibration, opened.tokenizer, *calibrated)),
-        digest(token_windows(trial.evaluation, opened.tokenizer, length, trial.evaluation_windows)),
+        digest(judged_windows(trial, opened.tokenizer)),
     )
     return run if today == (run.result.calibration.digest, run.result.evaluation.digest) else None
 
@@ -482,6 +397,10 @@ def _refuse_impossible(study: Study, opened: OpenModel) -> None:
             check_recipe(trial.recipe, trial.budget, view)
 
 
+def _shrink(request: ShrinkRequest, opened: OpenModel, progress: Progress, folder: Path) -> ShrinkResult:
+    return shrink(request, Trials(opened, progress), folder, progress)
+
+
 def _carry_out(request: Request, drawn: OpenModel, executor: Executor, progress: Progress) -> None:
     """Have an executor make the trials of a study that are not stored yet."""
     if request.kind == "study":
@@ -491,10 +410,11 @@ def _carry_out(request: Request, drawn: OpenModel, executor: Executor, progress:
 
 
 MAKERS: dict[str, Callable[..., Any]] = {
-    "profile": _profile,
+    "profile": profile,
     "search": _search,
     "compress": _compress,
     "trial": _trial,
     "study": _study,
+    "shrink": _shrink,
 }
 """What makes the result of each kind of request on an open model; it may write into the run's folder."""

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
-from torch import Tensor
 
 from analysis.evaluate import perplexity
 from analysis.sources.opening import OpenModel
-from analysis.sources.windows import token_windows
 from analysis.values import Progress
 from slicing.plan import Plan
 from slicing.schedule import SlicingSchedule
 from slicing.search import SearchLog, search
 from slicing.slicer import recut, refuse_unless_invariant
-from slicing.study.judge import digest, used
+from slicing.study.judge import digest, search_windows, used
 from slicing.study.requests import Calibrated, SearchRequest
 from slicing.study.results import Run, SearchResult
 from slicing.study.store import find_stored
@@ -37,17 +34,6 @@ def find_shares(request: SearchRequest, opened: OpenModel, make: Callable[[Searc
         if today == run.result.windows.digest:
             return run
     return make(request)
-
-
-def search_windows(request: Calibrated, tokenizer: Any, count: int) -> Tensor:
-    """Draw the windows (count, T) that a search is judged on.
-
-    They are of a text of its own, or else of the calibration text, behind the calibration windows.
-    """
-    text, skip = request.search_text or request.calibration, request.calibration_windows
-    return token_windows(
-        text, tokenizer, request.window_length, count, request.seed, 0 if request.search_text else skip
-    )
 
 
 def search_shares(request: SearchRequest, view: ModelView, progress: Progress) -> SearchResult:

@@ -27,13 +27,21 @@ from slicing.depth.layout import Layout
 from slicing.inner.costs import COSTED, UnitCosts
 from slicing.inner.widths import KINDS, units_of
 from slicing.study.recipe import Recipe
-from slicing.study.requests import CompressRequest, ProfileRequest, SearchRequest, Trial
+from slicing.study.requests import (
+    SEARCHED,
+    CompressRequest,
+    ProfileRequest,
+    SearchRequest,
+    ShrinkRequest,
+    Trial,
+)
 from slicing.study.results import (
     CompressResult,
     Measurement,
     ProfileResult,
     Run,
     SearchResult,
+    ShrinkResult,
     StudyResult,
     TextUsed,
     TrialResult,
@@ -212,7 +220,10 @@ def _of_pair(dense: Perplexity | None, other: Perplexity | None) -> Problems:
 
 
 def _of_measurements(
-    trials: Sequence[Trial], measured: Sequence[Measurement], result: TrialResult | StudyResult, where: str
+    trials: Sequence[Trial],
+    measured: Sequence[Measurement],
+    result: TrialResult | StudyResult | ShrinkResult,
+    where: str,
 ) -> Problems:
     yield from _of_length(where, measured, len(trials), "one for each trial of the request")
     for trial, each in zip(trials, measured, strict=True):
@@ -232,13 +243,15 @@ def _of_measurements(
 
 
 def _of_measurement(
-    each: Measurement, where: str, result: TrialResult | StudyResult, other: bool
+    each: Measurement, where: str, result: TrialResult | StudyResult | ShrinkResult, other: bool
 ) -> Problems:
     yield from _at_least(f"{where}.parameters", each.parameters, 1)
     yield from _of_made(each, result.shape)
     yield from _of_perplexity(each.evaluation, f"{where}.evaluation", result.evaluation.windows)
     if (each.other is None) == other:
         yield f"{where}.other: a second perplexity belongs to a request with a second text, and to no other"
+    if each.search:
+        yield from _of_perplexity(each.search, f"{where}.search", min(result.evaluation.windows, SEARCHED))
     if each.other:
         yield from _of_perplexity(each.other, f"{where}.other", result.evaluation.windows)
     if each.int8:
@@ -332,12 +345,26 @@ def _of_study(request: Study, result: StudyResult) -> Problems:
     yield from _of_measurements(again, result.matched, result, "result.matched")
 
 
+def _of_shrink(request: ShrinkRequest, result: ShrinkResult) -> Problems:
+    yield from _at_least("the number of result.finalists", len(result.finalists), 1)
+    yield from _at_least("result.size", result.size, 1)
+    if not result.tokens_per_second > 0:
+        yield f"result.tokens_per_second: got {result.tokens_per_second:g}, but it must be above 0"
+    trials = [request.trial(Recipe(), None, 3)]
+    trials += [request.trial(each.recipe, each.budget, 3) for each in result.finalists]
+    measured = [result.dense, *(each.measurement for each in result.finalists)]
+    yield from _of_measurements(trials, measured, result, "result.finalists")
+    for each in result.tried:
+        Recipe.parse(each.line)
+
+
 CHECKS: dict[str, Callable[[Any, Any], Problems]] = {
     "profile": _of_profile_result,
     "search": _of_search,
     "compress": _of_compressed,
     "trial": _of_trial,
     "study": _of_study,
+    "shrink": _of_shrink,
 }
 """By the kind of a result: what holds of it and of its request."""
 

@@ -19,9 +19,10 @@ from app.repeat import STUDY_FILE, command, study_file
 from slicing.budget import Budget
 from slicing.plan import Plan
 from slicing.study.recipe import Recipe
-from slicing.study.requests import CompressRequest, ProfileRequest, Trial
+from slicing.study.requests import CompressRequest, ProfileRequest, ShrinkRequest, Trial
 from slicing.study.searching import search_request
 from slicing.study.store import bundled_board, bundled_contest, bundled_run, bundled_sweep, bundled_units
+from slicing.wish import Wish
 
 DEMO: dict[str, Any] = {
     "model": ModelSource(kind="demo"),
@@ -42,6 +43,8 @@ def _caught(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("app.cli.looking.carry_out", caught)
     monkeypatch.setattr("app.cli.making.carry_out", caught)
     monkeypatch.setattr("app.cli.studies.carry_out", caught)
+    monkeypatch.setattr("app.cli.shrinking.carry_out", caught)
+    monkeypatch.setattr("app.cli.shrinking._tell_known", lambda _: None)
     monkeypatch.chdir(tmp_path)
 
 
@@ -55,7 +58,7 @@ def asked(words: str) -> Any:
 
 def again(request: Any) -> Any:
     """What the command of a request makes, with its study file where it has one."""
-    if request.kind not in ("profile", "compress"):
+    if request.kind not in ("profile", "compress", "shrink"):
         Path(STUDY_FILE).write_text(study_file(request), encoding="utf-8")
     return asked(command(request))
 
@@ -137,6 +140,31 @@ def test_a_search_is_repeated_by_the_study_that_needs_it() -> None:
     (recipe,) = study.recipes
     (step,) = recipe.steps
     assert search_request(study.trials()[1], step.plan_at(study.budgets[0])) == search
+
+
+@pytest.mark.parametrize(
+    "wish",
+    [
+        Wish(fewer=0.2),
+        Wish(fewer=0.123456789, quality=1.25, minutes=7.5),
+        Wish(memory=5 * 10**9, opens="everywhere"),
+        Wish(memory=4_831_838_209),
+        Wish(flops=0.8, minutes=120),
+    ],
+)
+@pytest.mark.parametrize(
+    "more",
+    [
+        {},
+        {"other": TextSource(kind="demo", split="out-of-style"), "speed_rounds": 0, "seed": 3},
+        {"tasks": ("sums",), "task_limit": 5, "preview_windows": 4, "search_windows": 16},
+        {"search_text": TextSource(kind="demo", split="out-of-style"), "calibration_windows": 12},
+    ],
+)
+def test_a_shrink_is_repeated_by_its_wish(wish: Wish, more: dict[str, Any]) -> None:
+    request = ShrinkRequest(**DEMO, **more, wish=wish)
+    assert again(request) == request
+    assert command(request).startswith("slicescope shrink --")
 
 
 def test_a_command_is_for_the_shell_and_says_no_more_than_it_must() -> None:

@@ -26,7 +26,7 @@ from slicing.steps import STEPS
 from slicing.study import store
 from slicing.study.earlier import read_request
 from slicing.study.recipe import Recipe
-from slicing.study.requests import CompressRequest, ProfileRequest, SearchRequest, Trial
+from slicing.study.requests import CompressRequest, ProfileRequest, SearchRequest, ShrinkRequest, Trial
 from slicing.study.results import Request, Run
 from slicing.study.run import perform
 from slicing.study.store import (
@@ -44,6 +44,7 @@ from slicing.study.store import (
 )
 from slicing.study.study import Study, comparison, contest, leaderboard, recipes, sweep
 from slicing.study.verdicts import read_board, read_comparison
+from slicing.wish import Wish
 
 DEMO = ModelSource(kind="demo")
 CALIBRATION, EVALUATION = (TextSource(kind="demo", split=split) for split in ("calibration", "evaluation"))
@@ -64,6 +65,7 @@ GOLDEN: dict[str, Any] = {
         probes=("leave-one-out",),
         lens=True,
     ),
+    "shrink": ShrinkRequest(**JUDGED, wish=Wish(fewer=0.2)),
     "search": SearchRequest(**SHARED, plan=Plan(allocation="searched")),
     "compress, sliced": CompressRequest(**SHARED, recipe=Recipe.parse("slice(dynamic)")),
     "compress, removed": CompressRequest(
@@ -85,6 +87,7 @@ GOLDEN: dict[str, Any] = {
     ),
 }
 KEYS = {
+    "shrink": "ce43c5dea649",
     "profile": "b74ba5db4268",
     "profile, all": "7411c76ff9b4",
     "search": "c5809b644900",

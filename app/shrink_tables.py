@@ -1,0 +1,72 @@
+"""Tables of shrinks: what was tried at each rung, and what is known of a wish before anything runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from app import wording
+from slicing.study.options import Option
+from slicing.study.results import ShrinkResult
+
+RUNGS = {1: "preview", 2: "full", 3: "finalist"}
+"""What the rungs of a shrink are called."""
+
+
+def tried_table(result: ShrinkResult) -> pd.DataFrame:
+    """One row for everything that was considered, in the order of trying."""
+    found = pd.DataFrame(
+        {
+            "rung": RUNGS[each.rung],
+            "recipe": each.line,
+            "loss": each.nats and round(each.nats, 3),
+            "parameters": each.parameters and f"{each.parameters:,}",
+            "took, s": each.seconds and round(each.seconds, 1),
+            "expected, s": each.expected and round(each.expected, 1),
+            "why no further": each.dropped,
+        }
+        for each in result.tried
+    )
+    return found.dropna(axis="columns", how="all")
+
+
+def finalist_table(result: ShrinkResult) -> pd.DataFrame:
+    """The dense model and the finalists, judged on the evaluation texts."""
+    dense = result.dense
+    rows = []
+    for line, each in (
+        ("dense", dense),
+        *((one.recipe.line, one.measurement) for one in result.finalists),
+    ):
+        rows.append(
+            {
+                "recipe": line,
+                "perplexity": round(each.evaluation.perplexity, 2),
+                "95 % interval": wording.interval(each.evaluation.interval),
+                "on the second text": each.other and round(each.other.perplexity, 2),
+                "on search windows": each.search and round(each.search.perplexity, 2),
+                "parameters": f"{each.parameters:,}",
+                "vs dense": wording.percent(each.parameters / dense.parameters - 1.0, signed=True),
+                "MFLOPs": round(each.flops_per_token / 1e6, 1),
+                "prompt": wording.times(each.speed, "prompt"),
+                "generation": wording.times(each.speed, "generation"),
+            }
+        )
+    found = pd.DataFrame(rows)
+    return found.loc[:, [name for name in found if not found[name].isin((None, "")).all()]]
+
+
+def option_table(options: Sequence[Option]) -> pd.DataFrame:
+    """What is known of a wish, best first."""
+    found = pd.DataFrame(
+        {
+            "recipe": each.recipe.line,
+            "times dense": round(each.times, 2),
+            "second text": each.other_times and round(each.other_times, 2),
+            "parameters": wording.millions(each.measured.parameters),
+            "took": wording.duration(each.seconds),
+        }
+        for each in options
+    )
+    return found.dropna(axis="columns", how="all")

@@ -1,0 +1,146 @@
+"""What came of a wish, in sentences: what to take, what it costs, what else is near, and what was tried."""
+
+from __future__ import annotations
+
+from analysis.evaluate import Difference, Perplexity, corrected, difference, perplexity_of
+from app.wording.numbers import counted, duration, joined, memory, parameters, percent, times
+from app.wording.results import evidence
+from app.wording.studies import quoted
+from slicing.study.requests import ShrinkRequest
+from slicing.study.results import Measurement, ShrinkResult
+
+TRIED_READING = (
+    "Loss is in nats per token on search windows, which choose; each rung is judged on other ones, so that "
+    "losses compare within a rung. The evaluation texts are for the finalists alone."
+)
+"""How to read what was tried."""
+
+
+def differences(first: Measurement, then: Measurement) -> tuple[Difference, ...]:
+    """How much more the second loses than the first on each text that both were judged on, corrected."""
+    found = [difference(first.title, first.evaluation, then.title, then.evaluation)]
+    if first.other and then.other:
+        found.append(difference(first.title, first.other, then.title, then.other))
+    return corrected(found)
+
+
+def beside_dense(result: ShrinkResult) -> list[tuple[str, Difference]]:
+    """What the winner costs against dense, on each text with its name."""
+    return list(zip(_texts(result), differences(result.dense, result.measurement), strict=False))
+
+
+def beside_winner(result: ShrinkResult) -> list[tuple[str, Difference]]:
+    """How much more the runner-up loses than the winner, on each text; empty where there is none."""
+    if len(result.finalists) < 2:
+        return []
+    other = result.finalists[1].measurement
+    return list(zip(_texts(result), differences(result.measurement, other), strict=False))
+
+
+def _texts(result: ShrinkResult) -> tuple[str, str]:
+    return result.evaluation.label, "the second text"
+
+
+def shrunk(request: ShrinkRequest, result: ShrinkResult) -> list[str]:
+    """Answer a wish: the answer first, then its evidence, a sentence each."""
+    told = [answer(result), *_evidence(result), *_runner_up(result), *_hoped(request, result)]
+    return [*told, _opened(result), *_speed(result), _tried(request, result)]
+
+
+def answer(result: ShrinkResult) -> str:
+    """Say what to take and what it costs."""
+    winner, dense = result.measurement, result.dense
+    gone = 1.0 - winner.parameters / dense.parameters
+    told = (
+        f"Take {quoted(result.winner.recipe)}: {percent(gone)} fewer parameters "
+        f"({parameters(winner.parameters)} of {parameters(dense.parameters)}, {memory(winner.bytes)}) and "
+        f"{percent(1.0 - winner.flops_per_token / dense.flops_per_token)} fewer FLOPs, at perplexity "
+        f"{_beside(winner.evaluation, dense.evaluation)}"
+    )
+    if winner.other and dense.other:
+        told += f", and {_beside(winner.other, dense.other)} on the second text"
+    return f"{told}."
+
+
+def _beside(found: Perplexity, dense: Perplexity) -> str:
+    return (
+        f"{found.perplexity:.2f}, {_times(found, dense):.2f} times the dense model's {dense.perplexity:.2f}"
+    )
+
+
+def _times(found: Perplexity, dense: Perplexity) -> float:
+    return perplexity_of(sum(found.nll) / len(found.nll) - sum(dense.nll) / len(dense.nll))
+
+
+def _evidence(result: ShrinkResult) -> list[str]:
+    return [f"Against dense on {text}: {evidence(each)}." for text, each in beside_dense(result)]
+
+
+def _runner_up(result: ShrinkResult) -> list[str]:
+    """Say who is next, and whether that is clear."""
+    pairs = beside_winner(result)
+    if not pairs:
+        return ["Nothing else came so far: for a second one, give more minutes."]
+    recipe = quoted(result.finalists[1].recipe)
+    verdicts = {each.verdict for _, each in pairs}
+    if verdicts == {"worse"}:
+        told = f"{recipe} is clearly worse"
+    elif verdicts == {"better"}:
+        told = (
+            f"{recipe} is clearly better here, but the search windows, which choose, preferred the other: "
+            "take it too"
+        )
+    elif "too few windows to tell" in verdicts:
+        told = f"Whether {recipe} is as good cannot be told from fewer than 8 windows"
+    else:
+        told = f"There is no clear difference between it and {recipe}"
+    return [f"{told}. On {text}: {evidence(each)}." for text, each in pairs[:1]] + [
+        f"On {text}: {evidence(each)}." for text, each in pairs[1:]
+    ]
+
+
+def _hoped(request: ShrinkRequest, result: ShrinkResult) -> list[str]:
+    """Say whether the quality that was hoped for is there, on every text."""
+    wanted = request.wish.quality
+    if wanted is None:
+        return []
+    found = [_times(result.measurement.evaluation, result.dense.evaluation)]
+    if result.measurement.other and result.dense.other:
+        found.append(_times(result.measurement.other, result.dense.other))
+    if max(found) <= wanted:
+        return [f"That is within the {wanted:g} times that were hoped for, on every text."]
+    return [f"The {wanted:g} times that were hoped for are not reached: let less go, or give more minutes."]
+
+
+def _opened(result: ShrinkResult) -> str:
+    if result.plain:
+        return "Every tool opens it as a model of its architecture."
+    return (
+        "transformers 5.23 or later opens it with 'trust_remote_code=True', by the modelling files in the "
+        "folder; other tools do not."
+    )
+
+
+def _speed(result: ShrinkResult) -> list[str]:
+    if (timed := result.measurement.speed) is None:
+        return []
+    found = [
+        f"{what} {times(timed, kind)}"
+        for what, kind in (("a prompt", "prompt"), ("generation", "generation"))
+    ]
+    return [f"Times as fast as dense: {joined(found)}."]
+
+
+def _tried(request: ShrinkRequest, result: ShrinkResult) -> str:
+    """Say what was tried, what there was no time for, and how long it took."""
+    names = {1: "preview", 2: "full form", 3: "finalist"}
+    ran = [each for each in result.tried if each.seconds is not None]
+    parts = [
+        counted(count, name)
+        for rung, name in names.items()
+        if (count := sum(each.rung == rung for each in ran))
+    ]
+    late = sum(each.expected is not None and each.seconds is None for each in result.tried)
+    told = f"{joined(parts)} were tried, in {duration(sum(each.seconds or 0 for each in ran))} of trials"
+    told += f"; {duration(60 * request.wish.minutes)} were wished for"
+    return f"{told}, and for {counted(late, 'trial')} there was no time." if late else f"{told}."

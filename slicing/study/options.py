@@ -1,0 +1,119 @@
+"""What is known already of a wish: trials of the same model at about this size that are stored, or that ship.
+
+Reads runs, makes none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from analysis.evaluate import perplexity_of
+from analysis.shape import ModelShape
+from analysis.sources.model import ModelSource
+from slicing.budget import Budget
+from slicing.study.recipe import Recipe
+from slicing.study.results import Measurement, Run
+from slicing.study.store import bundled_board, list_runs
+from slicing.wish import Wish
+
+SMALLER = 0.9
+"""What has fewer parameters than this share of what a wish allows answers another wish."""
+
+
+class Option(NamedTuple):
+    """One recipe that was judged already."""
+
+    recipe: Recipe
+    budget: Budget
+    measured: Measurement
+    dense: Measurement
+    """Judged on the same windows."""
+    key: str
+    """Of the run that it is from."""
+
+    @property
+    def times(self) -> float:
+        """Perplexity, of the dense model's."""
+        return perplexity_of(
+            float(np.mean(self.measured.evaluation.nll) - np.mean(self.dense.evaluation.nll))
+        )
+
+    @property
+    def other_times(self) -> float | None:
+        """The same on the second text, where both were judged on one."""
+        if self.measured.other is None or self.dense.other is None:
+            return None
+        return perplexity_of(float(np.mean(self.measured.other.nll) - np.mean(self.dense.other.nll)))
+
+    @property
+    def seconds(self) -> float:
+        """What deciding and making took."""
+        return (self.measured.slicing_seconds or 0.0) + (self.measured.deciding_seconds or 0.0)
+
+
+class _Judged(NamedTuple):
+    """A trial, and the digest of the windows that it was judged on."""
+
+    recipe: Recipe
+    budget: Budget | None
+    measured: Measurement
+    windows: str
+    key: str
+
+
+def known_options(model: ModelSource, wish: Wish, shape: ModelShape, itemsize: int) -> tuple[Option, ...]:
+    """Rank what was judged of this model and fulfils a wish, least loss first.
+
+    Of several texts that models were judged on it is the one with most recipes, and of a recipe that was
+    judged more than once the best. ``itemsize``: bytes of a parameter. Raises ``PlanError`` for a size that
+    no method reaches.
+    """
+    size = wish.size(shape, itemsize)
+    known = list(_judged(model))
+    groups: dict[str, list[Option]] = {}
+    for windows in dict.fromkeys(each.windows for each in known):
+        here = [each for each in known if each.windows == windows]
+        dense = next((each.measured for each in here if not each.recipe.steps), None)
+        groups[windows] = [
+            Option(each.recipe, each.budget, each.measured, dense, each.key)
+            for each in here
+            if dense and each.budget and _answers(each, wish, shape, itemsize, size)
+        ]
+    most = max(groups.values(), key=len, default=[])
+    ranked = sorted(most, key=lambda each: each.times)
+    return tuple({each.recipe.line: each for each in reversed(ranked)}.values())[::-1]
+
+
+def _answers(each: _Judged, wish: Wish, shape: ModelShape, itemsize: int, size: int) -> bool:
+    found = each.measured
+    large = wish.missed_by(shape, itemsize, found.parameters, found.flops_per_token)
+    opens = wish.opens != "everywhere" or each.recipe.opens_everywhere
+    return not large and found.parameters >= SMALLER * size and opens and not each.recipe.control
+
+
+def _judged(model: ModelSource) -> Iterator[_Judged]:
+    """All trials of a model, wherever and in whatever dtype it was opened."""
+    stored, _ = list_runs(but=("profile", "search", "compress", "study", "shrink"))
+    for run in (*stored, bundled_board()):
+        if _place(run.request.model) == _place(model):
+            yield from _of_run(run)
+
+
+def _of_run(run: Run) -> Iterator[_Judged]:
+    request, result = run.request, run.result
+    if request.kind == "trial" and result.kind == "trial" and request.search != "alone":
+        trials, measured = (request,), (result.measurement,)
+    elif request.kind == "study" and result.kind == "study":
+        trials, measured = request.trials(), result.measurements
+    else:
+        return
+    for trial, each in zip(trials, measured, strict=True):
+        if not trial.jitter:
+            yield _Judged(trial.recipe, trial.budget, each, result.evaluation.digest, run.key)
+
+
+def _place(model: ModelSource) -> tuple[str, str, str | None]:
+    return model.kind, model.location, model.revision
