@@ -453,7 +453,8 @@ def test_a_study_file_is_pasted(desk: Desk) -> None:
     app = form("file")
     assert any("Choose a ready study" in warning.value for warning in app.warning)
     study: Any = bundled_board().request
-    small = study.model_copy(update={"recipes": recipes("slice(constant)", "shortgpt")})
+    update = {"recipes": recipes("slice(constant)", "shortgpt"), "redrawn": ()}
+    small = study.model_copy(update=update)
     app.text_area(key="study-pasted").set_value(write_study(small)).run()
     press(app, "Run")
     assert desk.tasks == [small]

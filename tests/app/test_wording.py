@@ -105,7 +105,7 @@ def test_titles_say_what_is_asked_for() -> None:
         f"Study of 20 recipes at 10/20/30 % fewer parameters on {MODEL}",
     ]
     study: Any = bundled_board().request
-    dense, trial = study.trials()[0], study.trials()[3]
+    dense, trial = study.trials()[0], study.trials()[4]
     for request, words in (
         (dense, f"Try {MODEL}, dense"),
         (trial, f"Try {MODEL}, random blocks, 10 % fewer parameters"),
@@ -155,7 +155,7 @@ def test_what_a_plain_model_costs_is_said_without_shortcuts() -> None:
 
 def test_a_study_says_how_many_trials_it_is() -> None:
     told = wording.trials_size(bundled_board().request, bundled_run())  # type: ignore[arg-type]
-    assert told.startswith("61 trials: ") and " h at the pace of the run shown on Profile" in told
+    assert told.startswith("97 trials: ") and " h at the pace of the run shown on Profile" in told
     board = bundled_board().request
     assert board.kind == "study"
     some = board.model_copy(update={"seeds": (0, 1), "redrawn": board.recipes[1:3]})

@@ -107,7 +107,7 @@ SHIPPED = {
     "bundled_units": "d75adcb9e1e0",
     "bundled_sweep": "5be33d5a8b91",
     "bundled_contest": "27f2a062dcd7",
-    "bundled_board": "573e1d35f417",
+    "bundled_board": "9378fd017f6f",
 }
 
 
