@@ -16,10 +16,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from analysis.errors import PlanError, TextError
+from analysis.evaluate import perplexity
 from analysis.read_shape import read_shape
 from analysis.sources.model import ModelSource
 from analysis.sources.text import TextSource
 from analysis.sources.windows import token_windows
+from analysis.storage import runs_folder
 from slicing.budget import Budget
 from slicing.heal import training
 from slicing.heal.limits import Limits, rate_at
@@ -30,12 +32,14 @@ from slicing.heal.student import merged, student_of, trainable
 from slicing.heal.training import LOOKS, PATIENCE, Settings, train
 from slicing.steps import find_step
 from slicing.steps.base import Made
+from slicing.store import open_model
 from slicing.study.healing import healing_windows
 from slicing.study.judge import count_parameters
 from slicing.study.recipe import Recipe
-from slicing.study.requests import Trial
-from slicing.study.run import make_smaller
+from slicing.study.requests import CompressRequest, Trial
+from slicing.study.run import make_smaller, perform
 from slicing.study.searching import search_windows
+from slicing.study.store import MODEL_FOLDER, load_run
 from slicing.study.study import Study, recipes
 from slicing.view import ModelView
 
@@ -376,3 +380,44 @@ def test_training_takes_more_memory_the_more_is_trained():
     assert need == sorted(need, reverse=True)
     assert need[0] - need[1] == 900 * 4 * 4
     assert math.isfinite(need[0])
+
+
+KEPT = (
+    "fasp | distil(tokens=600, rate=0.01, batch=2)",
+    "shortgpt | finetune(tokens=600, rate=0.01, batch=2) | reconstruct(tokens=600)",
+    "slice(constant, rounding=1) | distil(tokens=600, rate=0.01, batch=2)",
+)
+
+
+@pytest.mark.parametrize("line", KEPT)
+def test_a_healed_model_is_kept_and_opens_as_it_was_evaluated(line, tmp_path):
+    folder, text = tmp_path / "tiny", tmp_path / "text.txt"
+    tiny_model("llama", num_hidden_layers=4).save_pretrained(folder)
+    byte_tokenizer().save_pretrained(folder)
+    text.write_text(
+        "What is taken away from the middle is missed less than what is taken away before it. " * 60
+    )
+    asked = request_on(text, model=ModelSource.parse(str(folder), device="cpu"))
+    run = perform(
+        CompressRequest(
+            model=asked.model,
+            calibration=asked.calibration,
+            calibration_windows=6,
+            profile_windows=2,
+            window_length=24,
+            evaluation=asked.evaluation,
+            evaluation_windows=4,
+            recipe=Recipe.parse(line),
+            budget=Budget.parse("parameters=0.3"),
+        )
+    )
+    result: Any = run.result
+    assert [told.step for told in result.healed] == [each.split("(")[0] for each in line.split(" | ")[1:]]
+    assert any(told.kept for told in result.healed)
+    place = runs_folder() / run.key / MODEL_FOLDER
+    opened = open_model(ModelSource.parse(str(place), device="cpu"))
+    windows = token_windows(asked.evaluation, byte_tokenizer(), 24, 4)
+    assert list(perplexity(opened.model, windows).nll) == pytest.approx(list(result.smaller.nll), abs=1e-4)
+    card = (place / "README.md").read_text()
+    assert all(told.told in card for told in result.healed)
+    assert load_run(runs_folder() / run.key) == run
