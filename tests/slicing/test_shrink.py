@@ -24,7 +24,7 @@ from slicing.study.judge import judged_windows, search_windows
 from slicing.study.options import known_options
 from slicing.study.recipe import Recipe
 from slicing.study.requests import ShrinkRequest, Trial
-from slicing.study.results import Run, ShrinkResult, Tried
+from slicing.study.results import Finalist, Run, ShrinkResult, Tried
 from slicing.study.run import Trials, perform
 from slicing.study.store import MODEL_FOLDER, bundled_board, list_runs, parse_run
 from slicing.wish import Wish
@@ -62,7 +62,7 @@ def only(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
     monkeypatch.setattr("slicing.study.candidates.STEPS", {name: STEPS[name] for name in names})
 
 
-def shrunk(asked: dict[str, Any], **wish: Any) -> tuple[Run, ShrinkResult]:
+def shrunk(asked: dict[str, Any], **wish: Any) -> tuple[Any, Any]:
     run = perform(ShrinkRequest(**asked, wish=Wish(**{"minutes": 600.0, **wish})))
     assert run.result.kind == "shrink"
     return run, run.result
@@ -218,7 +218,8 @@ def test_a_clock_learns_what_trials_take(asked, monkeypatch):
     assert (clock.spent, clock.left) == (30.0, 30.0)
 
 
-SHAPE = bundled_board().result.shape
+BOARD: Any = bundled_board()
+SHAPE = BOARD.result.shape
 DEMO = ModelSource(kind="demo")
 
 
@@ -226,11 +227,7 @@ def test_the_shipped_board_answers_for_the_demo_before_anything_runs():
     assert list_runs()[0] == []
     known = known_options(DEMO, Wish(fewer=0.2), SHAPE, 4)
     best = min(
-        (
-            each
-            for each in bundled_board().result.measurements
-            if 0.15 < 1 - each.parameters / SHAPE.parameters < 0.25
-        ),
+        (each for each in BOARD.result.measurements if 0.15 < 1 - each.parameters / SHAPE.parameters < 0.25),
         key=lambda each: each.evaluation.perplexity,
     )
     assert known[0].measured == best
@@ -267,15 +264,13 @@ def test_the_answer_says_how_far_behind_the_next_one_is(shift, said):
 
 
 SHIPPED: dict[str, Any] = {
-    name: getattr(bundled_board().request, name) for name in ("model", "calibration", "evaluation", "other")
+    name: getattr(BOARD.request, name) for name in ("model", "calibration", "evaluation", "other")
 }
 
 
 def stand_in(shift: float) -> ShrinkResult:
     """A result of two finalists, one of which loses so much more in every window of both texts."""
-    board = bundled_board()
-    study, found = board.request, board.result
-    assert study.kind == "study" and found.kind == "study"
+    study, found = BOARD.request, BOARD.result
     dense, one = found.measurements[:2]
     trial = study.trials()[1]
     ripple = 0.01 * np.cos(np.arange(len(one.evaluation.nll)))
@@ -287,7 +282,7 @@ def stand_in(shift: float) -> ShrinkResult:
 
     other = one.model_copy(update={"evaluation": moved(one.evaluation), "other": moved(one.other)})
     finalists = [
-        {"recipe": trial.recipe, "budget": trial.budget, "measurement": each} for each in (one, other)
+        Finalist(recipe=trial.recipe, budget=trial.budget, measurement=each) for each in (one, other)
     ]
     return ShrinkResult(
         profile=found.profile,
