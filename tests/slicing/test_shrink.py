@@ -30,6 +30,7 @@ from slicing.study.store import MODEL_FOLDER, bundled_board, list_runs, parse_ru
 from slicing.wish import Wish
 
 TEXT = "A whole is what has a beginning and middle and end; a window has at least the middle of one. "
+METHODS: Any = STEPS
 FEW = ("shortgpt", "last-blocks", "fasp", "slice")
 
 
@@ -125,7 +126,8 @@ def test_trials_choose_on_windows_that_nothing_is_calibrated_or_told_by(asked, t
     (tmp_path / "calibration.txt").write_text(" ".join(map(str, range(2000))))  # no two windows are alike
     request = ShrinkRequest(**asked, wish=Wish(fewer=0.3))
     opened = open_dense(asked["model"])
-    for number, count in ((1, 4), (2, 8)):
+    rungs: Any = ((1, 4), (2, 8))
+    for number, count in rungs:
         trial = request.trial(Recipe(), None, number)
         assert (trial.evaluation_windows, trial.search, trial.other) == (count, "alone", None)
         seen = judged_windows(trial, opened.tokenizer)
@@ -172,7 +174,7 @@ def test_what_fails_is_told_and_hinders_nobody(asked, monkeypatch):
 
 def test_memory_everywhere_and_the_same_model_once(asked, monkeypatch):
     only(monkeypatch, "shortgpt", "last-blocks", "fasp")
-    monkeypatch.setattr(STEPS["shortgpt"], "layout", STEPS["last-blocks"].layout)
+    monkeypatch.setattr(METHODS["shortgpt"], "layout", METHODS["last-blocks"].layout)
     bytes_wanted = 4 * 34_000
     _, result = shrunk(asked, memory=bytes_wanted, opens="everywhere")
     assert result.measurement.bytes <= 1.01 * bytes_wanted
