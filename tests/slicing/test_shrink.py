@@ -69,7 +69,7 @@ def shrunk(asked: dict[str, Any], **wish: Any) -> tuple[Any, Any]:
     return run, run.result
 
 
-def rung(result: ShrinkResult, number: int) -> list[Tried]:
+def rung(result: ShrinkResult, number: int) -> list[Any]:
     return [each for each in result.tried if each.rung == number]
 
 
