@@ -338,7 +338,7 @@ def _head(run: Run, compared: Comparison | None) -> str:
         said.append(f"<p class=verdict>{_text(wording.answer(result))}</p>")
     if way := wording.sequential_or_one_shot(request):
         said.append(f"<p class=quiet>{_text(way)}</p>")
-    if result.kind in ("trial", "study", "shrink"):
+    if result.kind == "trial" or result.kind == "study" or result.kind == "shrink":
         said.append(f"<p class=quiet>{_text(wording.window_reading(result.evaluation))}</p>")
     warnings = request.warnings(result.shape) + told_of(result)
     said += [f"<p class=note>{_text(warning)}</p>" for warning in warnings]

@@ -53,8 +53,8 @@ def finalist_table(result: ShrinkResult) -> pd.DataFrame:
                 "generation": wording.times(each.speed, "generation"),
             }
         )
-    found = pd.DataFrame(rows)
-    return found.loc[:, [name for name in found if not found[name].isin((None, "")).all()]]
+    empty = [name for name in rows[0] if all(row[name] in (None, "") for row in rows)]
+    return pd.DataFrame(rows).drop(columns=empty)
 
 
 def option_table(options: Sequence[Option]) -> pd.DataFrame:

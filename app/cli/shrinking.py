@@ -21,7 +21,7 @@ from app.cli.options import (
     TaskOptions,
 )
 from app.cli.reading import grouped
-from app.cli.terminal import carry_out, err, out, plain, printed_as_json
+from app.cli.terminal import carry_out, err, out, plain, printed_as_json, table_of
 
 if TYPE_CHECKING:
     from slicing.study.requests import ShrinkRequest
@@ -117,7 +117,7 @@ def _tell_known(request: ShrinkRequest) -> None:
         known = known_options(source, request.wish, shape_of(source), itemsize)
         if known:
             err.print(f"Known already of {request.wish.line}, best first:", highlight=False)
-            err.print(option_table(known[:SHOWN]).to_string(index=False), highlight=False)
+            err.print(_as_table(option_table(known[:SHOWN])))
 
 
 def _write(run: Run, output: Path) -> None:
@@ -142,5 +142,16 @@ def _show(run: Run, output: Path) -> None:
     result: Any = run.result
     for sentence in wording.shrunk(request, result):
         out.print(sentence, highlight=False)
-    out.print(finalist_table(result).to_string(index=False), highlight=False)
+    out.print(_as_table(finalist_table(result)))
     out.print(f"{output}: the model, its card (README.md) and {REPORT}.", highlight=False)
+
+
+def _as_table(frame: Any) -> Any:
+    """A frame as a table whose recipes are folded where they are long."""
+    table = table_of()
+    for name in frame:
+        recipe = name == "recipe"
+        table.add_column(name, justify="left" if recipe else "right", overflow="fold", no_wrap=not recipe)
+    for row in frame.fillna("").itertuples(index=False):
+        table.add_row(*map(str, row))
+    return table

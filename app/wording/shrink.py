@@ -124,10 +124,7 @@ def _opened(result: ShrinkResult) -> str:
 def _speed(result: ShrinkResult) -> list[str]:
     if (timed := result.measurement.speed) is None:
         return []
-    found = [
-        f"{what} {times(timed, kind)}"
-        for what, kind in (("a prompt", "prompt"), ("generation", "generation"))
-    ]
+    found = [f"a prompt {times(timed, 'prompt')}", f"generation {times(timed, 'generation')}"]
     return [f"Times as fast as dense: {joined(found)}."]
 
 

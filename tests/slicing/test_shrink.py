@@ -24,12 +24,13 @@ from slicing.study.judge import judged_windows, search_windows
 from slicing.study.options import known_options
 from slicing.study.recipe import Recipe
 from slicing.study.requests import ShrinkRequest, Trial
-from slicing.study.results import Run, ShrinkResult, Tried
+from slicing.study.results import Finalist, Run, ShrinkResult, Tried
 from slicing.study.run import Trials, perform
 from slicing.study.store import MODEL_FOLDER, bundled_board, list_runs, parse_run
 from slicing.wish import Wish
 
 TEXT = "A whole is what has a beginning and middle and end; a window has at least the middle of one. "
+METHODS: Any = STEPS
 FEW = ("shortgpt", "last-blocks", "fasp", "slice")
 
 
@@ -62,13 +63,13 @@ def only(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
     monkeypatch.setattr("slicing.study.candidates.STEPS", {name: STEPS[name] for name in names})
 
 
-def shrunk(asked: dict[str, Any], **wish: Any) -> tuple[Run, ShrinkResult]:
+def shrunk(asked: dict[str, Any], **wish: Any) -> tuple[Any, Any]:
     run = perform(ShrinkRequest(**asked, wish=Wish(**{"minutes": 600.0, **wish})))
     assert run.result.kind == "shrink"
     return run, run.result
 
 
-def rung(result: ShrinkResult, number: int) -> list[Tried]:
+def rung(result: ShrinkResult, number: int) -> list[Any]:
     return [each for each in result.tried if each.rung == number]
 
 
@@ -125,7 +126,8 @@ def test_trials_choose_on_windows_that_nothing_is_calibrated_or_told_by(asked, t
     (tmp_path / "calibration.txt").write_text(" ".join(map(str, range(2000))))  # no two windows are alike
     request = ShrinkRequest(**asked, wish=Wish(fewer=0.3))
     opened = open_dense(asked["model"])
-    for number, count in ((1, 4), (2, 8)):
+    rungs: Any = ((1, 4), (2, 8))
+    for number, count in rungs:
         trial = request.trial(Recipe(), None, number)
         assert (trial.evaluation_windows, trial.search, trial.other) == (count, "alone", None)
         seen = judged_windows(trial, opened.tokenizer)
@@ -172,7 +174,7 @@ def test_what_fails_is_told_and_hinders_nobody(asked, monkeypatch):
 
 def test_memory_everywhere_and_the_same_model_once(asked, monkeypatch):
     only(monkeypatch, "shortgpt", "last-blocks", "fasp")
-    monkeypatch.setattr(STEPS["shortgpt"], "layout", STEPS["last-blocks"].layout)
+    monkeypatch.setattr(METHODS["shortgpt"], "layout", METHODS["last-blocks"].layout)
     bytes_wanted = 4 * 34_000
     _, result = shrunk(asked, memory=bytes_wanted, opens="everywhere")
     assert result.measurement.bytes <= 1.01 * bytes_wanted
@@ -218,7 +220,8 @@ def test_a_clock_learns_what_trials_take(asked, monkeypatch):
     assert (clock.spent, clock.left) == (30.0, 30.0)
 
 
-SHAPE = bundled_board().result.shape
+BOARD: Any = bundled_board()
+SHAPE = BOARD.result.shape
 DEMO = ModelSource(kind="demo")
 
 
@@ -226,11 +229,7 @@ def test_the_shipped_board_answers_for_the_demo_before_anything_runs():
     assert list_runs()[0] == []
     known = known_options(DEMO, Wish(fewer=0.2), SHAPE, 4)
     best = min(
-        (
-            each
-            for each in bundled_board().result.measurements
-            if 0.15 < 1 - each.parameters / SHAPE.parameters < 0.25
-        ),
+        (each for each in BOARD.result.measurements if 0.15 < 1 - each.parameters / SHAPE.parameters < 0.25),
         key=lambda each: each.evaluation.perplexity,
     )
     assert known[0].measured == best
@@ -267,15 +266,13 @@ def test_the_answer_says_how_far_behind_the_next_one_is(shift, said):
 
 
 SHIPPED: dict[str, Any] = {
-    name: getattr(bundled_board().request, name) for name in ("model", "calibration", "evaluation", "other")
+    name: getattr(BOARD.request, name) for name in ("model", "calibration", "evaluation", "other")
 }
 
 
 def stand_in(shift: float) -> ShrinkResult:
     """A result of two finalists, one of which loses so much more in every window of both texts."""
-    board = bundled_board()
-    study, found = board.request, board.result
-    assert study.kind == "study" and found.kind == "study"
+    study, found = BOARD.request, BOARD.result
     dense, one = found.measurements[:2]
     trial = study.trials()[1]
     ripple = 0.01 * np.cos(np.arange(len(one.evaluation.nll)))
@@ -287,7 +284,7 @@ def stand_in(shift: float) -> ShrinkResult:
 
     other = one.model_copy(update={"evaluation": moved(one.evaluation), "other": moved(one.other)})
     finalists = [
-        {"recipe": trial.recipe, "budget": trial.budget, "measurement": each} for each in (one, other)
+        Finalist(recipe=trial.recipe, budget=trial.budget, measurement=each) for each in (one, other)
     ]
     return ShrinkResult(
         profile=found.profile,
