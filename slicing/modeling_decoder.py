@@ -22,6 +22,7 @@ class Decoder(PreTrainedModel):
     """
 
     causal: ClassVar[Any]
+    whole: Any
     base_model_prefix = "inner"
     _supports_sdpa = True
     _supports_flash_attn = True
