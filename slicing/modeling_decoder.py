@@ -67,7 +67,8 @@ class Decoder(PreTrainedModel):
             "use_cache": use_cache,
         }
         arguments = {**{name: value for name, value in named.items() if value is not None}, **kwargs}
-        return run_observed(self, *self.whole.observed(), arguments, self.get_decoder())
+        decoder, blocks, attentions = self.whole.observed()
+        return run_observed(self, decoder, blocks, attentions, arguments, self.get_decoder())
 
     @classmethod
     def can_generate(cls) -> bool:
