@@ -179,7 +179,7 @@ def _make(asked: CompressRequest, output: Path, json_path: Path | None) -> None:
         "schedule": result.schedule and plain(result.schedule),
         "layout": result.layout and {"label": result.layout.label, **plain(result.layout)},
         "inner": result.inner and {"label": result.inner.label, **plain(result.inner)},
-        "healed": plain(result.healed),
+        "healed": [plain(told) for told in result.healed],
         "sink": result.sink and plain(result.sink),
         "parameters": result.parameters,
         "dense_parameters": result.dense_parameters,

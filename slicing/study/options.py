@@ -67,9 +67,9 @@ class _Judged(NamedTuple):
 def known_options(model: ModelSource, wish: Wish, shape: ModelShape, itemsize: int) -> tuple[Option, ...]:
     """Rank what was judged of this model and fulfils a wish, least loss first.
 
-    Of several texts that models were judged on it is the one with most recipes, and of a recipe that was
-    judged more than once the best. ``itemsize``: bytes of a parameter. Raises ``PlanError`` for a size that
-    no method reaches.
+    Of several texts that models were judged on it is the one with most recipes. Of a recipe that was judged
+    more than once, as by several draws, it is the one in the middle: the best would flatter it. ``itemsize``:
+    bytes of a parameter. Raises ``PlanError`` for a size that no method reaches.
     """
     size = wish.size(shape, itemsize)
     known = list(_judged(model))
@@ -83,8 +83,10 @@ def known_options(model: ModelSource, wish: Wish, shape: ModelShape, itemsize: i
             if dense and each.budget and _answers(each, wish, shape, itemsize, size)
         ]
     most = max(groups.values(), key=len, default=[])
-    ranked = sorted(most, key=lambda each: each.times)
-    return tuple({each.recipe.line: each for each in reversed(ranked)}.values())[::-1]
+    draws: dict[str, list[Option]] = {}
+    for each in sorted(most, key=lambda each: each.times):
+        draws.setdefault(each.recipe.line, []).append(each)
+    return tuple(sorted((each[len(each) // 2] for each in draws.values()), key=lambda each: each.times))
 
 
 def _answers(each: _Judged, wish: Wish, shape: ModelShape, itemsize: int, size: int) -> bool:

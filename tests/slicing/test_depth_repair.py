@@ -215,7 +215,7 @@ def test_closing_is_never_worse_on_what_it_is_judged_by(layout, closing, many):
 
 @pytest.mark.parametrize("closing", CLOSINGS)
 def test_what_ruins_the_model_is_told_about_and_not_kept(closing, many, monkeypatch):
-    solve, train = RidgeFit.solve, block_repair._trained
+    solve, train = RidgeFit.solve, block_repair.train_block
 
     def spoil(self, *given):
         found, told = solve(self, *given)
@@ -227,7 +227,7 @@ def test_what_ruins_the_model_is_told_about_and_not_kept(closing, many, monkeypa
         return block, told
 
     monkeypatch.setattr(RidgeFit, "solve", spoil)
-    monkeypatch.setattr(block_repair, "_trained", spoil_block)
+    monkeypatch.setattr(block_repair, "train_block", spoil_block)
     model = five("llama")
     found = reduce_model(model, WITHOUT, many, closing)
     assert found.repair is not None

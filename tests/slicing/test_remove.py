@@ -29,6 +29,7 @@ from slicing.plan import Slicing
 from slicing.repair import Repair
 from slicing.steps import STEPS
 from slicing.store import open_model, save_reduced
+from slicing.study import keep as keeping
 from slicing.study import run as running
 from slicing.study.recipe import Recipe
 from slicing.study.requests import CompressRequest, Trial
@@ -111,13 +112,13 @@ def removing(tiny_folder: Path, tmp_path: Path) -> CompressRequest:
 def made(monkeypatch) -> list[ReducedModel]:
     """The models that removals store, as they were in memory."""
     found: list[ReducedModel] = []
-    real = running.save_reduced
+    real = keeping.save_reduced
 
     def save(reduced, *given, **named):
         found.append(reduced)
         real(reduced, *given, **named)
 
-    monkeypatch.setattr(running, "save_reduced", save)
+    monkeypatch.setattr(keeping, "save_reduced", save)
     return found
 
 
@@ -389,7 +390,7 @@ def test_a_leaderboard_that_was_stopped_makes_no_trial_twice(tmp_path, monkeypat
     tried: list[str] = []
     real = running.Trials.make
 
-    def trying(self: Any, trial: Trial) -> Any:
+    def trying(self: Any, trial: Trial, keep: Any = None) -> Any:
         tried.append(trial.key)
         return real(self, trial)
 

@@ -228,12 +228,17 @@ DEMO = ModelSource(kind="demo")
 def test_the_shipped_board_answers_for_the_demo_before_anything_runs():
     assert list_runs()[0] == []
     known = known_options(DEMO, Wish(fewer=0.2), SHAPE, 4)
-    best = min(
-        (each for each in BOARD.result.measurements if 0.15 < 1 - each.parameters / SHAPE.parameters < 0.25),
-        key=lambda each: each.evaluation.perplexity,
-    )
-    assert known[0].measured == best
-    assert known[0].times == pytest.approx(best.evaluation.perplexity / known[0].dense.evaluation.perplexity)
+    line = known[0].recipe.line
+    draws = [
+        measured
+        for trial, measured in zip(BOARD.request.trials(), BOARD.result.measurements, strict=True)
+        if trial.recipe.line == line and trial.budget.amount == 0.2
+    ]
+    perplexities = sorted(each.evaluation.perplexity for each in draws)
+    assert len(perplexities) == 3
+    assert known[0].measured.evaluation.perplexity == perplexities[1]  # the best of three would flatter
+    assert known[0].times == pytest.approx(perplexities[1] / known[0].dense.evaluation.perplexity)
+    assert [each.times for each in known] == sorted(each.times for each in known)
     assert len({each.recipe for each in known}) == len(known) > 10
     plain = known_options(DEMO, Wish(fewer=0.2, opens="everywhere"), SHAPE, 4)
     assert plain and {each.recipe for each in plain} < {each.recipe for each in known}

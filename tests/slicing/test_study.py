@@ -368,7 +368,9 @@ def test_a_study_that_was_stopped_goes_on_where_it_was(judged, monkeypatch):
     assert len(before) == 3
     made: list[Trial] = []
     real = running.Trials.make
-    monkeypatch.setattr(running.Trials, "make", lambda self, trial: made.append(trial) or real(self, trial))
+    monkeypatch.setattr(
+        running.Trials, "make", lambda self, trial, keep=None: made.append(trial) or real(self, trial)
+    )
     perform(swept)
     assert made == list(swept.trials()[3:])
     assert all(path.stat().st_mtime_ns == at for path, at in before.items())
