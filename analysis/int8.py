@@ -31,12 +31,12 @@ _READ_BY_COLUMN = ("shortcut", "rotation", "bridge")
 
 
 class Int8(Value):
-    """What a model is worth with its matrices in 8 bits."""
+    """Hold the perplexity and the size of a model with its matrices in 8 bits."""
 
     evaluation: Perplexity
     """On the windows that the model itself is evaluated on."""
     bytes: int
-    """Of all weights: integers, scales, and vectors in the model's dtype; what is shared counts once."""
+    """All weights take so many: integers, scales, and vectors in the model's dtype; what is shared, once."""
 
 
 def evaluate_int8(

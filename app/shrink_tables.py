@@ -58,7 +58,7 @@ def finalist_table(result: ShrinkResult) -> pd.DataFrame:
 
 
 def option_table(options: Sequence[Option]) -> pd.DataFrame:
-    """What is known of a wish, best first."""
+    """List the recipes that were judged already and answer a wish, best first."""
     found = pd.DataFrame(
         {
             "recipe": each.recipe.line,

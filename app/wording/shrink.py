@@ -25,7 +25,7 @@ def differences(first: Measurement, then: Measurement) -> tuple[Difference, ...]
 
 
 def beside_dense(result: ShrinkResult) -> list[tuple[str, Difference]]:
-    """What the winner costs against dense, on each text with its name."""
+    """Say what the winner costs against dense, on each text with its name."""
     return list(zip(_texts(result), differences(result.dense, result.measurement), strict=False))
 
 

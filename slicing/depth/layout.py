@@ -71,6 +71,11 @@ class Layout(Value):
             raise PlanError(f"There is no block {unknown[0]}: they go from 0 to {blocks - 1}.")
         return cls(blocks=blocks, groups=tuple((place,) for place in range(blocks) if place not in removed))
 
+    @property
+    def following(self) -> tuple[int, ...]:
+        """Give, for every reduced block, the dense block that begins where it has to lead, L for the head."""
+        return (*(group[0] for group in self.groups[1:]), self.blocks)
+
     def weights(self, place: int) -> tuple[float, ...]:
         """Give the weights of the blocks that become the reduced block at ``place``, by the merge rule."""
         group = self.groups[place]

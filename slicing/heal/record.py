@@ -17,7 +17,7 @@ class Look(NamedTuple):
 
 
 class Healed(Value):
-    """What one step of healing did, and whether it was kept: judged by the loss on held-out windows."""
+    """Tell what one step of healing did, and whether it was kept: judged by the loss on held-out windows."""
 
     step: str
     """Its name."""
@@ -28,7 +28,8 @@ class Healed(Value):
     after: float
     """The least loss of all looks."""
     tokens: int
-    """Trained on, each as often as it was seen."""
+    """It was trained on so many, each counted as often as it was seen. Where blocks are trained one by one,
+    no block saw more."""
     distinct: int
     """Tokens of the text that training draws from."""
     parameters: int
@@ -38,7 +39,7 @@ class Healed(Value):
     ended: Literal["budget", "no gain"] = "budget"
     """Whether the tokens or minutes were used up, or the loss had ceased to fall."""
     seconds: float
-    """What training took, looks included."""
+    """Training took so long, looks included."""
     precision: str = "exact"
     """Of the matrix products of training: ``exact`` in float32, ``fast`` in bfloat16."""
 

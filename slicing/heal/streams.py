@@ -19,9 +19,9 @@ class AlignedStreams:
     """
 
     def __init__(self, dense: Any, student: Any, layout: Layout) -> None:
-        following = [*(group[0] for group in layout.groups[1:]), layout.blocks]
         self.pairs = [
-            (blocks(dense)[first - 1], own) for first, own in zip(following, blocks(student), strict=True)
+            (blocks(dense)[first - 1], own)
+            for first, own in zip(layout.following, blocks(student), strict=True)
         ]
         self._hooks: list[Any] = []
 

@@ -54,10 +54,9 @@ def fit_inside(
     true = BlockStream(dense, windows, budget)
     short = true.beside(cut)
     told: list[SublayerRepair] = []
-    following = [*(group[0] for group in layout.groups[1:]), layout.blocks]
     closing = not {"readers", "writers"}.isdisjoint(fits)  # only then the cut model's own stream is needed
     dense_rows, passed, alike = sublayers(dense), 0, True
-    for place, (rows, first) in enumerate(zip(sublayers(cut), following, strict=True)):
+    for place, (rows, first) in enumerate(zip(sublayers(cut), layout.following, strict=True)):
         top = layout.tops[place]
         for block in range(passed, top):
             true.through(blocks(dense)[block], block)

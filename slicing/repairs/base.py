@@ -52,9 +52,8 @@ class Cuts:
         """
         dense = BlockStream(self.dense, self.windows, self.budget)
         short, passed = dense.beside(), 0
-        following = [*(group[0] for group in self.layout.groups[1:]), self.layout.blocks]
         told: list[SublayerRepair] = []
-        for place, first in enumerate(following):
+        for place, first in enumerate(self.layout.following):
             for block in range(passed, first):
                 dense.through(blocks(self.dense)[block], block)
             passed = first

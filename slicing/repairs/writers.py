@@ -120,8 +120,7 @@ def followed(model: PreTrainedModel, layout: Layout) -> Followed:
     """The dense model, for repair of one that was made of it by ``layout``."""
     rows = len(anatomy_of(model.config).sublayers)
     ends: list[int] = []
-    following = [*(group[0] for group in layout.groups[1:]), layout.blocks]
-    for top, first in zip(layout.tops, following, strict=True):
+    for top, first in zip(layout.tops, layout.following, strict=True):
         ends += [rows * top + row + 1 for row in range(rows - 1)]
         ends.append(rows * first)  # over the cut, where there is one
     return Followed(model, tuple(ends))

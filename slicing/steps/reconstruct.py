@@ -72,11 +72,10 @@ class Reconstruct(Healing):
         windows = torch.cat([windows[:count], held])
         true = BlockStream(dense, windows)
         short, listed, passed = true.beside(student), blocks(student), 0
-        following = [*(group[0] for group in layout.groups[1:]), layout.blocks]
+        following = layout.following
         for place, first in enumerate(following):
             for block in range(passed, first):
-                with torch.no_grad():
-                    true.through(blocks(dense)[block], block)
+                true.through(blocks(dense)[block], block)
             passed = first
             left = 60.0 * self.minutes - (time.perf_counter() - start) if self.minutes else np.inf
             listed[place], _ = train_block(
@@ -89,8 +88,7 @@ class Reconstruct(Healing):
                 self.passes,
                 max(0.0, left / (len(following) - place)),
             )
-            with torch.no_grad():
-                short.through(listed[place], place)
+            short.through(listed[place], place)
             view.progress("Healing", place + 1, len(following))
         after = float(np.mean(perplexity(student, held).nll))
         seen = (len(windows) - len(held)) * windows.shape[1]
