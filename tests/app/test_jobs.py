@@ -78,6 +78,11 @@ class Bench:
 
         return Child(ours, kill, lambda: self.ending, len(self.engines))
 
+    def let_go(self, gate: threading.Event) -> None:
+        """Open the gate after the engine has read that its job is to stop: until then it may go on."""
+        until(lambda: bool(self.engines[0]._stopped))
+        gate.set()
+
     def perform(self, recipe: Any, progress: Any, opener: Any) -> Any:
         self.begun.append(recipe.seed)
         self.act(recipe, progress, opener)
@@ -202,8 +207,7 @@ def test_a_running_job_is_cancelled_at_its_next_batch(bench: Bench, gate: thread
     until(lambda: len(batches) == 3)
     bench.worker.cancel(job)
     assert job.cancelling
-    until(lambda: bool(bench.engines[0]._stopped))
-    gate.set()
+    bench.let_go(gate)
     assert bench.worker.wait(job, 5)
     assert job.state == "cancelled"
     assert batches == [0, 1, 2]
@@ -422,7 +426,6 @@ def test_a_model_that_is_closed_without_another_is_told_too(
 def test_stopping_cancels_what_is_left(bench: Bench, gate: threading.Event) -> None:
     running, waiting = bench.worker.submit(request(0)), bench.worker.submit(request(1))
     until(lambda: bench.begun == [0])
-    threading.Timer(0.05, gate.set).start()
     bench.worker.stop()
     assert (running.state, waiting.state) == ("cancelled", "cancelled")
     with pytest.raises(SlicescopeError, match="shutting down"):
@@ -585,7 +588,7 @@ def test_a_job_has_a_limit_of_time(bench: Bench, gate: threading.Event) -> None:
     bench.worker.tend(nobody)
     assert job.cancelling
     bench.worker._seconds = 600.0
-    gate.set()
+    bench.let_go(gate)
     assert bench.worker.wait(following, 5)
     assert (job.state, following.state) == ("failed", "done")
     assert "which is all the time that this server gives one job" in job.error
@@ -613,8 +616,7 @@ def test_what_its_owner_cancelled_has_not_failed_when_its_time_is_over(
     bench.worker.cancel(job)
     bench.worker._seconds = 0.0
     bench.worker.tend(nobody)
-    until(lambda: bool(bench.engines[0]._stopped))  # its thread has read the message
-    gate.set()
+    bench.let_go(gate)
     assert bench.worker.wait(job, 5)
     assert (job.state, job.error) == ("cancelled", "")
 
@@ -841,7 +843,7 @@ def test_another_process_lists_and_cancels_jobs(bench: Bench, gate: threading.Ev
         journal.cancel(job.name)
     bench.worker.tend(nobody)
     assert (running.cancelling, waiting.state, kept.state) == (True, "cancelled", "queued")
-    gate.set()
+    bench.let_go(gate)
     assert bench.worker.wait(kept, 5)
     assert (running.state, kept.state) == ("cancelled", "done")
     with pytest.raises(StorageError, match="There is no job"):
