@@ -103,7 +103,7 @@ def healed(line: str, model: Any, text: Tensor = TEXT) -> tuple[Made, Made]:
 
 
 LINES = (
-    "shortgpt | distil(tokens=8000, rate=0.003)",
+    "shortgpt | distil(tokens=8000, rate=0.003, batch=4)",
     "shortgpt | distil(tokens=8000, rate=0.003, states=1)",
     "fasp | distil(tokens=8000, rate=0.003)",
     "fasp | finetune(tokens=8000, rate=0.003, train=all)",
