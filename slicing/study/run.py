@@ -6,7 +6,7 @@ Nothing here knows who asks: progress is a callback. What is stored is whole, or
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
@@ -26,9 +26,10 @@ from analysis.tasks import check_tasks
 from analysis.values import Progress, no_progress
 from slicing.budget import Budget
 from slicing.plan import Plan
-from slicing.steps.base import Made
+from slicing.steps.base import Made, Step
 from slicing.store import open_model
 from slicing.study.best_share import with_best_shares
+from slicing.study.cuts import Cut, Cuts, cutting
 from slicing.study.healing import healing_windows, training_key
 from slicing.study.judge import (
     Judge,
@@ -129,26 +130,44 @@ def _made(request: Request, work: Callable[[], tuple[OpenModel, Any]]) -> Run:
 # The main loop
 
 
-def make_smaller(recipe: Recipe, budget: Budget, view: ModelView) -> tuple[Made, float]:
+def make_smaller(recipe: Recipe, budget: Budget, view: ModelView) -> Cut:
     """Carry a recipe out within a budget: decide and apply, step by step.
 
     Gives what was made, and the seconds that deciding took beside the profile.
     """
     recipe, searching = with_best_shares(recipe, budget, view)
-    made, deciding = Made(view.model), searching
-    for step in recipe.steps:
+    return carry_on(recipe.steps, budget, view, Cut(Made(view.model), searching))
+
+
+def carry_on(steps: Sequence[Step], budget: Budget, view: ModelView, begun: Cut) -> Cut:
+    """Decide and apply further steps behind what others made."""
+    made, deciding = begun
+    for step in steps:
         with view.timing() as seconds:
             plan = step.decide(view, budget, made)
             deciding += seconds()
         made = replace(step.apply(view, plan, made), line=f"{made.line} | {step.key} {budget.line}")
-    return made, deciding
+    return Cut(made, deciding)
 
 
-def _run_trial(trial: Trial, view: ModelView, judge: Judge, keep: Keep | None = None) -> TrialResult:
+def _cut_and_healed(trial: Trial, budget: Budget, view: ModelView, cuts: Cuts | None) -> Cut:
+    """Do what ``make_smaller`` does; what is cut is kept among the ``cuts``, or was before."""
+    if cuts is None:
+        return make_smaller(trial.recipe, budget, view)
+    first = cutting(trial.recipe)
+    if (cut := cuts.find(trial)) is None:
+        cut = make_smaller(Recipe(steps=first), budget, view)
+        cuts.keep(trial, cut)
+    return carry_on(trial.recipe.steps[len(first) :], budget, view, cut)
+
+
+def _run_trial(
+    trial: Trial, view: ModelView, judge: Judge, keep: Keep | None = None, cuts: Cuts | None = None
+) -> TrialResult:
     made = deciding = None
     if trial.budget is not None:
         with jittered(trial.jitter):
-            made, seconds = make_smaller(trial.recipe, trial.budget, view)
+            made, seconds = _cut_and_healed(trial, trial.budget, view, cuts)
         deciding = seconds or None  # nothing was measured for it
     measurement = judge.measure(trial, made, deciding)
     if keep and made:
@@ -271,8 +290,8 @@ def _compress(
 class Trials:
     """Trials on one model, one after the other; those that share calibration and profile share a view."""
 
-    def __init__(self, opened: OpenModel, progress: Progress = no_progress) -> None:
-        self.opened, self.progress = opened, progress
+    def __init__(self, opened: OpenModel, progress: Progress = no_progress, cuts: Cuts | None = None) -> None:
+        self.opened, self.progress, self.cuts = opened, progress, cuts
         self._view: tuple[str, ModelView] | None = None
         self._judge: tuple[str, Judge] | None = None
 
@@ -292,7 +311,7 @@ class Trials:
 
     def make(self, trial: Trial, keep: Keep | None = None) -> Run:
         """Make the run of a trial, and store nothing; ``keep`` gets what was made before it goes."""
-        return _made(trial, lambda: (self.opened, _run_trial(trial, *self.view(trial), keep)))
+        return _made(trial, lambda: (self.opened, _run_trial(trial, *self.view(trial), keep, self.cuts)))
 
     def stored(self, trial: Trial) -> Run | None:
         """Find the stored run of a trial, where there is one that saw the windows of today."""
@@ -307,6 +326,15 @@ class Trials:
         run = self.make(trial, keep)
         keep_run(run)
         return run
+
+    def has_cut(self, trial: Trial) -> bool:
+        """Tell whether what a trial cuts is kept."""
+        return self.cuts is not None and self.cuts.find(trial) is not None
+
+    def keep_cuts_of(self, trials: Collection[Trial]) -> None:
+        """Forget the models that none of these begins with."""
+        if self.cuts is not None:
+            self.cuts.keep_only(trials)
 
     def check(self, trial: Trial) -> None:
         """Refuse what this model cannot give of a smaller one, before any work."""
@@ -338,7 +366,7 @@ def _trial(trial: Trial, opened: OpenModel, progress: Progress, folder: Path) ->
 def _study(study: Study, opened: OpenModel, progress: Progress, folder: Path) -> StudyResult:
     """The outcomes of all trials in order, with the first one's profile and the scores measured for it."""
     _refuse_impossible(study, opened)
-    trials, wanted, matches = Trials(opened, progress), study.trials(), study.matches()
+    trials, wanted, matches = Trials(opened, progress, Cuts()), study.trials(), study.matches()
     first, judge = trials.view(wanted[0], folder, study.lens)
     profile, shape, texts = first.profile, first.shape, (judge.calibration, judge.evaluated)
     total = len(wanted) + len(matches)
@@ -354,7 +382,9 @@ def _study(study: Study, opened: OpenModel, progress: Progress, folder: Path) ->
             profile = first.profile  # with what trials have measured
         return result.measurement
 
-    for trial in by_view(wanted):
+    ordered = by_view(wanted)
+    for place, trial in enumerate(ordered):
+        trials.keep_cuts_of(ordered[place:])
         found[trial.key] = measured(trial, trial.short)
     again = []
     for trial in matches:
@@ -398,7 +428,7 @@ def _refuse_impossible(study: Study, opened: OpenModel) -> None:
 
 
 def _shrink(request: ShrinkRequest, opened: OpenModel, progress: Progress, folder: Path) -> ShrinkResult:
-    return shrink(request, Trials(opened, progress), folder, progress)
+    return shrink(request, Trials(opened, progress, Cuts()), folder, progress)
 
 
 def _carry_out(request: Request, drawn: OpenModel, executor: Executor, progress: Progress) -> None:

@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 Rung = Literal[1, 2, 3]
 UNTIL: dict[Rung, float] = {1: 0.25, 2: 0.5, 3: 1.0}
 """The share of the minutes by which each rung begins no further trial."""
+OVERTIME = 0.1
+"""Of the minutes, a trial that began in time may take so much more; then it is given up."""
 PHASES: dict[Rung, str] = {1: "Previews", 2: "Full forms", 3: "Finalists"}
 KEPT = 4
 """Of so many previews, one is tried in full; two at least."""
@@ -46,6 +48,10 @@ HEALING = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.25, 0.2, 0.15, 0.1)
 comes to the same trial again."""
 LATE = 1.2
 """A wish is refused where even its least trials take so many times its minutes."""
+
+
+class Late(SlicescopeError):
+    """A trial has taken the time that was left for it."""
 
 
 class Entry(NamedTuple):
@@ -118,11 +124,15 @@ class _Race:
         self.wish = request.wish
         self.tried: list[Tried] = []
         self.judged: TrialResult
+        self.judging: float
+        """Seconds that it takes to judge a finalist."""
         self.saved: dict[str, tuple[Path, bool]] = {}
+        self.deadline = math.inf
+        """Seconds of the clock at which the trial that runs is given up."""
         if reason := why_not_sliceable(trials.opened.model.config):
             raise UnsupportedError(reason)
         self.itemsize = trials.opened.model.dtype.itemsize
-        self._tell(1, 0, 1)
+        progress(PHASES[1], 0, 1)
         view, _ = trials.view(request.trial(Recipe(), None, 1))
         self.shape = view.shape
         self.size = request.wish.size(self.shape, self.itemsize)
@@ -175,13 +185,17 @@ class _Race:
             and paired("", "", np.subtract(leading[1].nll, leading[0].nll)).verdict != "worse"
         )
         plain = [self.request.trial(each.trial.recipe, each.trial.budget, 3) for each in leading]
-        left = self.clock.left - sum(map(self.clock.expect, plain))
+        left = self.clock.left - sum(map(self._expect_final, plain))
         healing: list[Entry] = []
         for count in range(FINALISTS if close else 1, 0, -1):
             if minutes := self._healing(left / count):
                 healing = self._healed(plain, minutes)[:count]
                 break
-        return [*healing, *(Entry(each, each.recipe) for each in plain)]
+        return [*healing, *(Entry(each, each.recipe, self._expect_final(each)) for each in plain)]
+
+    def _expect_final(self, trial: Trial) -> float:
+        """Seconds that a finalist takes without healing: to be judged, and cut where that is not kept."""
+        return self.judging if self.trials.has_cut(trial) else self.clock.expect(trial)
 
     def _healed(self, plain: Sequence[Trial], minutes: float) -> list[Entry]:
         """All of them healed in one way, then in the next one."""
@@ -190,7 +204,7 @@ class _Race:
             Entry(
                 self.request.trial(recipe, trial.budget, 3),
                 trial.recipe,
-                self.clock.expect(trial) + 60.0 * minutes,
+                self._expect_final(trial) + 60.0 * minutes,
             )
             for way in ways
             for recipe, trial in zip(way, plain, strict=True)
@@ -221,6 +235,9 @@ class _Race:
                 else:
                     why = f"it is the same model as that of '{twin.trial.recipe.line}'"
                     self.tried[-1] = self.tried[-1].model_copy(update={"dropped": why})
+            if rung < 3:
+                leading = sorted(found, key=lambda each: each.loss)[:FINALISTS]
+                self.trials.keep_cuts_of([each.trial for each in leading])
         if not found:
             why = self.tried[-1].dropped
             raise PlanError(f"No method fulfils the wish for {self.wish.line} here: {why}.")
@@ -237,6 +254,7 @@ class _Race:
             why = f"it would take about {expected:.0f} s, and {left:.0f} s were left for it"
             self._write(told, dropped=why)
             return None
+        self.deadline = (UNTIL[rung] + OVERTIME) * clock.seconds if spare else math.inf
         try:
             run = stored or self.trials.run(trial, partial(self._save, trial) if rung == 3 else None)
         except Cancelled:
@@ -244,6 +262,8 @@ class _Race:
         except SlicescopeError as error:
             self._write(told, dropped=str(error).rstrip("."))
             return None
+        finally:
+            self.deadline = math.inf
         if stored:
             clock.count(run.seconds)
         clock.learn(trial, run.seconds)
@@ -256,7 +276,8 @@ class _Race:
     def dense(self) -> TrialResult:
         """The dense model, judged as finalists are."""
         self.trials.progress = partial(self._tell, 2, 0, 1)
-        self.judged = _result(self.trials.run(self.request.trial(Recipe(), None, 3)))
+        run = self.trials.run(self.request.trial(Recipe(), None, 3))
+        self.judged, self.judging = _result(run), run.seconds
         return self.judged
 
     def _fits(self, rung: Rung, recipe: Recipe, budget: Budget) -> None:
@@ -292,7 +313,12 @@ class _Race:
                 self.tried[place] = each.model_copy(update={"dropped": "others lose less"})
 
     def _tell(self, rung: Rung, done: int, total: int, *within: object) -> None:
-        """Tell how many trials of a rung are done, whatever one of them tells ``within``."""
+        """Tell how many trials of a rung are done, whatever one of them tells ``within``.
+
+        Raises ``Late`` where the one that runs is to be given up.
+        """
+        if self.clock.spent > self.deadline:
+            raise Late("it was given up: it took longer than was left for it")
         self.progress(PHASES[rung], done, total)
 
     # Keeping

@@ -152,6 +152,36 @@ def test_where_time_is_short_every_rung_tries_one_and_says_what_it_left_out(aske
     assert "there was no time" in told[-1]
 
 
+def test_what_takes_longer_than_was_left_is_given_up(asked, monkeypatch):
+    only(monkeypatch, "shortgpt", "last-blocks", "fasp")
+    monkeypatch.setattr("slicing.study.shrinking.OVERTIME", -2.0)  # nothing is left once one has come
+    _, result = shrunk(asked, fewer=0.3)
+    first, *others = rung(result, 1)
+    assert first.seconds is not None
+    assert len(others) == 2
+    for each in others:
+        assert each.seconds is None
+        assert "it took longer than was left for it" in each.dropped
+
+
+def test_finalists_are_cut_once(asked, monkeypatch):
+    only(monkeypatch, "fasp", "distil")
+    monkeypatch.setattr("slicing.study.shrinking.HEALING", (1e-4,))  # of 600 minutes
+    cut, apply = [], METHODS["fasp"].apply
+
+    def counted(step: Any, view: Any, plan: Any, made: Any) -> Any:
+        cut.append(len(view.windows))
+        return apply(step, view, plan, made)
+
+    monkeypatch.setattr(METHODS["fasp"], "apply", counted)
+    _, result = shrunk(asked, fewer=0.3)
+    finals = [each for each in rung(result, 3) if each.line.startswith("fasp")]
+    assert len(finals) == 2  # healed, and as it is
+    assert cut == [3, 5]  # the preview, and the full form: none for the finalists
+    plain = next(each for each in result.finalists if "|" not in each.recipe.line)
+    assert plain.measurement.slicing_seconds
+
+
 def test_a_wish_that_takes_longer_than_its_minutes_is_refused_in_one_sentence(asked):
     with pytest.raises(PlanError, match=r"Even the quickest method takes about .* but 1e-06 are wished for"):
         shrunk(asked, fewer=0.3, minutes=1e-6)
