@@ -5,7 +5,6 @@ Knows nothing about what the loss is.
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -61,6 +60,15 @@ class _State:
     waited: int = 0
     ended: str = ""
 
+    def plain(self) -> dict[str, Any]:
+        """Give it as plain data: a file of weights is read back only where it holds no type of ours."""
+        return {**vars(self), "looks": [tuple(each) for each in self.looks]}
+
+    @classmethod
+    def read(cls, plain: dict[str, Any]) -> _State:
+        """Make it of its plain data."""
+        return cls(**{**plain, "looks": [Look(*each) for each in plain["looks"]]})
+
 
 def train(
     student: nn.Module,
@@ -84,7 +92,7 @@ def train(
     optimiser = torch.optim.AdamW(parameters, lr=settings.rate, betas=BETAS, weight_decay=0.0)
     state, best = _State(), _copied(parameters)
     if resume and (stored := resume.load()):
-        state = _State(**stored["state"])
+        state = _State.read(stored["state"])
         _put(parameters, stored["now"])
         best = stored["best"]
         optimiser.load_state_dict(stored["optimiser"])
@@ -108,7 +116,7 @@ def train(
                 if resume:
                     resume.save(
                         lambda best=best: {
-                            "state": copy.deepcopy(vars(state)),
+                            "state": state.plain(),
                             "now": _copied(parameters),
                             "best": best,
                             "optimiser": optimiser.state_dict(),
