@@ -19,6 +19,7 @@ from analysis.evaluate import batch_size, perplexity
 from slicing.heal.limits import Limits, rate_at
 from slicing.heal.record import Healed, Look
 from slicing.heal.resume import Resume
+from slicing.heal.short import Moments, optimiser_of, set_rate
 from slicing.heal.student import products
 
 LOOKS = 10
@@ -27,9 +28,6 @@ PATIENCE = 5
 """Looks in a row without gain after which training stops: much is gained late, when the rate is small."""
 CLIP = 1.0
 """The largest norm of a gradient."""
-BETAS = (0.9, 0.95)
-"""Of Adam, as usual for language models."""
-
 Loss = Callable[[Any, Tensor], Tensor]
 """Of a model and windows (B, T): the mean loss of their tokens, with its graph."""
 
@@ -47,6 +45,8 @@ class Settings:
     seed: int
     """Of the order of the windows."""
     precision: Precision
+    moments: Moments = "fp32"
+    """Of the optimiser."""
 
 
 @dataclass
@@ -89,7 +89,7 @@ def train(
     was interrupted goes on from there.
     """
     parameters = [each for each in student.parameters() if each.requires_grad]
-    optimiser = torch.optim.AdamW(parameters, lr=settings.rate, betas=BETAS, weight_decay=0.0)
+    optimiser = optimiser_of(parameters, settings.rate, settings.moments)
     state, best = _State(), _copied(parameters)
     if resume and (stored := resume.load()):
         state = _State.read(stored["state"])
@@ -122,8 +122,7 @@ def train(
                             "optimiser": optimiser.state_dict(),
                         }
                     )
-            for group in optimiser.param_groups:
-                group["lr"] = rate_at(used, settings.rate)
+            set_rate(optimiser, rate_at(used, settings.rate))
             rows = windows[_order(state.step, settings.batch, len(windows), settings.seed)]
             _step(student, parameters, optimiser, loss, rows, settings.precision)
             state.step += 1

@@ -62,7 +62,13 @@ class Reconstruct(Healing):
 
     @torch.no_grad()
     def healed(
-        self, view: ModelView, made: Made, windows: Tensor, held: Tensor, resume: Resume | None
+        self,
+        view: ModelView,
+        made: Made,
+        windows: Tensor,
+        held: Tensor,
+        resume: Resume | None,
+        twice: bool,
     ) -> tuple[Any, Healed]:
         """Train a copy in fp32, from the first block to the last."""
         start, dense, student = time.perf_counter(), view.model, student_of(made.model)
