@@ -64,6 +64,17 @@ class Healing(Step):
         """How long it trains."""
         return Limits(self.tokens, 60.0 * self.minutes)
 
+    @property
+    def trains_on(self) -> tuple[int, float]:
+        """Its tokens, or its minutes."""
+        return (0, self.minutes) if self.minutes else (self.tokens, 0.0)
+
+    def on_tokens(self, tokens: int) -> Self:
+        """Take these where neither tokens nor minutes were chosen."""
+        if self.minutes or self.tokens != type(self).model_fields["tokens"].default:
+            return self
+        return self.read({**dict(self), "tokens": tokens})
+
     def in_form(self, form: Slicing, one_shot: bool | None, windows: int | None) -> Self:
         """It has no such settings."""
         return self

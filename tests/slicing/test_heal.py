@@ -33,6 +33,7 @@ from slicing.heal.training import LOOKS, PATIENCE, Settings, train
 from slicing.steps import find_step
 from slicing.steps.base import Made
 from slicing.store import open_model
+from slicing.study.files import parse_study, write_study
 from slicing.study.healing import healing_windows
 from slicing.study.judge import count_parameters
 from slicing.study.recipe import Recipe
@@ -419,3 +420,53 @@ def test_a_healed_model_is_kept_and_opens_as_it_was_evaluated(line, tmp_path):
     card = (place / "README.md").read_text()
     assert all(told.told in card for told in result.healed)
     assert load_run(runs_folder() / run.key) == run
+
+
+HEALING = ("sleb | distil", "sleb | reconstruct | finetune(tokens=900)", "sleb | distil(minutes=2)", "sleb")
+
+
+def study_of(path: Any, *lines: str, **own: Any) -> Study:
+    asked = request_on(path)
+    shared = {name: getattr(asked, name) for name in ("model", "calibration", "evaluation")}
+    return Study(**shared, recipes=recipes(*lines), budgets=(Budget.parse("parameters=0.2"),), **own)
+
+
+def test_a_study_fixes_the_tokens_that_its_recipes_are_trained_on(tmp_path):
+    (tmp_path / "text.txt").write_text("a short text " * 300)
+    study = study_of(tmp_path / "text.txt", *HEALING, redrawn=recipes(HEALING[0]), healing_tokens=5000)
+    assert [each.line for each in study.recipes] == [
+        "sleb | distil(tokens=5000)",
+        "sleb | reconstruct(tokens=5000) | finetune(tokens=900)",
+        "sleb | distil(minutes=2)",
+        "sleb",
+    ]
+    assert study.redrawn == study.recipes[:1]
+    assert [each.recipe for each in study.trials()[1:]] == list(study.recipes)
+    by_hand = study_of(tmp_path / "text.txt", "sleb | distil(tokens=5000)")
+    assert by_hand.trials()[1].key == study.trials()[1].key
+    written = write_study(study)
+    assert "healing_tokens = 5000\n" in written
+    assert parse_study(written, "it") == study == Study.model_validate_json(study.model_dump_json())
+    said = 'budgets = ["blocks=2"]\nrecipes = ["sleb | distil"]\nhealing_tokens = '
+    assert parse_study(f"{said}70\n", "it").recipes == recipes("sleb | distil(tokens=70)")
+    with pytest.raises(PlanError, match="The key 'healing_tokens' must be a whole number from 0"):
+        parse_study(f"{said}-1\n", "it")
+
+
+def test_recipes_that_are_healed_on_different_amounts_are_told(tmp_path):
+    path = tmp_path / "text.txt"
+    path.write_text("a short text " * 300)
+
+    def told(*lines: str, **own: Any) -> list[str]:
+        return [each for each in study_of(path, *lines, **own).warnings(None) if "different amounts" in each]
+
+    (sentence,) = told(*HEALING)
+    assert (
+        "'sleb | distil' on 200,000 tokens; 'sleb | reconstruct | finetune(tokens=900)' on 66,436 "
+        in sentence
+    )
+    assert "'sleb | distil(minutes=2)' on 2 minutes" in sentence
+    assert "'sleb'" not in sentence
+    assert told("sleb | distil", "sleb | reconstruct")
+    assert not told("sleb | distil", "sleb | reconstruct", healing_tokens=5000)
+    assert not told("sleb", "sleb | distil")
