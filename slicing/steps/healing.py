@@ -22,7 +22,7 @@ from analysis.values import key_of
 from slicing.heal.limits import Limits
 from slicing.heal.need import training_need
 from slicing.heal.record import Healed
-from slicing.heal.resume import Resume
+from slicing.heal.resume import Resume, clear_old_trainings
 from slicing.heal.short import Checkpointing, Moments, check_moments, checkpointed, why_not_checkpointed
 from slicing.heal.student import Trained, merged, student_of, trainable, training_precision
 from slicing.heal.training import Loss, Settings, train
@@ -131,6 +131,8 @@ class Healing(Step):
             )
         key = key_of([view.key, made.line, self.key])
         resume = Resume(key) if view.key else None
+        if resume:
+            clear_old_trainings()
         with PeakMemory(view.model.device) as peak:
             model, told = self.healed(view, made, windows[HELD:], windows[:HELD], resume, twice)
         if resume:

@@ -6,6 +6,9 @@ from __future__ import annotations
 
 import copy
 import math
+import os
+import time
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -14,6 +17,7 @@ import torch
 from conftest import byte_tokenizer, tiny_model
 from torch import Tensor
 from torch.nn import functional
+from typer.testing import CliRunner
 
 from analysis.errors import PlanError, TextError
 from analysis.evaluate import perplexity
@@ -22,12 +26,14 @@ from analysis.sources.model import ModelSource
 from analysis.sources.text import TextSource
 from analysis.sources.windows import token_windows
 from analysis.storage import runs_folder
+from app.cli import app
 from slicing.budget import Budget
 from slicing.heal import training
+from slicing.heal.block import train_block
 from slicing.heal.limits import Limits, rate_at
 from slicing.heal.need import training_need
 from slicing.heal.record import Healed
-from slicing.heal.resume import Resume
+from slicing.heal.resume import DAYS, Resume, trainings_folder, trainings_told
 from slicing.heal.student import merged, student_of, trainable
 from slicing.heal.training import LOOKS, PATIENCE, Settings, train
 from slicing.steps import find_step
@@ -216,6 +222,59 @@ def test_a_training_that_was_killed_ends_with_the_same_weights(tmp_path, monkeyp
         assert tensor.equal(whole.state_dict()[name]), name
     resume.clear()
     assert Resume("one").load() is None
+
+
+def test_a_reconstruction_that_was_killed_goes_on_behind_what_is_done(dense, tmp_path, monkeypatch):
+    monkeypatch.setenv("SLICESCOPE_HOME", str(tmp_path))
+    monkeypatch.setattr("slicing.steps.healing.Resume", partial(Resume, every=0.0))
+    line = "fasp | reconstruct(tokens=2000, rate=0.001)"
+    recipe, budget = Recipe.parse(line), Budget.parse("parameters=0.2")
+    expected, _ = make_smaller(recipe, budget, view_of(dense))
+    places: list[int] = []
+
+    def watched(*given: Any) -> Any:
+        if len(places) == 3 and given[2] == 3:
+            raise KeyboardInterrupt
+        places.append(given[2])
+        return train_block(*given)
+
+    monkeypatch.setattr("slicing.steps.reconstruct.train_block", watched)
+
+    def again() -> Made:
+        kept = ModelView(dense, WINDOWS, healing_windows=lambda: TEXT, key="kept")
+        return make_smaller(recipe, budget, kept)[0]
+
+    with pytest.raises(KeyboardInterrupt):
+        again()
+    assert places == [0, 1, 2]
+    places.append(-1)
+    made = again()
+    assert places == [0, 1, 2, -1, 3, 4]
+    weights = expected.model.state_dict()
+    assert all(tensor.equal(weights[name]) for name, tensor in made.model.state_dict().items())
+    assert made.healed[0].after == expected.healed[0].after
+    assert not list(trainings_folder().glob("*.pt"))
+
+
+def test_trainings_that_nobody_goes_on_with_are_told_of_and_go(dense, tmp_path, monkeypatch):
+    monkeypatch.setenv("SLICESCOPE_HOME", str(tmp_path))
+    assert trainings_told() == ""
+    listed = CliRunner().invoke(app, ["runs"])
+    assert "interrupted" not in listed.output
+    for name in ("old", "young"):
+        Resume(name, every=0.0).save(lambda: {"state": {}})
+    old, young = (trainings_folder() / f"{name}.pt" for name in ("old", "young"))
+    for path, days in ((old, DAYS + 0.1), (young, DAYS - 0.1)):
+        then = time.time() - days * 86_400
+        os.utime(path, (then, then))
+    assert trainings_told().startswith("2 trainings that run or were interrupted take 0.00 GB in ")
+    listed = CliRunner().invoke(app, ["runs"])
+    assert "2 trainings that run or were interrupted" in listed.output
+    view = ModelView(dense, WINDOWS, healing_windows=lambda: TEXT, key="kept")
+    make_smaller(Recipe.parse("shortgpt | distil(tokens=400)"), Budget.parse("parameters=0.2"), view)
+    assert not old.exists()
+    assert young.exists()
+    assert trainings_told().startswith("One training that runs or was interrupted takes")
 
 
 def test_a_file_of_a_training_that_cannot_be_read_is_as_good_as_none(tmp_path, monkeypatch):
