@@ -38,7 +38,7 @@ def _problem(own: Any, part: str, sizes: tuple[str, ...]) -> str:
         return f"says nothing of its '{part}': {_AGAIN}"
     if name := next((name for name, value in own.items() if value and name not in (*sizes, "no_op")), ""):
         return (
-            f"sets '{part}.{name}', which slicescope does not build (it knows {', '.join((*sizes, 'no_op'))}): "
+            f"sets '{part}.{name}', which slicescope does not build (it knows no_op, {', '.join(sizes)}): "
             "open it with the tool that wrote it, or export the model that it was made from with 'slicescope "
             "export --to deci'"
         )
