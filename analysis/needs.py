@@ -62,22 +62,29 @@ class MemoryNeed(Value):
         return f"about {self.total / 1e9:.2f} GB = {listed}"
 
 
+def fits(model: Any, need: MemoryNeed) -> bool:
+    """Tell whether work fits beside the weights of the open model, every activation on disk.
+
+    What torch keeps for its next tensors counts as free. A model that accelerate spreads or keeps elsewhere
+    is not judged, since not all of it is on one device.
+    """
+    if model.device.type == "meta" or is_spread(model):
+        return True
+    return need.least <= memory_of(model.device)[0] + need.dense
+
+
 def refuse_unless_it_fits(
     doing: str, model: Any, need: MemoryNeed, instead: Mapping[str, MemoryNeed] | None = None
 ) -> None:
     """Raise ``OutOfMemoryError`` where work takes more than is free beside the weights of the open model.
 
-    What torch keeps for its next tensors counts as free. Of the levers those are named that help: ``instead``
-    says what one may do, each with what it would take. A model that accelerate spreads or keeps elsewhere is
-    not judged, since not all of it is on one device.
+    Of the levers those are named that help: ``instead`` says what one may do, each with what it would take.
     """
-    device = model.device
-    if device.type == "meta" or is_spread(model):
+    if fits(model, need):
         return
+    device = model.device
     free, total = memory_of(device)
     room = free + need.dense
-    if need.least <= room:
-        return
     size = model.dtype.itemsize
     levers = [lever for lever, each in (instead or {}).items() if each.least <= room]
     if size > 2 and need.in_dtype(2, size).least <= room:

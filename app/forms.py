@@ -175,7 +175,11 @@ def _contest(usual: Proposal) -> Study:
         "Sequential: each recipe is calibrated as Compare does it. One-shot: one pass over the dense model "
         "serves all recipes, none of which can be repaired.",
     )
-    judged = {**_judged("contest", usual), "other": _second_text("contest")}
+    judged = {
+        **_judged("contest", usual, any(each.heals for each in chosen)),
+        "other": _second_text("contest"),
+    }
+    judged["int8"] = _int8("contest")
     formed = _in_form(chosen, usual.plan, one_shot or None)
     return contest(formed, target, equal=equal, seeds=tuple(sorted(seeds)), **judged)
 
@@ -198,7 +202,7 @@ def _leaderboard(usual: Proposal, shape: ModelShape | None) -> Study:
         "Of what goes; slicing takes the rest. Searched: whichever loses least as a preview.",
     )
     windows = controls.number("Windows that choose blocks", "board-search-windows", SEARCH_WINDOWS, high=64)
-    judged = {**_judged("board", usual), "other": _second_text("board")}
+    judged = {**_judged("board", usual, any(each.heals for each in chosen)), "other": _second_text("board")}
     timed = st.toggle(
         "Time each model beside dense",
         False,
@@ -206,6 +210,7 @@ def _leaderboard(usual: Proposal, shape: ModelShape | None) -> Study:
         persist_state="session",
         help="Five rounds of a prompt and some tokens, in turns with the dense model.",
     )
+    judged["int8"] = _int8("board")
     formed = [_sharing(recipe, share) for recipe in _in_form(chosen, usual.plan, None, windows)]
     return leaderboard(
         formed, tuple(size / 100 for size in sorted(sizes)), speed_rounds=5 if timed else 0, **judged
@@ -295,8 +300,11 @@ def _sharing(recipe: Recipe, share: Any) -> Recipe:
     return Recipe(steps=(first.model_copy(update={"share": share}), *rest))
 
 
-def _judged(name: str, usual: Proposal) -> dict[str, Any]:
-    """Ask for what all studies have: the model, the texts and their windows."""
+def _judged(name: str, usual: Proposal, heals: bool = False) -> dict[str, Any]:
+    """Ask for what all studies have: the model, the texts and their windows.
+
+    ``heals``: whether a recipe of it trains what is left.
+    """
     judged = usual.judged
     said = text_line(judged.calibration, "calibration")
     calibration = controls.text("Calibration text", "calibration", f"{name}-calibration", said)
@@ -305,6 +313,7 @@ def _judged(name: str, usual: Proposal) -> dict[str, Any]:
     )
     search_text = _own_text(name, "search", "demo:search")
     healing_text = _own_text(name, "healing", "demo:search")
+    healing_tokens = _healing_tokens(f"{name}-healing-tokens") if heals else 0
     said = text_line(judged.evaluation, "evaluation")
     evaluation = controls.text("Evaluation text", "evaluation", f"{name}-evaluation", said)
     evaluation_windows = controls.number(
@@ -318,6 +327,7 @@ def _judged(name: str, usual: Proposal) -> dict[str, Any]:
         "calibration_windows": calibration_windows,
         "search_text": search_text,
         "healing_text": healing_text,
+        "healing_tokens": healing_tokens,
         "profile_windows": min(judged.profile_windows, calibration_windows),
         "evaluation": TextSource.parse(evaluation, "evaluation"),
         "evaluation_windows": evaluation_windows,
@@ -332,6 +342,23 @@ def _own_text(name: str, what: str, usual: str) -> TextSource | None:
     label = f"{what.capitalize()} text"
     said = controls.text(label, "calibration", f"{name}-{what}-text", usual) if own else ""
     return TextSource.parse(said, "calibration") if own else None
+
+
+def _healing_tokens(key: str) -> int:
+    """On how many tokens every step that heals trains; title and help are those of the field."""
+    field = Study.model_fields["healing_tokens"]
+    return controls.number(str(field.title), key, 0, 0, 10**9, 10_000, help_text=field.description)
+
+
+def _int8(name: str) -> bool:
+    """Whether each model is judged in 8 bits too."""
+    return st.toggle(
+        "Judge each model in int8 too",
+        False,
+        key=f"{name}-int8",
+        persist_state="session",
+        help="Its perplexity and its bytes with its matrices in 8 bits, beside those as it is.",
+    )
 
 
 def _repetitions(key: str, usual: int = 0) -> int:

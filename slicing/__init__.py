@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
 from slicing.modeling_bridged import BridgedConfig, BridgedDecoder, BridgedForCausalLM
+from slicing.modeling_decilm import DeciLMConfig, DeciLMForCausalLM, DeciLMModel
 from slicing.modeling_narrow import NarrowConfig, NarrowDecoder, NarrowForCausalLM
 from slicing.modeling_sliced import SlicedConfig, SlicedDecoder, SlicedForCausalLM
 from slicing.names import check_names
@@ -39,6 +40,11 @@ for config, model, decoder in (
     config.register_for_auto_class()
     model.register_for_auto_class("AutoModelForCausalLM")
     decoder.register_for_auto_class("AutoModel")
+
+# transformers has no such type of its own.
+AutoConfig.register(DeciLMConfig.model_type, DeciLMConfig)
+AutoModelForCausalLM.register(DeciLMConfig, DeciLMForCausalLM)
+AutoModel.register(DeciLMConfig, DeciLMModel)
 
 
 def load(

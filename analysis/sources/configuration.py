@@ -16,6 +16,7 @@ from analysis.errors import ModelError
 from analysis.gguf_header import check_gguf
 from analysis.read_shape import read_shape
 from analysis.shape import ModelShape
+from analysis.sources.decilm import DECILM, check_blocks
 from analysis.sources.gguf import alone, dequantised_folder, gguf_file
 from analysis.sources.hub import hub_answers
 from analysis.sources.model import ModelSource, is_sliced, reading
@@ -35,6 +36,8 @@ def read_config(source: ModelSource) -> PreTrainedConfig:
         else:
             require_plain_folder(Path(where), source.label)
             said = read_settings(Path(where) / "config.json", source.label)
+            if said.get("model_type") == DECILM:
+                check_blocks(said, source.label)
             if is_sliced(source):  # the dense model's configuration is the part of it that says what it is
                 config = AutoConfig.for_model(**said["text_config"])
             else:
@@ -117,7 +120,7 @@ def require_causal(source: ModelSource, config: Any) -> None:
     said = config.architectures if isinstance(config.architectures, list) else []
     architectures = [name for name in said if isinstance(name, str)]
     causal = any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in architectures)
-    known = config.model_type in {*MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, BRIDGED, NARROW}
+    known = config.model_type in {*MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, BRIDGED, NARROW, DECILM}
     if config.is_encoder_decoder or not known or (architectures and not causal):
         kind = architectures[0] if architectures else config.model_type
         raise ModelError(

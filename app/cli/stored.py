@@ -29,6 +29,7 @@ def runs(context: typer.Context, json_path: JsonOption = None) -> None:
 def list_command(json_path: JsonOption = None) -> None:
     """List stored runs, newest first."""
     from app.wording import UNREADABLE
+    from slicing.heal.resume import trainings_told
     from slicing.study.store import summaries
 
     listed, broken = summaries()
@@ -56,6 +57,8 @@ def list_command(json_path: JsonOption = None) -> None:
     out.print(table if table.rows else "No runs yet: 'slicescope compare' makes one.")
     for each in broken:
         err.print(each.problem, style="yellow", highlight=False, soft_wrap=True)
+    if told := trainings_told():
+        out.print(told, highlight=False, soft_wrap=True)
 
 
 @runs_app.command()

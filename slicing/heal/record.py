@@ -42,6 +42,8 @@ class Healed(Value):
     """Training took so long, looks included."""
     precision: str = "exact"
     """Of the matrix products of training: ``exact`` in float32, ``fast`` in bfloat16."""
+    checkpointed: bool = False
+    """Whether every block ran once more on the way back, which takes time and less memory."""
 
     @property
     def kept(self) -> bool:
@@ -54,8 +56,9 @@ class Healed(Value):
         losses = f"from {self.before:.3f} to {self.after:.3f} nats per token"
         ended = "" if self.ended == "budget" else ", where the loss had ceased to fall"
         kept = "it was kept" if self.kept else "it was not kept, and the model is as it was before"
+        twice = ", running every block twice to save memory" if self.checkpointed else ""
         return (
             f"'{self.step}' trained {self.parameters:,} parameters on {self.tokens:,} tokens, of "
-            f"{self.distinct:,} different ones, in {self.seconds:.0f} s{ended}. The loss on {self.windows} "
-            f"windows held out went {losses}: {kept}."
+            f"{self.distinct:,} different ones, in {self.seconds:.0f} s{twice}{ended}. The loss on "
+            f"{self.windows} windows held out went {losses}: {kept}."
         )

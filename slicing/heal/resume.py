@@ -4,14 +4,53 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from analysis.storage import cache_folder, storage_errors, whole_file
+from analysis.storage import cache_folder, clear_abandoned, storage_errors, whole_file
 
 EVERY = 60.0
 """Seconds between two times that a training is stored: weights and moments of a large model take a while."""
+DAYS = 14
+"""That an interrupted training is kept for; then it goes when another one begins."""
+_DAY = 86_400.0
+
+
+def trainings_folder() -> Path:
+    """One file for each training that was interrupted, and for those that run."""
+    return cache_folder() / "trainings"
+
+
+def clear_old_trainings() -> None:
+    """Take away what nobody went on with for ``DAYS`` days, and what killed processes left half written."""
+    with storage_errors(trainings_folder()):
+        clear_abandoned(trainings_folder())
+        for path in trainings_folder().glob("*.*"):
+            with suppress(FileNotFoundError):  # another process has taken it away
+                if path.is_file() and time.time() - path.stat().st_mtime > DAYS * _DAY:
+                    path.unlink()
+
+
+def trainings_told() -> str:
+    """Say in a sentence what interrupted trainings take on disk, and how long; empty where there are none."""
+    sizes = []
+    for path in trainings_folder().glob("*.pt"):
+        with suppress(FileNotFoundError):
+            sizes.append(path.stat().st_size)
+    if not sizes:
+        return ""
+    count = (
+        "One training that runs or was interrupted takes"
+        if len(sizes) == 1
+        else (f"{len(sizes)} trainings that run or were interrupted take")
+    )
+    return (
+        f"{count} {sum(sizes) / 1e9:.2f} GB in '{trainings_folder()}': the same request goes on with it. A "
+        f"file goes when its training is through, or {DAYS} days after its last change when another begins."
+    )
 
 
 class Resume:
@@ -19,7 +58,7 @@ class Resume:
 
     def __init__(self, key: str, every: float = EVERY) -> None:
         """``key`` names all that decides what the training does."""
-        self.path, self.every = cache_folder() / "trainings" / f"{key}.pt", every
+        self.path, self.every = trainings_folder() / f"{key}.pt", every
         self._last = time.monotonic()
 
     def load(self) -> dict[str, Any] | None:

@@ -5,7 +5,6 @@ Knows nothing about what the loss is.
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from analysis.evaluate import batch_size, perplexity
 from slicing.heal.limits import Limits, rate_at
 from slicing.heal.record import Healed, Look
 from slicing.heal.resume import Resume
+from slicing.heal.short import Moments, optimiser_of, set_rate
 from slicing.heal.student import products
 
 LOOKS = 10
@@ -28,9 +28,6 @@ PATIENCE = 5
 """Looks in a row without gain after which training stops: much is gained late, when the rate is small."""
 CLIP = 1.0
 """The largest norm of a gradient."""
-BETAS = (0.9, 0.95)
-"""Of Adam, as usual for language models."""
-
 Loss = Callable[[Any, Tensor], Tensor]
 """Of a model and windows (B, T): the mean loss of their tokens, with its graph."""
 
@@ -48,6 +45,8 @@ class Settings:
     seed: int
     """Of the order of the windows."""
     precision: Precision
+    moments: Moments = "fp32"
+    """Of the optimiser."""
 
 
 @dataclass
@@ -60,6 +59,15 @@ class _State:
     looks: list[Look] = field(default_factory=list)
     waited: int = 0
     ended: str = ""
+
+    def plain(self) -> dict[str, Any]:
+        """Give it as plain data: a file of weights is read back only where it holds no type of ours."""
+        return {**vars(self), "looks": [tuple(each) for each in self.looks]}
+
+    @classmethod
+    def read(cls, plain: dict[str, Any]) -> _State:
+        """Make it of its plain data."""
+        return cls(**{**plain, "looks": [Look(*each) for each in plain["looks"]]})
 
 
 def train(
@@ -81,10 +89,10 @@ def train(
     was interrupted goes on from there.
     """
     parameters = [each for each in student.parameters() if each.requires_grad]
-    optimiser = torch.optim.AdamW(parameters, lr=settings.rate, betas=BETAS, weight_decay=0.0)
+    optimiser = optimiser_of(parameters, settings.rate, settings.moments)
     state, best = _State(), _copied(parameters)
     if resume and (stored := resume.load()):
-        state = _State(**stored["state"])
+        state = _State.read(stored["state"])
         _put(parameters, stored["now"])
         best = stored["best"]
         optimiser.load_state_dict(stored["optimiser"])
@@ -108,14 +116,13 @@ def train(
                 if resume:
                     resume.save(
                         lambda best=best: {
-                            "state": copy.deepcopy(vars(state)),
+                            "state": state.plain(),
                             "now": _copied(parameters),
                             "best": best,
                             "optimiser": optimiser.state_dict(),
                         }
                     )
-            for group in optimiser.param_groups:
-                group["lr"] = rate_at(used, settings.rate)
+            set_rate(optimiser, rate_at(used, settings.rate))
             rows = windows[_order(state.step, settings.batch, len(windows), settings.seed)]
             _step(student, parameters, optimiser, loss, rows, settings.precision)
             state.step += 1

@@ -251,6 +251,15 @@ class Step(Value):
         """
         return self
 
+    @property
+    def trains_on(self) -> tuple[int, float]:
+        """Tokens that it trains on, or minutes where the first is 0; both are 0 where it trains nothing."""
+        return 0, 0.0
+
+    def on_tokens(self, tokens: int) -> Self:
+        """Give it so many tokens to train on, unless it has a budget of its own; others are as they are."""
+        return self
+
     # What it does
 
     def fits(self) -> set[Fit]:

@@ -6,6 +6,7 @@ No method itself.
 from __future__ import annotations
 
 from abc import abstractmethod
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self
 
@@ -16,12 +17,13 @@ from analysis.anatomy import why_not_sliceable
 from analysis.device import PeakMemory, free_memory
 from analysis.errors import PlanError
 from analysis.evaluate import batch_tokens, check_windows
-from analysis.needs import refuse_unless_it_fits
+from analysis.needs import fits, refuse_unless_it_fits
 from analysis.values import key_of
 from slicing.heal.limits import Limits
 from slicing.heal.need import training_need
 from slicing.heal.record import Healed
-from slicing.heal.resume import Resume
+from slicing.heal.resume import Resume, clear_old_trainings
+from slicing.heal.short import Checkpointing, Moments, check_moments, checkpointed, why_not_checkpointed
 from slicing.heal.student import Trained, merged, student_of, trainable, training_precision
 from slicing.heal.training import Loss, Settings, train
 from slicing.steps.base import Cost, Made, Step
@@ -62,6 +64,17 @@ class Healing(Step):
         """How long it trains."""
         return Limits(self.tokens, 60.0 * self.minutes)
 
+    @property
+    def trains_on(self) -> tuple[int, float]:
+        """Its tokens, or its minutes."""
+        return (0, self.minutes) if self.minutes else (self.tokens, 0.0)
+
+    def on_tokens(self, tokens: int) -> Self:
+        """Take these where neither tokens nor minutes were chosen."""
+        if self.minutes or self.tokens != type(self).model_fields["tokens"].default:
+            return self
+        return self.read({**dict(self), "tokens": tokens})
+
     def in_form(self, form: Slicing, one_shot: bool | None, windows: int | None) -> Self:
         """It has no such settings."""
         return self
@@ -78,12 +91,30 @@ class Healing(Step):
     def trained(self, shape: ModelShape, size: int) -> int:
         """How many numbers are in training at a time, of a model of ``size`` that was one of this shape."""
 
+    def training_need(
+        self, shape: ModelShape, size: int, tokens: int, itemsize: int, twice: bool
+    ) -> MemoryNeed:
+        """What training takes, of a model of ``size`` that was one of this shape, ``tokens`` at a time.
+
+        ``twice``: every block runs once more on the way back.
+        """
+        return training_need(shape, size, self.trained(shape, size), tokens, itemsize)
+
+    def lighter(self) -> dict[str, Healing]:
+        """It in forms that take less memory, by what one may do to get them."""
+        return {}
+
+    def runs_twice(self, model: Any, fitting: bool) -> bool:
+        """Whether blocks of a ``model`` run once more on the way back; ``fitting``: it fits without."""
+        return False
+
     def memory_need(
         self, shape: ModelShape, budget: Budget, tokens: int, batch: int, itemsize: int
     ) -> MemoryNeed | None:
         """A copy in fp32, its gradients and moments, and the graph of a quarter of a batch."""
         size = budget.parameters(shape) or shape.parameters
-        return training_need(shape, size, self.trained(shape, size), max(1, batch // 4), itemsize)
+        twice = self.runs_twice(None, True)
+        return self.training_need(shape, size, max(1, batch // 4), itemsize, twice)
 
     def decide(self, view: ModelView, budget: Budget, made: Made) -> None:
         """Nothing is to be decided."""
@@ -92,13 +123,7 @@ class Healing(Step):
         """Train, and keep what is better."""
         windows = view.healing_windows()
         check_windows(view.model, windows)
-        if not why_not_sliceable(view.model.config):  # the shape of others is not known
-            size = sum(each.numel() for each in made.model.parameters())
-            part = max(windows.shape[1], batch_tokens(view.model.device) // 4)
-            need = training_need(
-                view.shape, size, self.trained(view.shape, size), part, view.model.dtype.itemsize
-            )
-            refuse_unless_it_fits("Training what is left", view.model, need)
+        twice = self._twice_where_it_fits(view, made, windows.shape[1])
         if len(windows) <= HELD:
             raise PlanError(
                 f"The healing text has {len(windows):,} windows of {windows.shape[1]:,} tokens that nothing "
@@ -106,8 +131,10 @@ class Healing(Step):
             )
         key = key_of([view.key, made.line, self.key])
         resume = Resume(key) if view.key else None
+        if resume:
+            clear_old_trainings()
         with PeakMemory(view.model.device) as peak:
-            model, told = self.healed(view, made, windows[HELD:], windows[:HELD], resume)
+            model, told = self.healed(view, made, windows[HELD:], windows[:HELD], resume, twice)
         if resume:
             resume.clear()
         free_memory()
@@ -122,11 +149,34 @@ class Healing(Step):
             peak_memory=max(made.peak_memory, peak.bytes),
         )
 
+    def _twice_where_it_fits(self, view: ModelView, made: Made, length: int) -> bool:
+        """Say whether blocks run twice; ``OutOfMemoryError`` where training does not fit for all that."""
+        if why_not_sliceable(view.model.config):  # its shape, and so what it takes, is not known
+            return self.runs_twice(made.model, True)
+        shape, itemsize = view.shape, view.model.dtype.itemsize
+        size = sum(each.numel() for each in made.model.parameters())
+        part = max(length, batch_tokens(view.model.device) // 4)
+        once = self.training_need(shape, size, part, itemsize, False)
+        twice = self.runs_twice(made.model, fits(view.model, once))
+        need = self.training_need(shape, size, part, itemsize, twice)
+        instead = {
+            lever: form.training_need(shape, size, part, itemsize, twice)
+            for lever, form in self.lighter().items()
+        }
+        refuse_unless_it_fits("Training what is left", view.model, need, instead)
+        return twice
+
     @abstractmethod
     def healed(
-        self, view: ModelView, made: Made, windows: Tensor, held: Tensor, resume: Resume | None
+        self,
+        view: ModelView,
+        made: Made,
+        windows: Tensor,
+        held: Tensor,
+        resume: Resume | None,
+        twice: bool,
     ) -> tuple[Any, Healed]:
-        """Give a trained copy of what was made, and what that did."""
+        """Give a trained copy of what was made, and what that did; ``twice``: see ``runs_twice``."""
 
 
 class Training(Healing):
@@ -140,6 +190,16 @@ class Training(Healing):
     """alpha, of which (alpha / r) multiplies what they add; with adapters alone."""
     batch: int = Field(default=4, ge=1, title="Windows in a step")
     """Of the optimiser."""
+    checkpointing: Checkpointing = Field(default="auto", title="Run blocks twice")
+    """Keep only what enters every block, and run the block once more on the way back: a third slower, in far
+    less memory, to the same gradients. ``auto``: where training does not fit without."""
+    moments: Moments = Field(default="fp32", title="Moments of the optimiser")
+    """``8-bit`` takes 6 bytes less for every number that is trained, and other steps than ``fp32`` by a
+    little. It needs the package torchao."""
+
+    def check(self, view: ModelView, budget: Budget) -> None:
+        """Refuse moments in 8 bits where nothing here keeps them."""
+        check_moments(self.moments)
 
     def trained(self, shape: ModelShape, size: int) -> int:
         """All, or about r (M + N) of every linear map (M, N)."""
@@ -148,22 +208,62 @@ class Training(Healing):
         each = (s.reader_rows + s.writer_columns + 2 * shape.hidden_size for s in shape.sublayers)
         return self.rank * sum(each)
 
+    def training_need(
+        self, shape: ModelShape, size: int, tokens: int, itemsize: int, twice: bool
+    ) -> MemoryNeed:
+        """What training takes as it is set."""
+        return training_need(
+            shape,
+            size,
+            self.trained(shape, size),
+            tokens,
+            itemsize,
+            adapters=self.train == "lora",
+            checkpointed=twice,
+            eight_bit=self.moments == "8-bit",
+        )
+
+    def lighter(self) -> dict[str, Healing]:
+        """With adapters, and with moments in 8 bits."""
+        found: dict[str, Healing] = {}
+        if self.train == "all":
+            found["train adapters (train=lora)"] = self.read({**dict(self), "train": "lora"})
+            if self.moments == "fp32":
+                eight_bit = self.read({**dict(self), "moments": "8-bit"})
+                found["keep moments in 8 bits (moments=8-bit)"] = eight_bit
+        return found
+
+    def runs_twice(self, model: Any, fitting: bool) -> bool:
+        """Where that is asked for, or training does not fit and the form of the model allows it."""
+        if self.checkpointing != "auto":
+            return self.checkpointing == "on"
+        return not fitting and not why_not_checkpointed(model)
+
     @abstractmethod
     def loss(self, view: ModelView, made: Made, student: Any) -> Loss:
         """Give the loss that is trained for, of the ``student`` that it will be asked about."""
 
     def healed(
-        self, view: ModelView, made: Made, windows: Tensor, held: Tensor, resume: Resume | None
+        self,
+        view: ModelView,
+        made: Made,
+        windows: Tensor,
+        held: Tensor,
+        resume: Resume | None,
+        twice: bool,
     ) -> tuple[Any, Healed]:
         """Train a copy in fp32."""
         device, dtype = view.model.device, view.model.dtype
         student = student_of(made.model)
         loss = self.loss(view, made, student)
         trainable(student, self.train, self.rank, self.alpha)
-        settings = Settings(self.name, self.rate, self.batch, view.seed, training_precision(device))
+        settings = Settings(
+            self.name, self.rate, self.batch, view.seed, training_precision(device), self.moments
+        )
 
         def tell(used: float) -> None:
             view.progress("Healing", round(1000 * used), 1000)
 
-        told = train(student, loss, windows, held, self.limits, settings, tell, resume)
-        return merged(student, dtype), told
+        with checkpointed(student) if twice else nullcontext():
+            told = train(student, loss, windows, held, self.limits, settings, tell, resume)
+        return merged(student, dtype), told.model_copy(update={"checkpointed": twice})

@@ -62,10 +62,20 @@ class Reconstruct(Healing):
 
     @torch.no_grad()
     def healed(
-        self, view: ModelView, made: Made, windows: Tensor, held: Tensor, resume: Resume | None
+        self,
+        view: ModelView,
+        made: Made,
+        windows: Tensor,
+        held: Tensor,
+        resume: Resume | None,
+        twice: bool,
     ) -> tuple[Any, Healed]:
-        """Train a copy in fp32, from the first block to the last."""
-        start, dense, student = time.perf_counter(), view.model, student_of(made.model)
+        """Train a copy in fp32, from the first block to the last; what is done goes to ``resume``."""
+        stored = (resume and resume.load()) or {"blocks": [], "seconds": 0.0}
+        # Weights of the blocks that are done, from the first on.
+        done: list[dict[str, Tensor]] = stored["blocks"]
+        start = time.perf_counter() - stored["seconds"]
+        dense, student = view.model, student_of(made.model)
         layout = made.layout or Layout.whole(len(blocks(dense)))
         count = max(1, self.tokens // (self.passes * windows.shape[1]))
         before = view.mean_loss(student, held)
@@ -77,17 +87,23 @@ class Reconstruct(Healing):
             for block in range(passed, first):
                 true.through(blocks(dense)[block], block)
             passed = first
-            left = 60.0 * self.minutes - (time.perf_counter() - start) if self.minutes else np.inf
-            listed[place], _ = train_block(
-                true,
-                short,
-                place,
-                listed[place],
-                len(held),
-                (self.rate, self.rate / 4),
-                self.passes,
-                max(0.0, left / (len(following) - place)),
-            )
+            if place < len(done):
+                listed[place].load_state_dict(done[place])
+            else:
+                left = 60.0 * self.minutes - (time.perf_counter() - start) if self.minutes else np.inf
+                listed[place], _ = train_block(
+                    true,
+                    short,
+                    place,
+                    listed[place],
+                    len(held),
+                    (self.rate, self.rate / 4),
+                    self.passes,
+                    max(0.0, left / (len(following) - place)),
+                )
+                done.append(dict(listed[place].state_dict()))
+                if resume:
+                    resume.save(lambda: {"blocks": done, "seconds": time.perf_counter() - start})
             short.through(listed[place], place)
             view.progress("Healing", place + 1, len(following))
         after = float(np.mean(perplexity(student, held).nll))

@@ -58,7 +58,7 @@ _KEYS = (
 _LEAST = {
     **dict.fromkeys(("calibration_windows", "profile_windows", "evaluation_windows", "task_limit"), 1),
     "window_length": 2,
-    **dict.fromkeys(("new_tokens", "speed_rounds", "jitter"), 0),
+    **dict.fromkeys(("new_tokens", "speed_rounds", "jitter", "healing_tokens"), 0),
 }
 _MOST = {"speed_rounds": 1000, "jitter": MOST_REPETITIONS}
 Plain = dict[str, Any]

@@ -76,6 +76,16 @@ class Recipe(Value):
         """Tell whether what is left is trained."""
         return len(self.cutting) < len(self.steps)
 
+    @property
+    def trains_on(self) -> tuple[int, float]:
+        """Tokens that all its steps train on together, and minutes of those that have these instead."""
+        each = [step.trains_on for step in self.steps]
+        return sum(tokens for tokens, _ in each), sum(minutes for _, minutes in each)
+
+    def on_tokens(self, tokens: int) -> Self:
+        """Give every step that trains so many tokens, unless it has a budget of its own."""
+        return self.model_copy(update={"steps": tuple(each.on_tokens(tokens) for each in self.steps)})
+
     def __hash__(self) -> int:
         return hash(self.line)
 

@@ -142,6 +142,7 @@ LEAST = {
     "speed_rounds": 0,
     "task_limit": 1,
     "jitter": 0,
+    "healing_tokens": 0,
 }
 """The least that a request may ask for."""
 

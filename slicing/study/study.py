@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 
 from analysis.errors import PlanError
 from analysis.numbers import Seed
+from analysis.shape import ModelShape
 from slicing.budget import Budget
 from slicing.plan import Plan, Slicing
 from slicing.steps import STEPS
@@ -52,6 +53,14 @@ class Study(Judged):
         "than what the noise does to it is no clear difference.",
     )
     """Recipes that nothing is fitted for, and the dense model, are not repeated."""
+    healing_tokens: int = Field(
+        default=0,
+        ge=0,
+        title="Tokens of training",
+        description="Every step that heals trains on so many tokens, unless it names tokens or minutes "
+        "itself. 0: on its usual number, which is not the same for all of them.",
+    )
+    """Recipes have it written into their steps when the study is made."""
     matched: bool = False
     """Whether the baseline is judged once more beside each other recipe, at as many parameters as that
     leaves."""
@@ -62,6 +71,10 @@ class Study(Judged):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        if self.healing_tokens:
+            for name in ("recipes", "redrawn"):
+                given = tuple(each.on_tokens(self.healing_tokens) for each in getattr(self, name))
+                object.__setattr__(self, name, given)
         lines = [each.line for each in self.recipes]
         budgets = [each.line for each in self.budgets]
         for what, values in (("recipes", lines), ("budgets", budgets), ("seeds", list(self.seeds))):
@@ -98,6 +111,19 @@ class Study(Judged):
     def recipes_used(self) -> tuple[Recipe, ...]:
         """All of them."""
         return self.recipes
+
+    def warnings(self, shape: ModelShape | None) -> tuple[str, ...]:
+        """Those of all requests, and recipes that are trained on different amounts of text."""
+        amounts = {each.line: _amount(each) for each in self.recipes if each.heals}
+        told = super().warnings(shape)
+        if len(set(amounts.values())) < 2:
+            return told
+        listed = "; ".join(f"'{line}' on {amount}" for line, amount in amounts.items())
+        return (
+            *told,
+            f"Recipes are healed on different amounts of text, which flatters those with more: {listed}. Set "
+            "the tokens of training (healing_tokens) for all of them.",
+        )
 
     def recipe(self, line: str) -> Recipe | None:
         """The recipe that this line writes, where it takes part."""
@@ -171,6 +197,12 @@ class Study(Judged):
         if not recipe.heals:
             shared["healing_text"] = None
         return Trial(**{**shared, "seed": seed}, recipe=recipe, budget=budget, jitter=draw)
+
+
+def _amount(recipe: Recipe) -> str:
+    tokens, minutes = recipe.trains_on
+    said = [f"{tokens:,} tokens"] if tokens else []
+    return " and ".join([*said, *([f"{minutes:g} minutes"] if minutes else [])])
 
 
 # Ways to write a study

@@ -468,3 +468,28 @@ def test_what_repeats_a_study_is_its_file(desk: Desk) -> None:
     app = page("study", study="demo-frontier")
     told = [code.value for code in app.code if "recipes = [" in code.value]
     assert told == [write_study(study).strip()]
+
+
+def test_tokens_of_training_are_asked_for_where_a_recipe_heals(desk: Desk) -> None:
+    app = form("leaderboard")
+    asked = [each.key for each in app.number_input]
+    assert "board-healing-tokens" not in asked
+    key = "board-recipes"
+    app.segmented_control(key=f"{key}-how").set_value("line").run()
+    app.text_input(key=f"{key}-line").set_value("sleb | distil").run()
+    press(app, "Add to the study")
+    field = Study.model_fields["healing_tokens"]
+    asked = app.number_input(key="board-healing-tokens")
+    assert (asked.label, asked.help, asked.value) == (field.title, field.description, 0)
+    asked.set_value(30_000).run()
+    press(app, "Run")
+    assert desk.tasks[0].recipes[-1].line == "sleb | distil(tokens=30000)"
+    assert desk.tasks[0].healing_tokens == 30_000
+
+
+@pytest.mark.parametrize(("kind", "key"), [("contest", "contest"), ("leaderboard", "board")])
+def test_int8_is_asked_for(desk: Desk, kind: str, key: str) -> None:
+    app = form(kind)
+    app.toggle(key=f"{key}-int8").set_value(True).run()
+    press(app, "Run")
+    assert desk.tasks[0].int8

@@ -6,6 +6,9 @@ from __future__ import annotations
 
 import copy
 import math
+import os
+import time
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -14,6 +17,7 @@ import torch
 from conftest import byte_tokenizer, tiny_model
 from torch import Tensor
 from torch.nn import functional
+from typer.testing import CliRunner
 
 from analysis.errors import PlanError, TextError
 from analysis.evaluate import perplexity
@@ -22,17 +26,20 @@ from analysis.sources.model import ModelSource
 from analysis.sources.text import TextSource
 from analysis.sources.windows import token_windows
 from analysis.storage import runs_folder
+from app.cli import app
 from slicing.budget import Budget
 from slicing.heal import training
+from slicing.heal.block import train_block
 from slicing.heal.limits import Limits, rate_at
 from slicing.heal.need import training_need
 from slicing.heal.record import Healed
-from slicing.heal.resume import Resume
+from slicing.heal.resume import DAYS, Resume, trainings_folder, trainings_told
 from slicing.heal.student import merged, student_of, trainable
 from slicing.heal.training import LOOKS, PATIENCE, Settings, train
 from slicing.steps import find_step
 from slicing.steps.base import Made
 from slicing.store import open_model
+from slicing.study.files import parse_study, write_study
 from slicing.study.healing import healing_windows
 from slicing.study.judge import count_parameters
 from slicing.study.recipe import Recipe
@@ -189,8 +196,7 @@ def test_a_training_that_was_killed_ends_with_the_same_weights(tmp_path, monkeyp
     again = copy.deepcopy(broken)
     for each in (whole, broken, again):
         trainable(each, "all", 1, 1.0)
-    expected = trained(whole, 8000)
-    calls = 0
+    calls = steps = 0
 
     def dies(model: Any, rows: Tensor) -> Tensor:
         nonlocal calls
@@ -199,24 +205,76 @@ def test_a_training_that_was_killed_ends_with_the_same_weights(tmp_path, monkeyp
             raise KeyboardInterrupt
         return next_token(model, rows)
 
-    with pytest.raises(KeyboardInterrupt):
-        trained(broken, 8000, Resume("one", every=0.0), dies)
-    steps = 0
-
     def counted(model: Any, rows: Tensor) -> Tensor:
         nonlocal steps
         steps += 1
         return next_token(model, rows)
 
-    resume = Resume("one", every=0.0)
+    expected, all_steps = trained(whole, 8000, loss=counted), steps
+    with pytest.raises(KeyboardInterrupt):
+        trained(broken, 8000, Resume("one", every=0.0), dies)
+    resume, steps = Resume("one", every=0.0), 0
     told = trained(again, 8000, resume, counted)
-    assert 0 < steps < calls + steps < 8000 // LENGTH  # it did not begin anew
+    assert all_steps - calls <= steps < 0.8 * all_steps  # it did not begin anew
     assert told.looks == expected.looks
     assert told.tokens == expected.tokens
     for name, tensor in again.state_dict().items():
         assert tensor.equal(whole.state_dict()[name]), name
     resume.clear()
     assert Resume("one").load() is None
+
+
+def test_a_reconstruction_that_was_killed_goes_on_behind_what_is_done(dense, tmp_path, monkeypatch):
+    monkeypatch.setenv("SLICESCOPE_HOME", str(tmp_path))
+    monkeypatch.setattr("slicing.steps.healing.Resume", partial(Resume, every=0.0))
+    line = "fasp | reconstruct(tokens=2000, rate=0.001)"
+    recipe, budget = Recipe.parse(line), Budget.parse("parameters=0.2")
+    expected, _ = make_smaller(recipe, budget, view_of(dense))
+    places: list[int] = []
+
+    def watched(*given: Any) -> Any:
+        if len(places) == 3 and given[2] == 3:
+            raise KeyboardInterrupt
+        places.append(given[2])
+        return train_block(*given)
+
+    monkeypatch.setattr("slicing.steps.reconstruct.train_block", watched)
+
+    def again() -> Made:
+        kept = ModelView(dense, WINDOWS, healing_windows=lambda: TEXT, key="kept")
+        return make_smaller(recipe, budget, kept)[0]
+
+    with pytest.raises(KeyboardInterrupt):
+        again()
+    assert places == [0, 1, 2]
+    places.append(-1)
+    made = again()
+    assert places == [0, 1, 2, -1, 3, 4]
+    weights = expected.model.state_dict()
+    assert all(tensor.equal(weights[name]) for name, tensor in made.model.state_dict().items())
+    assert made.healed[0].after == expected.healed[0].after
+    assert not list(trainings_folder().glob("*.pt"))
+
+
+def test_trainings_that_nobody_goes_on_with_are_told_of_and_go(dense, tmp_path, monkeypatch):
+    monkeypatch.setenv("SLICESCOPE_HOME", str(tmp_path))
+    assert trainings_told() == ""
+    listed = CliRunner().invoke(app, ["runs"])
+    assert "interrupted" not in listed.output
+    for name in ("old", "young"):
+        Resume(name, every=0.0).save(lambda: {"state": {}})
+    old, young = (trainings_folder() / f"{name}.pt" for name in ("old", "young"))
+    for path, days in ((old, DAYS + 0.1), (young, DAYS - 0.1)):
+        then = time.time() - days * 86_400
+        os.utime(path, (then, then))
+    assert trainings_told().startswith("2 trainings that run or were interrupted take 0.00 GB in ")
+    listed = CliRunner().invoke(app, ["runs"])
+    assert "2 trainings that run or were interrupted" in listed.output
+    view = ModelView(dense, WINDOWS, healing_windows=lambda: TEXT, key="kept")
+    make_smaller(Recipe.parse("shortgpt | distil(tokens=400)"), Budget.parse("parameters=0.2"), view)
+    assert not old.exists()
+    assert young.exists()
+    assert trainings_told().startswith("One training that runs or was interrupted takes")
 
 
 def test_a_file_of_a_training_that_cannot_be_read_is_as_good_as_none(tmp_path, monkeypatch):
@@ -421,3 +479,53 @@ def test_a_healed_model_is_kept_and_opens_as_it_was_evaluated(line, tmp_path):
     card = (place / "README.md").read_text()
     assert all(told.told in card for told in result.healed)
     assert load_run(runs_folder() / run.key) == run
+
+
+HEALING = ("sleb | distil", "sleb | reconstruct | finetune(tokens=900)", "sleb | distil(minutes=2)", "sleb")
+
+
+def study_of(path: Any, *lines: str, **own: Any) -> Study:
+    asked = request_on(path)
+    shared = {name: getattr(asked, name) for name in ("model", "calibration", "evaluation")}
+    return Study(**shared, recipes=recipes(*lines), budgets=(Budget.parse("parameters=0.2"),), **own)
+
+
+def test_a_study_fixes_the_tokens_that_its_recipes_are_trained_on(tmp_path):
+    (tmp_path / "text.txt").write_text("a short text " * 300)
+    study = study_of(tmp_path / "text.txt", *HEALING, redrawn=recipes(HEALING[0]), healing_tokens=5000)
+    assert [each.line for each in study.recipes] == [
+        "sleb | distil(tokens=5000)",
+        "sleb | reconstruct(tokens=5000) | finetune(tokens=900)",
+        "sleb | distil(minutes=2)",
+        "sleb",
+    ]
+    assert study.redrawn == study.recipes[:1]
+    assert [each.recipe for each in study.trials()[1:]] == list(study.recipes)
+    by_hand = study_of(tmp_path / "text.txt", "sleb | distil(tokens=5000)")
+    assert by_hand.trials()[1].key == study.trials()[1].key
+    written = write_study(study)
+    assert "healing_tokens = 5000\n" in written
+    assert parse_study(written, "it") == study == Study.model_validate_json(study.model_dump_json())
+    said = 'budgets = ["blocks=2"]\nrecipes = ["sleb | distil"]\nhealing_tokens = '
+    assert parse_study(f"{said}70\n", "it").recipes == recipes("sleb | distil(tokens=70)")
+    with pytest.raises(PlanError, match="The key 'healing_tokens' must be a whole number from 0"):
+        parse_study(f"{said}-1\n", "it")
+
+
+def test_recipes_that_are_healed_on_different_amounts_are_told(tmp_path):
+    path = tmp_path / "text.txt"
+    path.write_text("a short text " * 300)
+
+    def told(*lines: str, **own: Any) -> list[str]:
+        return [each for each in study_of(path, *lines, **own).warnings(None) if "different amounts" in each]
+
+    (sentence,) = told(*HEALING)
+    assert (
+        "'sleb | distil' on 200,000 tokens; 'sleb | reconstruct | finetune(tokens=900)' on 66,436 "
+        in sentence
+    )
+    assert "'sleb | distil(minutes=2)' on 2 minutes" in sentence
+    assert "'sleb'" not in sentence
+    assert told("sleb | distil", "sleb | reconstruct")
+    assert not told("sleb | distil", "sleb | reconstruct", healing_tokens=5000)
+    assert not told("sleb", "sleb | distil")
