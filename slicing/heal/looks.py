@@ -1,4 +1,4 @@
-"""What a training that runs has come to, left where another process can read it, such as a page that shows it.
+"""What a training that runs has come to, left where another process can read it, such as that of a page.
 
 Knows no torch, and nothing about how training goes.
 """

@@ -17,7 +17,7 @@ from analysis.sources.card import describe
 from analysis.sources.model import ModelSource
 from analysis.sources.text import TextSource
 from analysis.storage import runs_folder
-from app import plan_form, state
+from app import plan_form, proposal, state
 from app.engine import Load, Report
 from app.job import Job
 from app.jobs import Opened
@@ -397,7 +397,7 @@ def with_bases(monkeypatch: pytest.MonkeyPatch) -> None:
         text=run.result.calibration,
         bases=True,
     )
-    recipe = state.with_bases(run)
+    recipe = proposal.with_bases(run)
     monkeypatch.setattr(
         state, "bundled_run", lambda: run.model_copy(update={"request": recipe, "result": result})
     )
