@@ -28,7 +28,7 @@ BROKEN = 2.0
 """What loses so many nats per token more than the best is not drawn."""
 WIDEST = 54
 """Characters of a title on one line."""
-AROUND, ROOM, LINE = 78, 32, 17
+AROUND, ROOM, LINE = 78, 36, 17
 """Pixels of a chart around its rows, of a row beside its title, and of a line of that."""
 RUNGS = ("Previews", "Full forms", "Finalists")
 """The rungs of a shrink, the first one first."""
@@ -64,7 +64,7 @@ def draw_beside(rows: Sequence[Beside], chosen: int | None = None, theme: Theme 
     """
     labels = ["<br>".join(map(as_text, textwrap.wrap(each.title, WIDEST))) for each in rows]
     ends = list(accumulate((ROOM + LINE * (label.count("<br>") + 1) for label in labels), initial=0))
-    places = [end - ROOM / 2 for end in ends[1:]]
+    places = [end - 15 for end in ends[1:]]
     figure = empty_figure(theme, height=AROUND + ends[-1])
     note = {"showarrow": False, "xref": "paper", "font": {"size": 13, "color": theme.ink}}
     for top, place, label, each in zip(ends, places, labels, rows, strict=False):
@@ -74,7 +74,7 @@ def draw_beside(rows: Sequence[Beside], chosen: int | None = None, theme: Theme 
             x=0.0, xanchor="left", y=top + 4, yanchor="top", text=label, align="left", **note
         )
         figure.add_shape(
-            type="line", x0=1, x1=1, y0=place - 9, y1=place + 9, line={"color": theme.dense, "width": 3}
+            type="line", x0=1, x1=1, y0=place - 8, y1=place + 8, line={"color": theme.dense, "width": 3}
         )
     _add_text(figure, rows, places, theme, second=False)
     if any(each.other is not None for each in rows):
