@@ -1,8 +1,8 @@
 """What a session remembers, and the worker that all sessions share.
 
-With ``plan_state``, ``talk_state`` and ``trash`` the only reader and writer of ``st.session_state`` and
-``st.query_params``; the values of widgets bound to the URL are the widgets' own. Knows nothing about pages or
-figures.
+With ``plan_state``, ``talk_state``, ``shrink_state`` and ``trash`` the only reader and writer of
+``st.session_state`` and ``st.query_params``; the values of widgets bound to the URL are their own. Knows
+nothing about pages or figures.
 """
 
 from __future__ import annotations

@@ -9,17 +9,16 @@ from typing import Any
 import streamlit as st
 
 from analysis.errors import SlicescopeError
-from analysis.evaluate import Difference, perplexity_of
+from analysis.evaluate import perplexity_of
 from analysis.storage import runs_folder
 from app import parts, shrink_state, state, wish_form, wording
 from app.body import body_of, body_table
 from app.figures.body import draw_body
-from app.figures.compare import draw_differences
 from app.figures.healing import draw_healing
 from app.figures.shrink import RUNGS, Beside, Point, draw_beside, draw_race
 from app.report import build_report
 from app.shrink_tables import come_table, finalist_table, option_table, tried_table
-from app.tables import difference_table, healing_table, task_table
+from app.tables import healing_table, task_table
 from slicing.study.options import Option
 from slicing.study.requests import ShrinkRequest
 from slicing.study.results import Measurement, Run, ShrinkResult
@@ -233,27 +232,19 @@ def _after(run: Run, request: ShrinkRequest, result: ShrinkResult) -> None:
         for sentence in rest:
             st.markdown(f"- {wording.verbatim(sentence)}")
     parts.provenance("shrink")
-    pairs = _pairs(result)
+    measured = result.measurement
     left, right = st.columns(2, gap="large")
     with left:
         st.subheader("The finalists beside dense")
         rows = [_beside(each.recipe.title, each.measurement, result.dense) for each in result.finalists]
         parts.chart(draw_beside(rows, None, parts.theme()), "finalists", finalist_table(result))
-    with right:
-        st.subheader("Paired differences")
-        parts.chart(draw_differences(pairs, parts.theme()), "shrink-difference", difference_table(pairs))
-    measured = result.measurement
-    if measured.healed:
-        st.subheader("How it was healed")
-        parts.chart(draw_healing(measured.healed, parts.theme()), "healing", healing_table(measured.healed))
+    with right if measured.healed else st.container():
+        _healing(measured)
+    with st.container() if measured.healed else right:
+        _body(result)
     if (scores := task_table([result.dense, *(each.measurement for each in result.finalists)])) is not None:
         st.subheader("What they score on tasks")
         parts.rows(scores, "shrink-tasks")
-    if measured.inner or measured.layout:
-        st.subheader("Where it was cut")
-        boxes = body_of(result.shape, measured.inner, measured.layout, measured.schedule)
-        parts.chart(draw_body(boxes, parts.theme()), "shrink-body", body_table(boxes))
-        st.caption(wording.BODY_READING)
     st.subheader("What was tried")
     points = [Point(each.rung, each.line, each.nats) for each in result.tried if each.nats is not None]
     parts.chart(draw_race(points, parts.theme()), "race", tried_table(result))
@@ -262,12 +253,21 @@ def _after(run: Run, request: ShrinkRequest, result: ShrinkResult) -> None:
     parts.reproduction(run)
 
 
-def _pairs(result: ShrinkResult) -> list[tuple[str, Difference]]:
-    """The winner against dense, and the runner-up against the winner, on each text."""
-    pairs = [(f"winner against dense, {text}", each) for text, each in wording.beside_dense(result)]
-    return pairs + [
-        (f"runner-up against winner, {text}", each) for text, each in wording.beside_winner(result)
-    ]
+def _healing(measured: Measurement) -> None:
+    """How the loss fell where the winner was trained."""
+    if measured.healed:
+        st.subheader("How it was healed")
+        parts.chart(draw_healing(measured.healed, parts.theme()), "healing", healing_table(measured.healed))
+
+
+def _body(result: ShrinkResult) -> None:
+    """Where the winner was cut that blocks are taken out of, or that is cut inside them."""
+    measured = result.measurement
+    if measured.inner or measured.layout:
+        st.subheader("Where it was cut")
+        boxes = body_of(result.shape, measured.inner, measured.layout, measured.schedule)
+        parts.chart(draw_body(boxes, parts.theme()), "shrink-body", body_table(boxes))
+        st.caption(wording.BODY_READING)
 
 
 def _take_home(run: Run) -> None:

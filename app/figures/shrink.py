@@ -28,7 +28,7 @@ BROKEN = 2.0
 """What loses so many nats per token more than the best is not drawn."""
 WIDEST = 54
 """Characters of a title on one line."""
-AROUND, ROOM, LINE = 78, 36, 17
+AROUND, ROOM, LINE = 130, 36, 17
 """Pixels of a chart around its rows, of a row beside its title, and of a line of that."""
 RUNGS = ("Previews", "Full forms", "Finalists")
 """The rungs of a shrink, the first one first."""
@@ -84,7 +84,7 @@ def draw_beside(rows: Sequence[Beside], chosen: int | None = None, theme: Theme 
         figure.add_hrect(y0=low, y1=high, line={"color": HIGHLIGHT, "width": 2}, layer="below")
     reach = _reach(rows)
     figure.update_layout(
-        margin={"t": 34, "b": 44},
+        margin={"t": 34, "b": 60},
         xaxis={
             "title": {"text": "perplexity, times the dense model's (the tick at 1)"},
             # To the right there is room for the numbers.
