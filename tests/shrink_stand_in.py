@@ -48,6 +48,7 @@ def shrink_run(**changes: Any) -> Run:
         (Recipe.parse(f"{known[0].recipe.line} | distil(minutes=10)"), {"healed": (HEALED,)}),
         (known[1].recipe, {}),
     )
+    rungs: Any = ((1, 12, 3), (2, 4, 2), (3, 2, 2))
     tried = [
         Tried(
             rung=rung,
@@ -57,7 +58,7 @@ def shrink_run(**changes: Any) -> Run:
             seconds=20.0,
             dropped="" if place < last else "others lose less",
         )
-        for rung, count, last in ((1, 12, 3), (2, 4, 2), (3, 2, 2))
+        for rung, count, last in rungs
         for place, each in enumerate(known[:count])
     ]
     return board.model_copy(

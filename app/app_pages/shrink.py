@@ -210,12 +210,14 @@ def _rung(title: str, come: Sequence[Any], job: Any, over: bool) -> None:
 def _follow(request: ShrinkRequest) -> None:
     """A wish that is not done."""
     active = any(job.task == request for job in state.worker().active)
-    st.subheader(wording.verbatim(wording.title(request)))
+    if not active:
+        st.subheader(wording.verbatim(wording.title(request)))
+        st.info("This was stopped. What has come is kept and is not made again.", icon=":material/pause:")
     with st.container(horizontal=True, vertical_alignment="center"):
-        if not active:
-            st.info("This was stopped. What has come is kept and is not made again.", icon=":material/pause:")
-            if st.button("Go on", type="primary", icon=":material/play_arrow:"):
-                parts.ask(lambda: request)
+        if active:
+            st.markdown("What has come so far. Closing this page stops nothing.", width="stretch")
+        elif st.button("Go on", type="primary", icon=":material/play_arrow:"):
+            parts.ask(lambda: request)
         st.button("Another wish", icon=":material/add:", on_click=shrink_state.begin_anew)
     parts.apart(_underway, request, active, every=parts.POLL if active else None)
 
@@ -227,10 +229,12 @@ def _after(run: Run, request: ShrinkRequest, result: ShrinkResult) -> None:
     """The answer, what to do with it, and its evidence."""
     first, *rest = wording.shrunk(request, result)
     with st.container(border=True):
-        st.header(wording.verbatim(first))
-        _take_home(run)
-        for sentence in rest:
-            st.markdown(f"- {wording.verbatim(sentence)}")
+        st.header(wording.verbatim(first), anchor=False)
+        evidence, home = st.columns([7, 5], gap="large")
+        with evidence:
+            st.markdown("\n".join(f"- {wording.verbatim(sentence)}" for sentence in rest))
+        with home:
+            _take_home(run)
     parts.provenance("shrink")
     measured = result.measurement
     left, right = st.columns(2, gap="large")

@@ -224,7 +224,7 @@ def test_while_it_runs_the_rungs_fill_and_a_training_shows_its_loss(
     (job,) = desk.active
     assert "waits" in words(app) and "The first preview comes" in words(app)
     assert charts(app) == []
-    request = job.task
+    request: Any = job.task
     come += [trial_run(request, 1, 1, 0.2), trial_run(request, 1, 0, 0.1)]
     job.state, job.phase, job.done, job.total = "running", "Previews", 2, 9
     app.run()
@@ -331,27 +331,30 @@ def test_strangers_are_told_no_folder(answered: Run, monkeypatch: pytest.MonkeyP
 def test_what_broke_is_told_and_not_drawn() -> None:
     rows = [Beside("good", 1.3, (1.2, 1.4), 1.5), Beside("<b>broke", 8e4, None, 9.0)]
     drawing = draw_beside(rows)
-    drawn = [x for trace in drawing.figure.data for x in trace.x]
+    figure: Any = drawing.figure
+    drawn = [x for trace in figure.data for x in trace.x]
     assert drawn and max(drawn) <= FAR
-    notes = [note.text for note in drawing.figure.layout.annotations]
+    notes = [note.text for note in figure.layout.annotations]
     assert "1.30× · 1.50×" in notes and "80,000× → · 9× →" in notes and "&lt;b&gt;broke" in notes
-    assert [list(trace.customdata) for trace in drawing.figure.data] == [[0], [0]]
+    assert [list(trace.customdata) for trace in figure.data] == [[0], [0]]
     assert "good" in drawing.takeaway and draw_beside([]).takeaway == "Nothing is known yet."
 
 
 def test_the_best_of_every_rung_is_named() -> None:
     points = [Point(1, "b", 3.2), Point(1, "a", 3.1), Point(1, "broke", 30.0), Point(2, "a", 3.0)]
     drawing = draw_race(points)
-    assert [note.text for note in drawing.figure.layout.annotations] == ["a", "a"]
-    assert [trace.name for trace in drawing.figure.data] == list(RUNGS[:2])
-    assert [len(trace.x) for trace in drawing.figure.data] == [2, 1]
+    figure: Any = drawing.figure
+    assert [note.text for note in figure.layout.annotations] == ["a", "a"]
+    assert [trace.name for trace in figure.data] == list(RUNGS[:2])
+    assert [len(trace.x) for trace in figure.data] == [2, 1]
     assert "Previews: 3 tried, least loss 3.100 by a." in drawing.takeaway
 
 
 def test_a_training_that_has_begun_reaches_as_far_as_it_will_come() -> None:
     training = Underway(step="distil", windows=8, looks=HEALED.looks[:3], tokens=15_000, used=0.25)
     drawing = draw_underway(training)
-    assert list(drawing.figure.layout.xaxis.range) == [0, pytest.approx(63_600)]
+    figure: Any = drawing.figure
+    assert list(figure.layout.xaxis.range) == [0, pytest.approx(63_600)]
     assert "25 % of its budget, 15,000 tokens" in drawing.takeaway
     early = Underway(step="distil", windows=8, looks=HEALED.looks[:1], tokens=0, used=0.0)
     assert "the first look at the loss comes after a tenth" in draw_underway(early).takeaway
