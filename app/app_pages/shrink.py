@@ -177,7 +177,7 @@ def _underway(request: ShrinkRequest, active: bool) -> None:
             _rung(title, here, job if now == place else None, place < now)
     if training := shrink_state.training():
         st.markdown("**How the loss falls while it heals**")
-        st.progress(training.used, text=f"{wording.percent(training.used)} of the minutes for healing")
+        st.progress(training.used, text=f"{wording.percent(training.used)} of the time for healing is used")
         parts.training(training, "training", height=300)
     if come:
         points = [Point(each.rung, each.line, each.nats) for each in come]
@@ -301,6 +301,7 @@ def _take_home(run: Run) -> None:
         f"slicescope export {run.key} --to hf --out small\n"
         f"slicescope export {run.key} --to gguf --out small.gguf",
         language="bash",
+        wrap_lines=True,
     )
 
 

@@ -246,8 +246,7 @@ def draw_underway(training: Underway, theme: Theme = LIGHT, height: int = ROWS_H
             y=losses[-1],
             text=f"{losses[-1]:.3f}",
             showarrow=False,
-            xanchor="left",
-            xshift=10,
+            yshift=18,  # over the line that says how far it is
             font={"size": 14, "color": theme.ink},
         )
     figure.update_xaxes(
