@@ -7,31 +7,31 @@ from __future__ import annotations
 
 import streamlit as st
 
-from app import parts, state, wording
+from app import parts, shrink_state, state, wording
 from app.job import Job
 
 BUSY, IDLE = 1.0, 5.0
 """Seconds between looks at the worker, with and without a job."""
 
 
-def header() -> None:
-    """Draw the strip; it refreshes itself."""
+def header(curve: bool = True) -> None:
+    """Draw the strip; it refreshes itself. ``curve``: with the loss of a training, if the page has none."""
     if news := state.news():
         st.toast(
             f"Done: {wording.verbatim(wording.title(news.task))}", icon=":material/check:", duration="long"
         )
     every = BUSY if state.worker().active else IDLE
-    parts.apart(_strip, every, every=every)
+    parts.apart(_strip, every, curve, every=every)
 
 
-def _strip(every: float) -> None:
+def _strip(every: float, curve: bool) -> None:
     worker = state.worker()
     active = worker.active
     if state.settle() or state.another_is_open() or (every == BUSY) != bool(active):
         st.rerun()
     _resources()
     if active:
-        _jobs(active)
+        _jobs(active, curve)
     for sentence in state.lost_jobs():
         with st.container(horizontal=True, vertical_alignment="center"):
             st.warning(state.told(sentence), icon=":material/restart_alt:")
@@ -60,7 +60,7 @@ def _resources() -> None:
         st.caption(f":material/memory: {used}", width="content")
 
 
-def _jobs(active: tuple[Job, ...]) -> None:
+def _jobs(active: tuple[Job, ...], curve: bool) -> None:
     worker, first = state.worker(), active[0]
     # What is being fetched goes on beside the job that runs, and so is shown beside it.
     fetching = [job for job in active[1:] if job.fetching]
@@ -96,6 +96,9 @@ def _jobs(active: tuple[Job, ...]) -> None:
         st.progress(first.share, text=wording.progress(first, worker.position(first)))
         if first.restarted:
             st.caption("The server was restarted, and this job begins again. Finished trials are kept.")
+        if curve and state.may_cancel(first) and (training := shrink_state.training()):
+            with st.expander("How the loss falls while it heals", icon=":material/healing:"):
+                parts.training(training, "strip-training", height=200)
         for job in fetching:
             with st.container(horizontal=True, vertical_alignment="center"):
                 st.markdown(f"**{_title(job)}**", width="stretch")

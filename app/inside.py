@@ -13,6 +13,7 @@ from analysis.shape import CACHED_TOKENS, ModelShape
 from app import controls, parts, repeat, state, wording
 from app.body import body_of, body_table
 from app.figures.body import draw_body
+from app.proposal import with_units
 from slicing.budget import Budget
 from slicing.inner.costs import UnitCosts, predicted_cost, widths_at
 from slicing.inner.widths import InnerWidths
@@ -63,7 +64,7 @@ def tuning(run: Run) -> None:
             and not state.policy().demo_mode
             and st.button("Measure attentions and MLPs too", icon=":material/query_stats:")
         ):
-            parts.ask(lambda: state.with_units(run, measured=True))
+            parts.ask(lambda: with_units(run, measured=True))
         if study:
             st.caption(_compared(study, size))
     if study:
@@ -85,7 +86,7 @@ def _no_costs(run: Run) -> None:
             "pass for every attention and every MLP.",
         )
         if st.button("Measure the costs", type="primary", icon=":material/query_stats:"):
-            parts.ask(lambda: state.with_units(run, measured))
+            parts.ask(lambda: with_units(run, measured))
 
 
 def _draw(widths: InnerWidths, costs: UnitCosts, shape: ModelShape, itemsize: int) -> None:

@@ -10,7 +10,7 @@ from app.figures.base import DARK
 from app.header import header
 
 ICONS = Path(__file__).parent / "icons"
-PROFILE = "app_pages/profile.py"
+SHRINK = "app_pages/shrink.py"
 STUDY = "app_pages/study.py"
 TALK = "app_pages/talk.py"
 # In streamlit's menu the theme and printing are of use; recording the screen and streamlit's version are not.
@@ -26,8 +26,8 @@ color: #8AB8EC; }
 
 
 def _begin() -> None:
-    """The bare address opens the profile, where there is something to see."""
-    st.switch_page(PROFILE, query_params=st.query_params.to_dict())
+    """The bare address opens what one comes for: a smaller model."""
+    st.switch_page(SHRINK, query_params=st.query_params.to_dict())
 
 
 def _moved(name: str) -> Callable[[], None]:
@@ -61,13 +61,19 @@ page = st.navigation(
     [
         st.Page(_begin, url_path="begin", default=True, visibility="hidden"),
         st.Page(
+            SHRINK,
+            title="Make it smaller",
+            icon=":material/compress:",
+            help="Say how small, how long and where it must open, and get the model with what it cost.",
+        ),
+        st.Page(
             "app_pages/model.py",
             title="Model",
             icon=":material/deployed_code:",
             help="Choose a model, see whether it can be sliced, open and close it.",
         ),
         st.Page(
-            PROFILE,
+            "app_pages/profile.py",
             title="Profile",
             icon=":material/bar_chart:",
             help="How much every block changes its input, and so where the model is redundant.",
@@ -107,5 +113,5 @@ if talk_state.presenting() != (page.url_path == "talk"):
     st.switch_page(TALK, query_params={**st.query_params.to_dict(), "present": "1"})
 with turns.turn():
     if not talk_state.presenting():
-        header()
+        header(curve=page.url_path != "shrink")
     page.run()

@@ -22,8 +22,11 @@ from app.citations import bibtex
 from app.engine import Task
 from app.figures.base import DARK, LIGHT, Drawing, Theme
 from app.figures.profile import draw_scatter, outliers
+from app.figures.shrink import draw_underway
 from app.report import build_report
+from app.shrink_tables import looks_table
 from app.tables import damage_table, text_table
+from slicing.heal.looks import Underway
 from slicing.library import pack
 from slicing.study.requests import CompressRequest
 from slicing.study.results import Request, Run
@@ -137,6 +140,11 @@ def _unfinished(study: Study, draw: Callable[[Board], None], active: bool) -> No
     if not active and st.button("Resume", type="primary", icon=":material/play_arrow:"):
         ask(lambda: study)
     draw(found)
+
+
+def training(found: Underway, key: str, height: int) -> None:
+    """Draw how the loss falls in a training that runs."""
+    chart(draw_underway(found, theme(), height), key, looks_table(found))
 
 
 def provenance(view: state.View) -> state.Shown | None:

@@ -1,4 +1,5 @@
-"""What the forms of a new study start from: the model and the texts of the run that is shown, and a plan.
+"""What the forms of a new study start from: the model and the texts of the run that is shown, and a plan; and
+the profile of a run once more, with more in it.
 
 Knows nothing about streamlit or sessions.
 """
@@ -9,7 +10,7 @@ from typing import Any, NamedTuple
 
 from analysis.sources.text import TextSource
 from slicing.plan import Plan
-from slicing.study.requests import Judged
+from slicing.study.requests import Judged, ProfileRequest
 from slicing.study.results import Run
 from slicing.study.study import Study, comparison
 
@@ -57,3 +58,28 @@ def propose(run: Run, plan: Plan) -> Proposal:
         speed_rounds=5,
     )
     return Proposal(judged, plan)
+
+
+def with_bases(run: Run) -> ProfileRequest:
+    """The profile of a run anew, keeping the bases that previews need."""
+    return _profile_anew(run, bases=True)
+
+
+def with_units(run: Run, measured: bool = False) -> ProfileRequest:
+    """The profile of a run anew, with what units cost, and measured what whole attentions and MLPs do."""
+    return _profile_anew(run, units=True, units_measured=measured)
+
+
+def _profile_anew(run: Run, **fields: Any) -> ProfileRequest:
+    request = run.request
+    if request.kind == "profile":
+        return request.model_copy(update=fields)
+    _, drawn, seed = request.profile_draw
+    return ProfileRequest(
+        model=request.model,
+        text=request.profile_text,
+        windows=drawn,
+        window_length=request.window_length,
+        seed=seed,
+        **fields,
+    )

@@ -132,6 +132,7 @@ def _of_shrink(request: ShrinkRequest, result: ShrinkResult) -> Sections:
     yield Section("Paired difference", draw_differences(pairs), difference_table(pairs))
     if (scores := task_table([result.dense, *(each.measurement for each in result.finalists)])) is not None:
         yield Section("What they score on tasks", None, scores, TASKS_READING)
+    yield from _healing(result.measurement)
     yield from _body(result.shape, result.measurement, of=f"{result.winner.recipe.title}.")
     yield Section("What was tried", None, tried_table(result), wording.TRIED_READING)
     yield from _recipes(tuple(each.recipe for each in result.finalists))

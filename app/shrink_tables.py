@@ -7,8 +7,10 @@ from collections.abc import Sequence
 import pandas as pd
 
 from app import wording
+from slicing.heal.looks import Underway
 from slicing.study.options import Option
 from slicing.study.results import ShrinkResult
+from slicing.study.underway import Come
 
 RUNGS = {1: "preview", 2: "full", 3: "finalist"}
 """What the rungs of a shrink are called."""
@@ -70,3 +72,24 @@ def option_table(options: Sequence[Option]) -> pd.DataFrame:
         for each in options
     )
     return found.dropna(axis="columns", how="all")
+
+
+def come_table(found: Sequence[Come]) -> pd.DataFrame:
+    """List the trials of a shrink that have come, each rung with the least loss first."""
+    return pd.DataFrame(
+        {
+            "rung": RUNGS[each.rung],
+            "recipe": each.line,
+            "loss": round(each.nats, 3),
+            "took, s": round(each.seconds, 1),
+        }
+        for each in sorted(found, key=lambda each: (each.rung, each.nats))
+    )
+
+
+def looks_table(training: Underway) -> pd.DataFrame:
+    """Every look at a model that is being trained, so far."""
+    return pd.DataFrame(
+        [(training.step, look.tokens, round(look.loss, 4)) for look in training.looks],
+        columns=["step", "tokens trained on", "loss, nats per token"],
+    )

@@ -1,8 +1,8 @@
 """What a session remembers, and the worker that all sessions share.
 
-With ``plan_state``, ``talk_state`` and ``trash`` the only reader and writer of ``st.session_state`` and
-``st.query_params``; the values of widgets bound to the URL are the widgets' own. Knows nothing about pages or
-figures.
+With ``plan_state``, ``talk_state``, ``shrink_state`` and ``trash`` the only reader and writer of
+``st.session_state`` and ``st.query_params``; the values of widgets bound to the URL are their own. Knows
+nothing about pages or figures.
 """
 
 from __future__ import annotations
@@ -34,7 +34,6 @@ from app.proposal import Proposal, propose
 from slicing.library import note_of
 from slicing.plan import Plan
 from slicing.preview import Preview, PreviewRequest
-from slicing.study.requests import ProfileRequest
 from slicing.study.results import Run
 from slicing.study.store import (
     bundled_board,
@@ -47,10 +46,10 @@ from slicing.study.store import (
 )
 from slicing.study.study import Study
 
-View = Literal["profile", "compare", "study"]
-"""What can be looked at: a run's profile, a comparison, a study. Also the names in the URL."""
-_VIEWS: tuple[View, ...] = ("profile", "compare", "study")
-_WORDS = {"compare": "comparison", "study": "study"}
+View = Literal["profile", "compare", "study", "shrink"]
+"""What is looked at: a run's profile, a comparison, a study, the answer to a wish. Names in the URL too."""
+_VIEWS: tuple[View, ...] = ("profile", "compare", "study", "shrink")
+_WORDS = {"compare": "comparison", "study": "study", "shrink": "answer to a wish"}
 DEMOS = {"demo-map": bundled_sweep, "demo-ranking": bundled_contest, "demo-frontier": bundled_board}
 """The studies that ship with slicescope, by the names that stand in links."""
 EARLIER = {"sweep": "demo-map", "contest": "demo-ranking", "leaderboard": "demo-frontier"}
@@ -198,23 +197,34 @@ def show_run(view: View, key: str) -> None:
     st.session_state.pop(f"{view}-asked", None)
 
 
+def asked_for(view: View) -> tuple[Run | None, str | None]:
+    """The run that a view was asked to show, or why it cannot be, as a sentence without its full stop."""
+    key = st.session_state.get(f"{view}-run")
+    if not key or key in DEMOS:
+        return None, None
+    try:
+        run = find_run(key)
+        if policy().demo_mode and run.key != key:  # the first digits would be quickly guessed
+            raise StorageError(f"There is no run '{key}'.")
+        if view == "profile" or view in views_of(run.request):
+            return run, None
+        return None, told(f"The run {run.key} is no {_WORDS[view]}")
+    except StorageError:
+        why = "cannot be read" if is_stored(key) else "is no longer stored"
+        return None, told(f"The run '{key}' {why}")
+
+
 def shown(view: View) -> Shown | None:
     """The run that a view shows: the one asked for, else the bundled one, else ``None``."""
-    key, problem = st.session_state.get(f"{view}-run"), None
-    if key and key not in DEMOS:
-        try:
-            run = find_run(key)
-            if policy().demo_mode and run.key != key:  # the first digits would be quickly guessed
-                raise StorageError(f"There is no run '{key}'.")
-            if view == "profile" or view in views_of(run.request):
-                return Shown(run, bundled=False, problem=None)
-            problem = told(f"The run {run.key} is no {_WORDS[view]}, so the demo's is shown.")
-        except StorageError:
-            why = "cannot be read" if is_stored(key) else "is no longer stored"
-            problem = told(f"The run '{key}' {why}, so the demo's is shown.")
+    run, problem = asked_for(view)
+    if run:
+        return Shown(run, bundled=False, problem=None)
+    if view == "shrink":  # of which none ships
+        return None
+    key = st.session_state.get(f"{view}-run")
     ships = DEMOS.get(key or "", bundled_sweep) if view == "study" else bundled_run
     try:
-        return Shown(ships(), bundled=True, problem=problem)
+        return Shown(ships(), bundled=True, problem=problem and f"{problem}, so the demo's is shown.")
     except StorageError:
         return None
 
@@ -231,7 +241,7 @@ def views_of(task: Task) -> tuple[View, ...]:
         return ("profile",)
     if task.kind == "study":
         return ("compare", "study") if task.view == "comparison" else ("study",)
-    return ()
+    return ("shrink",) if task.kind == "shrink" else ()
 
 
 def unfinished() -> Study | None:
@@ -375,31 +385,6 @@ def preview_of(run: Run, plan: Plan) -> Preview | str | None:
     return (worker().preview(request, owner) or alone) if isinstance(alone, Preview) else alone
 
 
-def with_bases(run: Run) -> ProfileRequest:
-    """The profile of a run anew, keeping the bases that previews need."""
-    return _profile_anew(run, bases=True)
-
-
-def with_units(run: Run, measured: bool = False) -> ProfileRequest:
-    """The profile of a run anew, with what units cost, and measured what whole attentions and MLPs do."""
-    return _profile_anew(run, units=True, units_measured=measured)
-
-
-def _profile_anew(run: Run, **fields: Any) -> ProfileRequest:
-    request = run.request
-    if request.kind == "profile":
-        return request.model_copy(update=fields)
-    _, drawn, seed = request.profile_draw
-    return ProfileRequest(
-        model=request.model,
-        text=request.profile_text,
-        windows=drawn,
-        window_length=request.window_length,
-        seed=seed,
-        **fields,
-    )
-
-
 def model_card(source: ModelSource) -> ModelCard:
     """The model card (``ModelError`` when there is none), read once a minute rather than at every click."""
     policy().check(source)
@@ -443,8 +428,8 @@ def submit(task: Task) -> Job:
     job = worker().submit(task, owner)
     if isinstance(task, Value):
         note_made(task.key)
-    if task.kind == "study" and views_of(task)[0] == "study":
-        st.session_state["study-asked"] = task
+    if (views := views_of(task)) and views[0] in ("study", "shrink"):
+        st.session_state[f"{views[0]}-asked"] = task
     st.session_state["notice"] = None
     st.session_state.setdefault("watched", []).append(job)
     return job

@@ -7,6 +7,7 @@ import streamlit as st
 from analysis.shape import ModelShape
 from app import controls, parts, state, wording
 from app.figures.units import draw_unit_agreement, draw_unit_curve, draw_unit_map, shown_parts
+from app.proposal import with_units
 from app.unit_tables import unit_agreement_table, unit_curve_table, unit_map_table
 from slicing.inner.costs import Part, Prediction, UnitCosts, branch_of
 from slicing.study.results import Run
@@ -44,7 +45,7 @@ def _offer(run: Run, words: str, label: str, measured: bool = False) -> None:
     with st.container(border=True, horizontal=True, vertical_alignment="center"):
         st.markdown(words, width="stretch")
         if st.button(label, icon=":material/query_stats:"):
-            parts.ask(lambda: state.with_units(run, measured))
+            parts.ask(lambda: with_units(run, measured))
 
 
 def _map(run: Run, costs: UnitCosts, shape: ModelShape) -> Part | None:

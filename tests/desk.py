@@ -29,6 +29,7 @@ class Desk:
         self.report: Report | None = None
         self.opened: Opened | None = None
         self.lost: tuple[str, ...] = ()
+        self.pid: int | None = None
         self.refusal: str | None = None
         self.previewed: list[PreviewRequest] = []
         self.found: Preview | str | None = None

@@ -18,7 +18,7 @@ from urllib.parse import urljoin
 
 import pytest
 from conftest import byte_tokenizer, tiny_model
-from serving import MISSING, chromium, visit, wait_until_it_answers
+from serving import MISSING, chromium, go, visit, wait_until_it_answers
 
 ROOT = Path(__file__).parents[1]
 ROOMS = ("analysis", "slicing", "app")
@@ -135,7 +135,9 @@ def test_the_app_is_served(installed, environment, nowhere, tmp_path) -> None:
         wait_until_it_answers(address, server, log)
         with chromium() as browser:
             page = visit(browser, address)
-            assert page.locator("h1").first.inner_text() == "Where is it redundant?"
+            assert page.locator("h1").first.inner_text() == "Make it smaller"
+            page.get_by_text("Best so far for 20% fewer parameters").first.wait_for()
+            go(page, "Profile")
             page.get_by_text("The demo run that ships with slicescope").first.wait_for()
             logo = page.get_by_test_id("stHeaderLogo")
             logo.wait_for()

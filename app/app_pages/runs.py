@@ -46,6 +46,8 @@ def _look(run: Run) -> None:
         places.append(("Open the comparison", "compare", ":material/balance:"))
     if "study" in state.views_of(run.request):
         places.append(("Open the study", "study", ":material/leaderboard:"))
+    if "shrink" in state.views_of(run.request):
+        places.insert(0, ("Open the answer", "shrink", ":material/compress:"))
     for label, page, icon in places:
         if st.button(label, icon=icon):
             state.show_run("profile" if page == "tune" else page, run.key)  # type: ignore[arg-type]

@@ -11,6 +11,7 @@ from analysis.profile import LayerProfile
 from analysis.shape import ModelShape
 from app import controls, inside, parts, plan_form, plan_state, repeat, state, wording
 from app.figures.plan import draw_schedule
+from app.proposal import with_bases
 from app.tables import schedule_table
 from slicing.plan import Plan
 from slicing.preview import Preview
@@ -69,7 +70,7 @@ def _previews(run: Run, plan: Plan) -> None:
                 width="stretch",
             )
             if st.button("Prepare previews", icon=":material/speed:"):
-                parts.ask(lambda: state.with_bases(run))
+                parts.ask(lambda: with_bases(run))
         return
     waiting = _incomplete(state.preview_of(run, plan))
     parts.apart(_preview, run, plan, waiting, every=_POLL if waiting else None)

@@ -37,7 +37,16 @@ from app.wording.results import (
     verdict,
     window_reading,
 )
-from app.wording.shrink import TRIED_READING, answer, beside_dense, beside_winner, shrunk
+from app.wording.shrink import (
+    TRIED_READING,
+    answer,
+    beside_dense,
+    beside_winner,
+    differences,
+    known,
+    opened,
+    shrunk,
+)
 from app.wording.studies import (
     FRONTIER_READING,
     INT8_READING,

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from analysis.evaluate import Difference, Perplexity, corrected, difference, perplexity_of
 from app.wording.numbers import counted, duration, joined, memory, parameters, percent, times
 from app.wording.results import evidence
 from app.wording.studies import quoted
+from slicing.study.options import Option
 from slicing.study.requests import ShrinkRequest
 from slicing.study.results import Measurement, ShrinkResult
+from slicing.wish import Wish
 
 TRIED_READING = (
     "Loss is in nats per token on search windows, which choose; each rung is judged on other ones, so that "
@@ -44,7 +48,7 @@ def _texts(result: ShrinkResult) -> tuple[str, str]:
 def shrunk(request: ShrinkRequest, result: ShrinkResult) -> list[str]:
     """Answer a wish: the answer first, then its evidence, a sentence each."""
     told = [answer(result), *_evidence(result), *_runner_up(result), *_hoped(request, result)]
-    return [*told, _opened(result), *_speed(result), _tried(request, result)]
+    return [*told, opened(result.plain), *_speed(result), _tried(request, result)]
 
 
 def answer(result: ShrinkResult) -> str:
@@ -112,8 +116,9 @@ def _hoped(request: ShrinkRequest, result: ShrinkResult) -> list[str]:
     return [f"The {wanted:g} times that were hoped for are not reached: let less go, or give more minutes."]
 
 
-def _opened(result: ShrinkResult) -> str:
-    if result.plain:
+def opened(plain: bool) -> str:
+    """Say who opens a model; ``plain`` is an ordinary checkpoint of its architecture."""
+    if plain:
         return "Every tool opens it as a model of its architecture."
     return (
         "transformers 5.23 or later opens it with 'trust_remote_code=True', by the modelling files in the "
@@ -141,3 +146,30 @@ def _tried(request: ShrinkRequest, result: ShrinkResult) -> str:
     told = f"{joined(parts)} were tried, in {duration(sum(each.seconds or 0 for each in ran))} of trials"
     told += f"; {duration(60 * request.wish.minutes)} were wished for"
     return f"{told}, and for {counted(late, 'trial')} there was no time." if late else f"{told}."
+
+
+def known(options: Sequence[Option], wish: Wish) -> str:
+    """Say in one sentence what is best of the known ``options``, best first, and what is as good."""
+    best = options[0]
+    told = (
+        f"Best so far for {wish.line}: {quoted(best.recipe)}, perplexity "
+        f"{_beside(best.measured.evaluation, best.dense.evaluation)}"
+    )
+    if best.other_times is not None:
+        told += f", and {best.other_times:.2f} times on the second text"
+    return f"{told}; {_near(options)}."
+
+
+def _near(options: Sequence[Option]) -> str:
+    """Say what is not clearly worse than the first, of all others on all texts, corrected together (Holm)."""
+    best, *others = options
+    if not others:
+        return "nothing else is known"
+    pairs = [(each, differences(best.measured, each.measured)) for each in others]
+    verdicts = iter(corrected([each for _, found in pairs for each in found]))
+    near = [each for each, found in pairs if {next(verdicts).verdict for _ in found} != {"worse"}]
+    if not near:
+        return "all others that are known are clearly worse"
+    named = [quoted(each.recipe) for each in near[:2]]
+    more = [f"{len(near) - 2} more"] if len(near) > 2 else []
+    return f"no clear difference to {joined([*named, *more])}"

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from analysis.device import Precision, out_of_memory_told, synchronise
 from analysis.evaluate import batch_size, perplexity
 from slicing.heal.limits import Limits, rate_at
+from slicing.heal.looks import shown
 from slicing.heal.record import Healed, Look
 from slicing.heal.resume import Resume
 from slicing.heal.short import Moments, optimiser_of, set_rate
@@ -103,12 +104,13 @@ def train(
         synchronise(device)
         return before + time.perf_counter() - start
 
-    with out_of_memory_told("training", device):
+    with out_of_memory_told("training", device), shown(settings.name, len(held)) as note:
         while True:
             used = limits.used(state.tokens, state.seconds)
             if used * LOOKS >= len(state.looks) or used >= 1.0:
                 best = _look(student, parameters, held, state, best, settings.precision)
                 state.seconds = spent()
+                note(state.looks, state.tokens, used)
                 tell(used)
                 if used >= 1.0 or state.waited >= PATIENCE:
                     state.ended = "budget" if used >= 1.0 else "no gain"
@@ -128,7 +130,9 @@ def train(
             state.step += 1
             state.tokens += rows.numel()
             state.seconds = spent()
-            tell(limits.used(state.tokens, state.seconds))
+            used = limits.used(state.tokens, state.seconds)
+            note(state.looks, state.tokens, used)
+            tell(used)
     _put(parameters, best)
     return Healed(
         step=settings.name,

@@ -5,7 +5,8 @@ Reads runs, makes none.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -15,6 +16,7 @@ from analysis.shape import ModelShape
 from analysis.sources.model import ModelSource
 from slicing.budget import Budget
 from slicing.study.recipe import Recipe
+from slicing.study.requests import Trial
 from slicing.study.results import Measurement, Run
 from slicing.study.store import bundled_board, list_runs
 from slicing.wish import Wish
@@ -33,6 +35,8 @@ class Option(NamedTuple):
     """Judged on the same windows."""
     key: str
     """Of the run that it is from."""
+    trial: Trial
+    """What was asked for to judge it."""
 
     @property
     def times(self) -> float:
@@ -57,30 +61,36 @@ class Option(NamedTuple):
 class _Judged(NamedTuple):
     """A trial, and the digest of the windows that it was judged on."""
 
-    recipe: Recipe
-    budget: Budget | None
+    trial: Trial
     measured: Measurement
     windows: str
     key: str
 
 
-def known_options(model: ModelSource, wish: Wish, shape: ModelShape, itemsize: int) -> tuple[Option, ...]:
+def known_options(
+    model: ModelSource,
+    wish: Wish,
+    shape: ModelShape,
+    itemsize: int,
+    may_see: Callable[[str], bool] = lambda key: True,
+) -> tuple[Option, ...]:
     """Rank what was judged of this model and fulfils a wish, least loss first.
 
     Of several texts that models were judged on it is the one with most recipes. Of a recipe that was judged
     more than once, as by several draws, it is the one in the middle: the best would flatter it. ``itemsize``:
-    bytes of a parameter. Raises ``PlanError`` for a size that no method reaches.
+    bytes of a parameter. ``may_see`` says of the key of a stored run whether it counts. Raises ``PlanError``
+    for a size that no method reaches.
     """
     size = wish.size(shape, itemsize)
-    known = list(_judged(model))
+    known = list(_judged(model, may_see))
     groups: dict[str, list[Option]] = {}
     for windows in dict.fromkeys(each.windows for each in known):
         here = [each for each in known if each.windows == windows]
-        dense = next((each.measured for each in here if not each.recipe.steps), None)
+        dense = next((each.measured for each in here if not each.trial.recipe.steps), None)
         groups[windows] = [
-            Option(each.recipe, each.budget, each.measured, dense, each.key)
+            Option(each.trial.recipe, each.trial.budget, each.measured, dense, each.key, each.trial)
             for each in here
-            if dense and each.budget and _answers(each, wish, shape, itemsize, size)
+            if dense and each.trial.budget and _answers(each, wish, shape, itemsize, size)
         ]
     most = max(groups.values(), key=len, default=[])
     draws: dict[str, list[Option]] = {}
@@ -90,18 +100,29 @@ def known_options(model: ModelSource, wish: Wish, shape: ModelShape, itemsize: i
 
 
 def _answers(each: _Judged, wish: Wish, shape: ModelShape, itemsize: int, size: int) -> bool:
-    found = each.measured
-    large = wish.missed_by(shape, itemsize, found.parameters, found.flops_per_token)
-    opens = wish.opens != "everywhere" or each.recipe.opens_everywhere
-    return not large and found.parameters >= SMALLER * size and opens and not each.recipe.control
+    found, recipe = each.measured, each.trial.recipe
+    if found.parameters < SMALLER * size or recipe.control:
+        return False
+    if wish.opens == "everywhere" and not recipe.opens_everywhere:
+        return False
+    return not wish.missed_by(shape, itemsize, found.parameters, found.flops_per_token)
 
 
-def _judged(model: ModelSource) -> Iterator[_Judged]:
+def _judged(model: ModelSource, may_see: Callable[[str], bool]) -> Iterator[_Judged]:
     """All trials of a model, wherever and in whatever dtype it was opened."""
     stored, _ = list_runs(but=("profile", "search", "compress", "study", "shrink"))
-    for run in (*stored, bundled_board()):
-        if _place(run.request.model) == _place(model):
+    for run in stored:
+        if may_see(run.key) and _place(run.request.model) == _place(model):
             yield from _of_run(run)
+    board = bundled_board()
+    if _place(board.request.model) == _place(model):
+        yield from _of_board(board.key)
+
+
+@lru_cache(maxsize=2)
+def _of_board(key: str) -> tuple[_Judged, ...]:
+    """The trials of the study that ships, which does not change."""
+    return tuple(_of_run(bundled_board()))
 
 
 def _of_run(run: Run) -> Iterator[_Judged]:
@@ -114,7 +135,7 @@ def _of_run(run: Run) -> Iterator[_Judged]:
         return
     for trial, each in zip(trials, measured, strict=True):
         if not trial.jitter:
-            yield _Judged(trial.recipe, trial.budget, each, result.evaluation.digest, run.key)
+            yield _Judged(trial, each, result.evaluation.digest, run.key)
 
 
 def _place(model: ModelSource) -> tuple[str, str, str | None]:

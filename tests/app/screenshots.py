@@ -18,6 +18,7 @@ from slicing.study.store import BUNDLED_BOARD, BUNDLED_CONTEST, BUNDLED_RUN, BUN
 
 FOLDER = Path(__file__).parents[2] / "assets" / "screenshots"
 PAGES = {
+    "shrink": "shrink",
     "model": "model",
     "profile": "profile",
     "near": "profile?near=Depth+by+depth",
@@ -29,7 +30,17 @@ PAGES = {
     "runs": "runs",
     **{f"talk-{step}": f"?present=1&step={step}" for step in range(1, 8)},
 }
-NARROW = ("profile", "tune", "compare", "study-map", "study-ranking", "study-frontier", "runs", "talk-3")
+NARROW = (
+    "shrink",
+    "profile",
+    "tune",
+    "compare",
+    "study-map",
+    "study-ranking",
+    "study-frontier",
+    "runs",
+    "talk-3",
+)
 
 
 def main() -> None:

@@ -50,12 +50,12 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture
 def page(server: Server, browser: Any) -> Iterator[Any]:
-    page = visit(browser, server.address, viewport={"width": 1440, "height": 1000})
+    page = visit(browser, f"{server.address}/profile", viewport={"width": 1440, "height": 1000})
     yield page
     page.context.close()
 
 
-def another(server: Server, browser: Any, path: str = "") -> Any:
+def another(server: Server, browser: Any, path: str = "profile") -> Any:
     """A second person, in a session of their own."""
     return visit(browser, f"{server.address}/{path}", viewport={"width": 1440, "height": 1000})
 
@@ -71,7 +71,7 @@ def strip(page: Any) -> Any:
 def test_from_the_model_to_the_verdict(server: Server, page: Any, model: str) -> None:
     outside: list[str] = []
     page.on("request", lambda request: outside.append(request.url) if not is_local(request.url) else None)
-    page.goto(server.address)  # the bare address opens the profile of the run that ships with slicescope
+    page.goto(f"{server.address}/profile")  # of the run that ships with slicescope
     page.get_by_role("heading", name="Where is it redundant?").wait_for()
     page.locator(".js-plotly-plot .bars .point").nth(5).wait_for()
 

@@ -11,7 +11,7 @@ from desk import Desk, charts, press, seated, words
 from idle_app import page
 
 from analysis.errors import UnsupportedError
-from app import inside, state
+from app import inside, proposal, state
 from app.inside import COMPARED
 from app.policy import Policy
 from app.wording import first_blocks
@@ -68,7 +68,7 @@ def costs(monkeypatch: pytest.MonkeyPatch) -> UnitCosts:
         text=run.result.calibration,
         units=found,
     )
-    changed = run.model_copy(update={"request": state.with_units(run), "result": result})
+    changed = run.model_copy(update={"request": proposal.with_units(run), "result": result})
     monkeypatch.setattr(state, "bundled_run", lambda: changed)
     return found
 

@@ -17,7 +17,7 @@ from analysis.sources.card import describe
 from analysis.sources.model import ModelSource
 from analysis.sources.text import TextSource
 from analysis.storage import runs_folder
-from app import plan_form, state
+from app import plan_form, proposal, state
 from app.engine import Load, Report
 from app.job import Job
 from app.jobs import Opened
@@ -47,15 +47,10 @@ def type_into(app: AppTest, key: str, text: str) -> None:
     box.set_value(text)
 
 
-def test_the_bare_address_opens_the_profile(desk: Desk) -> None:
-    app = AppTest.from_file(str(MAIN), default_timeout=30).run()
-    assert not app.exception
-    assert app.title[0].value == "Where is it redundant?"
-
-
 @pytest.mark.parametrize(
     ("name", "title"),
     [
+        ("shrink", "Make it smaller"),
         ("profile", "Where is it redundant?"),
         ("tune", "How much to cut where?"),
         ("compare", "What did it cost?"),
@@ -69,7 +64,7 @@ def test_every_page_opens(desk: Desk, name: str, title: str) -> None:
     assert not app.error
 
 
-@pytest.mark.parametrize("name", ["model", "profile", "tune", "compare", "runs", "study"])
+@pytest.mark.parametrize("name", ["shrink", "model", "profile", "tune", "compare", "runs", "study"])
 def test_no_page_makes_a_cuda_context(desk: Desk, tiny_folder: Path, on_cuda: list[str], name: str) -> None:
     """That would take hundreds of megabytes of the card, and fail where another program has filled it."""
     app = page(name)
@@ -397,7 +392,7 @@ def with_bases(monkeypatch: pytest.MonkeyPatch) -> None:
         text=run.result.calibration,
         bases=True,
     )
-    recipe = state.with_bases(run)
+    recipe = proposal.with_bases(run)
     monkeypatch.setattr(
         state, "bundled_run", lambda: run.model_copy(update={"request": recipe, "result": result})
     )

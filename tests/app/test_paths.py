@@ -33,7 +33,19 @@ from slicing.study.run import perform
 from slicing.study.study import comparison
 
 MARKER = "owner-of-this"
-PAGES = ("model", "profile", "tune", "compare", "sweep", "contest", "leaderboard", "runs", "talk", "notes")
+PAGES = (
+    "shrink",
+    "model",
+    "profile",
+    "tune",
+    "compare",
+    "sweep",
+    "contest",
+    "leaderboard",
+    "runs",
+    "talk",
+    "notes",
+)
 PATHS = (
     *("/", "/_stcore/health", "/_stcore/host-config", "/_stcore/script-health-check", "/_stcore/metrics"),
     *("/_stcore/agent/openapi.json", "/media/none.png", "/component/none/a.js", "/main.py"),

@@ -79,7 +79,9 @@ def test_other_names_open_no_session(address: str, host: str, status: int) -> No
     assert answer.status == status
 
 
-@pytest.mark.parametrize("path", ["profile", "tune", "compare", "study", "runs", "notes", "?present=1"])
+@pytest.mark.parametrize(
+    "path", ["shrink", "profile", "tune", "compare", "study", "runs", "notes", "?present=1"]
+)
 def test_pages_work_under_the_headers(address: str, browser: Any, path: str) -> None:
     page = browser.new_page()
     said: list[str] = []
