@@ -8,12 +8,9 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 from contextlib import nullcontext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
-import torch
-from torch import Tensor
 
 from analysis.anatomy import block_path, blocks, decoder
 from analysis.bases import BasesCollector
@@ -22,8 +19,12 @@ from analysis.device import out_of_memory_told, synchronise, widen
 from analysis.errors import ModelError, PlanError, TextError
 from analysis.evaluate import batch_size, batches_of, check_windows
 from analysis.hooks import watch_blocks
+from analysis.late import inference_mode, pd, torch
 from analysis.scores import SCORES, Score, find_score
 from analysis.values import Progress, Value, no_progress
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 UNCHANGED = 1e-6
 """Below this, one minus a mean cosine is rounding: of equal states in fp32 it is up to 1e-7. A change by a
@@ -232,7 +233,7 @@ class _Looker:
         return measurements
 
 
-@torch.inference_mode()
+@inference_mode
 def profile_blocks(
     model: Any,
     windows: Tensor,

@@ -14,12 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import pyarrow as pa
-from pyarrow import csv as arrow_csv
-from pyarrow import dataset
-from pyarrow import json as arrow_json
 
 from analysis.errors import TextError
+from analysis.late import arrow_csv, arrow_json, dataset, pa
 from analysis.sources.tables import arrow_reason, divide, text_column, why_no_names
 
 if TYPE_CHECKING:

@@ -8,9 +8,8 @@ from collections.abc import Iterator
 from textwrap import shorten
 from typing import TYPE_CHECKING, NamedTuple
 
-import pyarrow as pa
-
 from analysis.errors import TextError, one_line
+from analysis.late import pa
 
 if TYPE_CHECKING:
     from analysis.sources.text import TextSource

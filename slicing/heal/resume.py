@@ -6,8 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import torch
-
+from analysis.late import torch
 from analysis.storage import cache_folder, storage_errors, whole_file
 
 EVERY = 60.0

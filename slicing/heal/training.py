@@ -9,18 +9,20 @@ import copy
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor, nn
 
 from analysis.device import Precision, out_of_memory_told, synchronise
 from analysis.evaluate import batch_size, perplexity
+from analysis.late import nn, no_grad, torch
 from slicing.heal.limits import Limits, rate_at
 from slicing.heal.record import Healed, Look
 from slicing.heal.resume import Resume
 from slicing.heal.student import products
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 LOOKS = 10
 """How often the loss on the held-out windows is looked at, beside that before training."""
@@ -31,7 +33,7 @@ CLIP = 1.0
 BETAS = (0.9, 0.95)
 """Of Adam, as usual for language models."""
 
-Loss = Callable[[Any, Tensor], Tensor]
+Loss = Callable[[Any, "Tensor"], "Tensor"]
 """Of a model and windows (B, T): the mean loss of their tokens, with its graph."""
 
 
@@ -186,7 +188,7 @@ def _copied(parameters: Sequence[nn.Parameter]) -> list[Tensor]:
     return [each.detach().clone() for each in parameters]
 
 
-@torch.no_grad()
+@no_grad
 def _put(parameters: Sequence[nn.Parameter], values: Sequence[Tensor]) -> None:
     for each, value in zip(parameters, values, strict=True):
         each.copy_(value)
