@@ -32,7 +32,8 @@ from analysis.device import (
     total_memory,
     widen,
 )
-from analysis.errors import ModelError, TextError
+from analysis.errors import ModelError, NotFiniteError, TextError
+from analysis.finite import naming_weights
 from analysis.hooks import head_alone
 from analysis.late import functional, inference_mode, torch, transformers
 from analysis.needs import ROWS, passing_need, refuse_unless_it_fits
@@ -209,6 +210,7 @@ def _check_vocabulary(model: Any, tokens: Tensor) -> None:
         )
 
 
+@naming_weights
 @inference_mode
 def perplexity(
     model: Any,
@@ -240,7 +242,7 @@ def perplexity(
             progress(phase, len(nll), len(windows))
     mean = float(np.mean(nll))
     if not math.isfinite(mean):
-        raise ModelError("The loss is not finite: open the model in bfloat16 or float32.")
+        raise NotFiniteError("The loss is not finite: open the model in bfloat16 or float32.")
     timed = slice(1, None) if len(seconds) > 1 else slice(None)
     return Perplexity(
         perplexity=perplexity_of(mean),

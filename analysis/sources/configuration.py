@@ -12,6 +12,7 @@ from analysis.gguf_header import check_gguf
 from analysis.late import huggingface_hub, torch, transformers
 from analysis.read_shape import read_shape
 from analysis.shape import ModelShape
+from analysis.sources.folder import require_model_folder, require_whole, require_whole_files
 from analysis.sources.gguf import alone, dequantised_folder, gguf_file
 from analysis.sources.hub import hub_answers
 from analysis.sources.model import ModelSource, is_sliced, reading
@@ -80,14 +81,12 @@ def where_to_read(source: ModelSource) -> tuple[str, dict[str, Any]]:
         path = gguf_file(source)
         if (folder := dequantised_folder(path)).is_dir():
             return str(folder), {"local_files_only": True}
+        require_whole(path, source.label)
         check_gguf(path)
         return str(path.parent), {"gguf_file": path.name, "local_files_only": True}
     if source.kind == "folder":
-        if not (Path(source.location) / "config.json").is_file():
-            raise ModelError(
-                f"The folder '{source.location}' holds no config.json, so it is not a model: "
-                "give the folder that 'save_pretrained' wrote."
-            )
+        require_model_folder(Path(source.location))
+        require_whole_files(Path(source.location), source.label)
         return source.location, {"local_files_only": True}
     # Its folder in the cache is given, for transformers would take a local folder of that name for it.
     # Without an answer what was fetched before is looked up at once, instead of after half a minute.
