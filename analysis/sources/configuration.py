@@ -34,6 +34,7 @@ def read_config(source: ModelSource) -> PreTrainedConfig:
                 config = transformers.AutoConfig.from_pretrained(place, trust_remote_code=False, **options)
         else:
             require_plain_folder(Path(where), source.label)
+            require_whole_files(Path(where), source.label)
             said = read_settings(Path(where) / "config.json", source.label)
             if is_sliced(source):  # the dense model's configuration is the part of it that says what it is
                 config = transformers.AutoConfig.for_model(**said["text_config"])
@@ -86,7 +87,6 @@ def where_to_read(source: ModelSource) -> tuple[str, dict[str, Any]]:
         return str(path.parent), {"gguf_file": path.name, "local_files_only": True}
     if source.kind == "folder":
         require_model_folder(Path(source.location))
-        require_whole_files(Path(source.location), source.label)
         return source.location, {"local_files_only": True}
     # Its folder in the cache is given, for transformers would take a local folder of that name for it.
     # Without an answer what was fetched before is looked up at once, instead of after half a minute.
