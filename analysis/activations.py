@@ -9,13 +9,16 @@ import shutil
 import tempfile
 import weakref
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from analysis.device import HOST, memory_of
+from analysis.late import torch
 from analysis.storage import cache_folder, clear_abandoned, owned, require_space, storage_errors
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Activations:

@@ -12,15 +12,12 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from typing import Any
 
-import torch
-from torch import nn
-from transformers.pytorch_utils import Conv1D
-
 from analysis.errors import ModelError, UnsupportedError
 from analysis.families import ANATOMIES, Anatomy, Branch
+from analysis.late import nn, torch, transformers
 from analysis.support import why_unsupported
 
-_PLAIN = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+_PLAIN = ("float64", "float32", "bfloat16", "float16")
 """Weights of other dtypes are codes, which stand for numbers together with a scale."""
 
 BRIDGED = "bridged"
@@ -129,13 +126,13 @@ def weights_named(core: nn.Module, names: tuple[str, ...]) -> Iterator[tuple[str
                 "open the model unquantised to slice it."
             )
         full = name if isinstance(found, nn.Parameter) else f"{name}.weight"
-        yield full, weight.mT if isinstance(found, Conv1D) else weight
+        yield full, weight.mT if isinstance(found, transformers.pytorch_utils.Conv1D) else weight
 
 
 def _is_plain(holder: Any, weight: torch.Tensor) -> bool:
     if isinstance(holder, nn.Linear) and weight.shape != (holder.out_features, holder.in_features):
         return False
-    return weight.dtype in _PLAIN and weight.ndim in (2, 3)
+    return any(weight.dtype is getattr(torch, name) for name in _PLAIN) and weight.ndim in (2, 3)
 
 
 def norm_gain(norm: Any, anatomy: Anatomy, like: torch.Tensor) -> torch.Tensor:

@@ -9,19 +9,20 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 from analysis.anatomy import anatomy_of, blocks, decoder, final_norm
 from analysis.device import out_of_memory_told, precise_home, widen
 from analysis.errors import ModelError, StorageError
 from analysis.evaluate import batches_of, check_windows, tokens_at_a_time
+from analysis.late import inference_mode, tensor_files, torch
 from analysis.needs import bases_need, refuse_unless_it_fits
 from analysis.values import Progress, no_progress
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _ROWS = 2048
 """Tokens whose products are summed in fp32 before they join the fp64 sum."""
@@ -227,13 +228,13 @@ class Bases(NamedTuple):
         """Write a safetensors file."""
         tensors = {f"vectors.{i}": v.contiguous() for i, v in enumerate(self.vectors)}
         tensors |= {f"energies.{i}": e.contiguous() for i, e in enumerate(self.energies)}
-        save_file(tensors, path)
+        tensor_files.save_file(tensors, path)
 
     @classmethod
     def load(cls, path: Path, device: torch.device) -> Bases:
         """Read what ``save`` wrote (``StorageError`` when it is missing or damaged)."""
         try:
-            tensors = load_file(path)
+            tensors = tensor_files.load_file(path)
             sites = range(len(tensors) // 2)
             return cls(
                 tuple(tensors[f"vectors.{i}"].to(device) for i in sites),
@@ -293,7 +294,7 @@ class BasesCollector:
             for handle in handles:
                 handle.remove()
 
-    @torch.inference_mode()
+    @inference_mode
     def look(self, windows: Tensor, progress: Progress = no_progress) -> None:
         """Add what passes when the model reads ``windows`` (N, T) of token ids, without its head."""
         check_windows(self.model, windows)
@@ -345,7 +346,7 @@ class BasesCollector:
         return Bases(tuple(vectors), tuple(energies))
 
 
-@torch.inference_mode()
+@inference_mode
 def find_bases(model: Any, windows: Tensor, progress: Progress = no_progress) -> Bases:
     """The bases of the dense stream over ``windows`` (N, T) of token ids, in one pass without the head.
 

@@ -11,15 +11,16 @@ from collections.abc import Iterable
 from functools import lru_cache
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from safetensors import safe_open
-from torch import nn
-from transformers import AutoModelForCausalLM
 
 from analysis.anatomy import block_path, blocks
 from analysis.errors import ModelError
+from analysis.late import torch, transformers
+
+if TYPE_CHECKING:
+    from torch import nn
 
 _ROWS = 4096
 """Rows of two tables that are compared at a time."""
@@ -136,7 +137,7 @@ def _belongs(name: str, modules: dict[str, nn.Module], inside: tuple[str, ...]) 
 
 def _one_table(config: Any, folder: Path) -> bool | None:
     """Whether the stored head and the stored embedding are equal; ``None`` where not both are stored."""
-    kind = AutoModelForCausalLM._model_mapping.get(type(config), None)
+    kind = transformers.AutoModelForCausalLM._model_mapping.get(type(config), None)
     pairs = getattr(kind, "_tied_weights_keys", None)
     if not isinstance(pairs, dict):
         return None

@@ -9,20 +9,21 @@ memory. Changes no weight.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
-import torch
-from torch import Tensor
-from torch.nn import functional
 
 from analysis.anatomy import blocks
 from analysis.device import on_device, out_of_memory_told, present
 from analysis.errors import ModelError
 from analysis.evaluate import check_windows
 from analysis.hooks import entering_states, going_on_from, returns_tuple
+from analysis.late import functional, no_grad, torch
 from analysis.sublayers import Sublayer, rms, sublayers
 from analysis.values import Progress, no_progress
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 MASSIVE = 10.0
 """A token whose stream is so many times as large as that of the window's median token, in front of a
@@ -31,9 +32,9 @@ second moment for itself, which says nothing of how the loss is curved at the ot
 it large, it counts."""
 Labels = Literal["sampled", "text"]
 """``sampled``: drawn from the model's own predictions (true Fisher information). ``text``: the next token."""
-Streams = tuple[Tensor, Tensor]
+Streams = tuple["Tensor", "Tensor"]
 """The stream in front of a sub-layer and behind it, (1, T, D) each."""
-Visit = Callable[[int, int, Streams, Tensor, dict[str, Any]], None]
+Visit = Callable[[int, int, Streams, "Tensor", dict[str, Any]], None]
 """``visit(block, row, streams, gradient (1, T, D), context)`` of one sub-layer, from last to first; the
 gradient of the summed loss is that at its output."""
 
@@ -97,7 +98,7 @@ def curvature(
     return Curvature(moments, tokens, massive, by_branch if changes else None)
 
 
-@torch.no_grad()
+@no_grad
 def _added(sublayer: Sublayer, entering: Tensor, context: dict[str, Any]) -> list[Tensor]:
     """Run each branch of a sub-layer alone, and give what it adds to the stream, (1, T, D)."""
     every = range(len(sublayer.branches))
@@ -147,7 +148,7 @@ def _entering(model: Any, tokens: Tensor, tuples: bool) -> tuple[list[Tensor], l
 
 def _normal(value: Any) -> Any:
     """The value with copies for tensors made in inference mode, of which no gradient can be had."""
-    if isinstance(value, Tensor):
+    if isinstance(value, torch.Tensor):
         return value.clone()
     if isinstance(value, dict):
         return {key: _normal(each) for key, each in value.items()}

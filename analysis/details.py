@@ -10,18 +10,20 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
-from torch import Tensor, nn
 
 from analysis.anatomy import anatomy_of, blocks, core_of, why_not_sliceable
 from analysis.device import HOST, widen
 from analysis.errors import StorageError
+from analysis.late import nn, torch
 from analysis.scores import cosine
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 TOKENS_KEPT = 16_384
 """Tokens whose changes are kept one by one: whole windows from the first on, one at least."""

@@ -11,22 +11,28 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import psutil
-import torch
-from accelerate.utils import align_module_device, has_offloaded_params
-from torch import nn
 
 from analysis.errors import ModelError, OutOfMemoryError, unknown_name
+from analysis.late import accelerate, torch
 
-HOST = torch.device("cpu")
-DTYPES: dict[str, torch.dtype] = {
-    "float32": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-    "float64": torch.float64,
-}
+if TYPE_CHECKING:
+    from torch import nn
+
+HOST = "cpu"
+
+
+class Dtype(NamedTuple):
+    """A type of numbers that a model can be in."""
+
+    itemsize: int
+    """Bytes of one number."""
+
+
+DTYPES = {"float32": Dtype(4), "bfloat16": Dtype(2), "float16": Dtype(2), "float64": Dtype(8)}
+"""By their names in torch."""
 
 
 def pick_device(name: str) -> torch.device:
@@ -98,7 +104,7 @@ def _device(name: str) -> torch.device:
 def _dtype(name: str) -> torch.dtype:
     if name not in DTYPES:
         raise ModelError(unknown_name("dtype", name, ("auto", *DTYPES)))
-    return DTYPES[name]
+    return getattr(torch, name)
 
 
 Precision = Literal["exact", "fast"]
@@ -134,13 +140,13 @@ def present(module: nn.Module) -> Iterator[torch.device]:
         for each in module.modules():
             # What is here stays: whoever brought it may go on with it.
             if any(own is not None and own.is_meta for own in each._parameters.values()):
-                stack.enter_context(align_module_device(each))
-        yield next((parameter.device for parameter in module.parameters()), HOST)
+                stack.enter_context(accelerate.utils.align_module_device(each))
+        yield next((parameter.device for parameter in module.parameters()), torch.device(HOST))
 
 
 def comes_and_goes(module: nn.Module) -> bool:
     """Tell whether accelerate keeps the module's own weights elsewhere, so that none may share them."""
-    return has_offloaded_params(module)
+    return accelerate.utils.has_offloaded_params(module)
 
 
 def on_device(value: Any, device: torch.device) -> Any:
@@ -154,12 +160,12 @@ def on_device(value: Any, device: torch.device) -> Any:
     return value
 
 
-def precise_home(device: torch.device) -> torch.device:
+def precise_home(device: torch.device | str) -> torch.device:
     """Name where tensors of ``device`` can be in fp64: there, or on the host, since MPS has none."""
-    return HOST if device.type == "mps" else device
+    return torch.device(HOST) if torch.device(device).type == "mps" else torch.device(device)
 
 
-def widen(tensor: torch.Tensor, home: torch.device | None = None) -> torch.Tensor:
+def widen(tensor: torch.Tensor, home: torch.device | str | None = None) -> torch.Tensor:
     """The tensor in fp64, on ``home`` (by default where it is) or where that has fp64.
 
     It moves first: a device without fp64 cannot widen on the way.
@@ -190,13 +196,13 @@ def free_memory() -> None:
         torch.mps.empty_cache()
 
 
-def memory_of(device: torch.device) -> tuple[int, int]:
+def memory_of(device: torch.device | str) -> tuple[int, int]:
     """Bytes (free, total) on the device; for a CPU and for MPS those of the machine.
 
     What torch keeps for its next tensors counts as free. On CUDA asking makes a context, which takes memory
     itself, so that only the process that has the model may ask.
     """
-    if device.type == "cuda":
+    if device != HOST and torch.device(device).type == "cuda":
         free, total = torch.cuda.mem_get_info(device)
         return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device), total
     machine = psutil.virtual_memory()

@@ -57,6 +57,10 @@ class StorageError(SlicescopeError):
     exit_code = 6
 
 
+class NotFiniteError(ModelError):
+    """What was computed is NaN or infinite: the dtype is too narrow, or the weights are broken."""
+
+
 class OutOfMemoryError(SlicescopeError):
     """The device ran out of memory; the message names the levers."""
 

@@ -13,14 +13,10 @@ import time
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import torch
 from pydantic import computed_field, model_validator
-from torch import Tensor
-from torch.nn import functional
-from transformers import GenerationConfig
 
 from analysis.anatomy import decoder
 from analysis.device import (
@@ -36,8 +32,10 @@ from analysis.device import (
     total_memory,
     widen,
 )
-from analysis.errors import ModelError, TextError
+from analysis.errors import ModelError, NotFiniteError, TextError
+from analysis.finite import naming_weights
 from analysis.hooks import head_alone
+from analysis.late import functional, inference_mode, torch, transformers
 from analysis.needs import ROWS, passing_need, refuse_unless_it_fits
 from analysis.sources.configuration import context_length
 from analysis.sources.model import ModelSource, quiet_transformers
@@ -45,6 +43,9 @@ from analysis.sources.opening import OpenModel
 from analysis.sources.tokens import tokenizer_errors
 from analysis.statistics import LEVEL, holm, mean_interval, p_value
 from analysis.values import Progress, Value, no_progress, without
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Perplexity(Value):
@@ -209,7 +210,8 @@ def _check_vocabulary(model: Any, tokens: Tensor) -> None:
         )
 
 
-@torch.inference_mode()
+@naming_weights
+@inference_mode
 def perplexity(
     model: Any,
     windows: Tensor,
@@ -240,7 +242,7 @@ def perplexity(
             progress(phase, len(nll), len(windows))
     mean = float(np.mean(nll))
     if not math.isfinite(mean):
-        raise ModelError("The loss is not finite: open the model in bfloat16 or float32.")
+        raise NotFiniteError("The loss is not finite: open the model in bfloat16 or float32.")
     timed = slice(1, None) if len(seconds) > 1 else slice(None)
     return Perplexity(
         perplexity=perplexity_of(mean),
@@ -265,7 +267,7 @@ SAFE_NATS = 0.005
 """A window's loss may move by this much, half a percent of perplexity, before fast products are refused."""
 
 
-@torch.inference_mode()
+@inference_mode
 def safe_precision(source: ModelSource, windows: Tensor, *models: Any) -> Precision:
     """``fast`` where that is faster and moves the first window's loss by less than ``SAFE_NATS``.
 
@@ -318,7 +320,7 @@ def corrected(differences: Sequence[Difference]) -> tuple[Difference, ...]:
     )
 
 
-@torch.inference_mode()
+@inference_mode
 def continue_text(opened: OpenModel, prompt: str, new_tokens: int) -> Sample:
     """Continue ``prompt`` greedily, with the key-value cache, by at most ``new_tokens`` tokens."""
     model: Any = opened.model
@@ -345,7 +347,7 @@ def continue_text(opened: OpenModel, prompt: str, new_tokens: int) -> Sample:
         output = model.generate(
             input_ids=encoded.input_ids,
             attention_mask=encoded.attention_mask,
-            generation_config=GenerationConfig(
+            generation_config=transformers.GenerationConfig(
                 max_new_tokens=new_tokens,
                 do_sample=False,
                 eos_token_id=ends or tokenizer.eos_token_id,
@@ -375,7 +377,7 @@ def _without_settings(model: Any) -> Iterator[list[int]]:
     named = said if isinstance(said, list | tuple) else [said]
     try:
         for each in parts:
-            each.generation_config = GenerationConfig()
+            each.generation_config = transformers.GenerationConfig()
         yield [
             token
             for token in named

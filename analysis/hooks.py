@@ -7,17 +7,17 @@ form, and counts layers by class. Nothing is kept here; what is seen is handed o
 from __future__ import annotations
 
 import copy
-import inspect
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from typing import Any
-
-import torch
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Any
 
 from analysis.anatomy import anatomy_of, blocks, decoder, why_not_sliceable
+from analysis.late import inference_mode, nn, stand_ins, torch
 
-Look = Callable[[int, Tensor, Tensor], None]
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Look = Callable[[int, "Tensor", "Tensor"], None]
 """``look(block index, entering (B, T, D), leaving (B, T, D))``."""
 
 
@@ -47,34 +47,7 @@ def _hook(index: int, look: Look) -> Callable[..., None]:
     return hook
 
 
-class _Recorder(nn.Module):
-    """Stands in for a block: keeps what the decoder hands it and passes the stream through."""
-
-    def __init__(self, block: nn.Module, returns_tuple: bool) -> None:
-        super().__init__()
-        self.__dict__["block"] = block  # not registered, so that nothing walks into it
-        self.returns_tuple = returns_tuple
-        self.entering: Tensor | None = None
-        self.context: dict[str, Any] = {}
-
-    def __getattr__(self, name: str) -> Any:
-        # Some decoders read attributes off their blocks, such as the kind of attention.
-        return getattr(self.__dict__["block"], name)
-
-    def forward(self, hidden_states: Tensor, *args: Any, **context: Any) -> Any:
-        context.update(zip(_argument_names(self.__dict__["block"]), args, strict=False))
-        self.__dict__.update(entering=hidden_states, context=context)
-        return (hidden_states, None) if self.returns_tuple else hidden_states
-
-
-def _argument_names(block: Any) -> list[str]:
-    """The names of what a decoder may hand its blocks by position, after the states."""
-    if hasattr(block, "arguments"):  # a sliced block, which stands for a dense one
-        return block.arguments
-    return list(inspect.signature(type(block).forward).parameters)[2:]
-
-
-@torch.inference_mode()
+@inference_mode
 def entering_states(
     model: nn.Module, tokens: Tensor, returns_tuple: bool = False
 ) -> tuple[Tensor, list[dict[str, Any]]]:
@@ -84,7 +57,7 @@ def entering_states(
     family's own rules for it hold and no block is computed. ``returns_tuple`` says what it expects of them.
     """
     real = blocks(model)
-    recorders = [_Recorder(block, returns_tuple) for block in real]
+    recorders = [stand_ins.Recorder(block, returns_tuple) for block in real]
     parent, name = _holder(model, real)
     setattr(parent, name, nn.ModuleList(recorders))
     try:
@@ -93,19 +66,6 @@ def entering_states(
         setattr(parent, name, real)
     entering = recorders[0].__dict__["entering"]
     return entering, [recorder.__dict__["context"] for recorder in recorders]
-
-
-class _Passed(_Recorder):
-    """Stands in for a block that is behind: passes the stream through, or gives the one to go on with."""
-
-    def __init__(self, block: nn.Module, returns_tuple: bool, states: Tensor | None) -> None:
-        super().__init__(block, returns_tuple)
-        self.__dict__["states"] = states
-
-    def forward(self, hidden_states: Tensor, *args: Any, **context: Any) -> Any:
-        given = self.__dict__["states"]
-        states = hidden_states if given is None else given
-        return (states, None) if self.returns_tuple else states
 
 
 @contextmanager
@@ -117,7 +77,7 @@ def going_on_from(
     The blocks before are not computed; ``block`` may be the number of blocks, for the end alone.
     """
     real = blocks(model)
-    first = [_Passed(each, returns_tuple, None) for each in real[:block]]
+    first = [stand_ins.Passed(each, returns_tuple, None) for each in real[:block]]
     if first:
         first[-1].__dict__["states"] = states
     parent, name = _holder(model, real)
@@ -137,7 +97,8 @@ def leaving_out(model: nn.Module, some: Collection[int], returns_tuple: bool = F
     real = blocks(model)
     parent, name = _holder(model, real)
     passed = (
-        _Passed(block, returns_tuple, None) if place in some else block for place, block in enumerate(real)
+        stand_ins.Passed(block, returns_tuple, None) if place in some else block
+        for place, block in enumerate(real)
     )
     setattr(parent, name, nn.ModuleList(passed))
     try:
@@ -146,7 +107,7 @@ def leaving_out(model: nn.Module, some: Collection[int], returns_tuple: bool = F
         setattr(parent, name, real)
 
 
-@torch.inference_mode()
+@inference_mode
 def returns_tuple(model: nn.Module, tokens: Tensor) -> bool:
     """Tell whether the blocks answer with a tuple: by the family's entry, or tried on ``tokens`` (B, T)."""
     if why_not_sliceable(model.config) is None:
@@ -161,13 +122,6 @@ def returns_tuple(model: nn.Module, tokens: Tensor) -> bool:
     return answers[0]
 
 
-class _Given(nn.Module):
-    """Stands in for a decoder: answers with what it was given."""
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        return self.__dict__["output"]
-
-
 @contextmanager
 def head_alone(model: Any, output: Any) -> Iterator[Callable[[Tensor], Tensor]]:
     """The model's own head, scales and caps included, as a function of decoder states (1, n, D).
@@ -175,7 +129,7 @@ def head_alone(model: Any, output: Any) -> Iterator[Callable[[Tensor], Tensor]]:
     So that logits can be had for some tokens at a time. ``output`` is what the decoder gave; inside the
     ``with`` it is all that the model has for a decoder.
     """
-    real, given = decoder(model), _Given()
+    real, given = decoder(model), stand_ins.Given()
     parent, name = _holder(model, real)
 
     def head(states: Tensor) -> Tensor:

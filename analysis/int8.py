@@ -10,17 +10,17 @@ weights once more. Knows nothing about how a model was made.
 from __future__ import annotations
 
 import copy
-from typing import Any
-
-import torch
-from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
+from typing import TYPE_CHECKING, Any
 
 from analysis.device import Precision, out_of_memory_told
 from analysis.errors import UnsupportedError
 from analysis.evaluate import Perplexity, perplexity
+from analysis.late import nn, no_grad, torch, transformers
 from analysis.needs import is_spread
 from analysis.values import Progress, Value, no_progress
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 LARGEST = 127
 """The largest integer; its negative is the smallest, so that zero is in the middle."""
@@ -55,7 +55,7 @@ def evaluate_int8(
     return Int8(evaluation=perplexity(made, windows, progress, phase, precision), bytes=size)
 
 
-@torch.no_grad()
+@no_grad
 def in_int8(model: Any) -> tuple[Any, int]:
     """The int8 form of a model, and the bytes that its weights take. Vectors are shared with the model.
 
@@ -82,7 +82,9 @@ def in_int8(model: Any) -> tuple[Any, int]:
 
 
 def _by_column(module: nn.Module, name: str) -> bool:
-    return (isinstance(module, Conv1D) and name == "weight") or name in _READ_BY_COLUMN
+    return (
+        isinstance(module, transformers.pytorch_utils.Conv1D) and name == "weight"
+    ) or name in _READ_BY_COLUMN
 
 
 def _rounded(weight: nn.Parameter, axis: int) -> tuple[nn.Parameter, int]:

@@ -5,21 +5,23 @@ One pass through the blocks. Changes no weight.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from analysis.anatomy import blocks
 from analysis.device import Precision, matmuls, out_of_memory_told
 from analysis.errors import ModelError, TextError
 from analysis.evaluate import batches_of, check_windows, refuse_unless_batches_fit, window_nll
 from analysis.hooks import going_on_from, returns_tuple, watch_blocks
+from analysis.late import inference_mode
 from analysis.values import Progress, no_progress
 
+if TYPE_CHECKING:
+    from torch import Tensor
 
-@torch.inference_mode()
+
+@inference_mode
 def logit_lens(
     model: Any, windows: Tensor, progress: Progress = no_progress, precision: Precision = "exact"
 ) -> np.ndarray:

@@ -10,11 +10,14 @@ from __future__ import annotations
 import json
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from safetensors import safe_open
-from transformers import PreTrainedTokenizerBase
-from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+from analysis.late import transformers
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 _PLAIN = {"F64", "F32", "F16", "BF16", "I64", "BOOL"}
 """Types of tensors in safetensors that are numbers, places or masks; the others are codes of a quantiser."""
@@ -60,9 +63,9 @@ def with_old_names(config: dict[str, Any]) -> dict[str, Any]:
     if made.get("dtype") is not None:
         made["torch_dtype"] = made["dtype"]
     name = str(made.get("model_type"))
-    if name not in CONFIG_MAPPING:
+    if name not in transformers.models.auto.configuration_auto.CONFIG_MAPPING:
         return made
-    kind: Any = CONFIG_MAPPING[name]
+    kind: Any = transformers.models.auto.configuration_auto.CONFIG_MAPPING[name]
     # Which of a family's two names is stored has changed, as that of the number of experts has.
     aliases = {alias: made[name] for alias, name in kind.attribute_map.items() if name in made}
     old = {**aliases, **made, **_rope(made)}

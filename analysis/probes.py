@@ -7,25 +7,26 @@ Changes no weight. Knows nothing about slicing: what a block is replaced by come
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
 
 from analysis.anatomy import blocks, decoder
 from analysis.device import Precision, matmuls, out_of_memory_told, precise_home
 from analysis.errors import ModelError
 from analysis.evaluate import batches_of, check_windows, refuse_unless_batches_fit, window_nll
 from analysis.hooks import going_on_from, returns_tuple, watch_blocks
+from analysis.late import inference_mode, nn, torch, transformers
 from analysis.values import Progress, no_progress
 
-Replacement = Callable[[int, Tensor, Tensor], Tensor]
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Replacement = Callable[[int, "Tensor", "Tensor"], "Tensor"]
 """``replacement(block, entering (B, T, D), tokens (B, T))``: what leaves the block instead, (B, T, D)."""
 
 
-@torch.inference_mode()
+@inference_mode
 def damage(
     model: Any,
     windows: Tensor,
@@ -89,7 +90,7 @@ def heavy_tail(model: Any) -> np.ndarray:
 def _exponents(block: nn.Module) -> list[float]:
     found = []
     for module in block.modules():
-        if isinstance(module, nn.Linear | Conv1D) and module.weight.ndim == 2:
+        if isinstance(module, nn.Linear | transformers.pytorch_utils.Conv1D) and module.weight.ndim == 2:
             weight = module.weight.detach().float()
             small = weight if weight.shape[0] <= weight.shape[1] else weight.T
             squares = (small @ small.T).to(precise_home(small.device))

@@ -8,22 +8,24 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 from contextlib import nullcontext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
-import torch
-from torch import Tensor
 
 from analysis.anatomy import block_path, blocks, decoder
 from analysis.bases import BasesCollector
 from analysis.details import DetailsCollector
 from analysis.device import out_of_memory_told, synchronise, widen
-from analysis.errors import ModelError, PlanError, TextError
+from analysis.errors import ModelError, NotFiniteError, PlanError, TextError
 from analysis.evaluate import batch_size, batches_of, check_windows
+from analysis.finite import naming_weights
 from analysis.hooks import watch_blocks
+from analysis.late import inference_mode, pd, torch
 from analysis.scores import SCORES, Score, find_score
 from analysis.values import Progress, Value, no_progress
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 UNCHANGED = 1e-6
 """Below this, one minus a mean cosine is rounding: of equal states in fp32 it is up to 1e-7. A change by a
@@ -144,7 +146,7 @@ class _Sums:
         """Fill in the blocks before the last, which no final norm follows, and give the whole."""
         last.rest[:, :-1], last.first[:, :-1] = self.rest[:, :-1], self.first[:, :-1]
         if not (np.isfinite(last.rest) & np.isfinite(last.first)).all():
-            raise ModelError(
+            raise NotFiniteError(
                 "What leaves the final norm is not finite: open the model in bfloat16 or float32, or fetch "
                 "it again."
             )
@@ -153,7 +155,7 @@ class _Sums:
     def done(self) -> BlockValues:
         broken = ~(np.isfinite(self.rest) & np.isfinite(self.first)).all(axis=0)
         if broken.any():
-            raise ModelError(
+            raise NotFiniteError(
                 f"The stream is not finite from block {int(broken.argmax())} on: open the model in bfloat16 "
                 "or float32."
             )
@@ -232,7 +234,8 @@ class _Looker:
         return measurements
 
 
-@torch.inference_mode()
+@naming_weights
+@inference_mode
 def profile_blocks(
     model: Any,
     windows: Tensor,

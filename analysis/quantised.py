@@ -6,12 +6,12 @@ Slicing and removing blocks change weights as numbers, so they need plain ones. 
 from __future__ import annotations
 
 import re
-from typing import Any, NamedTuple
-
-import torch
-from transformers.quantizers.auto import AutoHfQuantizer
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from analysis.errors import one_line
+
+if TYPE_CHECKING:
+    import torch
 
 _NAMES = {
     "bitsandbytes": "bitsandbytes",
@@ -94,6 +94,8 @@ def why_not_readable(config: Any, device: torch.device) -> str | None:
     found = quantisation_of(config)
     if found is None or found.becomes_plain:
         return None
+    from transformers.quantizers.auto import AutoHfQuantizer
+
     try:
         reader = AutoHfQuantizer.from_config(_settings(config) or {}, pre_quantized=True)
         reader.validate_environment(device_map={"": device})

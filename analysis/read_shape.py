@@ -5,18 +5,18 @@ Shapes alone are looked at, so a model without weights (meta device) will do.
 
 from __future__ import annotations
 
-from typing import Any
-
-import torch
-from torch import nn
-from transformers import DynamicCache
+from typing import TYPE_CHECKING, Any
 
 from analysis.anatomy import anatomy_of, blocks, core_of, norm_shift, weights_named, why_not_sliceable
 from analysis.errors import UnsupportedError
 from analysis.families import Branch
+from analysis.late import nn, transformers
 from analysis.read_units import branch_units
 from analysis.shape import ModelShape, SublayerShape, UnitShape
 from analysis.units import Units
+
+if TYPE_CHECKING:
+    import torch
 
 
 def read_shape(model: nn.Module) -> ModelShape:
@@ -29,7 +29,9 @@ def read_shape(model: nn.Module) -> ModelShape:
     table: torch.Tensor = getattr(inner, anatomy.embedding).weight
     head: nn.Linear = getattr(model, anatomy.head)
     positions = None if anatomy.positions is None else getattr(inner, anatomy.positions).weight
-    windows = [getattr(layer, "sliding_window", None) for layer in DynamicCache(config=config).layers]
+    windows = [
+        getattr(layer, "sliding_window", None) for layer in transformers.DynamicCache(config=config).layers
+    ]
     return ModelShape(
         architecture=config.model_type,
         hidden_size=table.shape[1],

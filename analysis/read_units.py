@@ -7,12 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import nn
-from transformers import PreTrainedModel
 
 from analysis.anatomy import anatomy_of, blocks, core_of, weights_named, why_not_sliceable
 from analysis.errors import UnsupportedError
@@ -34,6 +31,11 @@ from analysis.units import (
     rotary_pairs,
     value_pairs,
 )
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+    from transformers import PreTrainedModel
 
 NO_ATTENTION = "This branch is an MLP and has no heads."
 NO_MLP = "This branch is an attention and has no channels."

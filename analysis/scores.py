@@ -10,15 +10,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from analysis.errors import SlicescopeError, unknown_name
+from analysis.late import torch
 
-Measure = Callable[[Tensor, Tensor], Tensor]
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Measure = Callable[["Tensor", "Tensor"], "Tensor"]
 """(..., D) entering and (..., D) leaving a block -> (...) one value per token, fp32 or better."""
 
 

@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import inspect
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from analysis.device import out_of_memory_told, synchronise
 from analysis.evaluate import check_windows
+from analysis.late import inference_mode
 from analysis.sources.configuration import context_length
 from analysis.statistics import median_coverage
 from analysis.values import Progress, Value, no_progress
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 PROMPT_TOKENS, NEW_TOKENS = 256, 8
 """The longest prompt that is timed, and the tokens that are generated after it."""
@@ -68,7 +70,7 @@ class Speed(Value):
         )
 
 
-@torch.inference_mode()
+@inference_mode
 def compare_speed(
     baseline: str,
     base: Any,

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
-from scipy import special
+
+from analysis.late import special
 
 FEWEST_WINDOWS = 8
 """Below this many windows an interval would be a pretence; there is none."""

@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
-from typing import Any
-
-import torch
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Any
 
 from analysis.activations import Activations, budgets
 from analysis.device import on_device
 from analysis.evaluate import batches_of
 from analysis.hooks import entering_states, returns_tuple
+from analysis.late import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 Contexts = list[dict[str, Any]]
 """What every block of a model is called with beside the states."""
@@ -34,7 +35,7 @@ class BlockStream:
         model: Any,
         windows: Tensor,
         budget: tuple[int, int] | None = None,
-        begin: Callable[[Tensor], Tensor] = torch.clone,
+        begin: Callable[[Tensor], Tensor] = lambda entering: entering.clone(),
     ) -> None:
         """``windows`` (N, T) of token ids; ``budget``: bytes that may be stored on (device, host), by default
         a third of what is free. ``begin`` makes of what enters block 0 what the stream begins with.

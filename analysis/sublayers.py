@@ -9,14 +9,15 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from typing import Any
-
-import torch
-from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
+from typing import TYPE_CHECKING, Any
 
 from analysis.anatomy import anatomy_of, blocks, core_of
 from analysis.families import Anatomy, Branch
+from analysis.late import nn, torch, transformers
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers.pytorch_utils import Conv1D
 
 
 class Sublayer:
@@ -96,7 +97,7 @@ def linear_maps(core: nn.Module, names: tuple[str, ...]) -> Iterator[nn.Linear |
     """The linear modules among the attributes ``names`` of a core, in their order."""
     for name in names:
         found = _at(core, name)
-        if isinstance(found, nn.Linear | Conv1D):
+        if isinstance(found, nn.Linear | transformers.pytorch_utils.Conv1D):
             yield found
 
 
@@ -112,12 +113,14 @@ def weights_at(core: nn.Module, names: tuple[str, ...]) -> Iterator[tuple[Any, s
 
 def out_in(module: nn.Linear | Conv1D) -> Tensor:
     """The weight of a linear map as (out, in), whatever the module stores."""
-    return module.weight.T if isinstance(module, Conv1D) else module.weight
+    return module.weight.T if isinstance(module, transformers.pytorch_utils.Conv1D) else module.weight
 
 
 def set_out_in(module: nn.Module, weight: Tensor, name: str = "weight") -> None:
     """Give a linear map another weight (out, in); a new parameter, since another model may share the old."""
-    stored = weight.T if isinstance(module, Conv1D) and name == "weight" else weight
+    stored = (
+        weight.T if isinstance(module, transformers.pytorch_utils.Conv1D) and name == "weight" else weight
+    )
     like = getattr(module, name)
     setattr(module, name, nn.Parameter(stored.to(like).contiguous(), requires_grad=False))
 

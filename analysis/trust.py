@@ -13,6 +13,7 @@ from typing import Any
 
 from analysis.errors import ModelError
 from analysis.fetch import ADAPTER, INDEX, SMALL, WHOLE, weight_names
+from analysis.sources.folder import CONSOLIDATED, adapter_told, consolidated_told
 
 _DISTRIBUTED = re.compile(r"shard-\d{5}-model-\d{5}-of-\d{5}\.safetensors")
 """Weights in pieces of each process that trained them; transformers prefers them to all others."""
@@ -26,10 +27,7 @@ def require_plain_folder(folder: Path, label: str) -> None:
     """
     for path in folder.iterdir():
         if path.name == ADAPTER:
-            raise ModelError(
-                f"The model '{label}' holds an adapter ({ADAPTER}), which leads to other weights: merge it "
-                "into the model with peft's 'merge_and_unload', save that, and open it instead."
-            )
+            raise ModelError(adapter_told(folder, label))
         if path.name.endswith((*SMALL, ".safetensors")) and not (path.is_file() or path.is_dir()):
             raise ModelError(
                 f"'{path.name}' of the model '{label}' is not a file: fetch or save the model again."
@@ -49,6 +47,8 @@ def require_own_weights(folder: Path, label: str) -> None:
     if (folder / WHOLE).is_file():
         return
     if not (folder / INDEX).is_file():
+        if any(folder.glob(CONSOLIDATED)):
+            raise ModelError(consolidated_told(label))
         raise ModelError(
             f"The model '{label}' holds no safetensors weights ({WHOLE} or {INDEX}), and pickled ones (.bin, "
             ".pt) are never opened: save the model again with 'save_pretrained'."

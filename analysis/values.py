@@ -5,9 +5,14 @@ Knows nothing about models, texts or tensors.
 
 from __future__ import annotations
 
+import ast
 import hashlib
+import inspect
 import json
+import textwrap
 from collections.abc import Callable, Mapping
+from functools import cache
+from itertools import pairwise
 from typing import Any, ClassVar, Literal, Self, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -79,6 +84,24 @@ class Value(BaseModel):
         whose meaning changes needs a new ``version``.
         """
         return key_of(_said(self))
+
+
+@cache
+def field_said(kind: type, name: str) -> str | None:
+    """Give what is written under a field in the source of its class; ``None`` where nothing is.
+
+    Read when it is asked for: parsing every class as it is made takes longer than reading a stored run.
+    """
+    for each in kind.__mro__:
+        if name in vars(each).get("__annotations__", {}):
+            (made,) = ast.parse(textwrap.dedent(inspect.getsource(each))).body
+            said = getattr(made, "body", [])
+            for field, below in pairwise(said):
+                if getattr(getattr(field, "target", None), "id", None) == name:
+                    text = getattr(getattr(below, "value", None), "value", None)
+                    return inspect.cleandoc(text) if isinstance(text, str) else None
+            return None
+    return None
 
 
 def first_fault(error: ValidationError, whole: str) -> str:

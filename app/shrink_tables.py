@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import pandas as pd
-
+from analysis.late import pd
 from app import wording
 from slicing.heal.looks import Underway
 from slicing.study.options import Option
@@ -35,6 +34,11 @@ def tried_table(result: ShrinkResult) -> pd.DataFrame:
 
 def finalist_table(result: ShrinkResult) -> pd.DataFrame:
     """The dense model and the finalists, judged on the evaluation texts."""
+    return pd.DataFrame(finalist_rows(result))
+
+
+def finalist_rows(result: ShrinkResult) -> list[dict[str, object]]:
+    """The same as rows of plain values, without columns that are empty in all of them."""
     dense = result.dense
     rows = []
     for line, each in (
@@ -56,7 +60,7 @@ def finalist_table(result: ShrinkResult) -> pd.DataFrame:
             }
         )
     empty = [name for name in rows[0] if all(row[name] in (None, "") for row in rows)]
-    return pd.DataFrame(rows).drop(columns=empty)
+    return [{name: value for name, value in row.items() if name not in empty} for row in rows]
 
 
 def option_table(options: Sequence[Option]) -> pd.DataFrame:

@@ -13,6 +13,7 @@ from pydantic.fields import FieldInfo
 from analysis.errors import PlanError, SlicescopeError
 from analysis.numbers import read_number
 from analysis.scores import SCORES
+from analysis.values import field_said
 from app import controls, state, wording
 from slicing.allocation import ALLOCATIONS
 from slicing.basis import BASES
@@ -117,7 +118,9 @@ def step_widgets(kind: type[Step], key: str, **given: Any) -> Step:
     for name in kind.settings_known():
         if name in given or name == "share":
             continue
-        said[name] = _widget(kind.model_fields[name], name, f"{key}-{name}", _names(kind, name))
+        said[name] = _widget(
+            kind.model_fields[name], name, f"{key}-{name}", _names(kind, name), field_said(kind, name)
+        )
         rule = ALLOCATIONS.get(said[name]) if name == "allocation" else None
         for own, field in (rule.model_fields if rule else {}).items():
             value = _percent(field, own, f"{key}-{own}") if rule and rule.is_share(own) else None
@@ -144,10 +147,15 @@ def _names(kind: type[Step], field: str) -> dict[str, str] | None:
     return registered.get(field)
 
 
-def _widget(field: FieldInfo, name: str, key: str, titles: dict[str, str] | None = None) -> Any:
-    """The widget for a field, by its type; bounds bind the browser, and the step checks again."""
+def _widget(
+    field: FieldInfo, name: str, key: str, titles: dict[str, str] | None = None, said: str | None = None
+) -> Any:
+    """The widget for a field, by its type; bounds bind the browser, and the step checks again.
+
+    ``said`` is its help.
+    """
     title = field.title or name.replace("_", " ").capitalize()
-    options: dict[str, Any] = {"key": key, "help": field.description}
+    options: dict[str, Any] = {"key": key, "help": said}
     usual, annotation = field.get_default(), field.annotation
     kinds = [each for each in get_args(annotation) if each is not type(None)] or [annotation]
     if titles is not None:

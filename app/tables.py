@@ -8,14 +8,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 import numpy as np
-import pandas as pd
 
 from analysis.details import Details
 from analysis.evaluate import Difference, perplexity_of
+from analysis.late import pd
 from analysis.profile import LayerProfile
 from analysis.shape import ModelShape
 from analysis.sources.text import TextSource
 from app import wording
+from app.map_rows import map_rows
 from slicing.allocation import Fractions
 from slicing.budget import Budget
 from slicing.heal.record import Healed
@@ -23,7 +24,7 @@ from slicing.schedule import SlicingSchedule
 from slicing.study.recipe import Recipe
 from slicing.study.results import CompressResult, Measurement, Request, Run
 from slicing.study.store import Broken
-from slicing.study.verdicts import Board, Cell, Comparison, Map, Standing, Table, pareto, read_comparison
+from slicing.study.verdicts import Board, Comparison, Map, Standing, Table, pareto, read_comparison
 
 
 def schedule_table(
@@ -190,23 +191,7 @@ def text_table(run: Run) -> pd.DataFrame:
 
 def map_table(found: Map, board: Board) -> pd.DataFrame:
     """One row per budget, one column per base: the change of perplexity against the baseline."""
-
-    def told(cell: Cell) -> str:
-        if cell.constant:
-            return "constant"
-        if cell.standing is None or cell.standing.gain is None:
-            return ""
-        clear = cell.standing.gain.verdict in ("better", "worse")
-        return wording.change(cell.standing.gain) + ("*" if clear else "")
-
-    return pd.DataFrame(
-        {
-            "target": wording.budgets_line((table.budget,)),
-            "constant": f"{table.baseline.perplexity:.2f}" if table.baseline else "",
-            **{f"SB {100 * base:g} %": told(found.cell(base, table.budget)) for base in found.bases},
-        }
-        for table in board.tables
-    )
+    return pd.DataFrame(map_rows(found, board))
 
 
 def trial_table(board: Board) -> pd.DataFrame:

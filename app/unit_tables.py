@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import pandas as pd
-
+from analysis.late import pd
 from analysis.shape import ModelShape
 from app import wording
 from slicing.inner.costs import COSTED, BranchCosts, UnitCosts

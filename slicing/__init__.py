@@ -13,12 +13,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
-
-from slicing.modeling_bridged import BridgedConfig, BridgedDecoder, BridgedForCausalLM
-from slicing.modeling_decilm import DeciLMConfig, DeciLMForCausalLM, DeciLMModel
-from slicing.modeling_narrow import NarrowConfig, NarrowDecoder, NarrowForCausalLM
-from slicing.modeling_sliced import SlicedConfig, SlicedDecoder, SlicedForCausalLM
+from slicing.auto import tell_transformers
 from slicing.names import check_names
 
 if TYPE_CHECKING:
@@ -28,23 +23,7 @@ __all__ = ["load"]
 
 check_names("analysis")
 
-for config, model, decoder in (
-    (SlicedConfig, SlicedForCausalLM, SlicedDecoder),
-    (BridgedConfig, BridgedForCausalLM, BridgedDecoder),
-    (NarrowConfig, NarrowForCausalLM, NarrowDecoder),
-):
-    AutoConfig.register(config.model_type, config)
-    AutoModelForCausalLM.register(config, model)
-    AutoModel.register(config, decoder)
-    # What is saved carries the modelling file, for those who have transformers only.
-    config.register_for_auto_class()
-    model.register_for_auto_class("AutoModelForCausalLM")
-    decoder.register_for_auto_class("AutoModel")
-
-# transformers has no such type of its own.
-AutoConfig.register(DeciLMConfig.model_type, DeciLMConfig)
-AutoModelForCausalLM.register(DeciLMConfig, DeciLMForCausalLM)
-AutoModel.register(DeciLMConfig, DeciLMModel)
+tell_transformers()
 
 
 def load(

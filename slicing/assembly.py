@@ -9,12 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any, NamedTuple
-
-import torch
-from accelerate import dispatch_model, infer_auto_device_map
-from torch import Tensor, nn
-from transformers import PreTrainedModel
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from analysis.anatomy import (
     Branch,
@@ -28,10 +23,17 @@ from analysis.anatomy import (
     weights_named,
 )
 from analysis.device import comes_and_goes, present
+from analysis.late import accelerate, nn, no_grad, torch
 from analysis.needs import is_spread
-from slicing.modeling_sliced import SlicedConfig, SlicedForCausalLM, SlicedSublayer
+from slicing.late import modeling_sliced
 from slicing.rotation import centred, read_in, shifted_bias, write_in
 from slicing.schedule import SlicingSchedule
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel
+
+    from slicing.modeling_sliced import SlicedForCausalLM, SlicedSublayer
 
 _ROWS = 8192
 """Rows of an embedding table, or of a head, that are turned to fp32 at a time."""
@@ -63,7 +65,7 @@ def blank(model: PreTrainedModel, schedule: SlicingSchedule) -> SlicedForCausalL
     anatomy = anatomy_of(model.config)
     text_config = copy.deepcopy(model.config)
     text_config.tie_word_embeddings = False
-    config = SlicedConfig(
+    config = modeling_sliced.SlicedConfig(
         text_config=text_config,
         anatomy=anatomy.model_dump(mode="json"),
         widths=list(schedule.widths),
@@ -75,7 +77,7 @@ def blank(model: PreTrainedModel, schedule: SlicingSchedule) -> SlicedForCausalL
     )
     config._attn_implementation = model.config._attn_implementation
     with torch.device("meta"):
-        sliced = SlicedForCausalLM(config)
+        sliced = modeling_sliced.SlicedForCausalLM(config)
     if model.generation_config is not None:
         sliced.generation_config = copy.deepcopy(model.generation_config)
     return sliced.eval().requires_grad_(False)
@@ -89,7 +91,7 @@ def sites(model: PreTrainedModel, sliced: SlicedForCausalLM) -> Iterator[Site]:
             yield Site(index, dense, branches, sublayer)
 
 
-@torch.no_grad()
+@no_grad
 def fill_readers(model: PreTrainedModel, site: Site, basis: Tensor) -> None:
     """Make a sub-layer read the stream in ``basis`` (D, W); what neither reads nor writes is shared.
 
@@ -109,7 +111,7 @@ def fill_readers(model: PreTrainedModel, site: Site, basis: Tensor) -> None:
                 _set(core, _bias(name), shifted_bias(weight.to(basis.device), bias, shift))
 
 
-@torch.no_grad()
+@no_grad
 def fill_writers(model: PreTrainedModel, site: Site, basis: Tensor) -> None:
     """Make a sub-layer write the stream in ``basis`` (D, W)."""
     anatomy = anatomy_of(model.config)
@@ -141,7 +143,7 @@ def present_ends(model: PreTrainedModel) -> Iterator[None]:
         yield
 
 
-@torch.no_grad()
+@no_grad
 def fill_ends(model: PreTrainedModel, sliced: SlicedForCausalLM, basis: Tensor) -> None:
     """Give a sliced model all that is not in its blocks; the embedding writes in ``basis`` (D, W).
 
@@ -259,8 +261,8 @@ def spread_like(model: PreTrainedModel, made: PreTrainedModel) -> None:
     """Spread what was made of a model over the devices, by accelerate's rules, where the model is."""
     if is_spread(model):
         kinds = list(made._no_split_modules or [])
-        device_map = infer_auto_device_map(made, no_split_module_classes=kinds)
-        dispatch_model(made, device_map, force_hooks=True)
+        device_map = accelerate.infer_auto_device_map(made, no_split_module_classes=kinds)
+        accelerate.dispatch_model(made, device_map, force_hooks=True)
 
 
 def _has_module(core: nn.Module, path: str) -> bool:

@@ -3,29 +3,30 @@
 from __future__ import annotations
 
 import weakref
-from typing import Any
-
-import torch
-from torch import Tensor
-from transformers import PreTrainedModel
+from typing import TYPE_CHECKING, Any
 
 from analysis.anatomy import anatomy_of, decoder
 from analysis.device import on_device
 from analysis.errors import UnsupportedError
 from analysis.hooks import entering_states
+from analysis.late import inference_mode, no_grad, torch
 from analysis.read_shape import read_shape
 from slicing.assembly import blank, fill_in_bases
 from slicing.rotation import random_bases
 from slicing.schedule import SlicingSchedule
 
-GUARD_TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-2, torch.bfloat16: 0.2, torch.float16: 0.2}
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel
+
+GUARD_TOLERANCE = {"float64": 1e-6, "float32": 1e-2, "bfloat16": 0.2, "float16": 0.2}
 """Largest relative error of the logits that rounding alone may explain, by dtype."""
 
 _INVARIANT: weakref.WeakSet[PreTrainedModel] = weakref.WeakSet()
 """Models that passed the guard already."""
 
 
-@torch.no_grad()
+@no_grad
 def refuse_unless_invariant(model: PreTrainedModel) -> None:
     """Raise ``UnsupportedError`` unless rotating the whole stream at full width leaves the logits alone.
 
@@ -62,7 +63,7 @@ def refuse_unless_invariant(model: PreTrainedModel) -> None:
     found = _head(sliced.inner, normed).to(expected.device)
 
     error = float((found - expected).norm() / expected.norm())
-    if not error <= GUARD_TOLERANCE[model.dtype]:
+    if not error <= _tolerance(model.dtype):
         raise UnsupportedError(
             f"Rotating the stream of this {model.config.model_type} model changes its logits by "
             f"{error:.1%}, so slicing would break it: it has a part that slicescope does not know; "
@@ -76,7 +77,7 @@ def _head(model: Any, states: Tensor) -> Tensor:
     return head(states).to(torch.promote_types(states.dtype, torch.float32))
 
 
-@torch.inference_mode()
+@inference_mode
 def probe_logits(model: Any) -> Tensor:
     """Run the model on 24 tokens from all over its vocabulary, and give the logits (1, 24, V), fp32."""
     size = model.get_input_embeddings().weight.shape[0]
@@ -87,4 +88,8 @@ def probe_logits(model: Any) -> Tensor:
 def why_unlike(found: Tensor, expected: Tensor, dtype: torch.dtype) -> str:
     """Say by how much logits differ from those expected; empty where rounding alone explains it."""
     error = float((found - expected).norm() / expected.norm())
-    return "" if error <= GUARD_TOLERANCE[dtype] else f"made from it, the model's logits are {error:.1%} off"
+    return "" if error <= _tolerance(dtype) else f"made from it, the model's logits are {error:.1%} off"
+
+
+def _tolerance(dtype: torch.dtype) -> float:
+    return GUARD_TOLERANCE[str(dtype).removeprefix("torch.")]

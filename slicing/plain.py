@@ -10,20 +10,23 @@ the dense one. Norms of queries and keys, which know the same epsilon, stay as t
 from __future__ import annotations
 
 import copy
-from typing import Any
-
-import torch
-from torch import Tensor, nn
-from transformers import PreTrainedModel
+from typing import TYPE_CHECKING, Any
 
 from analysis.anatomy import anatomy_of, blocks, core_of, embedding_scale, final_norm, norm_gain
 from analysis.errors import UnsupportedError, one_line
+from analysis.late import inference_mode, no_grad, torch
 from analysis.needs import is_spread
 from analysis.shape import ModelShape
 from slicing.assembly import by_rows, present_ends, share_with, spread_like
 from slicing.depth.operator import adopt, set_parameter
 from slicing.guard import probe_logits, why_unlike
-from slicing.modeling_sliced import SlicedForCausalLM, parameters_named
+from slicing.late import modeling_sliced
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from transformers import PreTrainedModel
+
+    from slicing.modeling_sliced import SlicedForCausalLM
 
 
 def stream_scale(width: int, hidden_size: int) -> float:
@@ -108,7 +111,7 @@ def _misfit(model: PreTrainedModel, made: PreTrainedModel, width: int) -> str | 
     return None
 
 
-@torch.no_grad()
+@no_grad
 def fill_plain_ends(
     model: PreTrainedModel, sliced: SlicedForCausalLM, writing: Tensor, reading: Tensor
 ) -> None:
@@ -139,7 +142,7 @@ def fill_plain_ends(
         inner._buffers.update(dense._buffers)
 
 
-@torch.no_grad()
+@no_grad
 def as_plain(model: PreTrainedModel, sliced: SlicedForCausalLM) -> PreTrainedModel:
     """The sliced model of one width as a plain one, which shares its tensors, and what is left alone with the
     dense ``model``.
@@ -156,7 +159,7 @@ def as_plain(model: PreTrainedModel, sliced: SlicedForCausalLM) -> PreTrainedMod
         for branches, sublayer in zip(anatomy.sublayers, block.sublayers, strict=True):  # type: ignore[arg-type]
             for branch, core in zip(branches, sublayer.cores, strict=True):
                 _unit(getattr(plain, branch.norm), core, dtype, anatomy.gain_offset)
-                writers = {name for name, *_ in parameters_named(core, branch.writers)}
+                writers = {name for name, *_ in modeling_sliced.parameters_named(core, branch.writers)}
                 writers |= {name.removesuffix("weight") + "bias" for name in writers}
                 for name, parameter in core.named_parameters():
                     own = parameter
@@ -192,7 +195,7 @@ def _logits_divisor(model: Any) -> float:
     return float(getattr(model.config, "logits_scaling", 1.0))
 
 
-@torch.inference_mode()
+@inference_mode
 def _check(model: PreTrainedModel, made: PreTrainedModel, sliced: SlicedForCausalLM) -> None:
     if reason := why_unlike(probe_logits(made), probe_logits(sliced), model.dtype):
         raise _unfit(model, reason)

@@ -30,7 +30,7 @@ class Slicing(Value):
     """Say how to slice, whatever the amount, as a plan and a step of slicing both do."""
 
     # NaN is let through to the checks of the allocation, which explain it.
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=True)
 
     allocation: str = "dynamic"
     """A name in ``ALLOCATIONS``."""

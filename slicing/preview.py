@@ -7,9 +7,7 @@ dense model and constant slicing on the same windows.
 from __future__ import annotations
 
 import time
-from typing import Literal
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Literal
 
 from analysis.bases import Bases
 from analysis.device import Precision, free_memory
@@ -30,6 +28,9 @@ from slicing.slicer import recut
 from slicing.store import open_model
 from slicing.study.run import Opener
 from slicing.study.store import BASES_FILE, find_run
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class PreviewRequest(Value):

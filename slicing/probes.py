@@ -7,16 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from analysis.anatomy import anatomy_of
 from analysis.bases import Bases
 from analysis.device import Precision, on_device
 from analysis.hooks import entering_states
+from analysis.late import torch
 from analysis.probes import Replacement, damage, depth, heavy_tail, leave_out
 from analysis.read_shape import read_shape
 from analysis.values import Progress, no_progress
@@ -24,6 +23,9 @@ from slicing.assembly import blank, fill_readers, fill_shortcut, fill_writers, s
 from slicing.guard import refuse_unless_invariant
 from slicing.inner.select import block_worth
 from slicing.schedule import SlicingSchedule
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 FRACTIONS = (0.125, 0.25, 0.5)
 """Where the damage of slicing one block is measured for curves."""

@@ -11,18 +11,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
-
-import torch
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Any
 
 from analysis.bases import Covariance
 from analysis.device import widen
 from analysis.errors import PlanError, UnsupportedError
 from analysis.families import Branch
+from analysis.late import nn, no_grad, torch
 from analysis.shape import ModelShape
 from analysis.values import Value
-from slicing.modeling_sliced import SlicedSublayer, parameters_named
+from slicing.late import modeling_sliced
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from slicing.modeling_sliced import SlicedSublayer
 
 RIDGES = (0.1, 0.3, 1.0, 3.0)
 """Strengths that are tried, relative to each feature's own energy; the held-out tokens choose."""
@@ -180,7 +183,7 @@ class WriterFit:
         self.fit.add(torch.cat(parts, dim=-1), target, held)
         self.read = []
 
-    @torch.no_grad()
+    @no_grad
     def apply(self, basis: Tensor) -> SublayerRepair:
         """Write the fit into the sub-layer, which holds what slicing alone gives; ``basis`` is (D, W').
 
@@ -236,7 +239,7 @@ def _error(maps: Tensor, gram: Tensor, cross: Tensor, energy: float) -> float:
 
 def _writers(sublayer: SlicedSublayer, branches: tuple[Branch, ...]) -> Iterator[nn.Linear]:
     for core, branch in zip(sublayer.cores, branches, strict=True):
-        for name, holder, _ in parameters_named(core, branch.writers):
+        for name, holder, _ in modeling_sliced.parameters_named(core, branch.writers):
             if not isinstance(holder, nn.Linear):
                 raise UnsupportedError(
                     f"Repair fits writers that are plain linear maps, and '{name}' is one for every expert: "

@@ -8,9 +8,12 @@ Knows nothing about models.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+from analysis.late import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def read_in(weight: Tensor, basis: Tensor, gain: Tensor) -> Tensor:

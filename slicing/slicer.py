@@ -10,18 +10,16 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import torch
-from torch import Tensor
-from transformers import PreTrainedModel
 
 from analysis.anatomy import anatomy_of, blocks, final_norm
 from analysis.bases import Bases, BasesCollector, Covariance, Seen, TokenSample
 from analysis.device import HOST, out_of_memory_told, present, widen
 from analysis.errors import PlanError
 from analysis.evaluate import batch_tokens, check_windows, perplexity, tokens_at_a_time
+from analysis.late import no_grad, torch
 from analysis.needs import MemoryNeed, refuse_unless_it_fits
 from analysis.read_shape import read_shape
 from analysis.shape import ModelShape
@@ -46,6 +44,10 @@ from slicing.memory import preview_need, slicing_need
 from slicing.plain import as_plain, fill_plain_ends, stream_scale
 from slicing.repair import Repair, SublayerRepair, WriterFit, held_out
 from slicing.schedule import SlicingSchedule
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel
 
 PCA = find_basis("pca")
 """The basis as published."""
@@ -84,7 +86,7 @@ class Followed:
     """For every sub-layer of the model to be sliced, how many sub-layers of this one it ends after."""
 
 
-@torch.no_grad()
+@no_grad
 def slice_model(
     model: PreTrainedModel,
     schedule: SlicingSchedule,
@@ -211,7 +213,7 @@ def _loss(model: PreTrainedModel, windows: Tensor) -> float:
     return float(np.mean(perplexity(model, windows).nll))
 
 
-@torch.no_grad()
+@no_grad
 def recut(
     model: PreTrainedModel, schedule: SlicingSchedule, bases: Bases, chosen: str = PCA.name
 ) -> SlicedModel:

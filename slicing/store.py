@@ -7,13 +7,13 @@ A sliced folder opens as a ``ModelSource`` like any other model. Knows nothing a
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import model_validator
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from analysis.device import is_out_of_memory, out_of_memory_told, pick_device, pick_dtype
 from analysis.errors import ModelError, one_line
+from analysis.late import transformers
 from analysis.portable import make_portable
 from analysis.shape import ModelShape
 from analysis.sources.model import SLICED_MANIFEST, ModelSource, is_sliced, quiet_transformers
@@ -23,20 +23,18 @@ from analysis.trust import pin, read_settings, require_own_weights, require_plai
 from analysis.values import Value
 from slicing.basis import BASES
 from slicing.depth.reduce import ReducedModel
-from slicing.modeling_bridged import BridgedDecoder
-from slicing.modeling_decoder import Decoder
-from slicing.modeling_narrow import NarrowDecoder
-from slicing.modeling_sliced import SlicedConfig, SlicedDecoder, SlicedForCausalLM
+from slicing.late import modeling_bridged, modeling_narrow, modeling_sliced
 from slicing.plain import stream_scale
 from slicing.repair import Repair
 from slicing.schedule import SlicingSchedule
 from slicing.slicer import SlicedModel
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from slicing.modeling_decoder import Decoder
+
 CARD = "README.md"
-_DECODERS: dict[type, type[Decoder]] = {
-    each.causal: each for each in (SlicedDecoder, BridgedDecoder, NarrowDecoder)
-}
-"""What ``AutoModel`` opens of a folder with our modelling files, by the class of the whole model."""
 _NEEDED = """
 With torch and transformers 5.23 or later alone (the files `modeling_*.py` in this folder are run, so read
 them first):
@@ -138,7 +136,7 @@ def write_checkpoint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase,
     Where the model is of ours, so are the modelling files, with classes for ``AutoModelForCausalLM`` and
     ``AutoModel``.
     """
-    if decoder := _DECODERS.get(type(model)):
+    if decoder := _decoder_of(model):
         config: Any = model.config
         said = f"{decoder.__module__.rpartition('.')[2]}.{decoder.__name__}"
         config.auto_map = {**(getattr(config, "auto_map", None) or {}), "AutoModel": said}
@@ -173,13 +171,15 @@ def load_sliced(source: ModelSource) -> tuple[SlicedModel, PreTrainedTokenizerBa
     misfit = ModelError(f"The weights in '{folder}' do not fit its {SLICED_MANIFEST}: save the model again.")
     try:
         with quiet_transformers():
-            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-            config: Any = pin(SlicedConfig.from_pretrained(folder, local_files_only=True))
+            tokenizer = transformers.AutoTokenizer.from_pretrained(
+                folder, trust_remote_code=False, local_files_only=True
+            )
+            config: Any = pin(modeling_sliced.SlicedConfig.from_pretrained(folder, local_files_only=True))
             said = tuple(config.widths), config.embedding, config.span
             meant = schedule.widths, schedule.embedding, schedule.span
             if said != meant or config.text_config.num_hidden_layers != manifest.shape.block_count:
                 raise misfit
-            loaded: Any = SlicedForCausalLM.from_pretrained(
+            loaded: Any = modeling_sliced.SlicedForCausalLM.from_pretrained(
                 folder,
                 config=config,
                 dtype=pick_dtype(source.dtype, device, config.dtype),
@@ -384,3 +384,13 @@ model = AutoModelForCausalLM.from_pretrained("PATH"{code})
 tokenizer = AutoTokenizer.from_pretrained("PATH"{none})
 ```
 """
+
+
+def _decoder_of(model: Any) -> type[Decoder] | None:
+    """What ``AutoModel`` opens of a folder with our modelling files, or ``None`` for a model of others."""
+    ours = (
+        modeling_sliced.SlicedDecoder,
+        modeling_bridged.BridgedDecoder,
+        modeling_narrow.NarrowDecoder,
+    )
+    return next((each for each in ours if each.causal is type(model)), None)

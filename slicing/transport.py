@@ -6,9 +6,12 @@ Knows nothing about models.
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+from analysis.late import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 ROUNDS, QUICK = 50, 100
 """Of Sinkhorn's iteration, at most: in logarithms, and of products after each."""

@@ -10,11 +10,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from analysis.anatomy import blocks, decoder, why_not_sliceable
 from analysis.bases import Bases, find_bases
@@ -23,6 +21,7 @@ from analysis.device import Precision, matmuls
 from analysis.errors import PlanError, UnsupportedError, unknown_name
 from analysis.evaluate import perplexity
 from analysis.hooks import going_on_from, returns_tuple, watch_blocks
+from analysis.late import inference_mode, torch
 from analysis.probes import damage, leave_out
 from analysis.profile import LayerProfile, profile_blocks
 from analysis.read_shape import read_shape
@@ -32,6 +31,9 @@ from slicing.depth.layout import Layout
 from slicing.depth.operator import reduce_blocks
 from slicing.plan import Plan
 from slicing.probes import CURVES, FRACTIONS, PROBES, USUAL, Probing
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 SHAPES = ("shape", "width step")
 """Answers that no pass is made for: what they take is not told."""
@@ -220,7 +222,7 @@ class ModelView:
             outputs = self._outputs(self.model, windows)
         return outputs, states, returns_tuple(self.model, self.windows[:1, :8].to(self.model.device))
 
-    @torch.inference_mode()
+    @inference_mode
     def _outputs(self, model: Any, windows: int) -> Tensor:
         """Run the decoder on each of a few short texts, (n, tokens * D)."""
         # As many and as long as the published code of Sliding Layer Merging takes: ten samples of 128 tokens.

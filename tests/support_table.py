@@ -58,7 +58,7 @@ def passes_guard(model: PreTrainedModel) -> bool:
     if why_not_sliceable(model.config):
         return False
     try:
-        with patch.dict(GUARD_TOLERANCE, {torch.float32: 1e-4}):
+        with patch.dict(GUARD_TOLERANCE, {"float32": 1e-4}):
             refuse_unless_invariant(model)
     except UnsupportedError:
         return False

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from pydantic import Field
-from transformers import PreTrainedModel
 
 from analysis.anatomy import SLICED_ALREADY, why_not_sliceable
 from analysis.device import Facts, pick_device, pick_dtype
@@ -21,6 +20,9 @@ from analysis.sources.hub import Listing, look_at, look_up
 from analysis.sources.model import SLICED_MANIFEST, ModelSource, is_sliced, must_fetch, reading
 from analysis.units import Kind
 from analysis.values import Value
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 class ModelCard(Value):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
-
-import pandas as pd
+from typing import TYPE_CHECKING, NamedTuple
 
 from analysis.errors import TextError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 class Years(NamedTuple):

@@ -14,12 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import pyarrow as pa
-from pyarrow import csv as arrow_csv
-from pyarrow import dataset
-from pyarrow import json as arrow_json
 
 from analysis.errors import TextError
+from analysis.late import arrow_csv, arrow_json, dataset, pa
+from analysis.sources.columns import find_column
 from analysis.sources.tables import arrow_reason, divide, text_column, why_no_names
 
 if TYPE_CHECKING:
@@ -73,7 +71,7 @@ def _delimited(path: Path, column: str, delimiters: str = ",;\t|") -> dataset.Da
     """
     text = _decoded(path)
     shape = divide(text, delimiters)
-    if column not in shape.names and (told := why_no_names(shape)):
+    if find_column(column, shape.names) is None and (told := why_no_names(shape)):
         raise TextError(
             f"The first line of '{path.name}' looks like data rather than names of columns, since {told}: "
             "write a line of names above it, with 'text' for the column to read."
@@ -161,6 +159,11 @@ def file_documents(source: TextSource) -> Iterator[str]:
             raise TextError(f"The text file '{path.name}' is empty: give a file with text in it.")
         if file_format.table:
             yield from _table_rows(source, file_format.table(path, source.column or "text"))
+        elif source.column:
+            raise TextError(
+                f"The file '{path.name}' is read as plain text, which has no column '{source.column}': leave "
+                "out what stands behind '#', or give a table."
+            )
         else:
             yield _decoded(path).replace("\r\n", "\n").replace("\r", "\n")
     except (ValueError, OSError, EOFError, zlib.error, csv.Error, pa.ArrowException) as error:

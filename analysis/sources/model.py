@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Literal, Self
 
 from pydantic import model_validator
-from transformers.utils import logging as transformers_logging
 
 from analysis.device import check_device_names, is_out_of_memory
 from analysis.errors import ModelError, is_ours, one_line
 from analysis.fetch import fetched
+from analysis.late import transformers
 from analysis.sources.hub import fetch_error
 from analysis.values import Value
 
@@ -104,21 +104,24 @@ def quiet_transformers() -> Iterator[None]:
 
     Our own errors tell what matters of them.
     """
-    bars, level = transformers_logging.is_progress_bar_enabled(), transformers_logging.get_verbosity()
+    bars, level = (
+        transformers.utils.logging.is_progress_bar_enabled(),
+        transformers.utils.logging.get_verbosity(),
+    )
     hub = logging.getLogger("huggingface_hub")
     hub_level = hub.level
-    transformers_logging.disable_progress_bar()
-    transformers_logging.set_verbosity(logging.CRITICAL)
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity(logging.CRITICAL)
     hub.setLevel(logging.CRITICAL)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        transformers_logging.set_verbosity(level)
+        transformers.utils.logging.set_verbosity(level)
         hub.setLevel(hub_level)
         if bars:
-            transformers_logging.enable_progress_bar()
+            transformers.utils.logging.enable_progress_bar()
 
 
 @contextmanager

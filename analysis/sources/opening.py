@@ -7,23 +7,14 @@ about slicing.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import torch
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    PreTrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from analysis.checkpoint import refuse_left_out, settle_tables
-from analysis.device import out_of_memory_told, pick_device, pick_dtype
-from analysis.errors import ModelError, UnsupportedError
+from analysis.device import is_out_of_memory, out_of_memory_told, pick_device, pick_dtype
+from analysis.errors import ModelError, UnsupportedError, is_ours, one_line
 from analysis.fetch import fetch
 from analysis.gguf_header import check_gguf
+from analysis.late import torch, transformers
 from analysis.portable import make_portable
 from analysis.quantised import make_plain, why_not_plain, why_not_readable
 from analysis.sources.card import made_from
@@ -34,11 +25,15 @@ from analysis.sources.configuration import (
     weights_folder,
     where_to_read,
 )
+from analysis.sources.folder import has_tokenizer, require_whole
 from analysis.sources.gguf import alone, dequantised_folder, gguf_file
 from analysis.sources.model import ModelSource, is_sliced, must_fetch, quiet_transformers, reading
 from analysis.storage import whole_folder
 from analysis.trust import pin, require_own_weights
 from analysis.values import Progress, no_progress
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 
 class OpenModel(NamedTuple):
@@ -84,7 +79,7 @@ def outline(source: ModelSource) -> OpenModel:
     """
     where, options, config = _found(source)
     with reading(source):
-        tokenizer = AutoTokenizer.from_pretrained(where, trust_remote_code=False, **options)
+        tokenizer = _tokenizer(source, where, options)
     return OpenModel(skeleton_of(source, config).eval(), tokenizer)
 
 
@@ -101,7 +96,7 @@ def open_dense(source: ModelSource) -> OpenModel:
     device = pick_device(source.device)
     dtype = pick_dtype(source.dtype, device, config.dtype)
     with out_of_memory_told(f"loading {source.label} onto {device}"), reading(source):
-        tokenizer = AutoTokenizer.from_pretrained(where, trust_remote_code=False, **options)
+        tokenizer = _tokenizer(source, where, options)
         model = _read_weights(
             source,
             where,
@@ -134,12 +129,26 @@ def _found(source: ModelSource) -> tuple[str, dict[str, Any], PreTrainedConfig]:
     return where, options, config
 
 
+def _tokenizer(source: ModelSource, where: str | Path, options: dict[str, Any]) -> PreTrainedTokenizerBase:
+    """Read the tokenizer of a model (``ModelError`` where its folder holds none that can be read)."""
+    try:
+        return transformers.AutoTokenizer.from_pretrained(where, trust_remote_code=False, **options)
+    except Exception as error:  # each kind of tokenizer has errors of its own
+        if is_ours(error) or is_out_of_memory(error):
+            raise
+        reason = one_line(error) if has_tokenizer(Path(where)) else "there is no file of one"
+        raise ModelError(
+            f"The tokenizer of the model '{source.label}' cannot be read ({reason}): copy tokenizer.json and "
+            "tokenizer_config.json from the model that it was made from into its folder."
+        ) from error
+
+
 def _read_weights(source: ModelSource, where: str | Path, **options: Any) -> Any:
     """Read a model of which every weight is in the file, and which has a place for every weight in the file.
 
     transformers would fill what is missing with random numbers, and leave out what it has no place for.
     """
-    loaded: Any = AutoModelForCausalLM.from_pretrained(
+    loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(
         where, trust_remote_code=False, output_loading_info=True, **options
     )
     model, report = loaded
@@ -161,13 +170,14 @@ def dequantise(source: ModelSource) -> None:
     folder = dequantised_folder(path)
     if folder.is_dir():
         return
+    require_whole(path, source.label)
     check_gguf(path)
     options: dict[str, Any] = {"gguf_file": path.name, "local_files_only": True}
     with alone(path) as place, reading(source):
-        config = pin(AutoConfig.from_pretrained(place, trust_remote_code=False, **options))
+        config = pin(transformers.AutoConfig.from_pretrained(place, trust_remote_code=False, **options))
         require_causal(source, config)
         model = _read_weights(source, place, config=config, dtype=torch.float32, **options)
-        tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False, **options)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(place, trust_remote_code=False, **options)
     # The weights are plain numbers now; without this the stored model would claim to be quantised.
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config

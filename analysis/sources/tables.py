@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from textwrap import shorten
 from typing import TYPE_CHECKING, NamedTuple
 
-import pyarrow as pa
-
 from analysis.errors import TextError, one_line
+from analysis.late import pa
+from analysis.sources.columns import find_column
 
 if TYPE_CHECKING:
     from analysis.sources.text import TextSource
@@ -24,7 +24,8 @@ def text_column(source: TextSource, schema: pa.Schema) -> str:
     strings = pa.types.is_string, pa.types.is_large_string
     texts = [field.name for field in schema if any(of(field.type) for of in strings)]
     columns = ", ".join(f"{field.name} ({field.type})" for field in schema)
-    wanted = source.column or ("text" if "text" in schema.names else None)
+    found = find_column(source.column or "text", schema.names)
+    wanted = found or source.column
     if wanted is None and len(texts) == 1:
         return texts[0]
     if wanted is None:
@@ -35,7 +36,10 @@ def text_column(source: TextSource, schema: pa.Schema) -> str:
         problem = f"holds no text in its column '{wanted}'"
     else:
         return wanted
-    raise TextError(f"The text '{source.label}' {problem}: name a column of strings among {columns}.")
+    label = source.model_copy(update={"column": None}).label
+    raise TextError(
+        f"The text '{label}' {problem}: name a column of strings among {columns}, as in 'FILE#COLUMN'."
+    )
 
 
 class Division(NamedTuple):

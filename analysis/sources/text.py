@@ -15,6 +15,7 @@ from typing import Literal, Self
 from pydantic import model_validator
 
 from analysis.errors import TextError, unknown_name
+from analysis.sources.columns import MARK, split_column
 from analysis.sources.demo_text import DEMO_SPLITS, demo_documents
 from analysis.sources.files import existing_path, file_documents, looks_like_path, require_file
 from analysis.sources.hub_text import HUB_ID, check_hub_text, hub_documents, whole_split
@@ -59,7 +60,8 @@ class TextSource(Value):
         """Read what a person wrote: the demo text, a preset, a file, or a data set on the Hub.
 
         ``demo``, ``demo:SPLIT``; ``PRESET``, ``PRESET:SPLIT``; a path;
-        ``owner/name[/config][@revision][:split]``. Where no split is named, the role chooses it.
+        ``owner/name[/config][@revision][:split]``. Where no split is named, the role chooses it. Behind a
+        file or a data set, ``#COLUMN`` names the column of its table that holds the text.
         Raises ``TextError`` for a name that is none of these, and for a path without a file.
         """
         text = text.strip()
@@ -68,15 +70,18 @@ class TextSource(Value):
             return cls(kind="demo", split=split or role)
         if name in PRESETS:
             return _preset_text(PRESETS[name], split or PRESETS[name].splits[role])
-        if existing_path(text) or looks_like_path(text):
-            return cls(kind="file", location=str(require_file(text)))
-        if hub := _HUB_TEXT.fullmatch(text):
+        # A mark may also be part of a file's own name.
+        place, column = (text, None) if existing_path(text) else split_column(text)
+        if existing_path(place) or looks_like_path(place):
+            return cls(kind="file", location=str(require_file(place)), column=column)
+        if hub := _HUB_TEXT.fullmatch(place):
             return cls(
                 kind="hub",
                 location=hub["location"],
                 config=hub["config"],
                 revision=hub["revision"],
                 split=hub["split"] or {"calibration": "train", "evaluation": "test"}[role],
+                column=column,
             )
         raise TextError(unknown_name("text", text, ["demo", *PRESETS]))
 
@@ -88,7 +93,7 @@ class TextSource(Value):
             first, last = DEMO_SPLITS[self.split]
             return f"State of the Union {first}-{last} ({self.split} split){limit}"
         if self.kind == "file":
-            return Path(self.location).name + limit
+            return Path(self.location).name + (f"{MARK}{self.column}" if self.column else "") + limit
         titles = {(preset.repo, preset.config, preset.revision): preset.title for preset in PRESETS.values()}
         name = self.location + (f"@{self.revision}" if self.revision else "")
         name += f" ({self.config})" if self.config else ""

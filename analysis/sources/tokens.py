@@ -12,14 +12,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import torch
-from torch import Tensor
-
 from analysis.errors import ModelError, is_ours, one_line
+from analysis.late import torch
 from analysis.sources.files import require_file
 from analysis.sources.text import TextSource
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import PreTrainedTokenizerBase
 
 DOCUMENT_SEPARATOR = "\n\n"

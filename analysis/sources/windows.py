@@ -10,17 +10,15 @@ from collections.abc import Iterable, Iterator
 from textwrap import shorten
 from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-from torch.nn import functional
-
 from analysis.errors import TextError
+from analysis.late import functional, torch
 from analysis.sources.demo_text import demo_addresses
 from analysis.sources.text import TextSource
 from analysis.sources.tokens import DOCUMENT_SEPARATOR, token_stream
 from analysis.values import Value
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import PreTrainedTokenizerBase
 
 

@@ -11,7 +11,9 @@ import typer
 
 from analysis.errors import StorageError
 from analysis.storage import check_new_file, check_new_folder, runs_folder
-from app.cli.terminal import open_source, out, progress_bars
+from app.cli.progress import progress_bars
+from app.cli.terminal import out
+from app.cli.work import open_source
 
 if TYPE_CHECKING:
     from analysis.sources.model import ModelSource

@@ -20,23 +20,16 @@ from app.cli.options import (
     UnitsMeasuredOption,
     UnitsOption,
 )
+from app.cli.progress import progress_bars
 from app.cli.reading import grouped
-from app.cli.terminal import (
-    carry_out,
-    err,
-    open_source,
-    out,
-    plain,
-    printed_as_json,
-    progress_bars,
-    table_of,
-    tell_where,
-)
+from app.cli.rows import print_rows
+from app.cli.showing import print_profile
+from app.cli.terminal import note, out, plain, printed_as_json, tell_where
+from app.cli.work import carry_out, open_source
 
 if TYPE_CHECKING:
     from analysis.evaluate import Perplexity
     from analysis.sources.model import ModelSource
-    from slicing.inner.costs import UnitCosts
     from slicing.plan import Plan
     from slicing.study.results import Run
 
@@ -74,74 +67,24 @@ def profile(
 
 
 def _show_profile(run: Run, first_token: bool, json_path: Path | None) -> None:
-    from analysis.evaluate import at_a_time
-    from analysis.scores import find_score
-    from app import wording
     from slicing.study.store import find_details
 
     request: Any = run.request
-    measured, further = run.result.profile, list(request.probes)
-    frame = measured.to_frame(first_token)
+    frame = run.result.profile.to_frame(first_token)
     if request.lens and (details := find_details(run)) and details.lens is not None:
         frame["logit lens"] = details.lens.mean(axis=0, dtype=float)
-        further.append("logit lens")
     shape = getattr(run.result, "shape", None)
-    units = list(shape.kinds) if shape else []
     data = {
         "key": run.key,
         "request": plain(request),
         "blocks": frame.to_dict("records"),
-        "units": units,
+        "units": list(shape.kinds) if shape else [],
     }
-    costs = run.result.units if run.result.kind == "profile" else None
-    if costs:
-        data["unit_costs"] = plain(costs)
-    if printed_as_json(data, json_path):
-        return
-    table = table_of("block", "cosine", "LR score", "± sd", "block influence", "angular distance", *further)
-    for row in frame.to_dict("records"):
-        columns = ("cosine", "lr", "lr sd", "block-influence", "angular", *further)
-        table.add_row(row["module"], *(f"{row[column]:.3f}" for column in columns))
-    out.print(table)
-    out.print("LR score: 1 is the block that changes its input least, 0 the one that changes it most.")
-    if "lr-published" in measured.scores():  # apart from the scale it differs in the last block alone
-        true, released = (measured.values(name, first_token)[-1] for name in ("lr", "lr-published"))
-        score = find_score("lr-published")
-        out.print(f"{score.title}: {released:.3f} for the last block, not {true:.3f}. {score.about}")
-    if units:
-        out.print(f"{wording.units_inside(units)}.", highlight=False)
-    told = f"{measured.text}: {wording.profiled(request)}{at_a_time(measured.batch)}."
-    out.print(told, style="dim", highlight=False)
-    if costs:
-        _show_units(costs)
-    tell_where(run)
-
-
-def _show_units(costs: UnitCosts) -> None:
-    """Print what every branch and its units cost, and how well that was predicted."""
-    from app import wording
-    from app.unit_tables import unit_table
-
-    frame = unit_table(costs).drop(columns="× predicted", errors="ignore")  # which sentences tell
-    names = frame["block"].astype(str) + " " + frame["part"]
-    frame = frame.drop(columns=["block", "part"])
-    table = table_of("part")
-    for column in frame.columns:
-        table.add_column(column, justify="right", min_width=7)  # a number is never cut
-    for name, row in zip(names, frame.itertuples(index=False), strict=True):
-        table.add_row(name, *(_number(value) for value in row))
-    shares = ", and the share of the curvature of massive tokens" if "massive tokens" in frame else ""
-    out.print(f"What parts inside the blocks cost, in nats per token{shares}", style="bold")
-    out.print(table)
-    for sentence in (wording.units_found(costs), *wording.units_agreement(costs)):
-        out.print(sentence, highlight=False)
-    if paired := wording.units_agreement(costs, "paired"):
-        out.print(f"Predicted token by token: {' '.join(paired)}", highlight=False)
-
-
-def _number(value: float) -> str:
-    """A number of a table in two digits, and nothing where there is none."""
-    return "" if value != value else f"{value:.2g}"
+    if run.result.kind == "profile" and run.result.units:
+        data["unit_costs"] = plain(run.result.units)
+    if not printed_as_json(data, json_path):
+        print_profile(run, first_token)
+        tell_where(run)
 
 
 @grouped
@@ -204,12 +147,18 @@ def _show_plan(run: Run, chosen: Plan, data: dict[str, Any]) -> None:
     result: Any = run.result
     redundancy = result.profile.redundancy(chosen.score, chosen.first_token)
     schedule, constant = chosen.schedule(redundancy, result.shape), chosen.constant(result.shape)
-    table = table_of("block", "redundancy", "slice", "width", "")
-    for block, value in enumerate(redundancy):
-        share = schedule.block_fractions[block]
-        mark = "capped" if data["capped"][block] else ""
-        table.add_row(str(block), f"{value:.3f}", f"{share:.1%}", str(schedule.widths[block]), mark)
-    out.print(table)
+    print_rows(
+        [
+            {
+                "block": f"{result.profile.block_path}.{block}",
+                "redundancy": value,
+                "slice": f"{schedule.block_fractions[block]:.1%}",
+                "width": schedule.widths[block],
+                "held back": "capped" if data["capped"][block] else "",
+            }
+            for block, value in enumerate(redundancy)
+        ]
+    )
     out.print(f"{result.profile.text}: {wording.profiled(run.request)}.", style="dim", highlight=False)
     dense = result.shape.parameters
     for name, each in (("planned", schedule), ("constant", constant)):
@@ -305,14 +254,20 @@ def _evaluate_tasks(
     )
     if printed_as_json({"model": source.label, "scores": [plain(score) for score in scores]}, json_path):
         return
-    table = table_of("task", "metric", "value", "± standard error", "examples", "few-shot")
-    for each in scores:
-        error = "-" if each.standard_error is None else f"{each.standard_error:.4f}"
-        table.add_row(
-            each.task, each.metric, f"{each.value:.4f}", error, f"{each.examples:,}", str(each.few_shot)
-        )
     out.print(source.label, style="bold")
-    out.print(table)
+    print_rows(
+        [
+            {
+                "task": each.task,
+                "metric": each.metric,
+                "value": f"{each.value:.4f}",
+                "± standard error": "-" if each.standard_error is None else f"{each.standard_error:.4f}",
+                "examples": each.examples,
+                "few-shot": each.few_shot,
+            }
+            for each in scores
+        ]
+    )
 
 
 @grouped
@@ -332,4 +287,4 @@ def generate(
         sample = continue_text(opened, prompt, new_tokens)
     if not printed_as_json({"model": source.label, "prompt": prompt, **plain(sample)}, json_path):
         out.print(prompt + sample.text, highlight=False)
-        err.print(f"{sample.tokens} tokens", style="dim")
+        note(f"{sample.tokens} tokens")

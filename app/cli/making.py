@@ -22,7 +22,9 @@ from app.cli.options import (
     SlicingOptions,
 )
 from app.cli.reading import grouped
-from app.cli.terminal import carry_out, out, plain, printed_as_json
+from app.cli.showing import compressed
+from app.cli.terminal import out, plain, printed_as_json
+from app.cli.work import carry_out
 
 if TYPE_CHECKING:
     from slicing.steps import Step
@@ -194,23 +196,8 @@ def _make(asked: CompressRequest, output: Path, json_path: Path | None) -> None:
 
 
 def _show(asked: CompressRequest, result: CompressResult, output: Path) -> None:
-    change = result.parameters / result.dense_parameters - 1
-    told = [f"{result.parameters:,} parameters ({change:+.1%} against dense)"]
-    if layout := result.layout:
-        told.insert(0, f"{len(layout.groups)} of {layout.blocks} blocks ({layout.label})")
-    if result.inner:
-        told.insert(0, result.inner.label)
-    if result.schedule:
-        told.append(f"mean slice {result.schedule.mean_slice:.1%}")
-    out.print(f"{asked.recipe.title}.", highlight=False)
-    out.print(f"{', '.join(told)}, in {result.seconds:.0f} s: {output}")
-    if not result.schedule and asked.recipe.repaired != "none":
-        if result.repair is None:
-            out.print("No cut has a block before it that could be fitted, so nothing was repaired.")
-        elif not result.repair.kept:
-            out.print("The repair lowered no loss on the windows held out, so it was not kept.")
-    for healed in result.healed:
-        out.print(healed.told, highlight=False)
+    for sentence in compressed(asked, result, str(output)):
+        out.print(sentence, highlight=False)
     if result.smaller and result.dense:
         out.print(
             f"Perplexity {result.smaller.perplexity:.2f}, dense {result.dense.perplexity:.2f}: "

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 TEXT_HELP = (
     "'demo', 'demo:out-of-style', a preset (wikitext2, c4, alpaca, ptb, pg19), owner/name on the Hub, "
-    "or a file."
+    "or a file, of a table 'FILE#COLUMN'."
 )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import sys
+import traceback
 from typing import Annotated, NoReturn
 
 import typer
@@ -20,7 +21,7 @@ from app.cli.serving import app_command, prepare
 from app.cli.shrinking import shrink
 from app.cli.stored import cite, queue_app, report, runs_app
 from app.cli.studies import compare, study_app
-from app.cli.terminal import err, out
+from app.cli.terminal import err, loudness, out
 from app.quiet import quieten
 
 EXIT_CODES = (
@@ -47,8 +48,18 @@ def start(
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Print results, warnings and errors alone.")
+    ] = False,
+    verbose: Annotated[
+        bool,
+        typer.Option("--verbose", "-v", help="Print too what other libraries say, and where an error arose."),
+    ] = False,
 ) -> None:
     """Read the options that stand before a command."""
+    loudness.quiet, loudness.verbose = quiet, verbose
+    if not verbose:
+        quieten()
 
 
 app.command()(profile)
@@ -72,7 +83,6 @@ app.command()(prepare)
 
 def main() -> None:
     """Run the console script: every error of ours is one sentence and its exit code."""
-    quieten()
     try:
         sys.exit(app(standalone_mode=False) or 0)
     except SlicescopeError as error:
@@ -89,5 +99,7 @@ def main() -> None:
 
 
 def _refuse(error: SlicescopeError) -> NoReturn:
+    if loudness.verbose:
+        err.print(visible(traceback.format_exc()), style="dim", highlight=False, soft_wrap=True)
     err.print(f"slicescope: {error}", style="red", highlight=False, soft_wrap=True)
     sys.exit(error.exit_code)

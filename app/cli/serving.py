@@ -6,13 +6,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.text import Text
 
-from analysis.errors import visible
 from analysis.storage import check_folder
 from app.cli.options import ModelOptions
+from app.cli.progress import progress_bars
 from app.cli.reading import grouped
-from app.cli.terminal import err, out, progress_bars
+from app.cli.terminal import out
 
 
 def app_command(
@@ -64,7 +63,8 @@ def prepare(which: ModelOptions) -> None:
     source = which.source()
     with progress_bars() as listen:
         fetch_missing(source, listen)
-    if source.kind in ("demo", "gguf"):
-        with err.status(Text(visible(f"Converting {source.label}"))):
+        if source.kind in ("demo", "gguf"):
+            listen("Converting", 0, 1)
             dequantise(source)
+            listen("Converting", 1, 1)
     out.print(f"{source.label} is ready.")

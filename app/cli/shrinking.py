@@ -6,7 +6,7 @@ import shutil
 from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -21,7 +21,10 @@ from app.cli.options import (
     TaskOptions,
 )
 from app.cli.reading import grouped
-from app.cli.terminal import carry_out, err, out, plain, printed_as_json, table_of
+from app.cli.rows import NARROW, tables
+from app.cli.showing import print_shrunk
+from app.cli.terminal import err, out, plain, printed_as_json
+from app.cli.work import carry_out
 
 if TYPE_CHECKING:
     from slicing.study.requests import ShrinkRequest
@@ -117,7 +120,8 @@ def _tell_known(request: ShrinkRequest) -> None:
         known = known_options(source, request.wish, shape_of(source), itemsize)
         if known:
             err.print(f"Known already of {request.wish.line}, best first:", highlight=False)
-            err.print(_as_table(option_table(known[:SHOWN])))
+            for table in tables(option_table(known[:SHOWN]).to_dict("records"), max(err.width, NARROW)):
+                err.print(table)
 
 
 def _write(run: Run, output: Path) -> None:
@@ -135,23 +139,5 @@ def _write(run: Run, output: Path) -> None:
 
 def _show(run: Run, output: Path) -> None:
     """Print the answer, its evidence and the finalists."""
-    from app import wording
-    from app.shrink_tables import finalist_table
-
-    request: Any = run.request
-    result: Any = run.result
-    for sentence in wording.shrunk(request, result):
-        out.print(sentence, highlight=False)
-    out.print(_as_table(finalist_table(result)))
+    print_shrunk(run)
     out.print(f"{output}: the model, its card (README.md) and {REPORT}.", highlight=False)
-
-
-def _as_table(frame: Any) -> Any:
-    """A frame as a table whose recipes are folded where they are long."""
-    table = table_of()
-    for name in frame:
-        recipe = name == "recipe"
-        table.add_column(name, justify="left" if recipe else "right", overflow="fold", no_wrap=not recipe)
-    for row in frame.fillna("").itertuples(index=False):
-        table.add_row(*map(str, row))
-    return table

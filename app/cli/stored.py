@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from app.cli.options import JsonOption, NewFile
-from app.cli.showing import print_run
-from app.cli.terminal import cell, err, out, plain, printed_as_json, table_of, tell_where, write_new
+from app.cli.rows import print_rows
+from app.cli.showing import print_asked, print_run
+from app.cli.terminal import err, out, plain, printed_as_json, tell_where, write_new
 
 if TYPE_CHECKING:
+    from slicing.study.index import Broken
     from slicing.study.results import Run
 
 runs_app = typer.Typer(invoke_without_command=True)
@@ -28,9 +30,8 @@ def runs(context: typer.Context, json_path: JsonOption = None) -> None:
 @runs_app.command(name="list")
 def list_command(json_path: JsonOption = None) -> None:
     """List stored runs, newest first."""
-    from app.wording import UNREADABLE
     from slicing.heal.resume import trainings_told
-    from slicing.study.store import summaries
+    from slicing.study.index import label_of, summaries
 
     listed, broken = summaries()
     rows = [
@@ -40,6 +41,7 @@ def list_command(json_path: JsonOption = None) -> None:
             "model": each.model,
             "created": each.created.isoformat(),
             "seconds": each.seconds,
+            "label": label_of(each.name),
         }
         for each in listed
     ]
@@ -47,18 +49,25 @@ def list_command(json_path: JsonOption = None) -> None:
         {"runs": rows, "broken": [{"key": each.name, "problem": each.problem} for each in broken]}, json_path
     ):
         return
-    table = table_of("key", "kind", "model", "created", "seconds")
-    for row in rows:
-        table.add_row(
-            cell(row["key"]), row["kind"], cell(row["model"]), row["created"][:16], f"{row['seconds']:.0f}"
-        )
-    for each in broken:
-        table.add_row(cell(each.name), UNREADABLE)
-    out.print(table if table.rows else "No runs yet: 'slicescope compare' makes one.")
+    print_rows([*map(_listed, rows), *map(_unreadable, broken)])
+    if not rows and not broken:
+        out.print("No runs yet: 'slicescope compare' makes one.")
     for each in broken:
         err.print(each.problem, style="yellow", highlight=False, soft_wrap=True)
     if told := trainings_told():
         out.print(told, highlight=False, soft_wrap=True)
+
+
+def _listed(row: dict[str, Any]) -> dict[str, Any]:
+    made = row["created"][:16].replace("T", " ")
+    shown = {"key": row["key"], "kind": row["kind"], "made, UTC": made, "seconds": round(row["seconds"])}
+    return {**shown, "called": row["label"], "model": row["model"]}
+
+
+def _unreadable(each: Broken) -> dict[str, Any]:
+    from app.wording import UNREADABLE
+
+    return {"key": each.name, "kind": UNREADABLE}
 
 
 @runs_app.command()
@@ -66,12 +75,13 @@ def show(
     key: Annotated[str, typer.Argument(help="The key, or its first digits.")],
     json_path: JsonOption = None,
 ) -> None:
-    """Show one run; --json gives all of it."""
+    """Show what a run asked and what came of it; --json gives all of it."""
     from slicing.study.store import find_run
 
     run = find_run(key)
     if printed_as_json(plain(run), json_path):
         return
+    print_asked(run)
     print_run(run)
     tell_where(run)
 
@@ -136,12 +146,11 @@ def queue(context: typer.Context, json_path: JsonOption = None) -> None:
     ]
     if printed_as_json({"jobs": rows, "broken": broken}, json_path):
         return
-    table = table_of("job", "state", "asked, UTC", "by", "what")
-    for row in rows:
-        table.add_row(
-            row["job"], row["state"], row["asked"][5:16].replace("T", " "), row["by"][-12:], row["what"]
-        )
-    out.print(table if rows else "No job waits or runs.")
+    print_rows(
+        [{**row, "asked": row["asked"][5:16].replace("T", " "), "by": row["by"][-12:]} for row in rows]
+    )
+    if not rows:
+        out.print("No job waits or runs.")
     for sentence in broken:
         err.print(sentence, style="yellow")
 

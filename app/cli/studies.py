@@ -36,7 +36,8 @@ from app.cli.options import (
 )
 from app.cli.reading import grouped, numbers, whole_numbers
 from app.cli.showing import print_run
-from app.cli.terminal import carry_out, plain, printed_as_json, tell_where
+from app.cli.terminal import plain, printed_as_json, tell_where
+from app.cli.work import carry_out
 
 if TYPE_CHECKING:
     from slicing.study.recipe import Recipe

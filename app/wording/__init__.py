@@ -8,6 +8,7 @@ from app.wording.jobs import closes, progress, was_closed
 from app.wording.markup import verbatim, without_colours
 from app.wording.numbers import (
     change,
+    counted,
     duration,
     flops,
     interval,

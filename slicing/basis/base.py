@@ -6,13 +6,14 @@ Knows nothing about any one of them, or about models.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar, TypeVar
-
-from torch import Tensor
+from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 from analysis.bases import Moment, Seen
 from analysis.device import widen
 from slicing.registry import Registry
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Basis(ABC):

@@ -6,8 +6,7 @@ know the widths.
 
 from __future__ import annotations
 
-from torch import Tensor
-from transformers import PreTrainedModel
+from typing import TYPE_CHECKING
 
 from analysis.anatomy import anatomy_of
 from analysis.bases import Bases, BasesCollector
@@ -16,6 +15,10 @@ from analysis.read_shape import read_shape
 from analysis.values import Progress, no_progress
 from slicing.basis.base import Basis, along
 from slicing.schedule import SlicingSchedule
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel
 
 
 def bases_for(

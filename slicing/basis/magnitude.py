@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from analysis.bases import Seen
+from analysis.late import torch
 from slicing.basis.base import Basis, basis
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @basis

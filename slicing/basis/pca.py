@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from analysis.bases import Seen
 from slicing.basis.base import Basis, basis
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @basis

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from analysis.bases import Seen
 from analysis.device import widen
+from analysis.late import torch
 from slicing.basis.base import Basis, along, basis
 from slicing.rotation import random_bases
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @basis

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from torch import Tensor
-from transformers import PreTrainedModel
+from typing import TYPE_CHECKING, Any
 
 from analysis.anatomy import blocks
 from analysis.evaluate import tokens_at_a_time
 from analysis.needs import MemoryNeed, passing_need, refuse_unless_it_fits
 from slicing.depth.layout import Layout
 from slicing.repairs import find_repair
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel
 
 
 def removal_need(model: Any, layout: Layout, repair: str, tokens: int, batch: int) -> MemoryNeed:

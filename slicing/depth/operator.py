@@ -9,20 +9,20 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from contextlib import ExitStack
-from typing import Any
-
-import torch
-from accelerate.utils import align_module_device
-from torch import Tensor, nn
-from transformers import PreTrainedModel
+from typing import TYPE_CHECKING, Any
 
 from analysis.anatomy import block_path, blocks
 from analysis.device import comes_and_goes, present
 from analysis.errors import ModelError, UnsupportedError, one_line
 from analysis.hooks import leaving_out, returns_tuple
+from analysis.late import accelerate, inference_mode, nn, no_grad, torch
 from slicing.assembly import spread_like
 from slicing.depth.layout import Layout
 from slicing.guard import probe_logits, why_unlike
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel
 
 _FIRST_SO_MANY = ("first_k_dense_replace", "num_dense_layers", "moe_layer_start_index", "max_window_layers")
 """Settings that count blocks from the first one on."""
@@ -30,7 +30,7 @@ _BY_PLACE = ("mlp_only_layers", "full_attn_idxs", "attn_layer_indices", "moe_lay
 """Settings that list blocks by their places."""
 
 
-@torch.no_grad()
+@no_grad
 def reduce_blocks(
     model: PreTrainedModel, layout: Layout, check: bool = True, spread: bool = True
 ) -> PreTrainedModel:
@@ -121,7 +121,7 @@ def adopt(made: nn.Module, model: nn.Module, in_dense: Callable[[str], str] = st
     """
     for name, module in made.named_modules():
         there = model.get_submodule(in_dense(name))
-        with align_module_device(there):  # where accelerate keeps its weights elsewhere
+        with accelerate.utils.align_module_device(there):  # where accelerate keeps its weights elsewhere
             for key, wanted in module._parameters.items():
                 found = there._parameters[key]
                 if wanted is None or found is None or wanted.shape == found.shape:
@@ -129,7 +129,7 @@ def adopt(made: nn.Module, model: nn.Module, in_dense: Callable[[str], str] = st
         module._buffers.update({key: there._buffers[key] for key in module._buffers})
         # What is computed when a model is made, and not stored.
         for key, value in vars(module).items():
-            if isinstance(value, Tensor) and value.is_meta:
+            if isinstance(value, torch.Tensor) and value.is_meta:
                 setattr(module, key, getattr(there, key))
 
 
@@ -141,7 +141,7 @@ def _kept(parameter: nn.Parameter | None, module: nn.Module) -> nn.Parameter | N
     return nn.Parameter(own, requires_grad=False)
 
 
-@torch.inference_mode()
+@inference_mode
 def _check(model: PreTrainedModel, made: PreTrainedModel, layout: Layout) -> None:
     size = model.get_input_embeddings().weight.shape[0]  # type: ignore[union-attr]
     tokens = (torch.arange(1, 25, device=model.device) * size // 25).unsqueeze(0)

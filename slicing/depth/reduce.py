@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
-from transformers import PreTrainedModel
 
 from analysis.device import out_of_memory_told
 from analysis.evaluate import check_windows, perplexity
+from analysis.late import no_grad
 from analysis.values import Progress, no_progress
 from slicing.depth.layout import Layout
 from slicing.depth.memory import refuse_unless_removal_fits
 from slicing.depth.operator import reduce_blocks
 from slicing.inner.widths import InnerWidths
-from slicing.modeling_bridged import BridgedForCausalLM
-from slicing.modeling_sliced import SlicedForCausalLM
+from slicing.late import modeling_bridged, modeling_sliced
 from slicing.repair import Repair, held_out
 from slicing.repairs import Cuts, find_repair
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True)
@@ -37,10 +39,12 @@ class ReducedModel:
     @property
     def plain(self) -> bool:
         """Tell whether any tool opens it as one of its architecture."""
-        return not isinstance(self.model, BridgedForCausalLM | SlicedForCausalLM)
+        return not isinstance(
+            self.model, modeling_bridged.BridgedForCausalLM | modeling_sliced.SlicedForCausalLM
+        )
 
 
-@torch.no_grad()
+@no_grad
 def reduce_model(
     model: PreTrainedModel,
     layout: Layout,

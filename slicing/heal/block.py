@@ -7,9 +7,7 @@ import math
 import time
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-
+from analysis.late import nn, torch
 from analysis.stream import BlockStream
 from slicing.repair import SublayerRepair, token_weights
 
@@ -84,7 +82,7 @@ def train_block(
 
 def _fresh(value: Any) -> Any:
     """Copies of all tensors in ``value``, floating ones in fp32."""
-    if isinstance(value, Tensor):
+    if isinstance(value, torch.Tensor):
         return value.clone().float() if value.is_floating_point() else value.clone()
     if isinstance(value, dict):
         return {key: _fresh(each) for key, each in value.items()}

@@ -8,8 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from analysis.late import torch
 from analysis.storage import cache_folder, clear_abandoned, storage_errors, whole_file
 
 EVERY = 60.0

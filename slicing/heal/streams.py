@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import torch
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Any
 
 from analysis.anatomy import blocks
+from analysis.late import torch
 from slicing.depth.layout import Layout
 from slicing.repair import token_weights
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 
 class AlignedStreams:

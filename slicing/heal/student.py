@@ -6,14 +6,11 @@ import copy
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
 
-import torch
-from torch import Tensor, nn
-from torch.nn.utils.parametrize import is_parametrized, register_parametrization, remove_parametrizations
-from transformers.pytorch_utils import Conv1D
-
 from analysis.device import Precision, has_bf16, multiplies_bf16
 from analysis.errors import UnsupportedError
+from analysis.late import nn, torch, transformers
 from analysis.needs import is_spread
+from slicing.late import adapter
 
 Trained = Literal["all", "lora"]
 """All numbers of the model, or adapters of low rank on its linear maps, which are added in at the end."""
@@ -42,35 +39,21 @@ def trainable(student: Any, trained: Trained, rank: int, alpha: float) -> None:
         if trained == "all":
             for parameter in module.parameters(recurse=False):
                 parameter.requires_grad_(True)
-        elif isinstance(module, nn.Linear | Conv1D) and module is not head:
+        elif isinstance(module, nn.Linear | transformers.pytorch_utils.Conv1D) and module is not head:
             weight: Any = module.weight
-            register_parametrization(module, "weight", Adapter(weight, rank, alpha))
+            torch.nn.utils.parametrize.register_parametrization(
+                module, "weight", adapter.Adapter(weight, rank, alpha)
+            )
 
 
 def merged(student: nn.Module, dtype: torch.dtype) -> Any:
     """Give the model of a student that was trained: adapters added in, in its former ``dtype``, frozen."""
     for module in list(student.modules()):
-        if is_parametrized(module, "weight"):
-            remove_parametrizations(module, "weight", leave_parametrized=True)
+        if torch.nn.utils.parametrize.is_parametrized(module, "weight"):
+            torch.nn.utils.parametrize.remove_parametrizations(module, "weight", leave_parametrized=True)
     for parameter in student.parameters():
         parameter.requires_grad_(False)
     return student.to(dtype).eval()
-
-
-class Adapter(nn.Module):
-    """W + (alpha / r) B A, of a weight W (M, N): B (M, r) begins as zeros, A (r, N) is drawn."""
-
-    def __init__(self, weight: Tensor, rank: int, alpha: float) -> None:
-        super().__init__()
-        rank = min(rank, *weight.shape)
-        drawn = torch.randn(rank, weight.shape[1], generator=torch.Generator().manual_seed(0))
-        self.scale = alpha / rank
-        self.first = nn.Parameter(drawn.to(weight) / rank**0.5)
-        self.then = nn.Parameter(weight.new_zeros(weight.shape[0], rank))
-
-    def forward(self, weight: Tensor) -> Tensor:
-        """Give the weight with what was learned."""
-        return weight + self.scale * (self.then @ self.first)
 
 
 def training_precision(device: torch.device) -> Precision:

@@ -8,14 +8,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor, nn
 
 from analysis.device import Precision, out_of_memory_told, synchronise
 from analysis.evaluate import batch_size, perplexity
+from analysis.late import nn, no_grad, torch
 from slicing.heal.limits import Limits, rate_at
 from slicing.heal.looks import shown
 from slicing.heal.record import Healed, Look
@@ -23,13 +22,17 @@ from slicing.heal.resume import Resume
 from slicing.heal.short import Moments, optimiser_of, set_rate
 from slicing.heal.student import products
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 LOOKS = 10
 """How often the loss on the held-out windows is looked at, beside that before training."""
 PATIENCE = 5
 """Looks in a row without gain after which training stops: much is gained late, when the rate is small."""
 CLIP = 1.0
 """The largest norm of a gradient."""
-Loss = Callable[[Any, Tensor], Tensor]
+
+Loss = Callable[[Any, "Tensor"], "Tensor"]
 """Of a model and windows (B, T): the mean loss of their tokens, with its graph."""
 
 
@@ -197,7 +200,7 @@ def _copied(parameters: Sequence[nn.Parameter]) -> list[Tensor]:
     return [each.detach().clone() for each in parameters]
 
 
-@torch.no_grad()
+@no_grad
 def _put(parameters: Sequence[nn.Parameter], values: Sequence[Tensor]) -> None:
     for each, value in zip(parameters, values, strict=True):
         each.copy_(value)

@@ -9,21 +9,24 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
 
 from analysis.anatomy import anatomy_of, block_path, blocks, core_of
 from analysis.errors import PlanError, UnsupportedError
 from analysis.families import Branch
+from analysis.late import nn, no_grad, torch, transformers
 from analysis.read_units import branch_units
 from analysis.units import Kind, Units
 from slicing.guard import probe_logits, why_unlike
 from slicing.inner.widths import ORDER
-from slicing.modeling_narrow import Absent, NarrowConfig, NarrowForCausalLM, NarrowLinear
+from slicing.late import modeling_narrow
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from slicing.modeling_narrow import NarrowLinear
 
 INSIDE_HEADS: tuple[Kind, ...] = ("value_pairs", "rotary_pairs")
 """Kinds that a family's attention has to be given at full size, with zeros where they are gone."""
@@ -46,7 +49,7 @@ BranchCuts = Sequence[UnitCut] | None
 """What becomes of a branch: cuts of different kinds, ``()`` to leave it whole, ``None`` to take it out."""
 
 
-@torch.no_grad()
+@no_grad
 def cut_model(model: Any, cuts: Sequence[Sequence[BranchCuts]]) -> None:
     """Cut the branches of every block of ``model``, in place; its tensors may be shared, and stay.
 
@@ -132,12 +135,12 @@ def _shrink(
     """Keep the rows or columns of the kept units of one weight, bias or vector."""
     path, _, last = name.rpartition(".")
     holder = root.get_submodule(path)
-    if last == "bias" and isinstance(holder, nn.Linear | Conv1D):
+    if last == "bias" and isinstance(holder, nn.Linear | transformers.pytorch_utils.Conv1D):
         return  # it went with its weight
     old = getattr(holder, last)
     stay = np.sort(places[kept].ravel())
     gone_places = np.setdiff1d(places.ravel(), stay)
-    if not isinstance(holder, nn.Linear | Conv1D):
+    if not isinstance(holder, nn.Linear | transformers.pytorch_utils.Conv1D):
         found = _kept(_features(old, rows), places, kept, mix, gone_places)
         shape = list(old.shape)
         if old.ndim == 3:
@@ -204,9 +207,11 @@ def _features(tensor: Tensor, rows: bool) -> Tensor:
 
 def _as_narrow(module: Any) -> NarrowLinear:
     """A linear map that shares the module's numbers, and can be made smaller."""
-    weight = module.weight.T if isinstance(module, Conv1D) else module.weight
+    weight = module.weight.T if isinstance(module, transformers.pytorch_utils.Conv1D) else module.weight
     sizes = {name: getattr(module, name, None) for name in ("full_in", "full_out")}
-    found = NarrowLinear(weight.shape[1], weight.shape[0], module.bias is not None, **sizes, device="meta")
+    found = modeling_narrow.NarrowLinear(
+        weight.shape[1], weight.shape[0], module.bias is not None, **sizes, device="meta"
+    )
     found.weight = _parameter(weight)
     if module.bias is not None:
         found.bias = _parameter(module.bias)
@@ -237,7 +242,7 @@ def _take_out(model: Any, block: Any, branch: Branch, alone: bool) -> None:
     layer = getattr(last, "layer_idx", None) if branch.kind == "attention" else None
     for name in names[:-1]:
         setattr(block, name, nn.Identity())
-    setattr(block, names[-1], Absent(outputs, layer))
+    setattr(block, names[-1], modeling_narrow.Absent(outputs, layer))
     if alone:  # else another branch may read through the same norm
         setattr(block, branch.norm, nn.Identity())
 
@@ -301,12 +306,12 @@ def as_narrow_model(model: Any) -> Any:
         return model
     # The new configuration sets the way to attend in that of the model too, which other models share.
     text = copy.deepcopy(model.config)
-    config = NarrowConfig(
+    config = modeling_narrow.NarrowConfig(
         text_config=text, blocks=block_path(model), bridges=[], narrow=parts, dtype=model.dtype
     )
     config._attn_implementation = model.config._attn_implementation
     with torch.device("meta"):  # else transformers draws all its weights anew, those of other models too
-        made = NarrowForCausalLM(config, inner=model)
+        made = modeling_narrow.NarrowForCausalLM(config, inner=model)
     made.generation_config = model.generation_config
     return made.eval()
 
@@ -319,7 +324,7 @@ def narrow_parts(model: Any) -> dict[str, Any]:
     parts: dict[str, Any] = {}
     for name, module in dense.named_modules():
         found = there.get(name)
-        if isinstance(found, NarrowLinear):
+        if isinstance(found, modeling_narrow.NarrowLinear):
             sizes = {"full_in": found.full_in, "full_out": found.full_out}
             parts[name] = {
                 "kind": "linear",
@@ -328,7 +333,7 @@ def narrow_parts(model: Any) -> dict[str, Any]:
                 "bias": found.bias is not None,
                 **{key: size for key, size in sizes.items() if size is not None},
             }
-        elif isinstance(found, Absent):
+        elif isinstance(found, modeling_narrow.Absent):
             parts[name] = {"kind": "absent", "outputs": found.outputs, "layer": found.layer_idx}
         elif isinstance(found, nn.Identity) and not isinstance(module, nn.Identity):
             parts[name] = {"kind": "identity"}

@@ -15,25 +15,26 @@ Knows nothing about how units were chosen.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from analysis.anatomy import blocks
 from analysis.device import on_device, present, widen
+from analysis.late import no_grad, torch
 from analysis.stream import BlockStream
 from analysis.sublayers import Sublayer, out_in, set_out_in, sublayers, weights_at
 from slicing.depth.layout import Layout
-from slicing.modeling_narrow import NarrowLinear
+from slicing.late import modeling_narrow
 from slicing.repair import RidgeFit, SublayerRepair
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 RIDGES = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
 """With few windows even strong ridges gain: 3 was chosen most often with 16 of 512 tokens."""
 Tell = Callable[[int, int], None]
 
 
-@torch.no_grad()
+@no_grad
 def fit_inside(
     dense: Any,
     cut: Any,
@@ -174,7 +175,7 @@ class _Fit:
     def _features(self, read: dict[int, Tensor], states: Tensor) -> list[Tensor]:
         """What the writers read of a batch, and 1 where one has a bias."""
         parts = [
-            each.read(read[place]) if isinstance(each, NarrowLinear) else read[place]
+            each.read(read[place]) if isinstance(each, modeling_narrow.NarrowLinear) else read[place]
             for place, each in enumerate(self.maps)
         ]
         return [*parts, torch.ones_like(states[..., :1])] if self.biased else parts

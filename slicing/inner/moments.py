@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from analysis.anatomy import blocks
 from analysis.bases import Covariance
 from analysis.device import present
+from analysis.late import no_grad
 from analysis.stream import BlockStream
 from analysis.sublayers import Sublayer, out_in, rms, sublayers
 from analysis.values import Progress, no_progress
 
-Look = Callable[[int, int, Sublayer, list[Tensor]], None]
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Look = Callable[[int, int, Sublayer, list["Tensor"]], None]
 """``look(block, row, sublayer, moments)``: of each of its writers, (F, F) fp64, the mean over tokens of
 ``z z' / r²``, with ``z`` what it reads and ``r`` the RMS of the stream behind the sub-layer."""
 
 
-@torch.no_grad()
+@no_grad
 def writer_moments(
     model: Any,
     windows: Tensor,

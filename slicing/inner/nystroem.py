@@ -5,11 +5,15 @@ Knows nothing about models: a moment is any symmetric matrix without negative ei
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-import torch
-from torch import Tensor
 
 from analysis.device import widen
+from analysis.late import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def leverage(moment: Tensor, ridge: float) -> Tensor:

@@ -9,14 +9,16 @@ is the inverse of C.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from analysis.device import widen
+from analysis.late import torch
 from analysis.units import Index
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 DAMPING = 0.1
 """What is added to the diagonal of C, relative to it: what a refit with a ridge can make up for."""

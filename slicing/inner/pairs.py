@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from analysis.anatomy import blocks, core_of
 from analysis.device import HOST, widen
+from analysis.late import torch
 from analysis.read_units import read_units
 from analysis.units import Units
 from slicing.inner.select import branches_of
 
-Energies = dict[str, Tensor]
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Energies = dict[str, "Tensor"]
 """By the name of a weight that queries or keys come from: the sum over tokens of the square of every output,
 (F,) fp64."""
 

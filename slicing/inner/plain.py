@@ -5,16 +5,13 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-import torch
-from torch import nn
-from transformers.pytorch_utils import Conv1D
-
 from analysis.anatomy import anatomy_of, blocks, core_of
 from analysis.errors import UnsupportedError, one_line
 from analysis.families import Branch
+from analysis.late import nn, no_grad, torch, transformers
 from analysis.sublayers import linear_maps, out_in
 from slicing.guard import probe_logits, why_unlike
-from slicing.modeling_narrow import Absent, NarrowLinear
+from slicing.late import modeling_narrow
 
 CHANNELS = ("intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size")
 SHARED = ("shared_expert_intermediate_size",)
@@ -24,14 +21,14 @@ GROUPS = ("num_key_value_heads", "num_kv_heads", "num_attention_groups")
 queries, and of keys and values, an attention has."""
 
 
-@torch.no_grad()
+@no_grad
 def as_plain(model: Any, instead: str = "leave out 'uniform'") -> Any:
     """The same model in the class and configuration of its architecture, which every tool opens.
 
     Raises ``UnsupportedError`` where the configuration cannot say these widths; ``instead`` is what it then
     tells to do.
     """
-    if any(isinstance(each, Absent) for each in model.modules()):
+    if any(isinstance(each, modeling_narrow.Absent) for each in model.modules()):
         raise _unfit(model, "whole sub-layers are gone", instead)
     config = copy.deepcopy(model.config)
     text = config.get_text_config(decoder=True)
@@ -48,14 +45,18 @@ def as_plain(model: Any, instead: str = "leave out 'uniform'") -> Any:
             made = type(model)(config)
     except Exception as error:  # whatever the family's own code says of a configuration it cannot build
         raise _unfit(model, one_line(error), instead) from error
-    turned = {f"{name}.weight" for name, each in made.named_modules() if isinstance(each, Conv1D)}
+    turned = {
+        f"{name}.weight"
+        for name, each in made.named_modules()
+        if isinstance(each, transformers.pytorch_utils.Conv1D)
+    }
     wrong = [
         name
         for name, each in made.named_parameters()
         if there.get(name) not in (each.shape, each.shape[::-1] if name in turned else None)
     ]
     if wrong or any(
-        isinstance(each, NarrowLinear) and (each.rows is not None or each.columns is not None)
+        isinstance(each, modeling_narrow.NarrowLinear) and (each.rows is not None or each.columns is not None)
         for each in model.modules()
     ):
         raise _unfit(model, f"the shapes of {wrong[0] if wrong else 'its heads'} differ", instead)
@@ -63,7 +64,11 @@ def as_plain(model: Any, instead: str = "leave out 'uniform'") -> Any:
         found = model.get_submodule(name)
         for key in module._parameters:
             own: Any = found._parameters[key]
-            turned = isinstance(module, Conv1D) and key == "weight" and isinstance(found, NarrowLinear)
+            turned = (
+                isinstance(module, transformers.pytorch_utils.Conv1D)
+                and key == "weight"
+                and isinstance(found, modeling_narrow.NarrowLinear)
+            )
             module._parameters[key] = nn.Parameter(own.T.contiguous(), False) if turned else own
         module._buffers.update({key: found._buffers[key] for key in module._buffers})
         for key, value in vars(module).items():

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from analysis.anatomy import blocks
 from analysis.device import present
+from analysis.late import no_grad, torch
 from analysis.stream import BlockStream
 from analysis.sublayers import Sublayer, sublayers
 from analysis.values import Progress, no_progress
 
-Look = Callable[[int, int, Sublayer, list[Tensor]], None]
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Look = Callable[[int, int, Sublayer, list["Tensor"]], None]
 """``look(block, row, sublayer, reads)``: what each of its writers reads of the chosen tokens, (tokens, F), at
 least in fp32."""
 
 
-@torch.no_grad()
+@no_grad
 def writer_reads(
     model: Any,
     windows: Tensor,

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-from torch import Tensor
 
 from analysis.anatomy import anatomy_of, blocks
 from analysis.curvature import Curvature, curvature
@@ -21,6 +20,9 @@ from slicing.inner.scores import UnitSite, find_unit_score
 from slicing.inner.slopes import Slopes, writer_slopes
 from slicing.inner.taylor import Salience, weight_salience
 from slicing.inner.widths import InnerWidths
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Scores = dict[tuple[int, int, Kind], np.ndarray]
 """By block, branch and kind: (units,), higher means worth more."""

@@ -6,16 +6,17 @@ With one token a window a pass is cheap, and what comes later cannot change the 
 
 from __future__ import annotations
 
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from analysis.anatomy import decoder
 from analysis.hooks import watch_blocks
+from analysis.late import no_grad, torch
 from analysis.sublayers import rms
 from analysis.values import Value
 from slicing.depth.layout import Layout
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 FIRST = 64
 """So many different first tokens are tried."""
@@ -46,7 +47,7 @@ class LostSink(Value):
         )
 
 
-@torch.no_grad()
+@no_grad
 def lost_sink(dense: Any, cut: Any, layout: Layout, windows: Tensor) -> LostSink | None:
     """Compare the first token's state behind all blocks of ``cut``, made of ``dense`` by ``layout``.
 

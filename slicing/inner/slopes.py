@@ -7,18 +7,19 @@ of the factor. Changes no weight.
 
 from __future__ import annotations
 
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from analysis.curvature import Streams, gradients
 from analysis.device import HOST
 from analysis.errors import ModelError
+from analysis.late import no_grad, torch
 from analysis.sublayers import out_in, sublayers
 from analysis.values import Progress, no_progress
 
-Slopes = tuple[tuple[tuple[Tensor, ...], ...], ...]
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Slopes = tuple[tuple[tuple["Tensor", ...], ...], ...]
 """By block, row and writer, (F,) fp32, on the host: the mean over tokens of the squares."""
 
 
@@ -31,9 +32,9 @@ def writer_slopes(model: Any, windows: Tensor, seed: int = 0, progress: Progress
     every = sublayers(model)
     found = [[[torch.zeros(out_in(each).shape[1]) for each in s.writers] for s in rows] for rows in every]
 
-    @torch.no_grad()
+    @no_grad
     def visit(block: int, row: int, streams: Streams, gradient: Tensor, context: dict[str, Any]) -> None:
-        sublayer, read = every[block][row], dict[int, Tensor]()
+        sublayer, read = every[block][row], dict[int, torch.Tensor]()
         with sublayer.reading(read.__setitem__):
             sublayer.added(streams[0], context)
         for place, writer in enumerate(sublayer.writers):

@@ -11,20 +11,21 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
-import torch
-from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
 
 from analysis.curvature import Streams, gradients
 from analysis.device import HOST, comes_and_goes, widen
 from analysis.errors import ModelError, UnsupportedError
+from analysis.late import nn, torch, transformers
 from analysis.read_units import read_units
 from analysis.sublayers import Sublayer, sublayers
 from analysis.units import BranchUnits, Units
 from analysis.values import Progress, no_progress
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Form = Literal["element-1", "element-2", "vector"]
 """``element-1``: ``|g w|`` of every weight. ``element-2``: ``|g w - h w² / 2|``, with h the diagonal of the
@@ -129,7 +130,7 @@ def _weights(
                 holder = root.get_submodule(path)
                 parameter = getattr(holder, last)
                 if isinstance(parameter, nn.Parameter):  # a router's correction is none
-                    turned = isinstance(holder, Conv1D) and last == "weight"
+                    turned = isinstance(holder, transformers.pytorch_utils.Conv1D) and last == "weight"
                     found.append(_Weight(branch, name, parameter, turned))
             branch += 1
         yield sublayer, found

@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from analysis.anatomy import blocks
 from analysis.device import on_device, present
@@ -20,6 +18,9 @@ from slicing.inner.cut import BranchCuts, cut_model
 from slicing.inner.select import branches_of
 
 if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
     from slicing.view import ModelView
 
 Place = tuple[int, int]

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from torch import Tensor
 
 from analysis.device import widen
 from analysis.read_units import read_units
@@ -24,6 +23,8 @@ from slicing.inner.select import CURVED, branches_of, only_writers, sites, view_
 from slicing.inner.without import Place, losses_without
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from slicing.view import ModelView
 
 GRAIN = 192

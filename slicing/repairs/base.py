@@ -8,14 +8,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeVar
-
-import torch
-from torch import Tensor
-from transformers import PreTrainedModel
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from analysis.anatomy import blocks
 from analysis.errors import UnsupportedError
+from analysis.late import no_grad
 from analysis.needs import MemoryNeed
 from analysis.stream import BlockStream
 from slicing.calibration import Fit
@@ -23,7 +20,11 @@ from slicing.depth.layout import Layout
 from slicing.registry import Registry
 from slicing.repair import SublayerRepair
 
-Repaired = tuple[PreTrainedModel, tuple[SublayerRepair, ...]]
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel
+
+Repaired = tuple["PreTrainedModel", tuple[SublayerRepair, ...]]
 """A model whose cuts are repaired, and how near each fit comes to the dense stream."""
 
 
@@ -43,7 +44,7 @@ class Cuts:
     budget: tuple[int, int] | None = None
     """Bytes that activations may take on (device, host), by default a third of what is free."""
 
-    @torch.no_grad()
+    @no_grad
     def walk(self, close: Callable[[Cuts, BlockStream, BlockStream, int], SublayerRepair | None]) -> Any:
         """Carry two streams from block to block, and give what ``close`` tells of those that it repairs.
 

@@ -7,16 +7,14 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-from torch import nn
-
 from analysis.anatomy import block_path, blocks
 from analysis.errors import UnsupportedError
+from analysis.late import nn, no_grad, torch
 from analysis.needs import FP64, MemoryNeed
 from analysis.stream import BlockStream
 from slicing.depth.layout import Layout
 from slicing.depth.operator import reduce_blocks
-from slicing.modeling_bridged import BridgedConfig, BridgedForCausalLM
+from slicing.late import modeling_bridged
 from slicing.repair import RidgeFit, SublayerRepair
 from slicing.repairs.base import CutRepair, Cuts, Repaired, repair
 
@@ -49,18 +47,18 @@ class LinearReplacement(CutRepair):
             }
         )
 
-    @torch.no_grad()
+    @no_grad
     def close(self, cuts: Cuts) -> Repaired:
         """A model of our own class, which holds the reduced one's weights and the matrices."""
         model, after = cuts.dense, cuts.layout.seams
         reduced = reduce_blocks(model, cuts.layout, check=False)  # its blocks are put behind others
-        config = BridgedConfig(
+        config = modeling_bridged.BridgedConfig(
             text_config=reduced.config, blocks=block_path(reduced), bridges=list(after), dtype=model.dtype
         )
         config._attn_implementation = model.config._attn_implementation
         plain = list(blocks(reduced))
         with torch.device("meta"):  # the bridges' numbers come below
-            bridged: Any = BridgedForCausalLM(config, inner=reduced)
+            bridged: Any = modeling_bridged.BridgedForCausalLM(config, inner=reduced)
 
         def close(cuts: Cuts, dense: BlockStream, short: BlockStream, place: int) -> SublayerRepair | None:
             short.through(plain[place], cuts.layout.tops[place])

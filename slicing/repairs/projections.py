@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import torch
-from transformers import PreTrainedModel
+from typing import TYPE_CHECKING, Any
 
 from analysis.anatomy import why_not_sliceable
+from analysis.late import no_grad
 from analysis.needs import FP64, MemoryNeed
 from analysis.read_shape import read_shape
 from slicing.assembly import spread_like
@@ -16,6 +14,9 @@ from slicing.depth.operator import reduce_blocks
 from slicing.inner.fit import fit_inside
 from slicing.repair import features
 from slicing.repairs.base import CutRepair, Cuts, Repaired, repair
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 @repair
@@ -56,7 +57,7 @@ class Projections(CutRepair):
         """Wherever anything is gone or merged."""
         return bool(layout.seams or layout.cuts)
 
-    @torch.no_grad()
+    @no_grad
     def close(self, cuts: Cuts) -> Repaired:
         """A plain model with other weights in its projections."""
         self.check(cuts.dense)

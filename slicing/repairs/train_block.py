@@ -7,9 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-
 from analysis.anatomy import blocks
+from analysis.late import no_grad
 from analysis.needs import FP32, MemoryNeed
 from analysis.stream import BlockStream
 from slicing.assembly import spread_like
@@ -47,7 +46,7 @@ class TrainedBlock(CutRepair):
             }
         )
 
-    @torch.no_grad()
+    @no_grad
     def close(self, cuts: Cuts) -> Repaired:
         """A plain model with other weights in the trained blocks."""
         closed = reduce_blocks(cuts.dense, cuts.layout, check=False, spread=False)

@@ -8,26 +8,26 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable
 from itertools import product
-from typing import Any
-
-import torch
-from torch import Tensor
-from transformers import PreTrainedModel
-from transformers.pytorch_utils import Conv1D
+from typing import TYPE_CHECKING, Any
 
 from analysis.anatomy import anatomy_of, blocks, core_of, why_not_sliceable
 from analysis.errors import UnsupportedError
+from analysis.late import no_grad, torch, transformers
 from analysis.needs import MemoryNeed
 from analysis.read_shape import read_shape
 from slicing.assembly import spread_like
 from slicing.depth.layout import Layout
 from slicing.depth.operator import reduce_blocks
 from slicing.guard import refuse_unless_invariant
+from slicing.late import modeling_sliced
 from slicing.memory import slicing_need
-from slicing.modeling_sliced import parameters_named
 from slicing.repairs.base import CutRepair, Cuts, Repaired, repair
 from slicing.schedule import SlicingSchedule
 from slicing.slicer import Followed, slice_once
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel
 
 
 class _Writers(CutRepair):
@@ -55,7 +55,7 @@ class _Writers(CutRepair):
     def which(self, layout: Layout, rows: int) -> Callable[[int], bool]:
         """Say which sub-layers are fitted, by their places; every block has ``rows`` of them."""
 
-    @torch.no_grad()
+    @no_grad
     def close(self, cuts: Cuts) -> Repaired:
         """A plain model with other weights in the writers."""
         self.check(cuts.dense)
@@ -130,8 +130,10 @@ def _refuse_experts(model: PreTrainedModel, fitted: Callable[[int], bool]) -> No
     rows = anatomy_of(model.config).sublayers
     for place, (block, branches) in enumerate(product(blocks(model), rows)):
         for branch in branches:
-            for name, holder, _ in parameters_named(core_of(block, branch), branch.writers):
-                if fitted(place) and not isinstance(holder, torch.nn.Linear | Conv1D):
+            for name, holder, _ in modeling_sliced.parameters_named(core_of(block, branch), branch.writers):
+                if fitted(place) and not isinstance(
+                    holder, torch.nn.Linear | transformers.pytorch_utils.Conv1D
+                ):
                     raise UnsupportedError(
                         f"Writers cannot be fitted: '{name}' is one for every expert, not a plain linear "
                         "map. Choose the repair 'linear' instead."
@@ -145,13 +147,17 @@ def _adopt_writers(reduced: PreTrainedModel, sliced: PreTrainedModel, fitted: Ca
     for plain, block in zip(blocks(reduced), blocks(sliced), strict=True):
         for branches, sublayer in zip(anatomy.sublayers, block.sublayers, strict=True):  # type: ignore[arg-type]
             for branch, core in zip(branches, sublayer.cores, strict=True):
-                there = parameters_named(core_of(plain, branch), branch.writers)
-                found = parameters_named(core, branch.writers)
+                there = modeling_sliced.parameters_named(core_of(plain, branch), branch.writers)
+                found = modeling_sliced.parameters_named(core, branch.writers)
                 for (_, holder, attribute), (_, new, _) in zip(there, found, strict=True):
                     if not fitted(place):
                         continue
                     weight: Tensor = getattr(new, attribute) / anatomy.branch_scale
-                    _put(holder, attribute, weight.T if isinstance(holder, Conv1D) else weight)
+                    _put(
+                        holder,
+                        attribute,
+                        weight.T if isinstance(holder, transformers.pytorch_utils.Conv1D) else weight,
+                    )
                     bias: Tensor | None = getattr(new, "bias", None)
                     if bias is not None:
                         _put(holder, "bias", bias / anatomy.branch_scale)

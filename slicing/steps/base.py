@@ -76,8 +76,8 @@ class Made:
 class Step(Value):
     """One thing that is done to a model. Subclasses are listed in ``STEPS``."""
 
-    # What a field is said to be here is the help of its widget.
-    model_config = ConfigDict(use_attribute_docstrings=True)
+    # A run is of few of the steps: each is built when it is first used.
+    model_config = ConfigDict(defer_build=True)
 
     name: ClassVar[str]
     title: ClassVar[str]

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
-import torch
 from pydantic import Field
-from torch import Tensor
-from torch.nn import functional
 
 from analysis.anatomy import blocks
+from analysis.late import functional, torch
 from slicing.depth.layout import Layout
 from slicing.heal.streams import AlignedStreams
 from slicing.heal.training import Loss
@@ -18,6 +16,8 @@ from slicing.steps.base import Axis, Made, step
 from slicing.steps.healing import Training
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from slicing.view import ModelView
 
 

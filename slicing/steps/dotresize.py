@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from pydantic import Field
-from torch import Tensor
 
 from analysis.device import HOST
+from analysis.late import torch
 from analysis.numbers import Seed
 from analysis.read_units import read_units
 from analysis.sublayers import Sublayer
@@ -23,6 +22,8 @@ from slicing.steps.inner import Inner, InnerPlan, at_size, widths_of_shares
 from slicing.transport import as_mixes, sinkhorn
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from slicing.view import ModelView
 
 

@@ -5,15 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
-from torch import Tensor
-from torch.nn import functional
 
+from analysis.late import functional
 from slicing.heal.student import Trained
 from slicing.heal.training import Loss
 from slicing.steps.base import Made, step
 from slicing.steps.healing import Training
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from slicing.view import ModelView
 
 

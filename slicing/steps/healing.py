@@ -11,7 +11,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import Field, model_validator
-from torch import Tensor
 
 from analysis.anatomy import why_not_sliceable
 from analysis.device import PeakMemory, free_memory
@@ -29,6 +28,8 @@ from slicing.heal.training import Loss, Settings, train
 from slicing.steps.base import Cost, Made, Step
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from analysis.needs import MemoryNeed
     from analysis.shape import ModelShape
     from slicing.budget import Budget

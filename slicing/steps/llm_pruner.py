@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Self
 
 from pydantic import Field, model_validator
-from torch import Tensor
 
 from analysis.errors import PlanError
 from analysis.read_units import read_units
@@ -20,6 +19,8 @@ from slicing.steps.base import Cost, step
 from slicing.steps.inner import InnerPlan, Selective, at_size, widths_of_shares
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from slicing.view import ModelView
 
 SHALLOW = 12

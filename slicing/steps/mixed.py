@@ -7,9 +7,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from pydantic import Field
 
+from analysis.late import torch
 from slicing.inner.costs import SCALED_BLOCKS, widths_at
 from slicing.inner.cut import BranchCuts, UnitCut
 from slicing.inner.obs import Order, Ranks

@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
-import torch
 from pydantic import Field, model_validator
-from torch import Tensor
 
 from analysis.device import HOST
 from analysis.errors import PlanError
+from analysis.late import torch
 from analysis.read_units import read_units
 from analysis.scores import find_score
 from analysis.sublayers import Sublayer, out_in
@@ -29,6 +28,8 @@ from slicing.steps.base import step
 from slicing.steps.inner import InnerPlan, Selective, at_size, widths_of_shares
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from slicing.view import ModelView
 
 MOST = 0.8

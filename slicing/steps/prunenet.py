@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import torch
 from pydantic import Field
-from torch import Tensor, nn
-from torch.nn import functional
 
 from analysis.anatomy import blocks, core_of
 from analysis.device import present, widen
+from analysis.late import nn, torch
 from analysis.numbers import Seed
 from analysis.read_units import read_units
 from analysis.sublayers import out_in
 from slicing.inner.select import Scores, best_units, branches_of
 from slicing.inner.widths import InnerWidths
+from slicing.late import row_policy
 from slicing.steps.base import Cost, step
 from slicing.steps.inner import Inner, InnerPlan, at_size, widths_of_shares
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from slicing.view import ModelView
 
 
@@ -81,7 +81,7 @@ class Prunenet(Inner):
                     found[each.block, each.branch, "channels"] = policy(weight).sigmoid().cpu().numpy()
         return found
 
-    def trained(self, view: ModelView, readers: Sequence[Reader]) -> Policy:
+    def trained(self, view: ModelView, readers: Sequence[Reader]) -> row_policy.Policy:
         """The policy after all episodes: REINFORCE, with gradients of no more than norm 1."""
         model, draw = view.model, torch.Generator().manual_seed(self.seed)
         dense, width = [], 0
@@ -89,7 +89,7 @@ class Prunenet(Inner):
             with each.weight(model) as weight:
                 dense.append(singular_values(weight))
                 width = weight.shape[1]
-        policy = Policy(len(readers[0].rows), width, draw).to(model.device)
+        policy = row_policy.Policy(len(readers[0].rows), width, draw).to(model.device)
         optimiser = torch.optim.AdamW(policy.parameters(), lr=self.learning_rate)
         for episode in range(self.episodes):
             optimiser.zero_grad()
@@ -137,40 +137,6 @@ def _readers(model: Any, widths: InnerWidths) -> list[Reader]:
                 name = next(name for name in each.rows if name.endswith(".weight"))
                 found.append(Reader(place, index, root, name, each.rows[name][:, 0], kept or 0))
     return found
-
-
-class Drawn(NamedTuple):
-    """Rows that were drawn, and the logarithm of the chance of each, summed, with its gradient."""
-
-    rows: Tensor
-    chance: Tensor
-
-
-class Policy(nn.Module):
-    """Scores the rows of a weight (n, D): ``(W P + b) r``, of which the sigmoid is taken."""
-
-    def __init__(self, hidden: int, width: int, draw: torch.Generator) -> None:
-        """``hidden``: the columns of P, (width, hidden); all start uniform, as those of linear maps do."""
-        super().__init__()
-
-        def uniform(*sizes: int, fan: int) -> nn.Parameter:
-            return nn.Parameter((2.0 * torch.rand(sizes, generator=draw) - 1.0) / math.sqrt(fan))
-
-        self.project = uniform(width, hidden, fan=width)
-        self.shift = uniform(hidden, fan=width)
-        self.weigh = uniform(hidden, fan=hidden)
-
-    def forward(self, weight: Tensor) -> Tensor:
-        """(n, D) -> (n,): the scores before the sigmoid."""
-        return (weight @ self.project + self.shift) @ self.weigh
-
-    def draw(self, weight: Tensor, count: int, draw: torch.Generator) -> Drawn:
-        """Draw ``count`` rows without replacement, by chances with the noise of a concrete distribution."""
-        noise = torch.rand(len(weight), generator=draw).clamp(1e-6, 1.0 - 1e-6).logit()
-        noisy = self(weight) + noise.to(weight)
-        chances = noisy.detach().sigmoid().cpu().clamp_min(1e-6)
-        rows = torch.multinomial(chances, count, generator=draw).to(weight.device)
-        return Drawn(rows, functional.logsigmoid(noisy)[rows].sum())
 
 
 def singular_values(weight: Tensor) -> Tensor:

@@ -7,12 +7,11 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from pydantic import Field
-from torch import Tensor
 
 from analysis.anatomy import blocks
 from analysis.evaluate import perplexity
+from analysis.late import no_grad, torch
 from analysis.stream import BlockStream
 from slicing.depth.layout import Layout
 from slicing.heal.block import train_block
@@ -23,6 +22,8 @@ from slicing.steps.base import Axis, Made, step
 from slicing.steps.healing import Healing
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from analysis.shape import ModelShape
     from slicing.view import ModelView
 
@@ -60,7 +61,7 @@ class Reconstruct(Healing):
         """One block."""
         return max(shape.block_parameters(place) for place in range(shape.block_count))
 
-    @torch.no_grad()
+    @no_grad
     def healed(
         self,
         view: ModelView,

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from analysis.errors import TextError
+from analysis.late import torch
 from analysis.sources.windows import token_windows
 from analysis.values import key_of
 from slicing.study.judge import digest
 from slicing.study.requests import SEARCHED, Calibrated
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def healing_windows(request: Calibrated, tokenizer: Any) -> Tensor:

@@ -7,11 +7,9 @@ import importlib.metadata
 import os
 import platform
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from analysis.details import Details
 from analysis.device import Precision
@@ -24,6 +22,7 @@ from analysis.evaluate import (
     safe_precision,
 )
 from analysis.int8 import evaluate_int8
+from analysis.late import torch
 from analysis.lens import logit_lens
 from analysis.sources.model import ModelSource
 from analysis.sources.opening import OpenModel
@@ -36,6 +35,9 @@ from slicing.steps.base import Made
 from slicing.study.requests import SEARCHED, Calibrated, CompressRequest, Trial
 from slicing.study.results import Environment, Measurement, TextUsed
 from slicing.view import ModelView
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Judge:

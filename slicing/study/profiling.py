@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import cast
-
-from torch import Tensor
+from typing import TYPE_CHECKING, cast
 
 from analysis.anatomy import why_not_sliceable
 from analysis.bases import Bases, BasesCollector
@@ -27,6 +25,9 @@ from slicing.study.requests import Calibrated, ProfileRequest
 from slicing.study.results import ProfileResult
 from slicing.study.store import BASES_FILE, DETAILS_FILE
 from slicing.view import ModelView
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def profile(request: ProfileRequest, opened: OpenModel, progress: Progress, folder: Path) -> ProfileResult:

@@ -6,7 +6,6 @@ know the key stay right. The request of a run made by an earlier version is foun
 
 from __future__ import annotations
 
-import importlib.metadata
 import itertools
 import json
 import os
@@ -16,27 +15,24 @@ from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
-
-from pydantic import AwareDatetime
+from typing import Any
 
 from analysis.details import Details
 from analysis.errors import StorageError
 from analysis.profile import LayerProfile
 from analysis.shape import ModelShape
-from analysis.storage import clear_abandoned, runs_folder, storage_errors, whole_folder, write_whole
-from analysis.values import Value, key_of
+from analysis.storage import runs_folder, storage_errors, whole_folder
+from analysis.values import key_of
 from slicing.inner.costs import UnitCosts
+from slicing.study.index import NOTE_FILE, RUN_FILE, Broken, Stamp, Summary, run_folders, stamp_of, summaries
 from slicing.study.requests import Trial
 from slicing.study.results import Request, Run, TrialResult
 from slicing.study.sound import require_fitting, require_sound
 
-RUN_FILE = "run.json"
 MODEL_FOLDER = "model"
 BASES_FILE = "bases.safetensors"
 DETAILS_FILE = "profile.safetensors"
 PROFILE_FILE = "profile.json"
-NOTE_FILE = "note.json"
 _INSTALLED = Path(__file__).parents[1] / "assets"
 BUNDLED = _INSTALLED if _INSTALLED.is_dir() else Path(__file__).parents[2] / "assets"
 """The runs that ship: inside the package ``slicing`` once it is installed, beside it in the repository."""
@@ -47,45 +43,11 @@ BUNDLED_BOARD = BUNDLED / "demo-board"
 BUNDLED_UNITS = BUNDLED / "demo-units"
 _PROFILES = ".profiles"
 """Every profile once, named by its content; the files of the runs are links to these."""
-_INDEX = ".index.json"
-_INDEX_FORMAT = 3
-"""Count it up when keys of requests change, or what a run has to say, so that the index is made anew."""
 
 _KEY = re.compile(r"[0-9a-f]{12}")
 _PROFILES_KEPT = 64
 _profiles: dict[str, LayerProfile] = {}
 """Profiles that were read, by their names."""
-Stamp = tuple[int, int, int]
-"""Inode, size and time of the last change of a file. Another content has another stamp."""
-
-
-class Summary(Value):
-    """One line of the index: the facts about a stored run that lists show."""
-
-    name: str
-    """The name of its folder, which is its key."""
-    kind: str
-    model: str
-    created: AwareDatetime
-    seconds: float
-    request_key: str
-    """The key that the request has now; that of a run made by an earlier version may differ."""
-    stamp: Stamp
-    """The stamp of the run's file, to notice when that changes."""
-
-
-class Broken(NamedTuple):
-    """A stored run that cannot be read: damaged, edited, or of a later version."""
-
-    name: str
-    """The name of its folder."""
-    problem: str
-    """What is wrong with it, in one sentence."""
-
-
-class _Index(Value):
-    made_by: str
-    runs: tuple[Summary, ...]
 
 
 # Reading
@@ -94,7 +56,7 @@ class _Index(Value):
 def load_run(folder: Path) -> Run:
     """Read one run folder (``StorageError`` when it is missing or broken)."""
     path = folder / RUN_FILE
-    return _cached_run(folder, _stamp(path))
+    return _cached_run(folder, stamp_of(path))
 
 
 def find_run(key: str) -> Run:
@@ -102,7 +64,7 @@ def find_run(key: str) -> Run:
 
     The key that the request of an older run has now leads to it as well.
     """
-    names = [folder.name for folder in _run_folders()]
+    names = [folder.name for folder in run_folders()]
     matches = [key] if key in names else [name for name in names if key and name.startswith(key)]
     if key and not matches:
         matches = [each.name for each in summaries()[0] if each.request_key.startswith(key)]
@@ -115,7 +77,7 @@ def find_run(key: str) -> Run:
 def is_stored(key: str) -> bool:
     """Tell whether there is a run of exactly this key, readable or not."""
     try:
-        return key in (folder.name for folder in _run_folders())
+        return key in (folder.name for folder in run_folders())
     except StorageError:
         return False
 
@@ -166,28 +128,6 @@ def free_folder(key: str) -> Path:
     """Name a folder for a run of this key: that of the key, or of the key with a number where it is taken."""
     names = (key if number == 1 else f"{key}-{number}" for number in itertools.count(1))
     return next(place for name in names if not (place := runs_folder() / name).exists())
-
-
-def summaries() -> tuple[list[Summary], list[Broken]]:
-    """List all stored runs, newest first, and those that cannot be read.
-
-    Only the runs that are new or have changed since the last time are opened.
-    """
-    known = {each.name: each for each in _read_index()}
-    found: list[Summary] = []
-    broken: list[Broken] = []
-    for folder in _run_folders():
-        try:
-            stamp = _stamp(folder / RUN_FILE)
-            earlier = known.get(folder.name)
-            found.append(
-                earlier if earlier and earlier.stamp == stamp else _summary(_stored(folder.name), stamp)
-            )
-        except StorageError as error:
-            broken.append(Broken(folder.name, str(error)))
-    if found != list(known.values()):
-        _write_index(found)
-    return sorted(found, key=lambda each: each.created, reverse=True), broken
 
 
 def list_runs(but: Collection[str] = ()) -> tuple[list[Run], list[Broken]]:
@@ -311,15 +251,6 @@ def clear_profiles() -> None:
 # Folders
 
 
-def _run_folders() -> list[Path]:
-    home = runs_folder()
-    with storage_errors(home):
-        if not home.is_dir():
-            return []
-        clear_abandoned(home)
-        return sorted(f for f in home.iterdir() if f.is_dir() and not f.name.startswith("."))
-
-
 def _stored(name: str) -> Run:
     """Read the run in the folder of this name, which is its key from then on."""
     return load_run(runs_folder() / name).named(name)
@@ -330,12 +261,6 @@ def _readable(name: str) -> Run | None:
         return _stored(name)
     except StorageError:
         return None
-
-
-def _stamp(path: Path) -> Stamp:
-    with storage_errors(path):
-        status = path.stat()
-    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 @lru_cache(maxsize=512)
@@ -390,10 +315,9 @@ def _holds(path: Path, digest: str) -> bool:
         return False
 
 
-# The index
-
-
-def _summary(run: Run, stamp: Stamp) -> Summary:
+def summary_of(name: str, stamp: Stamp) -> Summary:
+    """Open a stored run and say of it what the index holds (``StorageError`` where it cannot be read)."""
+    run = _stored(name)
     return Summary(
         name=run.key,
         kind=run.request.kind,
@@ -403,22 +327,3 @@ def _summary(run: Run, stamp: Stamp) -> Summary:
         request_key=run.request.key,
         stamp=stamp,
     )
-
-
-def _made_by() -> str:
-    return f"{_INDEX_FORMAT} {importlib.metadata.version('slicescope')}"
-
-
-def _read_index() -> tuple[Summary, ...]:
-    try:
-        index = _Index.from_json((runs_folder() / _INDEX).read_bytes(), "The index of runs")
-    except (OSError, StorageError):  # it is made anew
-        return ()
-    return index.runs if index.made_by == _made_by() else ()
-
-
-def _write_index(found: list[Summary]) -> None:
-    """Write the index anew. Where that cannot be, all runs are opened the next time too."""
-    path = runs_folder() / _INDEX
-    with suppress(StorageError):
-        write_whole(path, _Index(made_by=_made_by(), runs=tuple(found)).to_json().encode())

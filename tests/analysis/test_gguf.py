@@ -163,9 +163,7 @@ def test_number_that_is_not_the_weights_is_refused_before_anything_is_built(
     tmp_path, monkeypatch, name, value
 ):
     source = damaged(tmp_path, f"llama.{name}", value)
-    monkeypatch.setattr(
-        "analysis.sources.configuration.AutoConfig.from_pretrained", lambda *_, **__: pytest.fail("built")
-    )
+    monkeypatch.setattr("transformers.AutoConfig.from_pretrained", lambda *_, **__: pytest.fail("built"))
     for reading in (describe, open_dense):
         with pytest.raises(
             ModelError, match=rf"'tiny\.gguf' says llama\.{name} = {value}, but .*: fetch it again"

@@ -12,8 +12,9 @@ from conftest import tiny_model
 from analysis.anatomy import blocks
 from slicing.budget import Budget
 from slicing.inner.cut import copy_sharing, cut_model
+from slicing.inner.row_policy import Policy
 from slicing.inner.widths import InnerWidths, SublayerWidths
-from slicing.steps.prunenet import Policy, Prunenet, kolmogorov_smirnov, singular_values
+from slicing.steps.prunenet import Prunenet, kolmogorov_smirnov, singular_values
 from slicing.study.judge import count_parameters
 from slicing.view import ModelView
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-import torch
 
 from analysis.device import widen
+from analysis.late import torch
 from slicing.inner.scores.base import UnitScore, UnitSite, unit_score
 
 RIDGE = 1.0

@@ -1,0 +1,69 @@
+"""Commands that only read what is stored: they start in a moment, without torch."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from slicing.study.store import bundled_run, keep_run, list_runs
+
+HEAVY = {"torch", "transformers", "pandas", "pyarrow", "datasets", "plotly", "streamlit"}
+SECONDS = 2.5
+"""Of CPU time at most: four times what they take, and less than half of what importing torch takes."""
+COMMAND = f"""
+import json, resource, sys
+from app.cli import main
+try:
+    main()
+except SystemExit as ended:
+    assert not ended.code, ended.code
+used = resource.getrusage(resource.RUSAGE_SELF)
+told = {{"heavy": sorted({HEAVY!r} & set(sys.modules)), "seconds": used.ru_utime + used.ru_stime}}
+print(json.dumps(told), file=sys.stderr)
+"""
+
+
+def carried_out(*words: object) -> str:
+    """What a command prints, in a process of its own that imports nothing heavy and is soon done."""
+    command = [sys.executable, "-c", COMMAND, *map(str, words)]
+    answer = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert answer.returncode == 0, answer.stderr
+    told = json.loads(answer.stderr.splitlines()[-1])
+    assert told["heavy"] == []
+    assert told["seconds"] < SECONDS
+    return answer.stdout
+
+
+@pytest.mark.parametrize("words", [["--help"], ["plan", "--help"], ["compress", "--methods"], ["cite"]])
+def test_what_needs_no_run_is_quick(words):
+    assert carried_out(*words)
+
+
+@pytest.mark.parametrize("words", [["runs"], ["runs", "show"], ["cite"]])
+def test_stored_runs_are_read_without_torch(words):
+    keep_run(bundled_run())
+    ((run,), _) = list_runs()
+    assert carried_out(*words, *([run.key] if words != ["runs"] else []))
+
+
+def test_a_plan_on_a_stored_profile_needs_no_torch(tiny_folder, tmp_path):
+    text = tmp_path / "text.txt"
+    text.write_text("It is a truth universally acknowledged, that a tensor must want a basis. " * 20)
+    where = ["--model", tiny_folder, "--text", text, "--windows", 2, "--window-length", 16, "--rounding", 1]
+    first = subprocess.run([sys.executable, "-m", "app.cli", "plan", *map(str, where)], check=False)
+    assert first.returncode == 0
+    assert "mean slice" in carried_out("plan", *where, "--base", 0.2)
+
+
+def test_our_models_are_told_to_transformers_whenever_it_is_imported():
+    before = "import transformers, slicing"
+    after = "import slicing, transformers"
+    ours = "import slicing.modeling_narrow, transformers"
+    check = "; print('sliced' in transformers.CONFIG_MAPPING, 'narrow' in transformers.CONFIG_MAPPING)"
+    for order in (before, after, ours):
+        command = [sys.executable, "-c", order + check]
+        answer = subprocess.run(command, capture_output=True, text=True, check=True)
+        assert answer.stdout.split() == ["True", "True"], order
