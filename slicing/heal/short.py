@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, Literal
-
-import torch
-from torch import nn
-from torch.utils.checkpoint import checkpoint
+from typing import TYPE_CHECKING, Any, Literal
 
 from analysis.anatomy import blocks
 from analysis.errors import UnsupportedError, one_line
+from analysis.late import torch
+
+if TYPE_CHECKING:
+    from torch import nn
 
 Checkpointing = Literal["auto", "on", "off"]
 """Whether the graph keeps only what enters every block, and the block runs once more on the way back.
@@ -57,9 +57,13 @@ def checkpointed(student: Any) -> Iterator[None]:
 
 
 def _run_twice(run: Any, *given: Any, **named: Any) -> Any:
+    from torch.utils.checkpoint import checkpoint
+
     if not torch.is_grad_enabled():
         return run(*given, **named)
-    return checkpoint(run, *given, use_reentrant=False, preserve_rng_state=False, **named)
+    return torch.utils.checkpoint.checkpoint(
+        run, *given, use_reentrant=False, preserve_rng_state=False, **named
+    )
 
 
 # Moments in 8 bits (Dettmers et al., 2110.02861)
@@ -76,7 +80,7 @@ def optimiser_of(parameters: Sequence[nn.Parameter], rate: float, moments: Momen
     if moments == "fp32":
         return torch.optim.AdamW(parameters, lr=rate, betas=BETAS, weight_decay=0.0)
     kind, device = _eight_bit(), parameters[0].device
-    trial = nn.Parameter(torch.zeros(4096, device=device))  # the least that it keeps in 8 bits
+    trial = torch.nn.Parameter(torch.zeros(4096, device=device))  # the least that it keeps in 8 bits
     trial.grad = torch.zeros_like(trial)
     try:
         kind([trial], lr=rate, betas=BETAS, weight_decay=0.0).step()
