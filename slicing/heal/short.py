@@ -61,7 +61,7 @@ def _run_twice(run: Any, *given: Any, **named: Any) -> Any:
 
     if not torch.is_grad_enabled():
         return run(*given, **named)
-    return torch.utils.checkpoint.checkpoint(
+    return checkpoint(
         run, *given, use_reentrant=False, preserve_rng_state=False, **named
     )
 
