@@ -61,9 +61,7 @@ def _run_twice(run: Any, *given: Any, **named: Any) -> Any:
 
     if not torch.is_grad_enabled():
         return run(*given, **named)
-    return checkpoint(
-        run, *given, use_reentrant=False, preserve_rng_state=False, **named
-    )
+    return checkpoint(run, *given, use_reentrant=False, preserve_rng_state=False, **named)
 
 
 # Moments in 8 bits (Dettmers et al., 2110.02861)
