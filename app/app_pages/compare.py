@@ -43,7 +43,7 @@ def _set_up() -> None:
             f"**{wording.verbatim(usual.judged.model.label)}**: {wording.plan_line(usual.plan)}. "
             "The plan is made on the Tune page."
         )
-        with st.form("compare-form", border=False):
+        with st.form("compare-form", border=False, enter_to_submit=False):
             try:
                 study, problem = forms.comparison_form(usual), None
             except SlicescopeError as error:

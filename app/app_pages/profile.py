@@ -33,7 +33,7 @@ _OVERLAID = 3  # more lines than these and the one shown cannot be told apart
 
 def _measure_form() -> None:
     """What to measure on; the button queues it."""
-    with st.form("profile-form"):
+    with st.form("profile-form", enter_to_submit=False):
         st.markdown(f"**Measure** {wording.verbatim(state.source().label)}")
         text = controls.text("Text", "calibration", "profile-text")
         windows = controls.number("Windows", "profile-windows", 8)
