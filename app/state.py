@@ -445,7 +445,7 @@ def submit(task: Task) -> Job:
         note_made(task.key)
     if task.kind == "study" and views_of(task)[0] == "study":
         st.session_state["study-asked"] = task
-    st.session_state["notice"] = None
+    st.session_state["notice"] = st.session_state["news"] = None
     st.session_state.setdefault("watched", []).append(job)
     return job
 
@@ -473,8 +473,13 @@ def settle() -> bool:
 
 
 def news() -> Job | None:
-    """The job that was done since the last call, to be announced once."""
-    return st.session_state.pop("news", None)
+    """The job of this session that was done last, until it is dismissed or another is asked for."""
+    return st.session_state.get("news")
+
+
+def dismiss_news() -> None:
+    """Forget it."""
+    st.session_state["news"] = None
 
 
 def notice() -> Job | None:
@@ -486,6 +491,11 @@ def dismiss() -> None:
     """Forget the notice, and what was lost."""
     st.session_state["notice"] = None
     st.session_state["lost-dismissed"] = True
+
+
+def is_at(page: str) -> bool:
+    """Tell whether this session looks at the page of this name."""
+    return (st.context.url or "").partition("?")[0].rstrip("/").endswith(f"/{page}")
 
 
 def link() -> str:

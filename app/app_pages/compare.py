@@ -48,7 +48,7 @@ def _set_up() -> None:
                 study, problem = forms.comparison_form(usual), None
             except SlicescopeError as error:
                 study, problem = None, state.told(error)
-            pressed = st.form_submit_button("Run", type="primary", icon=":material/play_arrow:")
+            pressed = parts.start_form("Run", lambda: study or profiled.run.request, ":material/play_arrow:")
         if problem:
             st.warning(problem, icon=":material/warning:")
         if study:

@@ -66,23 +66,22 @@ def _measure_form() -> None:
             "channels, heads of keys and values, value ranks, whole attentions and MLPs. Takes about ten "
             "times as long.",
         )
-        pressed = st.form_submit_button(
-            "Measure", type="primary", icon=":material/query_stats:", width="stretch"
-        )
 
-    def asked() -> ProfileRequest:
-        return ProfileRequest(
-            model=state.source(),
-            text=TextSource.parse(text, "calibration"),
-            windows=windows,
-            drawn=drawn_for(windows),
-            window_length=length,
-            seed=seed,
-            bases=bases,
-            probes=DAMAGES if damage else (),
-            lens=lens,
-            units=units,
-        )
+        def asked() -> ProfileRequest:
+            return ProfileRequest(
+                model=state.source(),
+                text=TextSource.parse(text, "calibration"),
+                windows=windows,
+                drawn=drawn_for(windows),
+                window_length=length,
+                seed=seed,
+                bases=bases,
+                probes=DAMAGES if damage else (),
+                lens=lens,
+                units=units,
+            )
+
+        pressed = parts.start_form("Measure", asked, ":material/query_stats:")
 
     like = state.shown("profile")
     if pressed:

@@ -49,17 +49,19 @@ def _set_up() -> None:
     usual = state.proposal(profiled.run)
     with st.container(border=True):
         st.markdown(f"**A new study** of {wording.verbatim(usual.judged.model.label)}")
+        button = st.container()  # above the settings, since these are longer than a screen
         try:
             study = forms.study_form(usual, profiled.run.result.shape)
         except SlicescopeError as error:
-            st.warning(state.told(error), icon=":material/warning:")
+            button.warning(state.told(error), icon=":material/warning:")
             study = None
-        pressed = st.button("Run", type="primary", icon=":material/play_arrow:", width="stretch")
-        if study:
+        if study is None:
+            button.button("Run", disabled=True, icon=":material/play_arrow:", width="stretch")
+            return
+        with button:
             parts.warn(study, profiled.run)
             st.caption(wording.trials_size(study, profiled.run))
-            if pressed:
-                parts.ask(lambda: study)
+            parts.start("Run", lambda: study, ":material/play_arrow:")
 
 
 def _demos() -> None:

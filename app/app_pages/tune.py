@@ -131,8 +131,7 @@ def _actions(run: Run, plan: Plan, planned: SlicingSchedule) -> None:
             help="Start from these bars and change single blocks.",
         )
     parts.warn(proposal, run)
-    if st.button("Compare with constant", type="primary", icon=":material/balance:", width="stretch"):
-        parts.ask(lambda: proposal)
+    parts.start("Compare with constant", lambda: proposal, ":material/balance:")
     with st.container(horizontal=True):
         content = {"model": run.request.model.label, "plan": plan, "schedule": planned}
         st.download_button(

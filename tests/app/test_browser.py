@@ -170,6 +170,12 @@ def test_a_link_restores_exactly_this_plan(server: Server, browser: Any, page: A
 def test_two_people_queue_and_each_cancels_their_own(server: Server, browser: Any, page: Any) -> None:
     measure(page, 900, 512)
     strip(page).get_by_text("Profile SmolLM2").wait_for()
+    page.get_by_role("button", name="Running now").wait_for()  # in the place of Measure
+    under = page.get_by_test_id("stHeader").bounding_box()["height"]
+    page.get_by_test_id("stMain").evaluate("main => main.scrollTo(0, main.scrollHeight)")
+    page.wait_for_timeout(300)
+    assert strip(page).bounding_box()["y"] == pytest.approx(under, abs=1.5)  # however far one scrolls
+    assert strip(page).get_by_role("button", name="Cancel").is_visible()
     other = another(server, browser)
     strip(other).get_by_text("from another session").wait_for()
     measure(other, 3)
