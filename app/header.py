@@ -88,7 +88,7 @@ def _jobs(active: tuple[Job, ...]) -> None:
     # What is being fetched goes on beside the job that runs, and so is shown beside it.
     fetching = [job for job in active[1:] if job.fetching]
     waiting = [job for job in active[1:] if not job.fetching]
-    with _bar(1 + len(fetching)):
+    with _bar(1 + len(fetching) + first.restarted):
         with _row(first):
             if waiting:
                 with st.popover(f"{len(waiting)} waiting"):
@@ -107,6 +107,8 @@ def _jobs(active: tuple[Job, ...]) -> None:
             else:
                 _cancel(first, "cancel")
         st.progress(first.share)
+        if first.restarted:
+            st.caption("The server was restarted, and this job begins again. Finished trials are kept.")
         for job in fetching:
             with _row(job):
                 _cancel(job, f"cancel-{job.number}")
@@ -118,8 +120,7 @@ def _row(job: Job) -> DeltaGenerator:
     row = st.container(horizontal=True, vertical_alignment="center", gap="small")
     row.markdown(f"**{_title(job)}**", width="stretch")
     told = wording.progress(job, state.worker().position(job))
-    again = "begun again after a restart of the server · " if job.restarted else ""
-    row.markdown(f"{again}{wording.verbatim(told)}", width="content")
+    row.markdown(wording.verbatim(told), width="content")
     return row
 
 

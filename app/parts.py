@@ -222,7 +222,7 @@ def downloads(run: Run) -> None:
     name, blind = f"slicescope-{run.key}", state.policy().blind
     run = blind(run)
     files: list[tuple[str, Callable[[], str | bytes], str, str]] = [
-        ("Report (HTML)", lambda: build_report(run), f"{name}.html", "text/html"),
+        ("Report (HTML)", lambda: build_report(run, state.may_list), f"{name}.html", "text/html"),
         ("run.json", run.to_json, f"{name}.json", "application/json"),
         ("BibTeX", lambda: bibtex(run.request), f"{name}.bib", "application/x-bibtex"),
     ]

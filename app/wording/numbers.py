@@ -105,3 +105,8 @@ def counted(number: int, what: str) -> str:
 def joined(parts: Sequence[str]) -> str:
     """List parts as one would say them: ``a, b and c``."""
     return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
+
+
+def within_sentence(title: str) -> str:
+    """A title as it stands in the middle of a sentence."""
+    return title if title[1:2].isupper() else title[0].lower() + title[1:]
