@@ -187,7 +187,8 @@ def provenance(view: state.View) -> state.Shown | None:
     warn(shown.run.request, shown.run)
     origin = "The demo run that ships with slicescope" if shown.bundled else f"Run {shown.run.key}"
     with st.container(horizontal=True, vertical_alignment="center"):
-        st.caption(f":material/history: {wording.verbatim(f'{origin} · {state.run_title(shown.run)}')}")
+        told = wording.verbatim(f"{origin} · {state.run_title(shown.run)}")
+        st.caption(f":material/history: {told}", width="stretch")
         with st.popover("Take away", icon=":material/download:"):
             downloads(shown.run)
             pictures()

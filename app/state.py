@@ -306,6 +306,12 @@ def put(values: dict[str, Any]) -> None:
         st.session_state[key] = value
 
 
+def lower(key: str, most: int) -> None:
+    """Set a number that a widget holds to this at most; before it is drawn."""
+    if (found := st.session_state.get(key)) is not None and found > most:
+        put({key: most})
+
+
 def widget(key: str, usual: Any) -> Any:
     """The value of a widget that another part of the page drew."""
     found = st.session_state.get(key)

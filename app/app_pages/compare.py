@@ -77,13 +77,13 @@ def _answer(found: Comparison, run: Run) -> None:
         with told:
             if found.planned != "constant":
                 st.subheader(wording.verdict(found))
-            for how, each in pairs:
-                with st.container(horizontal=True, vertical_alignment="center"):
-                    st.badge(each.verdict, color=_VERDICTS[each.verdict])
-                    st.markdown(f"{how.capitalize()}: {wording.evidence(each)}")
             _other_way(found, run)
         with drawn:
             parts.chart(draw_differences(pairs, parts.theme()), "difference", difference_table(pairs))
+        for how, each in pairs:
+            with st.container(horizontal=True, vertical_alignment="center"):
+                st.badge(each.verdict, color=_VERDICTS[each.verdict])
+                st.markdown(f"{how.capitalize()}: {wording.evidence(each)}", width="stretch")
     _perplexities(found)
 
 

@@ -172,7 +172,7 @@ def _tuning(run: Run, shape: ModelShape) -> None:
             _previews(run, plan)
             planned = _draw(plan, run.result.profile, shape, itemsize)
         with top:  # now that the plan before this one is known
-            plan_form.starts()
+            plan_form.starts(run.result.profile, shape)
         with choice:
             _actions(run, plan, planned)
     except PlanError as error:
