@@ -119,7 +119,14 @@ def share(
 ) -> float:
     """A share in whole percent, by default of the width; ``low`` and ``high`` are in percent."""
     chosen = st.slider(
-        label, low, high, round(100 * usual), format="%d %%", key=key, bind="query-params", help=help_text
+        label,
+        low,
+        high,
+        min(round(100 * usual), high),
+        format="%d %%",
+        key=key,
+        bind="query-params",
+        help=help_text,
     )
     return chosen / 100
 

@@ -1,27 +1,39 @@
-"""The strip above every page: the open model, the memory, and the job that runs, with its cancel button.
+"""The strip above every page: the open model, the memory, and a bar with the job that runs.
 
-Knows nothing about what the jobs compute.
+The bar stays under the navigation, however far one scrolls. Knows nothing about what the jobs compute.
 """
 
 from __future__ import annotations
 
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
 from app import parts, shrink_state, state, wording
+from app.figures.base import DARK
 from app.job import Job
 
 BUSY, IDLE = 1.0, 5.0
 """Seconds between looks at the worker, with and without a job."""
+STYLE = """<style>
+.st-key-job { position: fixed; top: 3.75rem; left: 0; right: 0; z-index: 99; gap: 0; background: %s;
+  padding: 0.15rem 1rem 0; border-bottom: 1px solid %s; }
+.st-key-job [data-testid="stMarkdownContainer"] { margin-bottom: 0; }
+.st-key-job p { margin: 0; overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
+.st-key-job button { min-height: 2rem; padding-top: 0; padding-bottom: 0; }
+.st-key-job [data-testid="stProgress"] { padding: 0.1rem 0 0.2rem; }
+.st-key-strip:has(.st-key-job) { padding-top: %srem; }
+@media (max-width: 640px) { .st-key-strip:has(.st-key-job) { padding-top: %srem; } }
+</style>"""
+"""Where the bar stands, and how much room the strip leaves for it: in rem, on a screen and on a phone."""
+ROW, NARROW_ROW = 2.4, 3.9
+"""Heights of a row of the bar on a screen and on a phone, in rem."""
 
 
 def header(curve: bool = True) -> None:
     """Draw the strip; it refreshes itself. ``curve``: with the loss of a training, if the page has none."""
-    if news := state.news():
-        st.toast(
-            f"Done: {wording.verbatim(wording.title(news.task))}", icon=":material/check:", duration="long"
-        )
     every = BUSY if state.worker().active else IDLE
-    parts.apart(_strip, every, curve, every=every)
+    with st.container(key="strip"):
+        parts.apart(_strip, every, curve, every=every)
 
 
 def _strip(every: float, curve: bool) -> None:
@@ -29,9 +41,15 @@ def _strip(every: float, curve: bool) -> None:
     active = worker.active
     if state.settle() or state.another_is_open() or (every == BUSY) != bool(active):
         st.rerun()
-    _resources()
+    done = state.news()
     if active:
-        _jobs(active, curve)
+        _jobs(active)
+    elif done:
+        _done(done)
+    _resources()
+    if curve and active and state.may_cancel(active[0]) and (training := shrink_state.training()):
+        with st.expander("How the loss falls while it heals", icon=":material/healing:"):
+            parts.training(training, "strip-training", height=200)
     for sentence in state.lost_jobs():
         with st.container(horizontal=True, vertical_alignment="center"):
             st.warning(state.told(sentence), icon=":material/restart_alt:")
@@ -60,22 +78,27 @@ def _resources() -> None:
         st.caption(f":material/memory: {used}", width="content")
 
 
-def _jobs(active: tuple[Job, ...], curve: bool) -> None:
+def _bar(rows: int) -> DeltaGenerator:
+    """Begin the bar that stays under the navigation, of so many rows."""
+    kind = "dark" if parts.theme() is DARK else "light"
+    colours = (st.get_option(f"theme.{kind}.{name}Color") for name in ("background", "border"))
+    st.html(STYLE % (*colours, rows * ROW + 0.6, rows * NARROW_ROW + 0.6))
+    return st.container(key="job")
+
+
+def _jobs(active: tuple[Job, ...]) -> None:
     worker, first = state.worker(), active[0]
     # What is being fetched goes on beside the job that runs, and so is shown beside it.
     fetching = [job for job in active[1:] if job.fetching]
     waiting = [job for job in active[1:] if not job.fetching]
-    with st.container(border=True, key="job"):
-        with st.container(horizontal=True, vertical_alignment="center"):
-            st.markdown(f"**{_title(first)}**", width="stretch")
+    with _bar(1 + len(fetching) + first.restarted):
+        with _row(first):
             if waiting:
                 with st.popover(f"{len(waiting)} waiting"):
                     for job in waiting:
                         with st.container(horizontal=True, vertical_alignment="center"):
                             st.markdown(f"{worker.position(job)}. {_title(job)}")
-                            if state.may_cancel(job):
-                                key = f"cancel-{job.number}"
-                                st.button("Cancel", key=key, on_click=worker.cancel, args=(job,))
+                            _cancel(job, f"cancel-{job.number}")
             if first.stuck and state.may_cancel(first):
                 st.button(
                     "Stop now",
@@ -84,33 +107,51 @@ def _jobs(active: tuple[Job, ...], curve: bool) -> None:
                     args=(first,),
                     help="End the computing process at once. The open model is closed with it.",
                 )
-            elif state.may_cancel(first):
-                st.button(
-                    "Cancel",
-                    key="cancel",
-                    icon=":material/stop:",
-                    on_click=worker.cancel,
-                    args=(first,),
-                    disabled=first.cancelling,
-                )
-        st.progress(first.share, text=wording.progress(first, worker.position(first)))
+            else:
+                _cancel(first, "cancel")
+        st.progress(first.share)
         if first.restarted:
             st.caption("The server was restarted, and this job begins again. Finished trials are kept.")
-        if curve and state.may_cancel(first) and (training := shrink_state.training()):
-            with st.expander("How the loss falls while it heals", icon=":material/healing:"):
-                parts.training(training, "strip-training", height=200)
         for job in fetching:
-            with st.container(horizontal=True, vertical_alignment="center"):
-                st.markdown(f"**{_title(job)}**", width="stretch")
-                if state.may_cancel(job):
-                    st.button(
-                        "Cancel",
-                        key=f"cancel-{job.number}",
-                        icon=":material/stop:",
-                        on_click=worker.cancel,
-                        args=(job,),
-                    )
-            st.progress(job.share, text=wording.progress(job, worker.position(job)))
+            with _row(job):
+                _cancel(job, f"cancel-{job.number}")
+            st.progress(job.share)
+
+
+def _row(job: Job) -> DeltaGenerator:
+    """Begin a row of the bar with what a job is, and how far it is; its buttons follow."""
+    row = st.container(horizontal=True, vertical_alignment="center", gap="small")
+    row.markdown(f"**{_title(job)}**", width="stretch")
+    told = wording.progress(job, state.worker().position(job))
+    row.markdown(wording.verbatim(told), width="content")
+    return row
+
+
+def _cancel(job: Job, key: str) -> None:
+    if state.may_cancel(job):
+        st.button(
+            "Cancel",
+            key=key,
+            icon=":material/stop:",
+            on_click=state.worker().cancel,
+            args=(job,),
+            disabled=job.cancelling,
+        )
+
+
+def _done(job: Job) -> None:
+    """Lead to what a job of this session has made."""
+    views = state.views_of(job.task)
+    page = views[0] if views else "runs"
+    with _bar(1), st.container(horizontal=True, vertical_alignment="center", gap="small"):
+        title = wording.verbatim(wording.title(job.task))
+        st.markdown(f":material/check: **Done: {title}**", width="stretch")
+        if job.key and state.is_at(page):
+            st.markdown("It is on this page", width="content")
+        elif job.key and st.button("See the result", type="primary", icon=":material/arrow_forward:"):
+            state.dismiss_news()
+            st.switch_page(f"app_pages/{page}.py")
+        st.button("Dismiss", key="dismiss-news", on_click=state.dismiss_news)
 
 
 def _title(job: Job) -> str:

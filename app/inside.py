@@ -115,8 +115,7 @@ def _draw(widths: InnerWidths, costs: UnitCosts, shape: ModelShape, itemsize: in
 def _actions(run: Run, study: Study) -> None:
     """Compare the plan with constant slicing of the same size, or pass it on."""
     parts.warn(study, run)
-    if st.button("Compare at this size", type="primary", icon=":material/balance:", width="stretch"):
-        parts.ask(lambda: study)
+    parts.start("Compare at this size", lambda: study, ":material/balance:")
     blind = state.policy().blind(study)
     with st.popover("Share", icon=":material/share:"):
         st.caption("This page with these settings")

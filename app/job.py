@@ -8,6 +8,7 @@ from typing import Literal
 
 from analysis.sources.model import ModelSource
 from app.engine import Task
+from app.time_left import TimeLeft
 
 PATIENCE = 5.0
 """Seconds after which a job that was cancelled and has not stopped may be killed."""
@@ -41,8 +42,8 @@ class Job:
     submitted: float = field(default_factory=time.monotonic)
     ended: float | None = None
     _step: int = 0
-    _work_began: float | None = None
-    _fetch_began: tuple[float, int] | None = None
+    _left: TimeLeft | None = None
+    _fetch_left: TimeLeft | None = None
     askers: set[str] = field(default_factory=set)
     """The owner, and whoever asked for the same since."""
     _began: float | None = None
@@ -72,30 +73,26 @@ class Job:
 
     @property
     def seconds_left(self) -> float | None:
-        """The time left at the pace so far, or ``None`` while that would be a guess."""
-        if self.fetching:
-            return self._seconds_of_bytes_left
-        if self._work_began is None or self.fraction < 0.03:
-            return None
-        return (time.monotonic() - self._work_began) * (1.0 - self.fraction) / self.fraction
+        """The time left, never more than was said before, or ``None`` while that would be a guess."""
+        left = self._fetch_left if self.fetching else self._left
+        return left.seconds() if left else None
+
+    @property
+    def late(self) -> bool:
+        """Tell whether it takes much longer than was said last."""
+        left = self._fetch_left if self.fetching else self._left
+        return bool(left and left.late)
 
     @property
     def share(self) -> float:
         """Tell how much is done of the whole job, or of fetching its model while that goes on."""
         return min(self.done / max(self.total, 1), 1.0) if self.fetching else self.fraction
 
-    @property
-    def _seconds_of_bytes_left(self) -> float | None:
-        if self._fetch_began is None:
-            return None
-        began, had = self._fetch_began
-        seconds, come = time.monotonic() - began, self.done - had
-        return (self.total - self.done) * seconds / come if come and seconds > 2.0 else None
-
     def fetch(self, phase: str, done: int, total: int) -> None:
         """Note how many bytes of its model have come; a total of 1 stands for one that is not known yet."""
-        if total > 1 and self._fetch_began is None:
-            self._fetch_began = time.monotonic(), done
+        if total > 1:
+            self._fetch_left = self._fetch_left or TimeLeft([1.0])
+            self._fetch_left.advance(0, phase, done, total)
         self.phase, self.done, self.total = phase, done, total
 
     def advance(self, phase: str, done: int, total: int) -> None:
@@ -105,11 +102,14 @@ class Job:
         if phase in names[self._step :]:
             self._step = names.index(phase, self._step)
         weights = [weight for _, weight in steps]
-        if weights[self._step] and self._work_began is None:
-            self._work_began = time.monotonic()
-        finished = sum(weights[: self._step]) + weights[self._step] * done / max(total, 1)
+        self._left = self._left or TimeLeft(weights)
+        self._left.advance(self._step, phase, done, total)
         self.phase, self.done, self.total = phase, done, total
-        self.fraction = min(finished / sum(weights), 1.0) if sum(weights) else 0.0
+        # A phase that is not named there is a part of the one before it.
+        within = done / max(total, 1) if phase == names[self._step] else 1.0
+        finished = sum(weights[: self._step]) + weights[self._step] * within
+        if sum(weights):
+            self.fraction = max(self.fraction, min(finished / sum(weights), 1.0))
 
 
 def model_of(task: Task) -> ModelSource | None:

@@ -118,6 +118,42 @@ def ask(make: Callable[[], Task]) -> None:
     st.rerun()
 
 
+def doing(make: Callable[[], Task]) -> str | None:
+    """Say that this session's task is being done or waits, for its button; ``None`` where it is neither."""
+    try:
+        task = make()
+    except SlicescopeError:
+        return None
+    alike = (job for job in state.worker().active if job.task == task)
+    job = next((job for job in alike if state.owner() in {job.owner, *job.askers}), None)
+    return None if job is None else "Running now" if job.state == "running" else "Waiting for its turn"
+
+
+def start(label: str, make: Callable[[], Task], icon: str, primary: bool = True) -> None:
+    """A button that asks for a task. While that is done the button says so, and takes no other click."""
+    if told := doing(make):
+        st.button(told, icon=":material/hourglass_top:", disabled=True, width="stretch", key=f"doing-{label}")
+    elif st.button(label, type="primary" if primary else "secondary", icon=icon, width="stretch"):
+        ask(make)
+
+
+def start_form(label: str, make: Callable[[], Task], icon: str) -> bool:
+    """The button of a form that asks for a task, and whether it was pressed.
+
+    While that is done the button says so; it can be pressed, since another setting is another task, and what
+    is set in a form is known no sooner.
+    """
+    told = doing(make)
+    return st.form_submit_button(
+        told or label,
+        type="secondary" if told else "primary",
+        icon=":material/hourglass_top:" if told else icon,
+        help="Change a setting, and press it for another job." if told else None,
+        width="stretch",
+        key=f"start-{label}",
+    )
+
+
 def warn(request: Request, like: Run) -> None:
     """Show the warnings of a request; ``like``, a run of the same model, gives the shape."""
     for sentence in request.warnings(like.result.shape):
@@ -159,7 +195,8 @@ def provenance(view: state.View) -> state.Shown | None:
     warn(shown.run.request, shown.run)
     origin = "The demo run that ships with slicescope" if shown.bundled else f"Run {shown.run.key}"
     with st.container(horizontal=True, vertical_alignment="center"):
-        st.caption(f":material/history: {wording.verbatim(f'{origin} · {state.run_title(shown.run)}')}")
+        told = wording.verbatim(f"{origin} · {state.run_title(shown.run)}")
+        st.caption(f":material/history: {told}", width="stretch")
         with st.popover("Take away", icon=":material/download:"):
             downloads(shown.run)
             pictures()
@@ -194,7 +231,7 @@ def downloads(run: Run) -> None:
     name, blind = f"slicescope-{run.key}", state.policy().blind
     run = blind(run)
     files: list[tuple[str, Callable[[], str | bytes], str, str]] = [
-        ("Report (HTML)", lambda: build_report(run), f"{name}.html", "text/html"),
+        ("Report (HTML)", lambda: build_report(run, state.may_list), f"{name}.html", "text/html"),
         ("run.json", run.to_json, f"{name}.json", "application/json"),
         ("BibTeX", lambda: bibtex(run.request), f"{name}.bib", "application/x-bibtex"),
     ]

@@ -15,6 +15,7 @@ from pydantic.fields import FieldInfo
 
 from analysis.profile import LayerProfile
 from analysis.scores import SCORES
+from analysis.shape import ModelShape
 from app import controls, plan_state, state
 from slicing.allocation import ALLOCATIONS
 from slicing.plan import Plan
@@ -27,7 +28,7 @@ EMBEDDINGS = {"auto": "Automatic", "shared": "Shared", "untied": "Untied"}
 
 PRESETS_OF_PLANS = {
     "The usual: SP 25 %, SB 10 %": Plan(),
-    "Mild: SP 10 %, SB 5 %": Plan(target=0.1, settings={"base": 0.05}),
+    "Mild: SP 20 %, SB 10 %": Plan(target=0.2, settings={"base": 0.1}),
     "Strong: SP 40 %, SB 20 %": Plan(target=0.4, settings={"base": 0.2}),
     "Spare what changes most: SP 25 %, SB 0": Plan(settings={"base": 0.0}),
     "Constant: SP 25 %": Plan(allocation="constant", settings={}),
@@ -83,11 +84,21 @@ def undo() -> None:
     take(plan_state.plan_before())
 
 
-def starts() -> None:
+def presets(profile: LayerProfile, shape: ModelShape) -> dict[str, Plan]:
+    """Find the presets that make this model smaller: a mild cut may not pay for its shortcut matrices."""
+
+    def parameters(plan: Plan) -> int:
+        redundancy = profile.redundancy(profile.held(plan.score), plan.first_token)
+        return plan.schedule(redundancy, shape).shape_after(shape).parameters
+
+    return {name: plan for name, plan in PRESETS_OF_PLANS.items() if parameters(plan) < shape.parameters}
+
+
+def starts(profile: LayerProfile, shape: ModelShape) -> None:
     """Presets, and the way back."""
     with st.container(horizontal=True):
         with st.popover("Presets", icon=":material/bookmark:"):
-            for title, preset in PRESETS_OF_PLANS.items():
+            for title, preset in presets(profile, shape).items():
                 st.button(title, on_click=take, args=(preset,), width="stretch", key=f"preset-{title}")
         st.button("Undo", icon=":material/undo:", on_click=undo, disabled=not plan_state.can_undo())
 
@@ -162,7 +173,9 @@ def _decided(profile: LayerProfile, target: float) -> tuple[float, dict[str, Any
             settings[name], normalise = _shares(profile.blocks, target)
             target = target if normalise else float(np.mean(settings[name]))
         elif rule.is_share(name):
-            settings[name] = controls.share(field.title or name, name, field.default)
+            if name == "base":  # a part of the target, which it cannot pass
+                state.lower(name, _percent(target))
+            settings[name] = controls.share(field.title or name, name, min(field.default, target))
         else:
             settings[name] = _setting(field, name)
     score = usual.score

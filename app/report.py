@@ -38,6 +38,7 @@ from app.figures.profile import (
 from app.figures.ranking import draw_ranking
 from app.figures.study import draw_map, draw_sizes
 from app.figures.units import draw_unit_agreement, draw_unit_map
+from app.other_way import best_other_way
 from app.planned import held_back, plan_asked
 from app.repeat import STUDY_FILE, command, study_file
 from app.shrink_tables import finalist_table, tried_table
@@ -296,15 +297,15 @@ def _of_units(run: Run) -> Iterator[Section]:
         yield Section("Predicted cost against measured", drawing, table)
 
 
-def build_report(run: Run) -> str:
-    """Write the whole file."""
+def build_report(run: Run, may_see: Callable[[str], bool] = lambda key: True) -> str:
+    """Write the whole file. ``may_see`` says of the key of a stored run whether it may be told of."""
     title = note_of(run.key).label or wording.title(run.request)
     compared = _compared(run)
     return (
         f"<!doctype html><html lang=en><head><meta charset=utf-8><title>{_text(title)}</title>"
         '<meta name=viewport content="width=device-width, initial-scale=1">'
         f"<style>{STYLE}</style>{script()}{FUNCTIONS}</head><body><main>"
-        f"<p class=brand>slicescope</p><h1>{_text(title)}</h1>{_head(run, compared)}"
+        f"<p class=brand>slicescope</p><h1>{_text(title)}</h1>{_head(run, compared, may_see)}"
         + "".join(_section(each, number) for number, each in enumerate(sections(run)))
         + (_samples(compared) if compared else "")
         + _foot(run)
@@ -320,17 +321,25 @@ def _compared(run: Run) -> Comparison | None:
     return None
 
 
-def _head(run: Run, compared: Comparison | None) -> str:
+def _head(run: Run, compared: Comparison | None, may_see: Callable[[str], bool]) -> str:
     said = [f"<p class=quiet>{_text(wording.run_line(run))} · run {run.key}</p>"]
     if note := note_of(run.key).text:
         said.append(f"<p class=note>{_text(note)}</p>")
     request, result = run.request, run.result
     if compared:
-        said.append(f"<p class=verdict>{_text(wording.without_colours(wording.verdict(compared)))}</p>")
+        said.append(f"<p class=verdict>{_text(wording.cost(compared))}</p>")
+        if compared.planned != "constant":
+            told = wording.without_colours(wording.verdict(compared))
+            said.append(f"<p class=verdict>{_text(told)}</p>")
+        pairs = wording.deciding(compared)
         said += [
             f"<p>{_text(how.capitalize())}: <b>{_text(each.verdict)}</b>. {_text(wording.evidence(each))}</p>"
-            for how, each in wording.deciding(compared)
+            for how, each in pairs
         ]
+        said.append(embedded(draw_differences(pairs), "chart-answer"))
+        best = best_other_way(run, compared, may_see)
+        known = f" From run {best.key}." if best else ""
+        said.append(f"<p>{_text(wording.other_way(compared, best) + known)}</p>")
         if noise := wording.noise_reading(compared.study):
             said.append(f"<p class=quiet>{_text(noise)}</p>")
         protocol = compared.measured["dense"].evaluation.protocol

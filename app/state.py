@@ -316,6 +316,12 @@ def put(values: dict[str, Any]) -> None:
         st.session_state[key] = value
 
 
+def lower(key: str, most: int) -> None:
+    """Set a number that a widget holds to this at most; before it is drawn."""
+    if (found := st.session_state.get(key)) is not None and found > most:
+        put({key: most})
+
+
 def widget(key: str, usual: Any) -> Any:
     """The value of a widget that another part of the page drew."""
     found = st.session_state.get(key)
@@ -430,7 +436,7 @@ def submit(task: Task) -> Job:
         note_made(task.key)
     if (views := views_of(task)) and views[0] in ("study", "shrink"):
         st.session_state[f"{views[0]}-asked"] = task
-    st.session_state["notice"] = None
+    st.session_state["notice"] = st.session_state["news"] = None
     st.session_state.setdefault("watched", []).append(job)
     return job
 
@@ -458,8 +464,13 @@ def settle() -> bool:
 
 
 def news() -> Job | None:
-    """The job that was done since the last call, to be announced once."""
-    return st.session_state.pop("news", None)
+    """The job of this session that was done last, until it is dismissed or another is asked for."""
+    return st.session_state.get("news")
+
+
+def dismiss_news() -> None:
+    """Forget it."""
+    st.session_state["news"] = None
 
 
 def notice() -> Job | None:
@@ -471,6 +482,11 @@ def dismiss() -> None:
     """Forget the notice, and what was lost."""
     st.session_state["notice"] = None
     st.session_state["lost-dismissed"] = True
+
+
+def is_at(page: str) -> bool:
+    """Tell whether this session looks at the page of this name."""
+    return (st.context.url or "").partition("?")[0].rstrip("/").endswith(f"/{page}")
 
 
 def link() -> str:

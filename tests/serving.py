@@ -180,8 +180,17 @@ def fill(page: Any, label: str, value: int, nth: int = 0) -> None:
     page.get_by_label(label, exact=True).nth(nth).fill(str(value))
 
 
+def unfold(page: Any, title: str) -> None:
+    """Open what is folded under this title, where it is not open yet."""
+    folded = page.get_by_test_id("stExpander").filter(has_text=title).locator("details:not([open]) > summary")
+    if folded.count():
+        folded.first.click()
+        settle(page)
+
+
 def measure(page: Any, windows: int, length: int = 64) -> None:
     """Queue a profile, from the Profile page."""
+    unfold(page, "Measure ")
     fill(page, "Windows", windows)
     fill(page, "Window length, tokens", length)
     page.get_by_role("button", name="Measure", exact=True).click()

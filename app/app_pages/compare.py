@@ -10,6 +10,7 @@ from app.body import body_of, body_table
 from app.figures.body import draw_body
 from app.figures.compare import draw_differences, draw_perplexities, draw_windows
 from app.figures.plan import draw_schedule
+from app.other_way import best_other_way
 from app.planned import held_back, plan_asked
 from app.tables import (
     difference_table,
@@ -22,6 +23,8 @@ from app.tables import (
 )
 from slicing.plan import Plan
 from slicing.study.needs import request_need
+from slicing.study.results import Run
+from slicing.study.store import bundled_board
 from slicing.study.verdicts import Comparison, read_comparison
 
 _VERDICTS: dict[str, Any] = {
@@ -43,12 +46,12 @@ def _set_up() -> None:
             f"**{wording.verbatim(usual.judged.model.label)}**: {wording.plan_line(usual.plan)}. "
             "The plan is made on the Tune page."
         )
-        with st.form("compare-form", border=False):
+        with st.form("compare-form", border=False, enter_to_submit=False):
             try:
                 study, problem = forms.comparison_form(usual), None
             except SlicescopeError as error:
                 study, problem = None, state.told(error)
-            pressed = st.form_submit_button("Run", type="primary", icon=":material/play_arrow:")
+            pressed = parts.start_form("Run", lambda: study or profiled.run.request, ":material/play_arrow:")
         if problem:
             st.warning(problem, icon=":material/warning:")
         if study:
@@ -63,14 +66,43 @@ def _set_up() -> None:
             parts.ask(lambda: study)
 
 
-def _headline(found: Comparison) -> None:
-    """The verdict, then the perplexities beside it."""
+def _answer(found: Comparison, run: Run) -> None:
+    """The cost against dense; then against constant slicing, with the intervals drawn; then the best other
+    way.
+    """
+    pairs = wording.deciding(found)
     with st.container(border=True):
-        st.header(wording.verdict(found))
-        for how, each in wording.deciding(found):
+        st.header(wording.cost(found))
+        told, drawn = st.columns(2, gap="large")
+        with told:
+            if found.planned != "constant":
+                st.subheader(wording.verdict(found))
+            _other_way(found, run)
+        with drawn:
+            parts.chart(draw_differences(pairs, parts.theme()), "difference", difference_table(pairs))
+        for how, each in pairs:
             with st.container(horizontal=True, vertical_alignment="center"):
                 st.badge(each.verdict, color=_VERDICTS[each.verdict])
-                st.markdown(f"{how.capitalize()}: {wording.evidence(each)}")
+                st.markdown(f"{how.capitalize()}: {wording.evidence(each)}", width="stretch")
+    _perplexities(found)
+
+
+def _other_way(found: Comparison, run: Run) -> None:
+    """What the best other way costs at this size, and the way there."""
+    best = best_other_way(run, found, state.may_list)
+    st.markdown(wording.verbatim(wording.other_way(found, best)))
+    if best and best.key == bundled_board().key:
+        leads = st.button("Look at that study", icon=":material/leaderboard:", type="tertiary")
+        if leads:
+            state.show_run("study", "demo-frontier")
+            st.switch_page("app_pages/study.py", query_params={"study": "demo-frontier"})
+    else:
+        page, label = ("runs", "Look at the runs") if best else ("study", "Try others on the Study page")
+        st.page_link(f"app_pages/{page}.py", label=label, icon=":material/arrow_forward:")
+
+
+def _perplexities(found: Comparison) -> None:
+    """The perplexities of all models side by side, and how they were measured."""
     dense, evaluation = found.measured["dense"].evaluation, found.result.evaluation
     grid = st.grid(4, min_column_width=180, gap="medium")
     for each in found.measured.values():
@@ -90,14 +122,8 @@ def _headline(found: Comparison) -> None:
 def _evidence(found: Comparison) -> None:
     """Charts and tables."""
     planned, measured = found.planned, list(found.measured.values())
-    pairs = wording.deciding(found)
-    left, right = st.columns(2, gap="large")
-    with left:
-        st.subheader("Perplexity")
-        parts.chart(draw_perplexities(measured, parts.theme()), "perplexity", perplexity_table(measured))
-    with right:
-        st.subheader("Paired difference")
-        parts.chart(draw_differences(pairs, parts.theme()), "difference", difference_table(pairs))
+    st.subheader("Perplexity")
+    parts.chart(draw_perplexities(measured, parts.theme()), "perplexity", perplexity_table(measured))
     st.subheader("Where the difference comes from")
     baseline = "dense" if planned == "constant" else "constant"
     drawing = draw_windows(found, baseline, planned, parts.theme())
@@ -157,7 +183,7 @@ if shown := parts.provenance("compare"):
             st.caption(
                 "The plan on the Tune page has changed since: set up a comparison to see what that costs."
             )
-        _headline(compared)
+        _answer(compared, run)
         _evidence(compared)
         _illustration(compared)
         st.subheader("Repeat it, keep it")

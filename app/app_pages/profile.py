@@ -14,13 +14,12 @@ from app import controls, parts, state, wording
 from app.coloured import coloured_text, legend
 from app.figures.profile import (
     DAMAGES,
+    draw_change,
     draw_lens,
     draw_overlay,
-    draw_profile,
     draw_similarity,
     draw_split,
     draw_tokens,
-    outliers,
 )
 from app.tables import lens_table, overlay_table, similarity_table, split_table, token_table
 from app.unit_view import show_units
@@ -33,56 +32,35 @@ _OVERLAID = 3  # more lines than these and the one shown cannot be told apart
 
 def _measure_form() -> None:
     """What to measure on; the button queues it."""
-    with st.form("profile-form"):
-        st.markdown(f"**Measure** {wording.verbatim(state.source().label)}")
-        text = controls.text("Text", "calibration", "profile-text")
-        windows = controls.number("Windows", "profile-windows", 8)
-        length = controls.number("Window length, tokens", "profile-length", 512, 2, 131072, 64)
-        seed = controls.number("Seed", "profile-seed", 0, 0, 2**31 - 1)
-        bases = st.toggle(
-            "Keep the bases, for previews",
-            value=True,
-            key="profile-bases",
-            help="The same pass also finds the directions the stream lives in. With them the Tune page shows "
-            "a perplexity for every plan within seconds. Takes D × D × 4 bytes for every sub-layer (80 MB "
-            "for the demo model).",
-        )
-        damage = not state.policy().demo_mode and st.toggle(
-            "Measure damage too",
-            key="profile-damage",
-            help="How much the loss rises without each block, and with a quarter of its width cut: what the "
-            "scores are to foretell. Takes about twenty times as long, for each of the two.",
-        )
-        lens = st.toggle(
-            "Measure the logit lens too",
-            key="profile-lens",
-            help="The loss when the head follows straight after each block: how early the model knows what "
-            "it will say. Takes about ten times as long.",
-        )
-        units = st.toggle(
-            "Cost of units too",
-            key="profile-units",
-            help="What each part inside the blocks costs, predicted from one pass forward and one back: "
-            "channels, heads of keys and values, value ranks, whole attentions and MLPs. Takes about ten "
-            "times as long.",
-        )
-        pressed = st.form_submit_button(
-            "Measure", type="primary", icon=":material/query_stats:", width="stretch"
-        )
+    with st.form("profile-form", border=False, enter_to_submit=False):
+        left, right = st.columns(2, gap="large")
+        with left:
+            text = controls.text("Text", "calibration", "profile-text")
+            windows = controls.number("Windows", "profile-windows", 8)
+            length = controls.number("Window length, tokens", "profile-length", 512, 2, 131072, 64)
+            seed = controls.number("Seed", "profile-seed", 0, 0, 2**31 - 1)
+        with right:
+            bases, damage, lens, units = _extras()
+            st.caption(
+                "8 windows of 512 tokens are quick and usually enough: the whiskers say whether more are "
+                "needed. Another model is chosen on the Model page."
+            )
 
-    def asked() -> ProfileRequest:
-        return ProfileRequest(
-            model=state.source(),
-            text=TextSource.parse(text, "calibration"),
-            windows=windows,
-            drawn=drawn_for(windows),
-            window_length=length,
-            seed=seed,
-            bases=bases,
-            probes=DAMAGES if damage else (),
-            lens=lens,
-            units=units,
-        )
+        def asked() -> ProfileRequest:
+            return ProfileRequest(
+                model=state.source(),
+                text=TextSource.parse(text, "calibration"),
+                windows=windows,
+                drawn=drawn_for(windows),
+                window_length=length,
+                seed=seed,
+                bases=bases,
+                probes=DAMAGES if damage else (),
+                lens=lens,
+                units=units,
+            )
+
+        pressed = parts.start_form("Measure", asked, ":material/query_stats:")
 
     like = state.shown("profile")
     if pressed:
@@ -90,18 +68,51 @@ def _measure_form() -> None:
     elif like and like.run.request.model == state.source():
         with suppress(SlicescopeError):  # a text that is none is told when it is asked for
             parts.warn(asked(), like.run)
-    st.caption(
-        "8 windows of 512 tokens are quick and usually enough: the whiskers say whether more are needed. "
-        "Another model is chosen on the Model page."
+
+
+def _extras() -> tuple[bool, bool, bool, bool]:
+    """Ask what to measure beside the scores: bases, damage, the logit lens, units."""
+    bases = st.toggle(
+        "Keep the bases, for previews",
+        value=True,
+        key="profile-bases",
+        help="The same pass also finds the directions the stream lives in. With them the Tune page shows "
+        "a perplexity for every plan within seconds. Takes D × D × 4 bytes for every sub-layer (80 MB "
+        "for the demo model).",
     )
+    damage = not state.policy().demo_mode and st.toggle(
+        "Measure damage too",
+        key="profile-damage",
+        help="How much the loss rises without each block, and with a quarter of its width cut: what the "
+        "scores are to foretell. Takes about twenty times as long, for each of the two.",
+    )
+    lens = st.toggle(
+        "Measure the logit lens too",
+        key="profile-lens",
+        help="The loss when the head follows straight after each block: how early the model knows what "
+        "it will say. Takes about ten times as long.",
+    )
+    units = st.toggle(
+        "Cost of units too",
+        key="profile-units",
+        help="What each part inside the blocks costs, predicted from one pass forward and one back: "
+        "channels, heads of keys and values, value ranks, whole attentions and MLPs. Takes about ten "
+        "times as long.",
+    )
+    return bases, damage, lens, units
 
 
 def _draw(run: Run) -> None:
-    """The chosen score of every block, how to read it, and the same as a table."""
+    """How much every block changes its input, and beside it the tokens of one block."""
     profile = run.result.profile
     for sentence in profile.warnings():
         st.warning(sentence, icon=":material/warning:")
-    with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
+    try:
+        details, damaged = find_details(run), None
+    except StorageError as error:
+        details, damaged = None, state.told(error)
+    chart, near = st.columns([3, 2], gap="large")
+    with chart, st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
         name = controls.score("shown", profile)
         first_token = st.toggle(
             "Count the first token",
@@ -109,38 +120,54 @@ def _draw(run: Run) -> None:
             bind="query-params",
             help="The first token of a window behaves unlike the others. One measurement holds both views.",
         )
-        far = outliers(profile.values(name, first_token))
-        zoomed = bool(far) and st.toggle(
-            "Zoom to the other blocks",
-            key="zoom",
-            bind="query-params",
-            help="Leave the outliers off and fit the axis to the others.",
+    with near:
+        block = _block(profile)
+        if details:
+            _text(details, block)
+        else:
+            st.info(damaged or "This run was stored without its tokens: measure it again to see them here.")
+    with chart:
+        drawing = draw_change(profile, name, first_token, block, parts.theme())
+        table = profile.to_frame(first_token).round(4)
+        parts.chart(drawing, "profile", table, pick=lambda point: state.choose_block(int(point["x"])))
+        st.caption(
+            f"{SCORES[name].about} {wording.verbatim(profile.text)}, {wording.profiled(run.request)}"
+            f"{at_a_time(profile.batch)}. Whiskers: standard deviation over windows. "
+            f"Score: {SCORES[name].source}. Click a block to see its tokens, or walk with the arrow keys."
         )
-    score = SCORES[name]
-    st.markdown(score.about)
-    if far:
-        st.badge(wording.outlier_note(far, left_off=zoomed), icon=":material/error:", color="violet")
-    drawing = draw_profile(profile, name, first_token, far if zoomed else (), parts.theme())
-    table = profile.to_frame(first_token).round(4)
-    parts.chart(drawing, "profile", table, pick=lambda point: state.choose_block(int(point["x"])))
-    st.caption(
-        f"{wording.verbatim(profile.text)}, {wording.profiled(run.request)}{at_a_time(profile.batch)}. "
-        "Whiskers: standard deviation over windows. "
-        f"Score: {score.source}. Click a block to see its tokens below."
-    )
 
 
-def _tokens(details: Details, profile: LayerProfile) -> None:
-    """The distribution over tokens in one block, and the tokens themselves."""
-    with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
+def _block(profile: LayerProfile) -> int:
+    """The block that is looked at from near: by name, by a click on the chart, or with the arrow keys."""
+    with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
         block = controls.block(profile)
-        window = controls.number("Window", "token-window", 0, 0, len(details.tokens) - 1)
+        for label, key, to in (("Back", "Left", block - 1), ("Next", "Right", block + 1)):
+            st.button(
+                label,
+                key=f"block-{label}",
+                icon=f":material/arrow_{'back' if to < block else 'forward'}:",
+                shortcut=key,
+                on_click=state.choose_block,
+                args=(to,),
+                disabled=not 0 <= to < profile.blocks,
+            )
+    return block
+
+
+def _text(details: Details, block: int) -> None:
+    """The tokens of a window, coloured by how much the block changes each."""
+    window = controls.number("Window", "token-window", 0, 0, len(details.tokens) - 1)
     window = min(window, len(details.tokens) - 1)
-    drawing = draw_tokens(details, block, parts.theme())
-    parts.chart(drawing, "tokens", token_table(details, window, block))
     st.markdown(f"**Window {window}, as block {block} changes it**")
     st.html(coloured_text(details, window, block, parts.theme()))
     st.caption(legend(details, block))
+
+
+def _tokens(details: Details, profile: LayerProfile) -> None:
+    """The distribution over tokens in the block that was chosen above."""
+    block = int(state.widget("block", 0))
+    window = min(int(state.widget("token-window", 0)), len(details.tokens) - 1)
+    parts.chart(draw_tokens(details, block, parts.theme()), "tokens", token_table(details, window, block))
 
 
 def _similarity(details: Details) -> None:
@@ -258,21 +285,20 @@ def _near(run: Run) -> None:
 
 st.title("Where is it redundant?")
 st.markdown("A block that hardly changes the residual stream is one the model can spare a part of.")
-choice, view = st.columns([3, 7], gap="large")
-with choice:
+shown = state.shown("profile")
+current = shown is not None and shown.run.request.model == state.source()
+with st.expander(
+    f"Measure {wording.verbatim(state.source().label)}", icon=":material/query_stats:", expanded=not current
+):
     _measure_form()
-with view:
-    shown = parts.provenance("profile")
-    if shown:
-        if shown.run.request.model != state.source():
-            label = wording.verbatim(shown.run.request.model.label)
-            st.warning(
-                f"This is the profile of {label}: press Measure for "
-                f"{wording.verbatim(state.source().label)}.",
-                icon=":material/sync_problem:",
-            )
-        _draw(shown.run)
-if shown:
+if shown := parts.provenance("profile"):
+    if not current:
+        label = wording.verbatim(shown.run.request.model.label)
+        st.warning(
+            f"This is the profile of {label}: press Measure for {wording.verbatim(state.source().label)}.",
+            icon=":material/sync_problem:",
+        )
+    _draw(shown.run)
     st.subheader("From near")
     _near(shown.run)
     parts.reproduction(shown.run)

@@ -4,6 +4,7 @@ import math
 
 import pandas as pd
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
 from analysis.errors import SlicescopeError
 from app import controls, forms, parts, plan_form, state, wording
@@ -47,19 +48,20 @@ def _set_up() -> None:
     if profiled is None:
         return
     usual = state.proposal(profiled.run)
-    with st.container(border=True):
-        st.markdown(f"**A new study** of {wording.verbatim(usual.judged.model.label)}")
+    form, ready = st.columns([3, 2], gap="large")
+    with form:
         try:
             study = forms.study_form(usual, profiled.run.result.shape)
         except SlicescopeError as error:
-            st.warning(state.told(error), icon=":material/warning:")
             study = None
-        pressed = st.button("Run", type="primary", icon=":material/play_arrow:", width="stretch")
-        if study:
-            parts.warn(study, profiled.run)
-            st.caption(wording.trials_size(study, profiled.run))
-            if pressed:
-                parts.ask(lambda: study)
+            ready.warning(state.told(error), icon=":material/warning:")
+    with ready:
+        if study is None:
+            st.button("Run", disabled=True, icon=":material/play_arrow:", width="stretch")
+            return
+        parts.warn(study, profiled.run)
+        st.caption(wording.trials_size(study, profiled.run))
+        parts.start("Run", lambda: study, ":material/play_arrow:")
 
 
 def _demos() -> None:
@@ -75,7 +77,8 @@ def _views(board: Board, run: Run | None = None) -> None:
     several = len(board.tables) > 1 or board.study.budgets[0].measure == "mean_slice"
     offered = [*(["map"] if found else []), "ranking", *(["frontier"] if several else [])]
     usual = board.study.view if board.study.view in offered else "ranking"
-    view = st.segmented_control(
+    bar = st.container(horizontal=True, vertical_alignment="bottom", gap="medium")
+    view = bar.segmented_control(
         "View",
         offered,
         format_func=_VIEWS.__getitem__,
@@ -87,9 +90,9 @@ def _views(board: Board, run: Run | None = None) -> None:
     if view == "map" and found:
         _map(found, board)
     elif view == "frontier":
-        _frontier(board, bool(found))
+        _frontier(board, bool(found), bar)
     else:
-        _ranking(board, run)
+        _ranking(board, run, bar)
     _card(board, run)
 
 
@@ -107,13 +110,14 @@ def _map(found: Map, board: Board) -> None:
     st.caption(f"{wording.map_reading(board.study)} Click a cell for its card. {told}")
 
 
-def _ranking(board: Board, run: Run | None) -> None:
+def _ranking(board: Board, run: Run | None, bar: DeltaGenerator) -> None:
     """All recipes at one budget, best first, and what that says."""
     ran = [table for table in board.tables if table.standings] or [board.tables[0]]
     titles = {table.budget.line: table.budget.title for table in ran}
     line = next(iter(titles))
     if len(titles) > 1:
-        line = controls.choice("At", "study-budget", titles, line)
+        with bar:
+            line = controls.choice("At", "study-budget", titles, line)
     table = next(table for table in ran if table.budget.line == line)
     mark, _ = state.chosen_recipe()
 
@@ -130,7 +134,7 @@ def _ranking(board: Board, run: Run | None) -> None:
     st.caption(f"{wording.RANKING_READING} Click a row for its card. {told}")
 
 
-def _frontier(board: Board, is_map: bool) -> None:
+def _frontier(board: Board, is_map: bool, bar: DeltaGenerator) -> None:
     """All recipes over the sizes."""
     if is_map or len(board.tables) == 1:
         parts.chart(draw_sizes(board, parts.theme()), "sizes", trial_table(board))
@@ -144,7 +148,10 @@ def _frontier(board: Board, is_map: bool) -> None:
         state.choose_recipe(line, ordered[point["point_index"]][1].budget.line)
 
     titles = {"first": "First text", "second": "Second text"}
-    text = controls.choice("Evaluated on", "study-text", titles, "first") if board.study.other else "first"
+    with bar:
+        text = (
+            controls.choice("Evaluated on", "study-text", titles, "first") if board.study.other else "first"
+        )
     everyone = pd.concat([ranking_table(table) for table in board.tables], ignore_index=True)
     parts.chart(draw_frontier(board, mark or None, text, parts.theme()), "frontier", everyone, pick)
     for sentence in wording.frontier(board):
@@ -277,21 +284,21 @@ st.markdown(
     "Recipes that make this model smaller, at equal size and on the same windows. Every number is of a model "
     "that was made and judged."
 )
-choice, view = st.columns([3, 7], gap="large")
-with choice:
-    parts.apart(_set_up)
-with view:
-    _demos()
-    if unfinished := state.unfinished():
-        parts.follow(unfinished, _views)
-    elif shown := parts.provenance("study"):
-        run = shown.run
-        if run.request.kind == "study" and run.result.kind == "study":
-            _views(read_board(run.request, run.result), run)
-            if set(DAMAGES) & set(run.result.profile.scores()):
-                st.subheader("Does the LR score foretell damage?")
-                parts.damage_chart(run.result.profile)
-            parts.reproduction(run)
+if profiled := state.shown("profile"):
+    label = wording.verbatim(state.proposal(profiled.run).judged.model.label)
+    with st.expander(f"A new study of {label}", icon=":material/play_arrow:"):
+        parts.apart(_set_up)
+_demos()
+if unfinished := state.unfinished():
+    parts.follow(unfinished, _views)
+elif shown := parts.provenance("study"):
+    run = shown.run
+    if run.request.kind == "study" and run.result.kind == "study":
+        _views(read_board(run.request, run.result), run)
+        if set(DAMAGES) & set(run.result.profile.scores()):
+            st.subheader("Does the LR score foretell damage?")
+            parts.damage_chart(run.result.profile)
+        parts.reproduction(run)
 with st.expander("Not among the recipes", icon=":material/block:"):
     st.markdown("These methods train, so no machine makes them beside the others in minutes.")
     parts.rows(pd.DataFrame(wording.NOT_RUN, columns=["method", "source", "takes"]), "not-run")

@@ -132,8 +132,7 @@ def _actions(run: Run, plan: Plan, planned: SlicingSchedule) -> None:
             help="Start from these bars and change single blocks.",
         )
     parts.warn(proposal, run)
-    if st.button("Compare with constant", type="primary", icon=":material/balance:", width="stretch"):
-        parts.ask(lambda: proposal)
+    parts.start("Compare with constant", lambda: proposal, ":material/balance:")
     with st.container(horizontal=True):
         content = {"model": run.request.model.label, "plan": plan, "schedule": planned}
         st.download_button(
@@ -174,7 +173,7 @@ def _tuning(run: Run, shape: ModelShape) -> None:
             _previews(run, plan)
             planned = _draw(plan, run.result.profile, shape, itemsize)
         with top:  # now that the plan before this one is known
-            plan_form.starts()
+            plan_form.starts(run.result.profile, shape)
         with choice:
             _actions(run, plan, planned)
     except PlanError as error:

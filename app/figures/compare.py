@@ -69,7 +69,7 @@ def draw_perplexities(measured: Collection[Measurement], theme: Theme = LIGHT) -
 
 def draw_differences(differences: Sequence[tuple[str, Difference]], theme: Theme = LIGHT) -> Drawing:
     """Paired differences around zero, each with its label, its interval and its verdict."""
-    figure = empty_figure(theme, height=ROWS_HEIGHT)
+    figure = empty_figure(theme, height=90 + 65 * len(differences))
     for label, each in differences:
         low, high = each.percent_interval or (each.percent, each.percent)
         figure.add_trace(

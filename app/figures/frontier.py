@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
@@ -20,6 +21,8 @@ from app.figures.base import (
     Theme,
     as_text,
     empty_figure,
+    luminance,
+    rgb,
 )
 from app.wording import budgets_line
 from slicing.study.recipe import Kind, Recipe
@@ -47,6 +50,11 @@ SIDES: dict[Kind | None, Side] = {
 }
 TO_BEAT = Side("baseline to beat", "", "dashdot")
 BASELINE = Side("baseline", CONSTANT, "longdash")
+OTHERS = "others"
+"""The name of the lines that are no best of their kind, all of them grey."""
+ROOM, LABEL, LINE = 175, 24, 16
+"""Pixels right of the chart for the labels of lines; characters on a line of a label, and its height."""
+HEIGHT, MARGINS = 460, 70
 SYMBOLS = {
     "none": "circle",
     "linear": "square",
@@ -70,23 +78,28 @@ def draw_frontier(
 
     ``chosen`` is the line of a recipe. A point carries the line of its own, which answers to a click.
     """
-    figure = empty_figure(theme, height=520)
+    figure = empty_figure(theme, height=HEIGHT)
     dense = board.dense
     if dense is None:
         return Drawing(figure, f"{board.done} of {board.total} trials have run.")
     limit = _limit(board, text)
-    shown: set[str] = set()
     reached = [100 * budget.amount for budget in board.study.budgets if budget.measure == "parameters"]
-    for recipe in sorted(board.study.recipes, key=lambda each: each.line == chosen):  # the chosen on top
+    named = _named(board, text, chosen)
+    ends: list[tuple[float, Recipe]] = []
+    rank = {line: place for place, line in enumerate(reversed(named))}
+    for recipe in sorted(board.study.recipes, key=lambda each: rank.get(each.line, -1)):  # the named on top
         known = _known(board, recipe, text)
         if not known:
             continue
         reached += [_fewer(each, dense) for each, _ in known]
-        line = _line(recipe, known, board, limit, chosen, theme)
-        name = _side(board, recipe).name
-        line.showlegend = name not in shown
-        shown.add(name)
+        line = _line(recipe, known, board, limit, named, theme)
         figure.add_trace(line)
+        if recipe.line in named:
+            ends.append((line.y[-1], recipe))
+    heights = [value for trace in figure.data for value in trace.y]
+    low, high = (math.log10(end) for end in (min([1.0, *heights]), max([1.1, *heights])))
+    span = (low - 0.06 * (high - low), high + 0.06 * (high - low))
+    _label_lines(figure, ends, board, named, span, theme)
     figure.add_hline(y=1.0, line={"color": theme.dense, "width": 1.5, "dash": "dash"})
     figure.update_layout(
         xaxis={
@@ -101,7 +114,11 @@ def draw_frontier(
             "type": "log",
             "tickformat": "~r",
             "zeroline": False,
+            "range": span,
+            "dtick": "D2",
         },
+        showlegend=False,
+        margin={"r": ROOM, "t": 10},
         hovermode="closest",
     )
     return Drawing(figure, _takeaway(board, text))
@@ -120,33 +137,97 @@ def _side(board: Board, recipe: Recipe) -> Side:
     return TO_BEAT if recipe.control else SIDES[recipe.kind]
 
 
+def _named(board: Board, text: Text, chosen: str | None) -> list[str]:
+    """The lines that are told by name, the most important first: what was clicked on, the winner, the best of
+    each other kind, and the baseline. Judged at the smallest size that ran.
+    """
+    tables = [ranked for table in board.tables if (ranked := _ranked(table.standings, text))]
+    best: dict[Kind | None, str] = {}
+    for _, each in tables[-1] if tables else []:
+        if each.recipe != board.study.baseline:
+            best.setdefault(each.recipe.kind, each.name)
+    known = [*([chosen] if chosen else []), *best.values(), board.study.baseline.line]
+    return list(dict.fromkeys(known))
+
+
+def _label_lines(
+    figure: go.Figure,
+    ends: Sequence[tuple[float, Recipe]],
+    board: Board,
+    named: Sequence[str],
+    span: tuple[float, float],
+    theme: Theme,
+) -> None:
+    """Write the title of every named line where it ends; no label stands on another."""
+    pixels = (HEIGHT - MARGINS) / (span[1] - span[0])
+    ordered = sorted(ends, key=lambda pair: pair[0])
+    texts = [textwrap.wrap(_label(recipe), LABEL, max_lines=2, placeholder=" …") for _, recipe in ordered]
+    free, places = float(HEIGHT - MARGINS), []
+    for (y, _), lines in zip(reversed(ordered), reversed(texts), strict=True):  # from above
+        half = LINE * len(lines) / 2
+        places.append(min((math.log10(y) - span[0]) * pixels, free - half))
+        free = places[-1] - half
+    lowest = 0.0
+    for (y, recipe), lines, above in zip(ordered, texts, reversed(places), strict=True):  # and none below
+        half, at = LINE * len(lines) / 2, (math.log10(y) - span[0]) * pixels
+        place = max(above, lowest + half)
+        lowest = place + half
+        said = "<br>".join(map(as_text, lines))
+        figure.add_annotation(
+            x=1.0,
+            xref="paper",
+            xanchor="left",
+            xshift=8,
+            y=math.log10(y),
+            yshift=place - at,
+            align="left",
+            text=f"<b>{said}</b>" if recipe.line == named[0] else said,
+            showarrow=False,
+            font={"size": 12, "color": _ink(_side(board, recipe), theme)},
+        )
+
+
+def _label(recipe: Recipe) -> str:
+    return f"{recipe.short_title}{', repaired' if recipe.repaired != 'none' else ''}"
+
+
+def _ink(side: Side, theme: Theme) -> str:
+    """The colour of a family for words: where words of it could not be read, that of labels."""
+    if not side.colour:
+        return theme.label
+    light = luminance(rgb(side.colour))
+    readable = light < 0.2 if theme is LIGHT else light > 0.17
+    return side.colour if readable else theme.ink
+
+
 def _line(
     recipe: Recipe,
     known: Sequence[tuple[Standing, float]],
     board: Board,
     limit: float,
-    chosen: str | None,
+    named: Sequence[str],
     theme: Theme,
 ) -> go.Scatter:
-    side = _side(board, recipe)
-    colour = side.colour or theme.label
-    first = recipe.line == chosen
+    side, told = _side(board, recipe), recipe.line in named
+    colour = (side.colour if told else "") or theme.label
+    first = recipe.line == named[0]
+    name = side.name if told else OTHERS
     return go.Scatter(
         x=[_fewer(each, board.dense) for each, _ in known],
         y=[min(perplexity_of(nats), limit) for _, nats in known],
         mode="lines+markers",
-        name=side.name,
-        legendgroup=side.name,
+        name=name,
+        legendgroup=name,
         customdata=[recipe.line] * len(known),
-        line={"color": colour, "dash": side.dash, "width": 3 if first else 1},
+        line={"color": colour, "dash": side.dash, "width": 3 if first else 2 if told else 1},
         marker={
             "symbol": [
                 symbol_of(recipe) if perplexity_of(nats) <= limit else "arrow-up" for _, nats in known
             ],
-            "size": 14 if first else 10,
+            "size": 14 if first else 11 if told else 7,
             "color": colour,
         },
-        opacity=1.0 if first or chosen is None else 0.45,
+        opacity=1.0 if told else 0.4,
         text=[_told(each, nats) for each, nats in known],
         hovertemplate="%{text}<extra></extra>",
     )

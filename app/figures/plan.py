@@ -44,11 +44,13 @@ def draw_schedule(
     figure.add_trace(
         go.Scatter(
             x=blocks,
-            y=100.0 * np.asarray(constant.block_fractions, dtype=np.float32),
+            y=np.full(cut.size, 100.0 * constant.mean_slice, dtype=np.float32),
             name="constant",
             mode="lines",
-            line={"color": CONSTANT, "width": 3, "shape": "hvh"},
-            hovertemplate="constant: block %{x}, slice %{y:.1f} %<extra></extra>",
+            line={"color": CONSTANT, "width": 3},
+            # Its widths are whole steps of rounding around one share, which is what it is.
+            customdata=100.0 * np.asarray(constant.block_fractions, dtype=np.float32),
+            hovertemplate="constant: block %{x}, slice %{customdata:.1f} %<extra></extra>",
         )
     )
     mean = 100.0 * schedule.mean_slice

@@ -88,6 +88,86 @@ def draw_profile(
     )
 
 
+def draw_change(
+    profile: LayerProfile,
+    score: str,
+    first_token: bool = False,
+    chosen: int | None = None,
+    theme: Theme = LIGHT,
+) -> Drawing:
+    """Draw how much every block changes its input as a dot on a log axis, with its spread over windows.
+
+    Of a score that is derived from a cosine that is one minus the mean cosine, else the score itself. A score
+    that is no change, or is not above 0 everywhere, is drawn as ``draw_profile`` draws it. ``chosen`` is the
+    block that is looked at from near.
+    """
+    entry = find_score(score)
+    measured = profile.measured(score, first_token)
+    turned = entry.measurement.startswith("cosine")
+    change = 1.0 - measured if turned else measured
+    values = change.mean(axis=0)
+    if (entry.higher_is_redundant and not turned) or values.min() <= 0.0:
+        return draw_profile(profile, score, first_token, theme=theme)
+    spread = change.std(axis=0, ddof=1) if len(change) > 1 else np.zeros(profile.blocks)
+    blocks, scores = np.arange(profile.blocks), profile.values(score, first_token)
+    figure = empty_figure(theme, height=340)
+    figure.add_trace(
+        go.Scatter(
+            x=blocks,
+            y=values.astype(np.float32),
+            error_y={
+                "symmetric": False,
+                "array": spread.astype(np.float32),
+                "arrayminus": np.minimum(spread, 0.9 * values).astype(np.float32),  # a log axis has no zero
+                "color": theme.ink,
+                "thickness": 1.2,
+                "width": 5,
+            },
+            mode="markers",
+            marker={
+                "size": [13 if block == chosen else 7 for block in blocks],
+                "color": [HIGHLIGHT if block == chosen else theme.measured for block in blocks],
+                "line": {"width": [2 if block == chosen else 0 for block in blocks], "color": theme.ink},
+            },
+            customdata=[(f"{as_text(profile.block_path)}.{block}", scores[block]) for block in blocks],
+            hovertemplate="block %{x} · %{customdata[0]}<br>changes its input by %{y:.4f} ± "
+            f"%{{error_y.array:.4f}}<br>{entry.title} %{{customdata[1]:.3f}}<extra></extra>",
+            name="change",
+        )
+    )
+    most, least = int(values.argmax()), int(values.argmin())
+    for block, said, below in ((most, "changes most", 0), (least, "changes least", 1)):
+        figure.add_annotation(
+            x=block,
+            y=np.log10(values[block]),
+            yshift=-16 if below else 16,
+            text=f"<b>block {block}</b> {said}",
+            showarrow=False,
+            xanchor="left" if block < profile.blocks / 2 else "right",
+            font={"size": 13, "color": theme.ink},
+        )
+    room = 0.25 * max(float(np.log10(values.max() / values.min())), 0.4)
+    ends = [float(np.log10(values.min())) - room, float(np.log10(values.max())) + room]
+    figure.update_layout(
+        showlegend=False,
+        margin_t=10,
+        yaxis={
+            "title": {"text": "1 − mean cosine (log)" if turned else f"{entry.title} (log)"},
+            "type": "log",
+            "range": ends,
+            "dtick": "D2",
+            "tickformat": "~r",
+            "minor": {"showgrid": False},
+        },
+    )
+    block_axis(figure, profile.blocks)
+    return Drawing(
+        figure,
+        f"Block {least} changes its input least ({values[least]:.3g}), block {most} changes it most "
+        f"({values[most]:.3g}): {values[most] / values[least]:,.0f} times as much.",
+    )
+
+
 UNITS = {"similarity": "cosine", "angular": "angle / π", "cka": "CKA"}
 """What the numbers of a map of depths are called, beside them."""
 

@@ -107,6 +107,8 @@ def draw_ranking(table: Table, chosen: Standing | None = None, theme: Theme = LI
     """
     rows = table.standings
     labels = [row_label(each.recipe) for each in rows]
+    if labels:
+        labels[0] = f"<b>{labels[0]}</b>"  # the winner
     lines = max((label.count("<br>") + 1 for label in labels), default=1)
     figure = empty_figure(theme, height=150 + max(ROW, 8 + LINE * lines) * len(rows))
     if not rows:

@@ -22,6 +22,7 @@ from app.wording.numbers import (
 from app.wording.profiles import LENS_READING, outlier_note, profile_name, profiled, two_depths
 from app.wording.results import (
     BODY_READING,
+    cost,
     deciding,
     evidence,
     healed,
@@ -29,6 +30,7 @@ from app.wording.results import (
     memory_taken,
     noise,
     noise_reading,
+    other_way,
     preview_verdict,
     previewed,
     reduction,

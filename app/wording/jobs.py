@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING
 
 from app.wording.markup import verbatim
-from app.wording.numbers import ago, duration, memory
+from app.wording.numbers import ago, memory, time_left
 
 if TYPE_CHECKING:
     from app.job import Job
@@ -14,19 +14,27 @@ if TYPE_CHECKING:
 
 
 def progress(job: Job, ahead: int) -> str:
-    """Say where a waiting or running job is."""
+    """Say where a waiting or running job is: its phase, how much is done, and how long it still takes."""
     if job.fetching:
         if job.total <= 1:
             return "Fetching: asking the Hub"
-        left = f" · about {duration(job.seconds_left)} left" if job.seconds_left is not None else ""
-        return f"Fetching {memory(job.done)} of {memory(job.total)}{left}"
+        return _parted(f"Fetching {memory(job.done)} of {memory(job.total)}", left(job))
     if job.state == "queued":
         return f"Queued, {ahead} ahead"
-    count = f", {job.done} of {job.total}" if job.total > 1 else ""
-    left = f" · about {duration(job.seconds_left)} left" if job.seconds_left is not None else ""
     if job.cancelling:
         return f"Cancelling after this step ({job.phase})"
-    return f"{job.phase}{count}{left}"
+    count = f", {job.done} of {job.total}" if job.total > 1 else ""
+    return _parted(f"{job.phase}{count}", f"{100 * job.share:.0f}\N{NO-BREAK SPACE}%", left(job))
+
+
+def left(job: Job) -> str:
+    """Say how long a job still takes; nothing while that is not known."""
+    seconds = job.seconds_left
+    return time_left(seconds, job.late)
+
+
+def _parted(*parts: str) -> str:
+    return " · ".join(filter(None, parts))
 
 
 def closes(opened: Opened, owner: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -42,6 +43,20 @@ def duration(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def time_left(seconds: float | None, late: bool = False) -> str:
+    """Say how long it still takes, no finer than that can be known; nothing where it is not known."""
+    if late:
+        return "longer than expected"
+    if seconds is None:
+        return ""
+    if seconds < 60:
+        return "less than a minute left"
+    minutes = math.ceil(seconds / 60)
+    if minutes < 90:
+        return f"about {minutes} min left"
+    return f"about {math.ceil(minutes / 6) / 10:.1f} h left"
 
 
 def ago(seconds: float) -> str:
@@ -90,3 +105,8 @@ def counted(number: int, what: str) -> str:
 def joined(parts: Sequence[str]) -> str:
     """List parts as one would say them: ``a, b and c``."""
     return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
+
+
+def within_sentence(title: str) -> str:
+    """A title as it stands in the middle of a sentence."""
+    return title if title[1:2].isupper() else title[0].lower() + title[1:]

@@ -11,9 +11,10 @@ from analysis.shape import ModelShape
 from analysis.sources.windows import count_documents
 from analysis.speed import Speed
 from app.wording.markup import verbatim
-from app.wording.numbers import change, counted, minus, percent
+from app.wording.numbers import change, counted, minus, percent, within_sentence
 from slicing.preview import Preview
 from slicing.schedule import SlicingSchedule
+from slicing.study.options import Option
 from slicing.study.recipe import Recipe
 from slicing.study.results import Measurement, Request, TextUsed
 from slicing.study.study import Study
@@ -59,6 +60,56 @@ def deciding(comparison: Comparison) -> list[tuple[str, Difference]]:
     elif not comparison.study.matched:
         del found["at equal parameters"]
     return list(found.items())
+
+
+def cost(comparison: Comparison) -> str:
+    """Say in one sentence of Markdown what the model that was planned costs against the dense one."""
+    dense, planned = comparison.measured["dense"], comparison.measured[comparison.planned]
+    before, after = dense.evaluation.perplexity, planned.evaluation.perplexity
+    told = comparison.difference("dense", comparison.planned)
+    return (
+        f"{before:.2f} → {after:.2f}: perplexity {_multiplied(math.exp(told.nats))} for "
+        f"{_fewer(planned.parameters, dense.parameters)}."
+    )
+
+
+def _multiplied(times: float) -> str:
+    """Say what happened to a perplexity that became so many times as high."""
+    if times < 0.995:
+        return f"falls by {percent(1.0 - times)}"
+    if times < 1.005:
+        return "stays the same"
+    for whole, word in ((2.0, "doubles"), (3.0, "triples")):
+        if abs(times / whole - 1.0) <= 0.05:
+            return word
+    if times < 2.0:
+        return f"rises by {percent(times - 1.0)}"
+    return f"becomes {times:,.1f} times as high"
+
+
+def _fewer(parameters: int, dense: int) -> str:
+    gone = 1.0 - parameters / dense
+    return f"{percent(abs(gone))} {'fewer' if gone >= 0 else 'more'} parameters"
+
+
+def other_way(comparison: Comparison, best: Option | None) -> str:
+    """Say in a sentence what the best other way costs at about the same size."""
+    if best is None:
+        return "No other way has been tried on this model at this size."
+    dense, planned = comparison.measured["dense"], comparison.measured[comparison.planned]
+    ours = math.exp(comparison.difference("dense", comparison.planned).nats)
+    size = _fewer(best.measured.parameters, best.dense.parameters)
+    ending = (
+        "on the same windows"
+        if best.dense.evaluation.nll == dense.evaluation.nll
+        else "on the windows of that study"
+    )
+    than = "less" if best.times < ours else "more"
+    return (
+        f"The best other way that is known costs {than}: “{best.recipe.title}” has {best.times:.2f} times "
+        f"the dense model's perplexity at {size}, {ending}; {within_sentence(planned.title)} has "
+        f"{ours:.2f} times."
+    )
 
 
 def verdict(comparison: Comparison) -> str:

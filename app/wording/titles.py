@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from analysis.sources.demo_text import DEMO_SPLITS
 from analysis.sources.presets import PRESETS
-from app.wording.numbers import counted, percent
+from app.wording.numbers import counted, percent, within_sentence
 from slicing.budget import Budget, Measure
 from slicing.plan import Plan
 from slicing.study.recipe import Recipe
@@ -73,8 +73,7 @@ def run_line(run: Run) -> str:
 
 def within(recipe: Recipe) -> str:
     """The title of a recipe within a sentence."""
-    said = recipe.title
-    return said if said[1:2].isupper() else said[0].lower() + said[1:]
+    return within_sentence(recipe.title)
 
 
 BUDGETS: dict[Measure, str] = {

@@ -21,7 +21,7 @@ from unittest.mock import patch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from playwright.sync_api import TimeoutError as PlaywrightTimeout
-from serving import Server, chromium, fill, measure, serving, settle, visit
+from serving import Server, chromium, fill, measure, serving, settle, unfold, visit
 
 from analysis.storage import queue_folder
 from slicing.study.store import list_runs
@@ -124,6 +124,7 @@ class Person:
 
     def study(self) -> None:
         self.go("Study")
+        unfold(self.page, "A new study of")
         fill(self.page, "Calibration windows", 2)
         fill(self.page, "Evaluation windows", self.chance.choice([2, 3]))
         fill(self.page, "Window length, tokens", 64)

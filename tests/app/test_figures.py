@@ -18,12 +18,14 @@ from app.figures.base import CONSTANT, DARK, DYNAMIC, HIGHLIGHT, LIGHT
 from app.figures.compare import draw_differences, draw_perplexities
 from app.figures.healing import draw_healing
 from app.figures.plan import draw_schedule
-from app.figures.profile import draw_profile, outliers
+from app.figures.profile import draw_change, draw_profile, outliers
 from app.tables import healing_table
 from slicing.allocation import Fractions
 from slicing.heal.record import Healed, Look
+from slicing.plan import Plan
 from slicing.schedule import SlicingSchedule
 from slicing.study.results import Measurement as Judged
+from slicing.study.store import bundled_run
 
 COSINES = (0.1, 0.80, 0.90, 0.95, 0.90, 0.95, 0.90, 0.95, 0.90, 0.85)
 
@@ -232,3 +234,43 @@ def test_the_curve_of_healing_marks_the_look_that_was_kept():
     assert [(*trace.x, *trace.y) for trace in kept] == [(2048, 3.3)] * 2
     assert takeaway.startswith("'distil' trained 7 parameters") and "from 3.500 to 3.300" in takeaway
     assert list(healing_table([told])["loss, nats per token"]) == [3.5, 3.3, 3.4]
+
+
+@pytest.mark.parametrize("score", ["lr", "block-influence", "angular"])
+def test_a_change_is_a_dot_on_a_log_axis_with_its_spread(score: str) -> None:
+    found = profile()
+    drawing = draw_change(found, score, chosen=3)
+    (dots,) = drawing.figure.data
+    axis = drawing.figure.layout.yaxis
+    assert (
+        axis.type == "log" and axis.range[0] < np.log10(min(dots.y)) < np.log10(max(dots.y)) < axis.range[1]
+    )
+    if score != "angular":
+        change = 1.0 - found.measured("lr")
+        assert dots.y == pytest.approx(change.mean(axis=0), rel=1e-5)
+        assert dots.error_y.array == pytest.approx(change.std(axis=0, ddof=1), rel=1e-4)
+    assert (np.asarray(dots.error_y.arrayminus) < np.asarray(dots.y)).all()  # a log axis has no zero
+    assert [place for place, size in enumerate(dots.marker.size) if size > 7] == [3]
+    told = [note.text for note in drawing.figure.layout.annotations]
+    assert told == [
+        f"<b>block {int(np.argmax(dots.y))}</b> changes most",
+        f"<b>block {int(np.argmin(dots.y))}</b> changes least",
+    ]
+
+
+def test_what_is_no_change_or_not_above_zero_keeps_its_bars() -> None:
+    depth = profile().with_probed("depth", np.linspace(0.0, 1.0, profile().blocks)[None])
+    damage = profile().with_probed("leave-one-out", np.linspace(-0.1, 1.0, profile().blocks)[None])
+    for found, score in ((depth, "depth"), (damage, "leave-one-out")):
+        assert draw_change(found, score).figure.data[0].type == "bar"
+
+
+def test_constant_is_drawn_as_constant_whatever_rounding_does() -> None:
+    run: Any = bundled_run()
+    scores, shape = run.result.profile.redundancy("lr"), run.result.shape
+    plan = Plan(target=0.26)
+    constant = plan.constant(shape)
+    assert len(set(constant.block_fractions)) > 1  # 26 % of the width is no whole step
+    drawing = draw_schedule(plan.schedule(scores, shape), constant, plan.fractions(scores), "dynamic", "")
+    (line,) = (trace for trace in drawing.figure.data if trace.name == "constant")
+    assert line.y == pytest.approx([100 * constant.mean_slice] * len(line.y))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -10,7 +11,7 @@ from board_stand_in import LOSSES, board_run, earlier_board
 from app import wording
 from app.citations import citations
 from app.figures.base import DARK, LIGHT
-from app.figures.frontier import draw_frontier, symbol_of
+from app.figures.frontier import HEIGHT, LINE, MARGINS, draw_frontier, symbol_of
 from app.figures.ranking import draw_ranking
 from app.report import build_report
 from app.tables import ranking_table
@@ -70,12 +71,34 @@ def test_the_second_text_and_the_chosen_recipe_are_shown(board):
     assert "on the second text" in takeaway
 
 
-def test_kinds_differ_in_colour_and_dash_and_repairs_in_shape(board):
-    figure, _ = draw_frontier(board)
-    legend = {trace.name: (trace.line.color, trace.line.dash) for trace in figure.data}
-    assert len(set(legend.values())) == len(legend) == 5
+def test_the_best_of_each_kind_has_its_colour_and_its_name_and_all_others_are_grey(board):
+    for theme in (LIGHT, DARK):
+        figure, _ = draw_frontier(board, theme=theme)
+        legend = {trace.name: (trace.line.color, trace.line.dash) for trace in figure.data}
+        named = {trace.name for trace in figure.data} - {"others"}
+        assert named == {"baseline", "slices", "removes blocks", "does both"}
+        assert len({legend[name] for name in named}) == len(named)
+        grey = {trace.line.color for trace in figure.data if trace.name == "others"}
+        assert grey == {theme.label}
+    labels = [note.text.replace("<br>", " ") for note in figure.layout.annotations]
+    assert len(labels) == len(named)
+    (bold,) = (label for label in labels if label.startswith("<b>"))
+    assert WINNER.short_title in bold
     repairs = ("none", "linear", "last-writer", "train-block", "writers")
     assert len({symbol_of(Recipe.parse(f"sleb(repair={each})")) for each in repairs}) == len(repairs)
+
+
+def test_no_label_of_a_line_stands_on_another(board):
+    figure, _ = draw_frontier(board)
+    low, high = figure.layout.yaxis.range
+    pixels = (HEIGHT - MARGINS) / (high - low)
+    notes = sorted(
+        (note.y * pixels + note.yshift, LINE * (note.text.count("<br>") + 1))
+        for note in figure.layout.annotations
+    )
+    assert all(
+        above - upper / 2 >= below + lower / 2 for (below, lower), (above, upper) in itertools.pairwise(notes)
+    )
 
 
 def test_the_table_is_best_first_and_says_what_is_left(board):

@@ -12,7 +12,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -189,7 +188,6 @@ def test_progress_weighs_the_phases_and_never_goes_back(bench: Bench) -> None:
     assert fractions[0] == 0.0
     assert 0.0 < fractions[1] < fractions[3] < 0.5
     assert fractions[-1] == pytest.approx(1.0)
-    assert job.seconds_left is not None and job.seconds_left == pytest.approx(0.0)
 
 
 def test_a_running_job_is_cancelled_at_its_next_batch(bench: Bench, gate: threading.Event) -> None:
@@ -325,8 +323,6 @@ def test_other_jobs_run_while_a_model_is_fetched(bench: Bench, monkeypatch: pyte
     until(lambda: far.done > 0)
     assert 0 < far.share < 1
     assert re.match(r"Fetching \d+\sMiB of 1\.00\sGiB", wording.progress(far, 0))
-    far._fetch_began = time.monotonic() - 10, 0
-    assert far.seconds_left == pytest.approx(10 * (far.total - far.done) / far.done, rel=0.1)
     road.arrived.set()
     assert bench.worker.wait(far, 5)
     assert far.share == 1

@@ -154,7 +154,7 @@ def test_the_card_tells_memory_of_its_own_device_only(
         assert "on cuda; 3.00\N{NO-BREAK SPACE}GiB of 7.00\N{NO-BREAK SPACE}GiB are free" in progress
 
 
-def test_the_profile_switches_scores_and_zooms(desk: Desk) -> None:
+def test_the_profile_switches_scores(desk: Desk) -> None:
     app = page("profile")
     assert "Mean cosine" in words(app)
     assert [chart.key for chart in app.get("plotly_chart")] == ["profile", "tokens"]
@@ -244,7 +244,6 @@ def test_an_address_sets_the_plan(desk: Desk) -> None:
 @pytest.mark.parametrize(
     ("parameters", "sentence"),
     [
-        ({"base": "40"}, "may not exceed the target"),
         ({"sp": "60", "max": "50"}, "cannot be reached"),
         ({"sp": "60", "max": "0"}, "largest fraction must lie between"),
     ],
@@ -256,6 +255,33 @@ def test_a_bad_combination_is_a_sentence_beside_the_sliders(
     assert sentence in app.error[0].value
     assert app.slider(key="sp")
     assert not app.metric
+
+
+def test_the_base_cannot_pass_the_target(desk: Desk) -> None:
+    app = page("tune", base="40")
+    assert not app.error
+    assert (app.slider(key="sp").value, app.slider(key="base").value) == (25, 25)
+    app.slider(key="sp").set_value(15).run()
+    assert not app.error
+    assert app.slider(key="base").value == 15
+    app.slider(key="base").set_value(60).run()
+    assert not app.error
+    assert app.session_state["plan"].settings == {"base": 0.15}
+
+
+def test_no_preset_makes_the_model_larger(desk: Desk) -> None:
+    run = bundled_run()
+    profile, shape = run.result.profile, run.result.shape
+    assert shape
+    offered = plan_form.presets(profile, shape)
+    assert len(offered) == len(plan_form.PRESETS_OF_PLANS)  # on this model all of them pay
+    for plan in offered.values():
+        left = plan.schedule(profile.redundancy("lr"), shape).shape_after(shape)
+        assert left.parameters < shape.parameters
+    mild = {**plan_form.PRESETS_OF_PLANS, "Too mild: SP 5 %": Plan(target=0.05, settings={"base": 0.0})}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plan_form, "PRESETS_OF_PLANS", mild)
+        assert plan_form.presets(profile, shape) == offered
 
 
 def test_an_allocation_without_settings_has_no_sliders_for_them(desk: Desk) -> None:
@@ -273,7 +299,7 @@ def compared() -> Comparison:
 def test_a_comparison_reads_in_one_glance(desk: Desk) -> None:
     app, found = page("compare"), compared()
     dynamic = found.measured["dynamic"].evaluation.perplexity
-    assert app.header[0].value.startswith("Dynamic slicing")
+    assert app.subheader[0].value.startswith("Dynamic slicing")
     assert f"{dynamic:.2f}" in [metric.value for metric in app.metric]
     assert "At equal mean slice: " in words(app) and "At equal parameters: " in words(app)
     assert found.measured["dense"].evaluation.protocol in words(app)
@@ -356,7 +382,7 @@ def test_runs_are_listed_opened_and_deleted(desk: Desk) -> None:
 def test_a_link_to_a_run_that_is_gone_shows_the_demo_and_says_so(desk: Desk) -> None:
     app = page("compare", compare="abcdef123456")
     assert "The run 'abcdef123456' is no longer stored" in app.warning[0].value
-    assert app.header[0].value.startswith("Dynamic slicing")
+    assert app.subheader[0].value.startswith("Dynamic slicing")
 
 
 def test_without_any_run_there_is_one_sentence(

@@ -34,7 +34,8 @@ def trace(figure, name):
 
 def test_everyone_has_a_row_and_stands_where_its_share_is(table):
     figure, takeaway = draw_ranking(table)
-    assert list(figure.layout.yaxis.ticktext) == [row_label(each.recipe) for each in table.standings]
+    first, *others = (row_label(each.recipe) for each in table.standings)
+    assert list(figure.layout.yaxis.ticktext) == [f"<b>{first}</b>", *others]  # the winner is bold
     names = [each.name for each in table.standings]
     assert names[0] == REPAIRED.line
     assert figure.layout.yaxis.range[0] > figure.layout.yaxis.range[1]  # the best at the top

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from conftest import byte_tokenizer, tiny_model
-from serving import MISSING, chromium, fill, serving, settle, visit
+from serving import MISSING, chromium, fill, serving, settle, unfold, visit
 
 from analysis.sources.model import ModelSource
 from analysis.sources.text import TextSource
@@ -48,6 +48,7 @@ def page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 def start(page: Any, kind: str) -> None:
     """Fill in the form of a kind of study, small, and queue it."""
+    unfold(page, "A new study of")
     page.get_by_role("radio", name=kind, exact=True).or_(page.get_by_text(kind, exact=True)).first.click()
     settle(page)
     for label, value in (
