@@ -52,7 +52,7 @@ class Cloud(NamedTuple):
     """(K, D) float32: the same along the stream's own axes, sorted to decrease."""
 
     def beyond(self, place: int, width: int) -> float:
-        """Give the share of the energy outside the leading ``width`` directions, of the block at ``place``."""
+        """Give the share of energy outside the leading ``width`` directions, of the block at ``place``."""
         return float(self.principal[place, width:].sum(dtype=np.float64))
 
     def middle(self) -> int:
@@ -133,7 +133,9 @@ class CloudCollector:
             drawn = torch.cat([vectors[:, :DRAWN], vectors[:, thin : thin + 1]], dim=1)
             sample = widen(self.samples[block].tokens(), drawn.device)
             along = (sample - sample.mean(dim=0)) @ drawn
-            along *= along.gather(0, along.abs().argmax(dim=0, keepdim=True)).sign()  # no sign is left to chance
+            along *= along.gather(
+                0, along.abs().argmax(dim=0, keepdim=True)
+            ).sign()  # no sign is left to chance
             places.append((along / sample.square().sum(dim=1).mean().sqrt()).cpu().numpy())
             principal.append((energies / energies.sum()).cpu().numpy())
             own.append((diagonal.sort(descending=True).values / diagonal.sum()).numpy())

@@ -107,7 +107,7 @@ class Details(NamedTuple):
     """(N, L) float32: loss in nats per token when the stream goes from each block straight to the head (see
     ``analysis.lens``), over all windows; ``None`` where it was not asked for."""
     cloud: Cloud | None = None
-    """A few hundred token states along their principal directions; ``None`` in files of before it was kept."""
+    """Some hundred token states along their principal directions; ``None`` in files of before."""
 
     def maps(self) -> dict[str, np.ndarray]:
         """Give how alike the stream is at every two depths, in each way of ``LIKENESSES`` that it holds."""
