@@ -29,13 +29,14 @@ format: $(INSTALLED)  ## mend what can be mended
 	$(BIN)/ruff format .
 
 demo-run: $(INSTALLED)  ## make the runs that ship in assets/ anew: comparison, and the studies of assets/studies/
-	rm -rf build/demo-run build/demo-units build/demo-sweep build/demo-contest build/demo-board
+	rm -rf build/demo-run build/demo-units build/demo-sweep build/demo-contest build/demo-board build/demo-widths
 	SLICESCOPE_HOME=build/demo-run $(BIN)/slicescope compare --model demo --lens
 	SLICESCOPE_HOME=build/demo-units $(BIN)/slicescope profile --model demo --units-measured
 	SLICESCOPE_HOME=build/demo-sweep $(BIN)/slicescope study map.toml --json build/demo-sweep/run.json
 	SLICESCOPE_HOME=build/demo-contest $(BIN)/slicescope study ranking.toml --json build/demo-contest/run.json
 	SLICESCOPE_HOME=build/demo-board $(BIN)/slicescope study families.toml --json build/demo-board/run.json
-	mkdir -p assets/demo-run assets/demo-units assets/demo-sweep assets/demo-contest assets/demo-board
+	SLICESCOPE_HOME=build/demo-widths $(BIN)/slicescope study widths.toml --json build/demo-widths/run.json
+	mkdir -p assets/demo-run assets/demo-units assets/demo-sweep assets/demo-contest assets/demo-board assets/demo-widths
 	# Its trials are runs beside it, without the tokens of the profile.
 	run=$$(dirname build/demo-run/runs/*/profile.safetensors) && \
 		cp $$run/run.json $$run/profile.json $$run/profile.safetensors assets/demo-run/
@@ -43,6 +44,7 @@ demo-run: $(INSTALLED)  ## make the runs that ship in assets/ anew: comparison, 
 	cp build/demo-sweep/run.json assets/demo-sweep/
 	cp build/demo-contest/run.json assets/demo-contest/
 	cp build/demo-board/run.json assets/demo-board/
+	cp build/demo-widths/run.json assets/demo-widths/
 
 screenshots: $(INSTALLED)  ## take the pictures in assets/screenshots anew
 	$(BIN)/python tests/app/screenshots.py

@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from analysis.anatomy import anatomy_of, blocks, core_of, why_not_sliceable
+from analysis.cloud import Cloud, CloudCollector
 from analysis.device import HOST, widen
 from analysis.errors import StorageError
 from analysis.late import nn, torch
@@ -107,6 +108,8 @@ class Details(NamedTuple):
     lens: np.ndarray | None = None
     """(N, L) float32: loss in nats per token when the stream goes from each block straight to the head (see
     ``analysis.lens``), over all windows; ``None`` where it was not asked for."""
+    cloud: Cloud | None = None
+    """Some hundred token states along their principal directions; ``None`` in files of before."""
 
     def maps(self) -> dict[str, np.ndarray]:
         """Give how alike the stream is at every two depths, in each way of ``LIKENESSES`` that it holds."""
@@ -136,7 +139,7 @@ class Details(NamedTuple):
             alike = (each in (None, size) for each, size in zip(shape, found.shape, strict=False))
             if len(shape) != found.ndim or not found.size or not all(alike) or not np.isfinite(found).all():
                 return False
-        return True
+        return self.cloud is None or self.cloud.fit(blocks)
 
     def lens_perplexities(self) -> np.ndarray:
         """Perplexity when the head follows straight after each block, (L,); the last is the model's own."""
@@ -151,6 +154,7 @@ class Details(NamedTuple):
             for name, value in self._asdict().items()
             if isinstance(value, np.ndarray)
         }
+        arrays |= {} if self.cloud is None else self.cloud.arrays()
         save_file(arrays, path, metadata={"pieces": json.dumps(self.pieces)})
 
     @classmethod
@@ -162,7 +166,8 @@ class Details(NamedTuple):
                 pieces = {
                     int(token): str(text) for token, text in json.loads(file.metadata()["pieces"]).items()
                 }
-            return cls(**{"split": None, **arrays}, pieces=pieces)
+            cloud = Cloud.taken_from(arrays)
+            return cls(**{"split": None, **arrays}, pieces=pieces, cloud=cloud)
         except (OSError, SafetensorError, KeyError, TypeError, ValueError):
             raise StorageError(f"The details '{path}' cannot be read: profile the model again.") from None
 
@@ -170,8 +175,10 @@ class Details(NamedTuple):
 class DetailsCollector:
     """Gathers the details while a profile passes its batches through the dense model."""
 
-    def __init__(self, model: Any, windows: Tensor) -> None:
+    def __init__(self, model: Any, windows: Tensor, cloud: bool = False) -> None:
+        """``windows`` (N, T) are those that will pass; ``cloud``: whether some token states are kept."""
         self.blocks = len(blocks(model))
+        self._cloud = CloudCollector(model, windows) if cloud else None
         kept = max(1, TOKENS_KEPT // windows.shape[1])
         self.tokens = windows[:kept].to(torch.int32).numpy()
         self.change = np.zeros((*self.tokens.shape, self.blocks), dtype=np.float16)
@@ -205,6 +212,8 @@ class DetailsCollector:
             self.change[here, :, block] = change[: here.stop - here.start].cpu().numpy()
         self._sum(block, entering.float(), leaving.float())
         self._pair(block, entering, leaving)
+        if self._cloud:
+            self._cloud.look(rows, block, entering)
 
     def _sum(self, block: int, entering: Tensor, leaving: Tensor) -> None:
         tiny, shape = torch.finfo(torch.float32).tiny, entering.shape
@@ -261,6 +270,7 @@ class DetailsCollector:
             # The arccos is steep at 1: rounding alone would be a ten thousandth of a half turn.
             angular=(self.angular / max(self._ended, 1)).fill_diagonal_(0.0).float().numpy(),
             cka=(self.cka / max(self._paired, 1)).float().numpy(),
+            cloud=self._cloud.cloud() if self._cloud else None,
         )
 
 

@@ -104,7 +104,7 @@ page = st.navigation(
         ),
         *([st.Page(st.logout, title="Log out", icon=":material/logout:")] if accounts.logged_in() else []),
         *(st.Page(_moved(name), title=name, url_path=name, visibility="hidden") for name in state.EARLIER),
-        st.Page(TALK, title="The story in seven steps", url_path="talk", visibility="hidden"),
+        st.Page(TALK, title="The story, step by step", url_path="talk", visibility="hidden"),
         st.Page("app_pages/notes.py", title="Notes for teachers", url_path="notes", visibility="hidden"),
     ],
     position="hidden" if talk_state.presenting() else "top",

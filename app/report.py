@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
+from analysis.details import Details
 from analysis.errors import StorageError, visible
 from analysis.profile import LayerProfile
 from analysis.scores import SCORES
@@ -22,6 +23,7 @@ from app.cells import html_table
 from app.citations import bibtex
 from app.figures.base import LIGHT, Drawing
 from app.figures.body import draw_body
+from app.figures.cloud import CloudView, Stage, draw_cloud, draw_energies
 from app.figures.compare import draw_differences, draw_perplexities, draw_windows
 from app.figures.frontier import draw_frontier
 from app.figures.healing import draw_healing
@@ -42,7 +44,9 @@ from app.other_way import best_other_way
 from app.planned import held_back, plan_asked
 from app.repeat import STUDY_FILE, command, study_file
 from app.shrink_tables import finalist_table, tried_table
+from app.story.case import case_of
 from app.tables import (
+    cloud_table,
     compress_table,
     damage_table,
     difference_table,
@@ -275,12 +279,27 @@ def _of_profile(run: Run) -> Sections:
     with suppress(StorageError):  # what is damaged of it is told where it is looked at; all else is shown
         details = find_details(run)
     if details:
+        yield from _cloud(run, details)
         yield Section("Depth by depth", draw_similarity(details), similarity_table(details))
         if details.split is not None:
             yield Section("Heads and MLP", draw_split(details), split_table(details))
         if details.lens is not None:
             yield Section("Logit lens", draw_lens(details), lens_table(details), wording.LENS_READING)
     yield from _of_units(run)
+
+
+def _cloud(run: Run, details: Details) -> Sections:
+    """Show the stream as a cloud, whole and cut: by the width of constant slicing, or else by a quarter."""
+    if details.cloud is None:
+        return
+    view = CloudView.cut_by_a_quarter(details.cloud, details.pieces)
+    with suppress(StorageError):  # a run that is no comparison cuts by nothing of its own
+        view = case_of(run, details).cloud or view
+    table = cloud_table(view.cloud, round(view.width))
+    shown: tuple[tuple[str, Stage], ...] = (("The stream as a cloud", "shaded"), ("The same, cut", "cut"))
+    for title, stage in shown:
+        yield Section(title, draw_cloud(view, stage, takeaway=view.told(stage)), table, wording.CLOUD_READING)
+    yield Section("Energy of every direction", draw_energies(view), table)
 
 
 def _of_units(run: Run) -> Iterator[Section]:

@@ -21,6 +21,8 @@ from analysis.errors import SlicescopeError
 
 ENTRY = Path(streamlit.__file__).with_name("static") / "index.html"
 PAGES = Path(__file__).with_name("app_pages")
+SCRIPTS = tuple(sorted(Path(__file__).with_name("figures").glob("*.js")))
+"""Scripts of our own that pages hold word for word."""
 CLOSED = re.compile(r"/_stcore/(?!(?:health|host-config|stream)$|upload_file/)|/component/")
 """What streamlit answers and no page needs: its memory and sessions, a run of the script for whoever asks,
 its interface for programs, parts of pages that others wrote."""
@@ -103,6 +105,8 @@ def headers(frames: Iterable[str] = ()) -> dict[str, str]:
 def inline_scripts() -> Iterator[str]:
     """The scripts inside streamlit's entry page and inside our own pages: those, and no others, may run."""
     yield from _INLINE.findall(ENTRY.read_text(encoding="utf-8"))
+    for script in SCRIPTS:
+        yield script.read_text(encoding="utf-8")
     for page in sorted(PAGES.glob("*.py")):
         for node in ast.walk(ast.parse(page.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Constant) and isinstance(node.value, str):

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from analysis.cloud import Cloud
 from analysis.details import Details
 from analysis.evaluate import Difference, perplexity_of
 from analysis.late import pd
@@ -48,6 +49,22 @@ def schedule_table(
             "held back": fractions.capped,
         }
     ).round(3)
+
+
+def cloud_table(cloud: Cloud, width: int) -> pd.DataFrame:
+    """One row per block whose stream was kept: what a cut at ``width`` takes of its energy."""
+    gone, places = cloud.principal.shape[1] - width, range(len(cloud.blocks))
+    return pd.DataFrame(
+        {
+            "before block": cloud.blocks,
+            f"{gone} thinnest principal directions, %": [
+                round(100 * cloud.beyond(place, width), 3) for place in places
+            ],
+            f"{gone} weakest axes of the model, %": [
+                round(100 * float(cloud.own[place, width:].sum()), 3) for place in places
+            ],
+        }
+    )
 
 
 def token_table(details: Details, window: int, block: int) -> pd.DataFrame:

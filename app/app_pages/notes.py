@@ -4,7 +4,7 @@ import streamlit as st
 
 from analysis.errors import SlicescopeError
 from app import parts, state, talk_state
-from app.story import SCENES, Case, Scene, case_of
+from app.story import SCENES, Case, Scene, case_of, scenes_of
 from slicing.study.store import find_details
 
 _TALK = "app_pages/talk.py"
@@ -17,11 +17,11 @@ position: static !important; overflow: visible !important; height: auto !importa
 _READABLE = 860  # px; longer lines are hard to follow
 
 
-def _start() -> None:
+def _start(scenes: tuple[Scene, ...]) -> None:
     """The ways into the talk."""
-    minutes = sum(step.notes.minutes for step in SCENES)
+    minutes = sum(step.notes.minutes for step in scenes)
     st.markdown(
-        f"{len(SCENES)} steps, about {minutes} minutes. Right and Left, or the remote control of a "
+        f"{len(scenes)} steps, about {minutes} minutes. Right and Left, or the remote control of a "
         "presenter, move through the talk, and Escape leaves it. With predictions each step asks first, and "
         "Right shows the answer."
     )
@@ -43,6 +43,8 @@ def _note(number: int, step: Scene, case: Case) -> None:
         st.header(f"{number}. {step.title}")
         st.caption(f":material/timer: {notes.minutes} minutes")
         st.markdown(f"**Shown.** {step.sentence(case, step.setting(case))}")
+        if why := step.why(case):
+            st.markdown(why)
         st.markdown(f"**Say.** {notes.say}")
         st.markdown(f"**Ask.** {step.question}")
         st.markdown(f"**Answer.** {step.answer(case)}")
@@ -59,11 +61,13 @@ def _note(number: int, step: Scene, case: Case) -> None:
 
 st.html(_PRINT)
 st.title("Notes for teachers")
-_start()
-if shown := parts.provenance("compare"):
-    try:
-        case = case_of(shown.run, find_details(shown.run))
-        for number, step in enumerate(SCENES, start=1):
-            _note(number, step, case)
-    except SlicescopeError as error:
-        st.error(state.told(error), icon=":material/error:")
+shown, told = parts.provenance("compare"), None
+try:
+    told = case_of(shown.run, find_details(shown.run)) if shown else None
+except SlicescopeError as error:
+    st.error(state.told(error), icon=":material/error:")
+scenes = scenes_of(told) if told else SCENES
+_start(scenes)
+if told:
+    for number, step in enumerate(scenes, start=1):
+        _note(number, step, told)

@@ -1,11 +1,12 @@
-"""Page: the story in seven steps for a room full of people: one chart at a time, arrow keys, nothing else."""
+"""Page: the story, step by step, for a room full of people: one chart at a time, arrow keys, nothing else."""
 
 import streamlit as st
 
 from analysis.errors import SlicescopeError
-from app import parts, state, talk_state
+from app import parts, state, talk_state, wording
 from app.figures.base import Drawing
-from app.story import SCENES, Case, Dial, Scene, case_of
+from app.figures.cloud import Stage, alive
+from app.story import SCENES, Case, Dial, Scene, case_of, scenes_of
 from slicing.study.store import find_details
 
 _PROFILE = "app_pages/profile.py"
@@ -23,7 +24,11 @@ _STYLE = """<style>
 .st-key-talk .katex-display { margin: 0; padding: 0.2em 0; overflow-x: auto; overflow-y: hidden; }
 .st-key-talk-words p { font-size: clamp(1.3rem, 2.2vw, 3.2rem); line-height: 1.3; }
 .st-key-talk [data-testid="stSlider"] :is(p, div) { font-size: clamp(1.1rem, 1.6vw, 2rem); }
-.st-key-talk [data-testid="stSlider"] { padding-bottom: 1.5rem; }
+.st-key-talk [data-testid="stSlider"] { padding-bottom: 0.8rem; }
+.st-key-talk-small { gap: 0.2rem; }
+.st-key-talk-small p { font-size: clamp(1rem, 1.5vw, 2.1rem); line-height: 1.3; }
+.st-key-talk-small [data-testid="stCaptionContainer"] p { font-size: clamp(0.75rem, 0.95vw, 1.2rem); }
+.st-key-talk-chart .stHtml { height: 100%; }
 .st-key-talk-foot p { font-size: clamp(1rem, 1.3vw, 1.6rem); }
 @media (min-width: 1600px) {
   .st-key-talk-chart > * > * { inset: 0 auto auto 0; width: calc(100% / 1.4); height: calc(100% / 1.4); }
@@ -47,12 +52,12 @@ window.slicescopeRelease ??= (() => {
 </script>"""
 
 
-def _forward() -> None:
+def _forward(steps: int) -> None:
     """The answer where it is not shown yet, else the next step."""
     at = talk_state.standing()
     if not at.revealed:
         talk_state.tell(at._replace(revealed=True))
-    elif at.step < len(SCENES):
+    elif at.step < steps:
         talk_state.tell(at._replace(step=at.step + 1, revealed=not at.predict))
 
 
@@ -73,11 +78,15 @@ def _scene(step: Scene, case: Case, at: talk_state.Talk) -> None:
     if talk_state.standing() != at:
         st.rerun()  # a key that came with the dial's last move: the browser asks for the scene alone
     revealed = at.revealed
-    words, formula = st.container(key="talk-words"), st.container(key="talk-formula")
+    words = st.container(key="talk-words")
+    # Beside each other where there is room, so that the chart below is high.
+    dialled = step.dial is not None and revealed
+    formula, dial = st.columns(2, vertical_alignment="center") if dialled else (st.container(), None)
     picture = st.container(key="talk-chart", height="stretch")
     setting = step.setting(case)
-    if step.dial and revealed:
-        setting = _dialled(step.dial, case, setting)
+    if step.dial and dial:
+        with dial:
+            setting = _dialled(step.dial, case, setting)
     try:
         drawing = step.draw(case, setting, parts.theme(), not revealed)
         words.markdown(step.sentence(case, setting) if revealed else step.question)
@@ -85,8 +94,16 @@ def _scene(step: Scene, case: Case, at: talk_state.Talk) -> None:
         words.error(state.told(error), icon=":material/error:")
         return
     formula.latex(step.formula(case))
+    told = drawing.takeaway if revealed else step.question
     with picture:
-        _show(drawing, drawing.takeaway if revealed else step.question)
+        if step.stages:
+            _move(case, step.stages[revealed], told)
+        else:
+            _show(drawing, told)
+    with st.container(key="talk-small"):
+        if revealed and (why := step.why(case)):
+            st.markdown(why)
+        st.caption(wording.verbatim(step.source(case)))
 
 
 def _dialled(dial: Dial, case: Case, setting: float) -> float:
@@ -104,36 +121,45 @@ def _show(drawing: Drawing, alt: str) -> None:
     st.plotly_chart(drawing.figure, key="talk-figure", height="stretch", config=_CHART, alt=alt)
 
 
-def _foot(at: talk_state.Talk) -> None:
+def _move(case: Case, stage: Stage, alt: str) -> None:
+    """The moving picture, which goes on from where the scene before left it."""
+    if cloud := case.cloud:
+        st.html(alive(cloud, stage, parts.theme(), alt), unsafe_allow_javascript=True)
+
+
+def _foot(at: talk_state.Talk, steps: int) -> None:
     """Where one is, and how to go on by touch."""
     with st.container(key="talk-foot", horizontal=True, vertical_alignment="center", gap="small"):
-        last = at.step == len(SCENES) and at.revealed
+        last = at.step == steps and at.revealed
         st.button("Back", key="back", type="tertiary", shortcut="Left", on_click=_back, disabled=at.step == 1)
         label = "Next" if at.revealed else "Reveal"
-        st.button(label, key="forward", type="tertiary", shortcut="Right", on_click=_forward, disabled=last)
-        st.caption(f"{at.step} / {len(SCENES)}", width="stretch", text_alignment="center")
+        going = {"on_click": _forward, "args": (steps,)}
+        st.button(label, key="forward", type="tertiary", shortcut="Right", disabled=last, **going)
+        st.caption(f"{at.step} / {steps}", width="stretch", text_alignment="center")
         st.page_link("app_pages/notes.py", label="Notes", query_params=talk_state.without_talk())
         if st.button("Leave", key="leave", type="tertiary", shortcut="Esc"):
             _leave()
     # What the remote controls of presenters send.
-    st.button("Next page", key="remote-forward", shortcut="PageDown", on_click=_forward)
+    st.button("Next page", key="remote-forward", shortcut="PageDown", **going)
     st.button("Previous page", key="remote-back", shortcut="PageUp", on_click=_back)
 
 
 st.html(_STYLE)
 st.html(_RELEASE, unsafe_allow_javascript=True)
-at = talk_state.talk(len(SCENES))
+shown, told, problem = state.shown("compare"), None, ""
+try:
+    told = case_of(shown.run, find_details(shown.run)) if shown else None
+except SlicescopeError as error:
+    problem = state.told(error)
+scenes = scenes_of(told) if told else SCENES
+at = talk_state.talk(len(scenes))
 with st.container(key="talk"):
-    step = SCENES[at.step - 1]
+    step = scenes[at.step - 1]
     st.title(step.title, anchor=False)
-    shown = state.shown("compare")
-    if shown is None:
-        st.info("There is no finished comparison to tell the story of: run one on the Compare page.")
+    if told:
+        _scene(step, told, at)
+    elif problem:
+        st.error(problem, icon=":material/error:")
     else:
-        try:
-            case = case_of(shown.run, find_details(shown.run))
-        except SlicescopeError as error:
-            st.error(state.told(error), icon=":material/error:")
-        else:
-            _scene(step, case, at)
-    _foot(at)
+        st.info("There is no finished comparison to tell the story of: run one on the Compare page.")
+    _foot(at, len(scenes))

@@ -14,7 +14,17 @@ import numpy as np
 import plotly.graph_objects as go
 
 from analysis.profile import LayerProfile
-from app.figures.base import CONSTANT, DYNAMIC, HIGHLIGHT, Drawing, Theme, as_text, role_colour
+from app.figures.base import (
+    CONSTANT,
+    DYNAMIC,
+    HIGHLIGHT,
+    INSIDE,
+    MANUAL,
+    Drawing,
+    Theme,
+    as_text,
+    role_colour,
+)
 from app.figures.compare import draw_perplexities
 from app.figures.plan import draw_schedule
 from app.figures.profile import draw_profile
@@ -52,6 +62,16 @@ class Spread(NamedTuple):
     high: np.ndarray
     first: np.ndarray | None
     """The mean over the first tokens of the windows, where they were kept apart."""
+
+
+class Rival(NamedTuple):
+    """One way to a size."""
+
+    name: str
+    kind: str | None
+    """What it makes smaller (``Recipe.kind``); ``None`` for the dense model."""
+    perplexity: float
+    parameters: int
 
 
 def draw_turns(turns: Sequence[Turn], theme: Theme, concealed: bool = False) -> Drawing:
@@ -275,6 +295,37 @@ def draw_costs(measured: Sequence[Measurement], theme: Theme, concealed: bool = 
     if concealed:
         figure.data = figure.data[:1]
     return drawing
+
+
+def draw_rivals(rivals: Sequence[Rival], theme: Theme, concealed: bool = False) -> Drawing:
+    """The perplexity of every way to one size, the families in colour. Concealed, only dense is there."""
+    colours = {None: theme.dense, "width": DYNAMIC, "depth": MANUAL, "inner": INSIDE, "both": HIGHLIGHT}
+    figure = go.Figure()
+    shown = rivals[:1] if concealed else rivals
+    for row, each in enumerate(shown):
+        figure.add_trace(
+            go.Bar(
+                x=[each.perplexity],
+                y=[row],
+                orientation="h",
+                width=0.32,
+                offset=0.04,
+                marker={"color": colours[each.kind], "line": {"width": 0}},
+                hovertemplate=f"{as_text(each.name)}: %{{x:.2f}}, {each.parameters:,} "
+                "parameters<extra></extra>",
+                showlegend=False,
+            )
+        )
+        # Above its bar, or names would take half of a narrow screen.
+        words = f"{as_text(each.name)} <b>{each.perplexity:.2f}</b>"
+        _label(figure, 0.0, row, words, theme.ink, xanchor="left", yanchor="bottom", yshift=-3)
+    on_stage(figure, theme)
+    # No axis: every bar has its number, and rows need the height.
+    figure.update_xaxes(range=[0.0, 1.02 * max(each.perplexity for each in rivals)], visible=False)
+    figure.update_yaxes(range=[len(rivals) - 0.5, -0.7], visible=False)
+    best = min(rivals[1:], key=lambda each: each.perplexity)
+    told = ", ".join(f"{each.name} {each.perplexity:.2f}" for each in rivals)
+    return Drawing(figure, f"{best.name} loses least at this size: {told}.")
 
 
 def on_stage(figure: go.Figure, theme: Theme, bottom: int = 10) -> None:

@@ -1,8 +1,9 @@
-"""The method in seven scenes, for talks and lessons: what each shows, says, asks and answers.
+"""The method in eleven scenes, for talks and lessons: what each shows, says, asks and answers.
 
 Every number is of the run that is told. Computes nothing but arithmetic on it, and knows nothing about
 streamlit.
 """
 
 from app.story.case import Case, case_of
-from app.story.scenes import SCENES, Dial, Scene
+from app.story.scene import Dial, Scene
+from app.story.scenes import SCENES, scenes_of

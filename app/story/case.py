@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import re
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 
 from analysis.details import Details
 from analysis.errors import StorageError
-from app.figures.story import Spread, Turn
+from app.figures.cloud import CloudView
+from app.figures.story import Rival, Spread, Turn
 from app.planned import plan_asked
 from slicing.allocation import Dynamic
 from slicing.plan import Plan
+from slicing.study.recipe import Recipe
 from slicing.study.results import Measurement, Run, StudyResult
-from slicing.study.verdicts import Comparison, read_comparison
+from slicing.study.store import bundled_board, bundled_widths
+from slicing.study.verdicts import Comparison, Standing, Table, read_board, read_comparison
+
+REMOVING = 1
+"""So many ways to remove blocks are told of without a repair, and as many with one."""
 
 
 class Case(NamedTuple):
@@ -28,6 +36,11 @@ class Case(NamedTuple):
     def result(self) -> StudyResult:
         """The comparison, read from near."""
         return self.comparison.result
+
+    @property
+    def model(self) -> str:
+        """The name of the model."""
+        return self.result.profile.model
 
     @property
     def measured(self) -> dict[str, Measurement]:
@@ -90,6 +103,58 @@ class Case(NamedTuple):
         """SB of the plan."""
         return float(self.plan.rule().model_dump()["base"])
 
+    @property
+    def cloud(self) -> CloudView | None:
+        """The cloud and what equal slices cost; ``None`` where the run kept no cloud, or cut nothing."""
+        kept, stops = self.details and self.details.cloud, self.widths
+        if self.details is None or kept is None or len(stops) < 2:
+            return None
+        cut = _width(self.measured["constant"])
+        if cut is None or round(cut) >= kept.principal.shape[1]:
+            return None
+        return CloudView(
+            kept, self.details.pieces, stops, cut, f"{self.model} {self.result.calibration.digest}"
+        )
+
+    @property
+    def widths(self) -> tuple[tuple[float, float], ...]:
+        """Mean widths of the stream under equal slices whose perplexity was measured, each with it.
+
+        From the dense width down. Beside this run the study of sizes that ships is asked, where it made the
+        same slices of the same model on the same windows.
+        """
+        run, found = bundled_widths(), {}
+        study, theirs = run.request, run.result
+        if study.kind == "study" and theirs.kind == "study" and self._same_windows(theirs):
+            alike = study.model == self.comparison.study.model
+            if alike and study.baseline == self.comparison.study.baseline:
+                found = {_width(each): each.evaluation.perplexity for each in theirs.measurements}
+        found |= {_width(self.measured["constant"]): self.measured["constant"].evaluation.perplexity}
+        found.pop(None, None)
+        dense = float(self.result.shape.hidden_size), self.measured["dense"].evaluation.perplexity
+        return (dense, *sorted(((w, p) for w, p in found.items() if w and w < dense[0]), reverse=True))
+
+    def _same_windows(self, other: StudyResult) -> bool:
+        ours = self.result
+        return (ours.calibration.digest, ours.evaluation.digest) == (
+            other.calibration.digest,
+            other.evaluation.digest,
+        )
+
+    @property
+    def rivals(self) -> tuple[Rival, ...]:
+        """Other ways to the same size, of the leaderboard that ships; none where its windows are others."""
+        run = bundled_board()
+        study, theirs = run.request, run.result
+        if study.kind != "study" or theirs.kind != "study" or study.model != self.comparison.study.model:
+            return ()
+        if theirs.evaluation.digest != self.result.evaluation.digest:
+            return ()
+        size = self.measured[self.planned].parameters
+        tables = [table for table in _tables(run.key) if table.baseline and table.dense]
+        nearest = min(tables, key=lambda table: abs(_first(table).parameters - size), default=None)
+        return _rivals(nearest) if nearest else ()
+
     def largest_cut(self, base: float, target: float) -> float:
         """Give what the most redundant block loses by the rule, the largest fraction at most."""
         values = np.asarray(self.redundancy)
@@ -116,3 +181,57 @@ def case_of(run: Run, details: Details | None) -> Case:
         f"The story needs a comparison, but the run {run.key} is of the kind '{kind}': open a comparison "
         "instead."
     )
+
+
+def _width(measured: Measurement) -> float | None:
+    """The mean width of the stream over blocks; ``None`` for a model that is not sliced."""
+    schedule = measured.schedule
+    return None if schedule is None else float(np.mean(schedule.widths[:-1]))
+
+
+@lru_cache(maxsize=1)
+def _tables(key: str) -> tuple[Table, ...]:
+    """The tables of the leaderboard that ships, by its key: reading it anew would slow every scene."""
+    run = bundled_board()
+    assert run.request.kind == "study" and run.result.kind == "study", "it is a study"
+    return read_board(run.request, run.result).tables
+
+
+def _first(table: Table) -> Measurement:
+    assert table.baseline, "tables without one were left out"
+    return table.baseline.runs[0]
+
+
+def _rivals(table: Table) -> tuple[Rival, ...]:
+    """The dense model, constant slicing, the best slicing, ways to remove blocks, and the best of all."""
+    rightful = [each for each in table.standings if not each.recipe.by_chance and not each.recipe.control]
+    slicing = [each for each in rightful if each.recipe.kind == "width"][:1]
+    removing = [each for each in rightful if each.recipe.kind == "depth"]
+    plain = [each for each in removing if not _repaired(each.recipe)][:REMOVING]
+    mended = [each for each in removing if _repaired(each.recipe)][:REMOVING]
+    chosen = [*filter(None, [table.baseline]), *slicing, *plain, *mended, *rightful[:1]]
+    once = {each.recipe.line: each for each in chosen}
+    assert table.dense, "tables without one were left out"
+    dense = Rival("Dense", None, table.dense.evaluation.perplexity, table.dense.parameters)
+    told = sorted(map(_rival, once.values()), key=lambda each: -each.perplexity)
+    return (dense, *told)
+
+
+def _rival(each: Standing) -> Rival:
+    made = each.runs[0]
+    return Rival(_name(each.recipe), each.recipe.kind, made.evaluation.perplexity, made.parameters)
+
+
+def _name(recipe: Recipe) -> str:
+    """A short name: the method's own, where its title has it in brackets."""
+    if recipe.kind == "width":
+        name = f"{recipe.short_title.partition(' (')[0]} slicing"
+    elif recipe.kind == "inner":
+        name = "Inside the blocks"
+    else:
+        name = ", then ".join(re.findall(r"\(([^)]+)\)", recipe.short_title)) or recipe.short_title
+    return f"{name}, repaired" if _repaired(recipe) else name
+
+
+def _repaired(recipe: Recipe) -> bool:
+    return any(getattr(step, "repair", "none") != "none" for step in recipe.steps)

@@ -1,67 +1,12 @@
-"""The method in seven scenes, for talks and lessons: what each asks, and what the teacher needs to know."""
+"""The method in eleven scenes, for talks and lessons: what each asks, and what the teacher needs to know."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
-from app.figures.base import Drawing, Theme
-from app.story import telling
+from app.story import stream, telling
 from app.story.case import Case
-
-
-@dataclass(frozen=True)
-class Exercise:
-    """Something to try after the scene, with the page and the settings to begin from."""
-
-    task: str
-    page: str
-    parameters: dict[str, str]
-
-
-@dataclass(frozen=True)
-class Notes:
-    """What the teacher needs to know about a scene."""
-
-    say: str
-    minutes: int
-    misconception: str
-    """What students often get wrong, and what is right."""
-    exercise: Exercise
-
-
-@dataclass(frozen=True)
-class Dial:
-    """The one setting of a scene that the speaker moves."""
-
-    name: str
-    title: str
-    value: Callable[[Case], float]
-    lowest: Callable[[Case], float]
-    highest: Callable[[Case], float]
-
-
-@dataclass(frozen=True)
-class Scene:
-    """One scene of the story. ``setting`` is where its dial stands; scenes without one pass it over."""
-
-    title: str
-    sentence: Callable[[Case, float], str]
-    """The takeaway, with the numbers of the case, in Markdown."""
-    formula: Callable[[Case], str]
-    """One line of LaTeX."""
-    question: str
-    """What to ask before the answer is shown."""
-    answer: Callable[[Case], str]
-    draw: Callable[[Case, float, Theme, bool], Drawing]
-    """The chart; the last argument conceals the answer."""
-    notes: Notes
-    dial: Dial | None = None
-
-    def setting(self, case: Case) -> float:
-        """Give the place of the dial before it is moved."""
-        return self.dial.value(case) if self.dial else 0.0
-
+from app.story.scene import Dial, Exercise, Notes, Scene
 
 RULE = r"FS_l = {base} + ({target} - {base})\, \frac{{r_l}}{{\overline{{r}}}}"
 
@@ -74,9 +19,96 @@ def _line(latex: str) -> Callable[[Case], str]:
     return lambda _: latex
 
 
-PROFILE, TUNE, COMPARE = (f"app_pages/{page}.py" for page in ("profile", "tune", "compare"))
+PROFILE, TUNE, COMPARE, STUDY = (f"app_pages/{page}.py" for page in ("profile", "tune", "compare", "study"))
 
 SCENES = (
+    Scene(
+        title="The stream: a cloud of tokens",
+        sentence=stream.turn_sentence,
+        formula=_line(r"(x\,Q)\,(Q^{\top} W) = x\,W, \qquad Q^{\top} Q = I"),
+        question="The state of every token is turned, and every matrix that reads or writes it. What does "
+        "the "
+        "model say now?",
+        answer=stream.turn_answer,
+        draw=stream.cloud_drawing(("askew", "turned")),
+        stages=("askew", "turned"),
+        source=telling.sliced,
+        why=stream.turn_why,
+        told_of=stream.has_cloud,
+        notes=Notes(
+            say="Every point is a token of a real text, as the model holds it before one block. The picture "
+            "stands for all its directions: the two long ones for those that will be kept, the thin one for "
+            "those "
+            "that will be cut, each as large as their energy. The grey axes are those that the weights are "
+            "written in. The angle at which "
+            "the cloud lies at first is chosen for the eye; the bars below are measured. As it turns, look "
+            "at the counter: it stands still.",
+            minutes=3,
+            misconception="“The rotation is an approximation.” It is exact, up to rounding. Nothing is lost "
+            "before something is cut.",
+            exercise=Exercise(
+                "Open the profile from near. At which depths do the states of two blocks resemble each other "
+                "most?",
+                PROFILE,
+                {},
+            ),
+        ),
+    ),
+    Scene(
+        title="Thin directions hold little",
+        sentence=stream.thin_sentence,
+        formula=_line(
+            r"\sum_{i > W} \lambda_i \Big/ \sum_i \lambda_i, \qquad X^{\top} X = Q\, \Lambda\, Q^{\top}"
+        ),
+        question="Some of the directions are to go. How much of the energy do the thinnest of them hold?",
+        answer=stream.thin_answer,
+        draw=stream.cloud_drawing(("turned", "shaded")),
+        stages=("turned", "shaded"),
+        source=telling.sliced,
+        why=stream.thin_why,
+        told_of=stream.has_cloud,
+        notes=Notes(
+            say="Energy is the mean square of the states along a direction. The scale of the bars is "
+            "logarithmic: the strongest direction has a thousand times the energy of a thin one. Point at "
+            "the "
+            "bars to the right of the line: that is the shaded side of the cloud. Before the turn the energy "
+            "was spread more evenly over the model's own axes.",
+            minutes=3,
+            misconception="“Thin directions are noise.” They hold little energy. Whether the model needs "
+            "them "
+            "is another question, which the next scene answers.",
+            exercise=Exercise(
+                "Choose another block above the bars. Where do the thin directions hold most?", TUNE, {}
+            ),
+        ),
+    ),
+    Scene(
+        title="The cut: what does it cost?",
+        sentence=stream.collapse_sentence,
+        formula=_line(r"x \;\mapsto\; x\, Q_{:,\,1:W}, \qquad W = (1 - SP)\, D"),
+        question="So little of the energy goes. What happens to the perplexity?",
+        answer=stream.collapse_answer,
+        draw=stream.cloud_drawing(("shaded", "cut")),
+        stages=("shaded", "cut"),
+        source=telling.sliced,
+        why=stream.collapse_why,
+        told_of=stream.has_cloud,
+        notes=Notes(
+            say="The thin side collapses, and every token falls to the plane; the short lines are what each "
+            "token lost. Then drag the width below the bars. The dots are measured sizes, and the counter "
+            "comes to rest on them; between two of them it shows in grey what lies between. It is the "
+            "perplexity of the model when every block is cut so, and not this block alone.",
+            minutes=4,
+            misconception="“Half a percent of the energy costs half a percent of the quality.” The cut is "
+            "made "
+            "before every sub-layer, each sees the error of all before it, and what is thin is not unused.",
+            exercise=Exercise(
+                "Set the target to what the counter showed. How large is the model then?",
+                TUNE,
+                {"base": "25"},
+            ),
+        ),
+    ),
     Scene(
         title="What does a block do to its input?",
         sentence=telling.turns_sentence,
@@ -84,6 +116,8 @@ SCENES = (
         question="A block adds something to the state of every token. By how many degrees does that turn it?",
         answer=telling.turns_answer,
         draw=telling.turns_drawing,
+        source=telling.profiled,
+        why=telling.turns_why,
         notes=Notes(
             say="A token travels through the model as a vector, the residual stream. No block replaces it; "
             "each adds something. So a block can be judged by how far the vector has turned when it leaves. "
@@ -108,6 +142,7 @@ SCENES = (
         question="Do all tokens pass a block alike, or do some stand apart?",
         answer=telling.cosine_answer,
         draw=telling.cosines_drawing,
+        source=telling.profiled,
         notes=Notes(
             say="One token gives one cosine, a text gives thousands. The bar holds nine of ten, the line is "
             "the one in the middle, the diamond is the first token of a window. It has nothing before it to "
@@ -123,12 +158,14 @@ SCENES = (
         ),
     ),
     Scene(
-        title="The profile: where is it redundant?",
+        title="Layer redundancy (LR): where is it redundant?",
         sentence=telling.profile_sentence,
         formula=lambda case: telling.SCORE_FORMULAS.get(case.score, r"r_l"),
         question="Which block changes its input most: the first, one in the middle, or the last?",
         answer=telling.profile_answer,
         draw=telling.profile_drawing,
+        source=telling.profiled,
+        why=telling.profile_why,
         notes=Notes(
             say="One number for every block, from one pass over a few windows and without training. The LR "
             "score is the mean cosine, scaled so that the block that changes most has 0 and the one that "
@@ -160,6 +197,7 @@ SCENES = (
             lowest=lambda _: 0.0,
             highest=lambda case: case.plan.target,
         ),
+        source=telling.allotted,
         notes=Notes(
             say="Move the base up and watch the hatched part shrink: the base decides how much the scores "
             "may say. At 0 they decide everything, and at the target they decide nothing.",
@@ -188,6 +226,8 @@ SCENES = (
             lowest=lambda case: case.base,
             highest=telling.highest_target,
         ),
+        source=telling.allotted,
+        why=telling.target_why,
         notes=Notes(
             say="The target is the mean over blocks, the dashed line. Whatever the scores say, the mean is "
             "met exactly, up to rounding to widths that hardware likes. That makes the comparison with "
@@ -204,12 +244,14 @@ SCENES = (
         ),
     ),
     Scene(
-        title="The cut: a narrower stream",
+        title="The price: matrices between the widths",
         sentence=telling.cut_sentence,
         formula=_line(r"W_l = (1 - FS_l)\, D"),
         question="The width shrinks by the target. Do the parameters shrink by the same share?",
         answer=telling.cut_answer,
         draw=telling.cut_drawing,
+        source=telling.sliced,
+        why=telling.cut_why,
         notes=Notes(
             say="The stream is first turned so that its most important directions come first; a turn that "
             "all readers and writers take part in changes nothing. Then the last directions are cut off. "
@@ -229,10 +271,12 @@ SCENES = (
         title="What did it cost?",
         sentence=telling.cost_sentence,
         formula=_line(r"PPL = \exp\Bigl(-\tfrac{1}{N} \textstyle\sum_t \ln p(x_t \mid x_{<t})\Bigr)"),
-        question="Same mean slice, same text: does the plan predict better than constant slicing, worse, or "
-        "can nobody tell?",
+        question="How much worse than dense is the model now, and does the plan predict better than constant "
+        "slicing?",
         answer=telling.cost_answer,
         draw=telling.costs_drawing,
+        source=telling.judged,
+        why=telling.cost_why,
         notes=Notes(
             say="All models read the same windows, so they are compared window by window. The whiskers of "
             "the bars overlap easily, since some windows are hard for every model; the paired interval takes "
@@ -248,4 +292,34 @@ SCENES = (
             ),
         ),
     ),
+    Scene(
+        title="And removing blocks, at the same size?",
+        sentence=stream.rivals_sentence,
+        formula=_line(r"\Delta = \ln PPL - \ln PPL_{\text{dense}}"),
+        question="The same number of parameters could go by taking whole blocks out. Does that cost more or "
+        "less?",
+        answer=stream.rivals_answer,
+        draw=stream.rivals_drawing,
+        source=telling.rivalled,
+        why=stream.rivals_why,
+        told_of=stream.has_rivals,
+        notes=Notes(
+            say="The last question is the honest one: what else could be done for the same size? All of "
+            "these "
+            "are measured on the same windows, at about the same number of parameters. Slicing in its "
+            "published form is not the best of them on a model as small as this.",
+            minutes=4,
+            misconception="“So slicing is useless.” This is one small model, one text, and no training "
+            "afterwards. The paper of SliceGPT reports smaller losses on larger models, and slicing makes "
+            "every matrix smaller, which removing blocks does not.",
+            exercise=Exercise(
+                "Open the study. Which family wins at the largest cut?", STUDY, {"study": "demo-frontier"}
+            ),
+        ),
+    ),
 )
+
+
+def scenes_of(case: Case) -> tuple[Scene, ...]:
+    """Choose the scenes that can be told of a case: earlier runs kept no cloud."""
+    return tuple(scene for scene in SCENES if scene.told_of(case))

@@ -21,7 +21,59 @@ from app.figures.story import (
 )
 from app.story.case import Case
 
-# 1: what a block does to its input
+# Where things come from, in small type
+
+SLICEGPT = "method: SliceGPT (Ashkboos et al., 2024)"
+DYNAMIC = "method: dynamic slicing (Dumitru et al., 2024)"
+
+
+def profiled(case: Case) -> str:
+    """Name model and text of the profile, and whose score it is."""
+    profile, score = case.result.profile, find_score(case.score)
+    text = f"{profile.windows} windows of {profile.window_length} tokens of {profile.text}"
+    return f"{case.model} · {text} · score: {score.title}, {score.source}"
+
+
+def allotted(case: Case) -> str:
+    """Name model and text that the plan was made from, and whose rule it is."""
+    return f"{case.model} · plan made on {case.result.profile.text} · {DYNAMIC}"
+
+
+def sliced(case: Case) -> str:
+    """Name model, the text that bases were found on, and the one that perplexity is of."""
+    return f"{_both_texts(case)} · {SLICEGPT}"
+
+
+def judged(case: Case) -> str:
+    """Name model and both texts, and both methods."""
+    return f"{_both_texts(case)} · {SLICEGPT}, {DYNAMIC.removeprefix('method: ')}"
+
+
+def rivalled(case: Case) -> str:
+    """Name model and text, and where the other methods are named."""
+    judged_on = case.result.evaluation
+    text = f"perplexity on {judged_on.label}, {judged_on.windows} windows of {judged_on.window_length} tokens"
+    return f"{case.model} · {text} · the leaderboard that ships; sources of all methods: Study page"
+
+
+def _both_texts(case: Case) -> str:
+    cut, judged_on = case.result.calibration, case.result.evaluation
+    return (
+        f"{case.model} · cut by {cut.label}, judged by perplexity on {judged_on.label}, "
+        f"{judged_on.windows} windows of {judged_on.window_length} tokens"
+    )
+
+
+# What a block does to its input
+
+
+def turns_why(case: Case) -> str:
+    """Say why angles matter."""
+    return (
+        "No block replaces the stream, each adds to it. The smaller the turn, the less would be missed if "
+        "the "
+        "block saw less of the stream."
+    )
 
 
 def turns_sentence(case: Case, _: float) -> str:
@@ -50,7 +102,7 @@ def turns_drawing(case: Case, _: float, theme: Theme, concealed: bool) -> Drawin
     return draw_turns(case.turns, theme, concealed)
 
 
-# 2: cosine.
+# The cosine
 
 
 def cosine_sentence(case: Case, _: float) -> str:
@@ -87,7 +139,7 @@ def cosines_drawing(case: Case, _: float, theme: Theme, concealed: bool) -> Draw
     return draw_cosines(case.spread, theme, concealed)
 
 
-# 3: the profile.
+# The profile
 
 
 def profile_sentence(case: Case, _: float) -> str:
@@ -102,6 +154,19 @@ def profile_sentence(case: Case, _: float) -> str:
     return (
         f"Block **{least}** is the most redundant ({score.title} {values[least]:.2f}), block **{most}** the "
         f"least ({values[most]:.2f}){apart}."
+    )
+
+
+def profile_why(case: Case) -> str:
+    """Say what the score stands for, and why blocks that have much of it are cut more."""
+    if not find_score(case.score).name.startswith("lr"):
+        return "The more redundant a block, the less it changes its input, and the more of its stream is cut."
+    return (
+        "LR stands for **layer redundancy**: the mean cosine, scaled to 0 for the block that changes most "
+        "and 1 "
+        "for the one that changes least. A block with a high LR hands its input on nearly unchanged. So it "
+        "needs "
+        "less of the stream, and the rule cuts **more** there."
     )
 
 
@@ -132,7 +197,7 @@ def profile_drawing(case: Case, _: float, theme: Theme, concealed: bool) -> Draw
     return draw_scores(case.result.profile, case.score, plan.first_token, theme, concealed)
 
 
-# 4: the slice base.
+# The slice base
 
 
 def base_sentence(case: Case, base: float) -> str:
@@ -163,7 +228,7 @@ def base_drawing(case: Case, base: float, theme: Theme, concealed: bool) -> Draw
     return draw_floor(fractions, base, case.largest_cut(0.0, case.plan.target), theme, concealed)
 
 
-# 5: the target.
+# The target
 
 
 def target_sentence(case: Case, target: float) -> str:
@@ -175,6 +240,25 @@ def target_sentence(case: Case, target: float) -> str:
     return (
         f"To cut **{_share(target)}** on average, block {low} loses **{wording.percent(cut[low])}** and "
         f"block {high} **{wording.percent(cut[high])}**; constant slicing takes the same from all."
+    )
+
+
+def target_why(case: Case) -> str:
+    """Say which block has most of what the plan spares against constant slicing."""
+    schedule = case.measured[case.planned].schedule
+    if schedule is None or case.planned == "constant":
+        return ""
+    spared = np.maximum(case.asked.target - np.asarray(schedule.block_fractions), 0.0)
+    most = int(spared.argmax())
+    if spared.sum() <= 0.0:
+        return "This plan spares no block against constant slicing."
+    share = spared[most] / spared.sum()
+    if share < 0.5:
+        return f"Of all that the plan spares against constant slicing, block {most} has {100 * share:.0f} %."
+    return (
+        f"On this model dynamic slicing mostly means sparing **block {most}**: of all that the plan spares "
+        "against "
+        f"constant slicing, it has **{100 * share:.0f}\N{NO-BREAK SPACE}%**. The others are cut nearly alike."
     )
 
 
@@ -210,7 +294,7 @@ def target_drawing(case: Case, target: float, theme: Theme, concealed: bool) -> 
     )
 
 
-# 6: the cut.
+# What is left
 
 
 def cut_sentence(case: Case, _: float) -> str:
@@ -221,6 +305,24 @@ def cut_sentence(case: Case, _: float) -> str:
         f"A slice of {_share(case.asked.target)} leaves **{wording.millions(planned.parameters)}** of "
         f"{wording.millions(dense.parameters)} parameters: **{wording.percent(abs(change))} "
         f"{'fewer' if change <= 0 else 'more'}**."
+    )
+
+
+def cut_why(case: Case) -> str:
+    """Say what the shortcut matrices take."""
+    planned = case.measured[case.planned]
+    if planned.schedule is None:
+        return ""
+    shape = case.result.shape
+    sites = [site for site in planned.schedule.sites(shape) if site.turns]
+    took = sum(site.shortcut for site in sites)
+    without = 1.0 - (planned.parameters - took) / case.measured["dense"].parameters
+    return (
+        "The price of a slice: every sub-layer leaves the stream in another basis, so that its shortcut "
+        "needs a "
+        f"matrix. The **{len(sites)} shortcut matrices** take {wording.millions(took)} parameters; without "
+        "them "
+        f"{wording.percent(without)} would be gone. The matrices inside stay as wide as they were."
     )
 
 
@@ -247,12 +349,27 @@ def cut_drawing(case: Case, _: float, theme: Theme, concealed: bool) -> Drawing:
     return draw_pipe(planned, constant, name, theme, concealed)
 
 
-# 7: perplexity.
+# Perplexity
 
 
 def cost_sentence(case: Case, _: float) -> str:
-    """Say what the comparison found."""
-    return wording.verdict(case.comparison)
+    """Say what the plan costs against the dense model."""
+    dense, planned = case.measured["dense"], case.measured[case.planned]
+    before, after = dense.evaluation.perplexity, planned.evaluation.perplexity
+    size = planned.parameters / dense.parameters - 1.0
+    return (
+        f"Against dense: perplexity goes from **{before:.2f}** to **{after:.2f}**, **{after / before:.1f} "
+        "times** as "
+        f"much, for **{wording.percent(abs(size))} {'fewer' if size <= 0 else 'more'}** parameters."
+    )
+
+
+def cost_why(case: Case) -> str:
+    """Say what the comparison with constant slicing found."""
+    found = wording.verdict(case.comparison)
+    if case.planned == "constant":
+        return found
+    return f"Constant slicing: {case.measured['constant'].evaluation.perplexity:.2f}. {found}"
 
 
 def cost_answer(case: Case) -> str:

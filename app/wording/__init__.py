@@ -19,7 +19,7 @@ from app.wording.numbers import (
     percent,
     times,
 )
-from app.wording.profiles import LENS_READING, outlier_note, profile_name, profiled, two_depths
+from app.wording.profiles import CLOUD_READING, LENS_READING, outlier_note, profile_name, profiled, two_depths
 from app.wording.results import (
     BODY_READING,
     cost,

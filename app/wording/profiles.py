@@ -42,6 +42,11 @@ def two_depths(details: Details, first: int, second: int, by: str = "similarity"
     return f"Mean cosine **{value:.3f}** {ends}: {blocks} {turn} it by about {angle:.0f}°."
 
 
+CLOUD_READING = (
+    "Real token states before one block. The two long directions stand for all that are kept, the thin one "
+    "for "
+    "all that are cut, each drawn as large as their energy. First tokens of windows are left out."
+)
 LENS_READING = (
     "After each block the stream goes straight to the final norm and the head, and the blocks above are left "
     "out: the loss of the model cut off there, on the windows of the profile. Sources: nostalgebraist, "

@@ -102,7 +102,7 @@ def look(
     bases: BasesCollector | None = None,
 ) -> LayerProfile:
     """Profile the model on ``windows`` (N, T), with the details into ``folder`` where one is given."""
-    details = DetailsCollector(opened.model, windows) if folder else None
+    details = DetailsCollector(opened.model, windows, cloud=True) if folder else None
     profile = profile_blocks(
         opened.model,
         windows,

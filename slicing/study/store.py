@@ -41,6 +41,7 @@ BUNDLED_SWEEP = BUNDLED / "demo-sweep"
 BUNDLED_CONTEST = BUNDLED / "demo-contest"
 BUNDLED_BOARD = BUNDLED / "demo-board"
 BUNDLED_UNITS = BUNDLED / "demo-units"
+BUNDLED_WIDTHS = BUNDLED / "demo-widths"
 _PROFILES = ".profiles"
 """Every profile once, named by its content; the files of the runs are links to these."""
 
@@ -166,6 +167,11 @@ def bundled_board() -> Run:
 def bundled_units() -> Run:
     """Read the finished demo profile with the costs of units that ships with slicescope."""
     return load_run(BUNDLED_UNITS)
+
+
+def bundled_widths() -> Run:
+    """Read the finished demo study of equal slices at several sizes that ships with slicescope."""
+    return load_run(BUNDLED_WIDTHS)
 
 
 def costs_inside(run: Run) -> tuple[UnitCosts, ModelShape] | None:

@@ -28,7 +28,7 @@ PAGES = {
     "study-ranking": "study?study=demo-ranking",
     "study-frontier": "study?study=demo-frontier",
     "runs": "runs",
-    **{f"talk-{step}": f"?present=1&step={step}" for step in range(1, 8)},
+    **{f"talk-{step}": f"?present=1&step={step}" for step in range(1, 12)},
 }
 NARROW = (
     "shrink",
@@ -40,6 +40,7 @@ NARROW = (
     "study-frontier",
     "runs",
     "talk-3",
+    "talk-6",
 )
 
 
@@ -68,7 +69,7 @@ def take(browser: Any, address: str, name: str, scheme: str, width: int, height:
     """Take a picture of what the screen shows first; of a study on a phone, below the form, of the chart."""
     page = visit(browser, address, color_scheme=scheme, viewport={"width": width, "height": height})
     if "model" not in name and "runs" not in name:
-        page.locator(".js-plotly-plot").first.wait_for()
+        page.locator(".js-plotly-plot, .slicescope-cloud canvas").first.wait_for()
     if name == "near":
         page.get_by_text("From near").scroll_into_view_if_needed()
         page.mouse.wheel(0, 620)

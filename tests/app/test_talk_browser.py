@@ -36,17 +36,17 @@ def open_talk(browser: Any, address: str, query: str, screen: tuple[int, int], s
     context.set_default_timeout(30_000)
     page = context.new_page()
     page.goto(f"{address}/?present=1{query}")
-    page.locator(".js-plotly-plot .main-svg").first.wait_for()
+    page.locator(".js-plotly-plot .main-svg, .slicescope-cloud canvas").first.wait_for()
     return page
 
 
 def at(page: Any, step: int) -> None:
-    page.get_by_role("heading", name=SCENES[step - 1].title).wait_for()
+    page.get_by_role("heading", name=SCENES[step - 1].title, exact=True).wait_for()
     page.locator(".js-plotly-plot").nth(1).wait_for(state="detached")  # the chart of the step before
 
 
 def drag_the_dial(page: Any) -> None:
-    """Take the slice base of the fourth step to the right with the mouse."""
+    """Take the slice base of the seventh step to the right with the mouse."""
     page.get_by_role("group", name="Target (SP)").wait_for(state="detached")  # the dial of the step before
     value = page.get_by_role("group", name="Slice base (SB)").get_by_test_id("stSliderThumbValue")
     box = value.bounding_box()
@@ -58,26 +58,26 @@ def drag_the_dial(page: Any) -> None:
 
 
 def test_the_keyboard_tells_the_story(address: str, browser: Any) -> None:
-    page = open_talk(browser, address, "", SCREENS[0])
+    page = open_talk(browser, address, "&step=4", SCREENS[0])
     outside: list[str] = []
     page.on("request", lambda request: outside.append(request.url) if address not in request.url else None)
-    for step in (2, 3, 4, 5):
+    for step in (5, 6, 7, 8):
         page.keyboard.press("ArrowRight")
         at(page, step)
     page.locator(".js-plotly-plot").nth(1).wait_for(state="detached")  # the chart of the step before
     page.locator(".js-plotly-plot").click()
     page.keyboard.press("ArrowLeft")
-    at(page, 4)
+    at(page, 7)
     before = page.locator(".st-key-talk-words").inner_text()
     drag_the_dial(page)
     page.locator(".st-key-talk-words").filter(has_text=before).wait_for(state="detached")
     page.keyboard.press("ArrowRight")
-    at(page, 5)
+    at(page, 8)
     page.keyboard.press("PageDown")
-    at(page, 6)
-    page.wait_for_url("**step=6**")
+    at(page, 9)
+    page.wait_for_url("**step=9**")
     page.reload()
-    at(page, 6)
+    at(page, 9)
     page.get_by_role("button", name="Leave").wait_for()
     page.keyboard.press("Escape")
     page.get_by_role("heading", name="Where is it redundant?").wait_for()
@@ -87,12 +87,12 @@ def test_the_keyboard_tells_the_story(address: str, browser: Any) -> None:
 
 
 def test_a_key_right_after_the_dial_was_dragged_goes_on(address: str, browser: Any) -> None:
-    page = open_talk(browser, address, "&step=4", SCREENS[0])
+    page = open_talk(browser, address, "&step=7", SCREENS[0])
     for _ in range(4):  # what is lost here is lost by chance
-        at(page, 4)
+        at(page, 7)
         drag_the_dial(page)
         page.keyboard.press("ArrowRight")
-        at(page, 5)
+        at(page, 8)
         page.keyboard.press("ArrowLeft")
     page.context.close()
 
@@ -101,7 +101,7 @@ def test_a_key_right_after_the_dial_was_dragged_goes_on(address: str, browser: A
 def test_each_step_fits_its_screen_and_nothing_else_is_on_it(
     address: str, browser: Any, screen: tuple[int, int]
 ) -> None:
-    page = open_talk(browser, address, "&step=4", screen, "dark")
+    page = open_talk(browser, address, "&step=7", screen, "dark")
     page.get_by_role("slider").wait_for()
     page.wait_for_timeout(500)  # the chart takes its height once the page has its own
     inner = "document.querySelector('.stMain')"
@@ -131,10 +131,66 @@ def test_keys_that_come_fast_leave_address_and_step_in_agreement(address: str, b
 
 
 def test_predictions_are_revealed_by_touch(address: str, browser: Any) -> None:
-    page = open_talk(browser, address, "&predict=1&step=3", SCREENS[2])
-    page.get_by_text(SCENES[2].question).wait_for()
+    page = open_talk(browser, address, "&predict=1&step=6", SCREENS[2])
+    page.get_by_text(SCENES[5].question).wait_for()
     assert not page.locator(".js-plotly-plot .bars .point").count()
     page.get_by_role("button", name="Reveal").click()
     page.locator(".js-plotly-plot .bars .point").nth(1).wait_for()
     assert "reveal=1" in page.url
     page.context.close()
+
+
+def settled(page: Any, at_end: str) -> None:
+    """Wait until the cloud rests with one of its three motions done."""
+    for _ in range(300):  # the page forbids what playwright waits for a value with
+        if page.evaluate(f"(s => s?.moving === false && s.pose?.{at_end} === 1)(window.slicescopeCloud)"):
+            return
+        page.wait_for_timeout(100)
+    raise AssertionError(f"The cloud did not come to rest: {page.evaluate('window.slicescopeCloud')}")
+
+
+def counter(page: Any, name: str) -> str:
+    return page.locator(f".slicescope-cloud .{name} b").inner_text()
+
+
+def test_the_cloud_turns_and_is_cut_and_only_the_cut_costs(address: str, browser: Any) -> None:
+    page = open_talk(browser, address, "", SCREENS[0])
+    settled(page, "turn")
+    assert counter(page, "perplexity") == "22.67"  # the rotation changed nothing
+    page.keyboard.press("ArrowRight")
+    at(page, 2)
+    settled(page, "shade")
+    assert counter(page, "perplexity") == "22.67"
+    page.keyboard.press("ArrowRight")
+    at(page, 3)
+    settled(page, "cut")
+    assert (counter(page, "perplexity"), counter(page, "width")) == ("51.00", "432")
+    dial = page.get_by_role("slider", name="Width of the stream")
+    dial.focus()
+    page.keyboard.press("ArrowLeft")  # to the next measured width, and the story stays where it is
+    page.locator(".slicescope-cloud .width b").filter(has_text="403").wait_for()
+    assert counter(page, "perplexity") == "64.30"
+    assert float(counter(page, "energy").split()[0]) < 99.41
+    at(page, 3)
+    box = dial.bounding_box()
+    page.mouse.move(box["x"] + 0.7 * box["width"], box["y"] + box["height"] / 2)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 0.78 * box["width"], box["y"] + box["height"] / 2, steps=4)
+    assert page.get_by_text("between two measured sizes").count() == 1
+    page.mouse.up()
+    page.locator(".slicescope-cloud .width b").filter(has_text="461").wait_for()
+    assert counter(page, "perplexity") == "41.26"  # it comes to rest where something was measured
+    page.keyboard.press("ArrowRight")
+    at(page, 4)
+    page.context.close()
+
+
+def test_who_wants_no_motion_sees_the_end_at_once(address: str, browser: Any) -> None:
+    context = browser.new_context(viewport={"width": 1280, "height": 720}, reduced_motion="reduce")
+    page = context.new_page()
+    page.goto(f"{address}/?present=1&step=3")
+    page.locator(".slicescope-cloud canvas").first.wait_for()
+    settled(page, "cut")
+    assert counter(page, "perplexity") == "51.00"
+    assert page.evaluate("window.slicescopeCloud.frames") <= 3
+    context.close()

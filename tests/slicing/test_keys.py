@@ -35,6 +35,7 @@ from slicing.study.store import (
     bundled_run,
     bundled_sweep,
     bundled_units,
+    bundled_widths,
     find_run,
     find_stored,
     folder_of,
@@ -108,6 +109,7 @@ SHIPPED = {
     "bundled_sweep": "5be33d5a8b91",
     "bundled_contest": "27f2a062dcd7",
     "bundled_board": "9378fd017f6f",
+    "bundled_widths": "2ffc0d11cabc",
 }
 
 
@@ -185,7 +187,9 @@ def test_how_a_recipe_is_written_changes_no_key():
     assert kept.key == KEYS["trial, both"]
 
 
-@pytest.mark.parametrize("run", [bundled_run, bundled_units, bundled_sweep, bundled_contest, bundled_board])
+@pytest.mark.parametrize(
+    "run", [bundled_run, bundled_units, bundled_sweep, bundled_contest, bundled_board, bundled_widths]
+)
 def test_runs_that_ship_keep_the_keys_they_were_made_with(run):
     assert run().key == SHIPPED[run.__name__]
 

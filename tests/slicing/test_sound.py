@@ -27,6 +27,7 @@ from slicing.study.store import (
     bundled_run,
     bundled_sweep,
     bundled_units,
+    bundled_widths,
     list_runs,
 )
 
@@ -65,7 +66,7 @@ def shorter(values: list[Any]) -> list[Any]:
     return values[:-1]
 
 
-SHIPPED = (bundled_run, bundled_units, bundled_sweep, bundled_contest, bundled_board)
+SHIPPED = (bundled_run, bundled_units, bundled_sweep, bundled_contest, bundled_board, bundled_widths)
 
 
 @pytest.mark.parametrize("make", [*SHIPPED, *MADE.values()])

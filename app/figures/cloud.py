@@ -1,0 +1,382 @@
+"""The picture of slicing: real token states turn to their principal axes, and the thin axes are cut.
+
+Twice: alive, as HTML with a script of our own that draws on a canvas without a network, and as a still chart.
+Knows nothing about streamlit or about the sentences around a picture.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Self
+
+import numpy as np
+import plotly.graph_objects as go
+
+from analysis.cloud import DRAWN, Cloud
+from analysis.errors import visible
+from app.figures.base import CONSTANT, HIGHLIGHT, LIGHT, Drawing, Theme, empty_figure
+
+Stage = Literal["askew", "turned", "shaded", "cut"]
+"""Before the turn; turned to the principal axes; thin axes shaded; thin axes gone."""
+STAGES: tuple[Stage, ...] = ("askew", "turned", "shaded", "cut")
+BARS = 192
+"""At most so many bars show the energies: several directions share one of a wide stream."""
+NAMED = 7
+"""Tokens whose text stands beside them: those that lie farthest out."""
+SCRIPT = Path(__file__).with_name("cloud.js").read_text(encoding="utf-8")
+"""What draws it alive. The same in every page, so that its digest can be allowed."""
+ASKEW = 1.15
+"""Angle of the turn in radians, around the axis of the script: chosen for the eye, not measured."""
+_AXIS = np.asarray([0.48, 0.6, 0.64])
+"""Around which the cloud turns."""
+
+
+class CloudView(NamedTuple):
+    """A cloud and what a cut of it costs."""
+
+    cloud: Cloud
+    pieces: dict[int, str]
+    """The text of every token id."""
+    stops: tuple[tuple[float, float], ...]
+    """Widths of the stream whose perplexity was measured, from the dense one down, each with it."""
+    width: float
+    """Where the cut stands at first; one of ``stops``."""
+    about: str
+    """Name of what is shown: a picture that shows the same goes on where the one before stood."""
+
+    @property
+    def size(self) -> int:
+        """The width of the dense stream."""
+        return self.cloud.principal.shape[1]
+
+    @property
+    def gone(self) -> int:
+        """How many directions are cut."""
+        return self.size - round(self.width)
+
+    @property
+    def block(self) -> int:
+        """The block that pictures begin with."""
+        return int(self.cloud.blocks[self.cloud.middle()])
+
+    def held(self) -> float:
+        """Give the share of energy that the directions hold which are cut, before that block."""
+        return self.cloud.beyond(self.cloud.middle(), round(self.width))
+
+    @classmethod
+    def cut_by_a_quarter(cls, cloud: Cloud, pieces: dict[int, str]) -> Self:
+        """View a cloud of which no cut was measured."""
+        return cls(cloud, pieces, (), float(round(0.75 * cloud.principal.shape[1])), "")
+
+    def told(self, stage: Stage) -> str:
+        """Say what the picture shows at a stage, for those who do not see it."""
+        many = f"{self.cloud.tokens.size} token states before block {self.block}"
+        return {
+            "askew": f"{many}, as a flat cloud that lies askew to the axes of the model.",
+            "turned": f"{many}, as a flat cloud along its principal axes.",
+            "shaded": f"{many}; the thin side of the cloud is {self.gone} directions, which hold "
+            f"{fine(self.held())} of the energy.",
+            "cut": f"{many}, pressed into a plane: {self.gone} thin directions are gone, and a line shows "
+            "what "
+            "each token lost.",
+        }[stage]
+
+    def drawn(self, place: int) -> np.ndarray:
+        """Give the places of tokens in the picture, (n, 3): two strong directions, and the thin one.
+
+        The strong ones are those of the leading directions along which tokens differ most: the first often
+        holds little beside their mean. The two stand for all that are kept: they are drawn as large as the
+        energy of all directions around the mean. The thin one has a standard deviation of 1. It stands for
+        all that are cut, and ``thickness`` is as large as the energy of all those.
+        """
+        places = self.cloud.places[place].astype(np.float64)
+        spread = places.std(axis=0)
+        chosen = np.sort(np.argsort(-spread[:DRAWN], kind="stable")[:2])
+        strong = (
+            places[:, chosen]
+            * (self._around_mean(place) / max(float(np.sum(spread[chosen] ** 2)), 1e-12)) ** 0.5
+        )
+        thin = places[:, DRAWN] / max(float(spread[DRAWN]), 1e-9)
+        return np.column_stack([strong, np.clip(thin, -3.0, 3.0)])
+
+    def _around_mean(self, place: int) -> float:
+        """Give the share of energy without that of the mean, which lies in the leading directions."""
+        spread = self.cloud.places[place, :, :DRAWN].astype(np.float64).std(axis=0)
+        mean = np.maximum(self.cloud.principal[place, :DRAWN] - spread**2, 0.0)
+        return max(1.0 - float(mean.sum()), 1e-3)
+
+    def reach(self, place: int) -> float:
+        """Give the half width of the picture: nearly all tokens lie within it."""
+        return float(np.percentile(np.abs(self.drawn(place)[:, :2]), 98.0)) or 1.0
+
+    def thickness(self, place: int, width: float) -> float:
+        """Give the standard deviation of what a cut at ``width`` takes, where a token's norm is 1."""
+        return self.cloud.beyond(place, round(width)) ** 0.5
+
+    def texts(self) -> list[str]:
+        """Give the text of every token as one can see it."""
+        pieces = (self.pieces.get(int(token), f"#{token}") for token in self.cloud.tokens)
+        return [visible(piece.strip() or repr(piece)[1:-1]) for piece in pieces]
+
+    def named(self, place: int) -> list[int]:
+        """Choose the tokens farthest out whose text is a word, each word once, (at most ``NAMED``)."""
+        texts, found = self.texts(), []
+        seen: set[str] = set()
+        for index in np.argsort(-np.hypot(*self.drawn(place)[:, :2].T), kind="stable"):
+            text = texts[index]
+            if text.isalpha() and len(text) > 2 and text.lower() not in seen:
+                seen.add(text.lower())
+                found.append(int(index))
+        return found[:NAMED]
+
+
+def fine(fraction: float) -> str:
+    """Write a small share in percent, with two digits that say something."""
+    return f"{100 * fraction:.2g}\N{NO-BREAK SPACE}%"
+
+
+def alive(view: CloudView, stage: Stage, theme: Theme, alt: str) -> str:
+    """Write the picture as HTML that moves to ``stage`` from where the one before stood."""
+    data = json.dumps(_data(view, theme), separators=(",", ":"))
+    # What cleans the page takes "<" and ">" for markup, wherever they stand.
+    data = data.replace("<", "\\u003c").replace(">", "\\u003e")
+    return (
+        f"<style>{_STYLE}</style>"
+        f'<div class="slicescope-cloud" data-stage="{stage}" aria-label="{html.escape(visible(alt))}" '
+        f'data-cloud="{html.escape(data)}"></div><script>{SCRIPT}</script>'
+    )
+
+
+def _data(view: CloudView, theme: Theme) -> dict[str, Any]:
+    """What the script is told."""
+    cloud = view.cloud
+    return {
+        "about": view.about,
+        "size": view.size,
+        "width": view.width,
+        "stops": view.stops,
+        "middle": cloud.middle(),
+        "tokens": view.texts(),
+        "blocks": [
+            {
+                "block": int(block),
+                "reach": round(view.reach(place), 4),
+                "points": np.round(view.drawn(place), 3).tolist(),
+                "named": view.named(place),
+                "principal": _bars(cloud.principal[place]),
+                "own": _bars(cloud.own[place]),
+                "kept": _kept(cloud.principal[place]),
+            }
+            for place, block in enumerate(cloud.blocks)
+        ],
+        "labels": LABELS,
+        "colours": _colours(theme),
+    }
+
+
+LABELS = {
+    "block": "Stream before block",
+    "perplexity": "perplexity",
+    "between": "between two measured sizes",
+    "energy": "of the energy kept",
+    "of": "of",
+    "width": "directions",
+    "dial": "Width of the stream",
+    "hint": "drag the width of the stream",
+    "thin": "thin directions hold",
+    "held": "of the energy",
+    "own": "Energy along the model's own axes, on a log scale",
+    "principal": "Energy along the principal directions, on a log scale",
+}
+
+
+def _colours(theme: Theme) -> dict[str, str]:
+    light = theme == LIGHT
+    return {
+        "point": theme.measured,
+        "axis": theme.ink,
+        "ink": theme.ink,
+        "label": theme.label,
+        "faint": "rgba(90,96,104,0.45)" if light else "rgba(190,196,204,0.4)",
+        "paper": "#FFFFFF" if light else "#12161C",
+        "cut": HIGHLIGHT,
+        "cutInk": "#9A3E70" if light else "#E3A3C6",
+        "slab": "rgba(204,121,167,0.16)",
+        "lost": "rgba(204,121,167,0.55)",
+    }
+
+
+def _edges(size: int) -> np.ndarray:
+    return np.linspace(0, size, min(size, BARS) + 1).round().astype(int)
+
+
+def _bars(shares: np.ndarray) -> list[float]:
+    """The logarithm of the mean energy of neighbouring directions, to base 10."""
+    edges = _edges(shares.size)
+    means = np.add.reduceat(shares.astype(np.float64), edges[:-1]) / np.diff(edges)
+    return np.round(np.log10(np.maximum(means, 1e-9)), 2).tolist()
+
+
+def _kept(shares: np.ndarray) -> list[float]:
+    """The energy within the leading directions, at the edges of bars that are alike wide."""
+    whole = np.concatenate([[0.0], np.cumsum(shares, dtype=np.float64)])
+    at = np.linspace(0, shares.size, min(shares.size, BARS) + 1)
+    kept = np.interp(at, np.arange(whole.size), whole)
+    return np.round(kept / whole[-1], 6).tolist()
+
+
+_STYLE = """
+.slicescope-cloud { display: grid; grid-template: 1fr minmax(4.5rem, 22%) auto / 1fr auto; gap: 0 1.2rem;
+  width: 100%; height: 100%; min-height: 20rem; }
+.slicescope-cloud .sky { grid-area: 1 / 1; width: 100%; height: 100%; min-height: 0; }
+.slicescope-cloud .strip { grid-area: 2 / 1 / 3 / 3; width: 100%; height: 100%; min-height: 0; }
+.slicescope-cloud .side { grid-area: 1 / 2; display: flex; flex-direction: column; justify-content: center;
+  gap: clamp(0.3rem, 1.8dvh, 1.2rem); min-width: 11.5rem; }
+.slicescope-cloud .counter { display: flex; flex-direction: column; line-height: 1.1; }
+.slicescope-cloud .counter b { font-size: clamp(1.4rem, 2.3vw, 3rem); font-weight: 600;
+  font-variant-numeric: tabular-nums; }
+.slicescope-cloud .perplexity b { font-size: clamp(2rem, 4.2vw, 5.5rem); }
+.slicescope-cloud .passing { opacity: 0.65; }
+.slicescope-cloud .counter span, .slicescope-cloud label { font-size: clamp(0.95rem, 1.25vw, 1.6rem); }
+.slicescope-cloud select { font: inherit; color: inherit; background: transparent; border-radius: 0.3rem; }
+.slicescope-cloud select option { color: #10151B; background: #FFFFFF; }
+.slicescope-cloud .dial { grid-area: 3 / 1 / 4 / 3; display: block; width: calc(100% + 16px);
+  margin: 0.2rem -8px 0; height: 1.4rem; accent-color: #B0568A; }
+@media (max-width: 700px) {
+  .slicescope-cloud { grid-template: auto 1fr minmax(4rem, 20%) auto / 1fr; }
+  .slicescope-cloud .side { grid-area: 1 / 1; flex-direction: row; flex-wrap: wrap;
+    justify-content: space-between;
+    align-items: end; min-width: 0; gap: 0.2rem 0.8rem; }
+  .slicescope-cloud .sky { grid-area: 2 / 1; }
+  .slicescope-cloud .strip { grid-area: 3 / 1; }
+  .slicescope-cloud .dial { grid-area: 4 / 1; }
+}
+"""
+
+
+# The still picture
+
+
+def draw_cloud(view: CloudView, stage: Stage, theme: Theme = LIGHT, takeaway: str = "") -> Drawing:
+    """Draw one stage of the picture as a chart: the tokens, the slab of what is cut, what each token loses.
+
+    What is seen is what the moving picture shows at rest: the same two strong directions and the same thin
+    one, from the same side.
+    """
+    place = view.cloud.middle()
+    points, reach = view.drawn(place), view.reach(place)
+    thick = view.thickness(place, view.width)
+    turn = np.eye(3) if stage != "askew" else _rotation(ASKEW)
+    whole = points * [1.0, 1.0, thick]
+    here = whole * [1.0, 1.0, 0.0] if stage == "cut" else whole
+    figure = empty_figure(theme, 420)
+    if stage in ("shaded", "cut"):
+        _add_slab(figure, reach, 1.8 * thick)
+    for axis, length in enumerate((0.9 * reach, 0.9 * reach, 2.4 * thick)):
+        if axis == 2 and stage == "cut":
+            continue
+        end = np.eye(3)[axis] * length
+        colour = HIGHLIGHT if axis == 2 else theme.ink
+        _add_lines(figure, _seen(np.stack([-end, end]) @ turn.T, reach), colour, 3.0)
+    if stage == "cut":
+        pairs = np.stack([whole, here], axis=1).reshape(-1, 3)
+        _add_lines(figure, _seen(pairs, reach), HIGHLIGHT, 1.0)
+    seen = _seen(here @ turn.T, reach)
+    figure.add_trace(
+        go.Scatter(
+            x=seen[:, 0].astype(np.float32),
+            y=seen[:, 1].astype(np.float32),
+            mode="markers",
+            marker={"size": 7, "color": theme.measured, "opacity": 0.8},
+            text=[html.escape(text, quote=False) for text in view.texts()],
+            hovertemplate="%{text}<extra></extra>",
+            showlegend=False,
+        )
+    )
+    figure.update_xaxes(visible=False, range=[-1.5, 1.5])
+    figure.update_yaxes(visible=False, range=[-0.8, 0.8], scaleanchor="x")
+    return Drawing(figure, takeaway)
+
+
+def draw_energies(view: CloudView, theme: Theme = LIGHT) -> Drawing:
+    """Draw the energy of every direction: along the model's own axes, and along the principal ones."""
+    place, size = view.cloud.middle(), view.size
+    figure = empty_figure(theme, 320)
+    for name, shares, colour in (
+        ("the model's own axes, sorted", view.cloud.own[place], CONSTANT),
+        ("principal directions", view.cloud.principal[place], theme.measured),
+    ):
+        figure.add_trace(
+            go.Scatter(
+                x=np.arange(1, size + 1),
+                y=np.maximum(100.0 * shares, 1e-7).astype(np.float32),
+                name=name,
+                mode="lines",
+                line={"color": colour, "width": 3, "dash": "dot" if colour == CONSTANT else "solid"},
+                hovertemplate="direction %{x}: %{y:.3g} %<extra></extra>",
+            )
+        )
+    cut = {"x0": view.width + 0.5, "x1": size + 0.5, "fillcolor": HIGHLIGHT, "opacity": 0.2, "line_width": 0}
+    figure.add_vrect(**cut)
+    figure.update_xaxes(title_text="direction", range=[0, size + 1], showgrid=False)
+    figure.update_yaxes(title_text="energy", type="log", ticksuffix=" %")
+    return Drawing(
+        figure,
+        f"Before block {view.block} the {view.gone} thinnest of {size} principal directions hold "
+        f"{fine(view.held())} of the energy.",
+    )
+
+
+def _rotation(angle: float) -> np.ndarray:
+    """The turn around the axis of the script, (3, 3) (Rodrigues' formula)."""
+    x, y, z = _AXIS
+    cross = np.asarray([[0.0, -z, y], [z, 0.0, -x], [-y, x, 0.0]])
+    return np.eye(3) + np.sin(angle) * cross + (1.0 - np.cos(angle)) * cross @ cross
+
+
+def _seen(points: np.ndarray, reach: float) -> np.ndarray:
+    """Where points (n, 3) lie on the screen, (n, 2), with the camera of the script."""
+    across = np.cos(-0.55) * points[:, 0] - np.sin(-0.55) * points[:, 1]
+    deep = np.sin(-0.55) * points[:, 0] + np.cos(-0.55) * points[:, 1]
+    lower, upper = np.cos(0.4), np.sin(0.4)
+    near = 1.0 / (1.0 + 0.16 * (deep * lower - points[:, 2] * upper) / reach)
+    return np.column_stack([across * near, (points[:, 2] * lower + deep * upper) * near]) / reach
+
+
+def _add_lines(figure: go.Figure, ends: np.ndarray, colour: str, width: float) -> None:
+    """Add lines between every two of ``ends`` (2 n, 2)."""
+    parted = np.full((len(ends) // 2, 3, 2), np.nan)
+    parted[:, :2] = ends.reshape(-1, 2, 2)
+    flat = parted.reshape(-1, 2).astype(np.float32)
+    figure.add_trace(
+        go.Scatter(
+            x=flat[:, 0],
+            y=flat[:, 1],
+            mode="lines",
+            line={"color": colour, "width": width},
+            hoverinfo="skip",
+            showlegend=False,
+        )
+    )
+
+
+def _add_slab(figure: go.Figure, reach: float, half: float) -> None:
+    """Add the box that holds what is cut, as its two faces."""
+    edge = 0.92 * reach
+    corners = np.asarray([[-edge, -edge], [edge, -edge], [edge, edge], [-edge, edge], [-edge, -edge]])
+    for height in (-half, half):
+        seen = _seen(np.column_stack([corners, np.full(5, height)]), reach).astype(np.float32)
+        figure.add_trace(
+            go.Scatter(
+                x=seen[:, 0],
+                y=seen[:, 1],
+                mode="lines",
+                line={"color": HIGHLIGHT, "width": 1},
+                fill="toself",
+                fillcolor="rgba(204,121,167,0.16)",
+                hoverinfo="skip",
+                showlegend=False,
+            )
+        )
