@@ -7,15 +7,17 @@ about slicing or pictures.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from analysis.anatomy import anatomy_of, blocks, why_not_sliceable
 from analysis.bases import Covariance, TokenSample
 from analysis.device import HOST, widen
+from analysis.late import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 BLOCKS = 5
 """Blocks whose stream is kept, evenly spaced, the first and the last among them."""
@@ -133,9 +135,8 @@ class CloudCollector:
             drawn = torch.cat([vectors[:, :DRAWN], vectors[:, thin : thin + 1]], dim=1)
             sample = widen(self.samples[block].tokens(), drawn.device)
             along = (sample - sample.mean(dim=0)) @ drawn
-            along *= along.gather(
-                0, along.abs().argmax(dim=0, keepdim=True)
-            ).sign()  # no sign is left to chance
+            farthest = along.gather(0, along.abs().argmax(dim=0, keepdim=True))
+            along *= farthest.sign()  # no sign is left to chance
             places.append((along / sample.square().sum(dim=1).mean().sqrt()).cpu().numpy())
             principal.append((energies / energies.sum()).cpu().numpy())
             own.append((diagonal.sort(descending=True).values / diagonal.sum()).numpy())

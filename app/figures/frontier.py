@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import textwrap
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import plotly.graph_objects as go
 
@@ -92,11 +92,12 @@ def draw_frontier(
         if not known:
             continue
         reached += [_fewer(each, dense) for each, _ in known]
-        line = _line(recipe, known, board, limit, named, theme)
+        line: Any = _line(recipe, known, board, limit, named, theme)
         figure.add_trace(line)
         if recipe.line in named:
             ends.append((line.y[-1], recipe))
-    heights = [value for trace in figure.data for value in trace.y]
+    drawn: Any = figure.data
+    heights = [value for trace in drawn for value in trace.y]
     low, high = (math.log10(end) for end in (min([1.0, *heights]), max([1.1, *heights])))
     span = (low - 0.06 * (high - low), high + 0.06 * (high - low))
     _label_lines(figure, ends, board, named, span, theme)
