@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import textwrap
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import plotly.graph_objects as go
 
@@ -86,6 +86,7 @@ def draw_frontier(
     reached = [100 * budget.amount for budget in board.study.budgets if budget.measure == "parameters"]
     named = _named(board, text, chosen)
     ends: list[tuple[float, Recipe]] = []
+    heights: list[float] = []
     rank = {line: place for place, line in enumerate(reversed(named))}
     for recipe in sorted(board.study.recipes, key=lambda each: rank.get(each.line, -1)):  # the named on top
         known = _known(board, recipe, text)
@@ -94,9 +95,10 @@ def draw_frontier(
         reached += [_fewer(each, dense) for each, _ in known]
         line = _line(recipe, known, board, limit, named, theme)
         figure.add_trace(line)
+        reach: Any = line.y
+        heights += reach
         if recipe.line in named:
-            ends.append((line.y[-1], recipe))
-    heights = [value for trace in figure.data for value in trace.y]
+            ends.append((reach[-1], recipe))
     low, high = (math.log10(end) for end in (min([1.0, *heights]), max([1.1, *heights])))
     span = (low - 0.06 * (high - low), high + 0.06 * (high - low))
     _label_lines(figure, ends, board, named, span, theme)
