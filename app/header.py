@@ -25,6 +25,11 @@ STYLE = """<style>
 @media (max-width: 640px) { .st-key-strip:has(.st-key-job) { padding-top: %srem; } }
 </style>"""
 """Where the bar stands, and how much room the strip leaves for it: in rem, on a screen and on a phone."""
+CHARTS = """<style>
+@media (hover: none) { .js-plotly-plot .modebar { display: none; } }
+.js-plotly-plot:not(:hover, :focus-within) .modebar { opacity: 0; }
+</style>"""
+"""The buttons of a chart stand over it while a mouse is there, and never where there is none."""
 ROW, NARROW_ROW = 2.4, 3.9
 """Heights of a row of the bar on a screen and on a phone, in rem."""
 
@@ -32,6 +37,7 @@ ROW, NARROW_ROW = 2.4, 3.9
 def header(curve: bool = True) -> None:
     """Draw the strip; it refreshes itself. ``curve``: with the loss of a training, if the page has none."""
     every = BUSY if state.worker().active else IDLE
+    st.html(CHARTS)
     with st.container(key="strip"):
         parts.apart(_strip, every, curve, every=every)
 

@@ -175,7 +175,9 @@ def _decided(profile: LayerProfile, target: float) -> tuple[float, dict[str, Any
         elif rule.is_share(name):
             if name == "base":  # a part of the target, which it cannot pass
                 state.lower(name, _percent(target))
-            settings[name] = controls.share(field.title or name, name, min(field.default, target))
+            chosen = controls.share(field.title or name, name, min(field.default, target))
+            # What an address names is known to the slider alone when it is drawn first.
+            settings[name] = min(chosen, target) if name == "base" else chosen
         else:
             settings[name] = _setting(field, name)
     score = usual.score

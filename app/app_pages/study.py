@@ -284,11 +284,13 @@ st.markdown(
     "Recipes that make this model smaller, at equal size and on the same windows. Every number is of a model "
     "that was made and judged."
 )
+form, ready = st.columns([5, 1])
 if profiled := state.shown("profile"):
     label = wording.verbatim(state.proposal(profiled.run).judged.model.label)
-    with st.expander(f"A new study of {label}", icon=":material/play_arrow:"):
+    with form, st.expander(f"A new study of {label}", icon=":material/play_arrow:"):
         parts.apart(_set_up)
-_demos()
+with ready:
+    _demos()
 if unfinished := state.unfinished():
     parts.follow(unfinished, _views)
 elif shown := parts.provenance("study"):

