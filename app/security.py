@@ -21,7 +21,7 @@ from analysis.errors import SlicescopeError
 
 ENTRY = Path(streamlit.__file__).with_name("static") / "index.html"
 PAGES = Path(__file__).with_name("app_pages")
-SCRIPTS = tuple(sorted(Path(__file__).with_name("figures").glob("*.js")))
+SCRIPTS = tuple(sorted(Path(__file__).parent.glob("*/*.js")))
 """Scripts of our own that pages hold word for word."""
 CLOSED = re.compile(r"/_stcore/(?!(?:health|host-config|stream)$|upload_file/)|/component/")
 """What streamlit answers and no page needs: its memory and sessions, a run of the script for whoever asks,

@@ -22,8 +22,8 @@ def _start(scenes: tuple[Scene, ...]) -> None:
     minutes = sum(step.notes.minutes for step in scenes)
     st.markdown(
         f"{len(scenes)} steps, about {minutes} minutes. Right and Left, or the remote control of a "
-        "presenter, move through the talk, and Escape leaves it. With predictions each step asks first, and "
-        "Right shows the answer."
+        "presenter, move through the talk, Escape leaves it, and ? lists all keys. With predictions each "
+        "step asks first, and Right shows the answer."
     )
     with st.container(horizontal=True, key="screen-start"):
         for label, predict in (("Start the talk", False), ("Start with predictions", True)):

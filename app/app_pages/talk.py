@@ -1,18 +1,25 @@
 """Page: the story, step by step, for a room full of people: one chart at a time, arrow keys, nothing else."""
 
+from urllib.parse import urlencode
+
 import streamlit as st
 
 from analysis.errors import SlicescopeError
 from app import parts, state, talk_state, wording
-from app.figures.base import Drawing
+from app.figures.base import DARK, Drawing
 from app.figures.cloud import Stage, alive
 from app.story import SCENES, Case, Dial, Scene, case_of, scenes_of
+from app.story.desk import desk
 from slicing.study.store import find_details
 
 _PROFILE = "app_pages/profile.py"
 _CHART = {"displayModeBar": False, "doubleClick": False}
 _STYLE = """<style>
 [data-testid="stHeader"], [class*="st-key-remote"] { display: none; }
+.st-key-talk [data-testid="stElementContainer"]:has(> .stHtml > .slicescope-desk) { display: none; }
+@media (min-width: 900px) {
+  .st-key-talk-foot [data-testid="stCaptionContainer"] p::after { content: " · ? lists the keys"; }
+}
 .stMainBlockContainer { max-width: none; padding: 1.2rem clamp(1rem, 3vw, 5rem) 0.6rem; }
 .st-key-talk { min-height: calc(100dvh - 3.2rem); gap: clamp(0.4rem, 1.6dvh, 1.2rem); }
 .st-key-talk :has(.st-key-talk-chart), .st-key-talk-chart > * { flex: 1 1 auto; }
@@ -127,6 +134,12 @@ def _move(case: Case, stage: Stage, alt: str) -> None:
         st.html(alive(cloud, stage, parts.theme(), alt), unsafe_allow_javascript=True)
 
 
+def _address() -> str:
+    """The address that leads to this very step."""
+    query = urlencode(st.query_params.to_dict())
+    return f"{(st.context.url or '').partition('?')[0]}?{query}"
+
+
 def _foot(at: talk_state.Talk, steps: int) -> None:
     """Where one is, and how to go on by touch."""
     with st.container(key="talk-foot", horizontal=True, vertical_alignment="center", gap="small"):
@@ -158,6 +171,8 @@ with st.container(key="talk"):
     st.title(step.title, anchor=False)
     if told:
         _scene(step, told, at)
+        dark = parts.theme() == DARK
+        st.html(desk(scenes, at.step, told, _address(), dark), unsafe_allow_javascript=True)
     elif problem:
         st.error(problem, icon=":material/error:")
     else:

@@ -117,7 +117,7 @@ def study_command(methods: MethodsOption = False) -> None:
     """Judge many recipes alike: a sweep, a contest, a leaderboard, or what a study file says.
 
     A file is one in TOML, or one that ships with slicescope: quick.toml, map.toml, ranking.toml,
-    families.toml, removal.toml.
+    families.toml, removal.toml, widths.toml.
     """
 
 

@@ -194,3 +194,36 @@ def test_who_wants_no_motion_sees_the_end_at_once(address: str, browser: Any) ->
     assert counter(page, "perplexity") == "51.00"
     assert page.evaluate("window.slicescopeCloud.frames") <= 3
     context.close()
+
+
+def test_the_desk_opens_at_a_key_and_follows(address: str, browser: Any) -> None:
+    page = open_talk(browser, address, "&step=4", SCREENS[0], "dark")
+    page.locator(".slicescope-desk").wait_for(state="attached")
+    page.keyboard.press("?")
+    dialog = page.get_by_role("dialog", name="Keys")
+    dialog.get_by_text("open the speaker's window").wait_for()
+    page.keyboard.press("Escape")  # closes the list, and not the talk
+    dialog.wait_for(state="detached")
+    page.keyboard.press("q")
+    page.get_by_role("dialog").get_by_role("img", name="step=4").wait_for()
+    page.keyboard.press("q")
+    page.get_by_role("dialog").wait_for(state="detached")
+    with page.expect_popup() as opened:
+        page.keyboard.press("s")
+    speaker = opened.value
+    speaker.get_by_text(SCENES[3].notes.say[:40]).wait_for()
+    speaker.get_by_text(f"Next: {SCENES[4].title}").wait_for()
+    speaker.keyboard.press("ArrowRight")  # the story goes on, and the notes with it
+    at(page, 5)
+    speaker.get_by_text(SCENES[4].notes.say[:40]).wait_for()
+    page.bring_to_front()
+    page.keyboard.press("d")
+    at(page, 5)
+    page.locator(".slicescope-desk").wait_for(state="attached")
+    for _ in range(100):
+        if not page.evaluate("JSON.parse(document.querySelector('.slicescope-desk').dataset.desk).dark"):
+            break
+        page.wait_for_timeout(100)
+    else:
+        raise AssertionError("It stayed dark.")
+    page.context.close()
