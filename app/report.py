@@ -95,6 +95,7 @@ class Section(NamedTuple):
     drawing: Drawing | None
     table: pd.DataFrame
     text: str = ""
+    """Several lines of it are a list."""
 
 
 Sections = Iterator[Section]
@@ -130,7 +131,7 @@ def _of_trial(request: Trial, result: TrialResult) -> Sections:
 
 
 def _of_shrink(request: ShrinkRequest, result: ShrinkResult) -> Sections:
-    told = " ".join(wording.shrunk(request, result)[1:])
+    told = "\n".join(wording.shrunk(request, result)[1:])
     yield Section("What to take", None, finalist_table(result), told)
     pairs = [(f"winner against dense, {text}", each) for text, each in wording.beside_dense(result)]
     pairs += [(f"runner-up against winner, {text}", each) for text, each in wording.beside_winner(result)]
@@ -374,11 +375,17 @@ def _head(run: Run, compared: Comparison | None, may_see: Callable[[str], bool])
     return "".join(said)
 
 
+def _told(text: str) -> str:
+    if "\n" in text:
+        return f"<ul class=quiet>{''.join(f'<li>{_text(each)}</li>' for each in text.splitlines())}</ul>"
+    return f"<p class=quiet>{_text(text)}</p>" if text else ""
+
+
 def _section(section: Section, number: int) -> str:
     chart = embedded(section.drawing, f"chart-{number}") if section.drawing else ""
     table = html_table(section.table)
     twin = f"<details><summary>The same as a table</summary><div class=wide>{table}</div></details>"
-    told = f"<p class=quiet>{_text(section.text)}</p>" if section.text else ""
+    told = _told(section.text)
     shown = chart + twin if chart else f"<div class=wide>{table}</div>"
     return f"<section><h2>{_text(section.title)}</h2>{told}{shown}</section>"
 

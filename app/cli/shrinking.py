@@ -72,7 +72,7 @@ def shrink(
         int, typer.Option(min=2, max=16, help="Windows that choose; previews are judged on half of them.")
     ] = 8,
     other: OtherOption = "demo:out-of-style",
-    speed_rounds: SpeedOption = 3,
+    speed_rounds: SpeedOption = 5,
     json_path: JsonOption = None,
 ) -> None:
     """Make a model as small as is wished for: find the way, make it, and prove what it cost.

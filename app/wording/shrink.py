@@ -129,8 +129,8 @@ def opened(plain: bool) -> str:
 def _speed(result: ShrinkResult) -> list[str]:
     if (timed := result.measurement.speed) is None:
         return []
-    found = [f"a prompt {times(timed, 'prompt')}", f"generation {times(timed, 'generation')}"]
-    return [f"Times as fast as dense: {joined(found)}."]
+    prompt, generation = times(timed, "prompt"), times(timed, "generation")
+    return [f"Speed beside dense: for a prompt {prompt}; for generation {generation}."]
 
 
 def _tried(request: ShrinkRequest, result: ShrinkResult) -> str:

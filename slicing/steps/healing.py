@@ -49,7 +49,7 @@ class Healing(Step):
 
     tokens: int = Field(default=200_000, ge=1, title="Tokens to train on")
     """Of the healing text, each counted as often as it is seen."""
-    minutes: float = Field(default=0.0, ge=0.0, title="Minutes instead")
+    minutes: float = Field(default=0.0, ge=0.0, title="Minutes of training")
     """Train for so many minutes, however many tokens that is. 0: the tokens count."""
     rate: float = Field(default=1e-4, gt=0.0, title="Learning rate")
     """The largest; it rises to this and falls by a cosine."""

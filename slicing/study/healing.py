@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from analysis.errors import TextError
 from analysis.late import torch
+from analysis.sources.text import TextSource
 from analysis.sources.windows import token_windows
 from analysis.values import key_of
 from slicing.study.judge import digest
@@ -18,11 +19,11 @@ if TYPE_CHECKING:
 def healing_windows(request: Calibrated, tokenizer: Any) -> Tensor:
     """Give all windows (N, T) that healing may see, in a random order.
 
-    They are of a text of its own, or else of the calibration text, where calibration and searches see none
-    of them.
+    They are of a text of its own, or else of the calibration text. Calibration and searches see none of them,
+    whichever texts these are on.
     """
     text, length, seed = request.healing_text or request.calibration, request.window_length, request.seed
-    skip = 0 if request.healing_text else request.calibration_windows + SEARCHED
+    skip = _seen(request, text)
     there = len(token_windows(text, tokenizer, length, None))
     if there <= skip:
         raise TextError(
@@ -32,6 +33,13 @@ def healing_windows(request: Calibrated, tokenizer: Any) -> Tensor:
         )
     windows = token_windows(text, tokenizer, length, there - skip, seed, skip)
     return windows[torch.randperm(len(windows), generator=torch.Generator().manual_seed(seed))]
+
+
+def _seen(request: Calibrated, text: TextSource) -> int:
+    """Tell how many windows of a draw of this text are for calibration and searches."""
+    if text == request.calibration:
+        return request.calibration_windows + SEARCHED
+    return SEARCHED if text == request.search_text else 0
 
 
 def training_key(request: Calibrated, windows: Tensor) -> str:

@@ -394,7 +394,7 @@ class ShrinkRequest(Judged):
 
     kind: Literal["shrink"] = "shrink"
     wish: Wish
-    speed_rounds: int = 3
+    speed_rounds: int = 5
     """Of timing finalists; see ``Judged``."""
     preview_windows: int = 8
     """Of the calibration windows, so many are what previews are made from."""

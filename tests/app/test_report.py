@@ -69,6 +69,9 @@ def test_a_comparison_has_all_its_charts_tables_and_facts(report):
         "What was cut where",
         "Recipes",
         "LR score of every block",
+        "The stream as a cloud",
+        "The same, cut",
+        "Energy of every direction",
         "Depth by depth",
         "Heads and MLP",
         "Logit lens",
@@ -160,6 +163,9 @@ def test_a_sweep_and_a_profile_have_reports_too(tiny_folder: Path, tmp_path: Pat
     profile = perform(ProfileRequest(text=source, windows=2, **shared))
     assert [each.title for each in sections(profile)] == [
         "LR score of every block",
+        "The stream as a cloud",
+        "The same, cut",
+        "Energy of every direction",
         "Depth by depth",
         "Heads and MLP",
     ]

@@ -86,7 +86,7 @@ def test_the_button_asks_for_what_the_command_would(desk: Desk) -> None:
     assert not app.exception
     (task,) = desk.tasks
     assert task == shrink_request(wish=Wish(fewer=0.2, minutes=5.0))
-    assert isinstance(task, ShrinkRequest) and task.speed_rounds == 3 and task.evaluation_windows == 16
+    assert isinstance(task, ShrinkRequest) and task.speed_rounds == 5 and task.evaluation_windows == 16
 
 
 def test_all_else_can_be_said_too(desk: Desk) -> None:

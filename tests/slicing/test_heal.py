@@ -43,7 +43,7 @@ from slicing.study.files import parse_study, write_study
 from slicing.study.healing import healing_windows
 from slicing.study.judge import count_parameters
 from slicing.study.recipe import Recipe
-from slicing.study.requests import CompressRequest, Trial
+from slicing.study.requests import SEARCHED, CompressRequest, Trial
 from slicing.study.run import make_smaller, perform
 from slicing.study.searching import search_windows
 from slicing.study.store import MODEL_FOLDER, load_run
@@ -360,6 +360,21 @@ def test_healing_sees_no_window_of_calibration_or_of_a_search(tmp_path):
     assert windows.tolist() != sorted(windows.tolist())
     assert healing_windows(request, tokenizer).equal(windows)
     assert not healing_windows(request_on(tmp_path / "text.txt", seed=4), tokenizer).equal(windows)
+
+
+@pytest.mark.parametrize("shared", ["calibration", "search_text"])
+def test_a_healing_text_that_others_draw_from_too_is_shared_out(tmp_path, shared):
+    for name in ("text", "other"):
+        (tmp_path / f"{name}.txt").write_text(" ".join(f"{name[0]}{place}" for place in range(2000)))
+    other = TextSource.parse(str(tmp_path / "other.txt"), "calibration")
+    request = request_on(tmp_path / "text.txt", calibration_windows=8, search_text=other)
+    request = request.model_copy(update={"healing_text": getattr(request, shared)})
+    tokenizer = byte_tokenizer()
+    rows = {tuple(row.tolist()) for row in healing_windows(request, tokenizer)}
+    assert len(rows) > 100
+    calibration = token_windows(request.calibration, tokenizer, 24, 8, request.seed)
+    for seen in (calibration, search_windows(request, tokenizer, SEARCHED)):
+        assert not rows & {tuple(row.tolist()) for row in seen}
 
 
 def test_a_healing_text_of_its_own_is_drawn_from_and_watched(tmp_path):
