@@ -79,7 +79,7 @@ def test_a_comparison_has_all_its_charts_tables_and_facts(report):
     for each in sections(run):
         assert f"<h2>{each.title}</h2>" in report
         assert not each.table.empty
-    assert report.count('class="chart"') == 8
+    assert report.count('class="chart"') == 12
     for fact in (
         run.key,
         "slicescope study study.toml",
@@ -114,7 +114,7 @@ def test_it_asks_for_nothing_from_outside(report):
 
 def test_the_charts_are_whole_figures(report):
     drawn = re.findall(r"draw\('chart-\d+',(.*?)\)</script>", report, flags=re.S)
-    assert len(drawn) == 8
+    assert len(drawn) == 11
     for content in drawn:
         assert json.loads(content.replace("<\\/", "</"))["data"]
 
