@@ -24,6 +24,7 @@ from pydantic import ValidationError
 
 from analysis.errors import PlanError, SlicescopeError, StorageError, TextError, one_line, unknown_name
 from analysis.numbers import as_briefly
+from analysis.sources.columns import MARK
 from analysis.sources.model import ModelSource
 from analysis.sources.presets import PRESETS, Role
 from analysis.sources.text import TextSource
@@ -80,8 +81,10 @@ def text_line(source: TextSource, role: Role) -> str:
     """Write what ``TextSource.parse`` reads as this source, as far as one line can say it."""
     if source.kind == "demo":
         return "demo" if source.split == role else f"demo:{source.split}"
+    column = f"{MARK}{source.column}" if source.column else ""
+    column += f":{source.label_column}" if source.label_column else ""
     if source.kind == "file":
-        return source.location
+        return f"{source.location}{column}"
     for name in PRESETS:
         for said in (name, f"{name}:{source.split}"):
             with suppress(TextError):  # of a split that this preset does not know
@@ -89,7 +92,7 @@ def text_line(source: TextSource, role: Role) -> str:
                     return said
     config = f"/{source.config}" if source.config else ""
     revision = f"@{source.revision}" if source.revision else ""
-    return f"{source.location}{config}{revision}:{source.split}"
+    return f"{source.location}{config}{revision}:{source.split}{column}"
 
 
 def usual_profile_windows(calibration_windows: int) -> int:

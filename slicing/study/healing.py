@@ -10,12 +10,26 @@ from torch import Tensor
 from analysis.errors import TextError
 from analysis.sources.windows import token_windows
 from analysis.values import key_of
+from slicing.heal.examples import Examples
+from slicing.heal.labelled import labelled_examples
 from slicing.study.judge import digest
 from slicing.study.requests import SEARCHED, Calibrated
 
 
+def healing_examples(request: Calibrated, tokenizer: Any) -> Examples:
+    """Give all examples (N, T) that healing may see, in a random order.
+
+    They are windows of plain text, or the rows of a text with labels, of which only the labels count.
+    """
+    text = request.healing_text
+    if text is None or not text.label_column:
+        return Examples.of(healing_windows(request, tokenizer))
+    examples = labelled_examples(text, tokenizer, request.window_length)
+    return examples[_shuffled(len(examples), request.seed)]
+
+
 def healing_windows(request: Calibrated, tokenizer: Any) -> Tensor:
-    """Give all windows (N, T) that healing may see, in a random order.
+    """Give all windows (N, T) of plain text that healing may see, in a random order.
 
     They are of a text of its own, or else of the calibration text, where calibration and searches see none
     of them.
@@ -30,7 +44,11 @@ def healing_windows(request: Calibrated, tokenizer: Any) -> Tensor:
             "healing text."
         )
     windows = token_windows(text, tokenizer, length, there - skip, seed, skip)
-    return windows[torch.randperm(len(windows), generator=torch.Generator().manual_seed(seed))]
+    return windows[_shuffled(len(windows), seed)]
+
+
+def _shuffled(count: int, seed: int) -> Tensor:
+    return torch.randperm(count, generator=torch.Generator().manual_seed(seed))
 
 
 def training_key(request: Calibrated, windows: Tensor) -> str:
