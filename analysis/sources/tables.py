@@ -35,7 +35,10 @@ def text_column(source: TextSource, schema: pa.Schema) -> str:
         problem = f"holds no text in its column '{wanted}'"
     else:
         return wanted
-    raise TextError(f"The text '{source.label}' {problem}: name a column of strings among {columns}.")
+    label = source.model_copy(update={"column": None}).label
+    raise TextError(
+        f"The text '{label}' {problem}: name a column of strings among {columns}, as in 'FILE#COLUMN'."
+    )
 
 
 class Division(NamedTuple):
