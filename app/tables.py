@@ -325,10 +325,15 @@ def recipe_table(recipes: Sequence[Recipe], baseline: Recipe | None = None) -> p
 def healing_table(healed: Sequence[Healed]) -> pd.DataFrame:
     """Every look at a model while it was trained."""
     return pd.DataFrame(
-        {"step": each.step, "tokens trained on": look.tokens, "loss, nats per token": round(look.loss, 4)}
+        {
+            "step": each.step,
+            "tokens trained on": look.tokens,
+            "loss, nats per token": round(look.loss, 4),
+            "labels told rightly, %": (right := each.accuracy_at(place)) and round(100.0 * right, 1),
+        }
         for each in healed
-        for look in each.looks
-    )
+        for place, look in enumerate(each.looks)
+    ).dropna(axis="columns", how="all")
 
 
 def compress_table(result: CompressResult) -> pd.DataFrame:

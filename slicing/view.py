@@ -29,6 +29,7 @@ from analysis.shape import ModelShape
 from analysis.values import Progress, no_progress
 from slicing.depth.layout import Layout
 from slicing.depth.operator import reduce_blocks
+from slicing.heal.examples import Examples
 from slicing.plan import Plan
 from slicing.probes import CURVES, FRACTIONS, PROBES, USUAL, Probing
 
@@ -45,7 +46,7 @@ def _no_search(plan: Plan) -> tuple[tuple[float, ...], float]:
     raise PlanError("Nothing has been searched yet: compare this allocation, which searches first.")
 
 
-def _no_healing() -> Tensor:
+def _no_healing() -> Examples:
     raise PlanError("There is no text to heal on: leave the steps that heal out.")
 
 
@@ -68,7 +69,7 @@ class ModelView:
         find_precision: Callable[[], Precision] = lambda: "exact",
         search: Search = _no_search,
         draw_more: Callable[[int], Tensor] = _no_more,
-        healing_windows: Callable[[], Tensor] = _no_healing,
+        healing_windows: Callable[[], Tensor | Examples] = _no_healing,
         seed: int = 0,
         key: str = "",
     ) -> None:
@@ -77,8 +78,9 @@ class ModelView:
         The first ``profile_windows`` of them, by default all, are what the ``profile`` is measured on and
         what probes look at. ``find_precision`` tells that of the losses. ``search`` is asked where a plan has
         no shares yet; ``draw_more`` gives windows (n, T) to judge a search on, none of which are these,
-        and ``healing_windows`` all windows (N, T) that healing may see, in a random order. ``seed`` is that
-        of the draws. ``key`` names model and windows where what is interrupted may be stored to go on with.
+        and ``healing_windows`` all windows (N, T) that healing may see, in a random order, or examples of
+        which only labels count. ``seed`` is that of the draws. ``key`` names model and windows where what is
+        interrupted may be stored to go on with.
         """
         self.model, self.windows = model, windows
         self.profile_windows = windows[:profile_windows]

@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -144,10 +144,18 @@ def require_file(text: str) -> Path:
     return path
 
 
-def file_documents(source: TextSource) -> Iterator[str]:
+def _table_rows(source: TextSource, table: dataset.Dataset) -> Iterator[str]:
+    column = text_column(source, table.schema)
+    for batch in table.to_batches(columns=[column]):
+        yield from (text for text in batch.column(0).to_pylist() if text is not None)
+
+
+def file_documents(
+    source: TextSource, rows: Callable[[TextSource, dataset.Dataset], Iterator[Any]] = _table_rows
+) -> Iterator[Any]:
     """Read the documents of a file: the rows of a table, or all of a plain text as one document.
 
-    Raises ``TextError`` where it cannot be read.
+    ``rows`` reads those of a table, by default its texts. Raises ``TextError`` where it cannot be read.
     """
     path = require_file(source.location)
     suffix = _suffix(path)
@@ -158,7 +166,7 @@ def file_documents(source: TextSource) -> Iterator[str]:
         if path.stat().st_size == 0:
             raise TextError(f"The text file '{path.name}' is empty: give a file with text in it.")
         if file_format.table:
-            yield from _table_rows(source, file_format.table(path, source.column or "text"))
+            yield from rows(source, file_format.table(path, source.column or "text"))
         elif source.column:
             raise TextError(
                 f"The file '{path.name}' is read as plain text, which has no column '{source.column}': leave "
@@ -171,12 +179,6 @@ def file_documents(source: TextSource) -> Iterator[str]:
             f"The file '{path.name}' cannot be read as {file_format.name} "
             f"({arrow_reason(error)}): correct it, or give another file."
         ) from error
-
-
-def _table_rows(source: TextSource, table: dataset.Dataset) -> Iterator[str]:
-    column = text_column(source, table.schema)
-    for batch in table.to_batches(columns=[column]):
-        yield from (text for text in batch.column(0).to_pylist() if text is not None)
 
 
 def _decoded(path: Path) -> str:

@@ -43,13 +43,13 @@ def whole_split(split: str) -> str:
 
 def hub_documents(source: TextSource) -> Iterator[str]:
     """Read the rows of a data set that hold text (``TextError`` where it cannot be fetched or read)."""
-    rows = _hub_rows(source)
+    rows = hub_rows(source)
     column = text_column(source, rows.features.arrow_schema)
     for batch in rows.select_columns(column).iter(batch_size=1000):
         yield from (text for text in batch[column] if text is not None)
 
 
-def _hub_rows(source: TextSource) -> Any:
+def hub_rows(source: TextSource) -> Any:
     """Return the rows as a ``datasets.Dataset``; when the Hub does not answer, from the library's own cache.
 
     A data set narrowed by ``data_files`` is not found there again without the Hub: the library caches it

@@ -19,6 +19,7 @@ from analysis.sources.columns import MARK, split_column
 from analysis.sources.demo_text import DEMO_SPLITS, demo_documents
 from analysis.sources.files import existing_path, file_documents, looks_like_path, require_file
 from analysis.sources.hub_text import HUB_ID, check_hub_text, hub_documents, whole_split
+from analysis.sources.labels import split_label
 from analysis.sources.presets import PRESETS, Preset, Role
 from analysis.values import Value
 
@@ -39,6 +40,8 @@ class TextSource(Value):
     """Demo: a key of ``DEMO_SPLITS``. Hub: a split, or part of one: ``train[:90%]``. File: unused."""
     column: str | None = None
     """Column of a table that holds the text; by default ``text``, else the only column of strings."""
+    label_column: str | None = None
+    """Column of the same table that holds a label for every text, for healing on a classification task."""
     data_files: str | None = None
     """Hub: a file, or a pattern of files, inside the repository; nothing else is then downloaded."""
     revision: str | None = None
@@ -51,6 +54,13 @@ class TextSource(Value):
             raise TextError(unknown_name("split of the demo text", self.split, DEMO_SPLITS))
         if self.kind == "hub":
             check_hub_text(self)
+        if self.label_column and not self.column:
+            raise TextError(
+                f"The column of labels '{self.label_column}' was named without that of the texts: name both, "
+                "as in 'FILE#TEXT:LABEL'."
+            )
+        if self.label_column and self.kind == "demo":
+            raise TextError("The demo text has no labels: give a table, as in 'FILE#TEXT:LABEL'.")
         if self.max_documents is not None and self.max_documents < 1:
             raise TextError(f"At most {self.max_documents} documents were asked for: ask for 1 or more.")
         return self
@@ -62,9 +72,12 @@ class TextSource(Value):
         ``demo``, ``demo:SPLIT``; ``PRESET``, ``PRESET:SPLIT``; a path;
         ``owner/name[/config][@revision][:split]``. Where no split is named, the role chooses it. Behind a
         file or a data set, ``#COLUMN`` names the column of its table that holds the text.
+        ``#COLUMN:LABELS`` names a column of labels as well, for healing alone.
         Raises ``TextError`` for a name that is none of these, and for a path without a file.
         """
-        text = text.strip()
+        text, labels = split_label(text.strip())
+        if labels:
+            return cls(**{**dict(cls.parse(text, role)), "label_column": labels})
         name, _, split = text.partition(":")
         if name == "demo":
             return cls(kind="demo", split=split or role)
@@ -89,6 +102,8 @@ class TextSource(Value):
     def label(self) -> str:
         """A short name for people, with the split and the limit on documents."""
         limit = f", first {self.max_documents:,} documents" if self.max_documents else ""
+        if self.label_column:
+            limit = f", labels in '{self.label_column}'{limit}"
         if self.kind == "demo":
             first, last = DEMO_SPLITS[self.split]
             return f"State of the Union {first}-{last} ({self.split} split){limit}"
@@ -103,8 +118,14 @@ class TextSource(Value):
     def documents(self) -> Iterator[str]:
         """Read the documents in their order, as they are stored: nothing is stripped, and none is left out.
 
-        Raises ``TextError`` on the first document when the text cannot be found or read.
+        Raises ``TextError`` on the first document when the text cannot be found or read, and for a text with
+        labels, which ``labelled_texts`` reads.
         """
+        if self.label_column:
+            raise TextError(
+                f"The text '{self.label}' has labels, which only healing takes: leave the column of labels "
+                "out, or name this text as the healing text."
+            )
         if self.kind == "demo":
             found = demo_documents(self.split)
         elif self.kind == "hub":

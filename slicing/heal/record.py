@@ -42,6 +42,10 @@ class Healed(Value):
     """Training took so long, looks included."""
     precision: str = "exact"
     """Of the matrix products of training: ``exact`` in float32, ``fast`` in bfloat16."""
+    accuracy_before: float | None = None
+    """Of a classification task, the share of held-out texts whose label was told rightly before training."""
+    accuracy_after: float | None = None
+    """After it."""
     checkpointed: bool = False
     """Whether every block ran once more on the way back, which takes time and less memory."""
 
@@ -50,6 +54,13 @@ class Healed(Value):
         """Tell whether the trained model was kept; where it is not better, it is not."""
         return self.after < self.before
 
+    def accuracy_at(self, place: int) -> float | None:
+        """Give the accuracy at a look, by its place; it is known at the first and at the best."""
+        if place == 0:
+            return self.accuracy_before
+        losses = [look.loss for look in self.looks]
+        return self.accuracy_after if place == losses.index(min(losses)) else None
+
     @property
     def told(self) -> str:
         """Say in a sentence what it did."""
@@ -57,8 +68,13 @@ class Healed(Value):
         ended = "" if self.ended == "budget" else ", where the loss had ceased to fall"
         kept = "it was kept" if self.kept else "it was not kept, and the model is as it was before"
         twice = ", running every block twice to save memory" if self.checkpointed else ""
+        held = f"{self.windows} windows held out"
+        if self.accuracy_before is not None and self.accuracy_after is not None:
+            held = f"the labels of {self.windows} texts held out"
+            before, after = f"{self.accuracy_before:.1%}", f"{self.accuracy_after:.1%}"
+            kept += f"; before training it told {before} of them rightly, and after it {after}"
         return (
             f"'{self.step}' trained {self.parameters:,} parameters on {self.tokens:,} tokens, of "
             f"{self.distinct:,} different ones, in {self.seconds:.0f} s{twice}{ended}. The loss on "
-            f"{self.windows} windows held out went {losses}: {kept}."
+            f"{held} went {losses}: {kept}."
         )

@@ -40,13 +40,17 @@ class AlignedStreams:
             watch(wanted, place, theirs)
             watch(found, place, own)
 
-        def distance() -> Tensor:
-            """The mean over depths and tokens of the squared distance, in RMS of the dense stream."""
+        def distance(real: Tensor | None = None) -> Tensor:
+            """The mean over depths and tokens of the squared distance, in RMS of the dense stream.
+
+            Of all tokens, or of those that ``real`` (B, T) says are no padding.
+            """
             parts = []
             for place in range(len(self.pairs)):
                 goal = wanted[place].detach().float()
                 weights = token_weights(goal).detach()
-                parts.append(((found[place].float() - goal) * weights).square().mean())
+                apart = ((found[place].float() - goal) * weights).square()
+                parts.append((apart if real is None else apart[real]).mean())
             return torch.stack(parts).mean()
 
         return distance

@@ -10,11 +10,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from analysis.device import Precision, out_of_memory_told, synchronise
-from analysis.evaluate import batch_size, perplexity
+from analysis.evaluate import batch_size
 from analysis.late import nn, no_grad, torch
+from slicing.heal.examples import Examples
+from slicing.heal.judged import AT_A_TIME, held_loss
 from slicing.heal.limits import Limits, rate_at
 from slicing.heal.looks import shown
 from slicing.heal.record import Healed, Look
@@ -32,8 +32,8 @@ PATIENCE = 5
 CLIP = 1.0
 """The largest norm of a gradient."""
 
-Loss = Callable[[Any, "Tensor"], "Tensor"]
-"""Of a model and windows (B, T): the mean loss of their tokens, with its graph."""
+Loss = Callable[[Any, Examples], "Tensor"]
+"""Of a model and examples (B, T): the mean loss of their tokens that count, with its graph."""
 
 
 @dataclass(frozen=True)
@@ -77,8 +77,8 @@ class _State:
 def train(
     student: nn.Module,
     loss: Loss,
-    windows: Tensor,
-    held: Tensor,
+    examples: Examples,
+    held: Examples,
     limits: Limits,
     settings: Settings,
     tell: Callable[[float], None],
@@ -86,7 +86,7 @@ def train(
 ) -> Healed:
     """Train the parameters of ``student`` that require gradients, and leave it with the best of its looks.
 
-    ``windows`` (N, T) are trained on by AdamW, in an order drawn anew for each pass over them; the loss on
+    ``examples`` (N, T) are trained on by AdamW, in an order drawn anew for each pass over them; the loss on
     ``held`` (n, T) is looked at ``LOOKS`` times while the budget of ``limits`` is used up. The learning rate
     rises, and falls by a cosine. Dropout is off, so that the same tokens give the same weights. ``tell`` gets
     the share of the budget that is used. With ``resume`` the state is stored at looks, and a training that
@@ -128,10 +128,10 @@ def train(
                         }
                     )
             set_rate(optimiser, rate_at(used, settings.rate))
-            rows = windows[_order(state.step, settings.batch, len(windows), settings.seed)]
+            rows = examples[_order(state.step, settings.batch, len(examples), settings.seed)].trimmed()
             _step(student, parameters, optimiser, loss, rows, settings.precision)
             state.step += 1
-            state.tokens += rows.numel()
+            state.tokens += rows.size
             state.seconds = spent()
             used = limits.used(state.tokens, state.seconds)
             note(state.looks, state.tokens, used)
@@ -143,7 +143,7 @@ def train(
         before=state.looks[0].loss,
         after=min(look.loss for look in state.looks),
         tokens=state.tokens,
-        distinct=windows.numel(),
+        distinct=examples.size,
         parameters=sum(each.numel() for each in parameters),
         looks=tuple(state.looks),
         ended="budget" if state.ended == "budget" else "no gain",
@@ -155,13 +155,13 @@ def train(
 def _look(
     student: nn.Module,
     parameters: Sequence[nn.Parameter],
-    held: Tensor,
+    held: Examples,
     state: _State,
     best: list[Tensor],
     precision: Precision,
 ) -> list[Tensor]:
     """Add a look, and give the weights of the best so far."""
-    found = float(np.mean(perplexity(student, held, precision=precision).nll))
+    found = held_loss(student, held, precision)
     gained = not state.looks or found < min(look.loss for look in state.looks)
     state.looks.append(Look(state.tokens, found))
     state.waited = 0 if gained else state.waited + 1
@@ -173,15 +173,15 @@ def _step(
     parameters: Sequence[nn.Parameter],
     optimiser: torch.optim.Optimizer,
     loss: Loss,
-    rows: Tensor,
+    rows: Examples,
     precision: Precision,
 ) -> None:
-    """One step on windows (B, T), a few of them at a time: their logits are what fills the memory."""
+    """One step on examples (B, T), a few of them at a time: their logits are what fills the memory."""
     device = parameters[0].device
     optimiser.zero_grad(set_to_none=True)
-    for part in rows.split(max(1, batch_size(rows, device) // 4)):
+    for part in rows.split(max(1, batch_size(rows.tokens, device) // AT_A_TIME)):
         with products(precision, device):
-            found = loss(student, part.to(device)) * (len(part) / len(rows))
+            found = loss(student, part.to(device)) * (part.predicted / rows.predicted)
         found.backward()
     nn.utils.clip_grad_norm_(parameters, CLIP)
     optimiser.step()

@@ -10,6 +10,7 @@ from pydantic import Field
 from analysis.anatomy import blocks
 from analysis.late import functional, torch
 from slicing.depth.layout import Layout
+from slicing.heal.examples import Examples
 from slicing.heal.streams import AlignedStreams
 from slicing.heal.training import Loss
 from slicing.steps.base import Axis, Made, step
@@ -26,8 +27,8 @@ class Distil(Training):
     """Train by the Kullback-Leibler divergence of the dense model's predictions from the smaller one's.
 
     ``KL(p || q) = sum_v p_v (log p_v - log q_v)``, mean over tokens, at temperature 1, over the whole
-    vocabulary: the dense model runs beside. With ``states`` the stream behind every block is pulled to the
-    dense one's at the same depth as well.
+    vocabulary: the dense model runs beside. Of a text with a label only the label's tokens count. With
+    ``states`` the stream behind every block is pulled to the dense one's at the same depth as well.
     """
 
     name = "distil"
@@ -60,18 +61,22 @@ class Distil(Training):
         layout = made.layout or Layout.whole(len(blocks(dense)))
         streams = AlignedStreams(dense, student, layout) if weight else None
 
-        def divergence(student: Any, rows: Tensor) -> Tensor:
+        def predicted(model: Any, rows: Examples) -> Tensor:
+            logits = rows.predictions(model(rows.tokens, use_cache=False).logits)
+            return functional.log_softmax(logits.float(), dim=-1)
+
+        def divergence(student: Any, rows: Examples) -> Tensor:
             with torch.no_grad():
-                wanted = functional.log_softmax(dense(rows, use_cache=False).logits.float(), dim=-1)
-            logits = student(rows, use_cache=False).logits.float()
-            found = functional.log_softmax(logits, dim=-1)
-            return functional.kl_div(found, wanted, log_target=True, reduction="sum") / rows.numel()
+                wanted = predicted(dense, rows)
+            found = predicted(student, rows)
+            count = found.shape[:-1].numel()
+            return functional.kl_div(found, wanted, log_target=True, reduction="sum") / count
 
         if streams is None:
             return divergence
 
-        def both(student: Any, rows: Tensor) -> Tensor:
+        def both(student: Any, rows: Examples) -> Tensor:
             with streams as distance:
-                return divergence(student, rows) + weight * distance()
+                return divergence(student, rows) + weight * distance(None if rows.plain else rows.real)
 
         return both

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from analysis.late import functional
+from slicing.heal.examples import Examples
 from slicing.heal.student import Trained
 from slicing.heal.training import Loss
 from slicing.steps.base import Made, step
@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 class Finetune(Training):
     """Train by the cross-entropy of the next token, as SliceGPT recovers what slicing lost.
 
-    By default with its adapters: rank 32, alpha 10 (2401.15024, section 4).
+    By default with its adapters: rank 32, alpha 10 (2401.15024, section 4). On a healing text with labels it
+    learns to tell the label behind each text, as Yuan et al., Why Lift so Heavy?, 2024, train a model whose
+    last blocks are gone on a classification task.
     """
 
     name = "finetune"
@@ -40,10 +42,9 @@ class Finetune(Training):
     """The largest; it rises to this and falls by a cosine."""
 
     def loss(self, view: ModelView, made: Made, student: Any) -> Loss:
-        """The mean negative log-likelihood of all tokens but the first."""
+        """The mean negative log-likelihood of all tokens but the first, or of those of a label."""
 
-        def next_token(student: Any, rows: Tensor) -> Tensor:
-            logits = student(rows, use_cache=False).logits[:, :-1].float()
-            return functional.cross_entropy(logits.flatten(0, 1), rows[:, 1:].flatten())
+        def next_token(student: Any, rows: Examples) -> Tensor:
+            return rows.next_token_loss(student(rows.tokens, use_cache=False).logits)
 
         return next_token

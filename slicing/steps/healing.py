@@ -18,6 +18,8 @@ from analysis.errors import PlanError
 from analysis.evaluate import batch_tokens, check_windows
 from analysis.needs import fits, refuse_unless_it_fits
 from analysis.values import key_of
+from slicing.heal.examples import Examples
+from slicing.heal.judged import accuracy
 from slicing.heal.limits import Limits
 from slicing.heal.need import training_need
 from slicing.heal.record import Healed
@@ -28,8 +30,6 @@ from slicing.heal.training import Loss, Settings, train
 from slicing.steps.base import Cost, Made, Step
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from analysis.needs import MemoryNeed
     from analysis.shape import ModelShape
     from slicing.budget import Budget
@@ -38,8 +38,28 @@ if TYPE_CHECKING:
 
 HELD = 8
 """Windows of the healing text that no training sees: they judge it, and end it."""
+HELD_LABELLED, HELD_SHARE = 200, 5
+"""Of texts with labels one in five, 200 at most: they are shorter, and their accuracy needs more."""
 PACE = 100_000.0
 """Tokens through the decoder in a minute, for a time left: of the demo model on two cores."""
+
+
+def held_out(examples: Examples) -> int:
+    """Say how many examples, the first ones, are held out (``PlanError`` where there are too few)."""
+    if examples.plain:
+        if len(examples) <= HELD:
+            raise PlanError(
+                f"The healing text has {len(examples):,} windows of {examples.tokens.shape[1]:,} tokens that "
+                f"nothing else sees, and {HELD} of them are held out: give more text, or choose shorter "
+                "windows."
+            )
+        return HELD
+    if len(examples) < HELD * HELD_SHARE:
+        raise PlanError(
+            f"The healing text has {len(examples):,} labelled rows, and one in {HELD_SHARE} of them, "
+            f"{HELD} at least, is held out: give a table of {HELD * HELD_SHARE} rows or more."
+        )
+    return min(HELD_LABELLED, len(examples) // HELD_SHARE)
 
 
 class Healing(Step):
@@ -122,20 +142,24 @@ class Healing(Step):
 
     def apply(self, view: ModelView, plan: None, made: Made) -> Made:
         """Train, and keep what is better."""
-        windows = view.healing_windows()
-        check_windows(view.model, windows)
-        twice = self._twice_where_it_fits(view, made, windows.shape[1])
-        if len(windows) <= HELD:
-            raise PlanError(
-                f"The healing text has {len(windows):,} windows of {windows.shape[1]:,} tokens that nothing "
-                f"else sees, and {HELD} of them are held out: give more text, or choose shorter windows."
-            )
-        key = key_of([view.key, made.line, self.key])
+        examples = Examples.of(view.healing_windows())
+        check_windows(view.model, examples.tokens)
+        twice = self._twice_where_it_fits(view, made, examples.tokens.shape[1])
+        count = held_out(examples)
+        held = examples[:count]
+        key = key_of([view.key, made.line, self.key, examples.digest])
         resume = Resume(key) if view.key else None
         if resume:
             clear_old_trainings()
         with PeakMemory(view.model.device) as peak:
-            model, told = self.healed(view, made, windows[HELD:], windows[:HELD], resume, twice)
+            model, told = self.healed(view, made, examples[count:], held, resume, twice)
+            if examples.labels:
+                told = told.model_copy(
+                    update={
+                        "accuracy_before": accuracy(made.model, held, view.precision),
+                        "accuracy_after": accuracy(model, held, view.precision),
+                    }
+                )
         if resume:
             resume.clear()
         free_memory()
@@ -172,8 +196,8 @@ class Healing(Step):
         self,
         view: ModelView,
         made: Made,
-        windows: Tensor,
-        held: Tensor,
+        examples: Examples,
+        held: Examples,
         resume: Resume | None,
         twice: bool,
     ) -> tuple[Any, Healed]:
@@ -248,8 +272,8 @@ class Training(Healing):
         self,
         view: ModelView,
         made: Made,
-        windows: Tensor,
-        held: Tensor,
+        examples: Examples,
+        held: Examples,
         resume: Resume | None,
         twice: bool,
     ) -> tuple[Any, Healed]:
@@ -266,5 +290,5 @@ class Training(Healing):
             view.progress("Healing", round(1000 * used), 1000)
 
         with checkpointed(student) if twice else nullcontext():
-            told = train(student, loss, windows, held, self.limits, settings, tell, resume)
+            told = train(student, loss, examples, held, self.limits, settings, tell, resume)
         return merged(student, dtype), told.model_copy(update={"checkpointed": twice})

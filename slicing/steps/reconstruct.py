@@ -10,11 +10,12 @@ import numpy as np
 from pydantic import Field
 
 from analysis.anatomy import blocks
-from analysis.evaluate import perplexity
 from analysis.late import no_grad, torch
 from analysis.stream import BlockStream
 from slicing.depth.layout import Layout
 from slicing.heal.block import train_block
+from slicing.heal.examples import Examples
+from slicing.heal.judged import held_loss
 from slicing.heal.record import Healed, Look
 from slicing.heal.resume import Resume
 from slicing.heal.student import merged, student_of
@@ -34,7 +35,8 @@ class Reconstruct(Healing):
 
     ``min sum_t |f_l(x_t) - y_t|^2 / |y_t|^2``, x the smaller model's stream in front of its block l, y the
     dense one behind the dense blocks that it stands for. One block is in training at a time, which takes
-    little memory, and what is gone behind a block is made up for by it.
+    little memory, and what is gone behind a block is made up for by it. It follows the stream of every token,
+    whether a label counts or not.
     """
 
     name = "reconstruct"
@@ -66,8 +68,8 @@ class Reconstruct(Healing):
         self,
         view: ModelView,
         made: Made,
-        windows: Tensor,
-        held: Tensor,
+        examples: Examples,
+        held: Examples,
         resume: Resume | None,
         twice: bool,
     ) -> tuple[Any, Healed]:
@@ -78,9 +80,9 @@ class Reconstruct(Healing):
         start = time.perf_counter() - stored["seconds"]
         dense, student = view.model, student_of(made.model)
         layout = made.layout or Layout.whole(len(blocks(dense)))
-        count = max(1, self.tokens // (self.passes * windows.shape[1]))
-        before = view.mean_loss(student, held)
-        windows = torch.cat([windows[:count], held])
+        some = examples[: max(1, self.tokens // (self.passes * examples.tokens.shape[1]))]
+        before = held_loss(student, held, view.precision)
+        windows = torch.cat([some.tokens, held.tokens])
         true = BlockStream(dense, windows)
         short, listed, passed = true.beside(student), blocks(student), 0
         following = layout.following
@@ -107,8 +109,8 @@ class Reconstruct(Healing):
                     resume.save(lambda: {"blocks": done, "seconds": time.perf_counter() - start})
             short.through(listed[place], place)
             view.progress("Healing", place + 1, len(following))
-        after = float(np.mean(perplexity(student, held).nll))
-        seen = (len(windows) - len(held)) * windows.shape[1]
+        after = held_loss(student, held, "exact")
+        seen = some.size
         told = Healed(
             step=self.name,
             windows=len(held),

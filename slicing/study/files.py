@@ -82,6 +82,7 @@ def text_line(source: TextSource, role: Role) -> str:
     if source.kind == "demo":
         return "demo" if source.split == role else f"demo:{source.split}"
     column = f"{MARK}{source.column}" if source.column else ""
+    column += f":{source.label_column}" if source.label_column else ""
     if source.kind == "file":
         return f"{source.location}{column}"
     for name in PRESETS:

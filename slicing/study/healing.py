@@ -9,6 +9,8 @@ from analysis.late import torch
 from analysis.sources.text import TextSource
 from analysis.sources.windows import token_windows
 from analysis.values import key_of
+from slicing.heal.examples import Examples
+from slicing.heal.labelled import labelled_examples
 from slicing.study.judge import digest
 from slicing.study.requests import SEARCHED, Calibrated
 
@@ -16,8 +18,20 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+def healing_examples(request: Calibrated, tokenizer: Any) -> Examples:
+    """Give all examples (N, T) that healing may see, in a random order.
+
+    They are windows of plain text, or the rows of a text with labels, of which only the labels count.
+    """
+    text = request.healing_text
+    if text is None or not text.label_column:
+        return Examples.of(healing_windows(request, tokenizer))
+    examples = labelled_examples(text, tokenizer, request.window_length)
+    return examples[_shuffled(len(examples), request.seed)]
+
+
 def healing_windows(request: Calibrated, tokenizer: Any) -> Tensor:
-    """Give all windows (N, T) that healing may see, in a random order.
+    """Give all windows (N, T) of plain text that healing may see, in a random order.
 
     They are of a text of its own, or else of the calibration text. Calibration and searches see none of them,
     whichever texts these are on.
@@ -32,7 +46,11 @@ def healing_windows(request: Calibrated, tokenizer: Any) -> Tensor:
             "healing text."
         )
     windows = token_windows(text, tokenizer, length, there - skip, seed, skip)
-    return windows[torch.randperm(len(windows), generator=torch.Generator().manual_seed(seed))]
+    return windows[_shuffled(len(windows), seed)]
+
+
+def _shuffled(count: int, seed: int) -> Tensor:
+    return torch.randperm(count, generator=torch.Generator().manual_seed(seed))
 
 
 def _seen(request: Calibrated, text: TextSource) -> int:

@@ -46,6 +46,17 @@ class Request(Value):
     """Whether it takes the weights as plain numbers, which quantised ones are not."""
     model: ModelSource
 
+    @model_validator(mode="after")
+    def _check_labels(self) -> Self:
+        for name in type(self).model_fields:
+            source = getattr(self, name)
+            if name != "healing_text" and getattr(source, "label_column", None):
+                raise PlanError(
+                    f"The text '{source.label}' has labels, which only healing takes: leave the column of "
+                    "labels out, or name this text as the healing text."
+                )
+        return self
+
     @property
     @abstractmethod
     def profile_draw(self) -> tuple[int, int, int]:
@@ -163,7 +174,7 @@ class Calibrated(Request):
         default=None,
         title="Heal on a text of its own",
         description="Steps that train what is left draw from this text, and else from what calibration and "
-        "searches leave of the calibration text.",
+        "searches leave of the calibration text. FILE#TEXT:LABEL names a table with labels to learn.",
     )
     profile_windows: int = 8
     """The profile is measured on this many of the calibration windows."""

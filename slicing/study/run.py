@@ -30,7 +30,7 @@ from slicing.steps.base import Made, Step
 from slicing.store import open_model
 from slicing.study.best_share import with_best_shares
 from slicing.study.cuts import Cut, Cuts, cutting
-from slicing.study.healing import healing_windows, training_key
+from slicing.study.healing import healing_examples, training_key
 from slicing.study.judge import (
     Judge,
     card_numbers,
@@ -222,7 +222,7 @@ def open_view(
         find_precision=lambda: safe_precision(request.model, windows, opened.model),
         search=searched,
         draw_more=lambda count: search_windows(request, opened.tokenizer, count),
-        healing_windows=lambda: healing_windows(request, opened.tokenizer),
+        healing_windows=lambda: healing_examples(request, opened.tokenizer),
         seed=request.seed,
         key=training_key(request, windows),
     )
@@ -305,7 +305,7 @@ class Trials:
             self._judge = trial.view_key, Judge(trial, self.opened, view)
         view.listener = self.progress
         # Trials that heal on a text of their own share what was measured with those that do not.
-        view.healing_windows = partial(healing_windows, trial, self.opened.tokenizer)
+        view.healing_windows = partial(healing_examples, trial, self.opened.tokenizer)
         view.key = training_key(trial, view.windows)
         return view, self._judge[1]
 

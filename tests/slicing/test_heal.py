@@ -30,6 +30,7 @@ from app.cli import app
 from slicing.budget import Budget
 from slicing.heal import training
 from slicing.heal.block import train_block
+from slicing.heal.examples import Examples
 from slicing.heal.limits import Limits, rate_at
 from slicing.heal.need import training_need
 from slicing.heal.record import Healed
@@ -72,9 +73,9 @@ def counting(count: int, seed: int) -> Tensor:
 WINDOWS, TEXT = counting(16, 0), counting(72, 1)
 
 
-def next_token(model: Any, rows: Tensor) -> Tensor:
-    logits = model(rows, use_cache=False).logits[:, :-1].flatten(0, 1)
-    return functional.cross_entropy(logits, rows[:, 1:].flatten())
+def next_token(model: Any, rows: Examples) -> Tensor:
+    logits = model(rows.tokens, use_cache=False).logits[:, :-1].flatten(0, 1)
+    return functional.cross_entropy(logits, rows.tokens[:, 1:].flatten())
 
 
 def settings(**own: Any) -> Settings:
@@ -84,7 +85,8 @@ def settings(**own: Any) -> Settings:
 def trained(
     model: Any, tokens: int, resume: Resume | None = None, loss: Any = next_token, **own: Any
 ) -> Healed:
-    return train(model, loss, TEXT[8:], TEXT[:8], Limits(tokens), settings(**own), lambda used: None, resume)
+    text, held = Examples.of(TEXT[8:]), Examples.of(TEXT[:8])
+    return train(model, loss, text, held, Limits(tokens), settings(**own), lambda used: None, resume)
 
 
 @pytest.fixture(scope="module")
@@ -163,7 +165,7 @@ def test_distillation_comes_nearer_to_the_dense_model(dense):
     assert divergence(made.model) < 0.7 * divergence(before.model)
     step = find_step("distil")()
     loss = step.loss(view_of(dense), Made(dense), before.model)  # type: ignore[attr-defined]
-    assert float(loss(before.model, rows)) == pytest.approx(divergence(before.model), abs=1e-5)
+    assert float(loss(before.model, Examples.of(rows))) == pytest.approx(divergence(before.model), abs=1e-5)
 
 
 def test_weights_that_are_no_better_are_given_back(dense):
@@ -181,7 +183,8 @@ def test_training_ends_where_nothing_is_gained_and_keeps_the_best_look():
     model = student_of(tiny_model("llama", num_hidden_layers=2))
     trainable(model, "all", 1, 1.0)
     unlike = torch.randint(3, 300, TEXT.shape, generator=torch.Generator().manual_seed(5))
-    told = train(model, next_token, unlike, TEXT[:8], Limits(400_000), settings(), lambda used: None)
+    given = Examples.of(unlike), Examples.of(TEXT[:8])
+    told = train(model, next_token, *given, Limits(400_000), settings(), lambda used: None)
     assert told.ended == "no gain"
     assert told.tokens < 400_000
     losses = [look.loss for look in told.looks]
@@ -198,14 +201,14 @@ def test_a_training_that_was_killed_ends_with_the_same_weights(tmp_path, monkeyp
         trainable(each, "all", 1, 1.0)
     calls = steps = 0
 
-    def dies(model: Any, rows: Tensor) -> Tensor:
+    def dies(model: Any, rows: Examples) -> Tensor:
         nonlocal calls
         calls += 1
         if calls > 60:
             raise KeyboardInterrupt
         return next_token(model, rows)
 
-    def counted(model: Any, rows: Tensor) -> Tensor:
+    def counted(model: Any, rows: Examples) -> Tensor:
         nonlocal steps
         steps += 1
         return next_token(model, rows)

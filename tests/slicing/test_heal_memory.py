@@ -18,6 +18,7 @@ from analysis.errors import OutOfMemoryError, UnsupportedError
 from analysis.evaluate import perplexity
 from analysis.read_shape import read_shape
 from slicing.budget import Budget
+from slicing.heal.examples import Examples
 from slicing.heal.limits import Limits
 from slicing.heal.need import training_need
 from slicing.heal.resume import Resume
@@ -49,9 +50,9 @@ def drawn(count: int, seed: int = 0) -> Tensor:
     return torch.randint(3, 60, (count, 24), generator=torch.Generator().manual_seed(seed))
 
 
-def next_token(model: Any, rows: Tensor) -> Tensor:
-    logits = model(rows, use_cache=False).logits[:, :-1].flatten(0, 1)
-    return functional.cross_entropy(logits, rows[:, 1:].flatten())
+def next_token(model: Any, rows: Examples) -> Tensor:
+    logits = model(rows.tokens, use_cache=False).logits[:, :-1].flatten(0, 1)
+    return functional.cross_entropy(logits, rows.tokens[:, 1:].flatten())
 
 
 def made_of(line: str) -> Made:
@@ -71,7 +72,7 @@ def gradients(student: nn.Module) -> tuple[int, dict[str, Tensor]]:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        loss = next_token(student, drawn(4))
+        loss = next_token(student, Examples.of(drawn(4)))
     saved = sum(each.untyped_storage().nbytes() for each in kept.values())
     kept.clear()
     loss.backward()
@@ -231,11 +232,12 @@ def test_a_training_with_moments_in_8_bits_goes_on_to_the_same_weights(tmp_path,
 
     def trained(student: Any, loss: Any = next_token, resume: Resume | None = None) -> None:
         trainable(student, "all", 1, 1.0)
-        train(student, loss, drawn(32, 1), drawn(8), Limits(2000), settings, lambda used: None, resume)
+        text, held = Examples.of(drawn(32, 1)), Examples.of(drawn(8))
+        train(student, loss, text, held, Limits(2000), settings, lambda used: None, resume)
 
     calls = 0
 
-    def dies(model: Any, rows: Tensor) -> Tensor:
+    def dies(model: Any, rows: Examples) -> Tensor:
         nonlocal calls
         calls += 1
         if calls > 12:
