@@ -7,6 +7,7 @@ about slicing or pictures.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -55,7 +56,7 @@ class Cloud(NamedTuple):
 
     def beyond(self, place: int, width: int) -> float:
         """Give the share of energy outside the leading ``width`` directions, of the block at ``place``."""
-        return float(self.principal[place, width:].sum(dtype=np.float64))
+        return math.fsum(self.principal[place, width:].tolist())
 
     def middle(self) -> int:
         """Give the place of the block that pictures begin with."""
