@@ -354,11 +354,6 @@ def choose_part(block: int, part: str) -> None:
     put({"block": block, "unit-part": part})
 
 
-def look_near(tab: str) -> None:
-    """Open this tab of the profile from near; only in a callback."""
-    put({"near": tab})
-
-
 def choose_pair(pair: tuple[int, int]) -> None:
     """Make these the two depths that are compared; only in a callback."""
     put({"pair-from": min(pair), "pair-to": max(pair)})

@@ -25,7 +25,9 @@ class TimeLeft:
     that follow, the mean pace by weight. Between two steps the time that passes is taken off.
     """
 
-    def __init__(self, weights: Sequence[float], clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, weights: Sequence[float], clock: Callable[[], float] = lambda: time.monotonic()
+    ) -> None:
         self._weights, self._clock = list(weights), clock
         self._place: tuple[int, str, int] | None = None
         """The phase: its place among the weights, its name, and of how many steps it is."""

@@ -62,16 +62,9 @@ def _map(run: Run, costs: UnitCosts, shape: ModelShape) -> Part | None:
         return None
     chart = st.container()  # in front of the controls that choose what it frames
     with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
-        block = controls.block(run.result.profile)
         titles = {part: wording.part_title(part) for part in rows}
         part: Part = controls.choice("Part", "unit-part", titles, rows[-1])
-        st.button(
-            "See its tokens",
-            icon=":material/match_case:",
-            on_click=state.look_near,
-            args=("Tokens",),
-            help="How strongly this block changes each token.",
-        )
+    block = int(state.widget("block", 0))  # which is chosen above, beside its tokens
     drawing = draw_unit_map(costs, shape, share, measure != "nats", (block, part), parts.theme())
 
     def pick(point: dict[str, object]) -> None:

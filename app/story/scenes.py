@@ -175,10 +175,10 @@ SCENES = (
             misconception="“An LR score of 0 means that the block is not redundant at all.” The scale is "
             "relative: one block is always at 0, one always at 1, and an outlier presses the rest together.",
             exercise=Exercise(
-                "Leave the outliers off, if there are any. What differs among the other blocks now that "
-                "could not be seen before?",
+                "Count the first token of each window too. Which blocks seem to change less now, and why can "
+                "one token do that?",
                 PROFILE,
-                {"zoom": "true"},
+                {"shown-first": "true"},
             ),
         ),
     ),

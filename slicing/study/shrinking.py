@@ -50,10 +50,6 @@ LATE = 1.2
 """A wish is refused where even its least trials take so many times its minutes."""
 
 
-class Late(SlicescopeError):
-    """A trial has taken the time that was left for it."""
-
-
 class Entry(NamedTuple):
     """A trial that is to be run where there is time."""
 
@@ -315,10 +311,10 @@ class _Race:
     def _tell(self, rung: Rung, done: int, total: int, *within: object) -> None:
         """Tell how many trials of a rung are done, whatever one of them tells ``within``.
 
-        Raises ``Late`` where the one that runs is to be given up.
+        Raises ``PlanError`` where the one that runs is to be given up.
         """
         if self.clock.spent > self.deadline:
-            raise Late("it was given up: it took longer than was left for it")
+            raise PlanError("it was given up: it took longer than was left for it")
         self.progress(PHASES[rung], done, total)
 
     # Keeping

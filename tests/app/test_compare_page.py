@@ -12,7 +12,7 @@ from idle_app import page
 from streamlit.testing.v1 import AppTest
 
 from app.body import body_of, body_table
-from app.cli.terminal import _tell_memory
+from app.cli.work import _tell_memory
 from app.figures.body import draw_body
 from app.other_way import best_other_way
 from app.proposal import propose

@@ -88,7 +88,7 @@ def test_two_people_load_two_models(pages: tuple[Any, Any], hub: Hub) -> None:
     load(bob, "owner/large")
     bob.get_by_text("This closes owner/small, which another person opened").wait_for()
     bob.get_by_text(re.compile(r"Fetching \d+\sMiB of 7\sMiB")).wait_for()
-    bob.get_by_text(re.compile(r"· less than a minute left")).wait_for()
+    bob.get_by_text(re.compile(r"less than a minute left")).first.wait_for()
     hub.stalled.set()  # now only the person can end it
     begun = time.monotonic()
     bob.get_by_role("button", name="Cancel").click()

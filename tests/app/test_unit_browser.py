@@ -20,7 +20,7 @@ def test_a_click_on_a_cell_chooses_the_block_and_leads_to_its_tokens(tmp_path: P
     run = units_run(tmp_path)
     with served(Path(os.environ["SLICESCOPE_HOME"])) as address, chromium() as browser:
         page = visit(browser, f"{address}/profile?profile={run.key}&near=Units")
-        chart = page.locator(".js-plotly-plot").nth(1)
+        chart = page.locator(".st-key-units .js-plotly-plot")
         chart.wait_for()
         page.locator(".js-plotly-plot").nth(3).wait_for()
         settle(page)
@@ -30,5 +30,4 @@ def test_a_click_on_a_cell_chooses_the_block_and_leads_to_its_tokens(tmp_path: P
         # Three blocks and five parts: the second block's KV heads.
         page.mouse.click(box["x"] + box["width"] * 1.5 / 3, box["y"] + box["height"] * 1.5 / 5)
         page.get_by_text("Block 1, attention: cost while its units go").wait_for()
-        page.get_by_role("button", name="See its tokens").click()
         page.get_by_text("Window 0, as block 1 changes it").wait_for()
