@@ -2,7 +2,8 @@
 
     SlicescopeError             exit code 1
     ├── ModelError              3  a model that cannot be found, read or handled
-    │   └── UnsupportedError    3  the model is fine, but this operation does not hold for it
+    │   ├── UnsupportedError    3  the model is fine, but this operation does not hold for it
+    │   └── NotFiniteError      3  what was computed is NaN or infinite
     ├── TextError               4  a text that cannot be found, read, or is too short
     ├── PlanError               5  a target, base or bound that no schedule can meet
     ├── StorageError            6  a folder that cannot be read or written
