@@ -93,7 +93,7 @@ class TimeLeft:
         if mean is None and (later or own is None):
             return None
         if own is not None:
-            left = own * (total - self._done) - min(now - self._ticked, own)
+            left = own * (total - self._done) - min(now - self._ticked, own * self._at_once())
         else:
             left = max((mean or 0.0) * weight - (now - self._begun_place), 0.0)
         return left + later * (mean or 0.0)
@@ -102,12 +102,16 @@ class TimeLeft:
         """Seconds for a step of the phase; ``None`` while that would be a guess."""
         if not self._steps or now - self._began < OBSERVED:
             return None
-        waited, pace = now - self._ticked, _pace(self._steps)
-        if (self._place and self._done >= self._place[2]) or waited <= pace:
+        waited, pace, count = now - self._ticked, _pace(self._steps), self._at_once()
+        if (self._place and self._done >= self._place[2]) or waited <= pace * count:
             return pace
-        if self._said is None and waited > 2 * pace:  # it takes longer than all before: wait for its end
+        if self._said is None and waited > 2 * pace * count:  # longer than all before: wait for its end
             return None
-        return _pace([*self._steps, (waited, 1)])
+        return _pace([*self._steps, (waited, count)])
+
+    def _at_once(self) -> int:
+        """How many steps are told at a time: one, or of bytes a great many."""
+        return max(1, round(sum(count for _, count in self._steps) / max(1, len(self._steps))))
 
 
 def _pace(steps: Sequence[tuple[float, int]]) -> float:

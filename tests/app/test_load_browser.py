@@ -84,7 +84,7 @@ def test_two_people_load_two_models(pages: tuple[Any, Any], hub: Hub) -> None:
     ann, bob = pages
     load(ann, "owner/small")
     ann.get_by_text("cpu, float32").first.wait_for()
-    hub.rate = 2**20
+    hub.rate = 2**18  # half a minute, so that its time left can be told
     load(bob, "owner/large")
     bob.get_by_text("This closes owner/small, which another person opened").wait_for()
     bob.get_by_text(re.compile(r"Fetching \d+\sMiB of 7\sMiB")).wait_for()

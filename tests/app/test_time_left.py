@@ -122,6 +122,18 @@ def test_a_phase_that_is_heard_of_late_began_with_the_end_of_the_one_before() ->
     assert work.left.seconds() == pytest.approx(50.0)
 
 
+def test_bytes_that_come_many_at_a_time_have_a_pace() -> None:
+    clock = Clock()
+    left = TimeLeft([1.0], clock)
+    left.advance(0, "Fetching", 0, 2**23)
+    for chunk in range(1, 6):
+        clock.now += 1.0
+        left.advance(0, "Fetching", chunk * 2**18, 2**23)
+    clock.now += 0.4  # the next ones are on their way
+    seconds = left.seconds()
+    assert seconds == pytest.approx(26.6, abs=1.0)
+
+
 def test_bytes_that_were_there_before_are_not_taken_for_a_pace() -> None:
     work = Work(1.0)
     for come in range(11):
