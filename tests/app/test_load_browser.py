@@ -98,6 +98,6 @@ def test_two_people_load_two_models(pages: tuple[Any, Any], hub: Hub) -> None:
     hub.rate = None
     bob.get_by_role("button", name="Load", exact=True).click()
     ann.get_by_text("owner/small is closed, since another person opened owner/large.").wait_for()
-    ann.get_by_role("button", name="Dismiss").click()
+    ann.locator(".st-key-dismiss-closed button").click()
     ann.get_by_text("owner/small is closed").wait_for(state="hidden")
     ann.get_by_text("This closes owner/large, which another person opened").wait_for()
