@@ -59,7 +59,7 @@ class StorageError(SlicescopeError):
 
 
 class NotFiniteError(ModelError):
-    """What was computed is NaN or infinite: the dtype is too narrow, or the weights are broken."""
+    """Tell that a result is NaN or infinite: the dtype is too narrow, or the weights are broken."""
 
 
 class OutOfMemoryError(SlicescopeError):

@@ -207,7 +207,7 @@ def provenance(view: state.View) -> state.Shown | None:
                 label="Present",
                 icon=":material/present_to_all:",
                 query_params={"present": "1", **named},
-                help="The method in seven steps, told with this run: arrow keys, big type, nothing else.",
+                help="The method step by step, told with this run: arrow keys, big type, nothing else.",
             )
     return shown
 

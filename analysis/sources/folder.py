@@ -92,7 +92,7 @@ def require_whole(path: Path, label: str) -> None:
 
 @lru_cache(maxsize=512)
 def _fault(path: Path, size: int, changed: int) -> str:
-    """What is wrong with a file and what to do, or nothing; its size and date are parts of the question."""
+    """Say what is wrong with a file and what to do, or nothing; a new size or date asks anew."""
     with path.open("rb") as file:
         if size <= _POINTER_SIZE and file.read(len(_POINTER)) == _POINTER:
             return "is a pointer of Git LFS in the place of the file: run 'git lfs pull' in its folder"

@@ -88,7 +88,7 @@ def _answer(found: Comparison, run: Run) -> None:
 
 
 def _other_way(found: Comparison, run: Run) -> None:
-    """What the best other way costs at this size, and the way there."""
+    """Say what the best other way costs at this size, and link to it."""
     best = best_other_way(run, found, state.may_list)
     st.markdown(wording.verbatim(wording.other_way(found, best)))
     if best and best.key == bundled_board().key:

@@ -165,7 +165,7 @@ def _card(option: Option) -> None:
 
 
 def _underway(request: ShrinkRequest, active: bool) -> None:
-    """What has come so far, redrawn while it runs."""
+    """Show what has come so far; the page draws it again while the job runs."""
     job = next((each for each in state.worker().active if each.task == request), None)
     if active and job is None:
         st.rerun()  # all of the page: it has ended

@@ -41,7 +41,7 @@ class Loudness:
     quiet: bool = False
     """Neither progress nor notes."""
     verbose: bool = False
-    """What other libraries say too, and where an error arose."""
+    """Show what other libraries say too, and where an error arose."""
 
 
 loudness = Loudness()
