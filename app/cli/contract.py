@@ -54,6 +54,8 @@ def recipe_json(study: Study, plan: Plan, settings: dict[str, Any]) -> dict[str,
     cut["settings"] = {
         name: list(value) if isinstance(value, tuple) else float(value) for name, value in settings.items()
     }
+    for text in (asked["calibration"], asked["evaluation"]):
+        text.pop("label_column")  # it is of healing alone, which that version did not know
     return {
         **{name: asked[name] for name in _CALIBRATED},
         "method": "preview" if step.one_shot else "faithful",

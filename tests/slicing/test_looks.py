@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from slicing.heal import looks
+from slicing.heal.examples import Examples
 from slicing.heal.limits import Limits
 from slicing.heal.looks import Underway, training_of
 from slicing.heal.student import student_of, trainable
@@ -33,9 +34,9 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache" / "trainings"
 
 
-def next_token(model: Any, rows: Tensor) -> Tensor:
-    logits = model(rows).logits[:, :-1].float()
-    return functional.cross_entropy(logits.flatten(0, 1), rows[:, 1:].flatten())
+def next_token(model: Any, rows: Examples) -> Tensor:
+    logits = model(rows.tokens).logits[:, :-1].float()
+    return functional.cross_entropy(logits.flatten(0, 1), rows.tokens[:, 1:].flatten())
 
 
 def trained(tell: Any) -> Any:
@@ -43,9 +44,9 @@ def trained(tell: Any) -> Any:
     student = student_of(tiny_model("llama", num_hidden_layers=2))
     trainable(student, "all", 1, 1.0)
     rows = torch.arange(72)[:, None] + torch.arange(LENGTH)[None] + 3
-    return train(
-        student, next_token, rows[8:], rows[:8], Limits(TOKENS), Settings("count", 1e-3, 2, 0, "exact"), tell
-    )
+    examples, held = Examples.of(rows[8:]), Examples.of(rows[:8])
+    settings = Settings("count", 1e-3, 2, 0, "exact")
+    return train(student, next_token, examples, held, Limits(TOKENS), settings, tell)
 
 
 def test_another_process_reads_the_looks_of_a_training_as_they_come(home: Path) -> None:
