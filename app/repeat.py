@@ -101,6 +101,10 @@ def _of_search(search: SearchRequest) -> Study:
     )
 
 
+_ONLY_WHERE_GIVEN = ("search_text", "healing_text")
+"""Texts that are none where no flag names one; the others are then the demo text."""
+
+
 def _flags(request: Any) -> list[str]:
     """The flags of all fields that are not as usual; the model is always named."""
     words: list[str] = []
@@ -117,8 +121,8 @@ def _flag(request: Any, name: str, value: Any) -> list[str]:
     if name in TEXTS:
         if value is None:  # a model card without an evaluation, or a search on the calibration text
             return ["--evaluation-windows", "0"] if name == "evaluation" else []
-        said, usual = text_line(value, TEXTS[name]), "demo"
-        return [flag, said] if said != usual else []
+        said = text_line(value, TEXTS[name])
+        return [flag, said] if said != "demo" or name in _ONLY_WHERE_GIVEN else []
     if name == "budget":
         return [flag, value.line]
     if name == "evaluation_windows" and request.evaluation is None:

@@ -114,6 +114,21 @@ def test_what_is_copied_makes_the_same_request(request: Any) -> None:
     assert again(request) == request
 
 
+@pytest.mark.parametrize("name", ["search_text", "healing_text"])
+def test_a_text_that_has_no_usual_one_is_always_named(name: str) -> None:
+    """Name the demo text too, which other texts are where no flag names one."""
+    demo = TextSource.parse("demo", "calibration")
+    plain = {
+        "model": ModelSource(kind="demo"),
+        "recipe": Recipe.parse("slice"),
+        "budget": Budget.parse("0.2"),
+    }
+    request = CompressRequest(
+        **plain, calibration=TextSource.parse("demo:search", "calibration"), **{name: demo}
+    )
+    assert again(request) == request
+
+
 @pytest.mark.parametrize("run", [bundled_run, bundled_units, bundled_sweep, bundled_contest, bundled_board])
 def test_the_shipped_runs_can_be_repeated(run: Any) -> None:
     assert again(run().request) == run().request
