@@ -121,7 +121,7 @@ def test_a_text_that_has_no_usual_one_is_always_named(name: str) -> None:
     plain = {
         "model": ModelSource(kind="demo"),
         "recipe": Recipe.parse("slice"),
-        "budget": Budget.parse("0.2"),
+        "budget": Budget.parse("parameters=0.2"),
     }
     request = CompressRequest(
         **plain, calibration=TextSource.parse("demo:search", "calibration"), **{name: demo}
