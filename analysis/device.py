@@ -181,8 +181,24 @@ def synchronise(device: torch.device) -> None:
         torch.mps.synchronize()
 
 
-_TRIM = getattr(ctypes.CDLL(None) if sys.platform == "linux" else None, "malloc_trim", None)
+_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
+_TRIM = getattr(_LIBC, "malloc_trim", None)
 """Of glibc, which keeps what was freed (half a gigabyte after a model of a quarter) until it is asked."""
+_MALLOPT = getattr(_LIBC, "mallopt", None)
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
+"""Options of glibc's ``mallopt``, by their numbers in ``malloc.h``."""
+
+
+def reuse_memory() -> None:
+    """Let this process use freed memory again before it goes back to the system, until ``free_memory``.
+
+    glibc gets every tensor above some megabytes from the system anew, which clears each of its pages. This is
+    for a process that does nothing but compute; a program that imports slicescope keeps its own settings.
+    On other systems nothing changes.
+    """
+    if _MALLOPT:
+        _MALLOPT(_MMAP_THRESHOLD, 2**30)
+        _MALLOPT(_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def free_memory() -> None:

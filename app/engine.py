@@ -259,5 +259,8 @@ def launch() -> Child:
 
 def compute_for(line: int) -> None:
     """Run an engine as the process of its own, given the number of its end of the connection."""
+    from analysis.device import reuse_memory
+
     os.nice(MODESTY)
+    reuse_memory()
     Engine(Connection(line)).run(gone=lambda: os._exit(0))

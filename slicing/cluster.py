@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import torch
 
 import analysis.errors
+from analysis.device import reuse_memory
 from analysis.errors import OutOfMemoryError, SlicescopeError, one_line
 from analysis.sources.model import ModelSource
 from analysis.values import Progress
@@ -273,6 +274,7 @@ class _Worker:
 
     def __init__(self, opener: Opener, threads: int, node: str, home: str | None, gpus: int = 0) -> None:
         torch.set_num_threads(threads)
+        reuse_memory()
         self.opener, self.gpus = opener, gpus
         self._trials: tuple[ModelSource, Trials] | None = None
         if home and node == platform.node():  # on another machine that folder means nothing

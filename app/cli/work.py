@@ -18,9 +18,11 @@ if TYPE_CHECKING:
 
 def open_source(source: ModelSource, listen: Any) -> OpenModel:
     """Fetch what a model lacks and open it, with progress."""
+    from analysis.device import reuse_memory
     from analysis.sources.opening import fetch_missing
     from slicing.store import open_model
 
+    reuse_memory()
     fetch_missing(source, listen)
     listen("Opening", 0, 1)
     opened = open_model(source)
@@ -30,11 +32,13 @@ def open_source(source: ModelSource, listen: Any) -> OpenModel:
 
 def carry_out(request: Request, executor: Executor | None = None) -> Run:
     """Do what a request says, with progress, and store the run; memory and warnings are told before."""
+    from analysis.device import reuse_memory
     from analysis.errors import UnsupportedError
     from analysis.sources.configuration import shape_of
     from slicing.study.results import warnings
     from slicing.study.run import perform
 
+    reuse_memory()
     shape = None
     with suppress(UnsupportedError):  # which says so itself where it is in the way
         shape = shape_of(request.model)

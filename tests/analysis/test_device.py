@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 
 import pytest
@@ -75,3 +77,28 @@ def test_peak_stops_looking_when_the_block_fails():
 def test_host_tells_its_memory():
     free, total = memory_of(torch.device("cpu"))
     assert 0 < free <= total
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the settings are those of glibc")
+def test_memory_that_was_freed_is_used_again_and_goes_back_when_asked():
+    """By the pages that the system had to clear, and by what the process holds in the end."""
+    script = """
+import resource, sys
+import psutil, torch
+from analysis.device import free_memory, reuse_memory
+if sys.argv[1] == "reuse":
+    reuse_memory()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(20):
+    torch.ones(1 << 24)  # 64 MiB
+held = psutil.Process().memory_info().rss
+free_memory()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before, psutil.Process().memory_info().rss - held)
+"""
+    told = {}
+    for how in ("reuse", "usual"):
+        asked = [sys.executable, "-c", script, how]
+        done = subprocess.run(asked, check=True, stdout=subprocess.PIPE, text=True)
+        told[how] = [int(each) for each in done.stdout.split()]
+    assert told["reuse"][0] < told["usual"][0] / 2
+    assert told["reuse"][1] < -60e6
