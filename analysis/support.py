@@ -1,7 +1,7 @@
 """Which families cannot be sliced, and why; which cannot be profiled either.
 
 Types are ``config.model_type``. ``tests/analysis/test_support.py`` tries every type of transformers, and
-README has the outcome. The families that can be sliced are ``ANATOMIES`` in ``analysis.families``.
+docs/models.md has the outcome. The families that can be sliced are ``ANATOMIES`` in ``analysis.families``.
 """
 
 from __future__ import annotations

@@ -66,8 +66,8 @@ def serve(
     logins = [_asks_for_login(Path(file)) for file in settings["secrets.files"]]
     if not (policy.demo_mode or any(logins) or _is_loopback(address)):
         log.warning(
-            "Whoever reaches %s can use this app with your rights, and it asks for no login: see 'Serving "
-            "others' in the README, or start it with --demo-mode.",
+            "Whoever reaches %s can use this app with your rights, and it asks for no login: see "
+            "'Colleagues, with a login' in docs/serving.md, or start it with --demo-mode.",
             visible(address),
         )
     if not _is_loopback(address):

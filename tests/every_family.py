@@ -1,7 +1,7 @@
 """A tiny random model of every causal language model type of the installed transformers; what works on it.
 
 ``python tests/every_family.py`` says of each type whether it runs; with ``--write`` it tries which can be
-sliced and profiled, and writes the outcome into README.
+sliced and profiled, and writes the outcome into docs/models.md.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What works on a tiny model of every type of causal language model, and the section of README that says so.
+"""What works on a tiny model of every type of causal language model, and the part of docs/models.md on it.
 
 ``python tests/every_family.py --write`` writes it.
 """
@@ -27,7 +27,7 @@ from analysis.units import Kind
 from slicing.guard import GUARD_TOLERANCE, refuse_unless_invariant
 from slicing.inner.widths import KINDS
 
-README = Path(__file__).parents[1] / "README.md"
+PAGE = Path(__file__).parents[1] / "docs" / "models.md"
 MARKERS = ("<!-- support table: begin -->\n", "<!-- support table: end -->\n")
 
 
@@ -81,13 +81,13 @@ def _is_profiled(model: PreTrainedModel) -> bool:
 
 
 def support_table(verdicts: list[Verdict]) -> str:
-    """The text of README between the markers."""
+    """The text of the page between the markers."""
     sliced = [each.model_type for each in verdicts if each.sliced]
     profiled = [each.model_type for each in verdicts if each.profiled and not each.sliced]
     tables = {
-        "Profiled only, since a rotation of the stream would break them:": NEVER_SLICED,
-        "Profiled only, so far:": NOT_YET_SLICED,
-        "Neither sliced nor profiled, so far:": NOT_YET_PROFILED,
+        "Profiled only: a rotation of the stream would break them": NEVER_SLICED,
+        "Profiled only, so far": NOT_YET_SLICED,
+        "Neither sliced nor profiled, so far": NOT_YET_PROFILED,
     }
     known = {each.model_type for each in verdicts}
     lines = [
@@ -95,17 +95,18 @@ def support_table(verdicts: list[Verdict]) -> str:
         f"{len(sliced)} can be sliced and {len(profiled)} more can be profiled.",
         "`python tests/every_family.py --write` tries a tiny random model of each and writes this section.",
         "",
-        f"Sliceable: {_listed(sliced)}.",
+        "## Types that can be sliced",
+        "",
+        f"{_listed(sliced)}.",
         "",
         *_units_table(verdicts),
-        "<details>",
-        f"<summary>The other {len(verdicts) - len(sliced)}, and why</summary>",
+        f"## The other {len(verdicts) - len(sliced)} types",
     ]
     for title, table in tables.items():
-        lines += ["", title, "", "| why | types |", "|---|---|"]
+        lines += ["", f"### {title}", "", "| why | types |", "|---|---|"]
         for reason, types in table.items():
             lines.append(f"| {reason} | {_listed(sorted(known & set(types.split())))} |")
-    return "\n".join([*lines, "", "</details>", ""])
+    return "\n".join([*lines, ""])
 
 
 def _units_table(verdicts: list[Verdict]) -> list[str]:
@@ -121,8 +122,7 @@ def _units_table(verdicts: list[Verdict]) -> list[str]:
     kinds = get_args(Kind)
     most_first = sorted(alike.items(), key=lambda item: (-len(item[1]), item[0]))
     lines = [
-        "<details>",
-        "<summary>What can be taken out inside the blocks of each</summary>",
+        "## What can be taken out inside their blocks",
         "",
         f"| {' | '.join(KINDS[kind] for kind in kinds)} | types |",
         f"|{'---|' * (len(kinds) + 1)}",
@@ -130,23 +130,23 @@ def _units_table(verdicts: list[Verdict]) -> list[str]:
     for units, types in most_first:
         marks = " | ".join("yes" if kind in units else "" for kind in kinds)
         lines.append(f"| {marks} | {_listed(types)} |")
-    lines += ["", "Why some are missing:", "", "| no | why | types |", "|---|---|---|"]
+    lines += ["", "### Why some are missing", "", "| no | why | types |", "|---|---|---|"]
     lines += [
         f"| {KINDS[kind]} | {why} | {_listed(types)} |" for (kind, why), types in sorted(reasons.items())
     ]
-    return [*lines, "", "</details>", ""]
+    return [*lines, ""]
 
 
 def written_table() -> str:
-    """What README says now."""
-    return README.read_text(encoding="utf-8").partition(MARKERS[0])[2].partition(MARKERS[1])[0]
+    """What the page says now."""
+    return PAGE.read_text(encoding="utf-8").partition(MARKERS[0])[2].partition(MARKERS[1])[0]
 
 
 def write_table() -> None:
     table = support_table([verdict(each) for each in causal_types()])
-    before, begin, rest = README.read_text(encoding="utf-8").partition(MARKERS[0])
+    before, begin, rest = PAGE.read_text(encoding="utf-8").partition(MARKERS[0])
     _, end, after = rest.partition(MARKERS[1])
-    README.write_text(before + begin + table + end + after, encoding="utf-8")
+    PAGE.write_text(before + begin + table + end + after, encoding="utf-8")
 
 
 def _listed(types: list[str]) -> str:

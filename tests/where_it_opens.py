@@ -1,4 +1,4 @@
-"""Where what we write opens, measured: ``make where-it-opens`` writes the table in README.
+"""Where what we write opens, measured: ``make where-it-opens`` writes the table in docs/export.md.
 
 Tiny models of every kind are written by this version. Other processes, which import none of our packages,
 open them: with the transformers of here and other tools, and with transformers 4.57. A cell says yes where
@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer, __version__
 
 ROOT = Path(__file__).parents[1]
-README = ROOT / "README.md"
+PAGE = ROOT / "docs" / "export.md"
 MARKERS = ("<!-- where it opens: begin -->\n", "<!-- where it opens: end -->\n")
 BUILD = ROOT / "build" / "portability"
 TOOLS = BUILD / "tools"
@@ -265,7 +265,7 @@ def _sentence(error: Exception, root: Path) -> str:
 
 
 def table(found: dict[str, dict[str, str]], coded: set[str], versions: dict[str, str]) -> str:
-    """The text of README between the markers. ``coded``: the rows whose folders have a modelling file."""
+    """The text of the page between the markers. ``coded``: the rows whose folders have a modelling file."""
     columns = {
         "causal": f"transformers {versions['new']}",
         "model": "`AutoModel`",
@@ -291,7 +291,7 @@ def table(found: dict[str, dict[str, str]], coded: set[str], versions: dict[str,
 
 
 def main(write_it: bool) -> None:
-    """Install the other tools, write the folders, open them, and print the table or put it into README."""
+    """Install the other tools, write the folders, open them, and print the table or put it into the page."""
     from portability import OLD, install_old
 
     install_old()
@@ -322,15 +322,15 @@ def main(write_it: bool) -> None:
     if not write_it:
         print(made)  # noqa: T201
         return
-    before, begin, rest = README.read_text(encoding="utf-8").partition(MARKERS[0])
+    before, begin, rest = PAGE.read_text(encoding="utf-8").partition(MARKERS[0])
     _, end, after = rest.partition(MARKERS[1])
-    README.write_text(before + begin + made + end + after, encoding="utf-8")
+    PAGE.write_text(before + begin + made + end + after, encoding="utf-8")
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
     words = argparse.ArgumentParser()
-    words.add_argument("--write", action="store_true", help="put the table into README")
+    words.add_argument("--write", action="store_true", help="put the table into docs/export.md")
     words.add_argument("--read", type=Path, help=argparse.SUPPRESS)
     given = words.parse_args()
     if given.read:

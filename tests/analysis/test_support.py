@@ -1,4 +1,4 @@
-"""Every type of causal language model that transformers has: what README says of it is what works."""
+"""Every type of causal language model that transformers has: what docs/models.md says of it is what works."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ def verdicts():
     return [verdict(model_type) for model_type in causal_types()]
 
 
-def test_readme_says_what_works(verdicts):
+def test_the_page_says_what_works(verdicts):
     written = written_table()
     if f"transformers {'.'.join(transformers.__version__.split('.')[:2])}," not in written:
-        pytest.skip("README was written for another version of transformers")
+        pytest.skip("The page was written for another version of transformers")
     assert written == support_table(verdicts), "run: python tests/every_family.py --write"
 
 
