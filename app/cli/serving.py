@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from analysis.errors import SlicescopeError
 from analysis.storage import check_folder
 from app.cli.options import ModelOptions
 from app.cli.progress import progress_bars
@@ -44,7 +45,15 @@ def app_command(
     """Serve the app in the browser."""
     from analysis.sources.model import ModelSource
     from app.policy import Policy
-    from app.serve import serve
+
+    try:
+        from app.serve import serve
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in ("segno", "starlette", "streamlit"):
+            raise
+        raise SlicescopeError(
+            f"The app needs the package {error.name}, which is not installed: run pip install 'slicescope[app]'."
+        ) from error
 
     for folder in root or ():
         check_folder(folder)

@@ -105,6 +105,6 @@ def _eight_bit() -> Any:
     except ImportError:
         raise UnsupportedError(
             "Moments in 8 bits need the package torchao, which is not installed: run "
-            "pip install 'slicescope[healing]', or leave 'moments' out."
+            "pip install 'slicescope[heal]', or leave 'moments' out."
         ) from None
     return AdamW8bit
