@@ -52,7 +52,8 @@ def app_command(
         if (error.name or "").partition(".")[0] not in ("segno", "starlette", "streamlit"):
             raise
         raise SlicescopeError(
-            f"The app needs the package {error.name}, which is not installed: run pip install 'slicescope[app]'."
+            f"The app needs the package {error.name}, which is not installed: "
+            "run pip install 'slicescope[app]'."
         ) from error
 
     for folder in root or ():
