@@ -320,30 +320,41 @@ def corrected(differences: Sequence[Difference]) -> tuple[Difference, ...]:
     )
 
 
+def begin(opened: OpenModel, prompt: str, new_tokens: int) -> tuple[Any, int]:
+    """Give a prompt as the tokenizer's output, ids (1, T), and how many tokens may follow it.
+
+    That is ``new_tokens``, or what is left of the model's context. Raises ``TextError`` for an empty prompt,
+    for one that fills the context, and for fewer than one new token.
+    """
+    tokenizer: Any = opened.tokenizer
+    with tokenizer_errors():
+        encoded = tokenizer(prompt, return_tensors="pt")
+    length = encoded.input_ids.shape[1]
+    if not length:
+        raise TextError("The prompt is empty: give at least one word.")
+    if new_tokens < 1:
+        raise TextError(f"{new_tokens} new tokens were asked for: ask for 1 or more.")
+    _check_vocabulary(opened.model, encoded.input_ids)
+    context = context_length(opened.model.config)
+    if context is None:
+        return encoded, new_tokens
+    if length >= context:
+        raise TextError(
+            f"The prompt has {length:,} tokens, but this model's context ends at {context:,}: choose a "
+            "shorter prompt."
+        )
+    return encoded, min(new_tokens, context - length)
+
+
 @inference_mode
 def continue_text(opened: OpenModel, prompt: str, new_tokens: int) -> Sample:
     """Continue ``prompt`` greedily, with the key-value cache, by at most ``new_tokens`` tokens."""
     model: Any = opened.model
     tokenizer: Any = opened.tokenizer
-    with tokenizer_errors():
-        encoded = tokenizer(prompt, return_tensors="pt")
-    if not encoded.input_ids.shape[1]:
-        raise TextError("The prompt is empty: give at least one word.")
-    if new_tokens < 1:
-        raise TextError(f"{new_tokens} new tokens were asked for: ask for 1 or more.")
-    _check_vocabulary(model, encoded.input_ids)
-    context = context_length(model.config)
-    if context is not None:
-        room = context - encoded.input_ids.shape[1]
-        if room < 1:
-            raise TextError(
-                f"The prompt has {encoded.input_ids.shape[1]:,} tokens, but this model's context ends at "
-                f"{context:,}: choose a shorter prompt."
-            )
-        new_tokens = min(new_tokens, room)
+    encoded, new_tokens = begin(opened, prompt, new_tokens)
     encoded = encoded.to(model.device)
     start = time.perf_counter()
-    with out_of_memory_told("generating"), quiet_transformers(), _without_settings(model) as ends:
+    with out_of_memory_told("generating"), quiet_transformers(), without_settings(model) as ends:
         output = model.generate(
             input_ids=encoded.input_ids,
             attention_mask=encoded.attention_mask,
@@ -366,7 +377,7 @@ def continue_text(opened: OpenModel, prompt: str, new_tokens: int) -> Sample:
 
 
 @contextmanager
-def _without_settings(model: Any) -> Iterator[list[int]]:
+def without_settings(model: Any) -> Iterator[list[int]]:
     """Have a model generate plainly, whatever its own settings say; yield the tokens that end its texts.
 
     Those of a stranger may ask for sampling or stop strings, or hold what ``generate`` cannot read.

@@ -12,7 +12,7 @@ import queue
 import subprocess
 import threading
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any, Literal, NamedTuple
@@ -20,6 +20,7 @@ from typing import Any, Literal, NamedTuple
 from analysis.child import start_child
 from analysis.errors import Cancelled, SlicescopeError, one_line
 from analysis.sources.model import ModelSource
+from analysis.writing import Prompt, Said
 from slicing.preview import Preview, PreviewRequest
 from slicing.study.requests import Phases
 from slicing.study.results import Request
@@ -50,8 +51,24 @@ class Unload:
         return _OPENING
 
 
+@dataclass(frozen=True)
+class Play:
+    """Have a model, and a smaller one beside it, continue a prompt; nothing of it is stored."""
+
+    model: ModelSource
+    """The dense one."""
+    smaller: ModelSource | None
+    """``None`` for the dense one alone."""
+    prompt: Prompt
+    kind: Literal["play"] = "play"
+
+    def phases(self) -> Phases:
+        """Opening both, then token by token."""
+        return (("Opening", 0.0), ("Writing", 1.0))
+
+
 _OPENING: Phases = (("Opening", 0.0),)
-Task = Request | Load | Unload
+Task = Request | Load | Unload | Play
 Outcome = Literal["done", "failed", "cancelled"]
 
 
@@ -81,6 +98,13 @@ class Advanced(NamedTuple):
     phase: str
     done: int
     total: int
+
+
+class Came(NamedTuple):
+    """A part of what the task gives, as soon as it is there."""
+
+    number: int
+    part: Said
 
 
 class Ended(NamedTuple):
@@ -119,6 +143,8 @@ class Engine:
         self._perform, self._opener = perform or usual, opener or open_model
         self._previewer = Previewer()
         self._held: Any = None
+        self._beside: Any = None
+        """A smaller model that is open beside it, until something else is asked for."""
         self._stopped: set[int] = set()
         self._inbox: queue.SimpleQueue[Do | None] = queue.SimpleQueue()
 
@@ -172,6 +198,10 @@ class Engine:
 
     def _done(self, asked: Do, progress: Callable[[str, int, int], None]) -> Ended:
         task = asked.task
+        if task.kind == "play":
+            self._play(asked.number, task, progress)
+            return Ended(asked.number, "done")
+        self._beside = None
         if task.kind == "preview":
             found = self._previewer.preview(task, progress, self._open)
             return Ended(asked.number, "done", preview=found)
@@ -183,6 +213,25 @@ class Engine:
             self._open(task.source)
             return Ended(asked.number, "done")
         return Ended(asked.number, "done", key=self._perform(task, progress, self._open).key)
+
+    def _play(self, number: int, task: Play, progress: Callable[[str, int, int], None]) -> None:
+        """Open what is to write, and pass every place on as it comes."""
+        from analysis.writing import write_beside
+
+        if self._beside and self._beside[0] != task.smaller:
+            self._beside = None
+        progress("Opening", 0, 1)
+        dense = self._open(task.model)
+        if task.smaller and self._beside is None:
+            self._beside = task.smaller, self._opener(task.smaller)
+        progress("Opening", 1, 1)
+        done, total = 0, task.prompt.new_tokens * (2 if task.smaller else 1)
+        smaller = self._beside[1] if task.smaller else None
+        with closing(write_beside(dense, smaller, task.prompt)) as texts:
+            for said in texts:
+                self._connection.send(Came(number, said))
+                done += said.who != "read"
+                progress("Writing", done, total)
 
     def _open(self, source: ModelSource) -> Any:
         """The model of ``source``; the one that was open is closed before another is read.
@@ -199,7 +248,7 @@ class Engine:
         return self._held[1]
 
     def _close(self) -> None:
-        self._held = None
+        self._held = self._beside = None
         self._previewer.forget()
 
     def _report(self) -> None:

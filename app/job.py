@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from analysis.sources.model import ModelSource
+from analysis.writing import Said
 from app.engine import Task
 from app.time_left import TimeLeft
 
@@ -35,6 +36,8 @@ class Job:
     """One sentence when the job failed."""
     key: str | None = None
     """The key of the run it made."""
+    came: list[Said] = field(default_factory=list)
+    """What it has given so far, of a task that gives something on the way."""
     restarted: bool = False
     """Whether it was taken over from a server that ended, and so begins again."""
     fetching: bool = False

@@ -24,7 +24,7 @@ from typing import NamedTuple
 from analysis.errors import Cancelled, SlicescopeError, StorageError, one_line
 from analysis.sources.model import ModelSource, must_fetch
 from analysis.sources.opening import fetch_missing
-from app.engine import Advanced, Child, Do, Ended, Report, Stop, Task, launch
+from app.engine import Advanced, Came, Child, Do, Ended, Report, Stop, Task, launch
 from app.job import Job, State, model_of
 from app.journal import Journal
 from slicing.preview import Preview, PreviewRequest
@@ -230,7 +230,7 @@ class Worker:
     # What happens to jobs, always with the lock held.
 
     def _enter(self, job: Job) -> None:
-        if job.task.kind != "load" and job.task.kind != "unload":
+        if job.task.kind != "load" and job.task.kind != "unload" and job.task.kind != "play":
             self._journal.note(job.number, job.task, job.owner)
         job.askers.add(job.owner)
         self._queue.append(job)
@@ -293,8 +293,10 @@ class Worker:
 
         error = ""
         try:
-            if job.task.kind == "load":
-                fetch_missing(job.task.source, listen, asks=False)
+            if job.task.kind == "load" or job.task.kind == "play":
+                source = model_of(job.task)
+                assert source is not None, "both name one"
+                fetch_missing(source, listen, asks=False)
             elif job.task.kind != "unload":
                 fetch_for(job.task, listen, asks=False)
         except SlicescopeError as told:
@@ -375,7 +377,7 @@ class Worker:
             if child is self._child:
                 self._mourn(ending)
 
-    def _hear(self, message: Advanced | Ended | Report) -> None:
+    def _hear(self, message: Advanced | Came | Ended | Report) -> None:
         job = self._running
         if isinstance(message, Report):
             self._report = message
@@ -383,6 +385,9 @@ class Worker:
         elif isinstance(message, Advanced):
             if job and job.number == message.number:
                 job.advance(message.phase, message.done, message.total)
+        elif isinstance(message, Came):
+            if job and job.number == message.number:
+                job.came.append(message.part)
         elif job and job.number == message.number:
             job.key, self._running = message.key, None
             if self._opened and self._opened.source == model_of(job.task):

@@ -91,6 +91,12 @@ page = st.navigation(
             help="What slicing cost: dense, constant and planned slicing on the same text.",
         ),
         st.Page(
+            "app_pages/play.py",
+            title="Play",
+            icon=":material/edit_note:",
+            help="One prompt, continued by the dense and by a smaller model side by side.",
+        ),
+        st.Page(
             STUDY,
             title="Study",
             icon=":material/leaderboard:",

@@ -27,7 +27,7 @@ from slicing.study.recipe import Recipe
 from slicing.study.results import Request, Run
 from slicing.study.study import sliced
 
-DEMO_TASKS = ("load", "profile", "trial", "study", "preview")
+DEMO_TASKS = ("load", "profile", "trial", "study", "preview", "play")
 """What strangers may start. Not ``compress``, which keeps a model's worth of disk for every recipe, and not
 ``search``, which asks for the loss hundreds of times."""
 DEMO_MINUTES = 15

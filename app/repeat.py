@@ -10,10 +10,12 @@ import shlex
 from typing import Any
 
 from analysis.numbers import as_briefly
+from analysis.writing import Prompt
+from app.engine import Play
 from slicing.budget import Budget
 from slicing.study.files import TEXTS, model_line, text_line, usual_profile_windows, write_study
 from slicing.study.recipe import Recipe
-from slicing.study.requests import Judged, SearchRequest, ShrinkRequest, Trial, drawn_for
+from slicing.study.requests import PROMPT, Judged, SearchRequest, ShrinkRequest, Trial, drawn_for
 from slicing.study.results import Request
 from slicing.study.study import USUAL, Study, sliced
 from slicing.wish import read_share
@@ -42,6 +44,30 @@ def command(request: Request) -> str:
     if request.kind == "shrink":
         return shlex.join(["slicescope", "shrink", *_wish(request), *_flags(request), "--out", "small"])
     return shlex.join(["slicescope", "study", STUDY_FILE])
+
+
+def play_command(task: Play) -> str:
+    """Write the command that has a prompt continued again."""
+    usual, asked = Prompt(prompt=PROMPT), task.prompt
+    said = ["--model", model_line(task.model)]
+    said += [
+        word
+        for name in ("device", "dtype")
+        if (value := getattr(task.model, name)) != "auto"
+        for word in (f"--{name}", value)
+    ]
+    said += ["--beside", task.smaller.location] if task.smaller else []
+    said += [
+        word
+        for name in Prompt.model_fields
+        if (value := getattr(asked, name)) != getattr(usual, name)
+        for word in (
+            f"--{name.replace('_', '-')}",
+            as_briefly(value) if isinstance(value, float) else str(value),
+        )
+    ]
+    # Without a smaller model and a temperature the command writes text alone.
+    return shlex.join(["slicescope", "generate", *said])
 
 
 def _wish(request: ShrinkRequest) -> list[str]:

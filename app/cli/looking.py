@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from analysis.numbers import LARGEST_SEED
 from app.cli.options import (
     AmountOptions,
     EvaluationOptions,
@@ -30,6 +31,7 @@ from app.cli.work import carry_out, open_source
 if TYPE_CHECKING:
     from analysis.evaluate import Perplexity
     from analysis.sources.model import ModelSource
+    from analysis.writing import Place
     from slicing.plan import Plan
     from slicing.study.results import Run
 
@@ -275,12 +277,31 @@ def generate(
     which: ModelOptions,
     prompt: Annotated[str, typer.Option(help="What to continue.")] = "Mr. Speaker, the state of our Union is",
     new_tokens: Annotated[int, typer.Option(min=1, help="Tokens to add at most.")] = 60,
+    beside: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL",
+            help="A smaller model that continues it too, such as a folder that slicescope wrote: where the "
+            "two part first is told, with the probability of every token.",
+        ),
+    ] = None,
+    temperature: Annotated[
+        float, typer.Option(min=0.0, max=10.0, help="Draw tokens at this temperature; 0 takes the likeliest.")
+    ] = 0.0,
+    seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Of the draw.")] = 0,
     json_path: JsonOption = None,
 ) -> None:
-    """Continue a prompt greedily with a model, dense or smaller."""
+    """Continue a prompt with a model, dense or smaller, or with two side by side.
+
+    What one prompt shows is an illustration, not evidence.
+    """
     from analysis.evaluate import continue_text
 
     source = which.source()
+    if beside is not None or temperature:
+        asked = {"prompt": prompt, "new_tokens": new_tokens, "temperature": temperature, "seed": seed}
+        _write_beside(source, beside, asked, json_path)
+        return
     with progress_bars() as listen:
         opened = open_source(source, listen)
         listen("Generating", 0, 1)
@@ -288,3 +309,61 @@ def generate(
     if not printed_as_json({"model": source.label, "prompt": prompt, **plain(sample)}, json_path):
         out.print(prompt + sample.text, highlight=False)
         note(f"{sample.tokens} tokens")
+
+
+def _write_beside(
+    source: ModelSource, beside: str | None, asked: dict[str, Any], json_path: Path | None
+) -> None:
+    """Have one model, or two in turn, continue a prompt, and tell the probability of every token."""
+    from analysis.sources.model import ModelSource
+    from analysis.writing import Prompt, Who, first_parting, write_beside
+    from app import wording
+
+    prompt = Prompt(**asked)
+    other = None if beside is None else ModelSource.parse(beside, source.device, source.dtype)
+    texts: dict[Who, list[Place]] = {"dense": [], "smaller": [], "read": []}
+    with progress_bars() as listen:
+        dense = open_source(source, listen)
+        smaller = None if other is None else open_source(other, listen)
+        for said in write_beside(dense, smaller, prompt):
+            texts[said.who].append(said.place)
+            listen("Writing", len(texts["dense"]), prompt.new_tokens)
+    models = [source.label, *([other.label] if other else [])]
+    at = first_parting(texts["dense"], texts["smaller"])
+    told = {who: [plain(place) for place in places] for who, places in texts.items()}
+    data = {"models": models, **plain(prompt), "parting": at, **told}
+    if printed_as_json(data, json_path):
+        return
+    for name, who in zip(models, ("dense", "smaller"), strict=False):
+        note(f"{name}:")
+        out.print(prompt.prompt + "".join(place.piece for place in texts[who]), highlight=False, markup=False)
+    if other:
+        print_rows(_side_by_side(texts["dense"], texts["smaller"]))
+        for sentence in (
+            wording.parting(texts["dense"], texts["smaller"], True),
+            wording.agreement(texts["read"]),
+        ):
+            note(sentence.replace("**", ""))
+        note("One prompt is an illustration, not evidence: 'slicescope evaluate' measures perplexity.")
+
+
+def _side_by_side(dense: list[Place], smaller: list[Place]) -> list[dict[str, Any]]:
+    """One row for every place of two texts, with a mark where the tokens differ."""
+    from itertools import zip_longest
+
+    from app.written import share, shown
+
+    def told(name: str, place: Place | None) -> dict[str, str]:
+        if place is None:
+            return {name: "", f"{name}, %": ""}
+        return {name: shown(place.piece), f"{name}, %": share(place.probability)}
+
+    return [
+        {
+            "place": at,
+            **told("dense", one),
+            **told("smaller", other),
+            "": "" if one and other and one.token == other.token else "≠",
+        }
+        for at, (one, other) in enumerate(zip_longest(dense, smaller), start=1)
+    ]

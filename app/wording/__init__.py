@@ -94,3 +94,4 @@ from app.wording.units import (
     units_off,
     units_told,
 )
+from app.wording.writing import ILLUSTRATION, READ_READING, WRITTEN_READING, agreement, parting

@@ -62,6 +62,7 @@ TITLES: dict[str, Callable[[Any], str]] = {
     "trial": _trial_title,
     "study": _study_title,
     "shrink": _shrink_title,
+    "play": lambda task: f"Write with {task.model.label}" + (" and a smaller one" if task.smaller else ""),
 }
 """How to say what a task does, by its kind."""
 

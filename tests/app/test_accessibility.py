@@ -16,7 +16,7 @@ pytestmark = [
     pytest.mark.timeout(600),
     pytest.mark.skipif(bool(LACKING), reason=f"not installed: {', '.join(LACKING)}"),
 ]
-PAGES = ["shrink", "model", "profile", "tune", "compare", "study", "runs", "notes", "?present=1"]
+PAGES = ["shrink", "model", "profile", "tune", "compare", "play", "study", "runs", "notes", "?present=1"]
 GRAVE = ("serious", "critical")
 COLOURS = ["color-contrast", "link-in-text-block"]
 """The rules of axe that look at colours."""

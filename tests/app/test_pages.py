@@ -54,6 +54,7 @@ def type_into(app: AppTest, key: str, text: str) -> None:
         ("profile", "Where is it redundant?"),
         ("tune", "How much to cut where?"),
         ("compare", "What did it cost?"),
+        ("play", "What do they write?"),
         ("runs", "What has been run?"),
         ("study", "Which recipe, at which size?"),
     ],
