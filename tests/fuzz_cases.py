@@ -180,7 +180,7 @@ GOOD: dict[str, tuple[str, ...]] = {
     "generate": (*_MODEL, "--new-tokens", "3"),
     "export": ("tiny", "--to", "deci", "--out", "new"),
     "prepare": _MODEL,
-    "report": (KEY, "--out", "new.html"),
+    "report": (KEY, "--out", "new.html", "--figures", "new-figures"),
     "cite": (KEY,),
     "app": ("--no-open",),
     "runs": (),

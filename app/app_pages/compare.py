@@ -5,7 +5,7 @@ from typing import Any
 import streamlit as st
 
 from analysis.errors import SlicescopeError, visible
-from app import forms, parts, plan_state, state, wording
+from app import forms, parts, plan_state, row_actions, state, wording
 from app.body import body_of, body_table
 from app.figures.body import draw_body
 from app.figures.compare import draw_differences, draw_perplexities, draw_windows
@@ -188,4 +188,4 @@ if shown := parts.provenance("compare"):
         _illustration(compared)
         st.subheader("Repeat it, keep it")
         parts.reproduction(run)
-        parts.keep(run.request.trials()[-1].compress_request())
+        row_actions.of_comparison(run)

@@ -7,7 +7,7 @@ import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
 from analysis.errors import SlicescopeError
-from app import controls, forms, parts, plan_form, state, wording
+from app import controls, forms, parts, plan_form, row_actions, state, wording
 from app.body import body_of, body_table
 from app.figures.body import draw_body
 from app.figures.frontier import draw_frontier
@@ -263,8 +263,8 @@ def _ways_on(
         if run and is_stored(run.key):
             state.show_run("profile", run.key)
         st.switch_page("app_pages/tune.py", query_params=plan_form.link_of(plan))
-    if standing and (trial := board.study.trial(recipe, budget, board.study.seeds[0])):
-        parts.keep(trial.compress_request())
+    if standing:
+        row_actions.of_standing(board.study, recipe, budget, standing)
 
 
 def _tunable(recipe: Recipe, budget: Budget, schedule: SlicingSchedule | None) -> Plan | None:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from analysis.errors import PlanError
+from analysis.storage import check_new_file, check_new_folder
 from app.cli.options import JsonOption, NewFile
 from app.cli.rows import print_rows
 from app.cli.showing import print_asked, print_run
@@ -187,11 +189,49 @@ def import_command(
     out.print(f"Run {run.key} is stored.", highlight=False)
 
 
-def report(key: Annotated[str, typer.Argument(help="The key, or 'demo'.")], output: NewFile) -> None:
-    """Write a run as one HTML file that needs no network: charts, tables, what repeats it, citations."""
-    from app.report import build_report
+def report(
+    key: Annotated[str, typer.Argument(help="The key, or 'demo'.")],
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            callback=lambda path: path and check_new_file(path),
+            help="HTML file to write; it must not exist yet.",
+        ),
+    ] = None,
+    figures: Annotated[
+        Path | None,
+        typer.Option(
+            callback=lambda path: path and check_new_folder(path),
+            help="Folder to write every figure to, as SVG; it must not exist yet.",
+        ),
+    ] = None,
+) -> None:
+    """Write a run as one HTML file that needs no network: charts, tables, what repeats it, citations.
 
-    write_new(output, build_report(_run_named(key)).encode())
+    With --figures every chart is written as an SVG file of its own too, or without --out alone.
+    """
+    from app.report import build_report
+    from app.report import figures as drawn
+
+    if output is None and figures is None:
+        raise PlanError("A report has no place to go: give --out report.html, --figures FOLDER, or both.")
+    run = _run_named(key)
+    if figures:
+        write_figures(figures, drawn(run))
+    if output:
+        write_new(output, build_report(run).encode())
+
+
+def write_figures(folder: Path, drawn: dict[str, str]) -> None:
+    """Write figures into a new folder, whole or not at all, and say what they are called."""
+    from analysis.storage import whole_folder
+
+    with whole_folder(folder) as draft:
+        for name, content in drawn.items():
+            (draft / name).write_text(content, encoding="utf-8")
+    for name in drawn:
+        out.print(f"{folder / name}", highlight=False)
 
 
 def cite(key: Annotated[str, typer.Argument(help="The key, or 'demo'.")] = "demo") -> None:

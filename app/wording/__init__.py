@@ -23,6 +23,7 @@ from app.wording.profiles import CLOUD_READING, LENS_READING, outlier_note, prof
 from app.wording.results import (
     BODY_READING,
     cost,
+    cost_against,
     deciding,
     evidence,
     healed,

@@ -73,6 +73,15 @@ def cost(comparison: Comparison) -> str:
     )
 
 
+def cost_against(dense: Measurement, made: Measurement) -> str:
+    """Say in one sentence what any model that was made costs against the dense one."""
+    before, after = dense.evaluation.perplexity, made.evaluation.perplexity
+    return (
+        f"{before:.2f} → {after:.2f}: perplexity {_multiplied(after / before)} for "
+        f"{_fewer(made.parameters, dense.parameters)}."
+    )
+
+
 def _multiplied(times: float) -> str:
     """Say what happened to a perplexity that became so many times as high."""
     if times < 0.995:

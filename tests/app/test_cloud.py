@@ -131,7 +131,7 @@ def test_the_report_holds_the_picture_and_one_without_a_cloud_does_not(
     report = build_report(run)
     assert "The stream as a cloud" in report and "Energy of every direction" in report
     without = details(run.result.profile.blocks)._replace(cloud=None)
-    monkeypatch.setattr("app.report.find_details", lambda run: without)
+    monkeypatch.setattr("app.report.shown.find_details", lambda run: without)
     assert "The stream as a cloud" not in build_report(run)
 
 

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import html
-import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
+from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 from board_stand_in import board_run
 from contest_stand_in import contest_run
+from shrink_stand_in import shrink_run
 
 from analysis.scores import SCORES
 from analysis.sources.model import ModelSource
 from analysis.sources.text import TextSource
 from app.citations import ENTRIES, bibtex, citations
+from app.figures.profile import draw_similarity
+from app.figures.svg.chart import NARROW, WIDE, as_svg
 from app.repeat import study_file
-from app.report import build_report, sections
+from app.report import build_report, figures, sections
 from app.tables import ranking_table
 from slicing.allocation import ALLOCATIONS
 from slicing.budget import Budget
@@ -31,7 +35,7 @@ from slicing.study.recipe import Recipe
 from slicing.study.requests import CompressRequest, ProfileRequest, Trial
 from slicing.study.results import Run, TrialResult
 from slicing.study.run import perform
-from slicing.study.store import bundled_board, bundled_contest, bundled_run, bundled_sweep
+from slicing.study.store import bundled_board, bundled_contest, bundled_run, bundled_sweep, find_details
 from slicing.study.study import comparison, recipes
 from slicing.study.verdicts import read_board
 
@@ -79,7 +83,7 @@ def test_a_comparison_has_all_its_charts_tables_and_facts(report):
     for each in sections(run):
         assert f"<h2>{each.title}</h2>" in report
         assert not each.table.empty
-    assert report.count('class="chart"') == 12
+    assert report.count('<figure class="chart">') == 12
     for fact in (
         run.key,
         "slicescope study study.toml",
@@ -113,10 +117,46 @@ def test_it_asks_for_nothing_from_outside(report):
 
 
 def test_the_charts_are_whole_figures(report):
-    drawn = re.findall(r"draw\('chart-\d+',(.*?)\)</script>", report, flags=re.S)
-    assert len(drawn) == 11
+    drawn = re.findall(r"<svg.*?</svg>", report, flags=re.S)
+    assert len(drawn) == 2 * 11 + 1  # for windows and for phones; the answer is small everywhere
     for content in drawn:
-        assert json.loads(content.replace("<\\/", "</"))["data"]
+        shapes = {each.tag.rpartition("}")[2] for each in ElementTree.fromstring(content).iter()}
+        assert shapes & {"path", "rect", "circle"}
+        assert "text" in shapes or "token states" in content  # a cloud has no axes
+    assert "<script" not in report and " onclick" not in report
+
+
+def test_a_report_opens_with_the_verdict_the_cost_and_the_sizes(report):
+    first = report[: report.index("<nav")]
+    for said in (
+        "22.67 → 46.30: perplexity doubles for 11.1",
+        "Dynamic slicing predicts better than constant slicing",
+        "<p class=value>119.6 M</p><p class=change>−11.1",
+        "After “Mr. Speaker, the state of our Union is” they write:",
+        "not a matter of the Constitution",
+    ):
+        assert said in first, said
+
+
+@pytest.mark.parametrize("bundled", [bundled_run, bundled_sweep, bundled_contest, bundled_board])
+def test_a_report_is_small_enough_to_mail(bundled):
+    run = bundled()
+    content = build_report(run)
+    assert len(content.encode()) < 1_500_000 / 2
+    drawn = [each for each in sections(run) if each.drawing]
+    assert len(figures(run)) == len(drawn)
+    assert list(figures(run)) == sorted(figures(run))
+
+
+def test_a_shrink_and_a_profile_of_a_deep_model_are_small_enough_too():
+    run = shrink_run()
+    content = build_report(run)
+    assert len(content.encode()) < 1_500_000
+    assert content[: content.index("<nav")].count("perplexity") >= 2
+    deep = np.random.default_rng(0).random((81, 81))
+    details = find_details(bundled_run())
+    drawing = draw_similarity(details._replace(similarity=deep.astype(np.float32)))
+    assert sum(len(as_svg(drawing, width)) for width in (WIDE, NARROW)) < 500_000
 
 
 def test_nothing_of_a_run_is_taken_for_markup():

@@ -1,0 +1,1 @@
+"""Figures as SVG, drawn by ourselves: no browser, no script, no network."""

@@ -1,0 +1,10 @@
+"""A run as one HTML file, and its figures as SVG: what is shown, what it begins with, how it looks.
+
+Needs no network and no script, prints, and takes nothing from a run but as text. Knows nothing about
+streamlit.
+"""
+
+from app.report.page import build_report, figures
+from app.report.shown import Section, sections
+
+__all__ = ["Section", "build_report", "figures", "sections"]
