@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from serving import MISSING, chromium, served
+from serving import MISSING
 
 from app.story import SCENES
 
@@ -15,19 +14,6 @@ pytestmark = [
     pytest.mark.browser,
     pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)}"),
 ]
-
-
-@pytest.fixture(scope="module")
-def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A server without runs of its own: the talk is that of the run that ships with slicescope."""
-    with served(tmp_path_factory.mktemp("home")) as address:
-        yield address
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with chromium() as browser:
-        yield browser
 
 
 def open_talk(browser: Any, address: str, query: str, screen: tuple[int, int], scheme: str = "light") -> Any:
