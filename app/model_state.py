@@ -97,7 +97,8 @@ def switch(source: ModelSource) -> None:
     for each in sorted(listed, key=lambda each: each.kind):  # a profile holds more than that of a study
         run = _run(each) if wanted else None
         if run and run.request.model.is_same(source):
-            for view in {*wanted}.intersection(("profile", *state.views_of(run.request)[:1])):
+            held: set[state.View] = {"profile", *state.views_of(run.request)[:1]}
+            for view in held.intersection(wanted):
                 state.show_run(view, run.key)
                 wanted.remove(view)
 

@@ -199,9 +199,11 @@ def provenance(view: state.View) -> state.Shown | None:
     model_switch.told_of_another(shown.run)
     warn(shown.run.request, shown.run)
     origin = "The demo run that ships with slicescope" if shown.bundled else f"Run {shown.run.key}"
-    with st.container(horizontal=True, vertical_alignment="center"):
+    words, actions = st.columns([3, 1], vertical_alignment="center")
+    with words:
         told = wording.verbatim(f"{origin} · {state.run_title(shown.run)}")
         st.caption(f":material/history: {told}", width="stretch")
+    with actions, st.container(horizontal=True, vertical_alignment="center", gap="small"):
         with st.popover("Take away", icon=":material/download:"):
             downloads(shown.run)
             pictures()

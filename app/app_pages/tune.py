@@ -173,7 +173,7 @@ def _tuning(run: Run, shape: ModelShape) -> None:
     try:
         with choice:
             top = st.container()
-            plan = plan_form.plan(run.result.profile)
+            plan = plan_form.plan(run.result.profile, shape)
         with view:
             _previews(run, plan)
             planned = _draw(plan, run.result.profile, shape, itemsize)

@@ -754,3 +754,17 @@ def test_the_results_of_a_restarted_job_are_shown_to_whoever_comes_back(desk: De
     app.run()
     assert not app.exception
     assert f"Run {run.key}" in words(app)
+
+
+def test_the_target_can_be_given_as_fewer_parameters(desk: Desk) -> None:
+    app = page("tune")
+    app.segmented_control(key="target-as").set_value("fewer").run()
+    app.slider(key="plan-fewer").set_value(20).run()
+    assert not app.exception
+    assert "% reaches it, computed from the sizes" in words(app)
+    press(app, "Compare with constant")
+    (task,) = desk.tasks
+    shape = bundled_run().result.shape
+    redundancy = bundled_run().result.profile.redundancy("lr")
+    wanted = Plan().with_fewer(0.2, redundancy, shape)
+    assert task.budgets[0].target == wanted.target
