@@ -103,6 +103,18 @@ def test_each_step_fits_its_screen_and_nothing_else_is_on_it(
     page.context.close()
 
 
+def test_the_controls_stay_in_view_at_twice_the_size(address: str, browser: Any) -> None:
+    page = open_talk(browser, address, "&step=6", (640, 400))  # 1280 x 800 at 200 %
+    page.locator(".st-key-back button").wait_for()
+    page.wait_for_timeout(500)
+    inner = "document.querySelector('.stMain')"
+    assert page.evaluate(f"{inner}.scrollHeight > {inner}.clientHeight")
+    for key in ("back", "forward", "leave"):
+        box = page.locator(f".st-key-{key} button").bounding_box()
+        assert box["y"] >= 0 and box["y"] + box["height"] <= 400
+    page.context.close()
+
+
 def test_keys_that_come_fast_leave_address_and_step_in_agreement(address: str, browser: Any) -> None:
     page = open_talk(browser, address, "", SCREENS[0])
     page.get_by_role("button", name="Leave").wait_for()
