@@ -111,22 +111,8 @@ def plan(profile: LayerProfile, shape: ModelShape | None = None) -> Plan:
     searched for on a model is not to be chosen by hand, and a score that the profile does not hold neither.
     """
     usual = Plan()
-    given = controls.choice("Target, given as", "target-as", TARGETS, "sp")
-    fewer = None
-    if given == "fewer" and shape is not None:
-        fewer = controls.share(
-            "Fewer parameters",
-            "plan-fewer",
-            0.1,
-            "To the nearest whole block, as 'Make it smaller' counts.",
-            1,
-            80,
-        )
-        target = max(usual.target, state.widget("base", 10) / 100)
-    else:
-        target = controls.share(
-            "Target (SP)", "sp", usual.target, "Mean share of the width to cut, over all blocks."
-        )
+    target, fewer = _target(shape)
+    reached = st.container()
     target, decided = _decided(profile, target)
     rounding = controls.choice(
         "Widths are multiples of",
@@ -168,9 +154,28 @@ def plan(profile: LayerProfile, shape: ModelShape | None = None) -> Plan:
     )
     if fewer is None or shape is None:
         return made
-    found = made.with_fewer(fewer, profile.redundancy(made.score, made.first_token), shape)
-    st.caption(f"SP {100 * found.target:.2f} % reaches it, computed from the sizes of this model's blocks.")
+    found, gone = _reaching(made, fewer, profile, shape)
+    reached.caption(f"SP {100 * found.target:.2f} % reaches {100 * gone:.1f} %, the nearest to whole blocks.")
     return found
+
+
+def _target(shape: ModelShape | None) -> tuple[float, float | None]:
+    """Ask for SP, or for a share of the parameters: then SP is one to begin with, until it is computed."""
+    usual = Plan()
+    if shape is None or controls.choice("Target, given as", "target-as", TARGETS, "sp") == "sp":
+        told = "Mean share of the width to cut, over all blocks."
+        return controls.share("Target (SP)", "sp", usual.target, told), None
+    told = "To the nearest whole block, as 'Make it smaller' counts."
+    fewer = controls.share("Fewer parameters", "plan-fewer", 0.1, told, 1, 80)
+    return max(usual.target, state.widget("base", 10) / 100), fewer
+
+
+def _reaching(plan: Plan, fewer: float, profile: LayerProfile, shape: ModelShape) -> tuple[Plan, float]:
+    """Find the plan's target for a share of the parameters that goes, and the share that it reaches."""
+    redundancy = profile.redundancy(plan.score, plan.first_token)
+    found = plan.with_fewer(fewer, redundancy, shape)
+    left = found.schedule(redundancy, shape).shape_after(shape).parameters
+    return found, 1 - left / shape.parameters
 
 
 def _decided(profile: LayerProfile, target: float) -> tuple[float, dict[str, Any]]:
