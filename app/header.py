@@ -1,4 +1,4 @@
-"""The strip above every page: the open model, the memory, and a bar with the job that runs.
+"""The strip above every page: the model of the session, the memory, and a bar with the job that runs.
 
 The bar stays under the navigation, however far one scrolls. Knows nothing about what the jobs compute.
 """
@@ -8,7 +8,8 @@ from __future__ import annotations
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
-from app import parts, shrink_state, state, wording
+from app import model_state, model_switch, parts, shrink_state, state, wording
+from app.engine import Report
 from app.figures.base import DARK
 from app.job import Job
 
@@ -45,14 +46,14 @@ def header(curve: bool = True) -> None:
 def _strip(every: float, curve: bool) -> None:
     worker = state.worker()
     active = worker.active
-    if state.settle() or state.another_is_open() or (every == BUSY) != bool(active):
+    if state.settle() or model_state.another_is_open() or (every == BUSY) != bool(active):
         st.rerun()
     done = state.news()
+    _resources()  # first, so that its place stays the same when a job begins
     if active:
         _jobs(active)
     elif done:
         _done(done)
-    _resources()
     if curve and active and state.may_cancel(active[0]) and (training := shrink_state.training()):
         with st.expander("How the loss falls while it heals", icon=":material/healing:"):
             parts.training(training, "strip-training", height=200)
@@ -60,28 +61,39 @@ def _strip(every: float, curve: bool) -> None:
         with st.container(horizontal=True, vertical_alignment="center"):
             st.warning(state.told(sentence), icon=":material/restart_alt:")
             st.button("Dismiss", on_click=state.dismiss, key="dismiss-lost")
-    if closed := state.closed_models():
+    if closed := model_state.closed_models():
         with st.container(horizontal=True, vertical_alignment="center"):
             st.info(" ".join(map(wording.was_closed, closed)), icon=":material/eject:")
-            st.button("Dismiss", on_click=state.dismiss_closed, key="dismiss-closed")
+            st.button("Dismiss", on_click=model_state.dismiss_closed, key="dismiss-closed")
     if notice := state.notice():
         _notice(notice)
 
 
 def _resources() -> None:
+    """The session's model with its switch, whether it is open, and the memory."""
     report = state.worker().report
-    if report and report.source:
-        name, where = f"**{wording.verbatim(report.source.label)}**", f"{report.device}, {report.dtype}"
-    else:
-        name, where = "No model is open", report.device if report else "starting"
-    used = "memory not known"
-    if found := state.device_memory():
-        free, total = found
-        used = f"memory {wording.memory(total - free)} of {wording.memory(total)} in use"
-    with st.container(horizontal=True, gap="medium"):
-        st.caption(f":material/deployed_code: {name}", width="content")
-        st.caption(f":material/developer_board: {where}", width="content")
+    with st.container(horizontal=True, vertical_alignment="center", gap="medium", key="resources"):
+        model_switch.switch()
+        st.caption(f":material/developer_board: {_openness(report)}", width="content")
+        used = "memory not known"
+        if found := state.device_memory():
+            free, total = found
+            used = f"memory {wording.memory(total - free)} of {wording.memory(total)} in use"
         st.caption(f":material/memory: {used}", width="content")
+    if problem := model_state.problem():
+        st.warning(state.told(problem), icon=":material/error:")
+
+
+def _openness(report: Report | None) -> str:
+    """Say whether the session's model is open and where, or which other one is."""
+    if report is None:
+        return "starting"
+    if report.source is None:
+        return f"not open yet, {report.device}"
+    where = f"{report.device}, {report.dtype}"
+    if model_state.is_current(report.source):
+        return f"open on {where}"
+    return f"not open: {wording.verbatim(report.source.label)} is, on {where}"
 
 
 def _bar(rows: int) -> DeltaGenerator:

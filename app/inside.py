@@ -10,7 +10,7 @@ import streamlit as st
 from analysis.device import DTYPES
 from analysis.errors import PlanError, SlicescopeError, visible
 from analysis.shape import CACHED_TOKENS, ModelShape
-from app import controls, parts, repeat, state, wording
+from app import controls, model_state, parts, repeat, state, wording
 from app.body import body_of, body_table
 from app.figures.body import draw_body
 from app.proposal import with_units
@@ -62,7 +62,10 @@ def tuning(run: Run) -> None:
         if (
             not costs.measured_windows
             and not state.policy().demo_mode
-            and st.button("Measure attentions and MLPs too", icon=":material/query_stats:")
+            and st.button(
+                model_state.button("Measure attentions and MLPs too", run.request.model),
+                icon=":material/query_stats:",
+            )
         ):
             parts.ask(lambda: with_units(run, measured=True))
         if study:
@@ -85,7 +88,8 @@ def _no_costs(run: Run) -> None:
             help="In the first blocks predictions are too low, and are scaled to what is measured. Takes a "
             "pass for every attention and every MLP.",
         )
-        if st.button("Measure the costs", type="primary", icon=":material/query_stats:"):
+        label = model_state.button("Measure the costs", run.request.model)
+        if st.button(label, type="primary", icon=":material/query_stats:"):
             parts.ask(lambda: with_units(run, measured))
 
 
@@ -139,6 +143,11 @@ def _compared(study: Study, size: int) -> str:
 def _study(run: Run, size: int) -> Study:
     """Ask for both recipes at a size, on the model and the texts of a run (``PlanError``)."""
     judged = state.proposal(run).judged
+    if not judged.model.is_same(run.request.model):
+        raise PlanError(
+            f"This size is one of {run.request.model.label}, and the model of this session is "
+            f"{judged.model.label}: work on {run.request.model.label} to compare it."
+        )
     shared = {name: getattr(judged, name) for name in Judged.model_fields}
     return Study(
         **shared,

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import streamlit as st
 
-from app import accounts, parts, state, talk_state, turns
+from app import accounts, model_state, parts, state, talk_state, turns
 from app.figures.base import DARK
 from app.header import header
 
@@ -56,6 +56,7 @@ if accounts.must_log_in():
 if parts.theme() is DARK:
     st.html(ON_DARK)
 state.begin_session()
+model_state.begin()
 st.logo(str(ICONS / ("logo-dark.svg" if parts.theme() is DARK else "logo-light.svg")), size="large")
 page = st.navigation(
     [

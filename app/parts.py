@@ -16,7 +16,7 @@ from analysis.errors import SlicescopeError, visible
 from analysis.profile import LayerProfile
 from analysis.scores import find_score
 from analysis.storage import runs_folder
-from app import controls, repeat, state, wording
+from app import controls, model_state, model_switch, repeat, state, wording
 from app.cells import UNSEEN, csv, harmless
 from app.citations import bibtex
 from app.engine import Task
@@ -155,8 +155,12 @@ def start_form(label: str, make: Callable[[], Task], icon: str) -> bool:
 
 
 def warn(request: Request, like: Run) -> None:
-    """Show the warnings of a request; ``like``, a run of the same model, gives the shape."""
-    for sentence in request.warnings(like.result.shape):
+    """Show the warnings of a request; ``like``, a run, gives the shape where it is of the same model."""
+    try:
+        shape = model_state.shape_of(request.model, like)
+    except SlicescopeError:  # the form, or the job itself, tells it
+        shape = None
+    for sentence in request.warnings(shape):
         st.warning(state.told(sentence), icon=":material/warning:")
 
 
@@ -192,11 +196,14 @@ def provenance(view: state.View) -> state.Shown | None:
         return None
     if shown.problem:
         st.warning(shown.problem, icon=":material/info:")
+    model_switch.told_of_another(shown.run)
     warn(shown.run.request, shown.run)
     origin = "The demo run that ships with slicescope" if shown.bundled else f"Run {shown.run.key}"
-    with st.container(horizontal=True, vertical_alignment="center"):
+    words, actions = st.columns([3, 1], vertical_alignment="center")
+    with words:
         told = wording.verbatim(f"{origin} · {state.run_title(shown.run)}")
         st.caption(f":material/history: {told}", width="stretch")
+    with actions, st.container(horizontal=True, vertical_alignment="center", gap="small"):
         with st.popover("Take away", icon=":material/download:"):
             downloads(shown.run)
             pictures()
@@ -257,7 +264,9 @@ def keep(request: CompressRequest) -> None:
     if folder.is_dir():
         st.markdown(wording.kept_model(plain=not any(folder.glob("modeling_*.py"))))
         st.code(str(folder), language=None, wrap_lines=True)
-    elif st.button("Make and keep this model", icon=":material/content_cut:"):
+    elif st.button(
+        model_state.button("Make and keep this model", request.model), icon=":material/content_cut:"
+    ):
         ask(lambda: request)
 
 

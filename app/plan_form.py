@@ -24,7 +24,8 @@ from slicing.schedule import ROUNDINGS
 BY_HAND = [name for name, kind in ALLOCATIONS.items() if not kind.made]
 """The allocations that one can choose."""
 EMBEDDINGS = {"auto": "Automatic", "shared": "Shared", "untied": "Untied"}
-
+TARGETS = {"sp": "Width (SP)", "fewer": "Fewer parameters"}
+"""What a target can be given as."""
 
 PRESETS_OF_PLANS = {
     "The usual: SP 25 %, SB 10 %": Plan(),
@@ -64,7 +65,7 @@ def values_of(plan: Plan) -> dict[str, Any]:
 
 def take(plan: Plan) -> None:
     """Make the widgets show this plan; only in a callback."""
-    state.put({**values_of(plan), "cut": "width"})
+    state.put({**values_of(plan), "cut": "width", "target-as": "sp"})
     if isinstance(shares := plan.settings.get("shares"), tuple):
         plan_state.start_shares(shares)
 
@@ -103,16 +104,15 @@ def starts(profile: LayerProfile, shape: ModelShape) -> None:
         st.button("Undo", icon=":material/undo:", on_click=undo, disabled=not plan_state.can_undo())
 
 
-def plan(profile: LayerProfile) -> Plan:
+def plan(profile: LayerProfile, shape: ModelShape | None = None) -> Plan:
     """Sliders and choices, all of them in the URL (``PlanError`` when they do not go together).
 
     The fields of an allocation become sliders, so a new allocation needs no edit here. What is measured or
     searched for on a model is not to be chosen by hand, and a score that the profile does not hold neither.
     """
     usual = Plan()
-    target = controls.share(
-        "Target (SP)", "sp", usual.target, "Mean share of the width to cut, over all blocks."
-    )
+    target, fewer = _target(shape)
+    reached = st.container()
     target, decided = _decided(profile, target)
     rounding = controls.choice(
         "Widths are multiples of",
@@ -143,7 +143,7 @@ def plan(profile: LayerProfile) -> Plan:
             "the head gets a copy of its own. Automatic: shared where the model is tied.",
         )
         first_token = st.toggle("Count the first token in the score", key="first", bind="query-params")
-    return Plan(
+    made = Plan(
         target=target,
         **decided,
         first_token=first_token,
@@ -152,6 +152,30 @@ def plan(profile: LayerProfile) -> Plan:
         embedding=embedding,
         blocks_per_basis=int(together),
     )
+    if fewer is None or shape is None:
+        return made
+    found, gone = _reaching(made, fewer, profile, shape)
+    reached.caption(f"SP {100 * found.target:.2f} % reaches {100 * gone:.1f} %, the nearest to whole blocks.")
+    return found
+
+
+def _target(shape: ModelShape | None) -> tuple[float, float | None]:
+    """Ask for SP, or for a share of the parameters: then SP is one to begin with, until it is computed."""
+    usual = Plan()
+    if shape is None or controls.choice("Target, given as", "target-as", TARGETS, "sp") == "sp":
+        told = "Mean share of the width to cut, over all blocks."
+        return controls.share("Target (SP)", "sp", usual.target, told), None
+    told = "To the nearest whole block, as 'Make it smaller' counts."
+    fewer = controls.share("Fewer parameters", "plan-fewer", 0.1, told, 1, 80)
+    return max(usual.target, state.widget("base", 10) / 100), fewer
+
+
+def _reaching(plan: Plan, fewer: float, profile: LayerProfile, shape: ModelShape) -> tuple[Plan, float]:
+    """Find the plan's target for a share of the parameters that goes, and the share that it reaches."""
+    redundancy = profile.redundancy(plan.score, plan.first_token)
+    found = plan.with_fewer(fewer, redundancy, shape)
+    left = found.schedule(redundancy, shape).shape_after(shape).parameters
+    return found, 1 - left / shape.parameters
 
 
 def _decided(profile: LayerProfile, target: float) -> tuple[float, dict[str, Any]]:

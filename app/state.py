@@ -1,8 +1,8 @@
 """What a session remembers, and the worker that all sessions share.
 
-With ``plan_state``, ``talk_state``, ``shrink_state`` and ``trash`` the only reader and writer of
-``st.session_state`` and ``st.query_params``; the values of widgets bound to the URL are their own. Knows
-nothing about pages or figures.
+With ``model_state``, ``plan_state``, ``talk_state``, ``shrink_state`` and ``trash`` the only reader and
+writer of ``st.session_state`` and ``st.query_params``; the values of widgets bound to the URL are their own.
+Knows nothing about pages or figures.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from app import plan_state, wording
 from app.accounts import account
 from app.engine import Task
 from app.job import Job
-from app.jobs import Closed, Opened, Worker
+from app.jobs import Worker
 from app.pace import Asking, neighbourhood
 from app.policy import Policy, enforced
 from app.presence import Presence
@@ -48,7 +48,7 @@ from slicing.study.study import Study
 
 View = Literal["profile", "compare", "study", "shrink"]
 """What is looked at: a run's profile, a comparison, a study, the answer to a wish. Names in the URL too."""
-_VIEWS: tuple[View, ...] = ("profile", "compare", "study", "shrink")
+VIEWS: tuple[View, ...] = ("profile", "compare", "study", "shrink")
 _WORDS = {"compare": "comparison", "study": "study", "shrink": "answer to a wish"}
 DEMOS = {"demo-map": bundled_sweep, "demo-ranking": bundled_contest, "demo-frontier": bundled_board}
 """The studies that ship with slicescope, by the names that stand in links."""
@@ -97,36 +97,6 @@ def tend() -> None:
         return policy().demo_mode and presence().gone(owner, get_instance().is_active_session)
 
     worker().tend(gone)
-
-
-def open_source() -> ModelSource | None:
-    """The model that is open now, for all sessions."""
-    report = worker().report
-    return report.source if report else None
-
-
-def opened() -> Opened | None:
-    """The model that is open and for whom; ``None`` where none is."""
-    return worker().opened
-
-
-def another_is_open() -> bool:
-    """Tell whether another model is open than at the last call, and note which of this session's closed."""
-    st.session_state["closed"] = [*closed_models(), *worker().take_closed(owner())]
-    now = open_source()
-    before = st.session_state.get("last-open", now)
-    st.session_state["last-open"] = now
-    return now != before
-
-
-def closed_models() -> list[Closed]:
-    """The models that this session used and others closed, until they are dismissed."""
-    return st.session_state.get("closed", [])
-
-
-def dismiss_closed() -> None:
-    """Forget them."""
-    st.session_state["closed"] = []
 
 
 def device_memory(device: str | None = None) -> tuple[int, int] | None:
@@ -178,21 +148,26 @@ def begin_session() -> None:
         for earlier in EARLIER:
             if named := st.query_params.get(earlier):
                 st.session_state["study-run"] = named
-        for view in _VIEWS:
+        for view in VIEWS:
             if named := st.query_params.get(view):
                 st.session_state[f"{view}-run"] = named
         # Whoever asked for the jobs of a server that ended has a new session here, as this may be.
         st.session_state["watched"] = [job for job in worker().active if job.restarted and may_cancel(job)]
     for earlier in EARLIER:
         st.query_params.pop(earlier, None)
-    for view in _VIEWS:
+    for view in VIEWS:
         key = st.session_state.get(f"{view}-run")
         if key and st.query_params.get(view) != key:
             st.query_params[view] = key
 
 
 def show_run(view: View, key: str) -> None:
-    """Let a view show the run of this key, or the demo of this name, from the next run of the page on."""
+    """Let a view show the run of this key, or the demo of this name, from the next run of the page on.
+
+    The model of the session stays, and where a run may be of another one the address says so.
+    """
+    if key not in DEMOS:
+        st.session_state.setdefault("source", source())
     st.session_state[f"{view}-run"] = key
     st.session_state.pop(f"{view}-asked", None)
 
@@ -272,18 +247,23 @@ def own_recipes() -> list[str]:
 
 
 def source() -> ModelSource:
-    """The model that the next measurement is made on."""
+    """The one model of this session, which every form runs."""
     return st.session_state.get("source") or (policy().models or (ModelSource(kind="demo"),))[0]
 
 
 def choose(source: ModelSource) -> None:
-    """Make this the model of the next measurement."""
+    """Make this the model of the session, and remember that it was used."""
+    used: list[ModelSource] = st.session_state.setdefault("models", [])
+    st.session_state["models"] = [source, *(each for each in used if not each.is_same(source))]
     st.session_state["source"] = source
 
 
 def proposal(run: Run) -> Proposal:
-    """Give what the forms of a new study start from: the tuned plan, on the model and text of a run."""
-    return propose(run, plan_state.tuned_plan())
+    """Give what the forms of a new study start from: the tuned plan and the text of a run, on the session's
+    model.
+    """
+    found = propose(run, plan_state.tuned_plan())
+    return found._replace(judged=found.judged.model_copy(update={"model": source()}))
 
 
 def run_title(run: Run) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from analysis.shape import ModelShape
-from app import controls, parts, state, wording
+from app import controls, model_state, parts, state, wording
 from app.figures.units import draw_unit_agreement, draw_unit_curve, draw_unit_map, shown_parts
 from app.proposal import with_units
 from app.unit_tables import unit_agreement_table, unit_curve_table, unit_map_table
@@ -44,7 +44,7 @@ def _offer(run: Run, words: str, label: str, measured: bool = False) -> None:
     """A sentence, and a button that measures what is missing."""
     with st.container(border=True, horizontal=True, vertical_alignment="center"):
         st.markdown(words, width="stretch")
-        if st.button(label, icon=":material/query_stats:"):
+        if st.button(model_state.button(label, run.request.model), icon=":material/query_stats:"):
             parts.ask(lambda: with_units(run, measured))
 
 

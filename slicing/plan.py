@@ -14,6 +14,7 @@ from analysis.errors import PlanError
 from analysis.shape import ModelShape
 from analysis.values import Value
 from slicing.allocation import MAX_FRACTION, Allocation, Constant, Fractions, find_allocation
+from slicing.budget import Budget
 from slicing.schedule import EmbeddingForm, SlicingSchedule, without_middle
 
 
@@ -135,10 +136,30 @@ class Plan(Slicing):
         alike = (1.0,) * shape.block_count
         return self._rounded(Constant()(alike, self.target, self.max_fraction), shape)
 
+    def with_fewer(self, share: float, redundancy: Sequence[float], shape: ModelShape) -> Self:
+        """Give this plan the target at which ``share`` of the parameters goes.
+
+        That is to the nearest whole block, as ``Budget`` counts it, so that it is the size that other methods
+        come to. ``redundancy`` (L,): higher means more redundant. Raises ``PlanError`` when the share is not
+        between 0 and 1, or when no target of this plan comes near.
+        """
+        size = Budget(measure="parameters", amount=share).parameters(shape)
+        assert size is not None
+        return self._near(size, redundancy, shape)[0]
+
     def at_parameters(
         self, parameters: int, redundancy: Sequence[float], shape: ModelShape
     ) -> SlicingSchedule:
         """The schedule of this plan, at whatever target, whose size comes nearest to ``parameters``.
+
+        Raises ``PlanError`` when no target of this plan comes near.
+        """
+        return self._near(parameters, redundancy, shape)[1]
+
+    def _near(
+        self, parameters: int, redundancy: Sequence[float], shape: ModelShape
+    ) -> tuple[Self, SlicingSchedule]:
+        """Find the target at which this plan's size comes nearest to ``parameters``, and its schedule.
 
         By bisection on the target. Raises ``PlanError`` when no target of this plan comes within 0.1 %, or
         within what rounding one block's width up and another's down can explain.
@@ -146,18 +167,19 @@ class Plan(Slicing):
         step = 2 * self.rounding * shape.parameters // (shape.block_count * shape.hidden_size)
         near_enough = max(parameters // 1000, step)
         low, high = self.base, 0.95
-        best: SlicingSchedule | None = None
+        best: tuple[Self, SlicingSchedule] | None = None
         nearest = 0
         for _ in range(30):
             middle = (low + high) / 2
             try:
-                found = self.model_copy(update={"target": middle}).schedule(redundancy, shape)
+                plan = self.model_copy(update={"target": middle})
+                found = plan.schedule(redundancy, shape)
             except PlanError:  # more than its bounds allow
                 high = middle
                 continue
             size = found.shape_after(shape).parameters
             if best is None or abs(size - parameters) < abs(nearest - parameters):
-                best, nearest = found, size
+                best, nearest = (plan, found), size
             low, high = (middle, high) if size > parameters else (low, middle)
         if best is None or abs(nearest - parameters) > near_enough:
             near = "none at all" if best is None else f"{nearest:,}"

@@ -241,6 +241,24 @@ def tiny_folder(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """A browser without a screen, for the tests of a file."""
+    from serving import chromium
+
+    with chromium() as browser:
+        yield browser
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A server for the tests of a file, without runs of its own: it shows those that ship with slicescope."""
+    from serving import served
+
+    with served(tmp_path_factory.mktemp("home")) as address:
+        yield address
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _one_arithmetic() -> Iterator[None]:
     """Products are in float32 on every processor, whatever instructions it has, so that numbers compare."""

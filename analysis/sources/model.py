@@ -87,6 +87,11 @@ class ModelSource(Value):
             return self.location + (f"@{self.revision}" if self.revision else "")
         return Path(self.location).name
 
+    def is_same(self, other: ModelSource) -> bool:
+        """Tell whether the other is the same model, on whatever device and in whatever dtype."""
+        mine, others = ((each.kind, each.location, each.revision) for each in (self, other))
+        return mine == others
+
 
 def is_sliced(source: ModelSource) -> bool:
     """Tell whether the source is a folder that ``slicing.store`` wrote."""

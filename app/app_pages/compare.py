@@ -5,7 +5,7 @@ from typing import Any
 import streamlit as st
 
 from analysis.errors import SlicescopeError, visible
-from app import forms, parts, plan_state, row_actions, state, wording
+from app import forms, model_state, parts, plan_state, row_actions, state, wording
 from app.body import body_of, body_table
 from app.figures.body import draw_body
 from app.figures.compare import draw_differences, draw_perplexities, draw_windows
@@ -40,7 +40,8 @@ def _set_up() -> None:
     profiled = state.shown("profile")
     if profiled is None:
         return
-    usual = state.proposal(profiled.run)
+    usual, compared = state.proposal(profiled.run), state.shown("compare")
+    seen = compared.run if compared else None
     with st.expander("Set up a comparison", icon=":material/balance:"):
         st.markdown(
             f"**{wording.verbatim(usual.judged.model.label)}**: {wording.plan_line(usual.plan)}. "
@@ -51,14 +52,16 @@ def _set_up() -> None:
                 study, problem = forms.comparison_form(usual), None
             except SlicescopeError as error:
                 study, problem = None, state.told(error)
-            pressed = parts.start_form("Run", lambda: study or profiled.run.request, ":material/play_arrow:")
+            label = model_state.button("Compare", usual.judged.model, profiled.run, seen)
+            pressed = parts.start_form(label, lambda: study or profiled.run.request, ":material/play_arrow:")
         if problem:
             st.warning(problem, icon=":material/warning:")
         if study:
             parts.warn(study, profiled.run)
-        if study and (shape := profiled.run.result.shape):
+        if study:
             try:
-                if need := request_need(study, shape, state.told_of(study.model.device)):
+                shape = model_state.shape_of(study.model, profiled.run)
+                if shape and (need := request_need(study, shape, state.told_of(study.model.device))):
                     st.caption(wording.memory_taken(need))
             except SlicescopeError as error:
                 st.warning(state.told(error), icon=":material/warning:")

@@ -10,7 +10,7 @@ from analysis.device import DTYPES
 from analysis.errors import SlicescopeError
 from analysis.sources.card import ModelCard
 from analysis.sources.model import ModelSource
-from app import parts, state, wording
+from app import model_state, parts, state, wording
 from app.engine import Load, Unload
 
 _KINDS = {"demo": "Demo", "hub": "Hub id", "folder": "Folder", "gguf": "GGUF file"}
@@ -150,14 +150,33 @@ with view:
         except SlicescopeError as error:
             st.error(state.told(error), icon=":material/error:")
 
-opened, held = state.open_source(), state.opened()
+opened, held = model_state.open_source(), model_state.opened()
 if held and card and source != held.source:
     choice.caption(f":material/eject: {wording.closes(held, state.owner())}")
 with choice, st.container(horizontal=True):
-    is_open = opened is not None and opened == source
-    can_load = card is not None and not is_open
-    if st.button("Load", type="primary", icon=":material/upload:", disabled=not can_load) and source:
-        state.choose(source)
+    if opened is not None and opened == source:
+        now = source == state.source()
+        label, icon = ("This is the model now", "check") if now else ("Work on this model", "deployed_code")
+        st.button(
+            label,
+            type="primary",
+            icon=f":material/{icon}:",
+            disabled=now,
+            on_click=model_state.switch,
+            args=(source,),
+            help="It is open already. Every form of this session runs it.",
+        )
+    elif (
+        st.button(
+            "Load",
+            type="primary",
+            icon=":material/upload:",
+            disabled=card is None,
+            on_click=model_state.switch,
+            args=(source,),
+        )
+        and source
+    ):
         parts.ask(partial(Load, source))
     if policy.may_delete and st.button("Unload", icon=":material/eject:", disabled=opened is None):
         parts.ask(Unload)

@@ -10,7 +10,7 @@ from analysis.evaluate import at_a_time
 from analysis.profile import LayerProfile
 from analysis.scores import SCORES
 from analysis.sources.text import TextSource
-from app import controls, parts, state, wording
+from app import controls, model_state, parts, state, wording
 from app.coloured import coloured_text, legend
 from app.figures.profile import (
     DAMAGES,
@@ -60,12 +60,13 @@ def _measure_form() -> None:
                 units=units,
             )
 
-        pressed = parts.start_form("Measure", asked, ":material/query_stats:")
+        like = state.shown("profile")
+        label = model_state.button("Measure", state.source(), like.run if like else None)
+        pressed = parts.start_form(label, asked, ":material/query_stats:")
 
-    like = state.shown("profile")
     if pressed:
         parts.ask(asked)
-    elif like and like.run.request.model == state.source():
+    elif like and model_state.is_current(like.run.request.model):
         with suppress(SlicescopeError):  # a text that is none is told when it is asked for
             parts.warn(asked(), like.run)
 
@@ -286,18 +287,12 @@ def _near(run: Run) -> None:
 st.title("Where is it redundant?")
 st.markdown("A block that hardly changes the residual stream is one the model can spare a part of.")
 shown = state.shown("profile")
-current = shown is not None and shown.run.request.model == state.source()
+current = shown is not None and model_state.is_current(shown.run.request.model)
 with st.expander(
     f"Measure {wording.verbatim(state.source().label)}", icon=":material/query_stats:", expanded=not current
 ):
     _measure_form()
 if shown := parts.provenance("profile"):
-    if not current:
-        label = wording.verbatim(shown.run.request.model.label)
-        st.warning(
-            f"This is the profile of {label}: press Measure for {wording.verbatim(state.source().label)}.",
-            icon=":material/sync_problem:",
-        )
     _draw(shown.run)
     st.subheader("From near")
     _near(shown.run)

@@ -7,7 +7,7 @@ import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
 from analysis.errors import SlicescopeError
-from app import controls, forms, parts, plan_form, row_actions, state, wording
+from app import controls, forms, model_state, parts, plan_form, row_actions, state, wording
 from app.body import body_of, body_table
 from app.figures.body import draw_body
 from app.figures.frontier import draw_frontier
@@ -51,7 +51,7 @@ def _set_up() -> None:
     form, ready = st.columns([3, 2], gap="large")
     with form:
         try:
-            study = forms.study_form(usual, profiled.run.result.shape)
+            study = forms.study_form(usual, model_state.shape_of(usual.judged.model, profiled.run))
         except SlicescopeError as error:
             study = None
             ready.warning(state.told(error), icon=":material/warning:")
@@ -61,7 +61,9 @@ def _set_up() -> None:
             return
         parts.warn(study, profiled.run)
         st.caption(wording.trials_size(study, profiled.run))
-        parts.start("Run", lambda: study, ":material/play_arrow:")
+        seen = state.shown("study")
+        label = model_state.button("Run", study.model, profiled.run, seen.run if seen else None)
+        parts.start(label, lambda: study, ":material/play_arrow:")
 
 
 def _demos() -> None:

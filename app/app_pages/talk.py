@@ -37,6 +37,10 @@ _STYLE = """<style>
 .st-key-talk-small [data-testid="stCaptionContainer"] p { font-size: clamp(0.75rem, 0.95vw, 1.2rem); }
 .st-key-talk-chart .stHtml { height: 100%; }
 .st-key-talk-foot p { font-size: clamp(1rem, 1.3vw, 1.6rem); }
+@media (max-height: 500px) { /* a page at 200 %: it scrolls, and its controls stay */
+  .st-key-talk > :has(.st-key-talk-foot), .st-key-talk > .st-key-talk-foot {
+    position: sticky; bottom: 0; z-index: 9; background: var(--talk-paper); }
+}
 @media (min-width: 1600px) {
   .st-key-talk-chart > * > * { inset: 0 auto auto 0; width: calc(100% / 1.4); height: calc(100% / 1.4); }
   .st-key-talk-chart .js-plotly-plot { transform: scale(1.4); transform-origin: 0 0; }
@@ -158,6 +162,8 @@ def _foot(at: talk_state.Talk, steps: int) -> None:
 
 
 st.html(_STYLE)
+paper = st.get_option(f"theme.{'dark' if parts.theme() is DARK else 'light'}.backgroundColor")
+st.html(f"<style>.st-key-talk {{ --talk-paper: {paper}; }}</style>")
 st.html(_RELEASE, unsafe_allow_javascript=True)
 shown, told, problem = state.shown("compare"), None, ""
 try:

@@ -9,7 +9,7 @@ from analysis.device import DTYPES
 from analysis.errors import PlanError, visible
 from analysis.profile import LayerProfile
 from analysis.shape import ModelShape
-from app import controls, inside, parts, plan_form, plan_state, repeat, state, wording
+from app import controls, inside, model_state, parts, plan_form, plan_state, repeat, state, wording
 from app.figures.plan import draw_schedule
 from app.proposal import with_bases
 from app.tables import schedule_table
@@ -69,8 +69,12 @@ def _previews(run: Run, plan: Plan) -> None:
                 "are kept from one pass over the model, and a plan is then a re-cut in seconds.",
                 width="stretch",
             )
-            if st.button("Prepare previews", icon=":material/speed:"):
+            label = model_state.button("Prepare previews", run.request.model)
+            if st.button(label, icon=":material/speed:"):
                 parts.ask(lambda: with_bases(run))
+        return
+    if not model_state.is_current(run.request.model):
+        st.caption("Plans are previewed on the model of this session alone, and this is a run of another.")
         return
     waiting = _incomplete(state.preview_of(run, plan))
     parts.apart(_preview, run, plan, waiting, every=_POLL if waiting else None)
@@ -132,7 +136,8 @@ def _actions(run: Run, plan: Plan, planned: SlicingSchedule) -> None:
             help="Start from these bars and change single blocks.",
         )
     parts.warn(proposal, run)
-    parts.start("Compare with constant", lambda: proposal, ":material/balance:")
+    label = model_state.button("Compare with constant", proposal.model, run)
+    parts.start(label, lambda: proposal, ":material/balance:")
     with st.container(horizontal=True):
         content = {"model": run.request.model.label, "plan": plan, "schedule": planned}
         st.download_button(
@@ -168,7 +173,7 @@ def _tuning(run: Run, shape: ModelShape) -> None:
     try:
         with choice:
             top = st.container()
-            plan = plan_form.plan(run.result.profile)
+            plan = plan_form.plan(run.result.profile, shape)
         with view:
             _previews(run, plan)
             planned = _draw(plan, run.result.profile, shape, itemsize)

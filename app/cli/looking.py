@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from analysis.numbers import LARGEST_SEED
+from app.cli.amount import AmountOptions
 from app.cli.options import (
-    AmountOptions,
     EvaluationOptions,
     Int8Option,
     JsonOption,
@@ -105,12 +105,16 @@ def plan_command(
     from slicing.study.requests import ProfileRequest
     from slicing.study.store import find_stored
 
-    chosen = cut.plan(amount.target, amount.base)
+    fewer = amount.share()
+    chosen = amount.plan(cut)
     request = ProfileRequest(model=which.source(), **measure.fields())
     run = find_stored(request) or carry_out(request)
     result: Any = run.result
     if result.shape is None:
         raise UnsupportedError(result.not_sliceable)
+    if fewer is not None:
+        redundancy = result.profile.redundancy(chosen.score, chosen.first_token)
+        chosen = chosen.with_fewer(fewer, redundancy, result.shape)
     data = _planned(run, chosen)
     if not printed_as_json(data, json_path):
         _show_plan(run, chosen, data)
@@ -167,8 +171,8 @@ def _show_plan(run: Run, chosen: Plan, data: dict[str, Any]) -> None:
         shape = each.shape_after(result.shape)
         size = wording.memory(shape.weight_bytes(DTYPES[run.environment.dtype].itemsize))
         out.print(
-            f"{name}: mean slice {each.mean_slice:.1%}, {shape.parameters:,} parameters "
-            f"({shape.parameters / dense - 1:+.1%} against dense), {size} on disk, "
+            f"{name} at SP {chosen.target:.2%}: mean slice {each.mean_slice:.1%}, {shape.parameters:,} "
+            f"parameters ({shape.parameters / dense - 1:+.1%} against dense), {size} on disk, "
             f"{shape.flops_per_token:,} FLOPs per token"
         )
     cache = wording.memory(data["cache_bytes"])

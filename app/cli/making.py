@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from analysis.errors import PlanError
+from app.cli.amount import AmountOptions
 from app.cli.methods import MethodsOption
 from app.cli.options import (
-    AmountOptions,
     CardOptions,
     DrawOptions,
     JsonOption,
@@ -90,12 +90,13 @@ def slice_command(
     from slicing.study.requests import CompressRequest
     from slicing.study.study import sliced
 
-    plan = cut.plan(amount.target, amount.base)
+    fewer = amount.share()
+    plan = amount.plan(cut)
     asked = CompressRequest(
         model=which.source(),
         **calibrate.fields(),
         recipe=sliced(plan, **how.fields()),
-        budget=Budget(amount=plan.target),
+        budget=Budget(amount=plan.target) if fewer is None else Budget(measure="parameters", amount=fewer),
         **card.fields(),
     )
     _make(asked, output, json_path)

@@ -159,18 +159,6 @@ class ModelOptions:
 
 
 @dataclass(frozen=True)
-class AmountOptions:
-    """How much to cut."""
-
-    target: Annotated[float, typer.Option(help="SP: mean share of the width to cut, from 0 to below 1.")] = (
-        0.25
-    )
-    base: Annotated[float, typer.Option(help="SB: the share that every block loses; at most the target.")] = (
-        0.10
-    )
-
-
-@dataclass(frozen=True)
 class SharingOptions:
     """Where to cut it, and in what form."""
 

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from app.cli.amount import AmountOptions
 from app.cli.contract import comparison_json
 from app.cli.methods import MethodsOption
 from app.cli.options import (
     Alike,
-    AmountOptions,
     CalibrationOptions,
     DrawOptions,
     EvaluationOptions,
@@ -40,6 +40,7 @@ from app.cli.terminal import plain, printed_as_json, tell_where
 from app.cli.work import carry_out
 
 if TYPE_CHECKING:
+    from slicing.plan import Plan
     from slicing.study.recipe import Recipe
     from slicing.study.study import Study
 
@@ -64,24 +65,54 @@ def compare(
     from slicing.study.requests import PROMPT
     from slicing.study.study import comparison
 
-    plan = cut.plan(amount.target, amount.base)
-    study = comparison(
-        plan,
+    plan, fewer = amount.plan(cut), amount.share()
+    asked_for: dict[str, Any] = {
         **how.fields(),
-        model=which.source(),
+        "model": which.source(),
         **calibrate.fields(),
         **judge.fields(),
         **asked.fields(),
-        prompt=prompt or PROMPT,
-        new_tokens=new_tokens,
-        lens=lens,
-        speed_rounds=speed_rounds,
-        jitter=jitter,
-    )
+        "prompt": prompt or PROMPT,
+        "new_tokens": new_tokens,
+        "lens": lens,
+        "speed_rounds": speed_rounds,
+        "jitter": jitter,
+    }
+    study = comparison(plan, **asked_for)
+    if fewer is not None:
+        plan = _with_fewer(fewer, plan, study)
+        study = comparison(plan, **asked_for)
     run = carry_out(study)
     if not printed_as_json(comparison_json(run, plan, cut.settings(amount.base)), json_path):
         print_run(run)
         tell_where(run)
+
+
+def _with_fewer(fewer: float, plan: Plan, study: Study) -> Plan:
+    """Give a plan the target that reaches a size, by a profile of the windows that the study profiles.
+
+    Raises ``UnsupportedError`` for a model that cannot be sliced.
+    """
+    from analysis.errors import UnsupportedError
+    from slicing.probes import PROBES
+    from slicing.study.requests import ProfileRequest
+    from slicing.study.store import find_stored
+
+    windows, drawn, seed = study.profile_draw
+    request = ProfileRequest(
+        model=study.model,
+        text=study.profile_text,
+        windows=windows,
+        drawn=drawn,
+        window_length=study.window_length,
+        seed=seed,
+        probes=(plan.score,) if plan.score in PROBES else (),
+    )
+    result: Any = (find_stored(request) or carry_out(request)).result
+    if result.shape is None:
+        raise UnsupportedError(result.not_sliceable)
+    redundancy = result.profile.redundancy(plan.score, plan.first_token)
+    return plan.with_fewer(fewer, redundancy, result.shape)
 
 
 class _CommandOrFile(TyperGroup):

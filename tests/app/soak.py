@@ -120,7 +120,7 @@ class Person:
             fill(self.page, "Windows", 2, place)
         fill(self.page, "Window length, tokens", 64)
         fill(self.page, "Tokens to generate", 0)
-        self.press("Run")
+        self.press("Compare")
 
     def study(self) -> None:
         self.go("Study")

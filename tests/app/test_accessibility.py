@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from serving import MISSING, chromium, served, settle, visit
+from serving import MISSING, settle, visit
 
 LACKING = MISSING + ([] if importlib.util.find_spec("axe_playwright_python") else ["axe-playwright-python"])
 pytestmark = [
@@ -20,18 +19,6 @@ PAGES = ["shrink", "model", "profile", "tune", "compare", "play", "study", "runs
 GRAVE = ("serious", "critical")
 COLOURS = ["color-contrast", "link-in-text-block"]
 """The rules of axe that look at colours."""
-
-
-@pytest.fixture(scope="module")
-def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with served(tmp_path_factory.mktemp("home")) as address:
-        yield address
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with chromium() as browser:
-        yield browser
 
 
 def violations(page: Any, scheme: str) -> list[str]:

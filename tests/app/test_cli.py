@@ -141,6 +141,24 @@ def test_sliced_model_opens_and_evaluates_as_compared(monkeypatch, tiny_folder, 
     assert run(monkeypatch, "profile", "--model", folder, "--text", calibration, "--window-length", 32) == 3
 
 
+def test_a_size_can_be_asked_for_instead_of_a_target(monkeypatch, tiny_folder, texts, tmp_path, capsys):
+    text, evaluation = texts
+    where = ["--model", tiny_folder, "--window-length", 16, "--rounding", 1, "--base", 0, "--fewer", "25%"]
+    assert run(monkeypatch, "plan", *where, "--text", text, "--windows", 2, "--json", "-") == 0
+    planned = json.loads(capsys.readouterr().out)
+    assert planned["plan"]["target"] != 0.25
+    drawn = ["--calibration", text, "--calibration-windows", 2, "--profile-windows", 2]
+    judged = ["--evaluation", evaluation, "--evaluation-windows", 2, "--new-tokens", 0, "--speed-rounds", 0]
+    assert run(monkeypatch, "compare", *where, *drawn, *judged, "--json", "-") == 0
+    sizes = [each["parameters"] for each in json.loads(capsys.readouterr().out)["evaluations"]]
+    assert planned["parameters"] == pytest.approx(sizes[2], rel=0.01)
+    folder = tmp_path / "smaller"
+    assert run(monkeypatch, "slice", *where, *drawn, "--evaluation-windows", 0, "--out", folder) == 0
+    capsys.readouterr()
+    assert run(monkeypatch, "plan", *where, "--target", 0.3) == 5
+    assert "either --target or --fewer" in capsys.readouterr().err
+
+
 def test_plan_reuses_the_profile_and_shows_the_widths(monkeypatch, tiny_folder, texts, capsys):
     text, _ = texts
     where = ["--model", tiny_folder, "--text", text, "--windows", 2, "--window-length", 16, "--rounding", 1]

@@ -130,7 +130,8 @@ def test_a_model_folder_has_a_card(desk: Desk, tiny_folder: Path) -> None:
     assert "these can be taken out: channels, heads of keys and values, value coordinates" in words(app)
     press(app, "Load")
     app.switch_page("app_pages/profile.py").run()
-    assert f"press Measure for {tiny_folder.name}" in words(app)
+    assert f"Forms run {tiny_folder.name}, which is the model of this session" in words(app)
+    assert f"Measure on {tiny_folder.name}" in [button.label for button in app.button]
 
 
 @pytest.mark.parametrize("said_of", ["cpu", "cuda:0"])
@@ -228,7 +229,7 @@ def test_a_comparison_asks_for_repetitions_and_begins_with_those_of_the_one_show
     app = page("compare")
     assert app.number_input(key="comparison-jitter").value == 0
     app.number_input(key="comparison-jitter").set_value(2)
-    press(app, "Run")
+    press(app, "Compare")
     (task,) = desk.tasks
     assert (task.view, task.jitter) == ("comparison", 2)
     shown = bundled_run().model_copy(update={"request": task})
@@ -315,7 +316,7 @@ def test_a_comparison_is_set_up_with_the_tuned_plan(desk: Desk) -> None:
     app.switch_page("app_pages/compare.py").run()
     app.number_input(key="calibration-windows").set_value(2)
     app.number_input(key="evaluation-windows").set_value(3)
-    press(app, "Run")
+    press(app, "Compare")
     (task,) = desk.tasks
     assert (task.budgets[0].target, task.calibration_windows, task.profile_windows) == (0.35, 2, 2)
     assert task.evaluation_windows == 3
@@ -326,14 +327,14 @@ def test_the_same_text_twice_is_warned_of(desk: Desk, tmp_path: Path) -> None:
     app = page("compare")
     for role in ("calibration", "evaluation"):
         type_into(app, role, str(tmp_path / "text.txt"))
-    press(app, "Run")
+    press(app, "Compare")
     assert any("flatters" in warning.value for warning in app.warning)
 
 
 def test_too_little_calibration_text_is_warned_of_where_it_is_asked_for(desk: Desk) -> None:
     app = page("compare")
     app.number_input(key="calibration-windows").set_value(1)
-    press(app, "Run")
+    press(app, "Compare")
     (told,) = (warning.value for warning in app.warning)
     assert "576 dimensions are found on 512 tokens" in told
     app = page("study")
@@ -754,3 +755,17 @@ def test_the_results_of_a_restarted_job_are_shown_to_whoever_comes_back(desk: De
     app.run()
     assert not app.exception
     assert f"Run {run.key}" in words(app)
+
+
+def test_the_target_can_be_given_as_fewer_parameters(desk: Desk) -> None:
+    app = page("tune")
+    app.segmented_control(key="target-as").set_value("fewer").run()
+    app.slider(key="plan-fewer").set_value(20).run()
+    assert not app.exception
+    assert "% reaches 21.1 %, the nearest to whole blocks" in words(app)
+    press(app, "Compare with constant")
+    (task,) = desk.tasks
+    shape = bundled_run().result.shape
+    redundancy = bundled_run().result.profile.redundancy("lr")
+    wanted = Plan().with_fewer(0.2, redundancy, shape)
+    assert task.budgets[0].target == wanted.target

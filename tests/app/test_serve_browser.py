@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from serving import MISSING, Server, chromium, serving, visit
+from serving import MISSING, Server, serving, visit
 
 pytestmark = [
     pytest.mark.browser,
@@ -72,12 +72,6 @@ def server_with_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
     # Without a browser: what Python would open instead is one in the terminal.
     with serving(home, "--open", DISPLAY="", WAYLAND_DISPLAY="", BROWSER="") as server:
         yield server
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with chromium() as browser:
-        yield browser
 
 
 def test_streamlit_would_advertise_in_this_home(server: Server) -> None:

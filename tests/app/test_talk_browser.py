@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from serving import MISSING, chromium, served
+from serving import MISSING
 
 from app.story import SCENES
 
@@ -15,19 +14,6 @@ pytestmark = [
     pytest.mark.browser,
     pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)}"),
 ]
-
-
-@pytest.fixture(scope="module")
-def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A server without runs of its own: the talk is that of the run that ships with slicescope."""
-    with served(tmp_path_factory.mktemp("home")) as address:
-        yield address
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with chromium() as browser:
-        yield browser
 
 
 def open_talk(browser: Any, address: str, query: str, screen: tuple[int, int], scheme: str = "light") -> Any:
@@ -114,6 +100,18 @@ def test_each_step_fits_its_screen_and_nothing_else_is_on_it(
     assert size >= (28 if screen[0] >= 1280 else 20)
     chart = page.locator(".js-plotly-plot").bounding_box()
     assert chart["height"] > 0.25 * screen[1] and chart["width"] > 0.85 * screen[0]
+    page.context.close()
+
+
+def test_the_controls_stay_in_view_at_twice_the_size(address: str, browser: Any) -> None:
+    page = open_talk(browser, address, "&step=6", (640, 400))  # 1280 x 800 at 200 %
+    page.locator(".st-key-back button").wait_for()
+    page.wait_for_timeout(500)
+    inner = "document.querySelector('.stMain')"
+    assert page.evaluate(f"{inner}.scrollHeight > {inner}.clientHeight")
+    for key in ("back", "forward", "leave"):
+        box = page.locator(f".st-key-{key} button").bounding_box()
+        assert box["y"] >= 0 and box["y"] + box["height"] <= 400
     page.context.close()
 
 

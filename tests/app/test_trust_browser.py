@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 import pytest
-from serving import MISSING, chromium, served, settle, visit
+from serving import MISSING, served, settle, visit
 
 from slicing.study.store import BUNDLED_RUN, RUN_FILE, bundled_run
 
@@ -35,12 +35,6 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def address(home: Path) -> Iterator[str]:
     with served(home, "--demo-mode") as address:
         yield address
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with chromium() as browser:
-        yield browser
 
 
 def ask(address: str, method: str, path: str, **headers: str) -> http.client.HTTPResponse:

@@ -6,6 +6,7 @@ import pytest
 from conftest import DEMO_SHAPE
 
 from analysis.errors import PlanError, StorageError
+from slicing.budget import Budget
 from slicing.plan import Plan
 from slicing.schedule import SlicingSchedule, constant_at_parameters
 
@@ -89,3 +90,15 @@ def test_what_was_made_without_a_width_inside_of_blocks_is_read(kind, said, name
     assert kind.from_plain({**said, name: plain}, "it") == kind(**said)
     with pytest.raises(StorageError, match=f"{name} .* no longer cuts, .* open it with slicescope 0.1"):
         kind.from_plain({**said, name: [4] if plain == [] else 1.5}, "it")
+
+
+@pytest.mark.parametrize("rounding", [1, 8])
+def test_a_share_of_the_parameters_becomes_the_target_that_reaches_it(rounding: int) -> None:
+    for share in (0.1, 0.2, 0.3):
+        plan = Plan(rounding=rounding).with_fewer(share, REDUNDANCY, DEMO_SHAPE)
+        size = plan.schedule(REDUNDANCY, DEMO_SHAPE).shape_after(DEMO_SHAPE).parameters
+        wanted = Budget(measure="parameters", amount=share).parameters(DEMO_SHAPE)
+        assert size == pytest.approx(wanted, rel=0.001)
+        assert plan.target != Plan().target
+    with pytest.raises(PlanError, match="between 0 and 1"):
+        Plan().with_fewer(1.5, REDUNDANCY, DEMO_SHAPE)
