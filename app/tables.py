@@ -11,6 +11,7 @@ import numpy as np
 
 from analysis.cloud import Cloud
 from analysis.details import Details
+from analysis.differences import ProfileDifference
 from analysis.evaluate import Difference, perplexity_of
 from analysis.late import pd
 from analysis.profile import LayerProfile
@@ -146,6 +147,11 @@ def overlay_table(
         )
         for name, profile in profiles
     )
+
+
+def profile_difference_table(found: ProfileDifference, names: Sequence[str]) -> pd.DataFrame:
+    """One row per block of two profiles: what each changes, the difference and its interval."""
+    return found.to_frame().rename(columns=dict(zip(("first", "second"), names, strict=True))).round(5)
 
 
 def passage_table(comparison: Comparison, baseline: str, contender: str) -> pd.DataFrame:

@@ -187,6 +187,7 @@ GOOD: dict[str, tuple[str, ...]] = {
     "runs list": (),
     "runs show": (KEY,),
     "runs delete": (KEY,),
+    "runs difference": (KEY, "demo"),
     "runs trash": (),
     "runs restore": ("nothing",),
     "runs rename": (KEY, "A name"),

@@ -21,6 +21,7 @@ from app.figures.profile import (
     draw_split,
     draw_tokens,
 )
+from app.side_by_side import show_difference
 from app.tables import lens_table, overlay_table, similarity_table, split_table, token_table
 from app.unit_view import show_units
 from slicing.study.requests import ProfileRequest, drawn_for
@@ -256,7 +257,7 @@ def _near(run: Run) -> None:
         details, damage = None, state.told(error)
     names = [
         *("Tokens", "Depth by depth", "Heads and MLP", "Logit lens"),
-        *("Against damage", "Beside other runs", "Units"),
+        *("Against damage", "Beside other runs", "Units", "Difference"),
     ]
     tabs = st.tabs(names, bind="query-params", key="near")
     for tab, name in zip(tabs, names, strict=True):
@@ -267,6 +268,8 @@ def _near(run: Run) -> None:
                 _overlay(run)
             elif name == names[6]:
                 show_units(run)
+            elif name == names[7]:
+                show_difference(run)
             elif name == names[4]:
                 parts.damage_chart(run.result.profile, controls.shown_score()[1])
             elif damage:

@@ -14,6 +14,7 @@ from typer.rich_utils import rich_format_error
 
 from analysis.errors import Cancelled, PlanError, SlicescopeError, brief, visible
 from analysis.values import first_fault
+from app.cli.differences import difference
 from app.cli.exporting import export
 from app.cli.looking import evaluate, generate, plan_command, profile
 from app.cli.making import compress, remove, slice_command
@@ -73,6 +74,7 @@ app.add_typer(study_app, name="study")
 app.command()(evaluate)
 app.command()(generate)
 app.command()(export)
+runs_app.command()(difference)
 app.add_typer(runs_app, name="runs")
 app.command()(report)
 app.command()(cite)

@@ -102,9 +102,7 @@ def draw_change(
     block that is looked at from near.
     """
     entry = find_score(score)
-    measured = profile.measured(score, first_token)
-    turned = entry.measurement.startswith("cosine")
-    change = 1.0 - measured if turned else measured
+    turned, change = entry.of_cosine, profile.change(score, first_token)
     values = change.mean(axis=0)
     if (entry.higher_is_redundant and not turned) or values.min() <= 0.0:
         return draw_profile(profile, score, first_token, theme=theme)

@@ -29,7 +29,7 @@ from slicing.preview import Preview
 from slicing.study import store
 from slicing.study.requests import CompressRequest, ProfileRequest
 from slicing.study.results import ProfileResult, Run, TrialResult
-from slicing.study.store import bundled_run, bundled_sweep, find_details
+from slicing.study.store import bundled_run, bundled_sweep, bundled_units, find_details
 from slicing.study.verdicts import Comparison, read_comparison
 
 MAIN = Path(__file__).parents[2] / "app" / "main.py"
@@ -648,6 +648,21 @@ def test_profiles_are_laid_over_one_another(desk: Desk) -> None:
     bring_in(sweep.to_json().encode(), "it")
     app = page("profile", near="Beside other runs")
     assert [each.key for each in app.get("plotly_chart")] == ["profile", "overlay"]
+
+
+def test_what_parts_two_profiles_is_shown_and_the_address_keeps_which(desk: Desk) -> None:
+    assert "There is no other run" in words(page("profile", near="Difference"))
+    units = bundled_units()
+    bring_in(units.to_json().encode(), "it")
+    sweep = bundled_sweep()
+    bring_in(sweep.to_json().encode(), "it")
+    app = page("profile", near="Difference", against=units.key)
+    assert charts(app) == ["profile", "difference", "two-profiles"]
+    assert app.selectbox(key="held-against").value == units.key
+    assert "are equal in all 30 blocks" in words(app)
+    app.selectbox(key="held-against").set_value(sweep.key).run()
+    assert not app.exception
+    assert app.query_params["against"] == sweep.key
 
 
 def test_a_run_without_details_says_so(desk: Desk) -> None:
