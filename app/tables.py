@@ -81,6 +81,19 @@ def token_table(details: Details, window: int, block: int) -> pd.DataFrame:
     )
 
 
+def token_path_table(details: Details, window: int, place: int) -> pd.DataFrame:
+    """One row per block: how strongly it changed one token, beside the mean of the other tokens."""
+    own, mean = details.path(window, place), details.mean_change()
+    return pd.DataFrame(
+        {
+            "block": range(own.size),
+            "change (1 − cosine)": own.round(4),
+            "mean of all tokens": mean.round(4),
+            "× mean": (own / np.maximum(mean, 1e-6)).round(2),
+        }
+    )
+
+
 def similarity_table(details: Details, by: str = "similarity") -> pd.DataFrame:
     """Tabulate how alike the stream is at every two depths, by a measure in ``LIKENESSES``."""
     values = details.maps()[by]

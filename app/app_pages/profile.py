@@ -11,18 +11,19 @@ from analysis.profile import LayerProfile
 from analysis.scores import SCORES
 from analysis.sources.text import TextSource
 from app import controls, parts, state, wording
-from app.coloured import coloured_text, legend
+from app.coloured import SCRIPT, coloured_text, legend
 from app.figures.profile import (
     DAMAGES,
+    TokenPath,
     draw_change,
     draw_lens,
     draw_overlay,
     draw_similarity,
     draw_split,
-    draw_tokens,
 )
+from app.figures.tokens import draw_token_path, draw_tokens
 from app.side_by_side import show_difference
-from app.tables import lens_table, overlay_table, similarity_table, split_table, token_table
+from app.tables import lens_table, overlay_table, similarity_table, split_table, token_path_table, token_table
 from app.unit_view import show_units
 from slicing.study.requests import ProfileRequest, drawn_for
 from slicing.study.results import Run
@@ -123,12 +124,14 @@ def _draw(run: Run) -> None:
         )
     with near:
         block = _block(profile)
+        path = None
         if details:
-            _text(details, block)
+            window, place = _text(details, block)
+            path = TokenPath.of(details, window, place)
         else:
             st.info(damaged or "This run was stored without its tokens: measure it again to see them here.")
     with chart:
-        drawing = draw_change(profile, name, first_token, block, parts.theme())
+        drawing = draw_change(profile, name, first_token, block, parts.theme(), path)
         table = profile.to_frame(first_token).round(4)
         parts.chart(drawing, "profile", table, pick=lambda point: state.choose_block(int(point["x"])))
         st.caption(
@@ -155,19 +158,29 @@ def _block(profile: LayerProfile) -> int:
     return block
 
 
-def _text(details: Details, block: int) -> None:
-    """The tokens of a window, coloured by how much the block changes each."""
-    window = controls.number("Window", "token-window", 0, 0, len(details.tokens) - 1)
-    window = min(window, len(details.tokens) - 1)
+def _text(details: Details, block: int) -> tuple[int, int]:
+    """The tokens of a window, coloured by how much the block changes each; gives which one is chosen."""
+    windows, length = details.tokens.shape
+    with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
+        window = min(controls.number("Window", "token-window", 0, 0, windows - 1), windows - 1)
+        usual = int(details.change[window, 1:, block].argmax()) + 1 if length > 1 else 0
+        told = "Its path through all blocks is the line in the chart. Or click on a token in the text."
+        place = min(controls.number("Token", "token-place", usual, 0, length - 1, help_text=told), length - 1)
     st.markdown(f"**Window {window}, as block {block} changes it**")
-    st.html(coloured_text(details, window, block, parts.theme()))
+    st.html(coloured_text(details, window, block, parts.theme(), place))
+    st.html(f"<script>{SCRIPT}</script>", unsafe_allow_javascript=True)  # apart from texts of others
     st.caption(legend(details, block))
+    return window, place
 
 
 def _tokens(details: Details, profile: LayerProfile) -> None:
-    """The distribution over tokens in the block that was chosen above."""
+    """The token that was chosen above on its path through depth, and the distribution over tokens."""
     block = int(state.widget("block", 0))
-    window = min(int(state.widget("token-window", 0)), len(details.tokens) - 1)
+    windows, length = details.tokens.shape
+    window = min(int(state.widget("token-window", 0)), windows - 1)
+    place = min(int(state.widget("token-place", 0)), length - 1)
+    drawing = draw_token_path(details, window, place, block, parts.theme())
+    parts.chart(drawing, "token-path", token_path_table(details, window, place))
     parts.chart(draw_tokens(details, block, parts.theme()), "tokens", token_table(details, window, block))
 
 
