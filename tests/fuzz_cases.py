@@ -190,6 +190,7 @@ GOOD: dict[str, tuple[str, ...]] = {
     "runs difference": (KEY, "demo"),
     "runs trash": (),
     "runs restore": ("nothing",),
+    "runs note": (KEY, "0", "A note"),
     "runs rename": (KEY, "A name"),
     "runs export": (KEY, "--out", "new.zip"),
     "runs import": ("mine.txt",),

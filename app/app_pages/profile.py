@@ -10,6 +10,7 @@ from analysis.evaluate import at_a_time
 from analysis.profile import LayerProfile
 from analysis.scores import SCORES
 from analysis.sources.text import TextSource
+from analysis.storage import runs_folder
 from app import controls, parts, state, wording
 from app.coloured import SCRIPT, coloured_text, legend
 from app.figures.profile import (
@@ -25,6 +26,7 @@ from app.figures.tokens import draw_token_path, draw_tokens
 from app.side_by_side import show_difference
 from app.tables import lens_table, overlay_table, similarity_table, split_table, token_path_table, token_table
 from app.unit_view import show_units
+from slicing.library import BLOCK_NOTE_LENGTH, annotate_block, block_notes
 from slicing.study.requests import ProfileRequest, drawn_for
 from slicing.study.results import Run
 from slicing.study.store import find_details
@@ -130,8 +132,9 @@ def _draw(run: Run) -> None:
             path = TokenPath.of(details, window, place)
         else:
             st.info(damaged or "This run was stored without its tokens: measure it again to see them here.")
+        _note(run, block)
     with chart:
-        drawing = draw_change(profile, name, first_token, block, parts.theme(), path)
+        drawing = draw_change(profile, name, first_token, block, parts.theme(), path, block_notes(run))
         table = profile.to_frame(first_token).round(4)
         parts.chart(drawing, "profile", table, pick=lambda point: state.choose_block(int(point["x"])))
         st.caption(
@@ -171,6 +174,32 @@ def _text(details: Details, block: int) -> tuple[int, int]:
     st.html(f"<script>{SCRIPT}</script>", unsafe_allow_javascript=True)  # apart from texts of others
     st.caption(legend(details, block))
     return window, place
+
+
+def _note(run: Run, block: int) -> None:
+    """The note on the block that is looked at, and where it is written; of a run that is stored here."""
+    text = block_notes(run).get(block, "")
+    if text:
+        st.markdown(f":material/edit_note: **Block {block}:** {wording.verbatim(text)}")
+    if not state.policy().may_delete or not (runs_folder() / run.key).is_dir():
+        return
+    with (
+        st.popover(f"Note on block {block}", icon=":material/edit_note:"),
+        st.form("block-note", border=False),
+    ):
+        said = st.text_input(
+            f"What to remember about block {block}",
+            text,
+            max_chars=BLOCK_NOTE_LENGTH,
+            key=f"block-note-{run.key}-{block}",
+        )
+        if st.form_submit_button("Keep the note", type="primary"):
+            try:
+                annotate_block(run.key, block, said)
+            except StorageError as error:
+                st.error(state.told(error), icon=":material/error:")
+                return
+            st.rerun()
 
 
 def _tokens(details: Details, profile: LayerProfile) -> None:

@@ -11,7 +11,6 @@ from slicing.library import (
     LABEL_LENGTH,
     LARGEST,
     NOTE_LENGTH,
-    Note,
     annotate,
     bring_in,
     note_of,
@@ -106,7 +105,7 @@ def _naming(run: Run) -> None:
         text = st.text_area("Note", note.text, max_chars=NOTE_LENGTH)
         if st.form_submit_button("Keep", type="primary"):
             try:
-                annotate(run.key, Note(label=label.strip(), text=text.strip()))
+                annotate(run.key, note.renamed(label.strip(), text.strip()))
             except StorageError as error:
                 st.error(state.told(error), icon=":material/error:")
                 return

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -30,6 +31,10 @@ from app.figures.base import (
     overlay_colour,
 )
 
+NO_NOTES: Mapping[int, str] = MappingProxyType({})
+_NOTE_SHOWN = 24
+"""Characters of a note that stand in a chart; the whole note stands in its label."""
+
 
 def outliers(values: np.ndarray) -> list[int]:
     """The few blocks so far from the others that the gap between takes more than half of the axis."""
@@ -48,8 +53,9 @@ def draw_profile(
     first_token: bool = False,
     without: Sequence[int] = (),
     theme: Theme = LIGHT,
+    notes: Mapping[int, str] = NO_NOTES,
 ) -> Drawing:
-    """A score of every block with its spread over windows.
+    """A score of every block with its spread over windows, and the ``notes`` on blocks.
 
     Blocks in ``without`` are left off and the axis is fitted to the others; then dots are drawn instead of
     bars, since a bar whose axis does not begin at zero deceives.
@@ -81,6 +87,7 @@ def draw_profile(
     ending = " (axis fitted)" if without else ""
     figure.update_layout(showlegend=False, yaxis_title_text=entry.title + ending, margin_t=10)
     block_axis(figure, profile.blocks)
+    _add_notes(figure, values, {block: notes[block] for block in notes if block not in without}, theme)
     order = values if entry.higher_is_redundant else -values
     most, least = int(order.argmax()), int(order.argmin())
     return Drawing(
@@ -88,6 +95,33 @@ def draw_profile(
         f"Block {most} changes its input least ({entry.title} {values[most]:.3f}), "
         f"block {least} changes it most ({values[least]:.3f}).",
     )
+
+
+def _add_notes(
+    figure: go.Figure, values: np.ndarray, notes: Mapping[int, str], theme: Theme, log: bool = False
+) -> None:
+    """Add a flag with the beginning of each note at its block; the whole note stands in the label."""
+    for block, text in notes.items():
+        short = text if len(text) <= _NOTE_SHOWN else f"{text[: _NOTE_SHOWN - 1].rstrip()}…"
+        level = float(values[block])
+        left = block < values.size / 2
+        figure.add_annotation(
+            x=block,
+            y=np.log10(level) if log else level,
+            ax=18 if left else -18,
+            ay=-44,
+            text=f"<b>{block}</b> {as_text(short)}",
+            hovertext=as_text(text),
+            showarrow=True,
+            arrowhead=0,
+            arrowcolor=HIGHLIGHT,
+            arrowwidth=1.5,
+            xanchor="left" if left else "right",
+            bgcolor=theme.paper,
+            bordercolor=HIGHLIGHT,
+            borderpad=3,
+            font={"size": 13, "color": theme.ink},
+        )
 
 
 class TokenPath(NamedTuple):
@@ -111,18 +145,20 @@ def draw_change(
     chosen: int | None = None,
     theme: Theme = LIGHT,
     path: TokenPath | None = None,
+    notes: Mapping[int, str] = NO_NOTES,
 ) -> Drawing:
     """Draw how much every block changes its input as a dot on a log axis, with its spread over windows.
 
     Of a score that is derived from a cosine that is one minus the mean cosine, else the score itself. A score
     that is no change, or is not above 0 everywhere, is drawn as ``draw_profile`` draws it. ``chosen`` is the
-    block that is looked at from near; ``path`` is drawn as a line where the score is derived from a cosine.
+    block that is looked at from near; ``path`` is drawn as a line where the score is derived from a cosine,
+    ``notes`` at their blocks.
     """
     entry = find_score(score)
     turned, change = entry.of_cosine, profile.change(score, first_token)
     values = change.mean(axis=0)
     if (entry.higher_is_redundant and not turned) or values.min() <= 0.0:
-        return draw_profile(profile, score, first_token, theme=theme)
+        return draw_profile(profile, score, first_token, theme=theme, notes=notes)
     spread = change.std(axis=0, ddof=1) if len(change) > 1 else np.zeros(profile.blocks)
     blocks, scores = np.arange(profile.blocks), profile.values(score, first_token)
     figure = empty_figure(theme, height=340)
@@ -181,6 +217,7 @@ def draw_change(
         },
     )
     block_axis(figure, profile.blocks)
+    _add_notes(figure, values, notes, theme, log=True)
     return Drawing(
         figure,
         f"Block {least} changes its input least ({values[least]:.3g}), block {most} changes it most "

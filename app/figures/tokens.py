@@ -109,11 +109,11 @@ def draw_token_path(details: Details, window: int, place: int, block: int, theme
         title_text="1 − cosine (log)", type="log", dtick="D2", tickformat="~r", minor={"showgrid": False}
     )
     block_axis(figure, own.size)
-    times = own / np.maximum(mean, 1e-9)
+    times, named = own / np.maximum(mean, 1e-9), piece.strip() or repr(piece)
     most = int(times.argmax())
     return Drawing(
         figure,
-        f"Token {place} of window {window}, “{piece.strip() or repr(piece)}”: block {block} changes it "
-        f"by {own[block]:.3g}, {times[block]:.1f} times as much as the mean token. Beside the mean it is changed "
-        f"most by block {most}, {times[most]:.1f} times as much.",
+        f"Token {place} of window {window}, “{named}”: block {block} changes it by {own[block]:.3g}, "
+        f"{times[block]:.1f} times as much as the mean token. Beside the mean it is changed most by block "
+        f"{most}, {times[most]:.1f} times as much.",
     )

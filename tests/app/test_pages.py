@@ -23,7 +23,7 @@ from app.job import Job
 from app.jobs import Opened
 from app.policy import Policy
 from app.proposal import propose
-from slicing.library import bring_in
+from slicing.library import bring_in, note_of
 from slicing.plan import Plan
 from slicing.preview import Preview
 from slicing.study import store
@@ -664,6 +664,17 @@ def test_what_parts_two_profiles_is_shown_and_the_address_keeps_which(desk: Desk
     app.selectbox(key="held-against").set_value(sweep.key).run()
     assert not app.exception
     assert app.query_params["against"] == sweep.key
+
+
+def test_a_note_is_kept_on_a_block_of_a_stored_profile(desk: Desk) -> None:
+    key = stored()
+    app = page("profile", profile=key, block="7 · model.layers.7")
+    app.text_input(key=f"block-note-{key}-7").set_value("spare [this] one")
+    press(app, "Keep the note")
+    assert "**Block 7:** spare \\[this\\] one" in words(app)
+    assert note_of(key).blocks == {7: "spare [this] one"}
+    app.selectbox(key="block").set_value(8).run()
+    assert "**Block 7:**" not in words(app)
 
 
 def test_a_run_without_details_says_so(desk: Desk) -> None:
