@@ -125,6 +125,13 @@ class Details(NamedTuple):
         length = self.change.shape[1]
         return self.change[:, min(1, length - 1) :].astype(np.float32).mean(axis=(0, 1))
 
+    def strongest(self, window: int, block: int) -> int:
+        """Find the place of the word that a block changes most; of any token where there are no words."""
+        change = self.change[window, :, block].astype(np.float32)
+        words = [self.piece(int(token)).strip().isalpha() for token in self.tokens[window]]
+        words[0] = False  # which behaves unlike the others
+        return int(np.where(words, change, -1.0).argmax()) if any(words) else int(change.argmax())
+
     def piece(self, token: int) -> str:
         """The text of a token id, or its number where nobody knows the text."""
         return self.pieces.get(token, f"#{token}")

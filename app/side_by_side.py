@@ -1,4 +1,4 @@
-"""Two stored runs side by side: the tab of the Profile page that shows what parts two profiles."""
+"""Two stored runs side by side: the parts of the Profile and the Runs page that show what parts them."""
 
 from __future__ import annotations
 
@@ -8,9 +8,18 @@ from analysis.differences import can_be_relative
 from analysis.errors import PlanError
 from app import beside_state, controls, parts, state, wording
 from app.figures.beside import draw_profile_difference, draw_two_profiles
-from app.tables import profile_difference_table
-from slicing.study.beside import block_numbers, difference_of_profiles
-from slicing.study.results import Run
+from app.figures.compare import draw_differences, draw_window_losses
+from app.tables import difference_table, profile_difference_table, window_table
+from slicing.study.beside import (
+    Judged,
+    block_numbers,
+    deciding_model,
+    difference_of_models,
+    difference_of_profiles,
+    judged_models,
+    why_not_paired,
+)
+from slicing.study.results import Run, TextUsed
 
 
 def show_difference(run: Run) -> None:
@@ -54,3 +63,48 @@ def show_difference(run: Run) -> None:
     parts.chart(draw_profile_difference(found, blocks, parts.theme()), "difference", table)
     st.caption(wording.how_sure(found))
     parts.chart(draw_two_profiles(found, names, blocks, parts.theme()), "two-profiles", table)
+
+
+def show_windows(first: Run, second: Run) -> None:
+    """Show two models of two runs window by window, paired where the evaluation windows are the same."""
+    st.subheader("Window by window")
+    if why := why_not_paired(first, second):
+        st.info(state.told(why), icon=":material/difference:")
+        return
+    titles = state.distinct_titles([first, second])
+    chosen: list[Judged] = []
+    for place, (run, title, column) in enumerate(
+        zip((first, second), titles, st.columns(2, gap="large"), strict=True)
+    ):
+        models = judged_models(run)
+        with column:
+            named = st.selectbox(
+                f"Model of {wording.verbatim(title)}",
+                range(len(models)),
+                index=deciding_model(run),
+                format_func=lambda index, models=models: models[index].title,
+                key=f"beside-{place}-{run.key}",
+            )
+        chosen.append(models[named])
+    one, other = chosen
+    if one.title == other.title:
+        one, other = (
+            each._replace(title=f"{each.title} ({name})") for each, name in zip(chosen, titles, strict=True)
+        )
+    try:
+        found = difference_of_models(one, other)
+    except PlanError as error:
+        st.warning(state.told(error), icon=":material/difference:")
+        return
+    label = "later run against earlier"
+    pairs = [(label, found)]
+    st.markdown(wording.verbatim(wording.models_apart(found)))
+    parts.chart(draw_differences(pairs, parts.theme()), "beside-difference", difference_table(pairs))
+    used: TextUsed = first.result.evaluation  # type: ignore[union-attr]
+    drawing = draw_window_losses(one.evaluation, other.evaluation, used, label, parts.theme())
+    table = window_table(one.evaluation, other.evaluation, used, (one.title, other.title))
+    parts.chart(drawing, "beside-windows", table)
+    st.caption(
+        f"Both were judged on the same {found.windows} windows, so what is hard in a window is hard for "
+        "both, and the difference is paired."
+    )

@@ -12,7 +12,7 @@ import numpy as np
 from analysis.cloud import Cloud
 from analysis.details import Details
 from analysis.differences import ProfileDifference
-from analysis.evaluate import Difference, perplexity_of
+from analysis.evaluate import Difference, Perplexity, perplexity_of
 from analysis.late import pd
 from analysis.profile import LayerProfile
 from analysis.shape import ModelShape
@@ -24,7 +24,7 @@ from slicing.budget import Budget
 from slicing.heal.record import Healed
 from slicing.schedule import SlicingSchedule
 from slicing.study.recipe import Recipe
-from slicing.study.results import CompressResult, Measurement, Request, Run
+from slicing.study.results import CompressResult, Measurement, Request, Run, TextUsed
 from slicing.study.store import Broken
 from slicing.study.verdicts import Board, Comparison, Map, Standing, Table, pareto, read_comparison
 
@@ -169,15 +169,22 @@ def profile_difference_table(found: ProfileDifference, names: Sequence[str]) -> 
 
 def passage_table(comparison: Comparison, baseline: str, contender: str) -> pd.DataFrame:
     """One row per evaluation window: where it lies, and how much more one model loses on it than another."""
-    base, other = (comparison.measured[name].evaluation.nll for name in (baseline, contender))
-    where = comparison.result.evaluation.passages
+    base, other = (comparison.measured[name].evaluation for name in (baseline, contender))
+    return window_table(base, other, comparison.result.evaluation, (baseline, contender))
+
+
+def window_table(
+    first: Perplexity, second: Perplexity, used: TextUsed, names: tuple[str, str]
+) -> pd.DataFrame:
+    """One row per window ``used``: where it lies, and how much more the second model loses than the first."""
+    base, other, where = first.nll, second.nll, used.passages
     return pd.DataFrame(
         {
             "window": range(len(base)),
             "document": [each.document for each in where] or "",
             "begins": [each.begins for each in where] or "",
-            f"{baseline}, nats per token": base,
-            f"{contender}, nats per token": other,
+            f"{names[0]}, nats per token": base,
+            f"{names[1]}, nats per token": other,
             "difference": np.subtract(other, base),
         }
     ).round(4)

@@ -166,7 +166,7 @@ def _text(details: Details, block: int) -> tuple[int, int]:
     windows, length = details.tokens.shape
     with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
         window = min(controls.number("Window", "token-window", 0, 0, windows - 1), windows - 1)
-        usual = int(details.change[window, 1:, block].argmax()) + 1 if length > 1 else 0
+        usual = details.strongest(window, block)
         told = "Its path through all blocks is the line in the chart. Or click on a token in the text."
         place = min(controls.number("Token", "token-place", usual, 0, length - 1, help_text=told), length - 1)
     st.markdown(f"**Window {window}, as block {block} changes it**")

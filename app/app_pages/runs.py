@@ -6,6 +6,7 @@ from analysis.errors import SlicescopeError, StorageError, visible
 from app import controls, parts, state, trash, wording
 from app.figures.plan import draw_schedules
 from app.figures.profile import draw_overlay
+from app.side_by_side import show_windows
 from app.tables import overlay_table, run_table, together_table, widths_table
 from slicing.library import (
     LABEL_LENGTH,
@@ -225,6 +226,8 @@ if everyone:
         st.warning("One of these runs cannot be read: select the others to see them together.")
     else:
         _together(runs)
+        if len(runs) == 2:
+            show_windows(*sorted(runs, key=lambda run: run.created))
 else:
     st.info("No runs are stored yet: measure a profile, and it appears here.")
     st.page_link("app_pages/profile.py", label="Go to Profile", icon=":material/bar_chart:")

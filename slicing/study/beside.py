@@ -17,6 +17,7 @@ from analysis.evaluate import Difference, Perplexity, difference
 from analysis.scores import find_score
 from slicing.study.results import Measurement, Run, TextUsed
 from slicing.study.store import find_details
+from slicing.study.verdicts import read_board, read_comparison
 
 # Profiles
 
@@ -100,6 +101,20 @@ def judged_models(run: Run) -> list[Judged]:
         title = each.title if each.title not in found else f"{each.title} ({len(found)})"
         found[title] = Judged(each.name, title, each.evaluation)
     return list(found.values())
+
+
+def deciding_model(run: Run) -> int:
+    """Give the place in ``judged_models`` of what a run is about: the planned one, the best, the winner."""
+    request, result, models = run.request, run.result, judged_models(run)
+    if request.kind == "study" and result.kind == "study":
+        if request.view == "comparison":
+            found = read_comparison(request, result)
+            about = found.measured[found.planned].title
+        else:
+            best = next((table.best for table in read_board(request, result).tables if table.best), None)
+            about = best.runs[0].title if best else ""
+        return next((place for place, each in enumerate(models) if each.title == about), 0)
+    return min(1, len(models) - 1)
 
 
 def why_not_paired(first: Run, second: Run) -> str | None:
