@@ -590,6 +590,25 @@ def test_damage_is_held_against_the_score(desk: Desk) -> None:
     assert "Not shown: block 0" in words(app)
 
 
+@pytest.mark.parametrize("held", ["mean", "size"])
+def test_a_bar_is_moved_by_hand_and_what_the_others_keep_holds(desk: Desk, held: str) -> None:
+    app = page("tune")
+    before = {each.label: each.value for each in app.metric}
+    app.segmented_control(key="held").set_value(held).run()
+    app.text_input(key="plan-move").set_value("5:45.0:1").run()
+    assert not app.exception
+    made: Plan = app.session_state["plan"]
+    assert made.allocation == "manual" and made.settings["shares"][5] == pytest.approx(0.45, abs=1e-3)
+    now = {each.label: each.value for each in app.metric}
+    label = {"mean": "Mean slice", "size": "Parameters"}[held]
+    assert now[label] == before[label]
+    app.text_input(key="plan-move").set_value("99:45.0:2").run()
+    app.text_input(key="plan-move").set_value("nonsense").run()
+    assert not app.exception and app.session_state["plan"] == made
+    press(app, "Undo")
+    assert app.session_state["plan"].allocation == "dynamic"
+
+
 # The profile from near
 
 
