@@ -116,6 +116,22 @@ class Details(NamedTuple):
         held = {name: getattr(self, name) for name in LIKENESSES}
         return {name: values for name, values in held.items() if values is not None}
 
+    def path(self, window: int, place: int) -> np.ndarray:
+        """Give how strongly every block changed one token, (L,) float32: one minus the cosine, 0 or more."""
+        return np.maximum(self.change[window, place].astype(np.float32), 0.0)
+
+    def mean_change(self) -> np.ndarray:
+        """Give the mean of that over the kept tokens of every window but its first, (L,) float32."""
+        length = self.change.shape[1]
+        return self.change[:, min(1, length - 1) :].astype(np.float32).mean(axis=(0, 1))
+
+    def strongest(self, window: int, block: int) -> int:
+        """Find the place of the word that a block changes most; of any token where there are no words."""
+        change = self.change[window, :, block].astype(np.float32)
+        words = [self.piece(int(token)).strip().isalpha() for token in self.tokens[window]]
+        words[0] = False  # which behaves unlike the others
+        return int(np.where(words, change, -1.0).argmax()) if any(words) else int(change.argmax())
+
     def piece(self, token: int) -> str:
         """The text of a token id, or its number where nobody knows the text."""
         return self.pieces.get(token, f"#{token}")

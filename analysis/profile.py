@@ -88,6 +88,15 @@ class LayerProfile(Value):
         mean = self.measured(score, first_token).mean(axis=0)
         return find_score(score).derive(mean, mean)
 
+    def change(self, score: str, first_token: bool = False) -> np.ndarray:
+        """How much every block changes its input, (N, L): one minus the cosine for a score derived from one.
+
+        Of another score it is the plain measurement. Neither is scaled by what other blocks do, as LR is, so
+        that it can be held against that of another profile.
+        """
+        measured = self.measured(score, first_token)
+        return 1.0 - measured if find_score(score).of_cosine else measured
+
     def spread(self, score: str, first_token: bool = False) -> np.ndarray:
         """The standard deviation of the score over windows, (L,); 0 for a single window."""
         measured = self.measured(score, first_token)

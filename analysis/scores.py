@@ -87,6 +87,11 @@ class Score:
         return f"{self.measure.__name__}-after-norm" if self.after_norm else self.measure.__name__
 
     @property
+    def of_cosine(self) -> bool:
+        """Whether it is derived from a cosine, of which one minus the cosine is the change."""
+        return self.measurement.startswith("cosine")
+
+    @property
     def about(self) -> str:
         """Describe the score, with its known issue where it has one."""
         return f"{self.description} Known issue: {self.known_issue}" if self.known_issue else self.description

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from analysis.numbers import read_number
+from analysis.numbers import read_number, read_whole
 from slicing.plan import Plan
 
 UNDOABLE = 50
@@ -37,6 +37,15 @@ def plan_before() -> Plan:
     """The plan before this one, which becomes the plan; only where there is one."""
     st.session_state["plan"] = st.session_state["past"].pop()
     return st.session_state["plan"]
+
+
+def moved_bar() -> tuple[int, float] | None:
+    """Give the block whose bar was moved on the picture last, and its share; ``None`` for what is no move."""
+    block, _, rest = str(st.session_state.get("plan-move") or "").partition(":")
+    place, percent = read_whole(block), read_number(rest.partition(":")[0])
+    if place is None or percent is None or not 0.0 <= percent <= 100.0:
+        return None
+    return place, percent / 100.0
 
 
 def begun_shares(usual: tuple[float, ...]) -> tuple[str, tuple[float, ...]]:

@@ -11,7 +11,8 @@ import numpy as np
 
 from analysis.cloud import Cloud
 from analysis.details import Details
-from analysis.evaluate import Difference, perplexity_of
+from analysis.differences import ProfileDifference
+from analysis.evaluate import Difference, Perplexity, perplexity_of
 from analysis.late import pd
 from analysis.profile import LayerProfile
 from analysis.shape import ModelShape
@@ -23,7 +24,7 @@ from slicing.budget import Budget
 from slicing.heal.record import Healed
 from slicing.schedule import SlicingSchedule
 from slicing.study.recipe import Recipe
-from slicing.study.results import CompressResult, Measurement, Request, Run
+from slicing.study.results import CompressResult, Measurement, Request, Run, TextUsed
 from slicing.study.store import Broken
 from slicing.study.verdicts import Board, Comparison, Map, Standing, Table, pareto, read_comparison
 
@@ -76,6 +77,19 @@ def token_table(details: Details, window: int, block: int) -> pd.DataFrame:
             "token": [details.piece(int(token)) for token in tokens],
             "token id": tokens,
             "change (1 − cosine)": details.change[window, :, block].astype(np.float32).round(4),
+        }
+    )
+
+
+def token_path_table(details: Details, window: int, place: int) -> pd.DataFrame:
+    """One row per block: how strongly it changed one token, beside the mean of the other tokens."""
+    own, mean = details.path(window, place), details.mean_change()
+    return pd.DataFrame(
+        {
+            "block": range(own.size),
+            "change (1 − cosine)": own.round(4),
+            "mean of all tokens": mean.round(4),
+            "× mean": (own / np.maximum(mean, 1e-6)).round(2),
         }
     )
 
@@ -148,17 +162,29 @@ def overlay_table(
     )
 
 
+def profile_difference_table(found: ProfileDifference, names: Sequence[str]) -> pd.DataFrame:
+    """One row per block of two profiles: what each changes, the difference and its interval."""
+    return found.to_frame().rename(columns=dict(zip(("first", "second"), names, strict=True))).round(5)
+
+
 def passage_table(comparison: Comparison, baseline: str, contender: str) -> pd.DataFrame:
     """One row per evaluation window: where it lies, and how much more one model loses on it than another."""
-    base, other = (comparison.measured[name].evaluation.nll for name in (baseline, contender))
-    where = comparison.result.evaluation.passages
+    base, other = (comparison.measured[name].evaluation for name in (baseline, contender))
+    return window_table(base, other, comparison.result.evaluation, (baseline, contender))
+
+
+def window_table(
+    first: Perplexity, second: Perplexity, used: TextUsed, names: tuple[str, str]
+) -> pd.DataFrame:
+    """One row per window ``used``: where it lies, and how much more the second model loses than the first."""
+    base, other, where = first.nll, second.nll, used.passages
     return pd.DataFrame(
         {
             "window": range(len(base)),
             "document": [each.document for each in where] or "",
             "begins": [each.begins for each in where] or "",
-            f"{baseline}, nats per token": base,
-            f"{contender}, nats per token": other,
+            f"{names[0]}, nats per token": base,
+            f"{names[1]}, nats per token": other,
             "difference": np.subtract(other, base),
         }
     ).round(4)

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Self
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from analysis.details import Details
 from analysis.errors import StorageError
@@ -55,8 +55,8 @@ KEPT_IN_TRASH, KEPT_SECONDS = 20, 30 * 86400
 """Runs that can be taken back, and for how long."""
 
 
-LABEL_LENGTH, NOTE_LENGTH = 100, 10_000
-"""Characters of a run's name and of its note, at most."""
+LABEL_LENGTH, NOTE_LENGTH, BLOCK_NOTE_LENGTH = 100, 10_000, 200
+"""Characters of a run's name, of its note and of the note on one block, at most."""
 
 
 class Note(Value):
@@ -64,15 +64,29 @@ class Note(Value):
 
     label: str = ""
     text: str = ""
+    blocks: dict[int, str] = Field(default_factory=dict)
+    """What was written about single blocks, by their places in the run's profile; a line each."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        for what, said, most in (("name", self.label, LABEL_LENGTH), ("note", self.text, NOTE_LENGTH)):
+        whole = (("name", self.label, LABEL_LENGTH), ("note", self.text, NOTE_LENGTH))
+        about = ((f"note on block {block}", text, BLOCK_NOTE_LENGTH) for block, text in self.blocks.items())
+        for what, said, most in (*whole, *about):
             if len(said) > most:
                 raise StorageError(
                     f"The {what} has {len(said):,} characters, but {most:,} are the most: shorten it."
                 )
         return self
+
+    def renamed(self, label: str, text: str) -> Note:
+        """The same notes on blocks with another name and note (``StorageError``)."""
+        return Note(label=label, text=text, blocks=self.blocks)
+
+    def on_block(self, block: int, text: str) -> Note:
+        """The same with this note on a block, or without one where the text is empty (``StorageError``)."""
+        others = {place: said for place, said in self.blocks.items() if place != block}
+        kept = dict(sorted({**others, block: text}.items())) if text else others
+        return Note(label=self.label, text=self.text, blocks=kept)
 
 
 def note_of(key: str) -> Note:
@@ -91,10 +105,28 @@ def annotate(key: str, note: Note) -> None:
     for what, said, kinds in (
         ("name is one line of", note.label, ("Cc", "Cs")),
         ("note is", note.text, ("Cs",)),
+        *(("note on a block is one line of", said, ("Cc", "Cs")) for said in note.blocks.values()),
     ):
         if wrong := next((each for each in said if unicodedata.category(each) in kinds), None):
             raise StorageError(f"A {what} text, but this one has the character {wrong!a}: leave it out.")
     write_whole(folder / NOTE_FILE, note.to_json().encode())
+
+
+def annotate_block(key: str, block: int, text: str) -> None:
+    """Write the note on one block of a stored run's profile, or take it away where the text is empty.
+
+    Raises ``StorageError`` where there is no such run, or no such block in its profile.
+    """
+    count = load_run(_folder(key)).result.profile.blocks
+    if not 0 <= block < count:
+        raise StorageError(f"There is no block {block} in this profile: they go from 0 to {count - 1}.")
+    annotate(key, note_of(key).on_block(block, text.strip()))
+
+
+def block_notes(run: Run) -> dict[int, str]:
+    """Give the notes on blocks of a run's profile, by place."""
+    count = run.result.profile.blocks
+    return {block: text for block, text in note_of(run.key).blocks.items() if 0 <= block < count and text}
 
 
 def throw_away(key: str) -> str:

@@ -22,6 +22,7 @@ from analysis.storage import require_space, storage_errors, whole_folder
 from analysis.trust import pin, read_settings, require_own_weights, require_plain_folder
 from analysis.values import Value
 from slicing.basis import BASES
+from slicing.depth.layout import Layout
 from slicing.depth.reduce import ReducedModel
 from slicing.late import modeling_bridged, modeling_narrow, modeling_sliced
 from slicing.plain import stream_scale
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
     from slicing.modeling_decoder import Decoder
 
 CARD = "README.md"
+LAYOUT_FILE = "slicescope-layout.json"
+"""In a folder with fewer blocks than the dense model: which ones are left."""
 _NEEDED = """
 With torch and transformers 5.23 or later alone (the files `modeling_*.py` in this folder are run, so read
 them first):
@@ -128,6 +131,21 @@ def save_reduced(
             reduced, made_from, method, calibration, size, dense_parameters, numbers, warnings
         )
         (draft / CARD).write_text(card, encoding="utf-8")
+        if reduced.layout.count:
+            (draft / LAYOUT_FILE).write_text(reduced.layout.to_json(), encoding="utf-8")
+
+
+def layout_at(source: ModelSource) -> Layout | None:
+    """Read which blocks of the dense model are left in a folder that ``save_reduced`` wrote.
+
+    ``None`` for a model with all its blocks, and for one that others made. Raises ``StorageError`` for an
+    unreadable file.
+    """
+    path = Path(source.location) / LAYOUT_FILE
+    if source.kind != "folder" or not path.is_file():
+        return None
+    with storage_errors(path):
+        return Layout.from_json(path.read_bytes(), f"'{path}'")
 
 
 def write_checkpoint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, draft: Path) -> None:

@@ -10,19 +10,23 @@ from analysis.evaluate import at_a_time
 from analysis.profile import LayerProfile
 from analysis.scores import SCORES
 from analysis.sources.text import TextSource
+from analysis.storage import runs_folder
 from app import controls, model_state, parts, state, wording
-from app.coloured import coloured_text, legend
+from app.coloured import SCRIPT, coloured_text, legend
 from app.figures.profile import (
     DAMAGES,
+    TokenPath,
     draw_change,
     draw_lens,
     draw_overlay,
     draw_similarity,
     draw_split,
-    draw_tokens,
 )
-from app.tables import lens_table, overlay_table, similarity_table, split_table, token_table
+from app.figures.tokens import draw_token_path, draw_tokens
+from app.side_by_side import show_difference
+from app.tables import lens_table, overlay_table, similarity_table, split_table, token_path_table, token_table
 from app.unit_view import show_units
+from slicing.library import BLOCK_NOTE_LENGTH, annotate_block, block_notes
 from slicing.study.requests import ProfileRequest, drawn_for
 from slicing.study.results import Run
 from slicing.study.store import find_details
@@ -123,12 +127,15 @@ def _draw(run: Run) -> None:
         )
     with near:
         block = _block(profile)
+        path = None
         if details:
-            _text(details, block)
+            window, place = _text(details, block)
+            path = TokenPath.of(details, window, place)
         else:
             st.info(damaged or "This run was stored without its tokens: measure it again to see them here.")
+        _note(run, block)
     with chart:
-        drawing = draw_change(profile, name, first_token, block, parts.theme())
+        drawing = draw_change(profile, name, first_token, block, parts.theme(), path, block_notes(run))
         table = profile.to_frame(first_token).round(4)
         parts.chart(drawing, "profile", table, pick=lambda point: state.choose_block(int(point["x"])))
         st.caption(
@@ -155,19 +162,55 @@ def _block(profile: LayerProfile) -> int:
     return block
 
 
-def _text(details: Details, block: int) -> None:
-    """The tokens of a window, coloured by how much the block changes each."""
-    window = controls.number("Window", "token-window", 0, 0, len(details.tokens) - 1)
-    window = min(window, len(details.tokens) - 1)
+def _text(details: Details, block: int) -> tuple[int, int]:
+    """The tokens of a window, coloured by how much the block changes each; gives which one is chosen."""
+    windows, length = details.tokens.shape
+    with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
+        window = min(controls.number("Window", "token-window", 0, 0, windows - 1), windows - 1)
+        usual = details.strongest(window, block)
+        told = "Its path through all blocks is the line in the chart. Or click on a token in the text."
+        place = min(controls.number("Token", "token-place", usual, 0, length - 1, help_text=told), length - 1)
     st.markdown(f"**Window {window}, as block {block} changes it**")
-    st.html(coloured_text(details, window, block, parts.theme()))
+    st.html(coloured_text(details, window, block, parts.theme(), place))
+    st.html(f"<script>{SCRIPT}</script>", unsafe_allow_javascript=True)  # apart from texts of others
     st.caption(legend(details, block))
+    return window, place
+
+
+def _note(run: Run, block: int) -> None:
+    """The note on the block that is looked at, and where it is written; of a run that is stored here."""
+    text = block_notes(run).get(block, "")
+    if text:
+        st.markdown(f":material/edit_note: **Block {block}:** {wording.verbatim(text)}")
+    if not state.policy().may_delete or not (runs_folder() / run.key).is_dir():
+        return
+    with (
+        st.popover(f"Note on block {block}", icon=":material/edit_note:"),
+        st.form("block-note", border=False),
+    ):
+        said = st.text_input(
+            f"What to remember about block {block}",
+            text,
+            max_chars=BLOCK_NOTE_LENGTH,
+            key=f"block-note-{run.key}-{block}",
+        )
+        if st.form_submit_button("Keep the note", type="primary"):
+            try:
+                annotate_block(run.key, block, said)
+            except StorageError as error:
+                st.error(state.told(error), icon=":material/error:")
+                return
+            st.rerun()
 
 
 def _tokens(details: Details, profile: LayerProfile) -> None:
-    """The distribution over tokens in the block that was chosen above."""
+    """The token that was chosen above on its path through depth, and the distribution over tokens."""
     block = int(state.widget("block", 0))
-    window = min(int(state.widget("token-window", 0)), len(details.tokens) - 1)
+    windows, length = details.tokens.shape
+    window = min(int(state.widget("token-window", 0)), windows - 1)
+    place = min(int(state.widget("token-place", 0)), length - 1)
+    drawing = draw_token_path(details, window, place, block, parts.theme())
+    parts.chart(drawing, "token-path", token_path_table(details, window, place))
     parts.chart(draw_tokens(details, block, parts.theme()), "tokens", token_table(details, window, block))
 
 
@@ -257,7 +300,7 @@ def _near(run: Run) -> None:
         details, damage = None, state.told(error)
     names = [
         *("Tokens", "Depth by depth", "Heads and MLP", "Logit lens"),
-        *("Against damage", "Beside other runs", "Units"),
+        *("Against damage", "Beside other runs", "Units", "Difference"),
     ]
     tabs = st.tabs(names, bind="query-params", key="near")
     for tab, name in zip(tabs, names, strict=True):
@@ -268,6 +311,8 @@ def _near(run: Run) -> None:
                 _overlay(run)
             elif name == names[6]:
                 show_units(run)
+            elif name == names[7]:
+                show_difference(run)
             elif name == names[4]:
                 parts.damage_chart(run.result.profile, controls.shown_score()[1])
             elif damage:

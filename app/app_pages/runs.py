@@ -6,12 +6,12 @@ from analysis.errors import SlicescopeError, StorageError, visible
 from app import controls, parts, state, trash, wording
 from app.figures.plan import draw_schedules
 from app.figures.profile import draw_overlay
+from app.side_by_side import show_windows
 from app.tables import overlay_table, run_table, together_table, widths_table
 from slicing.library import (
     LABEL_LENGTH,
     LARGEST,
     NOTE_LENGTH,
-    Note,
     annotate,
     bring_in,
     note_of,
@@ -106,7 +106,7 @@ def _naming(run: Run) -> None:
         text = st.text_area("Note", note.text, max_chars=NOTE_LENGTH)
         if st.form_submit_button("Keep", type="primary"):
             try:
-                annotate(run.key, Note(label=label.strip(), text=text.strip()))
+                annotate(run.key, note.renamed(label.strip(), text.strip()))
             except StorageError as error:
                 st.error(state.told(error), icon=":material/error:")
                 return
@@ -226,6 +226,8 @@ if everyone:
         st.warning("One of these runs cannot be read: select the others to see them together.")
     else:
         _together(runs)
+        if len(runs) == 2:
+            show_windows(*sorted(runs, key=lambda run: run.created))
 else:
     st.info("No runs are stored yet: measure a profile, and it appears here.")
     st.page_link("app_pages/profile.py", label="Go to Profile", icon=":material/bar_chart:")

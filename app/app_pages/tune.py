@@ -10,15 +10,19 @@ from analysis.errors import PlanError, visible
 from analysis.profile import LayerProfile
 from analysis.shape import ModelShape
 from app import controls, inside, model_state, parts, plan_form, plan_state, repeat, state, wording
+from app.figures.handles import HEADROOM, handles
 from app.figures.plan import draw_schedule
 from app.proposal import with_bases
 from app.tables import schedule_table
+from slicing.by_hand import by_hand, give_way, give_way_at_size
 from slicing.plan import Plan
 from slicing.preview import Preview
 from slicing.schedule import SlicingSchedule
 from slicing.study.results import Run
 
 _WAYS = {"width": "Slice the width", "inside": "Cut inside blocks"}
+HELD = {"mean": "Mean slice", "size": "Parameters"}
+"""What the other blocks hold when a bar is moved."""
 _ABOUT = {
     "width": "Every block loses at least the base; the redundant ones lose more, until the mean is the "
     "target.",
@@ -36,9 +40,50 @@ def _draw(plan: Plan, profile: LayerProfile, shape: ModelShape, itemsize: int) -
     _sizes(planned, constant, shape, itemsize)
     st.markdown(wording.reduction(planned, shape))
     table = schedule_table(planned, constant, fractions, redundancy, profile.block_path)
-    drawing = draw_schedule(planned, constant, fractions, plan.allocation, profile.block_path, parts.theme())
+    path, theme = profile.block_path, parts.theme()
+    drawing = draw_schedule(planned, constant, fractions, plan.allocation, path, theme, headroom=HEADROOM)
+    _by_hand(plan, planned, redundancy, shape)
     parts.chart(drawing, "plan", table)
     return planned
+
+
+def _by_hand(plan: Plan, planned: SlicingSchedule, redundancy: tuple[float, ...], shape: ModelShape) -> None:
+    """Let people move the tops of the bars; the others give way so that what they choose holds."""
+    with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
+        held = controls.choice("The others keep", "held", HELD, "mean")
+        st.caption(
+            "Drag the top of a bar, or focus it and press the arrow keys: up and down change it, left and "
+            "right go to the next. The other blocks give way.",
+            width="stretch",
+        )
+    st.text_input(
+        "Block and percent",
+        key="plan-move",
+        on_change=_move,
+        args=(plan, planned.block_fractions, redundancy, shape, held),
+    )
+    step = plan.rounding / shape.hidden_size
+    told = handles(planned.block_fractions, step, plan.max_fraction, parts.theme())
+    st.html(told, unsafe_allow_javascript=True)
+
+
+def _move(
+    plan: Plan,
+    shares: tuple[float, ...],
+    redundancy: tuple[float, ...],
+    shape: ModelShape,
+    held: str,
+) -> None:
+    """Take the bar that was moved as it is now, and let the others give way; only in a callback."""
+    moved = plan_state.moved_bar()
+    if moved is None or moved[0] >= len(shares):
+        return
+    if held == "size":
+        found = give_way_at_size(plan, shares, *moved, redundancy, shape)
+        plan_form.take(by_hand(plan, found))
+        return
+    found = give_way(shares, *moved, plan.target, plan.max_fraction)
+    plan_form.take(by_hand(plan, found).model_copy(update={"target": plan.target}))
 
 
 def _sizes(planned: SlicingSchedule, constant: SlicingSchedule, shape: ModelShape, itemsize: int) -> None:

@@ -14,9 +14,11 @@ from typer.rich_utils import rich_format_error
 
 from analysis.errors import Cancelled, PlanError, SlicescopeError, brief, visible
 from analysis.values import first_fault
+from app.cli.differences import difference
 from app.cli.exporting import export
 from app.cli.looking import evaluate, generate, plan_command, profile
 from app.cli.making import compress, remove, slice_command
+from app.cli.notes import note
 from app.cli.serving import app_command, prepare
 from app.cli.shrinking import shrink
 from app.cli.stored import cite, queue_app, report, runs_app
@@ -73,6 +75,8 @@ app.add_typer(study_app, name="study")
 app.command()(evaluate)
 app.command()(generate)
 app.command()(export)
+runs_app.command()(difference)
+runs_app.command()(note)
 app.add_typer(runs_app, name="runs")
 app.command()(report)
 app.command()(cite)

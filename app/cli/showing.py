@@ -31,6 +31,7 @@ def print_asked(run: Run) -> None:
         out.print(named.label, style="bold", highlight=False)
     out.print(wording.run_line(run), style="" if named.label else "bold", highlight=False)
     _tell(filter(None, [named.text]))
+    _tell(f"Note on block {block}: {text}" for block, text in named.blocks.items())
     recipes = request.recipes_used()
     for recipe in recipes[:RECIPES]:
         out.print(f"  {recipe.line}", highlight=False)

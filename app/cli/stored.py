@@ -121,9 +121,10 @@ def rename(
     note: Annotated[str | None, typer.Option(help="What to remember about it.")] = None,
 ) -> None:
     """Give a run a name of your own, and a note."""
-    from slicing.library import Note, annotate, note_of
+    from slicing.library import annotate, note_of
 
-    annotate(key, Note(label=label, text=note_of(key).text if note is None else note))
+    said = note_of(key)
+    annotate(key, said.renamed(label, said.text if note is None else note))
     out.print(f"Run {key} is called '{label}'." if label else f"Run {key} has its own title again.")
 
 

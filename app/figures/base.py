@@ -30,6 +30,8 @@ class Theme(NamedTuple):
     label: str
     middle: str
     """The colour of no difference, between the two of a diverging scale."""
+    paper: str
+    """Behind words that lie over a chart."""
     template: str
 
 
@@ -39,6 +41,7 @@ LIGHT = Theme(
     ink="#10151B",
     label="#4A5058",
     middle="#F1F1EE",
+    paper="#FFFFFF",
     template="plotly_white",
 )
 DARK = Theme(
@@ -47,6 +50,7 @@ DARK = Theme(
     ink="#E8EAED",
     label="#B9BFC7",
     middle="#D9DBDD",
+    paper="#12161C",
     template="plotly_dark",
 )
 

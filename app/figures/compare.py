@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 import numpy as np
 import plotly.graph_objects as go
 
-from analysis.evaluate import Difference
+from analysis.evaluate import Difference, Perplexity
 from app.figures.base import (
     CONSTANT,
     DYNAMIC,
@@ -121,14 +121,23 @@ def draw_differences(differences: Sequence[tuple[str, Difference]], theme: Theme
 
 
 def draw_windows(comparison: Comparison, baseline: str, contender: str, theme: Theme = LIGHT) -> Drawing:
-    """Draw how much more one model loses on every evaluation window than another, by document.
+    """Draw how much more one model of a comparison loses on every evaluation window than another."""
+    base, other = (comparison.measured[name].evaluation for name in (baseline, contender))
+    title = f"{contender} against {baseline}"
+    return draw_window_losses(base, other, comparison.result.evaluation, title, theme)
+
+
+def draw_window_losses(
+    first: Perplexity, second: Perplexity, used: TextUsed, title: str, theme: Theme = LIGHT
+) -> Drawing:
+    """Draw how much more the second model loses on every window ``used`` than the first, by document.
 
     The change is that of the window's perplexity, in percent; windows are in the order of the text.
     """
-    base, other = (np.asarray(comparison.measured[name].evaluation.nll) for name in (baseline, contender))
+    base, other = np.asarray(first.nll), np.asarray(second.nll)
     percent = 100.0 * np.expm1(other - base)
     worse = percent > 0
-    where = comparison.result.evaluation.passages
+    where = used.passages
     told = [f"{as_text(each.document)}<br>{as_text(each.begins)}" for each in where] or [""] * percent.size
     figure = empty_figure(theme, height=340)
     for name, chosen, colour, pattern in (
@@ -151,7 +160,7 @@ def draw_windows(comparison: Comparison, baseline: str, contender: str, theme: T
             )
         )
     figure.add_hline(y=0, line={"color": theme.ink, "width": 1.5})
-    for start, name in _documents(comparison.result.evaluation):
+    for start, name in _documents(used):
         figure.add_vline(x=start - 0.5, line={"color": theme.label, "width": 1, "dash": "dot"})
         figure.add_annotation(
             x=start - 0.4,
@@ -167,7 +176,7 @@ def draw_windows(comparison: Comparison, baseline: str, contender: str, theme: T
         margin_t=60,
         legend={"y": 1.12},
         xaxis={"title": {"text": "evaluation window"}, "range": [-0.6, len(base) - 0.4]},
-        yaxis={"title": {"text": as_text(f"{contender} against {baseline}")}, "ticksuffix": " %"},
+        yaxis={"title": {"text": as_text(title)}, "ticksuffix": " %"},
     )
     hardest = int(percent.argmax())
     place = f" ({where[hardest].document})" if where else ""

@@ -31,10 +31,12 @@ def draw_schedule(
     block_path: str,
     theme: Theme = LIGHT,
     height: int = 430,
+    headroom: float | None = None,
 ) -> Drawing:
     """Draw how much width every block loses: planned as bars, constant as a line, the mean dashed.
 
-    ``block_path`` may be empty, where nobody knows what the blocks are called.
+    ``block_path`` may be empty, where nobody knows what the blocks are called. ``headroom``: how many times
+    as high as the tallest bar the axis is; by default as high as it has to be.
     """
     cut = 100.0 * np.asarray(schedule.block_fractions, dtype=np.float32)
     blocks = np.arange(cut.size)
@@ -77,6 +79,9 @@ def draw_schedule(
         barmode="overlay",
         yaxis={"title": {"text": "slice, % of the width"}, "rangemode": "tozero", "ticksuffix": " %"},
     )
+    if headroom:
+        figure.update_yaxes(range=[0.0, min(100.0, headroom * max(float(cut.max()), 5.0))], fixedrange=True)
+        figure.update_layout(dragmode=False)
     block_axis(figure, cut.size)
     low, high = int(cut.argmin()), int(cut.argmax())
     held = f"; {int(capped.sum())} held back by the largest fraction" if capped.any() else ""

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import plotly.graph_objects as go
 
 from analysis.details import LIKENESSES, Details
+from analysis.errors import visible
 from analysis.profile import LayerProfile
 from analysis.scores import find_score
 from analysis.statistics import rank_correlation
 from app.figures.base import (
     CONSTANT,
+    DYNAMIC,
     HIGHLIGHT,
     LIGHT,
     MANUAL,
@@ -27,6 +30,10 @@ from app.figures.base import (
     frame,
     overlay_colour,
 )
+
+NO_NOTES: Mapping[int, str] = MappingProxyType({})
+_NOTE_SHOWN = 24
+"""Characters of a note that stand in a chart; the whole note stands in its label."""
 
 
 def outliers(values: np.ndarray) -> list[int]:
@@ -46,8 +53,9 @@ def draw_profile(
     first_token: bool = False,
     without: Sequence[int] = (),
     theme: Theme = LIGHT,
+    notes: Mapping[int, str] = NO_NOTES,
 ) -> Drawing:
-    """A score of every block with its spread over windows.
+    """A score of every block with its spread over windows, and the ``notes`` on blocks.
 
     Blocks in ``without`` are left off and the axis is fitted to the others; then dots are drawn instead of
     bars, since a bar whose axis does not begin at zero deceives.
@@ -79,6 +87,7 @@ def draw_profile(
     ending = " (axis fitted)" if without else ""
     figure.update_layout(showlegend=False, yaxis_title_text=entry.title + ending, margin_t=10)
     block_axis(figure, profile.blocks)
+    _add_notes(figure, values, {block: notes[block] for block in notes if block not in without}, theme)
     order = values if entry.higher_is_redundant else -values
     most, least = int(order.argmax()), int(order.argmin())
     return Drawing(
@@ -88,29 +97,77 @@ def draw_profile(
     )
 
 
+def _add_notes(
+    figure: go.Figure, values: np.ndarray, notes: Mapping[int, str], theme: Theme, log: bool = False
+) -> None:
+    """Add a flag with the beginning of each note at its block; the whole note stands in the label."""
+    for block, text in notes.items():
+        short = text if len(text) <= _NOTE_SHOWN else f"{text[: _NOTE_SHOWN - 1].rstrip()}…"
+        level = float(values[block])
+        left = block < values.size / 2
+        figure.add_annotation(
+            x=block,
+            y=np.log10(level) if log else level,
+            ax=18 if left else -18,
+            ay=-44,
+            text=f"<b>{block}</b> {as_text(short)}",
+            hovertext=as_text(text),
+            showarrow=True,
+            arrowhead=0,
+            arrowcolor=HIGHLIGHT,
+            arrowwidth=1.5,
+            xanchor="left" if left else "right",
+            bgcolor=theme.paper,
+            bordercolor=HIGHLIGHT,
+            borderpad=3,
+            font={"size": 13, "color": theme.ink},
+        )
+
+
+class TokenPath(NamedTuple):
+    """One token on its way through the blocks."""
+
+    text: str
+    change: np.ndarray
+    """(L,): one minus the cosine of its states entering and leaving each block."""
+
+    @classmethod
+    def of(cls, details: Details, window: int, place: int) -> Self:
+        """Take it from the details of a profile."""
+        piece = visible(details.piece(int(details.tokens[window, place])))
+        return cls(piece.strip() or repr(piece), details.path(window, place))
+
+
 def draw_change(
     profile: LayerProfile,
     score: str,
     first_token: bool = False,
     chosen: int | None = None,
     theme: Theme = LIGHT,
+    path: TokenPath | None = None,
+    notes: Mapping[int, str] = NO_NOTES,
 ) -> Drawing:
     """Draw how much every block changes its input as a dot on a log axis, with its spread over windows.
 
     Of a score that is derived from a cosine that is one minus the mean cosine, else the score itself. A score
     that is no change, or is not above 0 everywhere, is drawn as ``draw_profile`` draws it. ``chosen`` is the
-    block that is looked at from near.
+    block that is looked at from near; ``path`` is drawn as a line where the score is derived from a cosine,
+    ``notes`` at their blocks.
     """
     entry = find_score(score)
-    measured = profile.measured(score, first_token)
-    turned = entry.measurement.startswith("cosine")
-    change = 1.0 - measured if turned else measured
+    turned, change = entry.of_cosine, profile.change(score, first_token)
     values = change.mean(axis=0)
     if (entry.higher_is_redundant and not turned) or values.min() <= 0.0:
-        return draw_profile(profile, score, first_token, theme=theme)
+        return draw_profile(profile, score, first_token, theme=theme, notes=notes)
     spread = change.std(axis=0, ddof=1) if len(change) > 1 else np.zeros(profile.blocks)
     blocks, scores = np.arange(profile.blocks), profile.values(score, first_token)
     figure = empty_figure(theme, height=340)
+    ends = [float(values.min()), float(values.max())]
+    if path is not None and turned:
+        # A change that is next to none would stretch the axis for one token.
+        shown = np.maximum(path.change, 0.3 * ends[0])
+        ends = [min(ends[0], float(shown.min())), max(ends[1], float(shown.max()))]
+        _add_path(figure, path, shown, theme)
     figure.add_trace(
         go.Scatter(
             x=blocks,
@@ -146,25 +203,54 @@ def draw_change(
             xanchor="left" if block < profile.blocks / 2 else "right",
             font={"size": 13, "color": theme.ink},
         )
-    room = 0.25 * max(float(np.log10(values.max() / values.min())), 0.4)
-    ends = [float(np.log10(values.min())) - room, float(np.log10(values.max())) + room]
+    room = 0.25 * max(float(np.log10(ends[1] / ends[0])), 0.4)
     figure.update_layout(
         showlegend=False,
         margin_t=10,
         yaxis={
             "title": {"text": "1 − mean cosine (log)" if turned else f"{entry.title} (log)"},
             "type": "log",
-            "range": ends,
+            "range": [float(np.log10(ends[0])) - room, float(np.log10(ends[1])) + room],
             "dtick": "D2",
             "tickformat": "~r",
             "minor": {"showgrid": False},
         },
     )
     block_axis(figure, profile.blocks)
+    _add_notes(figure, values, notes, theme, log=True)
     return Drawing(
         figure,
         f"Block {least} changes its input least ({values[least]:.3g}), block {most} changes it most "
         f"({values[most]:.3g}): {values[most] / values[least]:,.0f} times as much.",
+    )
+
+
+def _add_path(figure: go.Figure, path: TokenPath, shown: np.ndarray, theme: Theme) -> None:
+    """Add the line of one token, named at its end."""
+    blocks, text = np.arange(shown.size), as_text(path.text)
+    figure.add_trace(
+        go.Scatter(
+            x=blocks,
+            y=shown.astype(np.float32),
+            mode="lines+markers",
+            line={"color": DYNAMIC, "width": 2},
+            marker={"size": 4, "color": DYNAMIC},
+            opacity=0.75,
+            customdata=path.change,
+            hovertemplate=f"“{text}”: block %{{x}} changes it by %{{customdata:.4f}}<extra></extra>",
+            name=f"“{text}”",
+        )
+    )
+    figure.add_annotation(
+        x=1,
+        y=1,
+        xref="paper",
+        yref="paper",
+        xanchor="right",
+        yanchor="top",
+        text=f"line: the token “{text}”; dots: mean of all",
+        showarrow=False,
+        font={"size": 13, "color": theme.ink},
     )
 
 
@@ -321,59 +407,6 @@ def _lens_told(found: np.ndarray) -> str:
         f"The {which} can go before perplexity doubles: straight after block {count - 1 - gone} it is "
         f"{found[count - 1 - gone]:,.2f}, {found[count - 1 - gone] / dense:.1f} times the dense model's "
         f"{dense:.2f}."
-    )
-
-
-def draw_tokens(details: Details, block: int, theme: Theme = LIGHT) -> Drawing:
-    """Draw how strongly a block changes single tokens: their distribution, first tokens marked."""
-    change = details.change[:, :, block].astype(np.float32)
-    rest, first = change[:, 1:].ravel(), change[:, 0]
-    low, middle, high = np.percentile(rest, (5, 50, 95))
-    figure = empty_figure(theme, height=320)
-    counts, edges = np.histogram(rest, bins=60, range=(0.0, float(max(change.max(), 1e-3))))
-    figure.add_trace(
-        go.Bar(
-            x=(edges[:-1] + edges[1:]) / 2,
-            y=100.0 * counts / rest.size,
-            width=np.diff(edges),
-            marker={"color": theme.measured, "line": {"width": 0}},
-            name="tokens",
-            hovertemplate="change %{x:.3f}: %{y:.1f} % of tokens<extra></extra>",
-        )
-    )
-    for value, name in ((low, "5 %"), (middle, "median"), (high, "95 %")):
-        figure.add_vline(
-            x=float(value),
-            line={"color": theme.ink, "width": 1.5, "dash": "solid" if name == "median" else "dot"},
-            annotation={"text": name, "font": {"color": theme.ink, "size": 13}, "yanchor": "bottom"},
-            annotation_position="top",
-        )
-    figure.add_trace(
-        go.Scatter(
-            x=first,
-            y=np.zeros(first.size),
-            mode="markers",
-            name="first tokens of the windows",
-            marker={
-                "symbol": "triangle-up",
-                "size": 13,
-                "color": HIGHLIGHT,
-                "line": {"color": theme.ink, "width": 1},
-            },
-            hovertemplate="first token: change %{x:.3f}<extra></extra>",
-        )
-    )
-    figure.update_layout(
-        bargap=0,
-        margin_t=50,
-        legend={"y": 1.15},
-        xaxis={"title": {"text": "change of a token: 1 − cosine"}, "rangemode": "tozero"},
-        yaxis={"title": {"text": "tokens, %"}, "ticksuffix": " %"},
-    )
-    return Drawing(
-        figure,
-        f"Block {block} changes half of the tokens by less than {middle:.3f} (1 − cosine), one in twenty by "
-        f"more than {high:.3f}, and the first token of a window by {float(np.median(first)):.3f}.",
     )
 
 

@@ -57,6 +57,7 @@ from app.tables import (
     trial_table,
 )
 from app.unit_tables import QUARTER, unit_agreement_table, unit_map_table
+from slicing.library import block_notes, note_of
 from slicing.plan import Plan
 from slicing.schedule import SlicingSchedule
 from slicing.study.recipe import Recipe
@@ -254,8 +255,11 @@ def _of_profile(run: Run) -> Sections:
     score, first_token = profile.held((plan or Plan()).score), (plan or Plan()).first_token
     title, source = SCORES[score].title, SCORES[score].source
     told = f"{SCORES[score].about} Source: {source}."
-    drawing = draw_profile(profile, score, first_token)
+    notes = block_notes(run)
+    drawing = draw_profile(profile, score, first_token, notes=notes)
     yield Section(f"{title} of every block", drawing, profile.to_frame(first_token).round(4), told)
+    if notes:
+        yield Section("Notes on blocks", None, pd.DataFrame(notes.items(), columns=["block", "note"]))
     for damage in DAMAGES:
         if damage in profile.scores():
             drawing, table = (

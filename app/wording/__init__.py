@@ -3,6 +3,7 @@
 Knows nothing about streamlit or plotly.
 """
 
+from app.wording.beside import change_title, how_sure, models_apart, profiles_apart
 from app.wording.inside import first_blocks, predicted_loss
 from app.wording.jobs import closes, progress, was_closed
 from app.wording.markup import verbatim, without_colours

@@ -20,6 +20,7 @@ from analysis.values import Progress
 from slicing.inner.costs import UnitCosts
 from slicing.inner.worth import unit_costs
 from slicing.probes import NEED_SLICING, PROBES, Probing
+from slicing.store import layout_at
 from slicing.study.judge import through_lens, used
 from slicing.study.requests import Calibrated, ProfileRequest
 from slicing.study.results import ProfileResult
@@ -61,6 +62,7 @@ def profile(request: ProfileRequest, opened: OpenModel, progress: Progress, fold
         shape=None if reason else read_shape(opened.model),
         not_sliceable=reason,
         text=used(request.text, windows, opened.model),
+        layout=layout_at(request.model),
         bases=bases is not None and request.bases,
         units=_unit_costs(request, opened, windows, progress) if request.units else None,
     )

@@ -104,6 +104,9 @@ class ProfileResult(Value):
     """``None`` when the model cannot be sliced."""
     not_sliceable: str | None
     text: TextUsed
+    layout: Layout | None = None
+    """Which blocks of the dense model are left, where slicescope took some out of this one; ``None`` for all,
+    and where nothing tells."""
     bases: bool = False
     """Whether the run's folder holds the bases of the stream."""
     units: UnitCosts | None = None

@@ -293,6 +293,9 @@ def _of_perplexity(each: Perplexity, where: str, windows: int) -> Problems:
 
 
 def _of_profile_result(request: ProfileRequest, result: ProfileResult) -> Problems:
+    if result.layout:
+        wanted, why = result.profile.blocks, "one for each block of the profile"
+        yield from _of_length("result.layout.groups", result.layout.groups, wanted, why)
     if result.units:
         yield from _of_units(result.units, result.shape)
 

@@ -11,7 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as some
 from scipy import stats
 
-from analysis.statistics import FEWEST_WINDOWS, holm, mean_interval, median_coverage, p_value
+from analysis.statistics import (
+    FEWEST_WINDOWS,
+    apart_interval,
+    apart_p_value,
+    holm,
+    mean_interval,
+    median_coverage,
+    p_value,
+)
 
 DRAWS = 4000
 
@@ -110,3 +118,19 @@ def test_the_range_of_some_rounds_covers_the_median_as_often_as_it_says(count):
     covered = np.mean((draws.min(axis=1) <= 1.0) & (draws.max(axis=1) >= 1.0))
     assert covered == pytest.approx(median_coverage(count), abs=0.01)
     assert math.isclose(median_coverage(5), 0.9375)
+
+
+@pytest.mark.parametrize("sizes", [(8, 8), (8, 40), (30, 12)])
+def test_two_samples_apart_are_judged_as_scipy_does_by_welch(sizes):
+    random = np.random.default_rng(sum(sizes))
+    first, second = random.normal(0.0, 0.3, sizes[0]), random.normal(0.2, 0.1, sizes[1])
+    expected = stats.ttest_ind(second, first, equal_var=False)
+    np.testing.assert_allclose(apart_interval(first, second), expected.confidence_interval(0.95))
+    assert apart_p_value(first, second) == pytest.approx(expected.pvalue)
+
+
+def test_two_samples_apart_need_eight_windows_each_and_equal_ones_leave_no_doubt():
+    few, many = np.arange(7.0), np.arange(20.0)
+    assert apart_interval(few, many) is apart_interval(many, few) is apart_p_value(few, many) is None
+    assert apart_interval(np.full(8, 0.5), np.full(9, 0.25)) == (-0.25, -0.25)
+    assert (apart_p_value(np.ones(8), np.ones(9)), apart_p_value(np.ones(8), np.zeros(9))) == (1.0, 0.0)

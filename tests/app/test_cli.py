@@ -189,6 +189,27 @@ def test_runs_are_listed_shown_and_deleted(monkeypatch, tiny_folder, texts, caps
     assert run(monkeypatch, "runs", "show", row["key"]) == 6
 
 
+def test_two_runs_are_held_side_by_side(monkeypatch, tiny_folder, texts, capsys, tmp_path):
+    for windows, seed in ((9, 0), (9, 1), (8, 0)):
+        asked = ("profile", "--model", tiny_folder, "--text", texts[0], "--window-length", 8)
+        assert run(monkeypatch, *asked, "--windows", windows, "--seed", seed) == 0
+    keys = [
+        folder.name for folder in sorted(runs_folder().glob("[!.]*"), key=lambda each: each.stat().st_ctime)
+    ]
+    capsys.readouterr()
+    table = tmp_path / "blocks.csv"
+    assert run(monkeypatch, "runs", "difference", *keys[:2], "--csv", table) == 0
+    shown = capsys.readouterr().out
+    assert "Not paired" in shown and "judged no model" in shown
+    assert table.read_text().startswith(
+        "block,first,second,difference,95 % from,95 % to,p-value (Holm),clear"
+    )
+    assert run(monkeypatch, "runs", "difference", keys[0], keys[0], "--percent", "--json", "-") == 0
+    data = json.loads(capsys.readouterr().out)
+    assert data["paired"] and not any(row["difference, %"] for row in data["blocks"])
+    assert run(monkeypatch, "runs", "difference", "demo", keys[0]) == 5  # of another depth
+
+
 def broken_sliced_folder(tiny_folder: Path) -> Path:
     weights = load_file(tiny_folder / "model.safetensors")
     save_file({name: torch.zeros(1) for name in weights}, tiny_folder / "model.safetensors")

@@ -14,14 +14,16 @@ from app.coloured import coloured_text, legend
 from app.figures.base import CONSTANT, DARK, DYNAMIC, HIGHLIGHT, LIGHT, Theme, luminance, rgb
 from app.figures.compare import draw_windows
 from app.figures.profile import (
+    TokenPath,
+    draw_change,
     draw_lens,
     draw_overlay,
     draw_similarity,
     draw_split,
-    draw_tokens,
     most_alike,
 )
 from app.figures.study import draw_map, draw_sizes
+from app.figures.tokens import draw_token_path, draw_tokens
 from app.tables import (
     lens_table,
     map_table,
@@ -29,6 +31,7 @@ from app.tables import (
     passage_table,
     similarity_table,
     split_table,
+    token_path_table,
     token_table,
     trial_table,
 )
@@ -177,6 +180,31 @@ def test_tokens_are_counted_and_first_ones_marked_apart(details):
     np.testing.assert_allclose(first.x, details.change[:, 0, 24].astype(np.float32))
     assert f"{np.median(details.change[:, 1:, 24].astype(np.float32)):.3f}" in takeaway
     assert "Block 24" in takeaway
+
+
+def test_a_token_is_shown_on_its_path_beside_the_mean_of_all(details):
+    figure, takeaway = draw_token_path(details, 1, 7, 24)
+    band, mean, own = figure.data
+    half = len(band.y) // 2
+    np.testing.assert_allclose(own.customdata, details.change[1, 7].astype(np.float32))
+    np.testing.assert_allclose(mean.y, details.change[:, 1:].astype(np.float32).mean(axis=(0, 1)), rtol=1e-5)
+    assert (np.asarray(band.y[:half]) > np.asarray(band.y[half:])[::-1]).all()
+    assert f"block 24 changes it by {own.customdata[24]:.3g}" in takeaway
+    table = token_path_table(details, 1, 7)
+    assert table["× mean"].iloc[24] == pytest.approx(own.customdata[24] / mean.y[24], abs=0.01)
+
+
+def test_the_line_of_a_token_lies_in_the_chart_of_changes_and_stretches_it_little(details):
+    profile = RUN.result.profile
+    still = TokenPath("still", np.zeros(30, dtype=np.float32))
+    for path in (TokenPath.of(details, 0, 5), still):
+        figure = draw_change(profile, "lr", path=path).figure
+        line, dots = figure.data
+        assert line.mode == "lines+markers" and dots.mode == "markers"
+        low, high = 10.0 ** np.asarray(figure.layout.yaxis.range)
+        assert (np.asarray(line.y) > low).all() and (np.asarray(line.y) < high).all()
+        assert low > 0.05 * min(dots.y)
+    assert len(draw_change(profile, "angular", path=still).figure.data) == 1  # which is of the last token
 
 
 def test_heads_and_mlp_fill_a_hundred_percent(details):

@@ -23,13 +23,13 @@ from app.job import Job
 from app.jobs import Opened
 from app.policy import Policy
 from app.proposal import propose
-from slicing.library import bring_in
+from slicing.library import bring_in, note_of
 from slicing.plan import Plan
 from slicing.preview import Preview
 from slicing.study import store
 from slicing.study.requests import CompressRequest, ProfileRequest
 from slicing.study.results import ProfileResult, Run, TrialResult
-from slicing.study.store import bundled_run, bundled_sweep, find_details
+from slicing.study.store import bundled_run, bundled_sweep, bundled_units, find_details
 from slicing.study.verdicts import Comparison, read_comparison
 
 MAIN = Path(__file__).parents[2] / "app" / "main.py"
@@ -592,6 +592,25 @@ def test_damage_is_held_against_the_score(desk: Desk) -> None:
     assert "Not shown: block 0" in words(app)
 
 
+@pytest.mark.parametrize("held", ["mean", "size"])
+def test_a_bar_is_moved_by_hand_and_what_the_others_keep_holds(desk: Desk, held: str) -> None:
+    app = page("tune")
+    before = {each.label: each.value for each in app.metric}
+    app.segmented_control(key="held").set_value(held).run()
+    app.text_input(key="plan-move").set_value("5:45.0:1").run()
+    assert not app.exception
+    made: Plan = app.session_state["plan"]
+    assert made.allocation == "manual" and made.settings["shares"][5] == pytest.approx(0.45, abs=1e-3)
+    now = {each.label: each.value for each in app.metric}
+    label = {"mean": "Mean slice", "size": "Parameters"}[held]
+    assert now[label] == before[label]
+    app.text_input(key="plan-move").set_value("99:45.0:2").run()
+    app.text_input(key="plan-move").set_value("nonsense").run()
+    assert not app.exception and app.session_state["plan"] == made
+    press(app, "Undo")
+    assert app.session_state["plan"].allocation == "dynamic"
+
+
 # The profile from near
 
 
@@ -606,7 +625,8 @@ def test_damage_is_held_against_the_score(desk: Desk) -> None:
 )
 def test_the_profile_is_seen_from_near(desk: Desk, tab: str, chart: str) -> None:
     app = page("profile", near=tab)
-    assert [each.key for each in app.get("plotly_chart")] == ["profile", chart]
+    before = ["token-path"] if chart == "tokens" else []
+    assert charts(app) == ["profile", *before, chart]
 
 
 def test_depths_are_compared_by_the_measure_that_is_chosen(desk: Desk) -> None:
@@ -650,6 +670,32 @@ def test_profiles_are_laid_over_one_another(desk: Desk) -> None:
     bring_in(sweep.to_json().encode(), "it")
     app = page("profile", near="Beside other runs")
     assert [each.key for each in app.get("plotly_chart")] == ["profile", "overlay"]
+
+
+def test_what_parts_two_profiles_is_shown_and_the_address_keeps_which(desk: Desk) -> None:
+    assert "There is no other run" in words(page("profile", near="Difference"))
+    units = bundled_units()
+    bring_in(units.to_json().encode(), "it")
+    sweep = bundled_sweep()
+    bring_in(sweep.to_json().encode(), "it")
+    app = page("profile", near="Difference", against=units.key)
+    assert charts(app) == ["profile", "difference", "two-profiles"]
+    assert app.selectbox(key="held-against").value == units.key
+    assert "are equal in all 30 blocks" in words(app)
+    app.selectbox(key="held-against").set_value(sweep.key).run()
+    assert not app.exception
+    assert app.query_params["against"] == sweep.key
+
+
+def test_a_note_is_kept_on_a_block_of_a_stored_profile(desk: Desk) -> None:
+    key = stored()
+    app = page("profile", profile=key, block="7 · model.layers.7")
+    app.text_input(key=f"block-note-{key}-7").set_value("spare [this] one")
+    press(app, "Keep the note")
+    assert "**Block 7:** spare \\[this\\] one" in words(app)
+    assert note_of(key).blocks == {7: "spare [this] one"}
+    app.selectbox(key="block").set_value(8).run()
+    assert "**Block 7:**" not in words(app)
 
 
 def test_a_run_without_details_says_so(desk: Desk) -> None:

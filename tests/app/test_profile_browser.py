@@ -36,6 +36,22 @@ def test_the_message_is_above_the_fold_and_arrow_keys_walk(address: str, browser
     page.context.close()
 
 
+def test_a_click_on_a_token_shows_its_path_and_so_does_its_number(address: str, browser: Any) -> None:
+    page = visit(browser, f"{address}/profile?block=7+%C2%B7+model.layers.7")
+    told = page.locator(".js-plotly-plot").first.get_by_text("line: the token")
+    page.locator(".slicescope-tokens [data-place='7']").click()
+    chosen = page.locator(".slicescope-tokens [aria-current]")
+    page.locator(".slicescope-tokens [data-place='7'][aria-current]").wait_for()
+    assert chosen.count() == 1
+    assert page.get_by_label("Token", exact=True).input_value() == "7"
+    told.filter(has_text=chosen.inner_text().strip()).wait_for()
+    field = page.get_by_label("Token", exact=True)
+    field.fill("9")
+    field.press("Enter")
+    page.locator(".slicescope-tokens [data-place='9'][aria-current]").wait_for()
+    page.context.close()
+
+
 def test_no_bar_lies_over_a_chart_on_a_touch_screen(address: str, browser: Any) -> None:
     page = visit(
         browser, f"{address}/profile", viewport={"width": 400, "height": 800}, has_touch=True, is_mobile=True

@@ -26,7 +26,7 @@ from app.tables import ranking_table
 from slicing.allocation import ALLOCATIONS
 from slicing.budget import Budget
 from slicing.depth.layout import Layout
-from slicing.library import Note, annotate, bring_in
+from slicing.library import Note, annotate, annotate_block, bring_in
 from slicing.plan import Plan
 from slicing.repairs import REPAIRS
 from slicing.steps import STEPS
@@ -280,6 +280,17 @@ def test_the_name_and_note_of_a_run_head_its_report():
     content = build_report(run)
     assert "<h1>&lt;The talk&gt;</h1>" in content
     assert "For &lt;everyone&gt;" in content
+
+
+def test_notes_on_blocks_are_in_the_chart_and_below_it():
+    run: Run = bring_in(bundled_run().to_json().encode(), "it")
+    assert "Notes on blocks" not in build_report(run)
+    annotate_block(run.key, 7, "<spare> this one, since the talk is about it")
+    found = {each.title: each for each in sections(run)}
+    (flag,) = found["LR score of every block"].drawing.figure.layout.annotations
+    assert flag.x == 7 and flag.text == "<b>7</b> &lt;spare&gt; this one, since…"
+    assert found["Notes on blocks"].table["note"].tolist() == ["<spare> this one, since the talk is about it"]
+    assert "&lt;spare&gt; this one" in build_report(run)
 
 
 def test_everything_that_is_published_is_cited():

@@ -17,6 +17,8 @@ from slicing import library
 from slicing.library import (
     Note,
     annotate,
+    annotate_block,
+    block_notes,
     bring_in,
     note_of,
     pack,
@@ -63,6 +65,36 @@ def test_a_note_lies_beside_the_outcome_and_changes_nothing_of_it(run):
 def test_a_note_is_bounded(said):
     with pytest.raises(StorageError, match=r"characters, but .* are the most: shorten it\."):
         Note(**said)
+
+
+def test_a_note_on_a_block_outlives_a_new_name_and_travels(run):
+    annotate_block(run.key, 7, " spare this one ")
+    annotate_block(run.key, 3, "the first to go")
+    annotate(run.key, note_of(run.key).renamed("mine", "a word"))
+    assert note_of(run.key) == Note(
+        label="mine", text="a word", blocks={3: "the first to go", 7: "spare this one"}
+    )
+    packed = pack(run.key)
+    throw_away(run.key)
+    brought = bring_in(packed, "it")
+    assert block_notes(brought) == {3: "the first to go", 7: "spare this one"}
+    annotate_block(run.key, 7, "")
+    assert block_notes(brought) == {3: "the first to go"}
+
+
+@pytest.mark.parametrize(
+    ("block", "text", "told"),
+    [
+        (30, "too far", r"no block 30 in this profile: they go from 0 to 29\."),
+        (-1, "before", "no block -1"),
+        (0, "x" * 201, "note on block 0 has 201 characters"),
+        (0, "two\nlines", "one line"),
+    ],
+)
+def test_a_note_on_a_block_is_one_short_line_on_a_block_that_is_there(run, block, text, told):
+    with pytest.raises(StorageError, match=told):
+        annotate_block(run.key, block, text)
+    assert note_of(run.key) == Note()
 
 
 @pytest.mark.parametrize("key", ["", "nothing", "..", "../runs", ".trash", "a/b"])
