@@ -57,7 +57,7 @@ from app.tables import (
     trial_table,
 )
 from app.unit_tables import QUARTER, unit_agreement_table, unit_map_table
-from slicing.library import block_notes, note_of
+from slicing.library import block_notes
 from slicing.plan import Plan
 from slicing.schedule import SlicingSchedule
 from slicing.study.recipe import Recipe
