@@ -5,15 +5,18 @@ Sizes follow from shapes alone: nothing is measured.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from analysis.device import HOST, memory_of
-from analysis.errors import OutOfMemoryError
+from analysis.errors import OutOfMemoryError, UnsupportedError
 from analysis.values import Value
 
 FP32, FP64 = 4, 8
 """Bytes."""
+_BLOCK = re.compile(r"(?:[^.\d][^.]*\.)+\d+\.")
+"""The beginning of a parameter's name: the list of blocks and the place in it."""
 ROWS = 256
 """Tokens whose logits are turned to fp32 at a time: (rows, V) in fp32 is 50 MB at V = 50,000."""
 
@@ -105,22 +108,49 @@ def is_spread(model: Any) -> bool:
     return len(set(getattr(model, "hf_device_map", {}).values())) > 1
 
 
-def passing_need(model: Any, tokens: int, kept: int = 0) -> MemoryNeed:
+def refuse_spread(model: Any, why: str) -> None:
+    """Raise ``UnsupportedError`` for a model that accelerate spreads; ``why`` says what needs it whole."""
+    if is_spread(model):
+        raise UnsupportedError(
+            f"{why}, and this one is spread over several: open it on one device that holds it, such as "
+            "cuda:0 or cpu."
+        )
+
+
+def passing_need(model: Any, tokens: int, kept: int = 0, itemsize: int | None = None) -> MemoryNeed:
     """Tell the need of a batch of ``tokens`` that passes through a model; the head takes some rows at a time.
 
     Four tensors as wide as the largest linear map's two sides together are there at once, and states of the
-    stream at ``kept`` depths.
+    stream at ``kept`` depths. ``itemsize``: bytes of a number, by default as the model is now.
     """
     table = model.get_input_embeddings().weight
     both = model.get_input_embeddings(), model.get_output_embeddings()
     ends = {id(each.weight) for each in both if each is not None}
     maps = [each for each in model.parameters() if each.ndim > 1 and id(each) not in ends]
     widest = max((sum(each.shape[-2:]) for each in maps), default=0)
-    size = model.dtype.itemsize
+    size = itemsize or model.dtype.itemsize
     return MemoryNeed(
-        dense=sum(each.nbytes for each in model.parameters()),
+        dense=sum(each.numel() * size for each in model.parameters()),
         working=tokens * (4 * widest + kept * table.shape[1]) * size + 3 * ROWS * table.shape[0] * FP32,
     )
+
+
+def engine_room(model: Any, itemsize: int, tokens: int) -> int:
+    """Bytes that a card needs beside the weights on it, whatever is done with a model of these shapes.
+
+    That is a batch of ``tokens`` that passes, one block that visits or is made anew, in its own dtype and in
+    fp32, and of the stream's width D a second moment with its eigenproblem and turns: 9 matrices (D, D) in
+    fp64 (``slicing.memory.slicing_need``). Shapes alone are read, so that a model without weights will do.
+    """
+    table = model.get_input_embeddings().weight
+    passing = passing_need(model, tokens, itemsize=itemsize).working
+    sizes: dict[str, int] = {}
+    for name, each in model.named_parameters():
+        block = _BLOCK.match(name)
+        if block:
+            sizes[block[0]] = sizes.get(block[0], 0) + each.numel()
+    block = max(sizes.values(), default=0) * (itemsize + FP32)
+    return passing + block + 9 * table.shape[1] ** 2 * FP64
 
 
 def bases_need(model: Any, sites: int, width: int, tokens: int) -> MemoryNeed:
