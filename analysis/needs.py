@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from analysis.device import HOST, memory_of
 from analysis.errors import OutOfMemoryError, UnsupportedError
 from analysis.values import Value
+
+if TYPE_CHECKING:
+    import torch
 
 FP32, FP64 = 4, 8
 """Bytes."""
@@ -36,6 +39,8 @@ class MemoryNeed(Value):
     """One sub-layer with its products, its eigenproblem and one batch passing through it."""
     activations: int = 0
     """The calibration stream, which goes to disk where it does not fit."""
+    resting: int = 0
+    """So many of these bytes rest in the host's memory where a card has no room for them."""
 
     @property
     def total(self) -> int:
@@ -49,8 +54,9 @@ class MemoryNeed(Value):
 
     def in_dtype(self, itemsize: int, now: int) -> MemoryNeed:
         """Tell the need with weights of ``itemsize`` bytes each, where they have ``now`` bytes."""
-        weights = {"dense": self.dense * itemsize // now, "sliced": self.sliced * itemsize // now}
-        return self.model_copy(update=weights)
+        dense, sliced = (size * itemsize // now for size in (self.dense, self.sliced))
+        resting = self.resting - min(self.resting, self.sliced - sliced)
+        return self.model_copy(update={"dense": dense, "sliced": sliced, "resting": resting})
 
     def __str__(self) -> str:
         parts = {
@@ -68,12 +74,23 @@ class MemoryNeed(Value):
 def fits(model: Any, need: MemoryNeed) -> bool:
     """Tell whether work fits beside the weights of the open model, every activation on disk.
 
-    What torch keeps for its next tensors counts as free. A model that accelerate spreads or keeps elsewhere
-    is not judged, since not all of it is on one device.
+    What torch keeps for its next tensors counts as free. Beside a card the host holds what may rest there.
+    Of a model that accelerate spreads, the working set has to fit on each of its cards.
     """
-    if model.device.type == "meta" or is_spread(model):
+    if model.device.type == "meta":
         return True
-    return need.least <= memory_of(model.device)[0] + need.dense
+    if is_spread(model):
+        cards = {each for each in model.hf_device_map.values() if each not in (HOST, "disk")}
+        return all(need.working <= memory_of(each)[0] for each in cards)
+    return _beyond(need, model.device, need.dense) == 0
+
+
+def _beyond(need: MemoryNeed, device: torch.device, held: int) -> int:
+    """Bytes that there is no room for on a device that has ``held`` of them already."""
+    over = max(0, need.least - memory_of(device)[0] - held)
+    if device.type != "cuda":
+        return over
+    return over - min(over, need.resting, memory_of(HOST)[0])
 
 
 def refuse_unless_it_fits(
@@ -87,11 +104,13 @@ def refuse_unless_it_fits(
         return
     device = model.device
     free, total = memory_of(device)
-    room = free + need.dense
     size = model.dtype.itemsize
-    levers = [lever for lever, each in (instead or {}).items() if each.least <= room]
-    if size > 2 and need.in_dtype(2, size).least <= room:
+    levers = [lever for lever, each in (instead or {}).items() if not _beyond(each, device, need.dense)]
+    if size > 2 and not _beyond(need.in_dtype(2, size), device, need.dense):
         levers.append("open the model in a 16-bit dtype (dtype bfloat16)")
+    apart = need.model_copy(update={"resting": need.resting + need.dense})
+    if device.type == "cuda" and not is_spread(model) and not _beyond(apart, device, need.dense):
+        levers.append("let weights rest on the host (device cuda+cpu)")
     if device.type != "cpu" and need.in_dtype(FP32, size).least <= memory_of(HOST)[0]:
         levers.append("use the CPU (device cpu)")
     if need.least <= total:

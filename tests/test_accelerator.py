@@ -304,8 +304,8 @@ def needing(working: int, dense: int = 0, sliced: int = 0) -> MemoryNeed:
         (
             needing(300, dense=800, sliced=1200),
             0,
-            "do half, or open the model in a 16-bit dtype (dtype bfloat16), or use the CPU (device cpu), or "
-            "choose a smaller model.",
+            "do half, or open the model in a 16-bit dtype (dtype bfloat16), or let weights rest on the host "
+            "(device cuda+cpu), or use the CPU (device cpu), or choose a smaller model.",
         ),
         (
             needing(700),
