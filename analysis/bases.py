@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from safetensors import SafetensorError
 
 from analysis.anatomy import anatomy_of, blocks, decoder, final_norm
-from analysis.device import out_of_memory_told, precise_home, widen
+from analysis.device import HOST, memory_of, out_of_memory_told, precise_home, present, widen
 from analysis.errors import ModelError, StorageError
 from analysis.evaluate import batches_of, check_windows, tokens_at_a_time
 from analysis.late import inference_mode, tensor_files, torch
-from analysis.needs import bases_need, refuse_unless_it_fits
+from analysis.needs import FP32, MemoryNeed, bases_need, fits, is_spread, refuse_unless_it_fits
+from analysis.stream import BlockStream
 from analysis.values import Progress, no_progress
 
 if TYPE_CHECKING:
@@ -232,10 +233,17 @@ class Bases(NamedTuple):
 
     @classmethod
     def load(cls, path: Path, device: torch.device) -> Bases:
-        """Read what ``save`` wrote (``StorageError`` when it is missing or damaged)."""
+        """Read what ``save`` wrote (``StorageError`` when it is missing or damaged).
+
+        On a card they take no more than a quarter of what is free; larger ones stay in the host's memory,
+        where they are a file that is read as it is needed.
+        """
         try:
             tensors = tensor_files.load_file(path)
             sites = range(len(tensors) // 2)
+            size = sum(each.nbytes for each in tensors.values())
+            if device.type == "cuda" and size > memory_of(device)[0] // 4:
+                device = torch.device(HOST)
             return cls(
                 tuple(tensors[f"vectors.{i}"].to(device) for i in sites),
                 tuple(widen(tensors[f"energies.{i}"], device) for i in sites),
@@ -271,13 +279,15 @@ class BasesCollector:
         self.sums: list[Covariance | None] = [None] * (1 if together else len(self.norms))
         self.samples = [TokenSample(tokens) for _ in self.sums]
 
-    def refuse_unless_they_fit(self, windows: Tensor) -> None:
-        """Raise ``OutOfMemoryError`` where the sums at all sites and a batch of ``windows`` do not fit."""
+    def need(self, windows: Tensor) -> MemoryNeed:
+        """Tell what the sums at all of its sites take, with a batch of ``windows`` that passes."""
         width = self.model.get_input_embeddings().weight.shape[1]
         tokens = tokens_at_a_time(windows, self.model.device)
-        refuse_unless_it_fits(
-            "Finding bases", self.model, bases_need(self.model, len(self.sums), width, tokens)
-        )
+        return bases_need(self.model, len(self.sums), width, tokens)
+
+    def refuse_unless_they_fit(self, windows: Tensor) -> None:
+        """Raise ``OutOfMemoryError`` where the sums at all sites and a batch of ``windows`` do not fit."""
+        refuse_unless_it_fits("Finding bases", self.model, self.need(windows))
 
     @contextmanager
     def watching(self) -> Iterator[None]:
@@ -346,13 +356,63 @@ class BasesCollector:
         return Bases(tuple(vectors), tuple(energies))
 
 
+def sums_fit(model: Any, windows: Tensor) -> bool:
+    """Tell whether the sums at all sites fit in one memory, so that one pass of the whole model fills them.
+
+    Those of a model that is spread lie on several devices, and what rests elsewhere had better visit once.
+    """
+    return not is_spread(model) and fits(model, BasesCollector(model).need(windows))
+
+
+def refuse_unless_bases_fit(model: Any, windows: Tensor) -> None:
+    """Raise ``OutOfMemoryError`` where ``find_bases`` does not fit, one block after the other."""
+    if not sums_fit(model, windows):
+        need = BasesCollector(model, slice(0, 1)).need(windows)
+        width, tokens = model.get_input_embeddings().weight.shape[1], windows.numel()
+        kept = len(BasesCollector(model).sums) * width * width * FP32  # in the host's memory
+        refuse_unless_it_fits(
+            "Finding bases",
+            model,
+            need.model_copy(
+                update={
+                    "bases": need.bases + kept,
+                    "activations": tokens * width * model.dtype.itemsize,
+                    "resting": kept,
+                }
+            ),
+        )
+
+
 @inference_mode
 def find_bases(model: Any, windows: Tensor, progress: Progress = no_progress) -> Bases:
     """The bases of the dense stream over ``windows`` (N, T) of token ids, in one pass without the head.
 
-    Raises ``OutOfMemoryError``, before the pass where that can be told.
+    Where the sums at all sites do not fit at once, the stream is carried through one block after the other,
+    and what is found rests in the host's memory. Raises ``OutOfMemoryError``, before the pass where that can
+    be told.
     """
-    collector = BasesCollector(model)
+    check_windows(model, windows)
     with out_of_memory_told("finding bases"):
+        if not sums_fit(model, windows):
+            refuse_unless_bases_fit(model, windows)
+            return _block_by_block(model, windows, progress)
+        collector = BasesCollector(model)
         collector.look(windows, progress)
         return collector.bases()
+
+
+def _block_by_block(model: Any, windows: Tensor, progress: Progress) -> Bases:
+    """Find the bases of one block at a time, so that the sums of no more than its sites are in memory."""
+    stream, every = BlockStream(model, windows), blocks(model)
+    vectors: list[Tensor] = []
+    energies: list[Tensor] = []
+    for place, block in enumerate(every):
+        collector = BasesCollector(model, slice(place, place + 1))
+        with present(block) as device, collector.watching():
+            stream.move(device)
+            stream.through(block, place)
+        found = collector.bases()
+        vectors += [each.to(HOST) for each in found.vectors]
+        energies += [each.to(HOST) for each in found.energies]
+        progress("Finding bases", place + 1, len(every))
+    return Bases(tuple(vectors), tuple(energies))

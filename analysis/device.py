@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import re
 import sys
 import threading
 from collections.abc import Iterator
@@ -22,6 +23,11 @@ if TYPE_CHECKING:
     from torch import nn
 
 HOST = "cpu"
+DEVICES = ("auto", "cuda", "cuda:0", "cuda:0,1", "cuda+cpu", "mps", "cpu")
+"""Examples of what a device may be called."""
+
+
+_NUMBER = re.compile("0|[1-9][0-9]?")
 
 
 class Dtype(NamedTuple):
@@ -35,21 +41,78 @@ DTYPES = {"float32": Dtype(4), "bfloat16": Dtype(2), "float16": Dtype(2), "float
 """By their names in torch."""
 
 
-def pick_device(name: str) -> torch.device:
-    """``auto`` takes CUDA, then MPS, then the CPU; anything else must exist here."""
+class Place(NamedTuple):
+    """Where a model may lie, as the name of a device says it."""
+
+    devices: tuple[str, ...]
+    """Devices that compute, with their numbers where several may be meant; the first has the model's ends."""
+    host: bool = False
+    """Whether weights that these have no room for may rest on the host, and on disk."""
+    chosen: bool = True
+    """Whether somebody named it; else (``auto``) what is named is the least, and more is taken at need."""
+
+    @property
+    def several(self) -> bool:
+        """Tell whether it is more than one device."""
+        return self.host or len(self.devices) > 1
+
+    @property
+    def name(self) -> str:
+        """The one way to write it, such as ``cuda:0,1+cpu``."""
+        if not self.chosen:
+            return "auto"
+        first, *others = self.devices
+        numbers = ",".join(each.partition(":")[2] or "0" for each in self.devices)
+        cards = f"cuda:{numbers}" if others else first
+        return cards + ("+cpu" if self.host else "")
+
+
+def place_of(name: str) -> Place:
+    """Read the name of a device: ``auto``, ``cpu``, ``mps``, ``cuda``, ``cuda:1``, several cards as
+    ``cuda:0,1``, and cards with the host for what they have no room for, as ``cuda+cpu`` or ``cuda:0,1+cpu``.
+
+    Whether they are here is not asked. Raises ``ModelError`` for any other name.
+    """
     if name == "auto":
+        return Place(("auto",), chosen=False)
+    devices: list[str] = []
+    for part in name.split("+"):
+        kind, colon, numbers = part.partition(":")
+        several = numbers.split(",") if colon else []
+        if kind not in ("cpu", "cuda", "mps") or any(not _NUMBER.fullmatch(each) for each in several):
+            raise ModelError(unknown_name("device", name, DEVICES))
+        devices += [f"{kind}:{each}" for each in several] or [kind]
+    cards, host = [each for each in devices if each != HOST], HOST in devices
+    apart = {each if ":" in each else f"{each}:0" for each in cards}
+    if len(apart) < len(cards) or (
+        len(cards) + host > 1 and not all(each.startswith("cuda") for each in cards)
+    ):
+        raise ModelError(unknown_name("device", name, DEVICES))
+    return Place(tuple(cards), host) if cards else Place((HOST,))
+
+
+def pick_place(name: str) -> Place:
+    """Say what a name means here: ``auto`` takes CUDA, then MPS, then the CPU; anything else must exist."""
+    place = place_of(name)
+    if not place.chosen:
         if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    device = _device(name)
-    here = {
-        "cpu": True,
-        "cuda": (device.index or 0) < torch.cuda.device_count(),
-        "mps": torch.backends.mps.is_available(),
-    }
-    if not here.get(device.type, False):
-        raise ModelError(f"The device '{name}' is not available here; use 'auto' or 'cpu'.")
-    return device
+            return place._replace(devices=("cuda",))
+        return place._replace(devices=("mps" if torch.backends.mps.is_available() else HOST,))
+    for each in place.devices:
+        device = torch.device(each)
+        here = {
+            "cpu": True,
+            "cuda": (device.index or 0) < torch.cuda.device_count(),
+            "mps": torch.backends.mps.is_available(),
+        }
+        if not here[device.type]:
+            raise ModelError(f"The device '{each}' is not available here; use 'auto' or 'cpu'.")
+    return place
+
+
+def pick_device(name: str) -> torch.device:
+    """The device that a name means here, of several the first; see ``pick_place``."""
+    return torch.device(pick_place(name).devices[0])
 
 
 class Facts(NamedTuple):
@@ -88,17 +151,9 @@ def pick_dtype(name: str, device: torch.device, stored: object, told: Facts | No
 
 def check_device_names(device: str, dtype: str) -> None:
     """Raise ``ModelError`` unless there are such a device and such a dtype, be it here or elsewhere."""
-    if device != "auto":
-        _device(device)
+    place_of(device)
     if dtype != "auto":
         _dtype(dtype)
-
-
-def _device(name: str) -> torch.device:
-    try:
-        return torch.device(name)
-    except RuntimeError:
-        raise ModelError(unknown_name("device", name, ("auto", "cuda", "cuda:0", "mps", "cpu"))) from None
 
 
 def _dtype(name: str) -> torch.dtype:
@@ -134,14 +189,40 @@ def matmuls(precision: Precision, device: torch.device, dtype: torch.dtype) -> A
 def present(module: nn.Module) -> Iterator[torch.device]:
     """Have the weights of ``module`` here, also where accelerate keeps them on the host or on disk.
 
-    Yields the device they are on meanwhile. Nothing moves when they are here already.
+    Yields the device they are on meanwhile. Nothing moves when they are here already, nor when the module is
+    called inside the ``with``.
     """
     with ExitStack() as stack:
         for each in module.modules():
             # What is here stays: whoever brought it may go on with it.
             if any(own is not None and own.is_meta for own in each._parameters.values()):
                 stack.enter_context(accelerate.utils.align_module_device(each))
+                stack.enter_context(_kept_here(getattr(each, "_hf_hook", None)))
         yield next((parameter.device for parameter in module.parameters()), torch.device(HOST))
+
+
+@contextmanager
+def _kept_here(hook: Any) -> Iterator[None]:
+    """Let a hook of accelerate bring no weights, nor take them away, when its module is called."""
+
+    def without_weights(call: Any) -> Any:
+        def called(*args: Any, **settings: Any) -> Any:
+            hook.offload = False
+            try:
+                return call(*args, **settings)
+            finally:
+                hook.offload = True
+
+        return called
+
+    if not getattr(hook, "offload", False):
+        yield
+        return
+    hook.pre_forward, hook.post_forward = map(without_weights, (hook.pre_forward, hook.post_forward))
+    try:
+        yield
+    finally:
+        del hook.pre_forward, hook.post_forward  # those of its class are left
 
 
 def comes_and_goes(module: nn.Module) -> bool:
@@ -230,6 +311,19 @@ def total_memory(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory
     return psutil.virtual_memory().total
+
+
+def batch_tokens(device: torch.device, told: Facts | None = None) -> int:
+    """Tokens in a batch: 2,048 on a CPU, where more gains nothing; on an accelerator by the memory it has.
+
+    Half a megabyte per token is room for the logits of 128,000 tokens in 16 bits and the widest layers. What
+    is free at the moment does not matter: other batches have other last digits, and a result must not depend
+    on what ran before. What is ``told`` of the device is not asked.
+    """
+    if device.type == "cpu":
+        return 2048
+    total = told.total if told else total_memory(device)
+    return int(min(16384, max(1024, total // 8 // 500_000)))
 
 
 _OUT_OF_MEMORY = (

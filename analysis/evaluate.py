@@ -21,15 +21,14 @@ from pydantic import computed_field, model_validator
 from analysis.anatomy import decoder
 from analysis.device import (
     HOST,
-    Facts,
     PeakMemory,
     Precision,
+    batch_tokens,
     is_out_of_memory,
     matmuls,
     multiplies_bf16,
     out_of_memory_told,
     synchronise,
-    total_memory,
     widen,
 )
 from analysis.errors import ModelError, NotFiniteError, TextError
@@ -142,19 +141,6 @@ class Sample(Value):
     text: str
     tokens: int
     tokens_per_second: float
-
-
-def batch_tokens(device: torch.device, told: Facts | None = None) -> int:
-    """Tokens in a batch: 2,048 on a CPU, where more gains nothing; on an accelerator by the memory it has.
-
-    Half a megabyte per token is room for the logits of 128,000 tokens in 16 bits and the widest layers. What
-    is free at the moment does not matter: other batches have other last digits, and a result must not depend
-    on what ran before. What is ``told`` of the device is not asked.
-    """
-    if device.type == "cpu":
-        return 2048
-    total = told.total if told else total_memory(device)
-    return int(min(16384, max(1024, total // 8 // 500_000)))
 
 
 def batch_size(windows: Tensor, device: torch.device) -> int:

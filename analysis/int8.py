@@ -13,10 +13,9 @@ import copy
 from typing import TYPE_CHECKING, Any
 
 from analysis.device import Precision, out_of_memory_told
-from analysis.errors import UnsupportedError
 from analysis.evaluate import Perplexity, perplexity
 from analysis.late import nn, no_grad, torch, transformers
-from analysis.needs import is_spread
+from analysis.needs import refuse_spread
 from analysis.values import Progress, Value, no_progress
 
 if TYPE_CHECKING:
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
 
 LARGEST = 127
 """The largest integer; its negative is the smallest, so that zero is in the middle."""
+INT8_WHOLE = "The int8 form of a model is measured on one device"
 SCALE_BYTES = 4
 """Bytes of a scale, which is kept in fp32."""
 _READ_BY_COLUMN = ("shortcut", "rotation", "bridge")
@@ -61,11 +61,7 @@ def in_int8(model: Any) -> tuple[Any, int]:
 
     Raises ``UnsupportedError`` for a model that accelerate spreads over devices, ``OutOfMemoryError``.
     """
-    if is_spread(model):
-        raise UnsupportedError(
-            "This model is spread over devices, and its int8 form is measured on one: open it on one device, "
-            "or leave out int8."
-        )
+    refuse_spread(model, INT8_WHOLE)
     size = 0
     found: dict[int, nn.Parameter] = {}
     with out_of_memory_told("rounding weights to int8", model.device):

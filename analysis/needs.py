@@ -5,15 +5,21 @@ Sizes follow from shapes alone: nothing is measured.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from analysis.device import HOST, memory_of
-from analysis.errors import OutOfMemoryError
+from analysis.errors import OutOfMemoryError, UnsupportedError
 from analysis.values import Value
+
+if TYPE_CHECKING:
+    import torch
 
 FP32, FP64 = 4, 8
 """Bytes."""
+_BLOCK = re.compile(r"(?:[^.\d][^.]*\.)+\d+\.")
+"""The beginning of a parameter's name: the list of blocks and the place in it."""
 ROWS = 256
 """Tokens whose logits are turned to fp32 at a time: (rows, V) in fp32 is 50 MB at V = 50,000."""
 
@@ -33,6 +39,8 @@ class MemoryNeed(Value):
     """One sub-layer with its products, its eigenproblem and one batch passing through it."""
     activations: int = 0
     """The calibration stream, which goes to disk where it does not fit."""
+    resting: int = 0
+    """So many of these bytes rest in the host's memory where a card has no room for them."""
 
     @property
     def total(self) -> int:
@@ -46,8 +54,9 @@ class MemoryNeed(Value):
 
     def in_dtype(self, itemsize: int, now: int) -> MemoryNeed:
         """Tell the need with weights of ``itemsize`` bytes each, where they have ``now`` bytes."""
-        weights = {"dense": self.dense * itemsize // now, "sliced": self.sliced * itemsize // now}
-        return self.model_copy(update=weights)
+        dense, sliced = (size * itemsize // now for size in (self.dense, self.sliced))
+        resting = self.resting - min(self.resting, self.sliced - sliced)
+        return self.model_copy(update={"dense": dense, "sliced": sliced, "resting": resting})
 
     def __str__(self) -> str:
         parts = {
@@ -65,12 +74,23 @@ class MemoryNeed(Value):
 def fits(model: Any, need: MemoryNeed) -> bool:
     """Tell whether work fits beside the weights of the open model, every activation on disk.
 
-    What torch keeps for its next tensors counts as free. A model that accelerate spreads or keeps elsewhere
-    is not judged, since not all of it is on one device.
+    What torch keeps for its next tensors counts as free. Beside a card the host holds what may rest there.
+    Of a model that accelerate spreads, the working set has to fit on each of its cards.
     """
-    if model.device.type == "meta" or is_spread(model):
+    if model.device.type == "meta":
         return True
-    return need.least <= memory_of(model.device)[0] + need.dense
+    if is_spread(model):
+        cards = {each for each in model.hf_device_map.values() if each not in (HOST, "disk")}
+        return all(need.working <= memory_of(each)[0] for each in cards)
+    return _beyond(need, model.device, need.dense) == 0
+
+
+def _beyond(need: MemoryNeed, device: torch.device, held: int) -> int:
+    """Bytes that there is no room for on a device that has ``held`` of them already."""
+    over = max(0, need.least - memory_of(device)[0] - held)
+    if device.type != "cuda":
+        return over
+    return over - min(over, need.resting, memory_of(HOST)[0])
 
 
 def refuse_unless_it_fits(
@@ -84,11 +104,13 @@ def refuse_unless_it_fits(
         return
     device = model.device
     free, total = memory_of(device)
-    room = free + need.dense
     size = model.dtype.itemsize
-    levers = [lever for lever, each in (instead or {}).items() if each.least <= room]
-    if size > 2 and need.in_dtype(2, size).least <= room:
+    levers = [lever for lever, each in (instead or {}).items() if not _beyond(each, device, need.dense)]
+    if size > 2 and not _beyond(need.in_dtype(2, size), device, need.dense):
         levers.append("open the model in a 16-bit dtype (dtype bfloat16)")
+    apart = need.model_copy(update={"resting": need.resting + need.dense})
+    if device.type == "cuda" and not is_spread(model) and not _beyond(apart, device, need.dense):
+        levers.append("let weights rest on the host (device cuda+cpu)")
     if device.type != "cpu" and need.in_dtype(FP32, size).least <= memory_of(HOST)[0]:
         levers.append("use the CPU (device cpu)")
     if need.least <= total:
@@ -105,22 +127,49 @@ def is_spread(model: Any) -> bool:
     return len(set(getattr(model, "hf_device_map", {}).values())) > 1
 
 
-def passing_need(model: Any, tokens: int, kept: int = 0) -> MemoryNeed:
+def refuse_spread(model: Any, why: str) -> None:
+    """Raise ``UnsupportedError`` for a model that accelerate spreads; ``why`` says what needs it whole."""
+    if is_spread(model):
+        raise UnsupportedError(
+            f"{why}, and this one is spread over several: open it on one device that holds it, such as "
+            "cuda:0 or cpu."
+        )
+
+
+def passing_need(model: Any, tokens: int, kept: int = 0, itemsize: int | None = None) -> MemoryNeed:
     """Tell the need of a batch of ``tokens`` that passes through a model; the head takes some rows at a time.
 
     Four tensors as wide as the largest linear map's two sides together are there at once, and states of the
-    stream at ``kept`` depths.
+    stream at ``kept`` depths. ``itemsize``: bytes of a number, by default as the model is now.
     """
     table = model.get_input_embeddings().weight
     both = model.get_input_embeddings(), model.get_output_embeddings()
     ends = {id(each.weight) for each in both if each is not None}
     maps = [each for each in model.parameters() if each.ndim > 1 and id(each) not in ends]
     widest = max((sum(each.shape[-2:]) for each in maps), default=0)
-    size = model.dtype.itemsize
+    size = itemsize or model.dtype.itemsize
     return MemoryNeed(
-        dense=sum(each.nbytes for each in model.parameters()),
+        dense=sum(each.numel() * size for each in model.parameters()),
         working=tokens * (4 * widest + kept * table.shape[1]) * size + 3 * ROWS * table.shape[0] * FP32,
     )
+
+
+def engine_room(model: Any, itemsize: int, tokens: int) -> int:
+    """Bytes that a card needs beside the weights on it, whatever is done with a model of these shapes.
+
+    That is a batch of ``tokens`` that passes, one block that visits or is made anew, in its own dtype and in
+    fp32, and of the stream's width D a second moment with its eigenproblem and turns: 9 matrices (D, D) in
+    fp64 (``slicing.memory.slicing_need``). Shapes alone are read, so that a model without weights will do.
+    """
+    table = model.get_input_embeddings().weight
+    passing = passing_need(model, tokens, itemsize=itemsize).working
+    sizes: dict[str, int] = {}
+    for name, each in model.named_parameters():
+        block = _BLOCK.match(name)
+        if block:
+            sizes[block[0]] = sizes.get(block[0], 0) + each.numel()
+    block = max(sizes.values(), default=0) * (itemsize + FP32)
+    return passing + block + 9 * table.shape[1] ** 2 * FP64
 
 
 def bases_need(model: Any, sites: int, width: int, tokens: int) -> MemoryNeed:

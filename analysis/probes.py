@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from analysis.anatomy import blocks, decoder
-from analysis.device import Precision, matmuls, out_of_memory_told, precise_home
+from analysis.device import Precision, matmuls, out_of_memory_told, precise_home, present
 from analysis.errors import ModelError
 from analysis.evaluate import batches_of, check_windows, refuse_unless_batches_fit, window_nll
 from analysis.hooks import going_on_from, returns_tuple, watch_blocks
@@ -89,12 +89,13 @@ def heavy_tail(model: Any) -> np.ndarray:
 
 def _exponents(block: nn.Module) -> list[float]:
     found = []
-    for module in block.modules():
-        if isinstance(module, nn.Linear | transformers.pytorch_utils.Conv1D) and module.weight.ndim == 2:
-            weight = module.weight.detach().float()
-            small = weight if weight.shape[0] <= weight.shape[1] else weight.T
-            squares = (small @ small.T).to(precise_home(small.device))
-            found.append(hill(torch.linalg.eigvalsh(squares).cpu().numpy()))
+    with present(block):
+        for module in block.modules():
+            if isinstance(module, nn.Linear | transformers.pytorch_utils.Conv1D) and module.weight.ndim == 2:
+                weight = module.weight.detach().float()
+                small = weight if weight.shape[0] <= weight.shape[1] else weight.T
+                squares = (small @ small.T).to(precise_home(small.device))
+                found.append(hill(torch.linalg.eigvalsh(squares).cpu().numpy()))
     if not found:
         raise ModelError("The blocks of this model hold no plain linear layer to find an exponent for.")
     return found

@@ -22,9 +22,10 @@ from analysis.anatomy import (
     norm_shift,
     weights_named,
 )
-from analysis.device import comes_and_goes, present
-from analysis.late import accelerate, nn, no_grad, torch
-from analysis.needs import is_spread
+from analysis.device import HOST, batch_tokens, comes_and_goes, memory_of, present
+from analysis.late import nn, no_grad, torch
+from analysis.needs import engine_room
+from analysis.spread import dispatch, parts_of
 from slicing.late import modeling_sliced
 from slicing.rotation import centred, read_in, shifted_bias, write_in
 from slicing.schedule import SlicingSchedule
@@ -48,6 +49,8 @@ class Site(NamedTuple):
     """The dense block."""
     branches: tuple[Branch, ...]
     sliced: SlicedSublayer
+    reserve: int = 0
+    """Bytes that its card needs for the work on the next one."""
 
     @property
     def leaving(self) -> int:
@@ -86,9 +89,11 @@ def blank(model: PreTrainedModel, schedule: SlicingSchedule) -> SlicedForCausalL
 def sites(model: PreTrainedModel, sliced: SlicedForCausalLM) -> Iterator[Site]:
     """Every sub-layer in the order of application."""
     rows = anatomy_of(model.config).sublayers
+    on_card = model.device.type == "cuda"
+    reserve = engine_room(model, model.dtype.itemsize, batch_tokens(model.device)) if on_card else 0
     for index, (dense, block) in enumerate(zip(blocks(model), blocks(sliced), strict=True)):
         for branches, sublayer in zip(rows, block.sublayers, strict=True):  # type: ignore[arg-type]
-            yield Site(index, dense, branches, sublayer)
+            yield Site(index, dense, branches, sublayer, reserve)
 
 
 @no_grad
@@ -251,18 +256,57 @@ def fill_in_bases(
 
 
 def put_away(site: Site) -> None:
-    """Move a finished sub-layer to the host when its dense block rests there too."""
-    given_up = next(site.sliced.parameters()).is_meta  # as the guard does with what it has tried
-    if not given_up and any(comes_and_goes(module) for module in site.dense.modules()):
-        site.sliced.to("cpu")
+    """Move a finished sub-layer to the host when its dense block rests there too, or its card has no room for
+    the work on the next one beside it.
+    """
+    first = next(site.sliced.parameters())
+    if first.is_meta:  # given up, as the guard does with what it has tried
+        return
+    rests = any(comes_and_goes(module) for module in site.dense.modules())
+    if rests or (first.device.type == "cuda" and memory_of(first.device)[0] < site.reserve):
+        _move(site.sliced, HOST)
 
 
 def spread_like(model: PreTrainedModel, made: PreTrainedModel) -> None:
-    """Spread what was made of a model over the devices, by accelerate's rules, where the model is."""
-    if is_spread(model):
-        kinds = list(made._no_split_modules or [])
-        device_map = accelerate.infer_auto_device_map(made, no_split_module_classes=kinds)
-        accelerate.dispatch_model(made, device_map, force_hooks=True)
+    """Let what was made of a model run where its parts are: on several devices, or in part on the host.
+
+    Of blocks on the host, as many as half of what is free holds go to the model's first card; the others
+    visit it. Nothing is done where all lies on one device.
+    """
+    if lies_together(made):
+        return
+    parts, card = parts_of(made, made.dtype.itemsize), model.device
+    where = {name: _device_of(made, name, card) for name in (*parts.ends, *parts.blocks)}
+    room = memory_of(card)[0] // 2 if card.type == "cuda" else 0
+    for name, size in parts.blocks.items():
+        if where[name] == HOST and size <= room:
+            where[name], room = str(card), room - size
+        _move(made.get_submodule(name), where[name])
+    dispatch(made, where)
+
+
+def lies_together(made: nn.Module) -> bool:
+    """Tell whether all weights of a model are on one device."""
+    return len({each.device for each in made.parameters()}) == 1
+
+
+def _device_of(made: nn.Module, name: str, card: torch.device) -> str:
+    """Name the device of a part of a model: the host, where any of it rests there."""
+    parent, _, last = name.rpartition(".")
+    own = made.get_submodule(parent)._parameters.get(last)
+    part = [own] if own is not None else [*made.get_submodule(name).parameters()]
+    devices = [str(each.device) for each in part]
+    return HOST if HOST in devices else next(iter(devices), str(card))
+
+
+def _move(module: nn.Module, device: torch.device | str) -> None:
+    """Move what a module has to a device; a parameter that it shares with another model stays there too."""
+    for each in module.modules():
+        for name, own in each._parameters.items():
+            if own is not None and own.device != torch.device(device):
+                each._parameters[name] = nn.Parameter(own.detach().to(device), requires_grad=False)
+        for name, buffer in each._buffers.items():
+            each._buffers[name] = None if buffer is None else buffer.to(device)
 
 
 def _has_module(core: nn.Module, path: str) -> bool:

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import torch
 
 import analysis.errors
-from analysis.device import reuse_memory
+from analysis.device import place_of, reuse_memory
 from analysis.errors import OutOfMemoryError, SlicescopeError, one_line
 from analysis.sources.model import ModelSource
 from analysis.values import Progress
@@ -45,8 +45,9 @@ def on_ray(address: str | None, opener: Opener = open_model, workers: int | None
     """An executor that starts a local Ray cluster, or joins the one at ``address``, for as long as it works.
 
     ``address`` is what Ray takes: ``auto``, ``host:port`` or ``ray://host:port``. There is a worker for
-    every GPU, or for every CPU where there are no GPUs or all models are wanted on the CPU, and ``workers``
-    at most. ``opener`` must be a function that the workers can import.
+    every GPU (for every two, where the device names two cards), or for every CPU where there are no GPUs or
+    all models are wanted on the CPU, and ``workers`` at most. ``opener`` must be a function that the workers
+    can import.
 
     A worker that dies is replaced and its trial given out again. An error of a trial ends the others, and is
     raised as it would be here. Raises ``SlicescopeError`` when Ray is missing, the cluster cannot be reached
@@ -67,9 +68,10 @@ def on_ray(address: str | None, opener: Opener = open_model, workers: int | None
         progress("Trials", 0, len(trials))
         with _cluster(ray, address):
             accelerated = any(trial.model.device != "cpu" for trial in trials)
+            cards = max(cards_of(trial.model.device) for trial in trials)
             nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
             most = min(len(trials), workers or len(trials))
-            slots = share_out(nodes, most, accelerated, own=address is None)
+            slots = share_out(nodes, most, accelerated, own=address is None, cards=cards)
             _Crew(ray, opener, slots, trials).work(hand_over, progress)
 
     return carry_out
@@ -83,17 +85,32 @@ class Slots(NamedTuple):
     gpus: int
 
 
-def share_out(nodes: Sequence[dict[str, float]], most: int, accelerated: bool, own: bool) -> Slots:
+def cards_of(device: str) -> int:
+    """Say how many cards a worker needs for a model on a device by this name: 1 also where it needs none."""
+    return len(place_of(device).devices)
+
+
+def share_out(
+    nodes: Sequence[dict[str, float]], most: int, accelerated: bool, own: bool, cards: int = 1
+) -> Slots:
     """The slots of a cluster whose machines have these resources, by Ray's names: ``CPU`` and ``GPU``.
 
-    Where the cluster is our ``own``, which is one machine, fewer workers hold more CPUs each. Raises
-    ``SlicescopeError`` when there is no slot at all.
+    A worker holds so many ``cards`` of one machine, where there are any. Where the cluster is our ``own``,
+    which is one machine, fewer workers hold more CPUs each. Raises ``SlicescopeError`` when there is no slot
+    at all, and where no machine has as many cards.
     """
-    with_gpu = [node for node in nodes if accelerated and node.get("GPU", 0) >= 1]
+    with_gpu = [node for node in nodes if accelerated and node.get("GPU", 0) >= cards]
     if with_gpu:
-        count = min(most, sum(int(node["GPU"]) for node in with_gpu))
+        count = min(most, sum(int(node["GPU"]) // cards for node in with_gpu))
         # As many CPUs as every machine can give to each of its GPUs.
-        return Slots(count, min(int(node.get("CPU", 0) // node["GPU"]) for node in with_gpu), 1)
+        each = min(int(node.get("CPU", 0) * cards // node["GPU"]) for node in with_gpu)
+        return Slots(count, each, cards)
+    if cards > 1:
+        found = max((int(node.get("GPU", 0)) for node in nodes), default=0)
+        raise SlicescopeError(
+            f"{cards} cards were asked for in one worker, and no machine of the Ray cluster has more than "
+            f"{found}: name fewer (device cuda:0), or let the host help (device cuda+cpu)."
+        )
     cpus = sum(int(node.get("CPU", 0)) for node in nodes)
     if not cpus:
         raise SlicescopeError("The Ray cluster has neither GPU nor CPU slots: add a machine that has some.")
@@ -297,8 +314,11 @@ class _Worker:
             self._trials = None  # let go of a model before the next is opened
             here = source
             if self.gpus and source.device.startswith("cuda:"):
-                # Of a machine's cards Ray shows a worker its own alone, which is the first one there.
-                here = source.model_copy(update={"device": "cuda"})
+                # Of a machine's cards Ray shows a worker its own alone, which are numbered from 0 there.
+                place = place_of(source.device)
+                own = tuple(f"cuda:{at}" for at in range(len(place.devices)))
+                name = place._replace(devices=own if len(own) > 1 else ("cuda",)).name
+                here = source.model_copy(update={"device": name})
             self._trials = source, Trials(self.opener(here))
         return self._trials[1]
 

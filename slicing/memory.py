@@ -36,9 +36,11 @@ def slicing_need(
         fitting = 4 * (2 * width + columns) ** 2 * FP64 + weights if repair else 0
         working = max(working, weights + passing + fitting)
     working += width * width * ((5 + _shared(shape, schedule)) * FP64 + 3 * FP32)
+    sliced = _sliced(shape, schedule) * itemsize * (1 + repair)
     return MemoryNeed(
         dense=shape.parameters * itemsize,
-        sliced=_sliced(shape, schedule) * itemsize * (1 + repair),
+        sliced=sliced,
+        resting=sliced,
         working=working,
         activations=tokens * width * FP32 * (1 + repair),
     )
@@ -54,10 +56,13 @@ def preview_need(
     width = shape.hidden_size
     turning = max((each.reader_rows + each.writer_columns) for each in shape.sublayers) * width
     moments = (5 + _shared(shape, schedule)) * FP64 if schedule.span else 0
+    sliced = _sliced(shape, schedule) * itemsize
+    bases = 0 if held else len(shape.sublayers) * width * width * FP32
     return MemoryNeed(
         dense=shape.parameters * itemsize,
-        sliced=_sliced(shape, schedule) * itemsize,
-        bases=0 if held else len(shape.sublayers) * width * width * FP32,
+        sliced=sliced,
+        bases=bases,
+        resting=sliced + bases,
         working=turning * (itemsize + FP32) + width * width * (moments + 3 * FP32),
     )
 

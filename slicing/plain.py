@@ -15,9 +15,8 @@ from typing import TYPE_CHECKING, Any
 from analysis.anatomy import anatomy_of, blocks, core_of, embedding_scale, final_norm, norm_gain
 from analysis.errors import UnsupportedError, one_line
 from analysis.late import inference_mode, no_grad, torch
-from analysis.needs import is_spread
 from analysis.shape import ModelShape
-from slicing.assembly import by_rows, present_ends, share_with, spread_like
+from slicing.assembly import by_rows, lies_together, present_ends, share_with, spread_like
 from slicing.depth.operator import adopt, set_parameter
 from slicing.guard import probe_logits, why_unlike
 from slicing.late import modeling_sliced
@@ -177,7 +176,7 @@ def as_plain(model: PreTrainedModel, sliced: SlicedForCausalLM) -> PreTrainedMod
     head = getattr(made, anatomy.head)
     if (factor := _logits_divisor(made) / _logits_divisor(model)) != 1.0:
         set_parameter(head, "weight", head.weight * factor)
-    if not is_spread(model):
+    if lies_together(sliced):
         _check(model, made, sliced)
     spread_like(model, made)
     return made

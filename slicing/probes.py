@@ -13,7 +13,7 @@ import numpy as np
 
 from analysis.anatomy import anatomy_of
 from analysis.bases import Bases
-from analysis.device import Precision, on_device
+from analysis.device import Precision, on_device, present
 from analysis.hooks import entering_states
 from analysis.late import torch
 from analysis.probes import Replacement, damage, depth, heavy_tail, leave_out
@@ -137,10 +137,11 @@ def _sliced(probing: Probing, fraction: float) -> Replacement:
         states = entering - entering.mean(-1, keepdim=True) if anatomy.centred else entering
         states = (states.to(precise) @ stages[0]).to(entering.dtype)
         for reading, writing, site in zip(stages, stages[1:], found, strict=False):
-            fill_readers(model, site, reading)
-            fill_writers(model, site, writing)
-            fill_shortcut(site, reading.T @ writing, model.dtype)
-            states = site.sliced(states, context)
+            with present(site.dense):
+                fill_readers(model, site, reading)
+                fill_writers(model, site, writing)
+                fill_shortcut(site, reading.T @ writing, model.dtype)
+                states = site.sliced(states, context)
         return states
 
     return replaced

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from pydantic import model_validator
 
 from analysis.device import is_out_of_memory, out_of_memory_told, pick_device, pick_dtype
-from analysis.errors import ModelError, one_line
-from analysis.late import transformers
+from analysis.errors import ModelError, is_ours, one_line
+from analysis.late import torch, transformers
 from analysis.portable import make_portable
 from analysis.shape import ModelShape
 from analysis.sources.model import SLICED_MANIFEST, ModelSource, is_sliced, quiet_transformers
 from analysis.sources.opening import OpenModel, open_dense
+from analysis.spread import clear_with, where_to_put
 from analysis.storage import require_space, storage_errors, whole_folder
 from analysis.trust import pin, read_settings, require_own_weights, require_plain_folder
 from analysis.values import Value
@@ -197,11 +198,15 @@ def load_sliced(source: ModelSource) -> tuple[SlicedModel, PreTrainedTokenizerBa
             meant = schedule.widths, schedule.embedding, schedule.span
             if said != meant or config.text_config.num_hidden_layers != manifest.shape.block_count:
                 raise misfit
+            dtype = pick_dtype(source.dtype, device, config.dtype)
+            with torch.device("meta"):
+                skeleton = modeling_sliced.SlicedForCausalLM(config)
+            placing = where_to_put(source.label, source.device, skeleton, dtype)
             loaded: Any = modeling_sliced.SlicedForCausalLM.from_pretrained(
                 folder,
                 config=config,
-                dtype=pick_dtype(source.dtype, device, config.dtype),
-                device_map=None if device.type == "cpu" else device,
+                dtype=dtype,
+                **placing,
                 use_safetensors=True,
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # reported instead, and refused below
@@ -209,11 +214,12 @@ def load_sliced(source: ModelSource) -> tuple[SlicedModel, PreTrainedTokenizerBa
             )
             model, report = loaded
     except Exception as error:  # safetensors and tokenizers raise classes of their own
-        if error is misfit or is_out_of_memory(error):
+        if error is misfit or is_ours(error) or is_out_of_memory(error):
             raise
         raise ModelError(f"The sliced model '{folder}' cannot be read: {one_line(error)}.") from error
     if any(report[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")):
         raise misfit
+    clear_with(model, placing)
     model = model.eval().requires_grad_(False)
     sliced = SlicedModel(
         model, schedule, manifest.shape, manifest.discarded, manifest.method, basis=manifest.basis

@@ -45,6 +45,8 @@ class Simulated(torch.Tensor):
         if isinstance(values, Simulated):  # accelerate makes parameters anew, by their class
             values._is_param = True  # type: ignore[attr-defined]
             return values
+        if accelerator is None:  # one that moved to the host, or has no values while it is not needed
+            return nn.Parameter(values, requires_grad=False)  # type: ignore[return-value]
         made = torch.Tensor._make_wrapper_subclass(
             cls, values.size(), strides=values.stride(), dtype=values.dtype, device=torch.device("meta")
         )
@@ -141,6 +143,8 @@ class Accelerator(TorchFunctionMode):
         name = getattr(func, "__name__", "")
         if name in ("to", "cpu", "cuda", "double", "float", "half", "bfloat16", "type_as") and args:
             return self._move(name, args, kwargs)
+        if name == "__deepcopy__" and isinstance(args[0], Simulated):
+            return self._copy(*args)
         if name == "device" and isinstance(args[0], int):
             return _device(args[0])
         kwargs.pop("pin_memory", None)
@@ -214,8 +218,20 @@ class Accelerator(TorchFunctionMode):
             self.copies[source.type, target.type] += tensor.nbytes
             self.waits += source != CPU
         with torch._C.DisableTorchFunction():
+            if target.type == "meta":  # nothing is kept
+                return _values(tensor).to(target, dtype)
             moved = _values(tensor).to(dtype, copy=copy or source != target)
         return self._wrap(moved, target)
+
+    def _copy(self, tensor: Simulated, known: dict[int, Any]) -> Simulated:
+        """What ``copy.deepcopy`` makes of a tensor: once of each, and of a parameter a parameter."""
+        if id(tensor) not in known:
+            with torch._C.DisableTorchFunction():
+                values = tensor.values.detach().clone().requires_grad_(tensor.values.requires_grad)
+            made = Simulated(values, tensor.place, self)
+            made._is_param = getattr(tensor, "_is_param", False)  # type: ignore[attr-defined]
+            known[id(tensor)] = made
+        return known[id(tensor)]
 
     def _refuse_wide(self, name: str, place: torch.device, tensors: Any, dtype: Any = None) -> None:
         if place.type == "mps" and (dtype in _WIDE or any(each.dtype in _WIDE for each in tensors)):

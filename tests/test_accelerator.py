@@ -47,19 +47,20 @@ KINDS = [
     ("falcon", torch.float32),
     ("gpt2", torch.float32),
 ]
-PLACES = ["cuda", "two", "mps"]
+PLACES = ["cuda", "two", "host", "mps"]
 # Two cards refuse whatever one refuses, so that one kind is enough for one card.
 CASES = [(*kind, place) for kind in KINDS for place in PLACES if place != "cuda" or kind == KINDS[0]]
 
 
 def placed(accelerator: Accelerator, model: Any, place: str) -> Any:
-    """The model on its device, or its blocks after the first on another one, as accelerate spreads it."""
-    if place != "two":
+    """The model on its device, or its blocks after the first on another one, or resting on the host."""
+    if place in ("cuda", "mps"):
         return accelerator.put(model, place)
     anatomy, path = anatomy_of(model.config), block_path(model)
     parts = [f"{anatomy.decoder}.{name}" for name, _ in model.get_submodule(anatomy.decoder).named_children()]
     device_map = {name: "cuda:0" for name in (*parts, anatomy.head) if name != path}
-    device_map |= {f"{path}.{place}": f"cuda:{int(place > 0)}" for place in range(len(blocks(model)))}
+    other = "cuda:1" if place == "two" else "cpu"
+    device_map |= {f"{path}.{block}": other if block else "cuda:0" for block in range(len(blocks(model)))}
     return dispatch_model(accelerator.put(model, "cuda:0"), device_map, force_hooks=True)
 
 
@@ -129,6 +130,7 @@ JOBS: dict[str, Callable[[Any, torch.Tensor, Path], float]] = {
     "slice, on disk": lambda model, windows, _: sliced(model, windows, budget=(0, 0)),
     "remove": lambda model, windows, _: removed(model, windows),
     "remove, linear": lambda model, windows, _: removed(model, windows, "linear"),
+    "remove, train-block": lambda model, windows, _: removed(model, windows, "train-block"),
     "cut inside": lambda model, windows, _: inside(model, windows),
     "remove, writers": lambda model, windows, _: removed(model, windows, "writers"),
 }
@@ -302,8 +304,8 @@ def needing(working: int, dense: int = 0, sliced: int = 0) -> MemoryNeed:
         (
             needing(300, dense=800, sliced=1200),
             0,
-            "do half, or open the model in a 16-bit dtype (dtype bfloat16), or use the CPU (device cpu), or "
-            "choose a smaller model.",
+            "do half, or open the model in a 16-bit dtype (dtype bfloat16), or let weights rest on the host "
+            "(device cuda+cpu), or use the CPU (device cpu), or choose a smaller model.",
         ),
         (
             needing(700),

@@ -15,7 +15,7 @@ from typing import Literal, Self
 
 from pydantic import model_validator
 
-from analysis.device import check_device_names, is_out_of_memory
+from analysis.device import check_device_names, is_out_of_memory, place_of
 from analysis.errors import ModelError, is_ours, one_line
 from analysis.fetch import fetched
 from analysis.late import transformers
@@ -56,6 +56,7 @@ class ModelSource(Value):
         """
         text = text.strip()
         check_device_names(device, dtype)
+        device = place_of(device).name
         try:
             path = Path(text).expanduser()
             location, folder, exists = str(path.resolve()), path.is_dir(), path.exists()
@@ -113,18 +114,20 @@ def quiet_transformers() -> Iterator[None]:
         transformers.utils.logging.is_progress_bar_enabled(),
         transformers.utils.logging.get_verbosity(),
     )
-    hub = logging.getLogger("huggingface_hub")
-    hub_level = hub.level
+    others = [logging.getLogger(name) for name in ("huggingface_hub", "accelerate")]
+    levels = [each.level for each in others]
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity(logging.CRITICAL)
-    hub.setLevel(logging.CRITICAL)
+    for each in others:
+        each.setLevel(logging.CRITICAL)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
         transformers.utils.logging.set_verbosity(level)
-        hub.setLevel(hub_level)
+        for each, own in zip(others, levels, strict=True):
+            each.setLevel(own)
         if bars:
             transformers.utils.logging.enable_progress_bar()
 

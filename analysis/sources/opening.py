@@ -28,6 +28,7 @@ from analysis.sources.configuration import (
 from analysis.sources.folder import has_tokenizer, require_whole
 from analysis.sources.gguf import alone, dequantised_folder, gguf_file
 from analysis.sources.model import ModelSource, is_sliced, must_fetch, quiet_transformers, reading
+from analysis.spread import clear_with, where_to_put
 from analysis.storage import whole_folder
 from analysis.trust import pin, require_own_weights
 from analysis.values import Progress, no_progress
@@ -67,9 +68,15 @@ def require_plain_weights(source: ModelSource) -> None:
 
 def _require_readable(source: ModelSource, config: PreTrainedConfig) -> None:
     if reason := why_not_readable(config, pick_device(source.device)):
-        base = made_from(source)
-        origin = f"'{base}', from which it was made" if base else "the model that it was made from"
-        raise ModelError(f"The model '{source.label}' cannot be opened, since {reason}: open {origin}.")
+        raise ModelError(
+            f"The model '{source.label}' cannot be opened, since {reason}: open {_origin(source)}."
+        )
+
+
+def _origin(source: ModelSource) -> str:
+    """Say which model a quantised one was made from, within a sentence."""
+    base = made_from(source)
+    return f"'{base}', from which it was made" if base else "the model that it was made from"
 
 
 def outline(source: ModelSource) -> OpenModel:
@@ -84,17 +91,23 @@ def outline(source: ModelSource) -> OpenModel:
 
 
 def open_dense(source: ModelSource) -> OpenModel:
-    """Read the weights onto the source's device, in its dtype, ready for inference.
+    """Read the weights onto the source's device, or several, in its dtype, ready for inference.
 
     GGUF weights are dequantised once and cached as safetensors. Other quantised weights are dequantised as
     they are read, where transformers can do that. Raises ``ModelError`` for anything that is not a readable
     causal language model, ``OutOfMemoryError`` when it does not fit.
     """
     where, options, config = _found(source)
-    skeleton_of(source, config)
+    skeleton = skeleton_of(source, config)
     becomes_plain = make_plain(config)
     device = pick_device(source.device)
     dtype = pick_dtype(source.dtype, device, config.dtype)
+    placing = where_to_put(source.label, source.device, skeleton, dtype)
+    if becomes_plain and isinstance(placing["device_map"], dict):
+        raise ModelError(
+            f"The quantised weights of '{source.label}' become plain numbers on one device alone, and that "
+            f"has no room for them: open {_origin(source)}."
+        )
     with out_of_memory_told(f"loading {source.label} onto {device}"), reading(source):
         tokenizer = _tokenizer(source, where, options)
         model = _read_weights(
@@ -102,8 +115,8 @@ def open_dense(source: ModelSource) -> OpenModel:
             where,
             config=config,
             dtype=dtype,
-            device_map=None if device.type == "cpu" else device,
             use_safetensors=True,
+            **placing,
             **options,
         )
         # What has just been fetched from the Hub could not be looked into before.
@@ -111,6 +124,7 @@ def open_dense(source: ModelSource) -> OpenModel:
             model.tie_weights()
         if becomes_plain:  # transformers leaves some of them in another dtype
             model.to(dtype)
+        clear_with(model, placing)
     return OpenModel(model.eval().requires_grad_(False), tokenizer)
 
 

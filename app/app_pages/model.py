@@ -6,7 +6,7 @@ from pathlib import Path
 
 import streamlit as st
 
-from analysis.device import DTYPES
+from analysis.device import DTYPES, place_of
 from analysis.errors import SlicescopeError
 from analysis.sources.card import ModelCard
 from analysis.sources.model import ModelSource
@@ -23,6 +23,7 @@ _LOCATIONS = {
 
 def _chosen_source(kind: str, location: str, device: str, dtype: str) -> ModelSource:
     """The source that the controls describe (``ModelError`` when it is none)."""
+    device = place_of(device).name
     if kind == "demo":
         return ModelSource(kind="demo", device=device, dtype=dtype)
     if kind != "hub":
@@ -116,9 +117,20 @@ def _any_model() -> Callable[[], ModelSource] | str:
     if kind in _LOCATIONS:
         label, example = _LOCATIONS[kind]
         location = st.text_input(label, placeholder=example, key=f"location-{kind}", persist_state="session")
-    device = st.selectbox("Device", ["auto", "cuda", "mps", "cpu"], key="device", persist_state="session")
+    device = st.selectbox(
+        "Device",
+        ["auto", "cuda", "cuda+cpu", "cuda:0,1", "cuda:0,1+cpu", "mps", "cpu"],
+        key="device",
+        accept_new_options=True,
+        persist_state="session",
+        help="Several cards are named by their numbers. With the host (+cpu), what cards have no room for "
+        "rests in its memory, and beyond that on disk. It visits a card when it is its turn.",
+    )
     dtype = st.selectbox("Dtype", ["auto", *DTYPES], key="dtype", persist_state="session")
-    st.caption("auto: CUDA, then MPS, then the CPU; float32 on a CPU, 16 bits on an accelerator.")
+    st.caption(
+        "auto: CUDA (one card; for a larger model all cards, and the host where it needs it), then MPS, then "
+        "the CPU; float32 on a CPU, 16 bits on an accelerator."
+    )
     if kind != "demo" and not location.strip():
         return f"Name a model to see its card, for example {_LOCATIONS[str(kind)][1]}."
     return partial(_chosen_source, str(kind), location, device, dtype)

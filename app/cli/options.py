@@ -148,7 +148,7 @@ class ModelOptions:
     model: Annotated[
         str, typer.Option(help="'demo', a Hub id with @revision where wanted, a folder, or a GGUF file.")
     ] = "demo"
-    device: Annotated[str, typer.Option(help="auto, cuda, cuda:1, mps or cpu.")] = "auto"
+    device: Annotated[str, typer.Option(help="auto, cpu, mps, cuda:1, cuda:0,1 or cuda+cpu.")] = "auto"
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto"
 
     def source(self) -> ModelSource:

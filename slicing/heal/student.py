@@ -7,10 +7,11 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
 
 from analysis.device import Precision, has_bf16, multiplies_bf16
-from analysis.errors import UnsupportedError
 from analysis.late import nn, torch, transformers
-from analysis.needs import is_spread
+from analysis.needs import refuse_spread
 from slicing.late import adapter
+
+TRAINED_WHOLE = "Healing trains a model that is whole on one device"
 
 Trained = Literal["all", "lora"]
 """All numbers of the model, or adapters of low rank on its linear maps, which are added in at the end."""
@@ -21,11 +22,7 @@ def student_of(model: Any) -> Any:
 
     Raises ``UnsupportedError`` for a model that accelerate spreads over devices.
     """
-    if is_spread(model):
-        raise UnsupportedError(
-            "Healing trains a model that is whole on one device, and this one is spread over several: choose "
-            "a device that holds it."
-        )
+    refuse_spread(model, TRAINED_WHOLE)
     student = copy.deepcopy(model).float().eval()
     for parameter in student.parameters():
         parameter.requires_grad_(False)

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
+from analysis.anatomy import blocks
 from analysis.curvature import Streams, gradients
-from analysis.device import HOST, comes_and_goes, widen
-from analysis.errors import ModelError, UnsupportedError
+from analysis.device import HOST, present, widen
+from analysis.errors import ModelError
 from analysis.late import nn, torch, transformers
 from analysis.read_units import read_units
 from analysis.sublayers import Sublayer, sublayers
@@ -63,9 +64,14 @@ class _Weight(NamedTuple):
 
     branch: int
     name: str
-    parameter: nn.Parameter
+    holder: nn.Module
     turned: bool
     """Whether it is stored as (in, out)."""
+
+    @property
+    def parameter(self) -> nn.Parameter:
+        """As its module has it now: accelerate may bring it and take it away."""
+        return getattr(self.holder, self.name.rpartition(".")[2])
 
 
 def weight_salience(
@@ -74,14 +80,8 @@ def weight_salience(
     """Measure what the weights of every branch count for on ``windows`` (N, T), by block and branch.
 
     Holds one fp32 copy of the blocks' weights on the host meanwhile, two for ``element-2``. Raises
-    ``ModelError`` where a gradient is not finite, ``TextError`` for windows that do not fit,
-    ``UnsupportedError`` where accelerate keeps weights elsewhere.
+    ``ModelError`` where a gradient is not finite, ``TextError`` for windows that do not fit.
     """
-    if any(comes_and_goes(module) for module in model.modules()):
-        raise UnsupportedError(
-            "Gradients of weights need the whole model on its device, and a part of this one is kept "
-            "elsewhere: choose a device with more memory, or another method."
-        )
     every = [
         list(_weights(rows, units)) for rows, units in zip(sublayers(model), read_units(model), strict=True)
     ]
@@ -102,8 +102,12 @@ def weight_salience(
     gradients(model, windows, visit, "text", 0, progress)
     told: dict[tuple[int, int], Salience] = {}
     for block, rows in enumerate(every):
-        for each in (weight for _, weights in rows for weight in weights):
-            key, weight = (block, each.branch, each.name), each.parameter.detach().float().to(HOST)
+        with present(blocks(model)[block]):
+            values = [
+                (each, each.parameter.detach().float().to(HOST)) for _, weights in rows for each in weights
+            ]
+        for each, weight in values:
+            key = block, each.branch, each.name
             change = first.pop(key) * weight
             if not change.isfinite().all():
                 raise ModelError("A gradient is not finite: open the model in float32.")
@@ -128,10 +132,9 @@ def _weights(
             for name in names:
                 path, _, last = name.rpartition(".")
                 holder = root.get_submodule(path)
-                parameter = getattr(holder, last)
-                if isinstance(parameter, nn.Parameter):  # a router's correction is none
+                if isinstance(getattr(holder, last), nn.Parameter):  # a router's correction is none
                     turned = isinstance(holder, transformers.pytorch_utils.Conv1D) and last == "weight"
-                    found.append(_Weight(branch, name, parameter, turned))
+                    found.append(_Weight(branch, name, holder, turned))
             branch += 1
         yield sublayer, found
 

@@ -16,7 +16,7 @@ from analysis.anatomy import why_not_sliceable
 from analysis.device import PeakMemory, free_memory
 from analysis.errors import PlanError
 from analysis.evaluate import batch_tokens, check_windows
-from analysis.needs import fits, refuse_unless_it_fits
+from analysis.needs import fits, refuse_spread, refuse_unless_it_fits
 from analysis.values import key_of
 from slicing.heal.examples import Examples
 from slicing.heal.judged import accuracy
@@ -25,7 +25,14 @@ from slicing.heal.need import training_need
 from slicing.heal.record import Healed
 from slicing.heal.resume import Resume, clear_old_trainings
 from slicing.heal.short import Checkpointing, Moments, check_moments, checkpointed, why_not_checkpointed
-from slicing.heal.student import Trained, merged, student_of, trainable, training_precision
+from slicing.heal.student import (
+    TRAINED_WHOLE,
+    Trained,
+    merged,
+    student_of,
+    trainable,
+    training_precision,
+)
 from slicing.heal.training import Loss, Settings, train
 from slicing.steps.base import Cost, Made, Step
 
@@ -99,6 +106,10 @@ class Healing(Step):
     def in_form(self, form: Slicing, one_shot: bool | None, windows: int | None) -> Self:
         """It has no such settings."""
         return self
+
+    def check(self, view: ModelView, budget: Budget) -> None:
+        """Refuse a model that is spread over devices, before any work."""
+        refuse_spread(view.model, TRAINED_WHOLE)
 
     def preview(self) -> None:
         """Searches judge what it heals without it."""
@@ -223,7 +234,8 @@ class Training(Healing):
     little. It needs the package torchao."""
 
     def check(self, view: ModelView, budget: Budget) -> None:
-        """Refuse moments in 8 bits where nothing here keeps them."""
+        """Refuse moments in 8 bits where nothing here keeps them, too."""
+        super().check(view, budget)
         check_moments(self.moments)
 
     def trained(self, shape: ModelShape, size: int) -> int:

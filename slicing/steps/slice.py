@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from pydantic import ConfigDict, Field, model_validator
 
-from analysis.bases import BasesCollector
+from analysis.bases import BasesCollector, refuse_unless_bases_fit
 from analysis.device import PeakMemory, synchronise
 from analysis.errors import PlanError, unknown_name
 from analysis.needs import MemoryNeed, refuse_unless_it_fits
@@ -297,7 +297,10 @@ class Slice(Slicing, Step):
         if not self.one_shot:
             refuse_unless_slicing_fits(model, constant, view.windows, self.repair != "none")
             return
-        BasesCollector(model).refuse_unless_they_fit(view.windows)
+        if self._unusual_basis:  # which looks at all sites before it chooses
+            BasesCollector(model).refuse_unless_they_fit(view.windows)
+        else:
+            refuse_unless_bases_fit(model, view.windows)
         refuse_unless_it_fits("Previewing", model, preview_need(view.shape, constant, model.dtype.itemsize))
 
     def memory_need(

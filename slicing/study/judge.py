@@ -21,9 +21,10 @@ from analysis.evaluate import (
     perplexity,
     safe_precision,
 )
-from analysis.int8 import evaluate_int8
+from analysis.int8 import INT8_WHOLE, evaluate_int8
 from analysis.late import torch
 from analysis.lens import logit_lens
+from analysis.needs import refuse_spread
 from analysis.sources.model import ModelSource
 from analysis.sources.opening import OpenModel
 from analysis.sources.text import TextSource
@@ -48,6 +49,8 @@ class Judge:
         tokenizer, count = opened.tokenizer, trial.evaluation_windows
         self.windows = self._fitting(judged_windows(trial, tokenizer))
         self.other = self.searched = None
+        if trial.int8:
+            refuse_spread(view.model, INT8_WHOLE)
         if trial.other is not None:
             self.other = self._fitting(token_windows(trial.other, tokenizer, trial.window_length, count))
         if trial.search == "beside":

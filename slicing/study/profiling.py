@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from analysis.anatomy import why_not_sliceable
-from analysis.bases import Bases, BasesCollector
+from analysis.bases import Bases, BasesCollector, find_bases, refuse_unless_bases_fit, sums_fit
 from analysis.details import DetailsCollector
 from analysis.errors import PlanError, UnsupportedError, unknown_name
 from analysis.evaluate import safe_precision
@@ -83,11 +83,16 @@ def _profiled(
     folder: Path,
     needed: bool,
 ) -> tuple[LayerProfile, Bases | None]:
-    """Profile the model, and find the bases in the same pass where ``needed``."""
-    collector = BasesCollector(opened.model) if needed else None
+    """Profile the model, and find the bases where ``needed``: in the same pass, where that fits."""
+    together = needed and sums_fit(opened.model, windows)
+    collector = BasesCollector(opened.model) if together else None
+    if needed:
+        refuse_unless_bases_fit(opened.model, windows)
     profile = look(request, opened, windows, progress, folder, request.lens, collector)
-    if collector is None:
+    if not needed:
         return profile, None
+    if collector is None:
+        return profile, find_bases(opened.model, windows, progress)
     progress("Finding bases", 0, 1)
     bases = collector.bases()
     progress("Finding bases", 1, 1)

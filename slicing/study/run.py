@@ -55,6 +55,7 @@ from slicing.study.requests import (
 )
 from slicing.study.results import (
     CompressResult,
+    Environment,
     Measurement,
     Request,
     Run,
@@ -89,17 +90,19 @@ def perform(
     ``StorageError`` before any work when the runs folder cannot be written.
     """
 
-    def work(folder: Path) -> tuple[OpenModel, Any]:
+    def work(folder: Path) -> tuple[Environment, Any]:
         if opener is open_model:  # another opener has the model already
             fetch_for(request, progress)
-        if executor:  # which has the devices to itself: the model is opened here when it is done
+        if executor:  # which has the devices to itself: here are shapes and a tokenizer
             drawn = outline(request.model) if opener is open_model else opener(request.model)
-            _carry_out(request, drawn, executor, progress)
+            if found := _carry_out(request, drawn, executor, progress):
+                return found
             del drawn
         progress("Opening", 0, 1)
         opened = opener(request.model)
         progress("Opening", 1, 1)
-        return opened, MAKERS[request.kind](request, opened, progress, folder)
+        made = MAKERS[request.kind](request, opened, progress, folder)
+        return environment(opened.model), made
 
     return store_run(request, lambda folder: _made(request, lambda: work(folder)))
 
@@ -114,15 +117,15 @@ def fetch_for(request: Request, progress: Progress = no_progress, asks: bool = T
     fetch_missing(request.model, progress, asks)
 
 
-def _made(request: Request, work: Callable[[], tuple[OpenModel, Any]]) -> Run:
+def _made(request: Request, work: Callable[[], tuple[Environment, Any]]) -> Run:
     start = time.perf_counter()
-    opened, result = work()
+    where, result = work()
     return Run(
         recorded_key=request.key,
         request=request,
         created=datetime.now(UTC).replace(microsecond=0),
         seconds=time.perf_counter() - start,
-        environment=environment(opened.model),
+        environment=where,
         result=result,
     )
 
@@ -202,7 +205,7 @@ def open_view(
     def make_search(asked: SearchRequest) -> Run:
         result = partial(search_shares, asked, open_view(asked, opened, progress), progress)
         with jittered(0):  # trials with and without noise share its run
-            return store_run(asked, lambda _: _made(asked, lambda: (opened, result())))
+            return store_run(asked, lambda _: _made(asked, lambda: (environment(opened.model), result())))
 
     def searched(plan: Plan) -> tuple[tuple[float, ...], float]:
         run = find_shares(search_request(request, plan), opened, make_search)
@@ -311,7 +314,12 @@ class Trials:
 
     def make(self, trial: Trial, keep: Keep | None = None) -> Run:
         """Make the run of a trial, and store nothing; ``keep`` gets what was made before it goes."""
-        return _made(trial, lambda: (self.opened, _run_trial(trial, *self.view(trial), keep, self.cuts)))
+
+        def work() -> tuple[Environment, TrialResult]:
+            made = _run_trial(trial, *self.view(trial), keep, self.cuts)
+            return environment(self.opened.model), made
+
+        return _made(trial, work)
 
     def stored(self, trial: Trial) -> Run | None:
         """Find the stored run of a trial, where there is one that saw the windows of today."""
@@ -431,12 +439,48 @@ def _shrink(request: ShrinkRequest, opened: OpenModel, progress: Progress, folde
     return shrink(request, Trials(opened, progress, Cuts()), folder, progress)
 
 
-def _carry_out(request: Request, drawn: OpenModel, executor: Executor, progress: Progress) -> None:
-    """Have an executor make the trials of a study that are not stored yet."""
-    if request.kind == "study":
-        _refuse_impossible(request, drawn)
-        missing = [trial for trial in by_view(request.trials()) if not stored_trial(trial, drawn)]
-        executor(missing, keep_run, progress)
+def _carry_out(
+    request: Request, drawn: OpenModel, executor: Executor, progress: Progress
+) -> tuple[Environment, StudyResult] | None:
+    """Have an executor make the trials of a study that are not stored yet, and put their outcomes together.
+
+    The model is ``drawn``: nothing is computed here, so that there are no details of the profile. ``None``
+    for other requests, where the lens is asked for, and where an executor has left something undone.
+    """
+    if request.kind != "study":
+        return None
+    _refuse_impossible(request, drawn)
+    found: dict[str, Run | None] = {}
+
+    def carried(trials: Sequence[Trial]) -> bool:
+        executor([each for each in by_view(trials) if not stored_trial(each, drawn)], keep_run, progress)
+        found.update((each.key, stored_trial(each, drawn)) for each in trials)
+        return all(found.values())
+
+    def outcome(trial: Trial) -> TrialResult:
+        run = found[trial.key]
+        assert run is not None, "it was carried out"
+        assert run.result.kind == "trial"
+        return run.result
+
+    wanted = request.trials()
+    if not carried(wanted) or request.lens:
+        return None
+    again = [request.matched_trial(t, outcome(t).measurement.parameters) for t in request.matches()]
+    if again and not carried(again):
+        return None
+    first, run = outcome(wanted[0]), found[wanted[0].key]
+    assert run is not None
+    alike = [outcome(trial).profile.measurements for trial in wanted if trial.view_key == wanted[0].view_key]
+    probed = {name: rows for each in alike for name, rows in each.items()}
+    return run.environment, StudyResult(
+        profile=first.profile.model_copy(update={"measurements": {**probed, **first.profile.measurements}}),
+        shape=first.shape,
+        measurements=tuple(outcome(trial).measurement for trial in wanted),
+        matched=tuple(outcome(trial).measurement for trial in again),
+        calibration=first.calibration,
+        evaluation=first.evaluation,
+    )
 
 
 MAKERS: dict[str, Callable[..., Any]] = {

@@ -31,9 +31,10 @@ from slicing import cluster
 from slicing.budget import Budget
 from slicing.cluster import on_ray, share_out
 from slicing.plan import Plan
+from slicing.store import open_model
 from slicing.study.requests import Judged
 from slicing.study.results import Run
-from slicing.study.run import perform
+from slicing.study.run import Trials, perform
 from slicing.study.store import finished_trials, keep_run
 from slicing.study.study import Study, contest, recipes, sweep
 
@@ -225,10 +226,38 @@ def test_a_worker_takes_the_card_that_ray_shows_it():
         asked.append(source.device)
         return OpenModel(SimpleNamespace(), SimpleNamespace())  # type: ignore[arg-type]
 
-    for gpus in (1, 0):
+    for gpus, device in ((1, "cuda:1"), (0, "cuda:1"), (2, "cuda:2,3"), (1, "cuda:1+cpu"), (1, "auto")):
         worker = cluster._Worker(opener, torch.get_num_threads(), "another machine", None, gpus)
-        worker._trials_on(ModelSource(kind="demo", device="cuda:1"))
-    assert asked == ["cuda", "cuda:1"]
+        worker._trials_on(ModelSource(kind="demo", device=device))
+    assert asked == ["cuda", "cuda:1", "cuda:0,1", "cuda+cpu", "auto"]
+
+
+def test_the_driver_reads_no_weights_where_all_is_carried_out(ranked, monkeypatch):
+    """Trials, and those of the baseline at the sizes that they leave: it puts them together."""
+    study = ranked.model_copy(update={"recipes": ranked.recipes[:2], "seeds": (0,), "matched": True})
+    opened = open_model(study.model)
+    expected = perform(study, opener=lambda _: opened).result
+    monkeypatch.setenv("SLICESCOPE_HOME", os.environ["SLICESCOPE_HOME"] + "-other")
+
+    def no_weights(*_: Any, **__: Any) -> None:
+        raise AssertionError("the driver opens no model")
+
+    def executor(trials: Any, hand_over: Any, progress: Any) -> None:
+        rounds.append(len(trials))
+        for trial in trials:
+            hand_over(Trials(opened).make(trial))
+
+    rounds: list[int] = []
+    monkeypatch.setattr(analysis.sources.opening, "_read_weights", no_weights)
+    run = perform(study, executor=executor)
+    assert rounds == [len(study.trials()), len(study.matches())]
+    assert run.environment.device == "cpu"
+    for name in ("shape", "calibration", "evaluation"):
+        assert getattr(run.result, name) == getattr(expected, name)
+    assert run.result.profile.measurements.keys() == expected.profile.measurements.keys()
+    for name in ("measurements", "matched"):
+        pairs = zip(getattr(run.result, name), getattr(expected, name), strict=True)
+        assert all(a.evaluation.perplexity == pytest.approx(b.evaluation.perplexity) for a, b in pairs)
 
 
 @needs_ray
@@ -361,6 +390,14 @@ def test_no_workers_are_refused():
 )
 def test_a_worker_holds_a_gpu_or_else_a_cpu(nodes, most, accelerated, own, expected):
     assert share_out(nodes, most, accelerated, own) == expected
+
+
+def test_a_worker_holds_several_cards_of_one_machine():
+    nodes = [{"CPU": 16.0, "GPU": 4.0}, {"CPU": 9.0, "GPU": 3.0}, {"CPU": 8.0, "GPU": 1.0}]
+    assert share_out(nodes, 99, True, False, cards=2) == (3, 6, 2)
+    assert share_out(nodes, 99, True, False, cards=cluster.cards_of("cuda:0,1,2,3+cpu")) == (1, 16, 4)
+    with pytest.raises(SlicescopeError, match=r"8 cards were asked for in one worker.*more than 4"):
+        share_out(nodes, 99, True, False, cards=8)
 
 
 def test_a_cluster_without_slots_is_refused():
