@@ -186,7 +186,7 @@ def _note(run: Run, block: int) -> None:
         return
     with (
         st.popover(f"Note on block {block}", icon=":material/edit_note:"),
-        st.form("block-note", border=False),
+        st.form("block-note", border=False, enter_to_submit=False),
     ):
         said = st.text_input(
             f"What to remember about block {block}",

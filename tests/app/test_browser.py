@@ -79,9 +79,10 @@ def test_from_the_model_to_the_verdict(server: Server, page: Any, model: str) ->
     go(page, "Profile")
     measure(page, 2)
     page.get_by_text("the first 2 of 16 windows of 64 tokens").wait_for(timeout=MINUTES)
-    assert page.locator(".js-plotly-plot").first.locator(".scatterlayer .point").count() == 30
+    dots = page.locator(".js-plotly-plot").first.locator(".scatterlayer .trace").last.locator(".point")
+    assert dots.count() == 30
     assert "profile=" in page.url
-    bar = page.locator(".js-plotly-plot").first.locator(".scatterlayer .point").nth(7)
+    bar = dots.nth(7)
     bar.scroll_into_view_if_needed()
     page.mouse.wheel(0, -200)  # from under the navigation, which stays on top
     page.wait_for_timeout(300)

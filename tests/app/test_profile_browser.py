@@ -20,7 +20,7 @@ def test_the_message_is_above_the_fold_and_arrow_keys_walk(address: str, browser
     page = visit(
         browser, f"{address}/profile?block=7+%C2%B7+model.layers.7", viewport={"width": 1280, "height": 800}
     )
-    dots = page.locator(".js-plotly-plot").first.locator(".scatterlayer .point")
+    dots = page.locator(".js-plotly-plot").first.locator(".scatterlayer .trace").last.locator(".point")
     dots.nth(29).wait_for()
     assert all(dots.nth(place).bounding_box()["y"] < 780 for place in range(30))
     heading = page.get_by_text("as block 7 changes it")
