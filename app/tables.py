@@ -355,7 +355,7 @@ def healing_table(healed: Sequence[Healed]) -> pd.DataFrame:
             "step": each.step,
             "tokens trained on": look.tokens,
             "loss, nats per token": round(look.loss, 4),
-            "labels told rightly, %": (right := each.accuracy_at(place)) and round(100.0 * right, 1),
+            "labels predicted correctly, %": (right := each.accuracy_at(place)) and round(100.0 * right, 1),
         }
         for each in healed
         for place, look in enumerate(each.looks)

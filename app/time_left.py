@@ -110,7 +110,7 @@ class TimeLeft:
         return _pace([*self._steps, (waited, count)])
 
     def _at_once(self) -> int:
-        """How many steps are told at a time: one, or of bytes a great many."""
+        """Give how many steps are told at a time: one, or many where the steps are bytes."""
         return max(1, round(sum(count for _, count in self._steps) / max(1, len(self._steps))))
 
 

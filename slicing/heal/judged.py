@@ -1,4 +1,4 @@
-"""How a model does on examples that are held out: its loss, and how many labels it tells rightly."""
+"""How a model does on examples that are held out: its loss, and how many labels it predicts correctly."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ AT_A_TIME = 4
 
 
 def held_loss(model: Any, held: Examples, precision: Precision) -> float:
-    """The mean loss of the tokens that count, nats per token; of plain text that of its perplexity.
+    """Give the mean loss of the tokens that count, in nats per token; for plain text that of its perplexity.
 
     Raises ``ModelError`` where it is not finite.
     """
@@ -33,7 +33,7 @@ def held_loss(model: Any, held: Examples, precision: Precision) -> float:
 
 
 def accuracy(model: Any, held: Examples, precision: Precision) -> float | None:
-    """The share of texts whose label the model finds likeliest of all; ``None`` for plain text.
+    """Give the share of texts whose label is the likeliest for the model, 0 to 1; ``None`` for plain text.
 
     Every label of the task is put behind a text, and its log-likelihood is the sum over its tokens.
     """

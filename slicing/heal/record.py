@@ -43,9 +43,12 @@ class Healed(Value):
     precision: str = "exact"
     """Of the matrix products of training: ``exact`` in float32, ``fast`` in bfloat16."""
     accuracy_before: float | None = None
-    """Of a classification task, the share of held-out texts whose label was told rightly before training."""
+    """The share of held-out texts whose label the model predicted correctly before training, from 0 to 1.
+
+    ``None`` where the healing text has no labels.
+    """
     accuracy_after: float | None = None
-    """After it."""
+    """The same share after training."""
     checkpointed: bool = False
     """Whether every block ran once more on the way back, which takes time and less memory."""
 
@@ -72,7 +75,7 @@ class Healed(Value):
         if self.accuracy_before is not None and self.accuracy_after is not None:
             held = f"the labels of {self.windows} texts held out"
             before, after = f"{self.accuracy_before:.1%}", f"{self.accuracy_after:.1%}"
-            kept += f"; before training it told {before} of them rightly, and after it {after}"
+            kept += f"; it predicted {before} of them correctly before training, and {after} after it"
         return (
             f"'{self.step}' trained {self.parameters:,} parameters on {self.tokens:,} tokens, of "
             f"{self.distinct:,} different ones, in {self.seconds:.0f} s{twice}{ended}. The loss on "

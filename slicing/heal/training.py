@@ -33,7 +33,7 @@ CLIP = 1.0
 """The largest norm of a gradient."""
 
 Loss = Callable[[Any, Examples], "Tensor"]
-"""Of a model and examples (B, T): the mean loss of their tokens that count, with its graph."""
+"""Takes a model and examples (B, T). Gives the mean loss of the tokens that count, with its graph."""
 
 
 @dataclass(frozen=True)

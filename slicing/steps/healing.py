@@ -46,9 +46,9 @@ if TYPE_CHECKING:
 HELD = 8
 """Windows of the healing text that no training sees: they judge it, and end it."""
 HELD_LABELLED, HELD_SHARE = 200, 5
-"""Of texts with labels one in five, 200 at most: they are shorter, and their accuracy needs more."""
+"""One in five texts with labels is held out, 200 at most. They are shorter, and their accuracy needs more."""
 PACE = 100_000.0
-"""Tokens through the decoder in a minute, for a time left: of the demo model on two cores."""
+"""Tokens that pass the decoder of the demo model in a minute on two cores; the time left begins with it."""
 
 
 def held_out(examples: Examples) -> int:

@@ -101,9 +101,9 @@ def test_fine_tuning_learns_a_task(tuned, examples):
     assert told.accuracy_after == accuracy(tuned.model, examples[: ROWS // 5], "exact")
     assert told.distinct == int(examples[ROWS // 5 :].real.sum())
     assert f"the labels of {ROWS // 5} texts held out went from" in told.told
-    assert f"and after it {told.accuracy_after:.1%}." in told.told
+    assert f"correctly before training, and {told.accuracy_after:.1%} after it." in told.told
     table = healing_table([told])
-    shown = table["labels told rightly, %"]
+    shown = table["labels predicted correctly, %"]
     assert shown.iloc[0] == pytest.approx(100 * told.accuracy_before, abs=0.06)
     assert len(shown.dropna()) == 2
 
