@@ -6,8 +6,8 @@ import streamlit as st
 
 from analysis.errors import StorageError
 from app import state
-from slicing.study.results import Run
-from slicing.study.store import find_run
+from slicing.studies.results import Run
+from slicing.studies.store import find_run
 
 _NAME = "against"
 

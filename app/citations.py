@@ -9,8 +9,8 @@ import importlib.metadata
 from collections.abc import Sequence
 
 from analysis.scores import SCORES
-from slicing.study.recipe import Recipe
-from slicing.study.results import Request
+from slicing.studies.recipe import Recipe
+from slicing.studies.results import Request
 
 ENTRIES = {
     "jamieson2016halving": """@inproceedings{jamieson2016halving,

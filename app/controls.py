@@ -18,7 +18,7 @@ from analysis.sources.presets import PRESETS, Role
 from analysis.sources.text import TextSource
 from app import state, wording
 from app.figures.profile import DAMAGES, outliers
-from slicing.plan import Plan
+from slicing.plans import Plan
 
 
 def score(key: str, *profiles: LayerProfile) -> str:

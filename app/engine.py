@@ -22,8 +22,8 @@ from analysis.errors import Cancelled, SlicescopeError, one_line
 from analysis.sources.model import ModelSource
 from analysis.writing import Prompt, Said
 from slicing.preview import Preview, PreviewRequest
-from slicing.study.requests import Phases
-from slicing.study.results import Request
+from slicing.studies.requests import Phases
+from slicing.studies.results import Request
 
 log = logging.getLogger(__name__)
 
@@ -137,7 +137,7 @@ class Engine:
         # Imported here, since they take seconds and the server need not wait for them.
         from slicing.preview import Previewer
         from slicing.store import open_model
-        from slicing.study.run import perform as usual
+        from slicing.studies.run import perform as usual
 
         self._connection = connection
         self._perform, self._opener = perform or usual, opener or open_model

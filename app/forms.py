@@ -18,13 +18,13 @@ from app import controls, state
 from app.proposal import Proposal
 from app.step_form import SHARE_TITLES, own_recipe
 from slicing.budget import Budget
-from slicing.plan import Plan
+from slicing.plans import Plan
 from slicing.steps.removal import SEARCH_WINDOWS
-from slicing.study.files import find_study, parse_study, read_study, ready_studies, text_line
-from slicing.study.possible import check_recipe, check_study
-from slicing.study.recipe import Recipe
-from slicing.study.requests import MOST_REPETITIONS
-from slicing.study.study import BOARD, USUAL, Study, contest, leaderboard, sliced, sweep
+from slicing.studies.files import find_study, parse_study, read_study, ready_studies, text_line
+from slicing.studies.possible import check_recipe, check_study
+from slicing.studies.recipe import Recipe
+from slicing.studies.requests import MOST_REPETITIONS
+from slicing.studies.study import BOARD, USUAL, Study, contest, leaderboard, sliced, sweep
 
 _KINDS = {"sweep": "Sweep", "contest": "Contest", "leaderboard": "Leaderboard", "file": "File"}
 _ABOUT = {

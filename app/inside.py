@@ -17,11 +17,11 @@ from app.proposal import with_units
 from slicing.budget import Budget
 from slicing.inner.costs import UnitCosts, predicted_cost, widths_at
 from slicing.inner.widths import InnerWidths
-from slicing.study.possible import check_study
-from slicing.study.requests import Judged
-from slicing.study.results import Run
-from slicing.study.store import costs_inside
-from slicing.study.study import Study, recipes
+from slicing.studies.possible import check_study
+from slicing.studies.requests import Judged
+from slicing.studies.results import Run
+from slicing.studies.store import costs_inside
+from slicing.studies.study import Study, recipes
 
 COMPARED = ("slice(constant)", "mixed")
 """The recipes of the comparison: the baseline, and the one that shares one budget out as the picture does."""

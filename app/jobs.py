@@ -28,7 +28,7 @@ from app.engine import Advanced, Came, Child, Do, Ended, Report, Stop, Task, lau
 from app.job import Job, State, model_of
 from app.journal import Journal
 from slicing.preview import Preview, PreviewRequest
-from slicing.study.run import fetch_for
+from slicing.studies.run import fetch_for
 
 log = logging.getLogger(__name__)
 

@@ -20,8 +20,8 @@ from pydantic import model_validator
 from analysis.errors import StorageError
 from analysis.storage import abandoned, owned, queue_folder, storage_errors
 from analysis.values import Value
-from slicing.study import earlier
-from slicing.study.results import Request
+from slicing.studies import earlier
+from slicing.studies.results import Request
 
 
 class Entry(Value):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from app import wording
-from slicing.study.verdicts import Board, Cell, Map
+from slicing.studies.verdicts import Board, Cell, Map
 
 
 def map_rows(found: Map, board: Board) -> list[dict[str, str]]:

@@ -15,9 +15,9 @@ from analysis.shape import ModelShape
 from analysis.sources.model import ModelSource
 from app import shrink_state, state, wording
 from app.jobs import Closed, Opened
-from slicing.study.index import Summary, summaries
-from slicing.study.results import Run
-from slicing.study.store import find_run
+from slicing.studies.index import Summary, summaries
+from slicing.studies.results import Run
+from slicing.studies.store import find_run
 
 OFFERED = 8
 """Models of stored runs that the switch lists at most; the newest ones."""

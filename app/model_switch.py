@@ -10,7 +10,7 @@ import streamlit as st
 from analysis.errors import SlicescopeError
 from analysis.sources.model import ModelSource
 from app import model_state, state, wording
-from slicing.study.results import Run
+from slicing.studies.results import Run
 
 EXAMPLE = "HuggingFaceTB/SmolLM2-135M"
 

@@ -9,10 +9,10 @@ from collections.abc import Callable
 
 from analysis.device import DTYPES
 from analysis.errors import PlanError
-from slicing.study.options import Option, known_options
-from slicing.study.results import Run
-from slicing.study.store import bundled_board
-from slicing.study.verdicts import Comparison
+from slicing.studies.options import Option, known_options
+from slicing.studies.results import Run
+from slicing.studies.store import bundled_board
+from slicing.studies.verdicts import Comparison
 from slicing.wish import Wish
 
 

@@ -26,13 +26,13 @@ from app.figures.shrink import draw_underway
 from app.report import build_report
 from app.shrink_tables import looks_table
 from app.tables import damage_table, text_table
-from slicing.heal.looks import Underway
+from slicing.healing.looks import Underway
 from slicing.library import pack
-from slicing.study.requests import CompressRequest
-from slicing.study.results import Request, Run
-from slicing.study.store import MODEL_FOLDER, folder_of
-from slicing.study.study import Study
-from slicing.study.verdicts import Board, read_board
+from slicing.studies.requests import CompressRequest
+from slicing.studies.results import Request, Run
+from slicing.studies.store import MODEL_FOLDER, folder_of
+from slicing.studies.study import Study
+from slicing.studies.verdicts import Board, read_board
 
 CHART = {
     "displaylogo": False,

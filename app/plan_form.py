@@ -18,7 +18,7 @@ from analysis.scores import SCORES
 from analysis.shape import ModelShape
 from app import controls, plan_state, state
 from slicing.allocation import ALLOCATIONS
-from slicing.plan import Plan
+from slicing.plans import Plan
 from slicing.schedule import ROUNDINGS
 
 BY_HAND = [name for name, kind in ALLOCATIONS.items() if not kind.made]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from analysis.numbers import read_number, read_whole
-from slicing.plan import Plan
+from slicing.plans import Plan
 
 UNDOABLE = 50
 """Plans that can be gone back to."""

@@ -6,10 +6,10 @@ import numpy as np
 
 from slicing.allocation import Fractions
 from slicing.budget import Budget
-from slicing.plan import Plan
+from slicing.plans import Plan
 from slicing.schedule import SlicingSchedule
-from slicing.study.recipe import Recipe
-from slicing.study.results import Request
+from slicing.studies.recipe import Recipe
+from slicing.studies.results import Request
 
 
 def plan_asked(request: Request) -> Plan | None:

@@ -14,9 +14,9 @@ from app import state, wording
 from app.engine import Play
 from app.job import Job
 from slicing.library import note_of
-from slicing.study.index import run_folders
-from slicing.study.results import Run
-from slicing.study.store import MODEL_FOLDER, find_run
+from slicing.studies.index import run_folders
+from slicing.studies.results import Run
+from slicing.studies.store import MODEL_FOLDER, find_run
 
 
 class Kept(NamedTuple):

@@ -21,11 +21,11 @@ from analysis.sources.model import ModelSource, must_fetch
 from analysis.sources.text import TextSource
 from analysis.storage import cache_folder, require_space, runs_folder
 from analysis.values import Value
-from slicing.plan import Plan
-from slicing.study.grammar import write_line
-from slicing.study.recipe import Recipe
-from slicing.study.results import Request, Run
-from slicing.study.study import sliced
+from slicing.plans import Plan
+from slicing.studies.grammar import write_line
+from slicing.studies.recipe import Recipe
+from slicing.studies.results import Request, Run
+from slicing.studies.study import sliced
 
 DEMO_TASKS = ("load", "profile", "trial", "study", "preview", "play")
 """What strangers may start. Not ``compress``, which keeps a model's worth of disk for every recipe, and not

@@ -9,10 +9,10 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from analysis.sources.text import TextSource
-from slicing.plan import Plan
-from slicing.study.requests import Judged, ProfileRequest
-from slicing.study.results import Run
-from slicing.study.study import Study, comparison
+from slicing.plans import Plan
+from slicing.studies.requests import Judged, ProfileRequest
+from slicing.studies.results import Run
+from slicing.studies.study import Study, comparison
 
 _DRAWN = ("calibration_windows", "profile_windows")
 

@@ -13,11 +13,11 @@ from analysis.numbers import as_briefly
 from analysis.writing import Prompt
 from app.engine import Play
 from slicing.budget import Budget
-from slicing.study.files import TEXTS, model_line, text_line, usual_profile_windows, write_study
-from slicing.study.recipe import Recipe
-from slicing.study.requests import PROMPT, Judged, SearchRequest, ShrinkRequest, Trial, drawn_for
-from slicing.study.results import Request
-from slicing.study.study import USUAL, Study, sliced
+from slicing.studies.files import TEXTS, model_line, text_line, usual_profile_windows, write_study
+from slicing.studies.recipe import Recipe
+from slicing.studies.requests import PROMPT, Judged, SearchRequest, ShrinkRequest, Trial, drawn_for
+from slicing.studies.results import Request
+from slicing.studies.study import USUAL, Study, sliced
 from slicing.wish import read_share
 
 STUDY_FILE = "study.toml"

@@ -7,12 +7,12 @@ import streamlit as st
 from analysis.errors import SlicescopeError, visible
 from app import parts, repeat, state, wording
 from slicing.budget import Budget
-from slicing.study.recipe import Recipe
-from slicing.study.requests import Trial
-from slicing.study.results import Measurement, Run
-from slicing.study.store import find_stored
-from slicing.study.study import Study
-from slicing.study.verdicts import Standing
+from slicing.studies.recipe import Recipe
+from slicing.studies.requests import Trial
+from slicing.studies.results import Measurement, Run
+from slicing.studies.store import find_stored
+from slicing.studies.study import Study
+from slicing.studies.verdicts import Standing
 
 TOKENS = 40
 """Tokens that a model writes when it is asked for here."""

@@ -10,11 +10,11 @@ from analysis.shape import ModelShape
 from analysis.sources.configuration import shape_of
 from analysis.sources.model import ModelSource, must_fetch
 from app import state
-from slicing.heal.looks import Underway, training_of
-from slicing.study.options import Option, known_options
-from slicing.study.requests import ShrinkRequest
-from slicing.study.results import Run
-from slicing.study.store import bundled_board, is_stored
+from slicing.healing.looks import Underway, training_of
+from slicing.studies.options import Option, known_options
+from slicing.studies.requests import ShrinkRequest
+from slicing.studies.results import Run
+from slicing.studies.store import bundled_board, is_stored
 from slicing.wish import Wish
 
 DEMO = "demo-frontier"

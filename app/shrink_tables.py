@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 from analysis.late import pd
 from app import wording
-from slicing.heal.looks import Underway
-from slicing.study.options import Option
-from slicing.study.results import ShrinkResult
-from slicing.study.underway import Come
+from slicing.healing.looks import Underway
+from slicing.studies.options import Option
+from slicing.studies.results import ShrinkResult
+from slicing.studies.underway import Come
 
 RUNGS = {1: "preview", 2: "full", 3: "finalist"}
 """What the rungs of a shrink are called."""

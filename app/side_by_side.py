@@ -10,7 +10,7 @@ from app import beside_state, controls, parts, state, wording
 from app.figures.beside import draw_profile_difference, draw_two_profiles
 from app.figures.compare import draw_differences, draw_window_losses
 from app.tables import difference_table, profile_difference_table, window_table
-from slicing.study.beside import (
+from slicing.studies.beside import (
     Judged,
     block_numbers,
     deciding_model,
@@ -19,7 +19,7 @@ from slicing.study.beside import (
     judged_models,
     why_not_paired,
 )
-from slicing.study.results import Run, TextUsed
+from slicing.studies.results import Run, TextUsed
 
 
 def show_difference(run: Run) -> None:

@@ -32,10 +32,10 @@ from app.policy import Policy, enforced
 from app.presence import Presence
 from app.proposal import Proposal, propose
 from slicing.library import note_of
-from slicing.plan import Plan
+from slicing.plans import Plan
 from slicing.preview import Preview, PreviewRequest
-from slicing.study.results import Run
-from slicing.study.store import (
+from slicing.studies.results import Run
+from slicing.studies.store import (
     bundled_board,
     bundled_contest,
     bundled_run,
@@ -44,7 +44,7 @@ from slicing.study.store import (
     is_stored,
     list_runs,
 )
-from slicing.study.study import Study
+from slicing.studies.study import Study
 
 View = Literal["profile", "compare", "study", "shrink"]
 """What is looked at: a run's profile, a comparison, a study, the answer to a wish. Names in the URL too."""

@@ -20,7 +20,7 @@ from slicing.basis import BASES
 from slicing.repairs import REPAIRS
 from slicing.steps import STEPS, Step
 from slicing.steps.base import SHARES
-from slicing.study.recipe import Recipe
+from slicing.studies.recipe import Recipe
 
 NOTHING = ""
 """No second step."""

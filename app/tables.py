@@ -21,12 +21,12 @@ from app import wording
 from app.map_rows import map_rows
 from slicing.allocation import Fractions
 from slicing.budget import Budget
-from slicing.heal.record import Healed
+from slicing.healing.record import Healed
 from slicing.schedule import SlicingSchedule
-from slicing.study.recipe import Recipe
-from slicing.study.results import CompressResult, Measurement, Request, Run, TextUsed
-from slicing.study.store import Broken
-from slicing.study.verdicts import Board, Comparison, Map, Standing, Table, pareto, read_comparison
+from slicing.studies.recipe import Recipe
+from slicing.studies.results import CompressResult, Measurement, Request, Run, TextUsed
+from slicing.studies.store import Broken
+from slicing.studies.verdicts import Board, Comparison, Map, Standing, Table, pareto, read_comparison
 
 
 def schedule_table(

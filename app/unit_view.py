@@ -10,8 +10,8 @@ from app.figures.units import draw_unit_agreement, draw_unit_curve, draw_unit_ma
 from app.proposal import with_units
 from app.unit_tables import unit_agreement_table, unit_curve_table, unit_map_table
 from slicing.inner.costs import Part, Prediction, UnitCosts, branch_of
-from slicing.study.results import Run
-from slicing.study.store import costs_inside
+from slicing.studies.results import Run
+from slicing.studies.store import costs_inside
 
 _SHARES = {0.1: "A tenth", 0.25: "A quarter", 0.5: "Half"}
 _MEASURES = {"nats": "Nats per token", "per million": "Nats per million parameters"}

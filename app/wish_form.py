@@ -12,8 +12,8 @@ import streamlit as st
 from analysis.shape import ModelShape
 from analysis.sources.text import TextSource
 from app import controls
-from slicing.study.files import usual_profile_windows
-from slicing.study.requests import SEARCHED, Calibrated, Judged, ShrinkRequest
+from slicing.studies.files import usual_profile_windows
+from slicing.studies.requests import SEARCHED, Calibrated, Judged, ShrinkRequest
 from slicing.wish import LONGEST, Opens, Wish
 
 SMALLER_BY = {"fewer": "Parameters", "memory": "Memory", "flops": "FLOPs"}

@@ -13,7 +13,7 @@ import numpy as np
 from analysis.errors import PlanError
 from analysis.shape import ModelShape
 from slicing.allocation import Manual
-from slicing.plan import Plan
+from slicing.plans import Plan
 
 PARTS = 1000
 """Shares are kept in so many parts of the width, as tables show them: in tenths of a percent."""

@@ -27,9 +27,9 @@ from analysis.sources.model import ModelSource
 from analysis.values import Progress
 from slicing.names import check_names
 from slicing.store import open_model
-from slicing.study.requests import Trial
-from slicing.study.results import Run
-from slicing.study.run import Executor, Opener, Trials
+from slicing.studies.requests import Trial
+from slicing.studies.results import Run
+from slicing.studies.run import Executor, Opener, Trials
 
 ATTEMPTS = 3
 """How often a trial is given out, at most, when its workers die."""

@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     from slicing import modeling_decoder as modeling_decoder
     from slicing import modeling_narrow as modeling_narrow
     from slicing import modeling_sliced as modeling_sliced
-    from slicing.heal import adapter as adapter
+    from slicing.healing import adapter as adapter
     from slicing.inner import row_policy as row_policy
 else:
     modeling_bridged = Late("slicing.modeling_bridged")
     modeling_decoder = Late("slicing.modeling_decoder")
     modeling_narrow = Late("slicing.modeling_narrow")
     modeling_sliced = Late("slicing.modeling_sliced")
-    adapter = Late("slicing.heal.adapter")
+    adapter = Late("slicing.healing.adapter")
     row_policy = Late("slicing.inner.row_policy")

@@ -28,9 +28,9 @@ from analysis.storage import (
     write_whole,
 )
 from analysis.values import Value
-from slicing.study.results import Run
-from slicing.study.sound import require_fitting, require_plain
-from slicing.study.store import (
+from slicing.studies.results import Run
+from slicing.studies.sound import require_fitting, require_plain
+from slicing.studies.store import (
     DETAILS_FILE,
     NOTE_FILE,
     PROFILE_FILE,

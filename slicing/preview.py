@@ -22,12 +22,12 @@ from analysis.storage import runs_folder
 from analysis.values import Progress, Value, no_progress
 from slicing.guard import refuse_unless_invariant
 from slicing.memory import preview_need
-from slicing.plan import Plan
+from slicing.plans import Plan
 from slicing.schedule import SlicingSchedule
 from slicing.slicer import recut
 from slicing.store import open_model
-from slicing.study.run import Opener
-from slicing.study.store import BASES_FILE, find_run
+from slicing.studies.run import Opener
+from slicing.studies.store import BASES_FILE, find_run
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -29,8 +29,8 @@ from analysis.shape import ModelShape
 from analysis.values import Progress, no_progress
 from slicing.depth.layout import Layout
 from slicing.depth.operator import reduce_blocks
-from slicing.heal.examples import Examples
-from slicing.plan import Plan
+from slicing.healing.examples import Examples
+from slicing.plans import Plan
 from slicing.probes import CURVES, FRACTIONS, PROBES, USUAL, Probing
 
 if TYPE_CHECKING:

@@ -11,10 +11,10 @@ from contest_stand_in import evaluation, shipped_measurement
 from analysis.shape import ModelShape, UnitShape
 from slicing.depth.layout import Layout
 from slicing.inner.widths import InnerWidths, SublayerWidths
-from slicing.study.requests import Trial
-from slicing.study.results import Measurement, Run, StudyResult
-from slicing.study.store import bundled_run
-from slicing.study.study import Study, leaderboard, recipes
+from slicing.studies.requests import Trial
+from slicing.studies.results import Measurement, Run, StudyResult
+from slicing.studies.store import bundled_run
+from slicing.studies.study import Study, leaderboard, recipes
 
 LOSSES = {
     "slice(constant)": 1.0,

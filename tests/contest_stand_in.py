@@ -8,10 +8,10 @@ import numpy as np
 
 from analysis.evaluate import Perplexity
 from slicing.repair import Repair, SublayerRepair
-from slicing.study.requests import Trial
-from slicing.study.results import Measurement, Run, StudyResult
-from slicing.study.store import bundled_run
-from slicing.study.study import Study, contest, recipes
+from slicing.studies.requests import Trial
+from slicing.studies.results import Measurement, Run, StudyResult
+from slicing.studies.store import bundled_run
+from slicing.studies.study import Study, contest, recipes
 
 LOSSES = {
     "slice(constant)": 1.0,

@@ -17,8 +17,8 @@ from analysis.sources.text import TextSource
 from slicing.allocation import ALLOCATIONS
 from slicing.budget import MEASURES, Budget
 from slicing.steps import STEPS, Step
-from slicing.study.recipe import Recipe
-from slicing.study.study import Study
+from slicing.studies.recipe import Recipe
+from slicing.studies.study import Study
 
 
 def of_field(field: Any) -> st.SearchStrategy[Any]:

@@ -264,7 +264,7 @@ def make_world(world: Path) -> None:
             os.environ["SLICESCOPE_HOME"] = str(world / "home")
             from conftest import byte_tokenizer, tiny_model
 
-            from slicing.study.store import bundled_run, keep_run
+            from slicing.studies.store import bundled_run, keep_run
 
             tiny_model("llama").save_pretrained(world / "tiny")
             byte_tokenizer().save_pretrained(world / "tiny")
@@ -288,7 +288,7 @@ def fuzz(cases: list[Case], workers: int) -> int:
     """Try the cases, so many at a time, print the bad ones, and say how many there were."""
     torch.set_num_threads(1)
     # Imported once: every case is a copy of this process.
-    for name in ("app.serve", "app.state", "app.tables", "slicing.study.run"):
+    for name in ("app.serve", "app.state", "app.tables", "slicing.studies.run"):
         importlib.import_module(name)
     gc.collect()
     gc.freeze()  # else every case would look at, and so copy, all that was imported

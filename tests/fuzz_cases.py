@@ -21,7 +21,7 @@ import typer.main
 from safetensors.torch import load_file, save_file
 
 from app.cli import app
-from slicing.study.store import bundled_run
+from slicing.studies.store import bundled_run
 
 Change = Callable[[Path], object]
 MINE = "mine"

@@ -38,8 +38,8 @@ from analysis.sources.model import ModelSource, quiet_transformers
 from analysis.sources.opening import open_dense
 from app import report, wording  # noqa: F401  (so that no fork has to import them)
 from app.cli import main
-from slicing.study import run as running  # noqa: F401
-from slicing.study.store import list_runs
+from slicing.studies import run as running  # noqa: F401
+from slicing.studies.store import list_runs
 
 SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 TEXT = "It is a truth universally acknowledged, that a tensor in possession of many rows must want a basis. "

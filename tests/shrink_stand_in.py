@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from slicing.heal.record import Healed, Look
-from slicing.study.options import known_options
-from slicing.study.recipe import Recipe
-from slicing.study.requests import ShrinkRequest
-from slicing.study.results import Finalist, Run, ShrinkResult, Tried
-from slicing.study.store import bundled_board
+from slicing.healing.record import Healed, Look
+from slicing.studies.options import known_options
+from slicing.studies.recipe import Recipe
+from slicing.studies.requests import ShrinkRequest
+from slicing.studies.results import Finalist, Run, ShrinkResult, Tried
+from slicing.studies.store import bundled_board
 from slicing.wish import Wish
 
 WISH = Wish(fewer=0.2, minutes=20.0)

@@ -17,10 +17,10 @@ from analysis.tasks import TaskScore
 from analysis.values import Value
 from slicing.budget import Budget
 from slicing.depth.layout import Layout
-from slicing.plan import Plan
-from slicing.study.recipe import Recipe
-from slicing.study.requests import CompressRequest, ProfileRequest, SearchRequest, Trial
-from slicing.study.results import (
+from slicing.plans import Plan
+from slicing.studies.recipe import Recipe
+from slicing.studies.requests import CompressRequest, ProfileRequest, SearchRequest, Trial
+from slicing.studies.results import (
     CompressResult,
     Measurement,
     ProfileResult,
@@ -28,7 +28,7 @@ from slicing.study.results import (
     SearchResult,
     TrialResult,
 )
-from slicing.study.store import (
+from slicing.studies.store import (
     DETAILS_FILE,
     NOTE_FILE,
     bundled_run,

@@ -36,9 +36,9 @@ from slicing.probes import PROBES, Probing
 from slicing.schedule import SlicingSchedule
 from slicing.slicer import recut, slice_model
 from slicing.steps.base import Made
-from slicing.study.recipe import Recipe
-from slicing.study.requests import CompressRequest
-from slicing.study.run import perform
+from slicing.studies.recipe import Recipe
+from slicing.studies.requests import CompressRequest
+from slicing.studies.run import perform
 from slicing.view import ModelView
 
 KINDS = [

@@ -13,7 +13,7 @@ import pytest
 
 from analysis.scores import SCORES
 from slicing.steps import STEPS
-from slicing.study.results import Request, Result
+from slicing.studies.results import Request, Result
 
 ROOT = Path(__file__).parents[1]
 ROOMS = ("analysis", "slicing", "app")
@@ -111,14 +111,14 @@ def test_every_file_says_what_it_is_for(name):
 
 @pytest.mark.parametrize(
     "name",
-    ["analysis/shape.py", "slicing/budget.py", "slicing/plan.py", "slicing/schedule.py", "slicing/wish.py"],
+    ["analysis/shape.py", "slicing/budget.py", "slicing/plans.py", "slicing/schedule.py", "slicing/wish.py"],
 )
 def test_planning_knows_no_torch(name):
     assert not {"torch", "transformers"} & set(imports(ROOT / name))
 
 
 def test_core_runs_without_the_web():
-    script = "import sys, slicing.study.run; print({'streamlit', 'plotly'} & set(sys.modules))"
+    script = "import sys, slicing.studies.run; print({'streamlit', 'plotly'} & set(sys.modules))"
     answer = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert answer.stdout.strip() == "set()"
 
@@ -143,10 +143,10 @@ def modules(path: Path) -> Iterator[str]:
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name.startswith("slicing/")])
 def test_studies_know_steps_and_steps_know_the_rest(name):
-    if name.startswith("slicing/study/") or name in ON_TOP:
+    if name.startswith("slicing/studies/") or name in ON_TOP:
         return
     found = set(modules(ROOT / name))
-    assert not any(each.startswith("slicing.study") for each in found)
+    assert not any(each.startswith("slicing.studies") for each in found)
     assert name.startswith("slicing/steps/") or not any(each.startswith("slicing.steps") for each in found)
 
 
@@ -211,7 +211,7 @@ def methods_named(source: str) -> set[str]:
 
 @pytest.mark.parametrize("name", [name for name in NAMES if not name.startswith("slicing/steps/")])
 def test_no_method_is_known_by_name_outside_its_file(name):
-    earlier = name in ("slicing/study/earlier.py", "slicing/study/former.py")  # which read old names
+    earlier = name in ("slicing/studies/earlier.py", "slicing/studies/former.py")  # which read old names
     assert not methods_named((ROOT / name).read_text()) or earlier
 
 

@@ -20,10 +20,10 @@ from slicing.schedule import SlicingSchedule
 from slicing.slicer import slice_model
 from slicing.steps import STEPS
 from slicing.store import save_sliced
-from slicing.study.files import read_study
-from slicing.study.recipe import Recipe
-from slicing.study.run import make_smaller
-from slicing.study.study import recipes
+from slicing.studies.files import read_study
+from slicing.studies.recipe import Recipe
+from slicing.studies.run import make_smaller
+from slicing.studies.study import recipes
 from slicing.view import ModelView
 
 DOCS = ROOT / "docs"

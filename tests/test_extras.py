@@ -38,7 +38,7 @@ def test_the_blocker_blocks(tmp_path):
 
 
 def test_the_library_is_imported_without_the_app(tmp_path):
-    script = "import analysis, analysis.profile, slicing, slicing.study.run, app.report"
+    script = "import analysis, analysis.profile, slicing, slicing.studies.run, app.report"
     done = without_the_app(script, tmp_path)
     assert done.returncode == 0, done.stderr
 

@@ -9,8 +9,8 @@ import numpy as np
 from analysis.cloud import Cloud
 from analysis.details import Details
 from app.story import Case, case_of
-from slicing.plan import Plan
-from slicing.study.store import bundled_run
+from slicing.plans import Plan
+from slicing.studies.store import bundled_run
 
 
 def cloud(width: int = 576) -> Cloud:

@@ -9,9 +9,9 @@ from conftest import byte_tokenizer, tiny_model
 
 from analysis.sources.model import ModelSource
 from analysis.sources.text import TextSource
-from slicing.study.requests import ProfileRequest
-from slicing.study.results import Run
-from slicing.study.run import perform
+from slicing.studies.requests import ProfileRequest
+from slicing.studies.results import Run
+from slicing.studies.run import perform
 
 SAID = "What is taken away is missed where it stood. "
 

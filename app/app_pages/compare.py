@@ -21,11 +21,11 @@ from app.tables import (
     size_table,
     task_table,
 )
-from slicing.plan import Plan
-from slicing.study.needs import request_need
-from slicing.study.results import Run
-from slicing.study.store import bundled_board
-from slicing.study.verdicts import Comparison, read_comparison
+from slicing.plans import Plan
+from slicing.studies.needs import request_need
+from slicing.studies.results import Run
+from slicing.studies.store import bundled_board
+from slicing.studies.verdicts import Comparison, read_comparison
 
 _VERDICTS: dict[str, Any] = {
     "better": "green",

@@ -5,7 +5,7 @@ import streamlit as st
 from analysis.errors import SlicescopeError
 from app import parts, state, talk_state
 from app.story import SCENES, Case, Scene, case_of, scenes_of
-from slicing.study.store import find_details
+from slicing.studies.store import find_details
 
 _TALK = "app_pages/talk.py"
 _PRINT = """<style>@media print {

@@ -16,7 +16,7 @@ from app import controls, parts, play_state, repeat, state, wording
 from app.engine import Play
 from app.job import Job
 from app.written import read_text, share, shown, written_text
-from slicing.study.requests import PROMPT
+from slicing.studies.requests import PROMPT
 
 ALONE, FOLDER = "alone", "folder"
 _LOOK = 0.4

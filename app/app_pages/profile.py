@@ -27,9 +27,9 @@ from app.side_by_side import show_difference
 from app.tables import lens_table, overlay_table, similarity_table, split_table, token_path_table, token_table
 from app.unit_view import show_units
 from slicing.library import BLOCK_NOTE_LENGTH, annotate_block, block_notes
-from slicing.study.requests import ProfileRequest, drawn_for
-from slicing.study.results import Run
-from slicing.study.store import find_details
+from slicing.studies.requests import ProfileRequest, drawn_for
+from slicing.studies.results import Run
+from slicing.studies.store import find_details
 
 _OVERLAID = 3  # more lines than these and the one shown cannot be told apart
 

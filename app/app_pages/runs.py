@@ -19,9 +19,9 @@ from slicing.library import (
     throw_away,
 )
 from slicing.schedule import SlicingSchedule
-from slicing.study.results import Run
-from slicing.study.store import Broken, list_runs, summaries
-from slicing.study.verdicts import Comparison, read_comparison
+from slicing.studies.results import Run
+from slicing.studies.store import Broken, list_runs, summaries
+from slicing.studies.verdicts import Comparison, read_comparison
 
 _TOGETHER = 4  # more lines in one chart cannot be told apart
 _COLUMNS = {

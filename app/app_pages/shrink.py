@@ -19,11 +19,11 @@ from app.figures.shrink import RUNGS, Beside, Point, draw_beside, draw_race
 from app.report import build_report
 from app.shrink_tables import come_table, finalist_table, option_table, tried_table
 from app.tables import healing_table, task_table
-from slicing.study.options import Option
-from slicing.study.requests import ShrinkRequest
-from slicing.study.results import Measurement, Run, ShrinkResult
-from slicing.study.store import MODEL_FOLDER, bundled_board
-from slicing.study.underway import come_so_far
+from slicing.studies.options import Option
+from slicing.studies.requests import ShrinkRequest
+from slicing.studies.results import Measurement, Run, ShrinkResult
+from slicing.studies.store import MODEL_FOLDER, bundled_board
+from slicing.studies.underway import come_so_far
 from slicing.wish import Wish
 
 _SHOWN = 7  # options in the chart; all are in its table

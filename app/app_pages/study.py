@@ -19,12 +19,12 @@ from app.figures.study import draw_map, draw_sizes
 from app.planned import held_back, plan_of
 from app.tables import healing_table, map_table, ranking_table, trial_table, widths_table
 from slicing.budget import Budget
-from slicing.plan import Plan
+from slicing.plans import Plan
 from slicing.schedule import SlicingSchedule
-from slicing.study.recipe import Recipe
-from slicing.study.results import Run
-from slicing.study.store import is_stored
-from slicing.study.verdicts import Board, Map, Standing, Table, read_board, read_map
+from slicing.studies.recipe import Recipe
+from slicing.studies.results import Run
+from slicing.studies.store import is_stored
+from slicing.studies.verdicts import Board, Map, Standing, Table, read_board, read_map
 
 # The titles of recipes begin alike, so that they are shown whole; cells and rows need room for words.
 _STYLE = """<style>

@@ -10,7 +10,7 @@ from app.figures.base import DARK, Drawing
 from app.figures.cloud import Stage, alive
 from app.story import SCENES, Case, Dial, Scene, case_of, scenes_of
 from app.story.desk import desk
-from slicing.study.store import find_details
+from slicing.studies.store import find_details
 
 _PROFILE = "app_pages/profile.py"
 _CHART = {"displayModeBar": False, "doubleClick": False}

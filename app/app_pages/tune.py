@@ -15,10 +15,10 @@ from app.figures.plan import draw_schedule
 from app.proposal import with_bases
 from app.tables import schedule_table
 from slicing.by_hand import by_hand, give_way, give_way_at_size
-from slicing.plan import Plan
+from slicing.plans import Plan
 from slicing.preview import Preview
 from slicing.schedule import SlicingSchedule
-from slicing.study.results import Run
+from slicing.studies.results import Run
 
 _WAYS = {"width": "Slice the width", "inside": "Cut inside blocks"}
 HELD = {"mean": "Mean slice", "size": "Parameters"}

@@ -14,7 +14,7 @@ from analysis.errors import PlanError
 from app.cli.options import SharingOptions
 
 if TYPE_CHECKING:
-    from slicing.plan import Plan
+    from slicing.plans import Plan
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,10 @@ from app.cli.terminal import plain
 
 if TYPE_CHECKING:
     from analysis.shape import ModelShape
-    from slicing.plan import Plan
-    from slicing.study.results import Measurement, Run
-    from slicing.study.study import Study
-    from slicing.study.verdicts import Comparison
+    from slicing.plans import Plan
+    from slicing.studies.results import Measurement, Run
+    from slicing.studies.study import Study
+    from slicing.studies.verdicts import Comparison
 
 _CALIBRATED = ("model", "calibration", "calibration_windows", "profile_windows", "window_length", "seed")
 _JUDGED = ("prompt", "new_tokens", "lens", "speed_rounds", "tasks", "task_limit", "task_folder")
@@ -22,7 +22,7 @@ def comparison_json(run: Run, plan: Plan, settings: dict[str, Any]) -> dict[str,
 
     ``settings`` are those of the plan's allocation that were given, whether or not they are the usual ones.
     """
-    from slicing.study.verdicts import read_comparison
+    from slicing.studies.verdicts import read_comparison
 
     assert run.request.kind == "study" and run.result.kind == "study"
     study, result = run.request, run.result

@@ -15,7 +15,7 @@ from app.cli.terminal import out, plain, printed_as_json, write_new
 if TYPE_CHECKING:
     from analysis.differences import ProfileDifference
     from analysis.evaluate import Difference
-    from slicing.study.results import Run
+    from slicing.studies.results import Run
 
 
 def difference(
@@ -45,7 +45,7 @@ def difference(
     Differences are AFTER less BEFORE, with 95 % intervals: paired where both runs saw the same windows.
     """
     from app import wording
-    from slicing.study.beside import difference_of_profiles, why_not_paired
+    from slicing.studies.beside import difference_of_profiles, why_not_paired
 
     runs = _found(before), _found(after)
     found = difference_of_profiles(*runs, score, first_token, percent)
@@ -81,14 +81,14 @@ def difference(
 
 
 def _found(key: str) -> Run:
-    from slicing.study.store import bundled_run, find_run
+    from slicing.studies.store import bundled_run, find_run
 
     return bundled_run() if key == "demo" else find_run(key)
 
 
 def _models(first: Run, second: Run) -> list[Difference]:
     """Pair the models of the same name in both runs, where their windows are the same."""
-    from slicing.study.beside import difference_of_models, judged_models, why_not_paired
+    from slicing.studies.beside import difference_of_models, judged_models, why_not_paired
 
     if why_not_paired(first, second):
         return []

@@ -117,7 +117,7 @@ def export(
 def _named(text: str) -> tuple[ModelSource, str, ModelSource | None]:
     """The model of this name, what it is called, and the one it was made from where a run says so."""
     from analysis.sources.model import ModelSource
-    from slicing.study.store import MODEL_FOLDER, find_run
+    from slicing.studies.store import MODEL_FOLDER, find_run
 
     if not _KEY.fullmatch(text) or Path(text).exists():
         which = ModelSource.parse(text, device="cpu")

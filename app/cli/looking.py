@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from analysis.evaluate import Perplexity
     from analysis.sources.model import ModelSource
     from analysis.writing import Place
-    from slicing.plan import Plan
-    from slicing.study.results import Run
+    from slicing.plans import Plan
+    from slicing.studies.results import Run
 
 
 @grouped
@@ -59,7 +59,7 @@ def profile(
     json_path: JsonOption = None,
 ) -> None:
     """Measure how much every block changes its input: LR score, block influence, angular distance."""
-    from slicing.study.requests import ProfileRequest
+    from slicing.studies.requests import ProfileRequest
 
     probes = tuple(name.strip() for name in probe.split(",") if name.strip())
     fields = {**measure.fields(), "bases": bases, "probes": probes, "lens": lens}
@@ -69,7 +69,7 @@ def profile(
 
 
 def _show_profile(run: Run, first_token: bool, json_path: Path | None) -> None:
-    from slicing.study.store import find_details
+    from slicing.studies.store import find_details
 
     request: Any = run.request
     frame = run.result.profile.to_frame(first_token)
@@ -102,8 +102,8 @@ def plan_command(
     The profile of an earlier run of the same request is used again, so only the first call takes long.
     """
     from analysis.errors import UnsupportedError
-    from slicing.study.requests import ProfileRequest
-    from slicing.study.store import find_stored
+    from slicing.studies.requests import ProfileRequest
+    from slicing.studies.store import find_stored
 
     fewer = amount.share()
     chosen = amount.plan(cut)

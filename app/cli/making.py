@@ -28,9 +28,9 @@ from app.cli.work import carry_out
 
 if TYPE_CHECKING:
     from slicing.steps import Step
-    from slicing.study.recipe import Recipe
-    from slicing.study.requests import CompressRequest
-    from slicing.study.results import CompressResult, Run
+    from slicing.studies.recipe import Recipe
+    from slicing.studies.requests import CompressRequest
+    from slicing.studies.results import CompressResult, Run
 
 
 @grouped
@@ -61,8 +61,8 @@ def compress(
     Without slicing it is a plain checkpoint that other tools open too, but for the repair 'linear'.
     """
     from slicing.budget import Budget
-    from slicing.study.recipe import Recipe
-    from slicing.study.requests import CompressRequest
+    from slicing.studies.recipe import Recipe
+    from slicing.studies.requests import CompressRequest
 
     asked = CompressRequest(
         model=which.source(),
@@ -87,8 +87,8 @@ def slice_command(
 ) -> None:
     """Slice a model and keep it: 'compress' by the one step 'slice', at a target."""
     from slicing.budget import Budget
-    from slicing.study.requests import CompressRequest
-    from slicing.study.study import sliced
+    from slicing.studies.requests import CompressRequest
+    from slicing.studies.study import sliced
 
     fewer = amount.share()
     plan = amount.plan(cut)
@@ -135,7 +135,7 @@ def remove(
 ) -> None:
     """Take whole blocks out of a model and keep it: 'compress' by one method of removal."""
     from slicing.budget import Budget
-    from slicing.study.requests import CompressRequest
+    from slicing.studies.requests import CompressRequest
 
     asked = CompressRequest(
         model=which.source(),
@@ -149,8 +149,8 @@ def remove(
 
 def _removal(by: str, closing: str | None, windows: int | None) -> Recipe:
     """The recipe of one method of removal (``PlanError`` for a name that it had before, with the new one)."""
-    from slicing.study.former import renamed
-    from slicing.study.recipe import Recipe
+    from slicing.studies.former import renamed
+    from slicing.studies.recipe import Recipe
 
     for flag, said in (("by", by), ("closing", closing or "")):
         old = re.split(r"[:(]", said.strip(), maxsplit=1)[0]
@@ -209,7 +209,7 @@ def _show(asked: CompressRequest, result: CompressResult, output: Path) -> None:
 def _copy_model(run: Run, output: Path) -> None:
     """Copy the model that a run keeps to a new folder, whole or not at all."""
     from analysis.storage import require_space, runs_folder, whole_folder
-    from slicing.study.store import MODEL_FOLDER
+    from slicing.studies.store import MODEL_FOLDER
 
     model = runs_folder() / run.key / MODEL_FOLDER
     require_space(output, sum(file.stat().st_size for file in model.rglob("*") if file.is_file()))

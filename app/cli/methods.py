@@ -71,7 +71,7 @@ def _line(text: str) -> None:
 
 def _settings(kind: Any, but: Iterable[str] = ()) -> list[str]:
     """The settings of a kind with their defaults, as a line writes them."""
-    from slicing.study.grammar import write_value
+    from slicing.studies.grammar import write_value
 
     found = []
     for name, field in kind.model_fields.items():

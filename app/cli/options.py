@@ -20,9 +20,9 @@ from app.cli.reading import numbers
 
 if TYPE_CHECKING:
     from analysis.sources.model import ModelSource
-    from slicing.plan import Plan
-    from slicing.study.recipe import Recipe
-    from slicing.study.run import Executor
+    from slicing.plans import Plan
+    from slicing.studies.recipe import Recipe
+    from slicing.studies.run import Executor
 
 TEXT_HELP = (
     "'demo', 'demo:out-of-style', a preset (wikitext2, c4, alpaca, ptb, pg19), owner/name on the Hub, "
@@ -237,7 +237,7 @@ class SharingOptions:
 
     def plan(self, target: float = 0.25, base: float = 0.10) -> Plan:
         """The plan they describe at that target and base (``PlanError``)."""
-        from slicing.plan import Plan
+        from slicing.plans import Plan
 
         return Plan(
             target=target,
@@ -272,7 +272,7 @@ class ProfileOptions:
     def fields(self) -> dict[str, Any]:
         """The fields of a request that they fill (``TextError``)."""
         from analysis.sources.text import TextSource
-        from slicing.study.requests import drawn_for
+        from slicing.studies.requests import drawn_for
 
         return {
             "text": TextSource.parse(self.text, "calibration"),
@@ -389,7 +389,7 @@ class FormOptions:
 
     def given_to(self, recipes: Sequence[Recipe]) -> tuple[Recipe, ...]:
         """The recipes in this form (``PlanError``)."""
-        from slicing.plan import Slicing
+        from slicing.plans import Slicing
 
         given: dict[str, Any] = {"rounding": self.rounding and int(self.rounding)}
         given |= {"max_fraction": self.max_fraction, "embedding": self.embedding and self.embedding.value}

@@ -27,7 +27,7 @@ from app.cli.terminal import err, loudness
 
 if TYPE_CHECKING:
     from app.job import Job
-    from slicing.study.results import Request
+    from slicing.studies.results import Request
 
 EVERY = 30.0
 """Seconds between two lines on the same phase, at least; and between any two lines while work goes on."""

@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     from analysis.evaluate import Difference, Perplexity
     from analysis.shape import ModelShape
     from slicing.inner.costs import UnitCosts
-    from slicing.study.results import CompressResult, Measurement, Run
-    from slicing.study.study import Study
-    from slicing.study.verdicts import Board, Comparison, Standing, Table
+    from slicing.studies.results import CompressResult, Measurement, Run
+    from slicing.studies.study import Study
+    from slicing.studies.verdicts import Board, Comparison, Standing, Table
 
 RECIPES = 8
 """Recipes whose lines are printed, at most."""
@@ -62,7 +62,7 @@ def print_run(run: Run) -> None:
 
 
 def _warnings(run: Run) -> tuple[str, ...]:
-    from slicing.study.results import warnings
+    from slicing.studies.results import warnings
 
     return warnings(run.result)
 
@@ -116,7 +116,7 @@ def print_profile(run: Run, first_token: bool = False) -> None:
 
 def _probed(run: Run) -> dict[str, Any]:
     """The scores with passes of their own, and the logit lens, where they were asked for."""
-    from slicing.study.store import find_details
+    from slicing.studies.store import find_details
 
     request: Any = run.request
     found = {name: run.result.profile.values(name) for name in getattr(request, "probes", ())}
@@ -240,7 +240,7 @@ def print_shrunk(run: Run) -> None:
 
 
 def _print_study(run: Run) -> None:
-    from slicing.study.verdicts import read_board, read_comparison
+    from slicing.studies.verdicts import read_board, read_comparison
 
     request: Any = run.request
     result: Any = run.result
@@ -254,7 +254,7 @@ def _show_board(study: Study, board: Board, shape: ModelShape) -> None:
     """A map where its recipes make one, else a ranking for each budget, and what all say together."""
     from app import wording
     from app.map_rows import map_rows
-    from slicing.study.verdicts import read_map
+    from slicing.studies.verdicts import read_map
 
     found = read_map(board) if study.view == "map" else None
     if found:

@@ -27,8 +27,8 @@ from app.cli.terminal import err, out, plain, printed_as_json
 from app.cli.work import carry_out
 
 if TYPE_CHECKING:
-    from slicing.study.requests import ShrinkRequest
-    from slicing.study.results import Run
+    from slicing.studies.requests import ShrinkRequest
+    from slicing.studies.results import Run
 
 SHOWN = 5
 """Options that are known already, at most."""
@@ -81,7 +81,7 @@ def shrink(
     not run again. The folder holds the model, its card and the report of it all.
     """
     from analysis.sources.text import TextSource
-    from slicing.study.requests import ShrinkRequest
+    from slicing.studies.requests import ShrinkRequest
     from slicing.wish import Wish
 
     wish = Wish.parse(fewer, memory, flops, minutes, quality, opens.value)
@@ -110,7 +110,7 @@ def _tell_known(request: ShrinkRequest) -> None:
     from analysis.sources.configuration import shape_of
     from analysis.sources.model import must_fetch
     from app.shrink_tables import option_table
-    from slicing.study.options import known_options
+    from slicing.studies.options import known_options
 
     source = request.model
     if must_fetch(source):  # then nothing of it is stored here
@@ -128,7 +128,7 @@ def _write(run: Run, output: Path) -> None:
     """Put the model with its card, and the report, into a new folder, whole or not at all."""
     from analysis.storage import require_space, runs_folder, whole_folder
     from app.report import build_report
-    from slicing.study.store import MODEL_FOLDER
+    from slicing.studies.store import MODEL_FOLDER
 
     model = runs_folder() / run.key / MODEL_FOLDER
     require_space(output, sum(file.stat().st_size for file in model.rglob("*") if file.is_file()))

@@ -15,8 +15,8 @@ from app.cli.showing import print_asked, print_run
 from app.cli.terminal import err, out, plain, printed_as_json, tell_where, write_new
 
 if TYPE_CHECKING:
-    from slicing.study.index import Broken
-    from slicing.study.results import Run
+    from slicing.studies.index import Broken
+    from slicing.studies.results import Run
 
 runs_app = typer.Typer(invoke_without_command=True)
 queue_app = typer.Typer(invoke_without_command=True)
@@ -32,8 +32,8 @@ def runs(context: typer.Context, json_path: JsonOption = None) -> None:
 @runs_app.command(name="list")
 def list_command(json_path: JsonOption = None) -> None:
     """List stored runs, newest first."""
-    from slicing.heal.resume import trainings_told
-    from slicing.study.index import label_of, summaries
+    from slicing.healing.resume import trainings_told
+    from slicing.studies.index import label_of, summaries
 
     listed, broken = summaries()
     rows = [
@@ -78,7 +78,7 @@ def show(
     json_path: JsonOption = None,
 ) -> None:
     """Show what a run asked and what came of it; --json gives all of it."""
-    from slicing.study.store import find_run
+    from slicing.studies.store import find_run
 
     run = find_run(key)
     if printed_as_json(plain(run), json_path):
@@ -173,7 +173,7 @@ def export(
 ) -> None:
     """Write a run to a zip file, for another machine: all but its model and its bases."""
     from slicing.library import pack
-    from slicing.study.store import find_run
+    from slicing.studies.store import find_run
 
     write_new(output, pack(find_run(key).key))
 
@@ -243,6 +243,6 @@ def cite(key: Annotated[str, typer.Argument(help="The key, or 'demo'.")] = "demo
 
 
 def _run_named(key: str) -> Run:
-    from slicing.study.store import bundled_run, find_run
+    from slicing.studies.store import bundled_run, find_run
 
     return bundled_run() if key == "demo" else find_run(key)

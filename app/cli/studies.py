@@ -40,9 +40,9 @@ from app.cli.terminal import plain, printed_as_json, tell_where
 from app.cli.work import carry_out
 
 if TYPE_CHECKING:
-    from slicing.plan import Plan
-    from slicing.study.recipe import Recipe
-    from slicing.study.study import Study
+    from slicing.plans import Plan
+    from slicing.studies.recipe import Recipe
+    from slicing.studies.study import Study
 
 
 @grouped
@@ -62,8 +62,8 @@ def compare(
     json_path: JsonOption = None,
 ) -> None:
     """Evaluate the dense model, constant slicing and the plan, paired on the same windows; keep the run."""
-    from slicing.study.requests import PROMPT
-    from slicing.study.study import comparison
+    from slicing.studies.requests import PROMPT
+    from slicing.studies.study import comparison
 
     plan, fewer = amount.plan(cut), amount.share()
     asked_for: dict[str, Any] = {
@@ -95,8 +95,8 @@ def _with_fewer(fewer: float, plan: Plan, study: Study) -> Plan:
     """
     from analysis.errors import UnsupportedError
     from slicing.probes import PROBES
-    from slicing.study.requests import ProfileRequest
-    from slicing.study.store import find_stored
+    from slicing.studies.requests import ProfileRequest
+    from slicing.studies.store import find_stored
 
     windows, drawn, seed = study.profile_draw
     request = ProfileRequest(
@@ -133,7 +133,7 @@ study_app = typer.Typer(cls=_CommandOrFile, no_args_is_help=True, subcommand_met
 def _refuse_unless_found(word: str, commands: list[str]) -> None:
     """Raise ``PlanError`` for what is neither a command nor, by its looks, a file."""
     from analysis.errors import PlanError, unknown_name
-    from slicing.study.files import ready_studies
+    from slicing.studies.files import ready_studies
 
     names = [*commands, *ready_studies()]
     looks_like_file = "." in word or "/" in word or word in ready_studies()
@@ -160,7 +160,7 @@ def file_command(
     json_path: JsonOption = None,
 ) -> None:
     """Carry out the study that a file describes; trials that are stored are not run again."""
-    from slicing.study.files import find_study, read_study
+    from slicing.studies.files import find_study, read_study
 
     _carry_out(read_study(find_study(str(file))), where, json_path)
 
@@ -181,7 +181,7 @@ def sweep_command(
     json_path: JsonOption = None,
 ) -> None:
     """Try bases by targets beside constant slicing, as a map; trials that are stored are not run again."""
-    from slicing.study.study import sweep
+    from slicing.studies.study import sweep
 
     study = sweep(
         cut.plan(),
@@ -219,7 +219,7 @@ def contest_command(
     json_path: JsonOption = None,
 ) -> None:
     """Set ways to decide where to cut against each other at equal size; stored trials are not run again."""
-    from slicing.study.study import USUAL, contest
+    from slicing.studies.study import USUAL, contest
 
     study = contest(
         form.given_to(_recipes(recipes, USUAL)),
@@ -257,7 +257,7 @@ def leaderboard_command(
     json_path: JsonOption = None,
 ) -> None:
     """Slicing beside removing whole blocks, at several sizes and equal at each; stored trials are kept."""
-    from slicing.study.study import BOARD, leaderboard
+    from slicing.studies.study import BOARD, leaderboard
 
     study = leaderboard(
         form.given_to(_recipes(recipes, BOARD)),
@@ -278,7 +278,7 @@ def leaderboard_command(
 def _recipes(lines: str, usual: tuple[str, ...]) -> tuple[Recipe, ...]:
     """The recipes of lines with ';' between them, or the usual ones."""
     from analysis.errors import PlanError
-    from slicing.study.recipe import Recipe
+    from slicing.studies.recipe import Recipe
 
     said = lines.split(";") if lines else usual
     if not all(line.strip() for line in said):

@@ -16,7 +16,7 @@ from analysis.errors import visible
 from analysis.storage import check_new_file, write_whole
 
 if TYPE_CHECKING:
-    from slicing.study.results import Run
+    from slicing.studies.results import Run
 
 
 class Terminal(Console):

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from analysis.shape import ModelShape
     from analysis.sources.model import ModelSource
     from analysis.sources.opening import OpenModel
-    from slicing.study.results import Request, Run
-    from slicing.study.run import Executor
+    from slicing.studies.results import Request, Run
+    from slicing.studies.run import Executor
 
 
 def open_source(source: ModelSource, listen: Any) -> OpenModel:
@@ -35,8 +35,8 @@ def carry_out(request: Request, executor: Executor | None = None) -> Run:
     from analysis.device import reuse_memory
     from analysis.errors import UnsupportedError
     from analysis.sources.configuration import shape_of
-    from slicing.study.results import warnings
-    from slicing.study.run import perform
+    from slicing.studies.results import warnings
+    from slicing.studies.run import perform
 
     reuse_memory()
     shape = None
@@ -55,7 +55,7 @@ def carry_out(request: Request, executor: Executor | None = None) -> Run:
 
 def _tell_memory(request: Request, shape: ModelShape) -> None:
     from app.wording import memory_taken
-    from slicing.study.needs import request_need
+    from slicing.studies.needs import request_need
 
     if need := request_need(request, shape):
         note(memory_taken(need))

@@ -19,8 +19,8 @@ from app.figures.base import (
     empty_figure,
     role_colour,
 )
-from slicing.study.results import Measurement, TextUsed
-from slicing.study.verdicts import Comparison
+from slicing.studies.results import Measurement, TextUsed
+from slicing.studies.verdicts import Comparison
 
 
 def draw_perplexities(measured: Collection[Measurement], theme: Theme = LIGHT) -> Drawing:

@@ -25,9 +25,9 @@ from app.figures.base import (
     rgb,
 )
 from app.wording import budgets_line
-from slicing.study.recipe import Kind, Recipe
-from slicing.study.results import Measurement
-from slicing.study.verdicts import Board, Standing
+from slicing.studies.recipe import Kind, Recipe
+from slicing.studies.results import Measurement
+from slicing.studies.verdicts import Board, Standing
 
 Text = Literal["first", "second"]
 """The evaluation text that is looked at."""

@@ -16,7 +16,7 @@ from app.figures.base import (
     empty_figure,
     overlay_colour,
 )
-from slicing.heal.record import Healed
+from slicing.healing.record import Healed
 
 
 def draw_healing(healed: Sequence[Healed], theme: Theme = LIGHT) -> Drawing:

@@ -23,8 +23,8 @@ from app.figures.base import (
 )
 from app.wording import baseline_name, change, noise, random_band
 from app.wording.numbers import counted
-from slicing.study.recipe import Recipe
-from slicing.study.verdicts import Standing, Table
+from slicing.studies.recipe import Recipe
+from slicing.studies.verdicts import Standing, Table
 
 ROW, LINE = 34, 17
 """Height of a recipe's row at least, and of a line of its title."""

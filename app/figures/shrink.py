@@ -20,7 +20,7 @@ from app.figures.base import (
     as_text,
     empty_figure,
 )
-from slicing.heal.looks import Underway
+from slicing.healing.looks import Underway
 
 FAR = 4.0
 """A perplexity of more times the dense model's is told, not drawn: it would squeeze all others together."""

@@ -30,7 +30,7 @@ from app.figures.plan import draw_schedule
 from app.figures.profile import draw_profile
 from slicing.allocation import Fractions
 from slicing.schedule import SlicingSchedule
-from slicing.study.results import Measurement
+from slicing.studies.results import Measurement
 
 SIZE = 22
 """Of all type in a chart, px."""

@@ -24,8 +24,8 @@ from app.figures.base import (
     rgb,
 )
 from app.wording import Named, budgets_line, models, noise
-from slicing.study.recipe import Kind
-from slicing.study.verdicts import Board, Cell, Map, pareto
+from slicing.studies.recipe import Kind
+from slicing.studies.verdicts import Board, Cell, Map, pareto
 
 SIGNS = {"better": "▼ better", "worse": "▲ worse", "no clear difference": "≈ no clear difference"}
 

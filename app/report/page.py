@@ -19,10 +19,10 @@ from app.report.style import STYLE
 from app.report.summary import Card, Summary, compared, summary
 from app.tables import text_table
 from slicing.library import note_of
-from slicing.study.recipe import Recipe
-from slicing.study.results import Request, Run
-from slicing.study.results import warnings as told_of
-from slicing.study.verdicts import Comparison
+from slicing.studies.recipe import Recipe
+from slicing.studies.results import Request, Run
+from slicing.studies.results import warnings as told_of
+from slicing.studies.verdicts import Comparison
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 """What the page lets a browser do: no script runs, and nothing is fetched."""

@@ -58,11 +58,11 @@ from app.tables import (
 )
 from app.unit_tables import QUARTER, unit_agreement_table, unit_map_table
 from slicing.library import block_notes
-from slicing.plan import Plan
+from slicing.plans import Plan
 from slicing.schedule import SlicingSchedule
-from slicing.study.recipe import Recipe
-from slicing.study.requests import CompressRequest, SearchRequest, ShrinkRequest, Trial
-from slicing.study.results import (
+from slicing.studies.recipe import Recipe
+from slicing.studies.requests import CompressRequest, SearchRequest, ShrinkRequest, Trial
+from slicing.studies.results import (
     CompressResult,
     Measurement,
     Run,
@@ -71,9 +71,9 @@ from slicing.study.results import (
     StudyResult,
     TrialResult,
 )
-from slicing.study.store import find_details
-from slicing.study.study import Study
-from slicing.study.verdicts import Board, Table, read_board, read_comparison, read_map
+from slicing.studies.store import find_details
+from slicing.studies.study import Study
+from slicing.studies.verdicts import Board, Table, read_board, read_comparison, read_map
 
 
 class Section(NamedTuple):

@@ -12,10 +12,10 @@ from app.figures.profile import draw_profile
 from app.figures.study import draw_map
 from app.other_way import best_other_way
 from app.planned import plan_asked
-from slicing.plan import Plan
-from slicing.study.results import Measurement, Run
-from slicing.study.study import Study
-from slicing.study.verdicts import Board, Comparison, read_board, read_comparison, read_map
+from slicing.plans import Plan
+from slicing.studies.results import Measurement, Run
+from slicing.studies.study import Study
+from slicing.studies.verdicts import Board, Comparison, read_board, read_comparison, read_map
 
 MaySee = Callable[[str], bool]
 """Whether whoever reads the report may be told of the stored run with a key."""

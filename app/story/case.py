@@ -14,11 +14,11 @@ from app.figures.cloud import CloudView
 from app.figures.story import Rival, Spread, Turn
 from app.planned import plan_asked
 from slicing.allocation import Dynamic
-from slicing.plan import Plan
-from slicing.study.recipe import Recipe
-from slicing.study.results import Measurement, Run, StudyResult
-from slicing.study.store import bundled_board, bundled_widths
-from slicing.study.verdicts import Comparison, Standing, Table, read_board, read_comparison
+from slicing.plans import Plan
+from slicing.studies.recipe import Recipe
+from slicing.studies.results import Measurement, Run, StudyResult
+from slicing.studies.store import bundled_board, bundled_widths
+from slicing.studies.verdicts import Comparison, Standing, Table, read_board, read_comparison
 
 REMOVING = 1
 """So many ways to remove blocks are told of without a repair, and as many with one."""

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from analysis.details import Details
-from slicing.study.results import Request, Run
+from slicing.studies.results import Request, Run
 
 
 def outlier_note(blocks: Sequence[int], left_off: bool) -> str:

@@ -14,11 +14,11 @@ from app.wording.markup import verbatim
 from app.wording.numbers import change, counted, minus, percent, within_sentence
 from slicing.preview import Preview
 from slicing.schedule import SlicingSchedule
-from slicing.study.options import Option
-from slicing.study.recipe import Recipe
-from slicing.study.results import Measurement, Request, TextUsed
-from slicing.study.study import Study
-from slicing.study.verdicts import Comparison
+from slicing.studies.options import Option
+from slicing.studies.recipe import Recipe
+from slicing.studies.results import Measurement, Request, TextUsed
+from slicing.studies.study import Study
+from slicing.studies.verdicts import Comparison
 
 
 def reduction(schedule: SlicingSchedule, shape: ModelShape) -> str:

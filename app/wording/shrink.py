@@ -8,9 +8,9 @@ from analysis.evaluate import Difference, Perplexity, corrected, difference, per
 from app.wording.numbers import counted, duration, joined, memory, parameters, percent, times
 from app.wording.results import evidence
 from app.wording.studies import quoted
-from slicing.study.options import Option
-from slicing.study.requests import ShrinkRequest
-from slicing.study.results import Measurement, ShrinkResult
+from slicing.studies.options import Option
+from slicing.studies.requests import ShrinkRequest
+from slicing.studies.results import Measurement, ShrinkResult
 from slicing.wish import Wish
 
 TRIED_READING = (

@@ -11,10 +11,10 @@ from app.wording.numbers import counted, duration, percent
 from app.wording.results import evidence, noise, noise_reading
 from app.wording.titles import budgets_line
 from slicing.budget import Budget
-from slicing.study.recipe import Kind, Recipe
-from slicing.study.results import Measurement, Run
-from slicing.study.study import Study
-from slicing.study.verdicts import Board, Rival, Standing, Table, rivals
+from slicing.studies.recipe import Kind, Recipe
+from slicing.studies.results import Measurement, Run
+from slicing.studies.study import Study
+from slicing.studies.verdicts import Board, Rival, Standing, Table, rivals
 
 MAP_READING = (
     "Change of perplexity against constant slicing at the same target; ▼ better and ▲ worse where the "

@@ -9,10 +9,10 @@ from analysis.sources.demo_text import DEMO_SPLITS
 from analysis.sources.presets import PRESETS
 from app.wording.numbers import counted, percent, within_sentence
 from slicing.budget import Budget, Measure
-from slicing.plan import Plan
-from slicing.study.recipe import Recipe
-from slicing.study.results import Run
-from slicing.study.study import Study
+from slicing.plans import Plan
+from slicing.studies.recipe import Recipe
+from slicing.studies.results import Run
+from slicing.studies.study import Study
 
 if TYPE_CHECKING:
     from app.engine import Task

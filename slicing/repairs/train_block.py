@@ -14,7 +14,7 @@ from analysis.stream import BlockStream
 from slicing.assembly import spread_like
 from slicing.depth.layout import Layout
 from slicing.depth.operator import reduce_blocks
-from slicing.heal.block import train_block
+from slicing.healing.block import train_block
 from slicing.repair import SublayerRepair
 from slicing.repairs.base import CutRepair, Cuts, Repaired, repair
 

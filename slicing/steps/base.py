@@ -24,7 +24,7 @@ from analysis.values import Value, first_fault
 from slicing.budget import Budget
 from slicing.calibration import Fit
 from slicing.depth.layout import Layout
-from slicing.heal.record import Healed
+from slicing.healing.record import Healed
 from slicing.inner.sink import LostSink
 from slicing.inner.widths import InnerWidths
 from slicing.registry import Registry
@@ -34,7 +34,7 @@ from slicing.repairs import REPAIRS, find_repair
 if TYPE_CHECKING:
     from analysis.needs import MemoryNeed
     from analysis.shape import ModelShape
-    from slicing.plan import Slicing
+    from slicing.plans import Slicing
     from slicing.slicer import SlicedModel
     from slicing.view import ModelView
 

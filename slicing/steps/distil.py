@@ -10,9 +10,9 @@ from pydantic import Field
 from analysis.anatomy import blocks
 from analysis.late import functional, torch
 from slicing.depth.layout import Layout
-from slicing.heal.examples import Examples
-from slicing.heal.streams import AlignedStreams
-from slicing.heal.training import Loss
+from slicing.healing.examples import Examples
+from slicing.healing.streams import AlignedStreams
+from slicing.healing.training import Loss
 from slicing.steps.base import Axis, Made, step
 from slicing.steps.healing import Training
 

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from slicing.heal.examples import Examples
-from slicing.heal.student import Trained
-from slicing.heal.training import Loss
+from slicing.healing.examples import Examples
+from slicing.healing.student import Trained
+from slicing.healing.training import Loss
 from slicing.steps.base import Made, step
 from slicing.steps.healing import Training
 

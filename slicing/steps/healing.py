@@ -18,14 +18,14 @@ from analysis.errors import PlanError
 from analysis.evaluate import batch_tokens, check_windows
 from analysis.needs import fits, refuse_spread, refuse_unless_it_fits
 from analysis.values import key_of
-from slicing.heal.examples import Examples
-from slicing.heal.judged import accuracy
-from slicing.heal.limits import Limits
-from slicing.heal.need import training_need
-from slicing.heal.record import Healed
-from slicing.heal.resume import Resume, clear_old_trainings
-from slicing.heal.short import Checkpointing, Moments, check_moments, checkpointed, why_not_checkpointed
-from slicing.heal.student import (
+from slicing.healing.examples import Examples
+from slicing.healing.judged import accuracy
+from slicing.healing.limits import Limits
+from slicing.healing.need import training_need
+from slicing.healing.record import Healed
+from slicing.healing.resume import Resume, clear_old_trainings
+from slicing.healing.short import Checkpointing, Moments, check_moments, checkpointed, why_not_checkpointed
+from slicing.healing.student import (
     TRAINED_WHOLE,
     Trained,
     merged,
@@ -33,14 +33,14 @@ from slicing.heal.student import (
     trainable,
     training_precision,
 )
-from slicing.heal.training import Loss, Settings, train
+from slicing.healing.training import Loss, Settings, train
 from slicing.steps.base import Cost, Made, Step
 
 if TYPE_CHECKING:
     from analysis.needs import MemoryNeed
     from analysis.shape import ModelShape
     from slicing.budget import Budget
-    from slicing.plan import Slicing
+    from slicing.plans import Slicing
     from slicing.view import ModelView
 
 HELD = 8

@@ -35,7 +35,7 @@ from slicing.repair import Repair, SublayerRepair, held_out
 from slicing.steps.base import Cost, Made, Step
 
 if TYPE_CHECKING:
-    from slicing.plan import Slicing
+    from slicing.plans import Slicing
     from slicing.view import ModelView
 
 
@@ -133,7 +133,7 @@ class Inner(Step):
         """How many parameters stay, of a model of this shape."""
         size = budget.parameters(shape)
         if size is None:  # as many as constant slicing leaves
-            from slicing.plan import Plan
+            from slicing.plans import Plan
 
             assert budget.target is not None
             size = Plan(target=budget.target).constant(shape).shape_after(shape).parameters

@@ -23,7 +23,7 @@ from slicing.inner.pairs import pair_energies, pair_scores
 from slicing.inner.select import best, branches_of, sites
 from slicing.inner.widths import InnerWidths
 from slicing.memory import Holds
-from slicing.plan import Plan
+from slicing.plans import Plan
 from slicing.steps.base import step
 from slicing.steps.inner import InnerPlan, Selective, at_size, widths_of_shares
 

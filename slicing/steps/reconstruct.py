@@ -13,12 +13,12 @@ from analysis.anatomy import blocks
 from analysis.late import no_grad, torch
 from analysis.stream import BlockStream
 from slicing.depth.layout import Layout
-from slicing.heal.block import train_block
-from slicing.heal.examples import Examples
-from slicing.heal.judged import held_loss
-from slicing.heal.record import Healed, Look
-from slicing.heal.resume import Resume
-from slicing.heal.student import merged, student_of
+from slicing.healing.block import train_block
+from slicing.healing.examples import Examples
+from slicing.healing.judged import held_loss
+from slicing.healing.record import Healed, Look
+from slicing.healing.resume import Resume
+from slicing.healing.student import merged, student_of
 from slicing.steps.base import Axis, Made, step
 from slicing.steps.healing import Healing
 

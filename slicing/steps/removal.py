@@ -24,7 +24,7 @@ from slicing.steps.base import SHARES, Cost, Made, Step
 
 if TYPE_CHECKING:
     from analysis.shape import ModelShape
-    from slicing.plan import Slicing
+    from slicing.plans import Slicing
     from slicing.view import ModelView
 
 SEARCH_WINDOWS = 4

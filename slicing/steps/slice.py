@@ -25,7 +25,7 @@ from slicing.calibration import Fit
 from slicing.depth.layout import Layout
 from slicing.memory import preview_need, slicing_need
 from slicing.plain import blank_plain, second_table, width_step
-from slicing.plan import Plan, Slicing
+from slicing.plans import Plan, Slicing
 from slicing.repairs.writers import followed
 from slicing.schedule import SlicingSchedule, constant_at_parameters, plain_at, plain_at_parameters
 from slicing.slicer import recut, refuse_unless_slicing_fits, slice_model

@@ -20,7 +20,7 @@ from slicing.steps.inner import Inner
 from slicing.steps.removal import SEARCH_WINDOWS
 
 if TYPE_CHECKING:
-    from slicing.plan import Slicing
+    from slicing.plans import Slicing
 
 
 class WithoutSublayers(Inner):

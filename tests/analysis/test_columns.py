@@ -12,7 +12,7 @@ import pytest
 from analysis.errors import TextError
 from analysis.sources.columns import find_column
 from analysis.sources.text import TextSource
-from slicing.study.files import text_line
+from slicing.studies.files import text_line
 
 BODIES = ["It is a truth; universally acknowledged.", "A tensor, in want of a basis."]
 HEADS = ["one", "two"]

@@ -8,10 +8,10 @@ from analysis.errors import PlanError
 from analysis.numbers import LARGEST_SEED, LEAST_SEED, read_number, read_whole
 from analysis.sources.model import ModelSource
 from analysis.sources.text import TextSource
-from slicing.plan import Plan
-from slicing.study.recipe import Recipe
-from slicing.study.requests import ProfileRequest
-from slicing.study.study import contest, leaderboard, recipes, sweep
+from slicing.plans import Plan
+from slicing.studies.recipe import Recipe
+from slicing.studies.requests import ProfileRequest
+from slicing.studies.study import contest, leaderboard, recipes, sweep
 
 ENDLESS = "9" * 5000
 TEXT = TextSource(kind="demo", split="calibration")

@@ -24,7 +24,7 @@ from analysis.sources.windows import token_windows
 from slicing.schedule import SlicingSchedule
 from slicing.slicer import slice_model
 from slicing.store import open_model
-from slicing.study.store import bundled_run
+from slicing.studies.store import bundled_run
 
 
 def profile(model: Any, windows: Tensor, **options: Any) -> LayerProfile:

@@ -17,9 +17,9 @@ from analysis.sources.model import ModelSource
 from analysis.sources.opening import open_dense
 from analysis.sources.text import TextSource
 from slicing.budget import Budget
-from slicing.study.recipe import Recipe
-from slicing.study.requests import CompressRequest, ProfileRequest
-from slicing.study.run import fetch_for, perform
+from slicing.studies.recipe import Recipe
+from slicing.studies.requests import CompressRequest, ProfileRequest
+from slicing.studies.run import fetch_for, perform
 
 METHODS: list[tuple[dict[str, Any], str]] = [
     ({"quant_method": "bitsandbytes", "load_in_4bit": True, "_load_in_4bit": True}, "bitsandbytes, 4 bits"),

@@ -22,10 +22,10 @@ from analysis.tasks import TaskScore, evaluate_tasks
 from app.repeat import study_file
 from app.report import build_report
 from app.tables import task_table
-from slicing.plan import Plan
-from slicing.study.run import perform
-from slicing.study.study import comparison
-from slicing.study.verdicts import read_comparison
+from slicing.plans import Plan
+from slicing.studies.run import perform
+from slicing.studies.study import comparison
+from slicing.studies.verdicts import read_comparison
 
 pytest.importorskip("lm_eval")
 

@@ -14,7 +14,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from serving import chromium, serving, settle, visit
 
-from slicing.study.store import BUNDLED_BOARD, BUNDLED_CONTEST, BUNDLED_RUN, BUNDLED_SWEEP, load_run
+from slicing.studies.store import BUNDLED_BOARD, BUNDLED_CONTEST, BUNDLED_RUN, BUNDLED_SWEEP, load_run
 
 FOLDER = Path(__file__).parents[2] / "assets" / "screenshots"
 PAGES = {

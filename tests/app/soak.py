@@ -24,7 +24,7 @@ from playwright.sync_api import TimeoutError as PlaywrightTimeout
 from serving import Server, chromium, fill, measure, serving, settle, unfold, visit
 
 from analysis.storage import queue_folder
-from slicing.study.store import list_runs
+from slicing.studies.store import list_runs
 
 PAGES = ("Model", "Profile", "Tune", "Compare", "Study", "Runs")
 SESSIONS = 3

@@ -25,9 +25,9 @@ from app.job import Job
 from app.pace import ASKING, Asking
 from app.policy import Policy, Refused
 from app.presence import Presence
-from slicing.plan import Plan
-from slicing.study.requests import ProfileRequest
-from slicing.study.store import RUN_FILE, bundled_run
+from slicing.plans import Plan
+from slicing.studies.requests import ProfileRequest
+from slicing.studies.store import RUN_FILE, bundled_run
 
 MAIN = Path(__file__).parents[2] / "app" / "main.py"
 AUTH = {"redirect_uri": "https://slices.example.org/oauth2callback", "cookie_secret": "x" * 40}

@@ -17,8 +17,8 @@ from app import state
 from app.policy import Policy
 from app.report import build_report
 from slicing.library import bring_in, trashed
-from slicing.study import store
-from slicing.study.store import BUNDLED_RUN, bundled_run, bundled_sweep, find_run
+from slicing.studies import store
+from slicing.studies.store import BUNDLED_RUN, bundled_run, bundled_sweep, find_run
 
 BROKEN: dict[str, Callable[[dict[str, Any]], str]] = {
     "truncated": lambda plain: json.dumps(plain)[:500],

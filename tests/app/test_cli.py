@@ -28,8 +28,8 @@ from slicing.allocation import ALLOCATIONS
 from slicing.repairs import REPAIRS
 from slicing.steps import STEPS
 from slicing.steps.removal import Removal
-from slicing.study.requests import ProfileRequest
-from slicing.study.store import bundled_run, keep_run, list_runs
+from slicing.studies.requests import ProfileRequest
+from slicing.studies.store import bundled_run, keep_run, list_runs
 
 TEXT = "It is a truth universally acknowledged, that a tensor in possession of many rows must want a basis. "
 
@@ -164,7 +164,9 @@ def test_plan_reuses_the_profile_and_shows_the_widths(monkeypatch, tiny_folder, 
     where = ["--model", tiny_folder, "--text", text, "--windows", 2, "--window-length", 16, "--rounding", 1]
     assert run(monkeypatch, "plan", *where, "--json", "-") == 0
     first = json.loads(capsys.readouterr().out)
-    monkeypatch.setattr("slicing.study.run.perform", lambda *_: pytest.fail("the profile was measured again"))
+    monkeypatch.setattr(
+        "slicing.studies.run.perform", lambda *_: pytest.fail("the profile was measured again")
+    )
     assert run(monkeypatch, "plan", *where, "--base", 0.2, "--json", "-") == 0
     second = json.loads(capsys.readouterr().out)
     assert first["key"] == second["key"]

@@ -18,8 +18,8 @@ from app.report import build_report
 from app.security import inline_scripts
 from app.story import SCENES, scenes_of
 from app.tables import cloud_table
-from slicing.study import store
-from slicing.study.store import bundled_run, bundled_widths, find_details
+from slicing.studies import store
+from slicing.studies.store import bundled_run, bundled_widths, find_details
 
 
 def shown() -> CloudView:

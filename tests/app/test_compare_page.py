@@ -19,11 +19,11 @@ from app.proposal import propose
 from app.report import build_report
 from app.wording import BODY_READING, cost, deciding, other_way
 from slicing.library import bring_in
-from slicing.plan import Plan
-from slicing.study.results import Run
-from slicing.study.store import bundled_run
-from slicing.study.study import recipes
-from slicing.study.verdicts import Comparison, read_comparison
+from slicing.plans import Plan
+from slicing.studies.results import Run
+from slicing.studies.store import bundled_run
+from slicing.studies.study import recipes
+from slicing.studies.verdicts import Comparison, read_comparison
 
 
 @pytest.fixture

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from app.cli import main
-from slicing.study import earlier
-from slicing.study.results import Run
-from slicing.study.store import list_runs
-from slicing.study.study import Study
+from slicing.studies import earlier
+from slicing.studies.results import Run
+from slicing.studies.store import list_runs
+from slicing.studies.study import Study
 
 GOLDEN: dict[str, Any] = json.loads((Path(__file__).parents[1] / "data/compare-0.1.0.json").read_text())
 """As commit bd1a211 wrote it of the tiny model and the texts below, without times, memory and versions."""
@@ -108,7 +108,7 @@ def test_what_is_written_is_read_as_the_study_that_was_asked_for(monkeypatch, fo
     def stop(request: Study, *_: Any, **__: Any) -> Run:
         raise Asked(request)
 
-    monkeypatch.setattr("slicing.study.run.perform", stop)
+    monkeypatch.setattr("slicing.studies.run.perform", stop)
     monkeypatch.setattr(sys, "argv", ["slicescope", *ASKED, *GOLDEN[name]["flags"]])
     with pytest.raises(Asked) as asked:
         main()

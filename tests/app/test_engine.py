@@ -23,8 +23,8 @@ from analysis.sources.text import TextSource
 from analysis.storage import queue_folder
 from app.engine import Do, Ended, Engine, Load, Report, Unload, launch
 from app.jobs import Worker
-from slicing.study.requests import ProfileRequest
-from slicing.study.store import find_run, list_runs
+from slicing.studies.requests import ProfileRequest
+from slicing.studies.store import find_run, list_runs
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -181,7 +181,7 @@ SERVER = """
 import sys, time
 from pathlib import Path
 from app.jobs import Worker
-from slicing.study.requests import ProfileRequest
+from slicing.studies.requests import ProfileRequest
 
 if __name__ == "__main__":
     worker = Worker()

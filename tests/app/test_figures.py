@@ -21,11 +21,11 @@ from app.figures.plan import draw_schedule
 from app.figures.profile import draw_change, draw_profile, outliers
 from app.tables import healing_table
 from slicing.allocation import Fractions
-from slicing.heal.record import Healed, Look
-from slicing.plan import Plan
+from slicing.healing.record import Healed, Look
+from slicing.plans import Plan
 from slicing.schedule import SlicingSchedule
-from slicing.study.results import Measurement as Judged
-from slicing.study.store import bundled_run
+from slicing.studies.results import Measurement as Judged
+from slicing.studies.store import bundled_run
 
 COSINES = (0.1, 0.80, 0.90, 0.95, 0.90, 0.95, 0.90, 0.95, 0.90, 0.85)
 

@@ -15,8 +15,8 @@ from app.figures.frontier import HEIGHT, LINE, MARGINS, draw_frontier, symbol_of
 from app.figures.ranking import draw_ranking
 from app.report import build_report
 from app.tables import ranking_table
-from slicing.study.recipe import Recipe
-from slicing.study.verdicts import Board, beside, read_board
+from slicing.studies.recipe import Recipe
+from slicing.studies.verdicts import Board, beside, read_board
 
 WINNER = Recipe.parse("llm-streamline(repair=writers)")
 SLICES = Recipe.parse("slice(dynamic, base=0, blocks_per_basis=3, repair=writers)")

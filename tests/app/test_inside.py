@@ -16,8 +16,8 @@ from app.inside import COMPARED
 from app.policy import Policy
 from app.wording import first_blocks
 from slicing.inner.costs import BranchCosts, UnitCosts, UnitCurve, predicted_cost, widths_at
-from slicing.study.results import ProfileResult
-from slicing.study.store import bundled_run
+from slicing.studies.results import ProfileResult
+from slicing.studies.store import bundled_run
 
 BLOCKS = 30
 INSIDE = "Cut inside blocks"

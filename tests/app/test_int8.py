@@ -18,11 +18,11 @@ from app.cli import main
 from app.repeat import study_file
 from app.report import sections
 from app.tables import ranking_table
-from slicing.study.files import parse_study
-from slicing.study.run import perform
-from slicing.study.store import parse_run
-from slicing.study.study import leaderboard, recipes
-from slicing.study.verdicts import read_board
+from slicing.studies.files import parse_study
+from slicing.studies.run import perform
+from slicing.studies.store import parse_run
+from slicing.studies.study import leaderboard, recipes
+from slicing.studies.verdicts import read_board
 
 TEXT = "Whoever has eight bits for a weight asks what the other eight were there for. "
 

@@ -29,18 +29,18 @@ from app import job as job_module
 from app import jobs, journal, state, wording
 from app.engine import Child, Engine, Load, Report, Unload
 from app.jobs import Worker
-from slicing.plan import Plan
+from slicing.plans import Plan
 from slicing.preview import PreviewRequest
-from slicing.study.requests import ProfileRequest
-from slicing.study.results import Run
-from slicing.study.store import (
+from slicing.studies.requests import ProfileRequest
+from slicing.studies.results import Run
+from slicing.studies.store import (
     BUNDLED_CONTEST,
     BUNDLED_RUN,
     BUNDLED_SWEEP,
     RUN_FILE,
     find_run,
 )
-from slicing.study.study import comparison
+from slicing.studies.study import comparison
 
 TEXT = TextSource(kind="demo", split="calibration")
 

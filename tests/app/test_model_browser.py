@@ -11,7 +11,7 @@ import pytest
 from conftest import byte_tokenizer, tiny_model
 from serving import MISSING, go, measure, served, settle, unfold, visit
 
-from slicing.study.store import find_run
+from slicing.studies.store import find_run
 
 pytestmark = [
     pytest.mark.browser,

@@ -36,9 +36,9 @@ from app.tables import (
     trial_table,
 )
 from slicing.budget import Budget
-from slicing.study.store import bundled_run, bundled_sweep, find_details
-from slicing.study.study import recipes
-from slicing.study.verdicts import Board, Comparison, Map, read_board, read_comparison, read_map
+from slicing.studies.store import bundled_run, bundled_sweep, find_details
+from slicing.studies.study import recipes
+from slicing.studies.verdicts import Board, Comparison, Map, read_board, read_comparison, read_map
 
 RUN = bundled_run()
 

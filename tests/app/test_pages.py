@@ -24,13 +24,13 @@ from app.jobs import Opened
 from app.policy import Policy
 from app.proposal import propose
 from slicing.library import bring_in, note_of
-from slicing.plan import Plan
+from slicing.plans import Plan
 from slicing.preview import Preview
-from slicing.study import store
-from slicing.study.requests import CompressRequest, ProfileRequest
-from slicing.study.results import ProfileResult, Run, TrialResult
-from slicing.study.store import bundled_run, bundled_sweep, bundled_units, find_details
-from slicing.study.verdicts import Comparison, read_comparison
+from slicing.studies import store
+from slicing.studies.requests import CompressRequest, ProfileRequest
+from slicing.studies.results import ProfileResult, Run, TrialResult
+from slicing.studies.store import bundled_run, bundled_sweep, bundled_units, find_details
+from slicing.studies.verdicts import Comparison, read_comparison
 
 MAIN = Path(__file__).parents[2] / "app" / "main.py"
 

@@ -26,11 +26,11 @@ from app.policy import Policy
 from app.repeat import command, study_file
 from app.report import build_report
 from slicing.library import pack
-from slicing.plan import Plan
-from slicing.study.requests import ProfileRequest
-from slicing.study.results import Run
-from slicing.study.run import perform
-from slicing.study.study import comparison
+from slicing.plans import Plan
+from slicing.studies.requests import ProfileRequest
+from slicing.studies.results import Run
+from slicing.studies.run import perform
+from slicing.studies.study import comparison
 
 MARKER = "owner-of-this"
 PAGES = (

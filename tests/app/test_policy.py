@@ -17,14 +17,14 @@ from app import policy as module
 from app.engine import Load, Unload
 from app.forms import FIRST_ON_BOARD, FIRST_RECIPES
 from app.policy import Policy, Refused
-from slicing.plan import Plan
+from slicing.plans import Plan
 from slicing.preview import PreviewRequest
 from slicing.steps import STEPS, Step
-from slicing.study import study
-from slicing.study.recipe import Recipe
-from slicing.study.requests import CompressRequest, ProfileRequest, SearchRequest
-from slicing.study.store import bundled_run
-from slicing.study.study import Study
+from slicing.studies import study
+from slicing.studies.recipe import Recipe
+from slicing.studies.requests import CompressRequest, ProfileRequest, SearchRequest
+from slicing.studies.store import bundled_run
+from slicing.studies.study import Study
 
 DEMO = ModelSource(kind="demo")
 CALIBRATION = TextSource(kind="demo", split="calibration")

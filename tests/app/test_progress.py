@@ -12,7 +12,7 @@ from analysis.sources.hub import FETCHING
 from app.cli import main, progress
 from app.cli.progress import EVERY, Lines
 from app.cli.terminal import loudness
-from slicing.study.store import bundled_run
+from slicing.studies.store import bundled_run
 
 
 class Clock:

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from slicing.study.store import bundled_run, keep_run, list_runs
+from slicing.studies.store import bundled_run, keep_run, list_runs
 
 HEAVY = {"torch", "transformers", "pandas", "pyarrow", "datasets", "plotly", "streamlit"}
 SECONDS = 2.5

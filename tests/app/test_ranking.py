@@ -12,9 +12,9 @@ from app.figures.base import CONSTANT, DARK, LIGHT, Theme
 from app.figures.profile import draw_scatter
 from app.figures.ranking import ROLES, draw_ranking, role_of, row_label, share_interval
 from app.tables import damage_table, ranking_table
-from slicing.study.recipe import Recipe
-from slicing.study.study import recipes
-from slicing.study.verdicts import Table, read_board
+from slicing.studies.recipe import Recipe
+from slicing.studies.study import recipes
+from slicing.studies.verdicts import Table, read_board
 
 BASELINE = Recipe.parse("slice(constant)")
 REPAIRED = Recipe.parse("slice(constant, repair=writers)")

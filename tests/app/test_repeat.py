@@ -17,11 +17,11 @@ from analysis.sources.text import TextSource
 from app.cli import main
 from app.repeat import STUDY_FILE, command, study_file
 from slicing.budget import Budget
-from slicing.plan import Plan
-from slicing.study.recipe import Recipe
-from slicing.study.requests import CompressRequest, ProfileRequest, ShrinkRequest, Trial
-from slicing.study.searching import search_request
-from slicing.study.store import bundled_board, bundled_contest, bundled_run, bundled_sweep, bundled_units
+from slicing.plans import Plan
+from slicing.studies.recipe import Recipe
+from slicing.studies.requests import CompressRequest, ProfileRequest, ShrinkRequest, Trial
+from slicing.studies.searching import search_request
+from slicing.studies.store import bundled_board, bundled_contest, bundled_run, bundled_sweep, bundled_units
 from slicing.wish import Wish
 
 DEMO: dict[str, Any] = {

@@ -27,17 +27,17 @@ from slicing.allocation import ALLOCATIONS
 from slicing.budget import Budget
 from slicing.depth.layout import Layout
 from slicing.library import Note, annotate, annotate_block, bring_in
-from slicing.plan import Plan
+from slicing.plans import Plan
 from slicing.repairs import REPAIRS
 from slicing.steps import STEPS
 from slicing.steps.removal import Removal
-from slicing.study.recipe import Recipe
-from slicing.study.requests import CompressRequest, ProfileRequest, Trial
-from slicing.study.results import Run, TrialResult
-from slicing.study.run import perform
-from slicing.study.store import bundled_board, bundled_contest, bundled_run, bundled_sweep, find_details
-from slicing.study.study import comparison, recipes
-from slicing.study.verdicts import read_board
+from slicing.studies.recipe import Recipe
+from slicing.studies.requests import CompressRequest, ProfileRequest, Trial
+from slicing.studies.results import Run, TrialResult
+from slicing.studies.run import perform
+from slicing.studies.store import bundled_board, bundled_contest, bundled_run, bundled_sweep, find_details
+from slicing.studies.study import comparison, recipes
+from slicing.studies.verdicts import read_board
 
 
 class Page(HTMLParser):

@@ -12,7 +12,7 @@ import pytest
 from serving import MISSING, chromium
 
 from app.report import build_report
-from slicing.study.store import bundled_run
+from slicing.studies.store import bundled_run
 
 LACKING = MISSING + ([] if importlib.util.find_spec("axe_playwright_python") else ["axe-playwright-python"])
 pytestmark = [

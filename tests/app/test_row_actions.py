@@ -14,8 +14,8 @@ from app import repeat
 from app.policy import Policy
 from app.row_actions import TOKENS
 from slicing.library import bring_in
-from slicing.study.requests import CompressRequest
-from slicing.study.store import bundled_run
+from slicing.studies.requests import CompressRequest
+from slicing.studies.store import bundled_run
 
 LINE, SIZE = "llm-streamline(repair=writers)", "parameters=0.1"
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from app.cli import main
 from app.cli.rows import NAME, tables
 from app.cli.terminal import Terminal
-from slicing.study.store import (
+from slicing.studies.store import (
     bundled_board,
     bundled_contest,
     bundled_run,

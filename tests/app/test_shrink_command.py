@@ -24,7 +24,7 @@ FLAGS = (
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(
-        "slicing.study.candidates.STEPS", {name: STEPS[name] for name in ("shortgpt", "fasp")}
+        "slicing.studies.candidates.STEPS", {name: STEPS[name] for name in ("shortgpt", "fasp")}
     )
     tiny_model("llama", num_hidden_layers=4).save_pretrained("tiny")
     byte_tokenizer().save_pretrained("tiny")

@@ -16,12 +16,12 @@ from analysis.storage import runs_folder
 from app import shrink_state, state, wording
 from app.figures.shrink import FAR, RUNGS, Beside, Point, draw_beside, draw_race, draw_underway
 from app.policy import Policy
-from slicing.heal.looks import Underway
-from slicing.study.options import known_options
-from slicing.study.requests import CompressRequest, ShrinkRequest, Trial
-from slicing.study.results import Run, TrialResult
-from slicing.study.store import MODEL_FOLDER, bundled_board, keep_run
-from slicing.study.underway import come_so_far
+from slicing.healing.looks import Underway
+from slicing.studies.options import known_options
+from slicing.studies.requests import CompressRequest, ShrinkRequest, Trial
+from slicing.studies.results import Run, TrialResult
+from slicing.studies.store import MODEL_FOLDER, bundled_board, keep_run
+from slicing.studies.underway import come_so_far
 from slicing.wish import Wish
 
 BOARD: Any = bundled_board()
@@ -200,7 +200,7 @@ def trial_run(request: ShrinkRequest, rung: Any, place: int = 0, shift: float = 
 def come(monkeypatch: pytest.MonkeyPatch) -> list[Run]:
     """Trials that are stored, whatever else would have to be true of them."""
     runs: list[Run] = []
-    monkeypatch.setattr("slicing.study.underway.list_runs", lambda but: (runs[::-1], []))
+    monkeypatch.setattr("slicing.studies.underway.list_runs", lambda but: (runs[::-1], []))
     return runs
 
 

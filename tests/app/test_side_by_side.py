@@ -8,8 +8,8 @@ import pytest
 from desk import charts, seated, words
 from streamlit.testing.v1 import AppTest
 
-from slicing.study.beside import deciding_model, judged_models
-from slicing.study.store import bundled_board, bundled_run, bundled_widths
+from slicing.studies.beside import deciding_model, judged_models
+from slicing.studies.store import bundled_board, bundled_run, bundled_widths
 
 
 def shown(first: str, second: str) -> AppTest:
@@ -17,7 +17,7 @@ def shown(first: str, second: str) -> AppTest:
 
     def script(first: str, second: str) -> None:
         from app.side_by_side import show_windows
-        from slicing.study import store
+        from slicing.studies import store
 
         show_windows(getattr(store, first)(), getattr(store, second)())
 

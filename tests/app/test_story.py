@@ -15,10 +15,10 @@ from app.figures.base import DARK, LIGHT
 from app.figures.story import SIZE, Turn, draw_pipe
 from app.story import SCENES, Scene, case_of, scenes_of
 from slicing.schedule import SlicingSchedule
-from slicing.study import store
-from slicing.study.requests import ProfileRequest
-from slicing.study.store import bundled_run, bundled_sweep
-from slicing.study.verdicts import read_comparison
+from slicing.studies import store
+from slicing.studies.requests import ProfileRequest
+from slicing.studies.store import bundled_run, bundled_sweep
+from slicing.studies.verdicts import read_comparison
 
 MAIN = Path(__file__).parents[2] / "app" / "main.py"
 NUMBERS = range(1, len(SCENES) + 1)

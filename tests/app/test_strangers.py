@@ -23,7 +23,7 @@ from app.citations import bibtex
 from app.policy import Policy
 from app.report import build_report, sections
 from slicing.library import take_back, throw_away, trashed
-from slicing.study.store import find_run, list_runs
+from slicing.studies.store import find_run, list_runs
 
 STUDIES = ("map", "ranking", "frontier")
 

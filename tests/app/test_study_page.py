@@ -23,11 +23,11 @@ from app.policy import Policy
 from slicing.library import bring_in
 from slicing.steps import STEPS
 from slicing.steps.removal import Removal
-from slicing.study.files import write_study
-from slicing.study.requests import ProfileRequest
-from slicing.study.run import perform
-from slicing.study.store import bundled_board, bundled_run, bundled_sweep
-from slicing.study.study import Study, recipes
+from slicing.studies.files import write_study
+from slicing.studies.requests import ProfileRequest
+from slicing.studies.run import perform
+from slicing.studies.store import bundled_board, bundled_run, bundled_sweep
+from slicing.studies.study import Study, recipes
 
 BOTH = "sleb(share=0.5) | slice(dynamic, base=0, blocks_per_basis=3, repair=writers)"
 

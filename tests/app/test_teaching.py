@@ -9,7 +9,7 @@ import pytest
 
 from app.story import SCENES, Case, Scene, case_of, scenes_of
 from app.wording import without_colours
-from slicing.study.store import bundled_run, find_details
+from slicing.studies.store import bundled_run, find_details
 
 TEACHING = Path(__file__).with_name("teaching.md").read_text(encoding="utf-8")
 QUESTIONS = re.findall(r"^## (.+?)\n(.+?)(?=^## |\Z)", TEACHING, re.MULTILINE | re.DOTALL)

@@ -12,7 +12,7 @@ from app import wording
 from app.job import Job
 from app.time_left import TimeLeft
 from app.wording.numbers import time_left
-from slicing.study.requests import ProfileRequest
+from slicing.studies.requests import ProfileRequest
 
 
 class Clock:

@@ -12,7 +12,7 @@ from urllib.parse import quote, urlsplit
 import pytest
 from serving import MISSING, served, settle, visit
 
-from slicing.study.store import BUNDLED_RUN, RUN_FILE, bundled_run
+from slicing.studies.store import BUNDLED_RUN, RUN_FILE, bundled_run
 
 pytestmark = [
     pytest.mark.browser,

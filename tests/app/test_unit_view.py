@@ -20,7 +20,7 @@ from app.policy import Policy
 from app.report import sections
 from app.unit_tables import unit_agreement_table, unit_curve_table, unit_map_table, unit_table
 from slicing.inner.costs import BranchCosts, UnitCosts, UnitCurve, part_cost
-from slicing.study.results import Run
+from slicing.studies.results import Run
 
 D = 10
 ATTENTION = SublayerShape(

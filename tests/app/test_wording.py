@@ -19,15 +19,15 @@ from analysis.speed import Ratio
 from app import wording
 from app.tables import size_table
 from slicing.budget import Budget
-from slicing.plan import Plan
+from slicing.plans import Plan
 from slicing.repair import Repair, SublayerRepair
 from slicing.schedule import SlicingSchedule
-from slicing.study.files import text_line
-from slicing.study.requests import ProfileRequest
-from slicing.study.results import TextUsed
-from slicing.study.store import bundled_board, bundled_contest, bundled_run, bundled_sweep
-from slicing.study.study import comparison, leaderboard, recipes
-from slicing.study.verdicts import Comparison, read_comparison
+from slicing.studies.files import text_line
+from slicing.studies.requests import ProfileRequest
+from slicing.studies.results import TextUsed
+from slicing.studies.store import bundled_board, bundled_contest, bundled_run, bundled_sweep
+from slicing.studies.study import comparison, leaderboard, recipes
+from slicing.studies.verdicts import Comparison, read_comparison
 
 DEMO = TextSource(kind="demo", split="calibration")
 EVALUATION = TextSource(kind="demo", split="evaluation")

@@ -24,7 +24,7 @@ from analysis.sources.model import ModelSource
 from analysis.sources.text import TextSource
 from analysis.sources.windows import token_windows
 from slicing import repair
-from slicing.plan import Plan
+from slicing.plans import Plan
 from slicing.repair import held_out
 from slicing.schedule import SlicingSchedule
 from slicing.slicer import SlicedModel, recut, slice_model, slice_once

@@ -16,7 +16,7 @@ from slicing.basis.base import basis
 from slicing.basis.dense import bases_for
 from slicing.schedule import SlicingSchedule
 from slicing.slicer import recut, slice_model
-from slicing.study.recipe import Recipe
+from slicing.studies.recipe import Recipe
 from slicing.transport import sinkhorn
 
 WIDTHS = (24, 16, 29, 32)

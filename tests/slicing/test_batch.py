@@ -16,12 +16,12 @@ from analysis.sources.model import ModelSource
 from analysis.sources.opening import OpenModel
 from analysis.sources.text import TextSource
 from slicing.budget import Budget
-from slicing.plan import Plan
-from slicing.study.recipe import Recipe
-from slicing.study.requests import CompressRequest, ProfileRequest
-from slicing.study.results import Run, TextUsed
-from slicing.study.run import perform
-from slicing.study.study import comparison
+from slicing.plans import Plan
+from slicing.studies.recipe import Recipe
+from slicing.studies.requests import CompressRequest, ProfileRequest
+from slicing.studies.results import Run, TextUsed
+from slicing.studies.run import perform
+from slicing.studies.study import comparison
 
 LENGTH = 24
 

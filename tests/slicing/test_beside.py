@@ -10,7 +10,7 @@ from analysis.sources.model import ModelSource
 from slicing.depth.layout import Layout
 from slicing.depth.reduce import ReducedModel, reduce_model
 from slicing.store import LAYOUT_FILE, layout_at, save_reduced
-from slicing.study.beside import (
+from slicing.studies.beside import (
     block_numbers,
     difference_of_models,
     difference_of_profiles,
@@ -18,8 +18,8 @@ from slicing.study.beside import (
     profile_windows,
     why_not_paired,
 )
-from slicing.study.results import Run
-from slicing.study.store import bundled_board, bundled_run, bundled_units, bundled_widths
+from slicing.studies.results import Run
+from slicing.studies.store import bundled_board, bundled_run, bundled_units, bundled_widths
 
 
 def edited(run: Run, **result: object) -> Run:

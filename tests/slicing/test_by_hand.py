@@ -9,8 +9,8 @@ from hypothesis import strategies as some
 
 from analysis.errors import PlanError
 from slicing.by_hand import PARTS, by_hand, give_way, give_way_at_size
-from slicing.plan import Plan
-from slicing.study.store import bundled_run
+from slicing.plans import Plan
+from slicing.studies.store import bundled_run
 
 SHARES = some.lists(some.floats(0, 0.9), min_size=2, max_size=40)
 

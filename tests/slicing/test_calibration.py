@@ -39,7 +39,7 @@ def test_fits_see_the_tokens_that_are_not_held_out(fit, unknowns, enough):
 
 @pytest.mark.parametrize("family", [name for name in FAMILIES if "moe" not in name and "mixtral" not in name])
 def test_features_are_those_that_repair_fits(family, windows, monkeypatch):
-    from slicing.plan import Plan
+    from slicing.plans import Plan
     from slicing.repair import RidgeFit
     from slicing.slicer import slice_model
 

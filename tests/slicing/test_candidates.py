@@ -11,9 +11,9 @@ from analysis.errors import PlanError
 from slicing.budget import Budget
 from slicing.repairs import REPAIRS
 from slicing.steps import STEPS
-from slicing.study.candidates import candidates, fitting, full_forms, halves, preview_of
-from slicing.study.recipe import Recipe
-from slicing.study.run import check_recipe, make_smaller
+from slicing.studies.candidates import candidates, fitting, full_forms, halves, preview_of
+from slicing.studies.recipe import Recipe
+from slicing.studies.run import check_recipe, make_smaller
 from slicing.view import ModelView
 
 SHARE = Budget(measure="parameters", amount=0.25)

@@ -30,13 +30,13 @@ from analysis.storage import runs_folder
 from slicing import cluster
 from slicing.budget import Budget
 from slicing.cluster import on_ray, share_out
-from slicing.plan import Plan
+from slicing.plans import Plan
 from slicing.store import open_model
-from slicing.study.requests import Judged
-from slicing.study.results import Run
-from slicing.study.run import Trials, perform
-from slicing.study.store import finished_trials, keep_run
-from slicing.study.study import Study, contest, recipes, sweep
+from slicing.studies.requests import Judged
+from slicing.studies.results import Run
+from slicing.studies.run import Trials, perform
+from slicing.studies.store import finished_trials, keep_run
+from slicing.studies.study import Study, contest, recipes, sweep
 
 TEXT = "What many hands do at once is no other than what one hand does in turn, only that it is done sooner. "
 
@@ -131,7 +131,7 @@ def _noting() -> Callable[[ModelSource], OpenModel]:
         from contextlib import suppress
         from pathlib import Path
 
-        from slicing.study import run
+        from slicing.studies import run
 
         home = Path(os.environ["SLICESCOPE_HOME"])
         home.mkdir(parents=True, exist_ok=True)

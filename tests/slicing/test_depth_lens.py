@@ -21,9 +21,9 @@ from analysis.sources.text import TextSource
 from slicing.depth.layout import Layout
 from slicing.depth.operator import reduce_blocks
 from slicing.steps import find_step
-from slicing.study.requests import ProfileRequest
-from slicing.study.run import perform
-from slicing.study.store import find_details
+from slicing.studies.requests import ProfileRequest
+from slicing.studies.run import perform
+from slicing.studies.store import find_details
 from slicing.view import ModelView
 
 OTHERS = ("gemma2", "olmo2", "bloom")

@@ -24,11 +24,11 @@ from analysis.storage import cache_folder, runs_folder, write_whole
 from slicing.budget import Budget
 from slicing.library import Note, annotate, note_of, throw_away, trashed
 from slicing.store import load_sliced
-from slicing.study.recipe import Recipe
-from slicing.study.requests import CompressRequest, ProfileRequest, Trial
-from slicing.study.results import Request
-from slicing.study.run import perform
-from slicing.study.store import BASES_FILE, MODEL_FOLDER, list_runs, load_run
+from slicing.studies.recipe import Recipe
+from slicing.studies.requests import CompressRequest, ProfileRequest, Trial
+from slicing.studies.results import Request
+from slicing.studies.run import perform
+from slicing.studies.store import BASES_FILE, MODEL_FOLDER, list_runs, load_run
 
 TEXT = "It is a truth universally acknowledged, that a tensor in possession of many rows must want a basis. "
 

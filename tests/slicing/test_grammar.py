@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from analysis.errors import ModelError, PlanError, StorageError, TextError
 from slicing.budget import Budget
 from slicing.steps import STEPS
-from slicing.study import files
-from slicing.study.files import find_study, parse_study, read_study, ready_studies, write_study
-from slicing.study.recipe import Recipe
-from slicing.study.store import bundled_board, bundled_contest, bundled_run, bundled_sweep
-from slicing.study.study import BOARD, USUAL, Study
+from slicing.studies import files
+from slicing.studies.files import find_study, parse_study, read_study, ready_studies, write_study
+from slicing.studies.recipe import Recipe
+from slicing.studies.store import bundled_board, bundled_contest, bundled_run, bundled_sweep
+from slicing.studies.study import BOARD, USUAL, Study
 
 
 @pytest.mark.parametrize("name", sorted(STEPS))

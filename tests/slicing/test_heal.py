@@ -28,27 +28,27 @@ from analysis.sources.windows import token_windows
 from analysis.storage import runs_folder
 from app.cli import app
 from slicing.budget import Budget
-from slicing.heal import training
-from slicing.heal.block import train_block
-from slicing.heal.examples import Examples
-from slicing.heal.limits import Limits, rate_at
-from slicing.heal.need import training_need
-from slicing.heal.record import Healed
-from slicing.heal.resume import DAYS, Resume, trainings_folder, trainings_told
-from slicing.heal.student import merged, student_of, trainable
-from slicing.heal.training import LOOKS, PATIENCE, Settings, train
+from slicing.healing import training
+from slicing.healing.block import train_block
+from slicing.healing.examples import Examples
+from slicing.healing.limits import Limits, rate_at
+from slicing.healing.need import training_need
+from slicing.healing.record import Healed
+from slicing.healing.resume import DAYS, Resume, trainings_folder, trainings_told
+from slicing.healing.student import merged, student_of, trainable
+from slicing.healing.training import LOOKS, PATIENCE, Settings, train
 from slicing.steps import find_step
 from slicing.steps.base import Made
 from slicing.store import open_model
-from slicing.study.files import parse_study, write_study
-from slicing.study.healing import healing_windows
-from slicing.study.judge import count_parameters
-from slicing.study.recipe import Recipe
-from slicing.study.requests import SEARCHED, CompressRequest, Trial
-from slicing.study.run import make_smaller, perform
-from slicing.study.searching import search_windows
-from slicing.study.store import MODEL_FOLDER, load_run
-from slicing.study.study import Study, recipes
+from slicing.studies.files import parse_study, write_study
+from slicing.studies.healing import healing_windows
+from slicing.studies.judge import count_parameters
+from slicing.studies.recipe import Recipe
+from slicing.studies.requests import SEARCHED, CompressRequest, Trial
+from slicing.studies.run import make_smaller, perform
+from slicing.studies.searching import search_windows
+from slicing.studies.store import MODEL_FOLDER, load_run
+from slicing.studies.study import Study, recipes
 from slicing.view import ModelView
 
 LENGTH = 24

@@ -21,20 +21,20 @@ from analysis.storage import runs_folder
 from app.cli import app
 from app.tables import healing_table
 from slicing.budget import Budget
-from slicing.heal import training
-from slicing.heal.examples import Examples
-from slicing.heal.judged import accuracy, held_loss, label_nll
-from slicing.heal.labelled import labelled_examples
-from slicing.heal.resume import Resume
+from slicing.healing import training
+from slicing.healing.examples import Examples
+from slicing.healing.judged import accuracy, held_loss, label_nll
+from slicing.healing.labelled import labelled_examples
+from slicing.healing.resume import Resume
 from slicing.steps import find_step
 from slicing.steps.base import Made
-from slicing.study.files import parse_study, text_line, write_study
-from slicing.study.healing import healing_examples, training_key
-from slicing.study.recipe import Recipe
-from slicing.study.requests import Trial
-from slicing.study.run import make_smaller
-from slicing.study.store import load_run
-from slicing.study.study import Study, recipes
+from slicing.studies.files import parse_study, text_line, write_study
+from slicing.studies.healing import healing_examples, training_key
+from slicing.studies.recipe import Recipe
+from slicing.studies.requests import Trial
+from slicing.studies.run import make_smaller
+from slicing.studies.store import load_run
+from slicing.studies.study import Study, recipes
 from slicing.view import ModelView
 
 WINDOWS = torch.randint(3, 200, (4, 16), generator=torch.Generator().manual_seed(0))

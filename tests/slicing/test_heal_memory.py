@@ -18,18 +18,18 @@ from analysis.errors import OutOfMemoryError, UnsupportedError
 from analysis.evaluate import perplexity
 from analysis.read_shape import read_shape
 from slicing.budget import Budget
-from slicing.heal.examples import Examples
-from slicing.heal.limits import Limits
-from slicing.heal.need import training_need
-from slicing.heal.resume import Resume
-from slicing.heal.short import checkpointed, optimiser_of, set_rate
-from slicing.heal.student import student_of, trainable
-from slicing.heal.training import Settings, train
+from slicing.healing.examples import Examples
+from slicing.healing.limits import Limits
+from slicing.healing.need import training_need
+from slicing.healing.resume import Resume
+from slicing.healing.short import checkpointed, optimiser_of, set_rate
+from slicing.healing.student import student_of, trainable
+from slicing.healing.training import Settings, train
 from slicing.steps import find_step
 from slicing.steps.base import Made
 from slicing.steps.healing import Training
-from slicing.study.recipe import Recipe
-from slicing.study.run import make_smaller
+from slicing.studies.recipe import Recipe
+from slicing.studies.run import make_smaller
 from slicing.view import ModelView
 
 FORMS = (

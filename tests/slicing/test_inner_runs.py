@@ -23,13 +23,13 @@ from analysis.storage import runs_folder
 from slicing.budget import Budget
 from slicing.steps.base import Made
 from slicing.store import open_model
-from slicing.study.recipe import Recipe
-from slicing.study.requests import CompressRequest
-from slicing.study.run import check_recipe, perform
-from slicing.study.sound import CHECKS
-from slicing.study.store import MODEL_FOLDER, load_run
-from slicing.study.study import Study
-from slicing.study.verdicts import read_board
+from slicing.studies.recipe import Recipe
+from slicing.studies.requests import CompressRequest
+from slicing.studies.run import check_recipe, perform
+from slicing.studies.sound import CHECKS
+from slicing.studies.store import MODEL_FOLDER, load_run
+from slicing.studies.study import Study
+from slicing.studies.verdicts import read_board
 from slicing.view import ModelView
 
 TEXT = "What is taken away from the middle is missed less than what is taken away from either end. "

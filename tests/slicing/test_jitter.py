@@ -19,16 +19,16 @@ from app import wording
 from app.report import build_report
 from app.tables import ranking_table
 from slicing.budget import Budget
-from slicing.plan import Plan, Slicing
-from slicing.study.files import parse_study, write_study
-from slicing.study.recipe import Recipe
-from slicing.study.requests import MOST_REPETITIONS, Trial
-from slicing.study.results import Run, StudyResult
-from slicing.study.run import Trials, perform
-from slicing.study.searching import search_request
-from slicing.study.store import find_stored
-from slicing.study.study import Study, comparison, contest, recipes
-from slicing.study.verdicts import Standing, read_board, read_comparison, rivals
+from slicing.plans import Plan, Slicing
+from slicing.studies.files import parse_study, write_study
+from slicing.studies.recipe import Recipe
+from slicing.studies.requests import MOST_REPETITIONS, Trial
+from slicing.studies.results import Run, StudyResult
+from slicing.studies.run import Trials, perform
+from slicing.studies.searching import search_request
+from slicing.studies.store import find_stored
+from slicing.studies.study import Study, comparison, contest, recipes
+from slicing.studies.verdicts import Standing, read_board, read_comparison, rivals
 
 TEXT = "Noise on a matrix is small, and what comes of it need not be; so it is measured and said. "
 
@@ -291,7 +291,7 @@ def test_a_stopped_study_counts_the_draws_that_all_seeds_have(monkeypatch):
         if (trial.jitter, trial.seed) != (2, 1)
     }
     monkeypatch.setattr(
-        "slicing.study.verdicts._known",
+        "slicing.studies.verdicts._known",
         lambda *_: {trial.key: known.get(trial.key) for trial in study.trials()},
     )
     found = read_board(study).tables[0].standing(SOFTMAX)

@@ -21,15 +21,15 @@ from analysis.storage import runs_folder
 from analysis.values import Value
 from slicing.budget import Budget
 from slicing.library import bring_in, note_of, pack, take_back, throw_away, trashed
-from slicing.plan import Plan, Slicing
+from slicing.plans import Plan, Slicing
 from slicing.steps import STEPS
-from slicing.study import store
-from slicing.study.earlier import read_request
-from slicing.study.recipe import Recipe
-from slicing.study.requests import CompressRequest, ProfileRequest, SearchRequest, ShrinkRequest, Trial
-from slicing.study.results import Request, Run
-from slicing.study.run import perform
-from slicing.study.store import (
+from slicing.studies import store
+from slicing.studies.earlier import read_request
+from slicing.studies.recipe import Recipe
+from slicing.studies.requests import CompressRequest, ProfileRequest, SearchRequest, ShrinkRequest, Trial
+from slicing.studies.results import Request, Run
+from slicing.studies.run import perform
+from slicing.studies.store import (
     bundled_board,
     bundled_contest,
     bundled_run,
@@ -43,8 +43,8 @@ from slicing.study.store import (
     load_run,
     summaries,
 )
-from slicing.study.study import Study, comparison, contest, leaderboard, recipes, sweep
-from slicing.study.verdicts import read_board, read_comparison
+from slicing.studies.study import Study, comparison, contest, leaderboard, recipes, sweep
+from slicing.studies.verdicts import read_board, read_comparison
 from slicing.wish import Wish
 
 DEMO = ModelSource(kind="demo")

@@ -26,8 +26,8 @@ from slicing.library import (
     throw_away,
     trashed,
 )
-from slicing.study.results import Run
-from slicing.study.store import BUNDLED_RUN, bundled_run, find_details, find_run, keep_run, list_runs
+from slicing.studies.results import Run
+from slicing.studies.store import BUNDLED_RUN, bundled_run, find_details, find_run, keep_run, list_runs
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from slicing.depth.operator import reduce_blocks
 from slicing.export import find_export
 from slicing.inner.cut import BranchCuts, UnitCut, as_narrow_model, cut_model
 from slicing.steps.base import Made
-from slicing.study.recipe import Recipe
+from slicing.studies.recipe import Recipe
 from slicing.view import ModelView
 
 xllamacpp: Any = pytest.importorskip("xllamacpp", reason="not installed: xllamacpp")

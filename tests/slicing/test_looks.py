@@ -15,15 +15,16 @@ from conftest import tiny_model
 from torch import Tensor
 from torch.nn import functional
 
-from slicing.heal import looks
-from slicing.heal.examples import Examples
-from slicing.heal.limits import Limits
-from slicing.heal.looks import Underway, training_of
-from slicing.heal.student import student_of, trainable
-from slicing.heal.training import LOOKS, Settings, train
+from slicing.healing import looks
+from slicing.healing.examples import Examples
+from slicing.healing.limits import Limits
+from slicing.healing.looks import Underway, training_of
+from slicing.healing.student import student_of, trainable
+from slicing.healing.training import LOOKS, Settings, train
 
 READ = (
-    "import sys; from slicing.heal.looks import training_of; print(training_of(int(sys.argv[1])).to_json())"
+    "import sys; from slicing.healing.looks import training_of; "
+    "print(training_of(int(sys.argv[1])).to_json())"
 )
 LENGTH, TOKENS = 16, 4000
 

@@ -18,8 +18,8 @@ from slicing.budget import Budget
 from slicing.memory import Holds, inner_need, slicing_need
 from slicing.schedule import SlicingSchedule
 from slicing.steps import STEPS, find_step
-from slicing.study.recipe import Recipe
-from slicing.study.run import check_recipe
+from slicing.studies.recipe import Recipe
+from slicing.studies.run import check_recipe
 from slicing.view import ModelView
 
 # In a process of its own, whose peak is its own; D = 512 with long calibration, so that every part shows.
@@ -67,7 +67,7 @@ from analysis.device import PeakMemory
 from analysis.evaluate import tokens_at_a_time
 from slicing.budget import Budget
 from slicing.steps.base import Made
-from slicing.study.recipe import Recipe
+from slicing.studies.recipe import Recipe
 from slicing.view import ModelView
 
 (step,) = Recipe.parse(sys.argv[1]).steps

@@ -25,9 +25,9 @@ from slicing.inner.pairs import pair_energies, pair_scores
 from slicing.inner.select import best, branches_of
 from slicing.inner.widths import InnerWidths, SublayerWidths
 from slicing.steps.modegpt import MOST, Modegpt
-from slicing.study.judge import count_parameters
-from slicing.study.recipe import Recipe
-from slicing.study.run import make_smaller
+from slicing.studies.judge import count_parameters
+from slicing.studies.recipe import Recipe
+from slicing.studies.run import make_smaller
 from slicing.view import ModelView
 
 WINDOWS = torch.randint(3, 300, (8, 24), generator=torch.Generator().manual_seed(5))

@@ -15,13 +15,13 @@ from analysis.sources.opening import OpenModel
 from analysis.sources.text import TextSource
 from analysis.storage import runs_folder
 from slicing.library import bring_in, pack
-from slicing.plan import Plan, Slicing
-from slicing.study.recipe import Recipe
-from slicing.study.results import Run
-from slicing.study.run import Trials, perform
-from slicing.study.store import find_run, find_stored, list_runs, summaries
-from slicing.study.study import Study, comparison, contest, leaderboard, recipes, sweep
-from slicing.study.verdicts import read_board, read_comparison, read_map
+from slicing.plans import Plan, Slicing
+from slicing.studies.recipe import Recipe
+from slicing.studies.results import Run
+from slicing.studies.run import Trials, perform
+from slicing.studies.store import find_run, find_stored, list_runs, summaries
+from slicing.studies.study import Study, comparison, contest, leaderboard, recipes, sweep
+from slicing.studies.verdicts import read_board, read_comparison, read_map
 
 PACKED = Path(__file__).parents[1] / "data" / "runs-nine-kinds.tar.gz"
 """One of every kind and more, made by commit bd1a211 with ``bench.perform`` on ``tiny_model("llama")``, and

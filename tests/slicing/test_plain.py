@@ -30,16 +30,16 @@ from slicing.basis import BASES
 from slicing.budget import Budget
 from slicing.depth.operator import set_parameter
 from slicing.plain import as_plain, width_step
-from slicing.plan import Slicing
+from slicing.plans import Slicing
 from slicing.schedule import SlicingSchedule, plain_at
 from slicing.slicer import slice_model
 from slicing.steps.base import Made
 from slicing.store import open_model
-from slicing.study.judge import count_parameters
-from slicing.study.recipe import Recipe
-from slicing.study.requests import CompressRequest
-from slicing.study.run import check_recipe, make_smaller, perform
-from slicing.study.store import MODEL_FOLDER
+from slicing.studies.judge import count_parameters
+from slicing.studies.recipe import Recipe
+from slicing.studies.requests import CompressRequest
+from slicing.studies.run import check_recipe, make_smaller, perform
+from slicing.studies.store import MODEL_FOLDER
 from slicing.view import ModelView
 
 W = 24

@@ -7,7 +7,7 @@ from conftest import DEMO_SHAPE
 
 from analysis.errors import PlanError, StorageError
 from slicing.budget import Budget
-from slicing.plan import Plan
+from slicing.plans import Plan
 from slicing.schedule import SlicingSchedule, constant_at_parameters
 
 REDUNDANCY = [0.0] + [0.9 + i / 300 for i in range(29)]

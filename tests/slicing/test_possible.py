@@ -12,10 +12,10 @@ from analysis.errors import PlanError
 from analysis.sources.model import ModelSource
 from analysis.sources.text import TextSource
 from slicing.budget import Budget
-from slicing.study.possible import check_recipe, check_study
-from slicing.study.recipe import Recipe
-from slicing.study.run import check_recipe as check_on_model
-from slicing.study.study import BOARD, Study, leaderboard, recipes
+from slicing.studies.possible import check_recipe, check_study
+from slicing.studies.recipe import Recipe
+from slicing.studies.run import check_recipe as check_on_model
+from slicing.studies.study import BOARD, Study, leaderboard, recipes
 from slicing.view import ModelView
 
 BLOCKS = 10

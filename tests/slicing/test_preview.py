@@ -15,15 +15,15 @@ from analysis.read_shape import read_shape
 from analysis.sources.model import ModelSource
 from analysis.sources.text import TextSource
 from analysis.storage import runs_folder
-from slicing.plan import Plan
+from slicing.plans import Plan
 from slicing.preview import Previewer, PreviewRequest
 from slicing.schedule import SlicingSchedule
 from slicing.slicer import recut, slice_model
 from slicing.store import open_model
-from slicing.study.requests import ProfileRequest
-from slicing.study.run import perform
-from slicing.study.store import BASES_FILE
-from slicing.study.study import comparison
+from slicing.studies.requests import ProfileRequest
+from slicing.studies.run import perform
+from slicing.studies.store import BASES_FILE
+from slicing.studies.study import comparison
 
 TEXT = "It is a truth universally acknowledged, that a tensor in possession of many rows must want a basis. "
 

@@ -18,7 +18,7 @@ from analysis.profile import profile_blocks
 from analysis.read_shape import read_shape
 from analysis.scores import SCORES
 from slicing.inner.select import unit_scores
-from slicing.plan import Plan
+from slicing.plans import Plan
 from slicing.probes import CURVES, FRACTIONS, PROBES, Probing
 from slicing.schedule import SlicingSchedule
 from slicing.slicer import recut

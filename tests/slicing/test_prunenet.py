@@ -15,7 +15,7 @@ from slicing.inner.cut import copy_sharing, cut_model
 from slicing.inner.row_policy import Policy
 from slicing.inner.widths import InnerWidths, SublayerWidths
 from slicing.steps.prunenet import Prunenet, kolmogorov_smirnov, singular_values
-from slicing.study.judge import count_parameters
+from slicing.studies.judge import count_parameters
 from slicing.view import ModelView
 
 WINDOWS = torch.randint(3, 300, (8, 24), generator=torch.Generator().manual_seed(5))

@@ -9,7 +9,7 @@ from hypothesis import strategies as some
 from analysis.errors import PlanError
 from slicing.budget import MEASURES, Budget
 from slicing.steps import STEPS, Step
-from slicing.study.recipe import Recipe
+from slicing.studies.recipe import Recipe
 
 
 @pytest.mark.parametrize(

@@ -25,18 +25,18 @@ from analysis.storage import runs_folder
 from slicing.budget import Budget
 from slicing.depth.layout import Layout
 from slicing.depth.reduce import ReducedModel, reduce_model
-from slicing.plan import Slicing
+from slicing.plans import Slicing
 from slicing.repair import Repair
 from slicing.steps import STEPS
 from slicing.store import open_model, save_reduced
-from slicing.study import keep as keeping
-from slicing.study import run as running
-from slicing.study.recipe import Recipe
-from slicing.study.requests import CompressRequest, Trial
-from slicing.study.run import perform
-from slicing.study.store import MODEL_FOLDER, list_runs, load_run
-from slicing.study.study import Study, leaderboard, recipes
-from slicing.study.verdicts import Board, beside, read_board
+from slicing.studies import keep as keeping
+from slicing.studies import run as running
+from slicing.studies.recipe import Recipe
+from slicing.studies.requests import CompressRequest, Trial
+from slicing.studies.run import perform
+from slicing.studies.store import MODEL_FOLDER, list_runs, load_run
+from slicing.studies.study import Study, leaderboard, recipes
+from slicing.studies.verdicts import Board, beside, read_board
 
 TEXT = "What is taken away from the middle is missed less than what is taken away from either end. "
 PROMPT = torch.arange(10, 26).view(2, 8)

@@ -11,7 +11,7 @@ from slicing.depth.layout import Layout
 from slicing.depth.reduce import reduce_model
 from slicing.repairs import REPAIRS, CutRepair
 from slicing.repairs.base import repair
-from slicing.study.recipe import Recipe
+from slicing.studies.recipe import Recipe
 
 
 @pytest.fixture

@@ -23,13 +23,13 @@ from analysis.sources.windows import token_windows
 from analysis.storage import runs_folder
 from slicing.budget import Budget
 from slicing.library import throw_away
-from slicing.plan import Plan
+from slicing.plans import Plan
 from slicing.store import load_sliced
-from slicing.study.recipe import Recipe
-from slicing.study.requests import CompressRequest, ProfileRequest, SearchRequest, Trial
-from slicing.study.results import Run
-from slicing.study.run import perform
-from slicing.study.store import (
+from slicing.studies.recipe import Recipe
+from slicing.studies.requests import CompressRequest, ProfileRequest, SearchRequest, Trial
+from slicing.studies.results import Run
+from slicing.studies.run import perform
+from slicing.studies.store import (
     BUNDLED_RUN,
     bundled_board,
     bundled_contest,
@@ -38,8 +38,8 @@ from slicing.study.store import (
     find_run,
     list_runs,
 )
-from slicing.study.study import USUAL, Study, comparison, contest, leaderboard, recipes, sweep
-from slicing.study.verdicts import Comparison, read_board, read_comparison
+from slicing.studies.study import USUAL, Study, comparison, contest, leaderboard, recipes, sweep
+from slicing.studies.verdicts import Comparison, read_board, read_comparison
 
 TEXT = "A whole is what has a beginning and middle and end; a window has at least the middle of one. "
 

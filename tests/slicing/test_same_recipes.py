@@ -25,14 +25,14 @@ from analysis.sources.model import ModelSource
 from analysis.sources.opening import OpenModel
 from analysis.sources.text import TextSource
 from slicing.budget import Budget
-from slicing.plan import Plan
-from slicing.study import run
-from slicing.study.recipe import Recipe
-from slicing.study.requests import CompressRequest, ProfileRequest, SearchRequest, Trial
-from slicing.study.results import Measurement
-from slicing.study.run import Trials, perform
-from slicing.study.study import BOARD, USUAL, Study, comparison, recipes
-from slicing.study.verdicts import read_comparison
+from slicing.plans import Plan
+from slicing.studies import run
+from slicing.studies.recipe import Recipe
+from slicing.studies.requests import CompressRequest, ProfileRequest, SearchRequest, Trial
+from slicing.studies.results import Measurement
+from slicing.studies.run import Trials, perform
+from slicing.studies.study import BOARD, USUAL, Study, comparison, recipes
+from slicing.studies.verdicts import read_comparison
 
 STORED: dict[str, Any] = json.loads((Path(__file__).parents[1] / "data" / "recipes.json").read_text())
 MODELS = {"llama": ("llama", 6, 1), "untied": ("llama untied, biases, long heads", 5, 4)}

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from analysis.errors import PlanError, StorageError
 from analysis.shape import ModelShape, SublayerShape
 from slicing.allocation import Dynamic
-from slicing.plan import Plan
+from slicing.plans import Plan
 from slicing.schedule import SlicingSchedule, constant_at_parameters
 
 SMALL = ModelShape(

@@ -19,14 +19,14 @@ from analysis.storage import runs_folder
 from app import wording
 from app.report import build_report
 from slicing.steps import STEPS
-from slicing.study import clock as clocks
-from slicing.study.judge import judged_windows, search_windows
-from slicing.study.options import known_options
-from slicing.study.recipe import Recipe
-from slicing.study.requests import ShrinkRequest, Trial
-from slicing.study.results import Finalist, Run, ShrinkResult, Tried
-from slicing.study.run import Trials, perform
-from slicing.study.store import MODEL_FOLDER, bundled_board, list_runs, parse_run
+from slicing.studies import clock as clocks
+from slicing.studies.judge import judged_windows, search_windows
+from slicing.studies.options import known_options
+from slicing.studies.recipe import Recipe
+from slicing.studies.requests import ShrinkRequest, Trial
+from slicing.studies.results import Finalist, Run, ShrinkResult, Tried
+from slicing.studies.run import Trials, perform
+from slicing.studies.store import MODEL_FOLDER, bundled_board, list_runs, parse_run
 from slicing.wish import Wish
 
 TEXT = "A whole is what has a beginning and middle and end; a window has at least the middle of one. "
@@ -60,7 +60,7 @@ def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 def only(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
     """Let these methods compete alone."""
-    monkeypatch.setattr("slicing.study.candidates.STEPS", {name: STEPS[name] for name in names})
+    monkeypatch.setattr("slicing.studies.candidates.STEPS", {name: STEPS[name] for name in names})
 
 
 def shrunk(asked: dict[str, Any], **wish: Any) -> tuple[Any, Any]:
@@ -141,7 +141,7 @@ def test_trials_choose_on_windows_that_nothing_is_calibrated_or_told_by(asked, t
 
 def test_where_time_is_short_every_rung_tries_one_and_says_what_it_left_out(asked, monkeypatch):
     only(monkeypatch, "shortgpt", "fasp")
-    monkeypatch.setattr("slicing.study.shrinking.LATE", 1e12)
+    monkeypatch.setattr("slicing.studies.shrinking.LATE", 1e12)
     run, result = shrunk(asked, fewer=0.3, minutes=1e-6)
     for number in (1, 2, 3):
         tried = rung(result, number)
@@ -154,7 +154,7 @@ def test_where_time_is_short_every_rung_tries_one_and_says_what_it_left_out(aske
 
 def test_what_takes_longer_than_was_left_is_given_up(asked, monkeypatch):
     only(monkeypatch, "shortgpt", "last-blocks", "fasp")
-    monkeypatch.setattr("slicing.study.shrinking.OVERTIME", -2.0)  # nothing is left once one has come
+    monkeypatch.setattr("slicing.studies.shrinking.OVERTIME", -2.0)  # nothing is left once one has come
     _, result = shrunk(asked, fewer=0.3)
     first, *others = rung(result, 1)
     assert first.seconds is not None
@@ -166,7 +166,7 @@ def test_what_takes_longer_than_was_left_is_given_up(asked, monkeypatch):
 
 def test_finalists_are_cut_once(asked, monkeypatch):
     only(monkeypatch, "fasp", "distil")
-    monkeypatch.setattr("slicing.study.shrinking.HEALING", (1e-4,))  # of 600 minutes
+    monkeypatch.setattr("slicing.studies.shrinking.HEALING", (1e-4,))  # of 600 minutes
     cut, apply = [], METHODS["fasp"].apply
 
     def counted(step: Any, view: Any, plan: Any, made: Any) -> Any:
@@ -217,7 +217,7 @@ def test_memory_everywhere_and_the_same_model_once(asked, monkeypatch):
 
 def test_what_is_left_of_the_minutes_heals(asked, monkeypatch):
     only(monkeypatch, "shortgpt", "distil")
-    monkeypatch.setattr("slicing.study.shrinking.HEALING", (1e-4,))  # of 600 minutes
+    monkeypatch.setattr("slicing.studies.shrinking.HEALING", (1e-4,))  # of 600 minutes
     run, result = shrunk(asked, fewer=0.3)
     healed = max(result.finalists, key=lambda each: len(each.recipe.steps))
     assert healed.recipe.line.endswith("| distil(minutes=0.06)")

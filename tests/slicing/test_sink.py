@@ -25,13 +25,13 @@ from slicing.steps import find_step
 from slicing.steps.base import Made
 from slicing.steps.fasp import Fasp
 from slicing.steps.inner import Inner, InnerPlan
-from slicing.study.recipe import Recipe
-from slicing.study.requests import CompressRequest
-from slicing.study.results import warnings
-from slicing.study.run import perform
-from slicing.study.sound import CHECKS
-from slicing.study.store import MODEL_FOLDER, load_run
-from slicing.study.study import Study
+from slicing.studies.recipe import Recipe
+from slicing.studies.requests import CompressRequest
+from slicing.studies.results import warnings
+from slicing.studies.run import perform
+from slicing.studies.sound import CHECKS
+from slicing.studies.store import MODEL_FOLDER, load_run
+from slicing.studies.study import Study
 from slicing.view import ModelView
 
 CHANNELS, SINK = 48, 7

@@ -19,8 +19,8 @@ from contest_stand_in import contest_run
 from analysis.details import Details
 from analysis.errors import StorageError
 from slicing.library import bring_in
-from slicing.study.results import Run
-from slicing.study.store import (
+from slicing.studies.results import Run
+from slicing.studies.store import (
     BUNDLED_RUN,
     bundled_board,
     bundled_contest,

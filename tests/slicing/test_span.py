@@ -17,7 +17,7 @@ from analysis.read_shape import read_shape
 from analysis.sources.model import ModelSource
 from slicing import modeling_sliced, slicer
 from slicing import repair as repairing
-from slicing.plan import Plan
+from slicing.plans import Plan
 from slicing.repair import WriterFit
 from slicing.schedule import SlicingSchedule, constant_at_parameters
 from slicing.slicer import recut, slice_model

@@ -23,16 +23,16 @@ from analysis.sources.text import TextSource
 from slicing.allocation import ALLOCATIONS, MAX_FRACTION
 from slicing.basis import BASES
 from slicing.budget import Budget, whole_blocks
-from slicing.plan import Slicing
+from slicing.plans import Slicing
 from slicing.steps import STEPS, Step, find_step
 from slicing.steps.base import Made, step
-from slicing.study.judge import count_parameters
-from slicing.study.recipe import Recipe
-from slicing.study.results import Run
-from slicing.study.run import check_recipe, make_smaller, perform
-from slicing.study.store import list_runs
-from slicing.study.study import BOARD, USUAL, leaderboard, recipes
-from slicing.study.verdicts import read_board
+from slicing.studies.judge import count_parameters
+from slicing.studies.recipe import Recipe
+from slicing.studies.results import Run
+from slicing.studies.run import check_recipe, make_smaller, perform
+from slicing.studies.store import list_runs
+from slicing.studies.study import BOARD, USUAL, leaderboard, recipes
+from slicing.studies.verdicts import read_board
 from slicing.view import ModelView
 
 BLOCKS = 6

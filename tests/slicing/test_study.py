@@ -17,16 +17,16 @@ from analysis.storage import runs_folder
 from analysis.values import no_progress
 from slicing.allocation import ALLOCATIONS
 from slicing.budget import Budget
-from slicing.plan import Plan, Slicing
-from slicing.study import run as running
-from slicing.study.recipe import Recipe
-from slicing.study.requests import Trial
-from slicing.study.results import Run
-from slicing.study.run import perform
-from slicing.study.searching import search_windows
-from slicing.study.store import find_details, finished_trials, list_runs, load_run
-from slicing.study.study import USUAL, Study, comparison, contest, leaderboard, recipes, sweep
-from slicing.study.verdicts import Board, Map, Standing, pareto, read_board, read_comparison, read_map
+from slicing.plans import Plan, Slicing
+from slicing.studies import run as running
+from slicing.studies.recipe import Recipe
+from slicing.studies.requests import Trial
+from slicing.studies.results import Run
+from slicing.studies.run import perform
+from slicing.studies.searching import search_windows
+from slicing.studies.store import find_details, finished_trials, list_runs, load_run
+from slicing.studies.study import USUAL, Study, comparison, contest, leaderboard, recipes, sweep
+from slicing.studies.verdicts import Board, Map, Standing, pareto, read_board, read_comparison, read_map
 
 TEXT = "A study is what has recipes and sizes; all run the same way, and the loss alone tells who is first. "
 

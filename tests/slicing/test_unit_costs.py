@@ -23,10 +23,10 @@ from slicing.inner.cut import BranchCuts, cut_model
 from slicing.inner.widths import parameters_saved
 from slicing.inner.worth import unit_costs, unit_worth
 from slicing.steps.mixed import Mixed
-from slicing.study.requests import ProfileRequest
-from slicing.study.run import perform
-from slicing.study.sound import require_sound
-from slicing.study.store import find_run
+from slicing.studies.requests import ProfileRequest
+from slicing.studies.run import perform
+from slicing.studies.sound import require_sound
+from slicing.studies.store import find_run
 from slicing.view import ModelView
 
 BLOCKS = 4

@@ -1,0 +1,57 @@
+"""Models that were cut, kept in memory for trials that begin with them: healing one does not cut it again."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from itertools import takewhile
+from typing import NamedTuple
+
+from analysis.device import memory_of
+from analysis.values import key_of
+from slicing.steps.base import Made, Step
+from slicing.studies.recipe import Recipe
+from slicing.studies.requests import Trial
+
+SPARE = 4
+"""A model is kept where the device has room for so many of it: training takes that much beside."""
+
+
+class Cut(NamedTuple):
+    """What the steps of a recipe made before anything was healed."""
+
+    made: Made
+    deciding: float
+    """Seconds that deciding took."""
+
+
+class Cuts:
+    """The models that are kept, by what they were made from."""
+
+    def __init__(self) -> None:
+        self._kept: dict[str, Cut] = {}
+
+    def find(self, trial: Trial) -> Cut | None:
+        """Give what the trial begins with, if it is kept."""
+        return self._kept.get(_key(trial))
+
+    def keep(self, trial: Trial, cut: Cut) -> None:
+        """Keep what a trial has cut, where there is room for it."""
+        model = cut.made.model
+        size = sum(each.numel() * each.element_size() for each in model.parameters())
+        if memory_of(model.device)[0] >= SPARE * size:
+            self._kept[_key(trial)] = cut
+
+    def keep_only(self, trials: Collection[Trial]) -> None:
+        """Forget what none of these begins with."""
+        wanted = {_key(each) for each in trials}
+        self._kept = {key: cut for key, cut in self._kept.items() if key in wanted}
+
+
+def cutting(recipe: Recipe) -> tuple[Step, ...]:
+    """The steps in front of the first one that heals."""
+    return tuple(takewhile(lambda step: step.axis != "weights", recipe.steps))
+
+
+def _key(trial: Trial) -> str:
+    budget = trial.budget and trial.budget.line
+    return key_of([trial.calibration_key, *(step.key for step in cutting(trial.recipe)), budget])
