@@ -39,7 +39,13 @@ def of_comparison(run: Run) -> None:
     if state.policy().demo_mode or not made:
         return
     title = st.segmented_control(
-        "Which model", list(made), default=list(made)[-1], required=True, key=f"row-{run.key}", wrap=True
+        "Which model",
+        list(made),
+        default=list(made)[-1],
+        format_func=wording.verbatim,
+        required=True,
+        key=f"row-{run.key}",
+        wrap=True,
     )
     offer(*made[title])
 

@@ -174,7 +174,7 @@ window.slicescopeBars ??= (() => {
   setInterval(() => {
     const plot = document.querySelector(".st-key-plan .js-plotly-plot");
     if (plot && kit.told() && (plot !== kit.plot || !kit.layer?.isConnected)) kit.place();
-  }, 300);
+  }, 100);
   for (const kind of ["focusin", "pointerdown"]) {
     document.addEventListener(kind, (event) => { kit.focused = Boolean(event.target?.closest?.(".slicescope-handles")); });
   }

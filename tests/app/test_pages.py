@@ -159,7 +159,7 @@ def test_the_card_tells_memory_of_its_own_device_only(
 def test_the_profile_switches_scores(desk: Desk) -> None:
     app = page("profile")
     assert "Mean cosine" in words(app)
-    assert [chart.key for chart in app.get("plotly_chart")] == ["profile", "tokens"]
+    assert [chart.key for chart in app.get("plotly_chart")] == ["profile", "token-path", "tokens"]
     app.segmented_control(key="shown").set_value("angular").run()
     assert "Angle between" in words(app)
     app.toggle(key="shown-first").set_value(True).run()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +100,9 @@ def test_a_wish_becomes_a_model_and_the_second_time_what_is_stored_is_used(asked
     # The run comes back as it went, and its report answers first.
     assert parse_run(run.to_json().encode(), "it", lambda _: run.result.profile) == run
     report = build_report(run)
-    assert f"<p class=verdict>Take “{winner.recipe.title}”" in report
+    cost = html.escape(wording.cost_against(result.dense, result.measurement), quote=False)
+    assert f"<p class=verdict>{cost}</p>" in report
+    assert f"Take “{winner.recipe.title}”" in report
     assert "What was tried" in report and "slicescope shrink --fewer 30%" in report
 
     made: list[str] = []
