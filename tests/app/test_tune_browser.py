@@ -55,7 +55,7 @@ def test_a_bar_is_dragged_and_moved_by_keys_and_undone_while_the_mean_holds(page
     page.keyboard.press("ArrowDown")
     assert level(page, 5, dragged) == pytest.approx(dragged - 2 * 100 * 8 / 576, abs=0.2)
     # The focus stays, so that the keys go on; a chart that is drawn anew takes it along.
-    page.wait_for_function("document.activeElement?.getAttribute('aria-label') === 'Slice of block 5'")
+    page.locator(".slicescope-handles .handle[data-block='5']:focus").wait_for(state="attached")
     page.keyboard.press("ArrowRight")
     assert page.evaluate("document.activeElement.getAttribute('aria-label')") == "Slice of block 6"
     for _ in range(2):
