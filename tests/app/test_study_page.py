@@ -358,7 +358,7 @@ def test_what_a_shallow_model_cannot_give_is_told_before_it_is_queued(desk: Desk
     assert "LLM-Streamline" in warning.value and "10\N{NO-BREAK SPACE}% fewer parameters" in warning.value
     assert next(each for each in app.button if each.label == "Run").disabled
     app.multiselect(key="board-sizes").set_value([20]).run()
-    press(app, "Run")
+    press(app, "Run on tiny")
     assert desk.tasks[0].model == model
 
 
