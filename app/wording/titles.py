@@ -40,6 +40,12 @@ def _trial_title(task: Any) -> str:
     return f"Try {task.model.label}, {within(task.recipe)}{size}{noise}"
 
 
+def _profile_title(task: Any) -> str:
+    """Name the text too, unless it is the demo's: profiles of one model on two texts are told apart by it."""
+    on = "" if task.text.kind == "demo" else f" on {task.text.label}"
+    return f"Profile {task.model.label}{on}"
+
+
 def _shrink_title(task: Any) -> str:
     return f"Make {task.model.label} smaller: {task.wish.line}, in {task.wish.minutes:g} min"
 
@@ -56,7 +62,7 @@ def _study_title(task: Study) -> str:
 TITLES: dict[str, Callable[[Any], str]] = {
     "load": lambda task: f"Load {task.source.label}",
     "unload": lambda _: "Unload the model",
-    "profile": lambda task: f"Profile {task.model.label}",
+    "profile": _profile_title,
     "search": _search_title,
     "compress": _compress_title,
     "trial": _trial_title,
