@@ -424,6 +424,10 @@ def _unit(values: np.ndarray) -> np.ndarray:
     return (values - values.min()) / spread
 
 
+_FAINT = 1e-280
+"""Weights below this are scaled first: what is shared out is divided by their sum, which would overflow."""
+
+
 def _share_out(floor: float, weights: np.ndarray, target: float, ceiling: float) -> Fractions:
     """``min(floor + c * weights, ceiling)`` with the c that makes the mean the target.
 
@@ -435,6 +439,8 @@ def _share_out(floor: float, weights: np.ndarray, target: float, ceiling: float)
     while not capped.all():
         free = ~capped
         missing = total - ceiling * capped.sum() - floor * free.sum()
+        if 0.0 < (largest := weights[free].max()) < _FAINT:
+            weights = np.where(free, weights, 0.0) / largest
         share = missing / weights[free].sum() if weights[free].any() else 0.0
         values = np.where(capped, ceiling, floor + share * weights)
         over = free & (values > ceiling)

@@ -71,5 +71,5 @@ def test_form_loses_little_and_the_model_stays(family, windows):
 def test_a_model_that_is_spread_is_refused():
     model: Any = copy.copy(tiny_model("llama"))
     model.hf_device_map = {"model": 0, "lm_head": "cpu"}
-    with pytest.raises(UnsupportedError, match="open it on one device, or leave out int8"):
+    with pytest.raises(UnsupportedError, match="open it on one device that holds it"):
         in_int8(model)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as some
 
 from analysis.errors import PlanError
@@ -15,6 +15,7 @@ from slicing.studies.store import bundled_run
 SHARES = some.lists(some.floats(0, 0.9), min_size=2, max_size=40)
 
 
+@example([0.0, 2.225073858507203e-309], 0, 0.0, 0.5)
 @given(SHARES, some.integers(0, 39), some.floats(-0.5, 1.5), some.floats(0.0, 0.9))
 def test_the_mean_is_the_target_to_the_last_part_and_no_share_leaves_its_bounds(shares, block, share, target):
     block %= len(shares)
