@@ -10,7 +10,7 @@ import gc
 import re
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -177,11 +177,12 @@ def matmuls(precision: Precision, device: torch.device, dtype: torch.dtype) -> A
     """The precision of matrix products inside the ``with``.
 
     ``exact`` leaves them in the model's dtype. ``fast`` does those of a float32 model in bfloat16 where the
-    CPU has instructions for it; norms, softmax and the dense stream stay in float32. Elsewhere the two are
+    device has instructions for it; norms, softmax and the dense stream stay in float32. Elsewhere the two are
     the same.
     """
-    if precision == "fast" and dtype is torch.float32 and multiplies_bf16(device):
-        return torch.autocast("cpu", torch.bfloat16)
+    here = multiplies_bf16(device) if device.type == HOST else has_bf16(device)
+    if precision == "fast" and dtype is torch.float32 and here:
+        return torch.autocast(device.type, torch.bfloat16)
     return nullcontext()
 
 
@@ -252,6 +253,15 @@ def widen(tensor: torch.Tensor, home: torch.device | str | None = None) -> torch
     It moves first: a device without fp64 cannot widen on the way.
     """
     return tensor.to(precise_home(home or tensor.device)).double()
+
+
+def on_host(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Stack tensors of one shape, which may lie on several devices, in host memory, (n, ...).
+
+    The host waits for them once: each wait leaves a device without work meanwhile.
+    """
+    first = tensors[0].device
+    return torch.stack([each.to(first) for each in tensors]).to(HOST)
 
 
 def synchronise(device: torch.device) -> None:
