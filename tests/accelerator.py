@@ -63,6 +63,9 @@ class Simulated(torch.Tensor):
 
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.aten.set_.source_Tensor:  # the one method that no mode sees: weights get parts
+            args[0].values = args[1].values
+            return args[0]
         raise AssertionError(f"{func} was called past the simulated accelerator.")
 
 
