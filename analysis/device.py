@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import os
 import re
 import sys
 import threading
@@ -113,6 +114,23 @@ def pick_place(name: str) -> Place:
 def pick_device(name: str) -> torch.device:
     """The device that a name means here, of several the first; see ``pick_place``."""
     return torch.device(pick_place(name).devices[0])
+
+
+_DRIVERS = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
+"""What a Linux system has where torch may have a CUDA device: by NVIDIA, under Windows, by AMD."""
+
+
+def is_cuda(name: str) -> bool:
+    """Tell whether a device of this name is a CUDA device here, without asking it for anything.
+
+    torch, which takes a second to be imported, is not asked where the system has no such driver.
+    """
+    place = place_of(name)
+    if place.chosen:
+        return place.devices[0].startswith("cuda")
+    if sys.platform == "darwin" or (sys.platform == "linux" and not any(map(os.path.exists, _DRIVERS))):
+        return False
+    return torch.cuda.is_available()
 
 
 class Facts(NamedTuple):

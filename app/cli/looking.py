@@ -106,7 +106,7 @@ def plan_command(
     from slicing.studies.store import find_stored
 
     fewer = amount.share()
-    chosen = amount.plan(cut)
+    chosen = amount.plan(cut, which.device)
     request = ProfileRequest(model=which.source(), **measure.fields())
     run = find_stored(request) or carry_out(request)
     result: Any = run.result
