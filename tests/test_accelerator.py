@@ -389,14 +389,14 @@ def test_a_device_without_fp64_does_the_whole_job(name, asked, tmp_path):
     request = CompressRequest(**asked, recipe=Recipe.parse(line), budget=Budget.parse(budget))
     with simulated("mps") as accelerator:
         opened = OpenModel(accelerator.put(tiny_model("llama"), "mps"), byte_tokenizer())
-        run = perform(request, opener=lambda _: opened)
+        run: Any = perform(request, opener=lambda _: opened)
     assert accelerator.flops[torch.float32] > 0
     assert not accelerator.flops[torch.float64]
     written = ModelSource(kind="folder", location=str(folder_of(request) / MODEL_FOLDER), device="cpu")
     windows = token_windows(asked["evaluation"], byte_tokenizer(), 24, 8)
     saved = perplexity(open_model(written).model, windows).perplexity
     assert saved == pytest.approx(run.result.smaller.perplexity, rel=1e-4)
-    here = perform(request, opener=lambda _: OpenModel(tiny_model("llama"), byte_tokenizer()))
+    here: Any = perform(request, opener=lambda _: OpenModel(tiny_model("llama"), byte_tokenizer()))
     assert run.result.smaller.perplexity == pytest.approx(here.result.smaller.perplexity, rel=0.02)
 
 
@@ -414,6 +414,6 @@ def test_a_device_without_fp64_compares_recipes(asked):
     )
     with simulated("mps") as accelerator:
         opened = OpenModel(accelerator.put(tiny_model("llama"), "mps"), byte_tokenizer())
-        run = perform(study, opener=lambda _: opened)
+        run: Any = perform(study, opener=lambda _: opened)
     assert not accelerator.flops[torch.float64]
     assert all(np.isfinite(each.evaluation.perplexity) for each in run.result.measurements)
