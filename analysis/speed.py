@@ -118,8 +118,8 @@ def compare_speed(
     phase: str = "Timing",
     at_once: int | None = None,
 ) -> Speed:
-    """Time ``model`` against ``base``, which it was made of, on the first window of ``windows`` (N, T) of token
-    ids, and on ``at_once`` copies of it: by default ``AT_ONCE`` on an accelerator, and none on a CPU.
+    """Time ``model`` against ``base``, which it was made of, on the first of ``windows`` (N, T) of token ids,
+    and on ``at_once`` copies of it: by default ``AT_ONCE`` on an accelerator, and none on a CPU.
     """
     check_windows(base, windows)
     on_cpu = base.device.type == HOST

@@ -48,8 +48,8 @@ class Model:
     heads: int
     key_value_heads: int = 8
 
-    def made(self, counting: Counting, blocks: int, cards: int = 1) -> Any:
-        """Make it with so many blocks, without numbers, shared out over the cards."""
+    def on(self, blocks: int) -> Any:
+        """Make it with so many blocks in bfloat16, on the device of the context."""
         config = transformers.LlamaConfig(
             hidden_size=self.width,
             intermediate_size=self.inner,
@@ -60,9 +60,13 @@ class Model:
             max_position_embeddings=8192,
             tie_word_embeddings=False,
         )
+        model = transformers.LlamaForCausalLM._from_config(config, dtype=torch.bfloat16)
+        return model.eval().requires_grad_(False)
+
+    def made(self, counting: Counting, blocks: int, cards: int = 1) -> Any:
+        """Make it with so many blocks, without numbers, shared out over the cards."""
         with torch.device("meta"):
-            model = transformers.LlamaForCausalLM._from_config(config, dtype=torch.bfloat16)
-        model = model.eval().requires_grad_(False)
+            model = self.on(blocks)
         if cards == 1:
             return counting.put(model, "cuda:0")
         parts = parts_of(model, 2)
