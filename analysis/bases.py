@@ -25,8 +25,10 @@ from analysis.values import Progress, no_progress
 if TYPE_CHECKING:
     from torch import Tensor
 
-_ROWS = 2048
-"""Tokens whose products are summed in fp32 before they join the fp64 sum."""
+_ROWS, _MORE_ROWS = 2048, 16_384
+"""Tokens whose products are summed in fp32 before they join the fp64 sum, on a CPU and on an accelerator.
+There the sum takes longer to be read and written than the products of few tokens take. On the demo model, a
+quarter sliced, the perplexities of the two are 0.03 % apart, no more than by another order of the sums."""
 _PANELS = 3
 """Column panels of a Gram product: below the diagonal nothing is computed, so 2/3 of the work is left."""
 _MASSIVE = 64.0
@@ -83,7 +85,7 @@ class Covariance:
                 self.upper.addmm_(rows.T, rows)
                 flat = flat[~massive]
             panel = -(-flat.shape[1] // _PANELS)
-            for rows in flat.split(_ROWS):
+            for rows in flat.split(_ROWS if flat.device.type == HOST else _MORE_ROWS):
                 for start in range(0, flat.shape[1], panel):
                     product = rows[:, start : start + panel].T @ rows[:, start:]
                     self.upper[start : start + panel, start:] += product.to(self.device)

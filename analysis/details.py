@@ -18,10 +18,10 @@ from safetensors.numpy import save_file
 
 from analysis.anatomy import anatomy_of, blocks, core_of, why_not_sliceable
 from analysis.cloud import Cloud, CloudCollector
-from analysis.device import HOST, widen
+from analysis.device import HOST, on_host, widen
 from analysis.errors import StorageError
 from analysis.late import nn, torch
-from analysis.scores import cosine
+from analysis.scores import Passage, dot
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -206,6 +206,8 @@ class DetailsCollector:
         self._paired = 0
         self._ended = 0
         self._depths: list[tuple[Tensor, Tensor]] = []
+        self._waiting: list[tuple[int, Tensor, Tensor]] = []
+        """Of the batch that passes: block, changes (B, T), and sums (3,)."""
         self._model = model
         self._heads = _heads_watch(model)
         self._seen_of_heads: dict[int, Tensor] = {}
@@ -220,33 +222,46 @@ class DetailsCollector:
             for handle in handles:
                 handle.remove()
 
-    def look(self, rows: slice, block: int, entering: Tensor, leaving: Tensor) -> None:
+    def look(self, rows: slice, block: int, passage: Passage) -> None:
         """Take in the states (B, T, D) that enter and leave a block, for the windows ``rows``."""
-        change = 1.0 - cosine(entering, leaving)
+        if block == 0:
+            self._waiting = []
+        self._waiting.append((block, 1.0 - passage.cosine, self._sum(block, passage)))
+        self._pair(block, passage.entering, passage.leaving)
+        if self._cloud:
+            self._cloud.look(rows, block, passage.entering)
+        if block == self.blocks - 1:
+            self._take_in(rows)
+
+    def _take_in(self, rows: slice) -> None:
+        """Fetch what was summed up of a batch, all blocks at once."""
+        order, changes, sums = zip(*self._waiting, strict=True)
+        self._waiting = []
         here = slice(rows.start, min(rows.stop, len(self.tokens)))
         if here.start < here.stop:
-            self.change[here, :, block] = change[: here.stop - here.start].cpu().numpy()
-        self._sum(block, entering.float(), leaving.float())
-        self._pair(block, entering, leaving)
-        if self._cloud:
-            self._cloud.look(rows, block, entering)
+            change = on_host([each[: here.stop - here.start] for each in changes])  # (L, B, T)
+            self.change[here, :, list(order)] = change.permute(1, 2, 0).numpy()
+        total = widen(on_host(sums)).numpy()  # (L, 3)
+        self.growth[list(order)] += total[:, 0]
+        self._seen[list(order)] += int(changes[0][:, 1:].numel())
+        self.split[list(order)] += np.stack([total[:, 1], total[:, 2] - total[:, 1]], axis=1)
 
-    def _sum(self, block: int, entering: Tensor, leaving: Tensor) -> None:
-        tiny, shape = torch.finfo(torch.float32).tiny, entering.shape
-        entering, leaving = entering[:, 1:], leaving[:, 1:]
-        norm = torch.linalg.vector_norm(entering, dim=-1).clamp_min(tiny)
-        self.growth[block] += float((torch.linalg.vector_norm(leaving, dim=-1) / norm).sum())
-        self._seen[block] += norm.numel()
+    def _sum(self, block: int, passage: Passage) -> Tensor:
+        """Sums over all tokens but the first, (3,): the growth, the change by heads, and the whole change."""
+        entering, leaving = passage.entering, passage.leaving
+        tiny = torch.finfo(entering.dtype).tiny
+        norm = passage.norms[0][:, 1:].clamp_min(tiny)
+        growth = (passage.norms[1][:, 1:] / norm).sum()
         seen = self._seen_of_heads.pop(block, None)
-        if self._heads is not None and seen is not None:
-            whole = leaving - entering
-            # Some decoders flatten windows and tokens on the way.
-            heads = self._heads.scale * seen.to(leaving.device, torch.float32).reshape(shape)[:, 1:]
-            heads = heads - entering if self._heads.between else heads
-            scale = (torch.linalg.vector_norm(whole, dim=-1) * norm).clamp_min(tiny)
-            by_heads = float((torch.linalg.vecdot(heads, whole) / scale).sum())
-            total = float((torch.linalg.vector_norm(whole, dim=-1) / norm).sum())
-            self.split[block] += by_heads, total - by_heads
+        if self._heads is None or seen is None:
+            return torch.stack([growth, torch.zeros_like(growth), torch.zeros_like(growth)])
+        # Some decoders flatten windows and tokens on the way.
+        heads = seen.to(leaving.device).reshape(entering.shape)
+        heads = heads - entering if self._heads.between else self._heads.scale * heads.to(entering.dtype)
+        whole = leaving - entering
+        size = torch.linalg.vector_norm(whole, dim=-1)[:, 1:]
+        by_heads = dot(heads, whole)[:, 1:] / (size * norm).clamp_min(tiny)
+        return torch.stack([growth, by_heads.sum(), (size / norm).sum()])
 
     def _pair(self, block: int, entering: Tensor, leaving: Tensor) -> None:
         """Hold the states of some tokens, and of the last ones, at every depth until the batch is through."""
@@ -265,8 +280,10 @@ class DetailsCollector:
         self._ended += len(last)
 
     def _sample(self, states: Tensor) -> tuple[Tensor, Tensor]:
-        flat = states[:, 1:].flatten(0, 1)
-        some, last = flat[:: -(-len(flat) // TOKENS_PAIRED)], states[:, -1]
+        tokens = states.shape[1] - 1
+        # Without their first tokens the windows are not contiguous: flattened, all of them would be copied.
+        some = torch.arange(0, len(states) * tokens, -(-len(states) * tokens // TOKENS_PAIRED))
+        some, last = states[some // tokens, 1 + some % tokens], states[:, -1]
         # Copied, since a view would hold the states of the whole batch.
         device = self._model.device
         return some.to(device, torch.float32, copy=True), last.to(device, torch.float32, copy=True)

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import os
 import re
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -115,6 +116,23 @@ def pick_device(name: str) -> torch.device:
     return torch.device(pick_place(name).devices[0])
 
 
+_DRIVERS = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
+"""What a Linux system has where torch may have a CUDA device: by NVIDIA, under Windows, by AMD."""
+
+
+def is_cuda(name: str) -> bool:
+    """Tell whether a device of this name is a CUDA device here, without asking it for anything.
+
+    torch, which takes a second to be imported, is not asked where the system has no such driver.
+    """
+    place = place_of(name)
+    if place.chosen:
+        return place.devices[0].startswith("cuda")
+    if sys.platform == "darwin" or (sys.platform == "linux" and not any(map(os.path.exists, _DRIVERS))):
+        return False
+    return torch.cuda.is_available()
+
+
 class Facts(NamedTuple):
     """Facts about a device, for a process that must not ask the device itself.
 
@@ -177,11 +195,12 @@ def matmuls(precision: Precision, device: torch.device, dtype: torch.dtype) -> A
     """The precision of matrix products inside the ``with``.
 
     ``exact`` leaves them in the model's dtype. ``fast`` does those of a float32 model in bfloat16 where the
-    CPU has instructions for it; norms, softmax and the dense stream stay in float32. Elsewhere the two are
+    device has instructions for it; norms, softmax and the dense stream stay in float32. Elsewhere the two are
     the same.
     """
-    if precision == "fast" and dtype is torch.float32 and multiplies_bf16(device):
-        return torch.autocast("cpu", torch.bfloat16)
+    here = multiplies_bf16(device) if device.type == HOST else has_bf16(device)
+    if precision == "fast" and dtype is torch.float32 and here:
+        return torch.autocast(device.type, torch.bfloat16)
     return nullcontext()
 
 
@@ -252,6 +271,15 @@ def widen(tensor: torch.Tensor, home: torch.device | str | None = None) -> torch
     It moves first: a device without fp64 cannot widen on the way.
     """
     return tensor.to(precise_home(home or tensor.device)).double()
+
+
+def on_host(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Stack tensors of one shape, which may lie on several devices, in host memory, (n, ...).
+
+    The host waits for them once: each wait leaves a device without work meanwhile.
+    """
+    first = tensors[0].device
+    return torch.stack([each.to(first) for each in tensors]).to(HOST)
 
 
 def synchronise(device: torch.device) -> None:

@@ -15,13 +15,13 @@ import numpy as np
 from analysis.anatomy import block_path, blocks, decoder
 from analysis.bases import BasesCollector
 from analysis.details import DetailsCollector
-from analysis.device import out_of_memory_told, synchronise, widen
+from analysis.device import on_host, out_of_memory_told, synchronise, widen
 from analysis.errors import ModelError, NotFiniteError, PlanError, TextError
 from analysis.evaluate import batch_size, batches_of, check_windows
 from analysis.finite import naming_weights
 from analysis.hooks import watch_blocks
 from analysis.late import inference_mode, pd, torch
-from analysis.scores import SCORES, Score, find_score
+from analysis.scores import SCORES, Passage, Score, cosine, find_score
 from analysis.values import Progress, Value, no_progress
 
 if TYPE_CHECKING:
@@ -142,14 +142,29 @@ class _Sums:
         self.rest = np.zeros((windows, block_count))
         self.first = np.zeros((windows, block_count))
 
-    def look(self, rows: slice, block: int, entering: Tensor, leaving: Tensor) -> None:
+        self.waiting: list[Tensor] = []
+        """Of the batch that passes, (B, T) or (B,) for every block so far."""
+
+    def look(self, passage: Passage) -> None:
+        """Measure one block more; the numbers stay where they are until the batch is through."""
         if self.tokens == "last":
-            self.rest[rows, block] = self.measure(entering[:, -1], leaving[:, -1]).cpu().numpy()
+            found = self.measure(passage.entering[:, -1], passage.leaving[:, -1])
+        elif self.measure is cosine:
+            found = passage.cosine
+        else:
+            found = self.measure(passage.entering, passage.leaving)
+        self.waiting.append(found)
+
+    def put(self, rows: slice, blocks: list[int]) -> None:
+        """Take in what was measured of a batch. The host waits for a device once, not at every block."""
+        found = on_host(self.waiting)  # (L, B, T) or (L, B)
+        self.waiting = []
+        if self.tokens == "last":
+            self.rest[rows, blocks] = found.T.numpy()
             return
-        per_token = self.measure(entering, leaving)  # (B, T)
         # Means of fp32 values in fp64 cost nothing beside the forward pass.
-        self.rest[rows, block] = widen(per_token[:, 1:]).mean(dim=1).cpu().numpy()
-        self.first[rows, block] = per_token[:, 0].cpu().numpy()
+        self.rest[rows, blocks] = widen(found[:, :, 1:]).mean(dim=2).T.numpy()
+        self.first[rows, blocks] = found[:, :, 0].T.numpy()
 
     def after_norm(self, last: _Sums) -> _Sums:
         """Fill in the blocks before the last, which no final norm follows, and give the whole."""
@@ -185,6 +200,10 @@ class _Looker:
         self.sums = {name: each for name, each in sums.items() if not each.normed}
         self.normed = {name: each for name, each in sums.items() if each.normed}
         """Those whose last state is taken after the final norm; they look at the last block alone."""
+        self.passage: Passage | None = None
+        """Of the block that was looked at last."""
+        self.order: list[int] = []
+        """The blocks that ran in the batch that passes now."""
         self.entering_last: Tensor | None = None
         self.details = details
         self.rows = slice(0, 0)
@@ -208,22 +227,30 @@ class _Looker:
         if entering.shape != leaving.shape:
             raise ModelError("This model is sliced: its blocks change the width; profile the dense model.")
         self.changed = self.changed or not torch.equal(entering, leaving)
+        self.passage = passage = Passage.of(entering, leaving, self.passage)
         for each in self.sums.values():
-            each.look(self.rows, block, entering, leaving)
+            each.look(passage)
+        if self.details is not None:
+            self.details.look(self.rows, block, passage)
+        self.order.append(block)
         if block == self.blocks - 1:
             self.entering_last = entering
-        if self.details is not None:
-            self.details.look(self.rows, block, entering, leaving)
 
     def look_after_norm(self, output: Tensor) -> None:
-        """Measure the last block once more, by what the decoder gives, (B, T, D) after the final norm."""
-        entering, self.entering_last = self.entering_last, None
+        """Measure the last block once more, by what the decoder gives, (B, T, D) after the final norm, and
+        take in what was measured of the batch.
+        """
+        entering, self.entering_last, self.passage = self.entering_last, None, None
+        order, self.order = self.order, []
+        for each in self.sums.values() if order else ():
+            each.put(self.rows, order)
         if entering is None:  # the last block did not run, which ``done`` tells
             return
         if output.shape != entering.shape:  # a decoder that narrows its output has nothing to compare
             self.normed = {}
         for each in self.normed.values():
-            each.look(self.rows, self.blocks - 1, entering, output.to(entering.device))
+            each.look(Passage.of(entering, output.to(entering.device)))
+            each.put(self.rows, [self.blocks - 1])
 
     def done(self) -> dict[str, BlockValues]:
         """Return the measurements (``ModelError`` where a block did not run, or none changed the stream)."""

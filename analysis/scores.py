@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
@@ -29,11 +29,45 @@ def cosine(entering: Tensor, leaving: Tensor) -> Tensor:
 
     In fp32 or better, and by the states themselves: a product in fp16 overflows at norms above 256.
     """
-    precise = torch.promote_types(entering.dtype, torch.float32)
-    entering, leaving = entering.to(precise), leaving.to(precise)
-    norms = torch.linalg.vector_norm(entering, dim=-1) * torch.linalg.vector_norm(leaving, dim=-1)
-    product = torch.linalg.vecdot(entering, leaving)
-    return (product / norms.clamp_min(torch.finfo(precise).tiny)).clamp(-1.0, 1.0)
+    return Passage.of(entering, leaving).cosine
+
+
+def dot(one: Tensor, other: Tensor) -> Tensor:
+    """The inner products of the last dimension, (..., D) and (..., D) -> (...)."""
+    if one.device.type == "cpu":
+        return torch.linalg.vecdot(one, other)
+    # There the products would be written and read again before they are summed.
+    return (one.unsqueeze(-2) @ other.unsqueeze(-1)).squeeze(-1).squeeze(-1)
+
+
+class Passage(NamedTuple):
+    """A batch of states (..., D) as a block finds and leaves them, in fp32 or better, with their norms.
+
+    On an accelerator measuring takes as long as reading and writing the states, so that each is read once.
+    """
+
+    entering: Tensor
+    leaving: Tensor
+    norms: tuple[Tensor, Tensor]
+    """Of the states entering and leaving, (...)."""
+    cosine: Tensor
+    """(...), in [-1, 1]."""
+    left: Tensor
+    """The states as they left, in their own dtype."""
+
+    @classmethod
+    def of(cls, entering: Tensor, leaving: Tensor, before: Passage | None = None) -> Passage:
+        """Measure what a block makes of states; the one ``before`` it may have measured what enters."""
+        precise = torch.promote_types(entering.dtype, torch.float32)
+        if before is not None and before.left is entering:
+            entering, norm = before.leaving, before.norms[1]
+        else:
+            entering = entering.to(precise)
+            norm = torch.linalg.vector_norm(entering, dim=-1)
+        left, leaving = leaving, leaving.to(precise)
+        norms = norm, torch.linalg.vector_norm(leaving, dim=-1)
+        both = (norms[0] * norms[1]).clamp_min(torch.finfo(precise).tiny)
+        return cls(entering, leaving, norms, (dot(entering, leaving) / both).clamp(-1.0, 1.0), left)
 
 
 def angular_distance(entering: Tensor, leaving: Tensor) -> Tensor:

@@ -19,8 +19,9 @@ from numbers import Real
 from pathlib import Path
 from typing import Any
 
-from analysis.device import is_out_of_memory, out_of_memory_told
+from analysis.device import HOST, is_out_of_memory, out_of_memory_told, total_memory
 from analysis.errors import ModelError, TextError, one_line
+from analysis.needs import FP32
 from analysis.sources.configuration import context_length
 from analysis.sources.opening import OpenModel
 from analysis.values import Value
@@ -53,13 +54,14 @@ def evaluate_tasks(
     limit: int | None = None,
     num_fewshot: int | None = None,
     include: Path | None = None,
-    batch_size: int = 1,
+    batch_size: int | None = None,
 ) -> tuple[TaskScore, ...]:
     """Run tasks, groups or tags of the harness, with their own prompts and no chat template.
 
     ``limit``: examples per task at most. ``num_fewshot``: worked examples, for the tasks that do not fix
     their number at 0. ``include``: a folder of further tasks in YAML; functions they name there are run.
-    ``batch_size``: rows per forward pass; a batch takes twice rows × longest row × vocabulary × 4 bytes.
+    ``batch_size``: rows per forward pass, by default ``usual_rows``; a batch takes twice rows × longest row ×
+    vocabulary × 4 bytes.
     The harness seeds the generators of Python, NumPy and torch, and draws its bars on standard error.
     Raises ``TextError`` when the harness is not installed, a task is unknown, refused or cannot be run,
     ``ModelError`` when a score is not finite, ``OutOfMemoryError``.
@@ -83,7 +85,7 @@ def evaluate_tasks(
                 tokenizer=copy.deepcopy(opened.tokenizer),  # it is given a padding token
                 backend="causal",
                 max_length=context_length(model.config),
-                batch_size=batch_size,
+                batch_size=batch_size or usual_rows(model),
                 trust_remote_code=False,
             )
             results: Any = harness.simple_evaluate(
@@ -106,13 +108,29 @@ def evaluate_tasks(
     return tuple(_scores(results))
 
 
+LONG_ROW, MOST_ROWS = 1024, 32
+"""Tokens of a question with worked examples before it, and rows in a batch at most: by then a GPU is busy."""
+
+
+def usual_rows(model: Any) -> int:
+    """Tell how many rows of a task pass at a time: one on a CPU, which is busy with it, else by its memory.
+
+    The logits of so many long rows take an eighth of it. What is free at the moment does not matter, so that
+    scores do not depend on what ran before.
+    """
+    if model.device.type == HOST:
+        return 1
+    logits = 2 * LONG_ROW * model.get_input_embeddings().weight.shape[0] * FP32
+    return int(min(MOST_ROWS, max(1, total_memory(model.device) // 8 // logits)))
+
+
 def check_tasks(
     tasks: Sequence[str],
     *,
     limit: int | None = None,
     num_fewshot: int | None = None,
     include: Path | None = None,
-    batch_size: int = 1,
+    batch_size: int | None = None,
 ) -> None:
     """Raise ``TextError`` for what can be told without the harness: see ``evaluate_tasks``."""
     if not tasks:

@@ -18,7 +18,7 @@ from analysis.scores import SCORES
 from analysis.shape import ModelShape
 from app import controls, plan_state, state
 from slicing.allocation import ALLOCATIONS
-from slicing.plans import Plan
+from slicing.plans import Plan, usual_rounding
 from slicing.schedule import ROUNDINGS
 
 BY_HAND = [name for name, kind in ALLOCATIONS.items() if not kind.made]
@@ -104,13 +104,14 @@ def starts(profile: LayerProfile, shape: ModelShape) -> None:
         st.button("Undo", icon=":material/undo:", on_click=undo, disabled=not plan_state.can_undo())
 
 
-def plan(profile: LayerProfile, shape: ModelShape | None = None) -> Plan:
+def plan(profile: LayerProfile, shape: ModelShape | None = None, device: str = "cpu") -> Plan:
     """Sliders and choices, all of them in the URL (``PlanError`` when they do not go together).
 
     The fields of an allocation become sliders, so a new allocation needs no edit here. What is measured or
     searched for on a model is not to be chosen by hand, and a score that the profile does not hold neither.
+    ``device``: of the model, by its name.
     """
-    usual = Plan()
+    usual = Plan(rounding=usual_rounding(device))
     target, fewer = _target(shape)
     reached = st.container()
     target, decided = _decided(profile, target)

@@ -10,6 +10,7 @@ from typing import Any, Literal, Self
 
 from pydantic import ConfigDict, Field, ValidationError, model_validator
 
+from analysis.device import is_cuda
 from analysis.errors import PlanError
 from analysis.shape import ModelShape
 from analysis.values import Value
@@ -25,6 +26,15 @@ def read_earlier_slicing(data: Any) -> Any:
         plain = {**plain, "blocks_per_basis": plain["span"]}
         del plain["span"]
     return plain
+
+
+ROUNDING, ROUNDING_ON_CUDA = 8, 64
+"""Multiples that widths are rounded to where none is chosen. Products on a GPU work in tiles of 64."""
+
+
+def usual_rounding(device: str) -> int:
+    """Tell the rounding of a plan for a device, by its name, where none was chosen."""
+    return ROUNDING_ON_CUDA if is_cuda(device) else ROUNDING
 
 
 class Slicing(Value):
@@ -44,7 +54,7 @@ class Slicing(Value):
     """Whether the first token of each window counts in the score."""
     max_fraction: float = MAX_FRACTION
     """No block loses more than this."""
-    rounding: int = 8
+    rounding: int = ROUNDING
     """Widths are multiples of this."""
     embedding: Literal["auto", "shared", "untied"] = "auto"
     """``auto`` is ``shared`` where the head is the embedding table, else ``untied``."""

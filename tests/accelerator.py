@@ -12,10 +12,10 @@ from __future__ import annotations
 import math
 import weakref
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, TypeVar
 from unittest.mock import patch
 
 import torch
@@ -63,11 +63,19 @@ class Simulated(torch.Tensor):
 
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.aten.set_.source_Tensor:  # the one method that no mode sees: weights get parts
+            args[0].values = args[1].values
+            return args[0]
         raise AssertionError(f"{func} was called past the simulated accelerator.")
 
 
 class Accelerator(TorchFunctionMode):
     """What stands between Python and torch while the simulation runs, and what it has counted."""
+
+    home = CPU
+    """Where the values of all tensors lie: on the CPU, or nowhere (``meta``)."""
+    place = CPU
+    """The device that computes now."""
 
     def __init__(self, kind: str, count: int, memory: int) -> None:
         super().__init__()
@@ -95,7 +103,7 @@ class Accelerator(TorchFunctionMode):
                 for name, tensor in tensors.items():
                     if tensor is not None:
                         moved = made.setdefault(
-                            id(tensor), self._wrap(_values(tensor).detach(), _device(place))
+                            id(tensor), self._wrap(self.bare(tensor).detach(), _device(place))
                         )
                         if isinstance(tensor, nn.Parameter):
                             moved._is_param = True  # type: ignore[attr-defined]
@@ -150,16 +158,16 @@ class Accelerator(TorchFunctionMode):
         kwargs.pop("pin_memory", None)
         operands = [each for each in tree_flatten((args, kwargs))[0] if isinstance(each, torch.Tensor)]
         wanted = kwargs.get("device")
-        if wanted is not None and _is_simulated(wanted):
+        if wanted is not None and self.has(_device(wanted)):
             self._refuse_wide(name, _device(wanted), (), kwargs.get("dtype"))
-            kwargs["device"] = CPU
+            kwargs["device"] = self.home
         if name == "_has_compatible_shallow_copy_type":  # a parameter on another device is a new one
             return not any(isinstance(each, Simulated) for each in operands)
         places = {_place(each) for each in operands if each.ndim or isinstance(each, Simulated)}
         if wanted is None and len(places) > 1:
             self._refuse_two(name, args, operands)
         place = _device(wanted) if wanted is not None else _of(args, operands)
-        if place == CPU and not any(isinstance(each, Simulated) for each in operands):
+        if self.home == place == CPU and not any(isinstance(each, Simulated) for each in operands):
             return func(*args, **kwargs)
         self._refuse_wide(name, place, operands)
         if place.type == "mps" and name.removeprefix("linalg_") in _LACKED_BY_MPS:
@@ -168,9 +176,10 @@ class Accelerator(TorchFunctionMode):
             )
         if name in ("numpy", "__array__") and place != CPU:
             raise TypeError(f"can't convert {place} device type tensor to numpy. Use Tensor.cpu() first.")
-        self._count(name, args, kwargs, operands)
+        self.place = place
+        self.count_call(name, args, kwargs, operands)
         with torch._C.DisableTorchFunction():
-            result = func(*tree_map(_values, args), **tree_map(_values, kwargs))
+            result = func(*tree_map(self.bare, args), **tree_map(self.bare, kwargs))
         return self._wrapped(name, result, place, operands)
 
     def _wrapped(self, name: str, result: Any, place: torch.device, operands: list[torch.Tensor]) -> Any:
@@ -184,10 +193,18 @@ class Accelerator(TorchFunctionMode):
             found = known.get(id(value))
             return found if found is not None else self._wrap(value, place)
 
-        return tree_map(wrap, result)
+        return result if isinstance(result, torch.Size) else tree_map(wrap, result)
 
     def _wrap(self, values: torch.Tensor, place: torch.device) -> torch.Tensor:
-        return Simulated(values, place, self) if _is_simulated(place) else values
+        return Simulated(values, place, self) if self.has(place) else values
+
+    def has(self, place: torch.device) -> bool:
+        """Tell whether tensors on a device are simulated ones."""
+        return _is_simulated(place) or (self.home != CPU and place.type != "meta")
+
+    def bare(self, value: Any) -> Any:
+        """The values of a tensor; whatever else it is given as it is."""
+        return _values(value)
 
     def _move(self, name: str, args: Any, kwargs: dict[str, Any]) -> Any:
         """``Tensor.to`` in all of its forms: to a device, to a dtype, or both in one step."""
@@ -216,11 +233,12 @@ class Accelerator(TorchFunctionMode):
             return tensor
         if source != target:
             self.copies[source.type, target.type] += tensor.nbytes
-            self.waits += source != CPU
+            self.waits += target == CPU and not kwargs.get("non_blocking", False)
+        self.place = target
         with torch._C.DisableTorchFunction():
             if target.type == "meta":  # nothing is kept
-                return _values(tensor).to(target, dtype)
-            moved = _values(tensor).to(dtype, copy=copy or source != target)
+                return self.bare(tensor).to(target, dtype)
+            moved = self.bare(tensor).to(dtype, copy=copy or source != target)
         return self._wrap(moved, target)
 
     def _copy(self, tensor: Simulated, known: dict[int, Any]) -> Simulated:
@@ -243,7 +261,7 @@ class Accelerator(TorchFunctionMode):
         found = ", ".join(sorted({str(_place(each)) for each in operands}))
         raise RuntimeError(f"Expected all tensors to be on the same device, but found {found} in {name}.")
 
-    def _count(self, name: str, args: Any, kwargs: Any, operands: list[torch.Tensor]) -> None:
+    def count_call(self, name: str, args: Any, kwargs: Any, operands: list[torch.Tensor]) -> None:
         self.waits += name in _ONTO_HOST
         if name in _PRODUCTS:
             one, other = operands[1:3] if "addmm" in name or "baddbmm" in name else operands[:2]
@@ -282,11 +300,16 @@ def _of(args: Any, operands: list[torch.Tensor]) -> torch.device:
     return next((each for each in places if each != CPU), CPU)
 
 
+Made = TypeVar("Made", bound=Accelerator)
+
+
 @contextmanager
-def simulated(kind: str, count: int = 1, memory: float = math.inf) -> Iterator[Accelerator]:
+def simulated(
+    kind: str, count: int = 1, memory: float = math.inf, made: Callable[..., Made] = Accelerator
+) -> Iterator[Made]:
     """Have ``count`` devices of a kind (``cuda`` or ``mps``) with ``memory`` bytes each."""
     total = int(min(memory, 2**50))
-    accelerator = Accelerator(kind, count, total)
+    accelerator = made(kind, count, total)
     cuda = kind == "cuda"
     answers: dict[Any, dict[str, Any]] = {
         torch.cuda: {

@@ -28,6 +28,7 @@ from analysis.read_shape import read_shape
 from analysis.sources.model import ModelSource
 from analysis.sources.opening import OpenModel
 from analysis.sources.text import TextSource
+from analysis.sources.windows import token_windows
 from slicing.assembly import blank, fill_ends
 from slicing.budget import Budget
 from slicing.depth.layout import Layout
@@ -36,9 +37,12 @@ from slicing.probes import PROBES, Probing
 from slicing.schedule import SlicingSchedule
 from slicing.slicer import recut, slice_model
 from slicing.steps.base import Made
+from slicing.store import open_model
 from slicing.studies.recipe import Recipe
 from slicing.studies.requests import CompressRequest
 from slicing.studies.run import perform
+from slicing.studies.store import MODEL_FOLDER, folder_of
+from slicing.studies.study import Study
 from slicing.view import ModelView
 
 KINDS = [
@@ -346,3 +350,70 @@ def test_a_whole_job_is_refused_before_its_profile(tmp_path):
             with pytest.raises(OutOfMemoryError, match=f"{doing} does not fit"):
                 perform(request, opener=lambda _, opened=opened: opened)
         assert not accelerator.flops
+
+
+WHOLE = {
+    "slice": ("slice(dynamic, rounding=1)", "parameters=0.2"),
+    "slice, repaired, and healed": (
+        "slice(dynamic, rounding=1, repair=writers) | finetune(tokens=96)",
+        "parameters=0.2",
+    ),
+    "remove, and distilled": ("sleb(repair=linear) | distil(tokens=96)", "blocks=1"),
+    "cut inside": ("fasp(repair=projections)", "parameters=0.2"),
+}
+
+
+@pytest.fixture
+def asked(tmp_path: Path) -> dict[str, Any]:
+    """The fields of a request for the tiny model, which is opened elsewhere, and for text of three kinds."""
+    texts = {}
+    for kind in ("calibration", "evaluation", "healing"):
+        path = tmp_path / f"{kind}.txt"
+        path.write_text(f"For {kind} there is a text of its own, with a beginning and an end. " * 60)
+        texts[kind] = TextSource.parse(str(path), kind if kind != "healing" else "calibration")
+    return {
+        "model": ModelSource(kind="demo"),
+        "calibration": texts["calibration"],
+        "evaluation": texts["evaluation"],
+        "healing_text": texts["healing"],
+        "window_length": 24,
+        "calibration_windows": 8,
+        "evaluation_windows": 8,
+    }
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_a_device_without_fp64_does_the_whole_job(name, asked, tmp_path):
+    """From opening to the folder that is written, and what was written opens again."""
+    line, budget = WHOLE[name]
+    request = CompressRequest(**asked, recipe=Recipe.parse(line), budget=Budget.parse(budget))
+    with simulated("mps") as accelerator:
+        opened = OpenModel(accelerator.put(tiny_model("llama"), "mps"), byte_tokenizer())
+        run: Any = perform(request, opener=lambda _: opened)
+    assert accelerator.flops[torch.float32] > 0
+    assert not accelerator.flops[torch.float64]
+    written = ModelSource(kind="folder", location=str(folder_of(request) / MODEL_FOLDER), device="cpu")
+    windows = token_windows(asked["evaluation"], byte_tokenizer(), 24, 8)
+    saved = perplexity(open_model(written).model, windows).perplexity
+    assert saved == pytest.approx(run.result.smaller.perplexity, rel=1e-4)
+    here: Any = perform(request, opener=lambda _: OpenModel(tiny_model("llama"), byte_tokenizer()))
+    assert run.result.smaller.perplexity == pytest.approx(here.result.smaller.perplexity, rel=0.02)
+
+
+def test_a_device_without_fp64_compares_recipes(asked):
+    """With draws of noise, losses by window, an illustration, speed, and a profile that is stored."""
+    lines = ("slice(constant, rounding=1)", "slice(dynamic, rounding=1)", "shortgpt")
+    study = Study(
+        **asked,
+        recipes=tuple(Recipe.parse(line) for line in lines),
+        budgets=(Budget.parse("parameters=0.2"),),
+        seeds=(0, 1),
+        jitter=1,
+        new_tokens=4,
+        speed_rounds=1,
+    )
+    with simulated("mps") as accelerator:
+        opened = OpenModel(accelerator.put(tiny_model("llama"), "mps"), byte_tokenizer())
+        run: Any = perform(study, opener=lambda _: opened)
+    assert not accelerator.flops[torch.float64]
+    assert all(np.isfinite(each.evaluation.perplexity) for each in run.result.measurements)

@@ -218,7 +218,7 @@ def _tuning(run: Run, shape: ModelShape) -> None:
     try:
         with choice:
             top = st.container()
-            plan = plan_form.plan(run.result.profile, shape)
+            plan = plan_form.plan(run.result.profile, shape, run.request.model.device)
         with view:
             _previews(run, plan)
             planned = _draw(plan, run.result.profile, shape, itemsize)

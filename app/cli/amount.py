@@ -47,6 +47,6 @@ class AmountOptions:
             )
         return Wish.parse(fewer=self.fewer).fewer
 
-    def plan(self, cut: SharingOptions) -> Plan:
+    def plan(self, cut: SharingOptions, device: str) -> Plan:
         """The plan at the target, or one whose target is still to be found where ``fewer`` is given."""
-        return cut.plan(max(self.target, self.base) if self.fewer else self.target, self.base)
+        return cut.plan(device, max(self.target, self.base) if self.fewer else self.target, self.base)

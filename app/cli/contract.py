@@ -68,6 +68,11 @@ def recipe_json(study: Study, plan: Plan, settings: dict[str, Any]) -> dict[str,
     }
 
 
+def _told(name: str, said: Any) -> bool:
+    """Tell whether a field of a speed is there: those that came later are, on an accelerator alone."""
+    return bool(said) or name not in ("at_once", "static_cache", "launch_bound")
+
+
 def _measurement(each: Measurement, shape: ModelShape) -> dict[str, Any]:
     """Perplexity and sizes first."""
     schedule = each.schedule
@@ -88,7 +93,7 @@ def _measurement(each: Measurement, shape: ModelShape) -> dict[str, Any]:
         "tokens_per_second": each.evaluation.tokens_per_second,
         "evaluation_seconds": each.evaluation.seconds,
         "evaluation_peak_memory": each.evaluation.peak_memory,
-        "speed": each.speed and plain(each.speed),
+        "speed": each.speed and {name: said for name, said in plain(each.speed).items() if _told(name, said)},
         "repair": each.repair and {"kept": each.repair.kept, **plain(each.repair)},
         "other_perplexity": each.other and each.other.perplexity,
         "tasks": [plain(score) for score in each.tasks],

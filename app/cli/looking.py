@@ -106,7 +106,7 @@ def plan_command(
     from slicing.studies.store import find_stored
 
     fewer = amount.share()
-    chosen = amount.plan(cut)
+    chosen = amount.plan(cut, which.device)
     request = ProfileRequest(model=which.source(), **measure.fields())
     run = find_stored(request) or carry_out(request)
     result: Any = run.result
@@ -191,7 +191,12 @@ def evaluate(
     num_fewshot: Annotated[
         int | None, typer.Option(min=0, help="With --tasks: worked examples per question.")
     ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="With --tasks: rows per forward pass.")] = 1,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="With --tasks: rows per forward pass.", show_default="1; on a GPU by its memory"
+        ),
+    ] = None,
     int8: Int8Option = False,
     json_path: JsonOption = None,
 ) -> None:
@@ -242,7 +247,7 @@ def _evaluate_tasks(
     source: ModelSource,
     asked: TaskOptions,
     num_fewshot: int | None,
-    batch_size: int,
+    batch_size: int | None,
     json_path: Path | None,
 ) -> None:
     from analysis.tasks import evaluate_tasks

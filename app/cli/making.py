@@ -91,7 +91,7 @@ def slice_command(
     from slicing.studies.study import sliced
 
     fewer = amount.share()
-    plan = amount.plan(cut)
+    plan = amount.plan(cut, which.device)
     asked = CompressRequest(
         model=which.source(),
         **calibrate.fields(),

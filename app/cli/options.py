@@ -207,9 +207,10 @@ class SharingOptions:
         bool, typer.Option("--first-token", help="Count the first token of each window in the score.")
     ] = False
     max_fraction: Annotated[float, typer.Option(help="No block loses more than this.")] = 0.9
-    rounding: Annotated[Rounding, typer.Option(help="Widths are multiples of this; the mean is kept.")] = (
-        Rounding.EIGHT
-    )
+    rounding: Annotated[
+        Rounding | None,
+        typer.Option(help="Widths are multiples of this; the mean is kept.", show_default="8; on CUDA 64"),
+    ] = None
     embedding: Annotated[
         Embedding,
         typer.Option(help="Tied models: share the table with the head, or untie (the published form)."),
@@ -235,9 +236,9 @@ class SharingOptions:
         given |= {name: getattr(self, name) for name in ("temperature", "spread", "slope", "draw", "rounds")}
         return {name: value for name, value in given.items() if name in known and value is not None}
 
-    def plan(self, target: float = 0.25, base: float = 0.10) -> Plan:
-        """The plan they describe at that target and base (``PlanError``)."""
-        from slicing.plans import Plan
+    def plan(self, device: str, target: float = 0.25, base: float = 0.10) -> Plan:
+        """The plan they describe at that target and base, for a model on a ``device`` (``PlanError``)."""
+        from slicing.plans import Plan, usual_rounding
 
         return Plan(
             target=target,
@@ -246,7 +247,7 @@ class SharingOptions:
             score=self.score,
             first_token=self.first_token,
             max_fraction=self.max_fraction,
-            rounding=int(self.rounding),
+            rounding=int(self.rounding or usual_rounding(device)),
             embedding=self.embedding.value,
             blocks_per_basis=self.blocks_per_basis,
         )
@@ -375,7 +376,10 @@ class FormOptions:
 
     one_shot: OneShotOption = False
     rounding: Annotated[
-        Rounding | None, typer.Option(help="Widths are multiples of this.", show_default="8")
+        Rounding | None,
+        typer.Option(
+            help="Widths are multiples of this.", show_default="8; on CUDA 64 where no recipes are named"
+        ),
     ] = None
     max_fraction: Annotated[
         float | None, typer.Option(help="No block loses more than this.", show_default="0.9")
@@ -387,11 +391,18 @@ class FormOptions:
         ),
     ] = None
 
-    def given_to(self, recipes: Sequence[Recipe]) -> tuple[Recipe, ...]:
-        """The recipes in this form (``PlanError``)."""
-        from slicing.plans import Slicing
+    def given_to(self, recipes: Sequence[Recipe], device: str, named: bool) -> tuple[Recipe, ...]:
+        """The recipes in this form, for a model on a ``device`` (``PlanError``).
 
-        given: dict[str, Any] = {"rounding": self.rounding and int(self.rounding)}
+        Those that somebody ``named`` say their rounding themselves, the same on every device.
+        """
+        from analysis.device import is_cuda
+        from slicing.plans import ROUNDING_ON_CUDA, Slicing
+
+        rounding = self.rounding and int(self.rounding)
+        if rounding is None and not named and is_cuda(device):
+            rounding = ROUNDING_ON_CUDA
+        given: dict[str, Any] = {"rounding": rounding}
         given |= {"max_fraction": self.max_fraction, "embedding": self.embedding and self.embedding.value}
         said = {name: value for name, value in given.items() if value is not None}
         if not said and not self.one_shot:

@@ -65,7 +65,7 @@ def compare(
     from slicing.studies.requests import PROMPT
     from slicing.studies.study import comparison
 
-    plan, fewer = amount.plan(cut), amount.share()
+    plan, fewer = amount.plan(cut, which.device), amount.share()
     asked_for: dict[str, Any] = {
         **how.fields(),
         "model": which.source(),
@@ -184,7 +184,7 @@ def sweep_command(
     from slicing.studies.study import sweep
 
     study = sweep(
-        cut.plan(),
+        cut.plan(which.device),
         numbers("bases", base),
         numbers("targets", target),
         one_shot=one_shot,
@@ -222,7 +222,7 @@ def contest_command(
     from slicing.studies.study import USUAL, contest
 
     study = contest(
-        form.given_to(_recipes(recipes, USUAL)),
+        form.given_to(_recipes(recipes, USUAL), which.device, bool(recipes)),
         target,
         equal=equal.value,
         seeds=whole_numbers("seeds", seeds),
@@ -260,7 +260,7 @@ def leaderboard_command(
     from slicing.studies.study import BOARD, leaderboard
 
     study = leaderboard(
-        form.given_to(_recipes(recipes, BOARD)),
+        form.given_to(_recipes(recipes, BOARD), which.device, bool(recipes)),
         numbers("sizes", sizes),
         seeds=whole_numbers("seeds", seeds),
         model=which.source(),

@@ -220,9 +220,15 @@ def previewed(found: Preview) -> str:
 
 def speed(timed: Speed) -> str:
     """Say how speed was measured, and how to read it."""
+    at_once = ""
+    if many := timed.at_once:
+        at_once = (
+            f" At batch {many.batch}: prompt {many.prompt.median:.2f}×, generation "
+            f"{many.generation.median:.2f}×."
+        )
     return (
-        f"Prompt and generation: times as fast as dense. {timed.protocol.capitalize()}. The range over "
-        f"rounds holds the true median in {100 * timed.coverage:.0f} % of cases. Where it spans more than a "
+        f"Prompt and generation: times as fast as dense. {timed.protocol.capitalize()}.{at_once} The range "
+        f"over rounds holds the true median in {100 * timed.coverage:.0f} % of cases. Where it spans more than a "
         "fifth, the machine was too busy to tell: time again when it is quiet, with more rounds."
     )
 

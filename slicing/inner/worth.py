@@ -62,7 +62,7 @@ def _measured(view: ModelView, changes: bool) -> dict[Place, Worth]:
     found: dict[Place, Worth] = {}
 
     def look(place: int, row: int, sublayer: Sublayer, moments: list[Tensor]) -> None:
-        curvature = root(curved.moments[place][row])
+        curvature = root(curved.moments[place][row].to(moments[0].device))  # it rests on the host
         scaled = [
             curvature.to(moment.device) @ (sublayer.scale * widen(out_in(writer), moment.device))
             for writer, moment in zip(sublayer.writers, moments, strict=True)

@@ -18,6 +18,7 @@ from analysis.anatomy import blocks
 from analysis.details import LIKENESSES, Details, DetailsCollector
 from analysis.errors import StorageError
 from analysis.profile import profile_blocks
+from analysis.scores import Passage
 
 
 def details_of(model: Any, windows: Tensor) -> Details:
@@ -72,7 +73,7 @@ def test_a_stream_that_turns_around_is_clamped(windows):
     collector = DetailsCollector(model, windows)
     states = torch.randn(2, 16, 32, generator=torch.Generator().manual_seed(0))
     for block in range(3):
-        collector.look(slice(0, 2), block, (-1) ** block * states, (-1) ** (block + 1) * states)
+        collector.look(slice(0, 2), block, Passage.of((-1) ** block * states, (-1) ** (block + 1) * states))
     angular = collector.details().maps()["angular"]
     expected = [[(i + j) % 2 for j in range(4)] for i in range(4)]
     np.testing.assert_allclose(angular, expected, atol=2e-4)
@@ -169,11 +170,11 @@ def test_states_are_held_only_until_the_batch_is_through(windows):
     model = tiny_model("llama")
     collector = DetailsCollector(model, windows)
     states = torch.randn(6, 16, 32)
-    collector.look(slice(0, 6), 0, states, states)
+    collector.look(slice(0, 6), 0, Passage.of(states, states))
     held = [part for each in collector._depths for part in each]
     assert all(part.untyped_storage().nbytes() == part.nbytes for part in held)  # no views of the batch
     for block in (1, 2):
-        collector.look(slice(0, 6), block, states, states)
+        collector.look(slice(0, 6), block, Passage.of(states, states))
     assert collector._depths == []
 
 

@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 import torch
+from accelerator import simulated
 from conftest import tiny_model
 
 from analysis import speed
 from analysis.errors import TextError
-from analysis.speed import NEW_TOKENS, compare_speed
+from analysis.speed import AT_ONCE, NEW_TOKENS, Taken, compare_speed
 from slicing.schedule import SlicingSchedule
 from slicing.slicer import slice_model
 
@@ -24,9 +25,9 @@ def test_ratios_are_medians_over_rounds_after_a_warm_up(windows, monkeypatch):
         id(other): [(1.0, 1.0), (1.0, 3.0), (1.0, 2.0), (1.0, 12.0)],
     }
 
-    def seconds(model: Any, tokens: torch.Tensor) -> tuple[float, float]:
+    def seconds(model: Any, tokens: torch.Tensor, static: bool) -> Taken:
         calls.append(model)
-        return taken[id(model)].pop(0)
+        return Taken(*taken[id(model)].pop(0))
 
     monkeypatch.setattr(speed, "_seconds", seconds)
     steps: list[tuple[str, int, int]] = []
@@ -63,3 +64,48 @@ def test_the_prompt_leaves_room_for_what_is_generated():
     assert compare_speed("dense", model, model, windows, 1).prompt_tokens == 20 - NEW_TOKENS
     with pytest.raises(TextError, match="context ends"):
         compare_speed("dense", model, model, windows.repeat(1, 2), 1)
+
+
+def test_many_sequences_at_a_time_are_timed_apart(windows, monkeypatch):
+    base, other = tiny_model("llama"), tiny_model("llama")
+    sizes: list[int] = []
+
+    def seconds(model: Any, tokens: torch.Tensor, static: bool) -> Taken:
+        sizes.append(len(tokens))
+        assert not static
+        slow = 2.0 if model is base else 1.0
+        return Taken(slow * len(tokens), slow, 1.0)
+
+    monkeypatch.setattr(speed, "_seconds", seconds)
+    found = compare_speed("dense", base, other, windows, 2, at_once=8)
+    assert sizes == [1, 1, 8, 8] * 3
+    assert found.at_once is not None and found.at_once.batch == 8
+    assert found.at_once.prompt.median == found.at_once.generation.median == 2.0
+    assert not found.launch_bound  # a CPU launches nothing
+    assert compare_speed("dense", base, other, windows, 1).at_once is None
+
+
+def test_a_cache_of_fixed_size_gives_the_same_tokens(windows, monkeypatch):
+    model = tiny_model("llama")
+    schedule = SlicingSchedule.from_fractions([0.25] * 3, 32, 1, "shared")
+    sliced = slice_model(model, schedule, windows).model
+    for each in (model, sliced):
+        heard: list[torch.Tensor] = []
+        handle = each.get_output_embeddings().register_forward_hook(
+            lambda *given, heard=heard: heard.append(given[2])
+        )
+        for static in (False, True):
+            speed._seconds(each, windows[:1], static)
+        handle.remove()
+        half = len(heard) // 2
+        for one, same in zip(heard[:half], heard[half:], strict=True):
+            torch.testing.assert_close(one, same, atol=1e-5, rtol=1e-4)
+
+
+def test_an_accelerator_is_timed_with_a_batch_and_the_host_that_bounds_it_is_told(windows):
+    with simulated("cuda") as accelerator:  # which has done everything when the host is through
+        model = accelerator.put(tiny_model("llama"), "cuda")
+        found = compare_speed("dense", model, model, windows, 1)
+    assert found.at_once is not None and found.at_once.batch == AT_ONCE
+    assert found.static_cache and found.launch_bound
+    assert "a cache of fixed size" in found.protocol and "bounds generation" in found.protocol

@@ -12,13 +12,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from accelerator import simulated
 from conftest import byte_tokenizer, tiny_model
 
 from analysis.errors import ModelError, TextError
 from analysis.sources.model import ModelSource
 from analysis.sources.opening import OpenModel, open_dense
 from analysis.sources.text import TextSource
-from analysis.tasks import TaskScore, evaluate_tasks
+from analysis.tasks import TaskScore, evaluate_tasks, usual_rows
 from app.repeat import study_file
 from app.report import build_report
 from app.tables import task_table
@@ -140,7 +141,17 @@ def page_by_hand(opened: OpenModel, text: str, context: int = 128) -> float:
     return total
 
 
-@pytest.mark.parametrize("batch_size", [1, 4])
+@pytest.mark.parametrize(
+    ("vocabulary", "memory", "rows"), [(128256, 80e9, 9), (32000, 80e9, 32), (128256, 6e9, 1)]
+)
+def test_rows_at_a_time_follow_from_the_memory_of_an_accelerator(vocabulary, memory, rows):
+    with simulated("cuda", memory=memory) as accelerator:
+        model = accelerator.put(tiny_model("llama", vocab_size=vocabulary), "cuda")
+        assert usual_rows(model) == rows
+    assert usual_rows(tiny_model("llama")) == 1
+
+
+@pytest.mark.parametrize("batch_size", [None, 1, 4])
 def test_scores_are_those_of_a_hand_computation(opened, folder, batch_size):
     found = table(
         evaluate_tasks(opened, ["tiny_choice", "tiny_pages"], include=folder, batch_size=batch_size)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from conftest import DEMO_SHAPE
 
 from analysis.errors import PlanError, StorageError
+from app.cli.options import FormOptions, Rounding, SharingOptions
 from slicing.budget import Budget
-from slicing.plans import Plan
+from slicing.plans import Plan, usual_rounding
 from slicing.schedule import SlicingSchedule, constant_at_parameters
+from slicing.studies.study import recipes, sliced
 
 REDUNDANCY = [0.0] + [0.9 + i / 300 for i in range(29)]
 
@@ -102,3 +105,27 @@ def test_a_share_of_the_parameters_becomes_the_target_that_reaches_it(rounding: 
         assert plan.target != Plan().target
     with pytest.raises(PlanError, match="between 0 and 1"):
         Plan().with_fewer(1.5, REDUNDANCY, DEMO_SHAPE)
+
+
+def test_widths_are_multiples_of_64_on_a_gpu_and_the_key_says_so(monkeypatch, tmp_path):
+    assert [usual_rounding(name) for name in ("cpu", "mps", "cuda", "cuda:0,1", "cuda+cpu")] == [
+        8,
+        8,
+        64,
+        64,
+        64,
+    ]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr("analysis.device._DRIVERS", (str(tmp_path / "none"),))
+    assert usual_rounding("auto") == 8  # without a driver nobody asks torch
+    monkeypatch.setattr("analysis.device._DRIVERS", (str(tmp_path),))
+    assert usual_rounding("auto") == 64
+    here, there = (sliced(SharingOptions().plan(name)) for name in ("cpu", "cuda"))
+    assert here.line == "slice(dynamic)"
+    assert there.line == "slice(dynamic, rounding=64)"
+    assert here.key != there.key
+    boards = [FormOptions().given_to(recipes("slice", "shortgpt"), "cuda", named) for named in (True, False)]
+    assert [each.line for each in boards[0]] == ["slice(dynamic)", "shortgpt"]  # a line says what it says
+    assert [each.line for each in boards[1]] == ["slice(dynamic, rounding=64)", "shortgpt"]
+    chosen = FormOptions(rounding=Rounding.EIGHT).given_to(recipes("slice"), "cuda", False)
+    assert [each.line for each in chosen] == ["slice(dynamic)"]

@@ -28,7 +28,7 @@ class BrainSurgery(UnitScore):
         """The unit that goes first has 0."""
         if site.curvature is None:
             raise PlanError("The score 'obs' needs the curvature of the loss: measure it first.")
-        scaled = root(site.curvature)
+        scaled = root(site.curvature.to(site.moment.device))  # it rests on the host
         order = order_of_removal(scaled @ site.weight.to(scaled), site.moment, site.columns.cpu().numpy())
         places = np.empty(len(order.units))
         places[order.units] = np.arange(len(order.units))

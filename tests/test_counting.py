@@ -1,0 +1,114 @@
+"""What is counted on meta tensors: that it is exact, and that large models stay within bounds."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from counting import MODELS, Model, count, count_whole
+from meta_cards import Numbers, counted, seconds
+
+SMALL = Model(width=64, inner=128, blocks=4, vocabulary=300, heads=4, key_value_heads=2)
+
+
+def test_operations_are_counted_by_dtype_device_and_size():
+    with counted() as counting:
+        one = torch.ones(2, 3, dtype=torch.bfloat16, device="cuda")
+        counting.begin()
+        product = torch.nn.functional.linear(one, torch.ones(5, 3, dtype=torch.bfloat16, device="cuda"))
+        (product.double() @ torch.ones(5, 7, dtype=torch.float64, device="cuda")).cpu()
+        torch.linalg.eigh(torch.ones(6, 6, dtype=torch.float64, device="cuda"))
+        torch.mm(torch.ones(4, 4), torch.ones(4, 4))
+        float(product.sum())
+        found = counting.done()
+    assert found["flops bfloat16"] == 2 * 2 * 3 * 5
+    assert found["flops float64"] == 2 * 2 * 5 * 7
+    assert found["host flops float32"] == 2 * 4 * 4 * 4
+    assert found["cubes linalg_eigh 6"] == 1
+    assert found["copies cuda cpu"] == 2 * 7 * 8
+    assert found["waits"] == 2
+
+
+def test_the_peak_is_what_is_held_at_one_moment():
+    with counted() as counting:
+        held = torch.ones(1000, device="cuda")
+        counting.begin()
+        for _ in range(3):
+            torch.ones(500, device="cuda")
+        assert counting.done()["peak cuda:0"] == 4000 + 2000
+        with pytest.raises(torch.OutOfMemoryError):
+            torch.empty(10**11, device="cuda")
+        del held
+
+
+@pytest.mark.parametrize("job", ["profile", "slicing"])
+def test_a_few_blocks_and_windows_say_what_all_take(job):
+    direct, followed = count(SMALL, job, 4, 24), count_whole(SMALL, job, windows=24, counted_windows=(8, 16))
+    for name in direct:
+        if not name.startswith("peak"):
+            assert followed[name] == pytest.approx(direct[name], rel=5e-3), name
+
+
+@pytest.fixture(scope="module")
+def whole() -> dict[str, Numbers]:
+    """Llama-3-8B with 128 windows of 2,048 tokens, each job in about two seconds."""
+    jobs = ("forward", "profile", "slicing")
+    return {job: count_whole(MODELS["Llama-3-8B"], job, counted_windows=(8, 16)) for job in jobs}
+
+
+def ratio(whole: dict[str, Numbers], job: str, card: str) -> float:
+    return seconds(whole[job], card) / seconds(whole["forward"], card)
+
+
+def test_a_forward_pass_of_8b_is_what_the_shapes_say(whole):
+    weights = 32 * (2 * 4096 * 4096 + 2 * 4096 * 1024 + 3 * 4096 * 14336)
+    tokens = 128 * 2048
+    attention = 2 * 2048 * 4096 * 32  # half of (T, T), twice, two FLOPs each
+    assert whole["forward"]["flops bfloat16"] == pytest.approx(tokens * (2 * weights + attention), rel=1e-6)
+
+
+def test_a_profile_adds_little_to_a_forward_pass(whole):
+    """Of a block the states entering and leaving are read once or twice, and the host waits once a batch."""
+    states = 128 * 2048 * 4096 * 32
+    extra = whole["profile"]["bytes"] - whole["forward"]["bytes"]
+    assert extra / states < 64
+    assert whole["profile"]["waits"] <= 12 * 16
+    for card, bound in {"H100": 1.13, "RTX 4090": 1.07, "A100": 1.11}.items():
+        assert ratio(whole, "profile", card) < bound
+
+
+def test_what_slicing_takes_beside_its_forward_pass(whole):
+    """The sliced blocks do less than the dense; turns and second moments are in fp32, the sums in fp64."""
+    found, forward = whole["slicing"], whole["forward"]
+    assert found["flops bfloat16"] < 0.85 * forward["flops bfloat16"]
+    assert found["flops float32"] < 0.24 * forward["flops bfloat16"]
+    assert found["flops float64"] < 0.003 * forward["flops bfloat16"]
+    assert found["cubes linalg_eigh 4096"] == 64  # one at every site: most of the time on a large card
+    assert found["bytes"] < 2.2 * forward["bytes"]
+    assert found["bytes float64"] < 0.2 * forward["bytes"]
+    assert found["copies cpu cuda"] + found["copies cuda cpu"] < 2e8
+    assert found["waits"] < 3.2 * 64 * 16
+
+
+@pytest.mark.parametrize("job", ["bases", "evaluation", "a step of healing"])
+def test_other_jobs_take_what_they_should(job):
+    """With two blocks and one batch, in products of each dtype over those of a forward pass."""
+    shape = MODELS["Llama-3-8B"]
+    forward, found = (count(shape, each, 2, 8) for each in ("forward", job))
+    narrow, single, wide = (
+        found[f"flops {name}"] / forward["flops bfloat16"] for name in ("bfloat16", "float32", "float64")
+    )
+    head = 2 * 4096 * 128256 * 8 * 2048 / forward["flops bfloat16"]
+    assert narrow < {"bases": 1.01, "evaluation": 1.01 + head, "a step of healing": 6.5 + 6.5 * head}[job]
+    assert single < {"bases": 0.11, "evaluation": 0.01, "a step of healing": 0.05}[job]
+    assert wide < 0.001
+
+
+@pytest.mark.parametrize("cards", [2, 4])
+def test_on_several_cards_the_same_is_computed_and_the_stream_passes_each_once(cards):
+    shape = MODELS["Llama-3-70B"]
+    one, several = (count(shape, "slicing", 4, 8, each, 10**13) for each in (1, cards))
+    for name in ("flops bfloat16", "flops float32", "flops float64", "cubes linalg_eigh 8192"):
+        assert several[name] == one[name]
+    stream = 8 * 2048 * 8192 * 4
+    assert several["copies cuda cuda"] < 3 * cards * stream
+    assert max(several[f"peak cuda:{card}"] for card in range(cards)) < one["peak cuda:0"]
