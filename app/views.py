@@ -42,8 +42,11 @@ class View:
 
     def sentence(self) -> str:
         """The main sentence."""
-        found = self._summed_up()
-        return " ".join((found.verdict, *found.said[:1]))
+        return self._summed_up().verdict
+
+    def more(self) -> tuple[str, ...]:
+        """What is told behind it, a sentence or two each."""
+        return self._summed_up().said
 
     def table(self) -> pd.DataFrame:
         """The table of the first part."""

@@ -19,6 +19,7 @@ from slicing.store import open_model
 from slicing.studies.results import Request, Run
 from slicing.studies.results import warnings as told_of
 from slicing.studies.run import Opener, perform
+from slicing.wish import read_share
 
 Kind = TypeVar("Kind", bound=Value)
 
@@ -39,6 +40,17 @@ def checked(kind: type[Kind], make: Callable[..., Kind] | None = None, /, **fiel
         ) from None
 
 
+def share_of(fewer: Any) -> float:
+    """Read the share of the parameters that goes: 0.2, or ``20%`` (``PlanError``)."""
+    if isinstance(fewer, str):
+        return read_share("share of the parameters (fewer)", fewer)
+    if isinstance(fewer, bool) or not isinstance(fewer, int | float):
+        raise PlanError(
+            f"The share of the parameters (fewer) must be a share such as 0.2; got {fewer!r}: write it so."
+        )
+    return float(fewer)
+
+
 class Asked:
     """What a verb was given: a model, where its runs go, and who reads its texts."""
 
@@ -52,6 +64,10 @@ class Asked:
         window_length: int | None = None,
         home: Home | None = None,
     ) -> None:
+        if not isinstance(store, bool):
+            raise PlanError(
+                f"A run is stored or not (True or False), but got store={store!r}: give one of them."
+            )
         self.model: Given = given(model, tokenizer, device, dtype)
         self.home = home or Home(store and self.model.stored)
         self.texts = Texts(window_length, self.home.folder)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from analysis.errors import PlanError
 from slicing.budget import Budget
-from slicing.interface.asking import Asked, checked
+from slicing.interface.asking import Asked, checked, share_of
 from slicing.interface.outcomes import Planned, Smaller, plan_in
 from slicing.interface.telling import ProgressLike
 from slicing.plans import Plan
@@ -27,7 +27,7 @@ def compress(
     how: str | Recipe | Plan | Planned,
     *,
     budget: str | Budget | None = None,
-    fewer: float | None = None,
+    fewer: float | str | None = None,
     text: TextLike = "demo",
     windows: int | None = None,
     window_length: int | None = None,
@@ -49,8 +49,8 @@ def compress(
     line of a recipe, such as ``mixed(repair=projections)`` or ``sleb(share=0.5) | slice(dynamic, base=0)``:
     see docs/recipes.md. ``budget`` says how much smaller: ``mean_slice=SP``, ``parameters=SHARE``,
     ``blocks=COUNT`` or ``size=PARAMETERS``; by default that of the plan, or ``mean_slice=0.25``.
-    ``fewer=0.2`` is ``budget="parameters=0.2"``. With an ``evaluation`` text both models are judged on its
-    first ``evaluation_windows`` (8), and the model card tells their perplexities.
+    ``fewer=0.2``, or ``"20%"``, is ``budget="parameters=0.2"``. With an ``evaluation`` text both models are
+    judged on its first ``evaluation_windows`` (8), and the model card tells their perplexities.
 
     The smaller model is written to the folder of the run, which takes its size on disk. While it is made it
     takes its own size in memory beside the dense one; afterwards none, until ``.model`` opens it. It shares
@@ -72,21 +72,21 @@ def compress(
     asked = Asked(model, tokenizer, device, dtype, store, window_length)
     recipe, amount = _recipe(how), _budget(how, budget, fewer)
     texts = asked.texts
-    fields = {
-        "calibration": texts.read(text, "calibration"),
-        "calibration_windows": windows or min(16, texts.count or 16),
-        "search_text": None if search_text is None else texts.read(search_text, "calibration"),
-        "healing_text": None if healing_text is None else texts.read(healing_text, "calibration"),
-        "evaluation": None if evaluation is None else texts.read(evaluation, "evaluation"),
-        "evaluation_windows": evaluation_windows,
-    }
-    fields["profile_windows"] = min(8, fields["calibration_windows"])
+    fields: dict[str, Any] = {"calibration": texts.read(text, "calibration")}
+    fields["calibration_windows"] = count = texts.windows("windows", windows, 16)
+    for name, value in (("search_text", search_text), ("healing_text", healing_text)):
+        fields[name] = None if value is None else texts.read(value, "calibration")
+    texts.count = None
+    if evaluation is not None:
+        fields["evaluation"] = texts.read(evaluation, "evaluation")
+    fields["evaluation_windows"] = texts.windows("evaluation_windows", evaluation_windows, 8)
     request = checked(
         CompressRequest,
         model=asked.model.source,
         recipe=recipe,
         budget=amount,
         window_length=texts.window_length,
+        profile_windows=min(8, count),
         seed=seed,
         **fields,
     )
@@ -159,14 +159,14 @@ def _recipe(how: Any) -> Recipe:
     )
 
 
-def _budget(how: Any, budget: Any, fewer: float | None) -> Budget | None:
+def _budget(how: Any, budget: Any, fewer: Any) -> Budget | None:
     """Read how much smaller a model is to become; ``None`` where nobody says it (``PlanError``)."""
     if fewer is not None:
         if budget is not None:
             raise PlanError(
                 f"Give either budget or fewer, but got '{budget}' and {fewer!r}: leave one of them out."
             )
-        return checked(Budget, measure="parameters", amount=fewer)
+        return checked(Budget, measure="parameters", amount=share_of(fewer))
     if isinstance(budget, str):
         return Budget.parse(budget)
     if budget is not None and not isinstance(budget, Budget):

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from analysis.anatomy import why_not_sliceable
-from analysis.errors import ModelError, UnsupportedError
+from analysis.errors import ModelError, StorageError, UnsupportedError
 from analysis.late import torch, transformers
 from analysis.quantised import why_not_plain
 from analysis.read_shape import read_shape
@@ -134,6 +134,13 @@ class Given:
                 each.grad = had
 
 
+def path_of(place: Any) -> Path:
+    """Read where something is to be written (``StorageError`` for what is no path)."""
+    if not isinstance(place, str | os.PathLike) or not os.fspath(place):
+        raise StorageError(f"A place to write to is a path, but got {place!r}: give a name.")
+    return Path(place).expanduser()
+
+
 def given(model: Any, tokenizer: Any = None, device: str = "auto", dtype: str = "auto") -> Given:
     """Read what a verb was given as a model (``ModelError``). ``device`` and ``dtype`` are for names."""
     if isinstance(model, Given):
@@ -149,10 +156,21 @@ def given(model: Any, tokenizer: Any = None, device: str = "auto", dtype: str = 
                 f"'{os.fspath(model)}' brings a tokenizer of its own: leave tokenizer out, or give the model "
                 "itself."
             )
+        for what, value in (("device", device), ("dtype", dtype)):
+            if not isinstance(value, str):
+                raise ModelError(f"A {what} is a name, such as 'auto', but got {value!r}: write it so.")
         return Given(ModelSource.parse(os.fspath(model), device, dtype), None)
     if callable(opening := getattr(model, "_opened", None)):  # a smaller model that is not open yet
         model = opening()
+    for what, value in (("device", device), ("dtype", dtype)):
+        if not isinstance(value, str) or value != "auto":
+            raise ModelError(
+                f"The model is open already, and {what}={value!r} is for one that is named: leave it out, or "
+                "move the model."
+            )
     if isinstance(model, Model):
+        if tokenizer is not None:
+            raise ModelError(f"'{model.label}' brings a tokenizer of its own: leave tokenizer out.")
         return Given(model.source, OpenModel(model.model, model.tokenizer), model)
     if isinstance(model, tuple) and len(model) == 2:
         model, tokenizer = model
@@ -237,7 +255,7 @@ def save(
     >>> slicing.load("smaller", device="cpu").parameters
     32864
     """
-    output = Path(folder).expanduser()
+    output = path_of(folder)
     if callable(keep := getattr(model, "_save", None)):  # a smaller model, which lies on disk already
         keep(output)
         return output

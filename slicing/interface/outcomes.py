@@ -16,7 +16,7 @@ from analysis.profile import LayerProfile
 from analysis.shape import ModelShape
 from analysis.sources.windows import Passage
 from analysis.storage import check_new_folder, runs_folder, runs_in, write_whole
-from slicing.interface.models import Given, Model, load
+from slicing.interface.models import Given, Model, load, path_of
 from slicing.interface.views import View, views
 from slicing.plans import Plan
 from slicing.schedule import SlicingSchedule
@@ -72,7 +72,7 @@ class Shown:
         with self._there():
             page = self._view().page()
         if path is not None:
-            write_whole(Path(path).expanduser(), page.encode())
+            write_whole(path_of(path), page.encode())
         return page
 
     @property
@@ -90,9 +90,11 @@ class Shown:
         return f"<{type(self).__name__}: {self.sentence}>"
 
     def _repr_html_(self) -> str:
-        said = "".join(f"<p>{html.escape(each)}</p>" for each in self.warnings)
-        table = views().as_html(self.frame(), ROWS)
-        return f"<p><b>{html.escape(self.sentence)}</b></p>{said}{table}"
+        with self._there():
+            view = self._view()
+            sentence, more, frame = view.sentence(), view.more(), view.table()
+        said = "".join(f"<p>{html.escape(each)}</p>" for each in (*more[:1], *self.warnings))
+        return f"<p><b>{html.escape(sentence)}</b></p>{said}{views().as_html(frame, ROWS)}"
 
 
 class Outcome(Shown):

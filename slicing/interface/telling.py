@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeAlias
 
+from analysis.errors import PlanError
 from analysis.sources.hub import FETCHING
 from analysis.values import Progress, no_progress
 
@@ -49,11 +50,15 @@ class Bars:
 @contextmanager
 def telling(progress: ProgressLike) -> Iterator[Progress]:
     """Give the callback that work tells its progress to."""
+    if not isinstance(progress, bool):
+        if not callable(progress):
+            raise PlanError(
+                f"Progress is True, False or a function of phase, done and total; got {progress!r}: give one."
+            )
+        yield progress
+        return
     if not progress:
         yield no_progress
-        return
-    if not isinstance(progress, bool):
-        yield progress
         return
     bars = Bars()
     try:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from analysis.errors import TextError
+from analysis.errors import PlanError, TextError
 from analysis.late import torch
 from analysis.sources.ids import SUFFIX, require_windows, write_tokens
 from analysis.sources.presets import PRESETS, Role
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
     TextLike: TypeAlias = "str | Path | Sequence[str] | Tensor | np.ndarray | TextSource"
 """What every verb takes as a text."""
-LENGTH = 512
-"""Tokens in a window, where neither the user nor the text says another number."""
+LENGTH, USUAL = 512, 16
+"""Tokens in a window, and windows, where neither the user nor the text says another number."""
 
 
 class Texts:
@@ -35,6 +35,8 @@ class Texts:
 
     def __init__(self, window_length: int | None, folder: Path | None) -> None:
         """``folder``: where strings and windows are kept as files; ``None`` for the cache folder."""
+        if window_length is not None:
+            window_length = self.windows("tokens in a window (window_length)", window_length)
         self._asked, self._found, self._folder = window_length, None, folder
         self.count: int | None = None
         """How many windows the last text that was windows of tokens has."""
@@ -46,6 +48,7 @@ class Texts:
 
     def read(self, text: Any, role: Role) -> TextSource:
         """Say where a text is (``TextError``); ``role`` chooses the split of one that has several."""
+        self.count = None
         if isinstance(text, TextSource):
             return text
         if isinstance(text, os.PathLike):
@@ -62,6 +65,19 @@ class Texts:
             f"(windows, tokens), but got {kind}: give one of these."
         )
 
+    def windows(self, what: str, asked: Any, usual: int | None = None) -> int:
+        """Say how many windows of the last text are read (``PlanError`` for no such number).
+
+        Those that were ``asked`` for, or else the ``usual`` number, or all of windows that were given.
+        """
+        if asked is None:
+            return min(usual or self.count or USUAL, self.count or usual or USUAL)
+        if isinstance(asked, bool) or not isinstance(asked, int | np.integer) or asked < 1:
+            raise PlanError(
+                f"The number of {what} must be a whole number from 1 on; got {asked!r}: correct it."
+            )
+        return int(asked)
+
     def beside(self, text: Any, evaluation: Any) -> TextSource:
         """Say where the text is that models are judged on.
 
@@ -70,6 +86,7 @@ class Texts:
         """
         if evaluation is not None:
             return self.read(evaluation, "evaluation")
+        self.count = None
         name, _, split = text.strip().partition(":") if isinstance(text, str) else ("", "", "")
         if name in ("demo", *PRESETS):
             return TextSource.parse(name, "evaluation")

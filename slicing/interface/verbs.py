@@ -10,7 +10,7 @@ from analysis.errors import PlanError, UnsupportedError
 from analysis.evaluate import perplexity, safe_precision
 from analysis.sources.windows import passages, token_windows
 from slicing.budget import Budget
-from slicing.interface.asking import Asked, checked
+from slicing.interface.asking import Asked, checked, share_of
 from slicing.interface.outcomes import Evaluation, Judgement, Planned, Profile, plan_in
 from slicing.interface.telling import ProgressLike, telling
 from slicing.plans import Plan, take_settings
@@ -71,17 +71,20 @@ def profile(
     """
     asked = Asked(model, tokenizer, device, dtype, store, window_length)
     source = asked.texts.read(text, "calibration")
-    count = windows or min(8, asked.texts.count or 8)
-    drawn = drawn_for(count, calibration_windows or max(count, min(16, asked.texts.count or 16)))
+    texts = asked.texts
+    count = texts.windows("windows", windows, 8)
+    drawn = max(count, texts.windows("calibration_windows", None, 16))
+    if calibration_windows is not None:
+        drawn = texts.windows("calibration_windows", calibration_windows)
     request = checked(
         ProfileRequest,
         model=asked.model.source,
         text=source,
         windows=count,
-        drawn=drawn,
-        window_length=asked.texts.window_length,
+        drawn=drawn_for(count, drawn),
+        window_length=texts.window_length,
         seed=seed,
-        probes=tuple(probes),
+        probes=_several(probes),
         lens=lens,
         units=units,
         bases=bases,
@@ -93,7 +96,7 @@ def plan(
     profile: Profile,
     target: float | None = None,
     *,
-    fewer: float | None = None,
+    fewer: float | str | None = None,
     allocation: str = "dynamic",
     **settings: Any,
 ) -> Planned:
@@ -126,22 +129,23 @@ def plan(
         raise UnsupportedError(result.not_sliceable)
     chosen = _plan_of(target, fewer, {"allocation": allocation, **settings})
     if fewer is not None:
-        chosen = chosen.with_fewer(
-            fewer, result.profile.redundancy(chosen.score, chosen.first_token), result.shape
-        )
+        redundancy = result.profile.redundancy(chosen.score, chosen.first_token)
+        size = checked(Budget, measure="parameters", amount=share_of(fewer))
+        chosen = chosen.with_fewer(size.amount, redundancy, result.shape)
     found = Planned(chosen, result.profile, result.shape)
     _ = found.schedule  # what cannot be planned is told now
     return found
 
 
-def _plan_of(target: float | None, fewer: float | None, settings: dict[str, Any]) -> Plan:
+def _plan_of(target: Any, fewer: Any, settings: dict[str, Any]) -> Plan:
     """Make the plan at a target; where ``fewer`` is given, one whose target is still to be found."""
     if target is not None and fewer is not None:
         raise PlanError(
             f"Give either target or fewer, but got {target!r} and {fewer!r}: leave one of them out."
         )
-    if fewer is not None:
-        target = max(Plan.model_fields["target"].default, settings.get("base", 0.0))
+    base = settings.get("base")
+    if fewer is not None and isinstance(base, int | float):
+        target = max(Plan.model_fields["target"].default, base)
     plain = take_settings(Plan, settings | ({} if target is None else {"target": target}))
     return checked(Plan, **plain)
 
@@ -177,7 +181,7 @@ def evaluate(
     """
     asked = Asked(model, tokenizer, device, dtype, False, window_length)
     source = asked.texts.read(text, "evaluation")
-    count = windows or asked.texts.count or 16
+    count = asked.texts.windows("windows", windows)
     with telling(progress) as listen, asked.model.borrowed():
         opened = asked.model.open(listen)
         read = token_windows(source, opened.tokenizer, asked.texts.window_length, count)
@@ -233,6 +237,12 @@ def compare(
         raise PlanError(
             f"A plan is what slicing.plan or slicing.Plan gave, but got {kind}: give one of these."
         )
+    if not isinstance(repair, bool):
+        raise PlanError(
+            f"What is sliced is repaired or not (True or False); got {repair!r}: give one of them."
+        )
+    if own := {"recipes", "budgets", "seeds", "matched", "view"} & {*settings}:
+        raise PlanError(f"A comparison chooses {min(own)} itself: leave it out, or use slicing.study.")
     asked = Asked(model, tokenizer, device, dtype, store, window_length)
     make = partial(comparison, chosen, one_shot=one_shot, repair="writers" if repair else "none")
     fields = _judged(asked, text, evaluation, windows, evaluation_windows, settings)
@@ -245,7 +255,7 @@ def study(
     recipes: Sequence[str | Recipe],
     budgets: Sequence[str | Budget] | str = ("parameters=0.2",),
     *,
-    seeds: Sequence[int] = (0,),
+    seeds: Sequence[int] | int = (0,),
     text: TextLike = "demo",
     evaluation: TextLike | None = None,
     windows: int | None = None,
@@ -278,18 +288,22 @@ def study(
     ['dense', 'constant', 'shortgpt']
     """
     asked = Asked(model, tokenizer, device, dtype, store, window_length)
-    lines = [recipes] if isinstance(recipes, str) else list(recipes)
-    amounts = [budgets] if isinstance(budgets, str) else list(budgets)
+    lines, amounts = _several(recipes), _several(budgets)
     fields = _judged(asked, text, evaluation, windows, evaluation_windows, settings)
     fields = {"view": "ranking" if len(amounts) == 1 else "frontier", **fields}
     request = checked(
         Study,
         recipes=tuple(Recipe.parse(each) if isinstance(each, str) else each for each in lines),
         budgets=tuple(Budget.parse(each) if isinstance(each, str) else each for each in amounts),
-        seeds=tuple(seeds),
+        seeds=_several(seeds),
         **fields,
     )
     return Judgement(asked.carried_out(request, progress), asked.model, asked.home)
+
+
+def _several(values: Any) -> tuple[Any, ...]:
+    """Give what stands in a list or a tuple, or the one thing that was given in the place of several."""
+    return tuple(values) if isinstance(values, Sequence) and not isinstance(values, str) else (values,)
 
 
 def _judged(
@@ -303,8 +317,9 @@ def _judged(
     """The fields of a study that a verb was given, texts read."""
     texts = asked.texts
     calibration = texts.read(text, "calibration")
-    count = windows or min(16, texts.count or 16)
+    count = texts.windows("windows", windows, 16)
     judged = texts.beside(text, evaluation)
+    of_them = texts.windows("evaluation_windows", evaluation_windows, 16)
     read = dict(settings)
     for name in {*TEXTS} & {*settings}:
         read[name] = None if settings[name] is None else texts.read(settings[name], TEXTS[name])
@@ -314,7 +329,7 @@ def _judged(
         "calibration_windows": count,
         "profile_windows": min(8, count),
         "evaluation": judged,
-        "evaluation_windows": evaluation_windows,
+        "evaluation_windows": of_them,
         "window_length": texts.window_length,
         **read,
     }

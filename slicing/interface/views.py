@@ -30,6 +30,10 @@ class View(Protocol):
         """The main sentence."""
         ...
 
+    def more(self) -> tuple[str, ...]:
+        """What is told behind it."""
+        ...
+
     def table(self) -> pd.DataFrame:
         """The main table."""
         ...
