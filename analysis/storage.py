@@ -15,6 +15,7 @@ import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path
 
 import platformdirs
@@ -33,9 +34,23 @@ def cache_folder() -> Path:
     return _home(platformdirs.user_cache_dir("slicescope")) / "cache"
 
 
+_RUNS: ContextVar[Path | None] = ContextVar("runs", default=None)
+"""Where runs are kept instead, while a block of ``runs_in`` runs."""
+
+
 def runs_folder() -> Path:
     """One folder per run. ``SLICESCOPE_HOME/runs`` when that is set."""
-    return _home(platformdirs.user_data_dir("slicescope")) / "runs"
+    return _RUNS.get() or _home(platformdirs.user_data_dir("slicescope")) / "runs"
+
+
+@contextmanager
+def runs_in(folder: Path | None) -> Iterator[None]:
+    """Keep runs in this folder, and find them there, while the block runs; ``None``: in the usual one."""
+    before = _RUNS.set(folder)
+    try:
+        yield
+    finally:
+        _RUNS.reset(before)
 
 
 def queue_folder() -> Path:

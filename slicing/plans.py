@@ -11,7 +11,7 @@ from typing import Any, Literal, Self
 from pydantic import ConfigDict, Field, ValidationError, model_validator
 
 from analysis.device import is_cuda
-from analysis.errors import PlanError
+from analysis.errors import PlanError, unknown_name
 from analysis.shape import ModelShape
 from analysis.values import Value
 from slicing.allocation import MAX_FRACTION, Allocation, Constant, Fractions, find_allocation
@@ -35,6 +35,24 @@ ROUNDING, ROUNDING_ON_CUDA = 8, 64
 def usual_rounding(device: str) -> int:
     """Tell the rounding of a plan for a device, by its name, where none was chosen."""
     return ROUNDING_ON_CUDA if is_cuda(device) else ROUNDING
+
+
+def take_settings(kind: type[Slicing], data: Any) -> Any:
+    """Read the settings of an allocation that stand beside the fields of a plan, as ``base`` may.
+
+    Raises ``PlanError`` for a name that is neither.
+    """
+    if not isinstance(data, dict) or all(name in kind.model_fields for name in data):
+        return data
+    allocation = data.get("allocation", kind.model_fields["allocation"].default)
+    known = find_allocation(allocation).model_fields
+    others = {name: value for name, value in data.items() if name not in kind.model_fields}
+    for name in others:
+        if name not in known:
+            what = f"field of a plan with the allocation '{allocation}'"
+            raise PlanError(unknown_name(what, name, (*kind.model_fields, *known)))
+    plain = {name: value for name, value in data.items() if name not in others}
+    return {**plain, "settings": {**(data.get("settings") or {}), **others}}
 
 
 class Slicing(Value):
@@ -114,7 +132,10 @@ class Slicing(Value):
 
 
 class Plan(Slicing):
-    """Say how to slice, and how much. Checked when it is made: ``PlanError``."""
+    """Say how to slice, and how much. Checked when it is made: ``PlanError``.
+
+    The settings of the allocation may be given by their names: ``Plan(target=0.25, base=0.2)``.
+    """
 
     target: float = 0.25
     """SP: the mean slice fraction over blocks."""
@@ -122,7 +143,7 @@ class Plan(Slicing):
     @model_validator(mode="before")
     @classmethod
     def _read_earlier(cls, data: Any) -> Any:
-        return read_earlier_slicing(data)
+        return take_settings(cls, read_earlier_slicing(data))
 
     @model_validator(mode="after")
     def _check_target(self) -> Self:

@@ -13,6 +13,7 @@ import torch
 from cli_page import cli_page, written_page
 from conftest import byte_tokenizer, tiny_model
 from pages import PAGES, ROOT, anchors, blocks, commands, commands_of, links, parse, spans, to_run
+from test_python_docs import BLOCKS
 
 from analysis.profile import profile_blocks
 from slicing.budget import Budget
@@ -213,7 +214,7 @@ def test_the_example_of_loading_runs(model, tmp_path, monkeypatch, capsys):
 
 def test_every_marked_block_is_run_by_a_test():
     marked = {name for page in NAMES for name in to_run(text_of(page))}
-    assert marked == {"a new method", "load"}
+    assert marked == {"a new method", "load", *BLOCKS}
 
 
 def test_makefile_has_the_commands_that_pages_name():

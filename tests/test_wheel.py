@@ -150,3 +150,17 @@ def test_the_app_is_served(installed, environment, nowhere, tmp_path) -> None:
         server.terminate()
         server.wait(30)
     assert "Traceback" not in log.read_text()
+
+
+def test_the_python_interface_draws(installed, environment, nowhere) -> None:
+    """What draws is found by its entry point, whatever folder one is in."""
+    script = (
+        "import slicing; from importlib.metadata import entry_points; "
+        "from slicing.interface.views import views; "
+        "print([each.value for each in entry_points(group='slicescope.views')], views().__file__)"
+    )
+    python = installed.program.with_name("python")
+    done = subprocess.run(
+        [python, "-c", script], cwd=nowhere, env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["['app.views']", str(installed.packages / "app" / "views.py")]

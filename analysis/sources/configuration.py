@@ -88,6 +88,11 @@ def where_to_read(source: ModelSource) -> tuple[str, dict[str, Any]]:
         require_whole(path, source.label)
         check_gguf(path)
         return str(path.parent), {"gguf_file": path.name, "local_files_only": True}
+    if source.kind == "memory":
+        raise ModelError(
+            f"The model '{source.label}' was in the memory of another program and cannot be opened: save it, "
+            "and give its folder."
+        )
     if source.kind == "folder":
         require_model_folder(Path(source.location))
         return source.location, {"local_files_only": True}
@@ -106,6 +111,8 @@ def weights_folder(source: ModelSource) -> Path | None:
     """Return the folder with the weights, or ``None`` where there is none on this machine."""
     if source.kind == "folder":
         return Path(source.location)
+    if source.kind == "memory":
+        return None
     if source.kind in ("demo", "gguf"):
         folder = dequantised_folder(gguf_file(source))
         return folder if folder.is_dir() else None

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import re
+import secrets
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,11 +32,11 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 class ModelSource(Value):
     """Where a model is, and the device and dtype it is wanted in. Holds no weights."""
 
-    kind: Literal["demo", "hub", "folder", "gguf"]
+    kind: Literal["demo", "hub", "folder", "gguf", "memory"]
     location: str = ""
-    """Hub id, folder or GGUF file; empty for the demo model."""
+    """Hub id, folder or GGUF file; empty for the demo model; what a model in memory is called."""
     revision: str | None = None
-    """Branch, tag or commit on the Hub."""
+    """Branch, tag or commit on the Hub; of a model in memory a number that no other has."""
     device: str = "auto"
     dtype: str = "auto"
 
@@ -79,6 +80,11 @@ class ModelSource(Value):
             raise ModelError(f"'{text}' {found}: give a folder, a GGUF file, a Hub id or 'demo'.")
         return cls(kind="hub", location=name, revision=revision or None, device=device, dtype=dtype)
 
+    @classmethod
+    def in_memory(cls, name: str, device: str = "auto") -> Self:
+        """Name a model that is open in this process and that no other process can open."""
+        return cls(kind="memory", location=name, revision=secrets.token_hex(6), device=device)
+
     @property
     def label(self) -> str:
         """A short name for people."""
@@ -86,6 +92,8 @@ class ModelSource(Value):
             return "SmolLM2-135M-Instruct (demo)"
         if self.kind == "hub":
             return self.location + (f"@{self.revision}" if self.revision else "")
+        if self.kind == "memory":
+            return self.location
         return Path(self.location).name
 
     def is_same(self, other: ModelSource) -> bool:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from analysis.errors import ModelError, is_ours, one_line
 from analysis.late import torch
 from analysis.sources.files import require_file
+from analysis.sources.ids import holds_tokens, read_tokens
 from analysis.sources.text import TextSource
 
 if TYPE_CHECKING:
@@ -61,6 +62,8 @@ def token_stream(source: TextSource, tokenizer: PreTrainedTokenizerBase, needed:
 
 
 def _tokenise(source: TextSource, tokenizer: PreTrainedTokenizerBase, needed: int | None) -> _Stream:
+    if holds_tokens(source):
+        return _Stream(read_tokens(source).flatten(), whole=True)
     text = DOCUMENT_SEPARATOR.join(source.documents())
     if len(text) <= AT_ONCE:
         return _Stream(encode(tokenizer, text), whole=True)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from analysis.errors import TextError
 from analysis.late import functional, torch
 from analysis.sources.demo_text import demo_addresses
+from analysis.sources.ids import holds_tokens
 from analysis.sources.text import TextSource
 from analysis.sources.tokens import DOCUMENT_SEPARATOR, token_stream
 from analysis.values import Value
@@ -34,7 +35,8 @@ def token_windows(
 
     The documents, joined by blank lines, are tokenised as one stream with the tokenizer's defaults, so that
     a token it puts at the beginning stands there once; the tail that fills no window is dropped. For the
-    few models of ``BEGUN`` each window is BOS and length - 1 tokens of text instead.
+    few models of ``BEGUN`` each window is BOS and length - 1 tokens of text instead. A file of tokens
+    (``analysis.sources.ids``) is cut as it is, window behind window.
     Without ``seed`` the first ``count`` windows are taken, with it ``count`` windows drawn without
     replacement, the same for the same seed; ``count=None`` takes all. ``skip`` passes over as many windows
     of the draw, so that they and these have none in common. Raises ``TextError`` when the text
@@ -44,7 +46,7 @@ def token_windows(
         raise TextError(f"A window of {length} tokens predicts nothing: ask for a length of 2 or more.")
     if count is not None and count < 1:
         raise TextError(f"{count} windows were asked for: ask for 1 or more.")
-    begin = begun_by(tokenizer)
+    begin = None if holds_tokens(source) else begun_by(tokenizer)
     own = length - (begin is not None)  # of a window, the tokens that are text
     wanted = skip + (count or 1)
     all_of_it = count is None or seed is not None
@@ -102,6 +104,11 @@ def passages(source: TextSource, tokenizer: PreTrainedTokenizerBase, windows: Te
     that near the ends of a document the one beside it may be named.
     """
     decoded = tokenizer.batch_decode(windows, skip_special_tokens=True)
+    if holds_tokens(source):  # which has no documents
+        return tuple(
+            Passage(document=f"window {number}", begins=shorten(text, 90, placeholder=" ..."))
+            for number, text in enumerate(decoded)
+        )
     ends = itertools.accumulate(map(len, decoded))
     middles = [end - len(text) // 2 for text, end in zip(decoded, ends, strict=True)]
     found: list[str] = []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
     from slicing.steps import Step
     from slicing.studies.recipe import Recipe
     from slicing.studies.requests import CompressRequest
-    from slicing.studies.results import CompressResult, Run
+    from slicing.studies.results import CompressResult
 
 
 @grouped
@@ -170,8 +169,10 @@ def _removal(by: str, closing: str | None, windows: int | None) -> Recipe:
 
 def _make(asked: CompressRequest, output: Path, json_path: Path | None) -> None:
     """Carry a request out, copy the model that its run keeps, and tell what it is."""
+    from slicing.studies.store import copy_model
+
     run = carry_out(asked)
-    _copy_model(run, output)
+    copy_model(run, output)
     result: Any = run.result
     data = {
         "key": run.key,
@@ -204,14 +205,3 @@ def _show(asked: CompressRequest, result: CompressResult, output: Path) -> None:
             f"Perplexity {result.smaller.perplexity:.2f}, dense {result.dense.perplexity:.2f}: "
             f"{result.smaller.protocol}."
         )
-
-
-def _copy_model(run: Run, output: Path) -> None:
-    """Copy the model that a run keeps to a new folder, whole or not at all."""
-    from analysis.storage import require_space, runs_folder, whole_folder
-    from slicing.studies.store import MODEL_FOLDER
-
-    model = runs_folder() / run.key / MODEL_FOLDER
-    require_space(output, sum(file.stat().st_size for file in model.rglob("*") if file.is_file()))
-    with whole_folder(output) as draft:
-        shutil.copytree(model, draft, dirs_exist_ok=True)

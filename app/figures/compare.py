@@ -7,7 +7,8 @@ from collections.abc import Collection, Sequence
 import numpy as np
 import plotly.graph_objects as go
 
-from analysis.evaluate import Difference, Perplexity
+from analysis.evaluate import Difference, Perplexity, perplexity_of
+from analysis.sources.windows import Passage
 from app.figures.base import (
     CONSTANT,
     DYNAMIC,
@@ -184,6 +185,37 @@ def draw_window_losses(
         figure,
         f"Better on {int((~worse).sum())} of {percent.size} windows; worst on window {hardest}{place}, at "
         f"{percent[hardest]:+.1f} % perplexity, best at {percent.min():+.1f} %.".replace("-", "−"),
+    )
+
+
+def draw_losses(measured: Perplexity, where: Sequence[Passage] = (), theme: Theme = LIGHT) -> Drawing:
+    """Draw the perplexity of one model on every window, with that on all of them and its interval."""
+    each = np.asarray([perplexity_of(nats) for nats in measured.nll])
+    told = [f"{as_text(one.document)}<br>{as_text(one.begins)}" for one in where] or [""] * each.size
+    figure = empty_figure(theme, height=340)
+    figure.add_trace(
+        go.Bar(
+            x=np.arange(each.size),
+            y=each,
+            marker={"color": theme.measured, "line": {"width": 0}},
+            customdata=told,
+            hovertemplate="window %{x}: %{y:.2f}<br>%{customdata}<extra></extra>",
+            showlegend=False,
+        )
+    )
+    figure.add_hline(y=measured.perplexity, line={"color": theme.ink, "width": 1.5})
+    between = measured.interval
+    if between:
+        figure.add_hrect(*between, fillcolor=theme.dense, opacity=0.25, line_width=0)
+    figure.update_layout(
+        xaxis={"title": {"text": "evaluation window"}, "range": [-0.6, each.size - 0.4]},
+        yaxis={"title": {"text": "perplexity"}, "rangemode": "tozero"},
+    )
+    interval = f" (95 % interval {between[0]:.2f} to {between[1]:.2f})" if between else ""
+    return Drawing(
+        figure,
+        f"Perplexity {measured.perplexity:.2f}{interval}; the hardest window is {int(each.argmax())}, at "
+        f"{each.max():.2f}, the easiest {int(each.argmin())}, at {each.min():.2f}.",
     )
 
 

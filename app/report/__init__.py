@@ -4,7 +4,17 @@ Needs no network and no script, prints, and takes nothing from a run but as text
 streamlit.
 """
 
-from app.report.page import build_report, figures
-from app.report.shown import Section, sections
+from app.report.page import build_page, build_report, figures
+from app.report.shown import Section, every_section, sections
+from app.report.summary import Summary, summary
 
-__all__ = ["Section", "build_report", "figures", "sections"]
+__all__ = [
+    "Section",
+    "Summary",
+    "build_page",
+    "build_report",
+    "every_section",
+    "figures",
+    "sections",
+    "summary",
+]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from analysis.errors import visible
 from app import wording
@@ -50,11 +50,24 @@ PAINT = Paint(_THEMED, _WORDS)
 def build_report(run: Run, may_see: Callable[[str], bool] = lambda key: True) -> str:
     """Write the whole file. ``may_see`` says of the key of a stored run whether it may be told of."""
     title = note_of(run.key).label or wording.title(run.request)
-    shown, found = sections(run), compared(run)
-    parts = [(each.title, _section(each, f"chart-{number}")) for number, each in enumerate(shown)]
+    first = f"{_note(run)}{_first_screen(summary(run, may_see))}{_warnings(run)}"
+    found, more = compared(run), _foot(run)
     if found and (samples := _samples(found)):
-        parts.append(("An illustration, not evidence", samples))
-    parts += _foot(run)
+        more.insert(0, ("An illustration, not evidence", samples))
+    return _page(title, _line(run, title), first, sections(run), more)
+
+
+def build_page(title: str, line: str, found: Summary, shown: Sequence[Section]) -> str:
+    """Write a file like a report of what is no run: its title, a ``line`` below it, and its parts."""
+    return _page(title, line, _first_screen(found), shown, ())
+
+
+def _page(
+    title: str, line: str, first: str, shown: Sequence[Section], more: Sequence[tuple[str, str]]
+) -> str:
+    """A page: its ``first`` screen, what is ``shown`` part by part, and ``more`` parts in HTML."""
+    parts = [(each.title, _section(each, f"chart-{number}")) for number, each in enumerate(shown)]
+    parts += more
     listed = "".join(
         f"<li><a href=#part-{number}>{_text(name)}</a></li>" for number, (name, _) in enumerate(parts)
     )
@@ -69,8 +82,7 @@ def build_report(run: Run, may_see: Callable[[str], bool] = lambda key: True) ->
         f'<meta http-equiv=Content-Security-Policy content="{POLICY}">'
         f"<style>{STYLE}</style></head><body><main>"
         f"<p class=brand>slicescope</p><h1>{_text(title)}</h1>"
-        f"<p class=quiet>{_text(_line(run, title))}</p>"
-        f"{_note(run)}{_first_screen(summary(run, may_see))}{_warnings(run)}"
+        f"<p class=quiet>{_text(line)}</p>{first}"
         f"<nav aria-label=Parts><ol>{listed}</ol></nav>{body}</main></body></html>"
     )
 
@@ -198,8 +210,7 @@ def _foot(run: Run) -> list[tuple[str, str]]:
     versions = ", ".join(f"{name} {version}" for name, version in where.versions.items())
     table = text_table(run).drop(columns="passages", errors="ignore")
     return [
-        ("The command that repeats it", f"<pre>{_text(command(request))}</pre>"),
-        *_study_file(request),
+        *_repeating(request),
         (
             "Where and with what",
             f"<p>{run.created:%d %b %Y %H:%M} UTC, {_text(wording.duration(run.seconds))} on "
@@ -210,6 +221,14 @@ def _foot(run: Run) -> list[tuple[str, str]]:
         ("Request", f"<pre>{_text(request.to_json())}</pre>"),
         ("To cite", f"<pre>{_text(bibtex(request, _chosen(run)))}</pre>"),
     ]
+
+
+def _repeating(request: Request) -> list[tuple[str, str]]:
+    """Give the command that carries the request out again, and the file that it reads, where one can."""
+    if request.model.kind == "memory":
+        told = "The model was in the memory of a program, so no command repeats this: save it first."
+        return [("How to repeat it", f"<p>{_text(told)}</p>")]
+    return [("The command that repeats it", f"<pre>{_text(command(request))}</pre>"), *_study_file(request)]
 
 
 def _chosen(run: Run) -> tuple[Recipe, ...]:

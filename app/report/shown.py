@@ -91,11 +91,19 @@ Sections = Iterator[Section]
 
 def sections(run: Run) -> list[Section]:
     """Find what a run has to show, in the order of the pages."""
-    return [*KINDS[run.request.kind](run.request, run.result), *_of_profile(run)]
+    return list(every_section(run))
+
+
+def every_section(run: Run) -> Sections:
+    """Give the same one by one: none is drawn before it is asked for."""
+    yield from KINDS[run.request.kind](run.request, run.result)
+    yield from _of_profile(run)
 
 
 def _of_search(request: SearchRequest, result: SearchResult) -> Sections:
-    yield _cut(request.plan, result.profile, result.schedule, request.plan.constant(result.shape), "searched")
+    yield cut_section(
+        request.plan, result.profile, result.schedule, request.plan.constant(result.shape), "searched"
+    )
 
 
 def _of_compress(request: CompressRequest, result: CompressResult) -> Sections:
@@ -103,7 +111,7 @@ def _of_compress(request: CompressRequest, result: CompressResult) -> Sections:
     plan = plan_asked(request)
     if plan and result.schedule and result.shape and not result.layout:
         constant = plan.constant(result.shape)
-        yield _cut(plan, result.profile, result.schedule, constant, request.recipe.short)
+        yield cut_section(plan, result.profile, result.schedule, constant, request.recipe.short)
     yield from _body(result.shape, result)
     yield from _healing(result)
     yield from _recipes(request.recipes_used())
@@ -160,7 +168,7 @@ def _as_comparison(board: Board, result: StudyResult) -> Sections:
     yield Section("Four sizes, and what they took", None, size_table(found))
     schedule, constant = (found.measured[name].schedule for name in (planned, "constant"))
     if (plan := plan_asked(board.study)) and schedule and constant:
-        yield _cut(plan, result.profile, schedule, constant, planned)
+        yield cut_section(plan, result.profile, schedule, constant, planned)
     yield from _body(result.shape, found.measured[planned])
 
 
@@ -196,9 +204,10 @@ def _recipes(recipes: tuple[Recipe, ...], study: Study | None = None) -> Section
         yield Section("Known issues", None, pd.DataFrame(issues, columns=["step", "known issue"]))
 
 
-def _cut(
+def cut_section(
     plan: Plan, profile: LayerProfile, schedule: SlicingSchedule, constant: SlicingSchedule, name: str
 ) -> Section:
+    """Show how much is cut where, beside constant slicing."""
     path, fractions = profile.block_path, held_back(schedule, plan)
     scores = profile.redundancy(profile.held(plan.score), plan.first_token)
     drawing = draw_schedule(schedule, constant, fractions, name, path)

@@ -21,7 +21,7 @@ from analysis.details import Details
 from analysis.errors import StorageError
 from analysis.profile import LayerProfile
 from analysis.shape import ModelShape
-from analysis.storage import runs_folder, storage_errors, whole_folder
+from analysis.storage import require_space, runs_folder, storage_errors, whole_folder
 from analysis.values import key_of
 from slicing.inner.costs import UnitCosts
 from slicing.studies.index import (
@@ -253,6 +253,14 @@ def write_run(run: Run, folder: Path) -> None:
         shared.parent.mkdir(parents=True, exist_ok=True)
         shared.unlink(missing_ok=True)  # where it is damaged
         os.link(folder / PROFILE_FILE, shared)
+
+
+def copy_model(run: Run, output: Path) -> None:
+    """Copy the model that a run keeps to a new folder, whole or not at all (``StorageError``)."""
+    model = runs_folder() / run.key / MODEL_FOLDER
+    require_space(output, sum(file.stat().st_size for file in model.rglob("*") if file.is_file()))
+    with whole_folder(output) as draft:
+        shutil.copytree(model, draft, dirs_exist_ok=True)
 
 
 def clear_profiles() -> None:
