@@ -355,15 +355,31 @@ def preview_of(run: Run, plan: Plan) -> Preview | str | None:
 
     First of the plan alone, which is told while constant slicing is still being measured.
     """
-    request = PreviewRequest(run=run.key, plan=plan, evaluation=proposal(run).judged.evaluation)
+    alone = preview_alone(run, plan)
+    if not isinstance(alone, Preview):
+        return alone
+    return worker().preview(_preview_request(run, plan), st.session_state["owner"]) or alone
+
+
+def preview_alone(run: Run, plan: Plan) -> Preview | str | None:
+    """Give the same of the plan alone, without constant slicing beside it."""
+    request = _preview_request(run, plan).model_copy(update={"against": False})
     try:
         policy().check(run.request.model)
         policy().check(request)
     except SlicescopeError as error:
         return str(error)
-    owner = st.session_state["owner"]
-    alone = worker().preview(request.model_copy(update={"against": False}), owner)
-    return (worker().preview(request, owner) or alone) if isinstance(alone, Preview) else alone
+    return worker().preview(request, st.session_state["owner"])
+
+
+def known_preview(run: Run, plan: Plan) -> Preview | str | None:
+    """Give what is known already of what the plan alone would cost; nothing is measured."""
+    request = _preview_request(run, plan).model_copy(update={"against": False})
+    return worker().known_preview(request)
+
+
+def _preview_request(run: Run, plan: Plan) -> PreviewRequest:
+    return PreviewRequest(run=run.key, plan=plan, evaluation=proposal(run).judged.evaluation)
 
 
 def model_card(source: ModelSource) -> ModelCard:

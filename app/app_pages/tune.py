@@ -10,6 +10,7 @@ from analysis.errors import PlanError, visible
 from analysis.profile import LayerProfile
 from analysis.shape import ModelShape
 from app import controls, inside, model_state, parts, plan_form, plan_state, repeat, state, wording
+from app.along import show_along
 from app.figures.handles import HEADROOM, handles
 from app.figures.plan import draw_schedule
 from app.proposal import with_bases
@@ -222,6 +223,7 @@ def _tuning(run: Run, shape: ModelShape) -> None:
         with view:
             _previews(run, plan)
             planned = _draw(plan, run.result.profile, shape, itemsize)
+            show_along(run, plan, shape)
         with top:  # now that the plan before this one is known
             plan_form.starts(run.result.profile, shape)
         with choice:
