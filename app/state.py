@@ -246,6 +246,16 @@ def own_recipes() -> list[str]:
     return st.session_state.setdefault("own-recipes", [])
 
 
+def own_texts() -> list[str]:
+    """The texts that this session brought: what lists of texts offer beside the usual ones."""
+    return st.session_state.setdefault("own-texts", [])
+
+
+def offer_text(said: str) -> None:
+    """Let lists of texts offer this one too, the last one first; only in a callback."""
+    st.session_state["own-texts"] = [said, *(each for each in own_texts() if each != said)]
+
+
 def source() -> ModelSource:
     """The one model of this session, which every form runs."""
     return st.session_state.get("source") or (policy().models or (ModelSource(kind="demo"),))[0]
