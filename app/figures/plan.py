@@ -198,7 +198,7 @@ def draw_over_targets(
         tickfont=font,
         title_font_color=theme.label,
         ticksuffix=" %",
-        range=[0, float(targets.max(initial=60.0))],
+        range=[0, AXIS * float(targets.max(initial=60.0))],
         showgrid=False,
         fixedrange=True,
     )
@@ -211,6 +211,8 @@ def draw_over_targets(
     )
 
 
+AXIS = 1.03
+"""How far the axis of targets reaches, of the largest, so that its last number is not cut off."""
 _UNDIMMED = {"selected": {"marker": {"opacity": 1}}, "unselected": {"marker": {"opacity": 1}}}
 """A click chooses a target, and leaves no mark of its own."""
 _UNSEEN = {"selected": {"marker": {"opacity": 0}}, "unselected": {"marker": {"opacity": 0}}}

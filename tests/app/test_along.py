@@ -13,7 +13,7 @@ from idle_app import page
 from serving import MISSING, chromium, served, settle, visit
 
 from app import proposal, state
-from app.figures.plan import draw_over_targets
+from app.figures.plan import AXIS, draw_over_targets
 from app.plan_tables import over_targets_table
 from slicing.over_targets import SizesOverTargets
 from slicing.preview import Preview
@@ -125,8 +125,9 @@ def test_a_click_on_the_curve_sets_the_target_and_undo_goes_back(tmp_path: Path)
         settle(shown)
         box = plot.bounding_box()
         # Anywhere above 40 %, of an axis that reaches from 0 to 60 %: not on the line alone.
-        shown.mouse.move(box["x"] + box["width"] * 40 / 60, box["y"] + 20)
-        shown.mouse.click(box["x"] + box["width"] * 40 / 60, box["y"] + 20)
+        x = box["x"] + box["width"] * 40 / (60 * AXIS)
+        shown.mouse.move(x, box["y"] + 20)
+        shown.mouse.click(x, box["y"] + 20)
         shown.wait_for_url("**sp=40**")
         settle(shown)
         assert shown.get_by_text("At SP 40 % it has").first.is_visible()
