@@ -20,6 +20,7 @@ from analysis.evaluate import batches_of, check_windows, tokens_at_a_time
 from analysis.late import inference_mode, tensor_files, torch
 from analysis.needs import FP32, MemoryNeed, bases_need, fits, is_spread, refuse_unless_it_fits
 from analysis.stream import BlockStream
+from analysis.ticks import part_of
 from analysis.values import Progress, no_progress
 
 if TYPE_CHECKING:
@@ -346,7 +347,7 @@ class BasesCollector:
             self.sums[site] = None
         return Seen(Moment.joint(total.moment() for total in totals), tokens, place)
 
-    def bases(self) -> Bases:
+    def bases(self, progress: Progress = no_progress) -> Bases:
         """The bases, found one after the other; the sums are given up."""
         vectors, energies = [], []
         for site, total in enumerate(self.sums):
@@ -355,6 +356,7 @@ class BasesCollector:
             vectors.append(found.float())
             energies.append(energy)
             self.sums[site] = None
+            progress("Finding bases", site + 1, len(self.sums))
         return Bases(tuple(vectors), tuple(energies))
 
 
@@ -399,8 +401,9 @@ def find_bases(model: Any, windows: Tensor, progress: Progress = no_progress) ->
             refuse_unless_bases_fit(model, windows)
             return _block_by_block(model, windows, progress)
         collector = BasesCollector(model)
-        collector.look(windows, progress)
-        return collector.bases()
+        total = len(windows) + len(collector.sums)
+        collector.look(windows, part_of(progress, 0, total))
+        return collector.bases(part_of(progress, len(windows), total))
 
 
 def _block_by_block(model: Any, windows: Tensor, progress: Progress) -> Bases:

@@ -53,6 +53,11 @@ def runs_in(folder: Path | None) -> Iterator[None]:
         _RUNS.reset(before)
 
 
+def texts_folder() -> Path:
+    """Uploaded texts, each in a folder of its content. ``SLICESCOPE_HOME/texts`` when that is set."""
+    return _home(platformdirs.user_data_dir("slicescope")) / "texts"
+
+
 def queue_folder() -> Path:
     """One small file per job that waits or runs in a server. ``SLICESCOPE_HOME/queue`` when that is set."""
     return _home(platformdirs.user_data_dir("slicescope")) / "queue"

@@ -13,18 +13,18 @@ import logging
 import math
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from numbers import Real
 from pathlib import Path
 from typing import Any
 
 from analysis.device import HOST, is_out_of_memory, out_of_memory_told, total_memory
-from analysis.errors import ModelError, TextError, one_line
+from analysis.errors import ModelError, TextError, is_ours, one_line
 from analysis.needs import FP32
 from analysis.sources.configuration import context_length
 from analysis.sources.opening import OpenModel
-from analysis.values import Value
+from analysis.values import Progress, Value, no_progress
 
 _UNSAFE = ("longproc", "scrolls")
 """Names of tasks that evaluate what the model wrote, or fetch code, without the harness marking them so."""
@@ -55,13 +55,14 @@ def evaluate_tasks(
     num_fewshot: int | None = None,
     include: Path | None = None,
     batch_size: int | None = None,
+    progress: Progress = no_progress,
 ) -> tuple[TaskScore, ...]:
     """Run tasks, groups or tags of the harness, with their own prompts and no chat template.
 
     ``limit``: examples per task at most. ``num_fewshot``: worked examples, for the tasks that do not fix
     their number at 0. ``include``: a folder of further tasks in YAML; functions they name there are run.
     ``batch_size``: rows per forward pass, by default ``usual_rows``; a batch takes twice rows × longest row ×
-    vocabulary × 4 bytes.
+    vocabulary × 4 bytes. ``progress`` is told the rows of all tasks together.
     The harness seeds the generators of Python, NumPy and torch, and draws its bars on standard error.
     Raises ``TextError`` when the harness is not installed, a task is unknown, refused or cannot be run,
     ``ModelError`` when a score is not finite, ``OutOfMemoryError``.
@@ -88,6 +89,7 @@ def evaluate_tasks(
                 batch_size=batch_size or usual_rows(model),
                 trust_remote_code=False,
             )
+            _tell_rows(wrapped, progress)
             results: Any = harness.simple_evaluate(
                 wrapped,
                 tasks=list(tasks),
@@ -99,7 +101,7 @@ def evaluate_tasks(
                 confirm_run_unsafe_code=False,
             )
         except Exception as error:  # from the network, any reader of data, and the code of any task
-            if is_out_of_memory(error):
+            if is_ours(error) or is_out_of_memory(error):
                 raise
             raise TextError(
                 f"The tasks {', '.join(tasks)} cannot be run ({one_line(error)}): check that their data can "
@@ -166,6 +168,41 @@ def _manager(tasks: Sequence[str], include: Path | None) -> Any:
             hint = f"did you mean {' or '.join(near)}?" if near else "'lm_eval ls tasks' lists all."
             raise TextError(f"Unknown task '{name}' among {len(manager.all_tasks):,}: {hint}")
     return manager
+
+
+def _tell_rows(wrapped: Any, progress: Progress) -> None:
+    """Let a model of the harness tell how many of the rows that it was asked for have passed.
+
+    Rows that begin alike may pass as one, so the last rows may be done before their number is reached.
+    """
+    asked = passed = 0
+
+    def asking(method: Callable[..., Any]) -> Callable[..., Any]:
+        def ask(requests: Sequence[Any], *args: Any, **options: Any) -> Any:
+            nonlocal asked, passed
+            asked += len(requests)
+            progress("Tasks", passed, asked)
+            found = method(requests, *args, **options)
+            passed = asked
+            progress("Tasks", passed, asked)
+            return found
+
+        return ask
+
+    def passing(method: Callable[..., Any]) -> Callable[..., Any]:
+        def go(rows: Any, *args: Any, **options: Any) -> Any:
+            nonlocal passed
+            found = method(rows, *args, **options)
+            passed = min(passed + len(rows), asked)
+            progress("Tasks", passed, asked)
+            return found
+
+        return go
+
+    for name in ("_loglikelihood_tokens", "generate_until"):
+        setattr(wrapped, name, asking(getattr(wrapped, name)))
+    for name in ("_model_call", "_model_generate"):
+        setattr(wrapped, name, passing(getattr(wrapped, name)))
 
 
 @contextmanager

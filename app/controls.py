@@ -6,6 +6,7 @@ Knows nothing about results.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ import streamlit as st
 from analysis.details import LIKENESSES, Details
 from analysis.profile import LayerProfile
 from analysis.scores import SCORES
+from analysis.sources.files import looks_like_path
 from analysis.sources.presets import PRESETS, Role
 from analysis.sources.text import TextSource
 from app import state, wording
@@ -68,6 +70,8 @@ def _telling(profile: LayerProfile) -> int:
 def text(label: str, role: Role, key: str, usual: str = "demo") -> str:
     """A text: the demo's, a preset, or whatever path or Hub id is typed; or else one of those offered."""
     options = ["demo", *(["demo:out-of-style"] if role == "evaluation" else []), *PRESETS]
+    mine = state.own_texts()
+    options += mine
     if usual not in options:
         options.append(usual)
     offered = state.policy().texts
@@ -79,7 +83,7 @@ def text(label: str, role: Role, key: str, usual: str = "demo") -> str:
         options,
         index=options.index(usual),
         key=key,
-        format_func=lambda option: wording.text_title(f"demo:{role}" if option == "demo" else option),
+        format_func=lambda option: _text_title(option, role, option in mine),
         accept_new_options=offered is None,
         persist_state="session",
         help="Choose one, or type the path of a file or the id of a data set on the Hub."
@@ -87,6 +91,13 @@ def text(label: str, role: Role, key: str, usual: str = "demo") -> str:
         else None,
     )
     return chosen if chosen in options or (chosen and offered is None) else usual
+
+
+def _text_title(option: str, role: Role, mine: bool) -> str:
+    """A text in lists; of a file that was brought its name is enough."""
+    if mine and looks_like_path(option):
+        return f"{Path(option).name} (yours)"
+    return wording.text_title(f"demo:{role}" if option == "demo" else option)
 
 
 def number(

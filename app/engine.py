@@ -197,6 +197,8 @@ class Engine:
             self._stopped.discard(asked.number)
 
     def _done(self, asked: Do, progress: Callable[[str, int, int], None]) -> Ended:
+        from slicing.store import open_telling
+
         task = asked.task
         if task.kind == "play":
             self._play(asked.number, task, progress)
@@ -209,22 +211,20 @@ class Engine:
             self._close()
             return Ended(asked.number, "done")
         if task.kind == "load":
-            progress("Opening", 0, 1)
-            self._open(task.source)
+            open_telling(task.source, progress, self._open)
             return Ended(asked.number, "done")
         return Ended(asked.number, "done", key=self._perform(task, progress, self._open).key)
 
     def _play(self, number: int, task: Play, progress: Callable[[str, int, int], None]) -> None:
         """Open what is to write, and pass every place on as it comes."""
         from analysis.writing import write_beside
+        from slicing.store import open_telling
 
         if self._beside and self._beside[0] != task.smaller:
             self._beside = None
-        progress("Opening", 0, 1)
-        dense = self._open(task.model)
+        dense = open_telling(task.model, progress, self._open)
         if task.smaller and self._beside is None:
-            self._beside = task.smaller, self._opener(task.smaller)
-        progress("Opening", 1, 1)
+            self._beside = task.smaller, open_telling(task.smaller, progress, self._opener)
         done, total = 0, task.prompt.new_tokens * (2 if task.smaller else 1)
         smaller = self._beside[1] if task.smaller else None
         with closing(write_beside(dense, smaller, task.prompt)) as texts:

@@ -14,7 +14,7 @@ import streamlit as st
 from analysis.errors import PlanError
 from analysis.shape import ModelShape
 from analysis.sources.text import TextSource
-from app import controls, state
+from app import controls, own, state
 from app.proposal import Proposal
 from app.step_form import SHARE_TITLES, own_recipe
 from slicing.budget import Budget
@@ -306,6 +306,7 @@ def _judged(name: str, usual: Proposal, heals: bool = False) -> dict[str, Any]:
     ``heals``: whether a recipe of it trains what is left.
     """
     judged = usual.judged
+    own.own_inputs({f"{name}-calibration": "Calibration", f"{name}-evaluation": "Evaluation"})
     said = text_line(judged.calibration, "calibration")
     calibration = controls.text("Calibration text", "calibration", f"{name}-calibration", said)
     calibration_windows = controls.number(

@@ -227,6 +227,11 @@ class Worker:
                 self._next()
             return None
 
+    def known_preview(self, request: PreviewRequest) -> Preview | str | None:
+        """Give what ``preview`` would where it is known already; nothing is asked for."""
+        with self._changed:
+            return self._previewed.get(request.key)
+
     # What happens to jobs, always with the lock held.
 
     def _enter(self, job: Job) -> None:

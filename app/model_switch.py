@@ -49,14 +49,12 @@ def _choices() -> None:
             width="stretch",
         )
     if state.policy().models is None:
-        _another()
+        another("another-model", f"Another: a path or owner/name, for example {EXAMPLE}")
 
 
-def _another() -> None:
+def another(key: str, label: str) -> None:
     """Ask for a model that is not in the list; the Model page shows it before anything is loaded."""
-    said = st.text_input(
-        f"Another: a path or owner/name, for example {EXAMPLE}", placeholder=EXAMPLE, key="another-model"
-    )
+    said = st.text_input(label, placeholder=f"for example {EXAMPLE}", key=key)
     if not said.strip():
         return
     try:
@@ -68,7 +66,8 @@ def _another() -> None:
         "See what it is",
         icon=":material/arrow_forward:",
         on_click=_look_at,
-        args=(source,),
+        args=(source, key),
+        key=f"{key}-look",
         help="The Model page says whether it can be sliced and whether it fits, and makes it the model.",
     )
 
@@ -79,10 +78,10 @@ def _take(source: ModelSource) -> None:
     state.put({"model-switch": False})
 
 
-def _look_at(source: ModelSource) -> None:
+def _look_at(source: ModelSource, key: str) -> None:
     """Let the Model page show a model, and close the list; a callback."""
     model_state.look_at(source)
-    state.put({"model-switch": False, "another-model": ""})
+    state.put({"model-switch": False, key: ""})
 
 
 def told_of_another(run: Run) -> None:

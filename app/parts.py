@@ -49,8 +49,13 @@ Pick = Callable[[dict[str, Any]], None]
 """What to do with the mark of a chart that was clicked on; called before the page is drawn again."""
 
 
-def chart(drawing: Drawing, key: str, table: pd.DataFrame, pick: Pick | None = None) -> None:
-    """A figure with its takeaway, and the same numbers as a table; both can be taken away."""
+def chart(
+    drawing: Drawing, key: str, table: pd.DataFrame, pick: Pick | None = None, told_first: bool = False
+) -> None:
+    """A figure with its takeaway, and the same numbers as a table; both can be taken away.
+
+    ``told_first``: the takeaway stands above, where the figure is too high for a small screen.
+    """
 
     def picked() -> None:
         if pick and (point := state.clicked(key)):
@@ -59,8 +64,11 @@ def chart(drawing: Drawing, key: str, table: pd.DataFrame, pick: Pick | None = N
     pictures = CHART | {"toImageButtonOptions": {"format": state.picture(), "filename": f"slicescope-{key}"}}
     answers: dict[str, Any] = {"on_select": picked, "selection_mode": "points"} if pick else {}
     told = visible(drawing.takeaway)
+    if told_first:
+        st.markdown(wording.verbatim(told))
     st.plotly_chart(drawing.figure, key=key, config=pictures, alt=told, **answers)
-    st.caption(wording.verbatim(told))
+    if not told_first:
+        st.caption(wording.verbatim(told))
     with st.expander("The same as a table", icon=":material/table:"):
         rows(table, f"{key}-table", alt=told)
         with st.container(horizontal=True):

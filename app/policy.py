@@ -19,7 +19,7 @@ from analysis.errors import SlicescopeError, StorageError
 from analysis.sources.demo_text import DEMO_SPLITS
 from analysis.sources.model import ModelSource, must_fetch
 from analysis.sources.text import TextSource
-from analysis.storage import cache_folder, require_space, runs_folder
+from analysis.storage import cache_folder, require_space, runs_folder, texts_folder
 from analysis.values import Value
 from slicing.plans import Plan
 from slicing.studies.grammar import write_line
@@ -138,7 +138,7 @@ class Policy(Value):
         """Refuse a path that does not lie, all links followed, in one of the roots."""
         usual = self.roots is None
         roots = (Path.home(), Path.cwd()) if self.roots is None else self.roots
-        allowed = [root.resolve() for root in (*roots, runs_folder(), cache_folder())]
+        allowed = [root.resolve() for root in (*roots, runs_folder(), cache_folder(), texts_folder())]
         try:
             # Some readers expand '~' and some do not.
             reached = {Path(text).resolve(), Path(text).expanduser().resolve()}

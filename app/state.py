@@ -246,6 +246,16 @@ def own_recipes() -> list[str]:
     return st.session_state.setdefault("own-recipes", [])
 
 
+def own_texts() -> list[str]:
+    """The texts that this session brought: what lists of texts offer beside the usual ones."""
+    return st.session_state.setdefault("own-texts", [])
+
+
+def offer_text(said: str) -> None:
+    """Let lists of texts offer this one too, the last one first; only in a callback."""
+    st.session_state["own-texts"] = [said, *(each for each in own_texts() if each != said)]
+
+
 def source() -> ModelSource:
     """The one model of this session, which every form runs."""
     return st.session_state.get("source") or (policy().models or (ModelSource(kind="demo"),))[0]
@@ -355,15 +365,31 @@ def preview_of(run: Run, plan: Plan) -> Preview | str | None:
 
     First of the plan alone, which is told while constant slicing is still being measured.
     """
-    request = PreviewRequest(run=run.key, plan=plan, evaluation=proposal(run).judged.evaluation)
+    alone = preview_alone(run, plan)
+    if not isinstance(alone, Preview):
+        return alone
+    return worker().preview(_preview_request(run, plan), st.session_state["owner"]) or alone
+
+
+def preview_alone(run: Run, plan: Plan) -> Preview | str | None:
+    """Give the same of the plan alone, without constant slicing beside it."""
+    request = _preview_request(run, plan).model_copy(update={"against": False})
     try:
         policy().check(run.request.model)
         policy().check(request)
     except SlicescopeError as error:
         return str(error)
-    owner = st.session_state["owner"]
-    alone = worker().preview(request.model_copy(update={"against": False}), owner)
-    return (worker().preview(request, owner) or alone) if isinstance(alone, Preview) else alone
+    return worker().preview(request, st.session_state["owner"])
+
+
+def known_preview(run: Run, plan: Plan) -> Preview | str | None:
+    """Give what is known already of what the plan alone would cost; nothing is measured."""
+    request = _preview_request(run, plan).model_copy(update={"against": False})
+    return worker().known_preview(request)
+
+
+def _preview_request(run: Run, plan: Plan) -> PreviewRequest:
+    return PreviewRequest(run=run.key, plan=plan, evaluation=proposal(run).judged.evaluation)
 
 
 def model_card(source: ModelSource) -> ModelCard:

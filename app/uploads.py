@@ -8,6 +8,7 @@ from typing import Any
 
 import streamlit as st
 from streamlit.runtime import get_instance
+from streamlit.runtime.scriptrunner import get_script_run_ctx
 
 UPLOADS = "/_stcore/upload_file"
 MEGA = 2**20
@@ -25,6 +26,13 @@ Held = Mapping[str, Mapping[str, Any]]
 def held() -> Held:
     """Give what streamlit keeps now."""
     return getattr(get_instance().uploaded_file_mgr, "file_storage", {})
+
+
+def let_go(file: Any) -> None:
+    """Give back the memory of a file that this session uploaded, once it was stored elsewhere."""
+    if context := get_script_run_ctx():
+        kept: Any = get_instance().uploaded_file_mgr
+        kept.remove_file(context.session_id, file.file_id)
 
 
 class Uploads:

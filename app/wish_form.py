@@ -11,7 +11,7 @@ import streamlit as st
 
 from analysis.shape import ModelShape
 from analysis.sources.text import TextSource
-from app import controls
+from app import controls, own
 from slicing.studies.files import usual_profile_windows
 from slicing.studies.requests import SEARCHED, Calibrated, Judged, ShrinkRequest
 from slicing.wish import LONGEST, Opens, Wish
@@ -82,6 +82,7 @@ def _amount(measure: str, shape: ModelShape | None, itemsize: int) -> dict[str, 
 
 def more(wish: Wish) -> tuple[Wish, dict[str, Any]]:
     """All else that can be asked for: the wish with a hope, and the fields of its request (``TextError``)."""
+    own.own_inputs({"wish-calibration": "Making it", "wish-evaluation": "Judging it"})
     first, second, third = st.columns(3, gap="medium")
     with first:
         st.markdown("**Judged on**")

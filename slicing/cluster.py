@@ -26,10 +26,10 @@ from analysis.errors import OutOfMemoryError, SlicescopeError, one_line
 from analysis.sources.model import ModelSource
 from analysis.values import Progress
 from slicing.names import check_names
-from slicing.store import open_model
+from slicing.store import Opener, open_model
 from slicing.studies.requests import Trial
 from slicing.studies.results import Run
-from slicing.studies.run import Executor, Opener, Trials
+from slicing.studies.run import Executor, Trials
 
 ATTEMPTS = 3
 """How often a trial is given out, at most, when its workers die."""

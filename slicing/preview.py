@@ -25,8 +25,7 @@ from slicing.memory import preview_need
 from slicing.plans import Plan
 from slicing.schedule import SlicingSchedule
 from slicing.slicer import recut
-from slicing.store import open_model
-from slicing.studies.run import Opener
+from slicing.store import Opener, open_model
 from slicing.studies.store import BASES_FILE, find_run
 
 if TYPE_CHECKING:

@@ -215,7 +215,11 @@ def _loss(model: PreTrainedModel, windows: Tensor) -> float:
 
 @no_grad
 def recut(
-    model: PreTrainedModel, schedule: SlicingSchedule, bases: Bases, chosen: str = PCA.name
+    model: PreTrainedModel,
+    schedule: SlicingSchedule,
+    bases: Bases,
+    chosen: str = PCA.name,
+    progress: Progress = no_progress,
 ) -> SlicedModel:
     """Slice ``model`` in the bases of its dense stream: a preview, without calibration, in seconds.
 
@@ -259,8 +263,9 @@ def recut(
             discarded.append(bases.missed(site, basis))
             return basis.to(model.device, precise)
 
-        for _ in fill_in_bases(model, sliced, schedule, basis_at):
-            pass
+        steps = len(shape.sublayers)
+        for done, _ in enumerate(fill_in_bases(model, sliced, schedule, basis_at), 1):
+            progress("Slicing", done, steps)
         spread_like(model, sliced)
     return SlicedModel(sliced, schedule, shape, tuple(discarded), "preview", basis=chosen)
 

@@ -6,6 +6,7 @@ A sliced folder opens as a ``ModelSource`` like any other model. Knows nothing a
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -20,8 +21,9 @@ from analysis.sources.model import SLICED_MANIFEST, ModelSource, is_sliced, quie
 from analysis.sources.opening import OpenModel, open_dense
 from analysis.spread import clear_with, where_to_put
 from analysis.storage import require_space, storage_errors, whole_folder
+from analysis.ticks import bars_told
 from analysis.trust import pin, read_settings, require_own_weights, require_plain_folder
-from analysis.values import Value
+from analysis.values import Progress, Value, no_progress
 from slicing.basis import BASES
 from slicing.depth.layout import Layout
 from slicing.depth.reduce import ReducedModel
@@ -43,6 +45,9 @@ _NEEDED = """
 With torch and transformers 5.23 or later alone (the files `modeling_*.py` in this folder are run, so read
 them first):
 """
+
+
+Opener = Callable[[ModelSource], OpenModel]
 
 
 class Manifest(Value):
@@ -77,6 +82,7 @@ def save_sliced(
     calibration: str,
     numbers: tuple[str, ...] = (),
     warnings: tuple[str, ...] = (),
+    progress: Progress = no_progress,
 ) -> None:
     """Write the model as a new folder, whole or not at all (``StorageError``).
 
@@ -95,14 +101,15 @@ def save_sliced(
     )
     require_space(folder, manifest.parameters * sliced.model.dtype.itemsize)
     with whole_folder(folder) as draft, quiet_transformers():
-        write_checkpoint(sliced.model, tokenizer, draft)
+        done = write_checkpoint(sliced.model, tokenizer, draft, progress)
         if sliced.plain:
             (draft / CARD).write_text(
                 _plain_card(manifest, sliced.repair, numbers, warnings), encoding="utf-8"
             )
-            return
-        (draft / CARD).write_text(_card(manifest, numbers, warnings), encoding="utf-8")
-        (draft / SLICED_MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
+        else:
+            (draft / CARD).write_text(_card(manifest, numbers, warnings), encoding="utf-8")
+            (draft / SLICED_MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
+        done()
 
 
 def save_reduced(
@@ -116,6 +123,7 @@ def save_reduced(
     calibration: str,
     numbers: tuple[str, ...] = (),
     warnings: tuple[str, ...] = (),
+    progress: Progress = no_progress,
 ) -> None:
     """Write a model with fewer blocks as a new folder, whole or not at all (``StorageError``).
 
@@ -127,13 +135,14 @@ def save_reduced(
     require_space(folder, size * model.dtype.itemsize)
     with whole_folder(folder) as draft, quiet_transformers():
         # What merging and fitting made may be a view of something larger, or shared with the dense model.
-        write_checkpoint(model, tokenizer, draft)
+        done = write_checkpoint(model, tokenizer, draft, progress)
         card = _reduced_card(
             reduced, made_from, method, calibration, size, dense_parameters, numbers, warnings
         )
         (draft / CARD).write_text(card, encoding="utf-8")
         if reduced.layout.count:
             (draft / LAYOUT_FILE).write_text(reduced.layout.to_json(), encoding="utf-8")
+        done()
 
 
 def layout_at(source: ModelSource) -> Layout | None:
@@ -149,19 +158,36 @@ def layout_at(source: ModelSource) -> Layout | None:
         return Layout.from_json(path.read_bytes(), f"'{path}'")
 
 
-def write_checkpoint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, draft: Path) -> None:
+def write_checkpoint(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    draft: Path,
+    progress: Progress = no_progress,
+) -> Callable[[], None]:
     """Write weights, configuration and tokenizer into the folder ``draft``, for other tools too.
 
     Where the model is of ours, so are the modelling files, with classes for ``AutoModelForCausalLM`` and
-    ``AutoModel``.
+    ``AutoModel``. The steps of "Saving" are the files of weights, the tokenizer, what other versions read,
+    and last the card, which the caller writes: it calls what is returned once it has.
     """
+    files = 1
+
+    def written(done: int, total: int) -> None:
+        nonlocal files
+        files = total
+        progress("Saving", done, files + 3)
+
     if decoder := _decoder_of(model):
         config: Any = model.config
         said = f"{decoder.__module__.rpartition('.')[2]}.{decoder.__name__}"
         config.auto_map = {**(getattr(config, "auto_map", None) or {}), "AutoModel": said}
-    model.save_pretrained(draft)
+    with bars_told(written):
+        model.save_pretrained(draft)
     tokenizer.save_pretrained(draft)
+    progress("Saving", files + 1, files + 3)
     make_portable(draft, tokenizer)
+    progress("Saving", files + 2, files + 3)
+    return lambda: progress("Saving", files + 3, files + 3)
 
 
 def open_model(source: ModelSource) -> OpenModel:
@@ -171,6 +197,23 @@ def open_model(source: ModelSource) -> OpenModel:
     with out_of_memory_told(f"loading {source.label}"):
         sliced, tokenizer = load_sliced(source)
     return OpenModel(sliced.model, tokenizer)
+
+
+def open_telling(source: ModelSource, progress: Progress, opener: Opener = open_model) -> OpenModel:
+    """Open a model, and tell tensor by tensor how much of it was read."""
+    read = 0
+
+    def told(done: int, total: int) -> None:
+        nonlocal read
+        read = done
+        progress("Opening", done, total)
+
+    progress("Opening", 0, 1)
+    with bars_told(told):
+        opened = opener(source)
+    if not read:  # it was open, or comes from no file
+        progress("Opening", 1, 1)
+    return opened
 
 
 def load_sliced(source: ModelSource) -> tuple[SlicedModel, PreTrainedTokenizerBase]:

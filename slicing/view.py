@@ -206,7 +206,6 @@ class ModelView:
             alike = layout.alike
             with going_on_from(reduced, alike, states[alike], tuples):  # so far they are the same model
                 found = self._outputs(reduced, windows)
-            self.progress("Merging", 0, 1)
             return float(torch.nn.functional.cosine_similarity(found, dense, dim=1).mean())
 
         return self.once(("similarity", layout, windows), measure)

@@ -33,6 +33,7 @@ class Desk:
         self.refusal: str | None = None
         self.previewed: list[PreviewRequest] = []
         self.found: Preview | str | None = None
+        self.known: dict[float, Preview | str] = {}
 
     def submit(self, task: Any, owner: str) -> Job:
         """Take a task, or refuse it."""
@@ -47,6 +48,10 @@ class Desk:
         """Tell what a test says."""
         self.previewed.append(request)
         return self.found
+
+    def known_preview(self, request: PreviewRequest) -> Preview | str | None:
+        """Tell what a test says of the plan at this target."""
+        return self.known.get(request.plan.target)
 
     def cancel(self, job: Job) -> None:
         """Forget a job."""

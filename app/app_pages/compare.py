@@ -5,7 +5,7 @@ from typing import Any
 import streamlit as st
 
 from analysis.errors import SlicescopeError, visible
-from app import forms, model_state, parts, plan_state, row_actions, state, wording
+from app import forms, model_state, own, parts, plan_state, row_actions, state, wording
 from app.body import body_of, body_table
 from app.figures.body import draw_body
 from app.figures.compare import draw_differences, draw_perplexities, draw_windows
@@ -47,6 +47,7 @@ def _set_up() -> None:
             f"**{wording.verbatim(usual.judged.model.label)}**: {wording.plan_line(usual.plan)}. "
             "The plan is made on the Tune page."
         )
+        own.own_inputs({"calibration": "Calibration", "evaluation": "Evaluation"})
         with st.form("compare-form", border=False, enter_to_submit=False):
             try:
                 study, problem = forms.comparison_form(usual), None

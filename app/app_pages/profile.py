@@ -11,7 +11,7 @@ from analysis.profile import LayerProfile
 from analysis.scores import SCORES
 from analysis.sources.text import TextSource
 from analysis.storage import runs_folder
-from app import controls, model_state, parts, state, wording
+from app import controls, model_state, own, parts, state, wording
 from app.coloured import SCRIPT, coloured_text, legend
 from app.figures.profile import (
     DAMAGES,
@@ -36,6 +36,7 @@ _OVERLAID = 3  # more lines than these and the one shown cannot be told apart
 
 def _measure_form() -> None:
     """What to measure on; the button queues it."""
+    own.own_inputs({"profile-text": "Profile"})
     with st.form("profile-form", border=False, enter_to_submit=False):
         left, right = st.columns(2, gap="large")
         with left:

@@ -31,8 +31,7 @@ _STYLE = """<style>
 [data-tag] { max-width: 100%; height: auto; }
 [data-tag] > span { max-width: none; white-space: normal; }
 [data-testid="stMultiSelectTagsContainer"] { max-height: none; }
-:is(.st-key-map, .st-key-ranking) { overflow-x: auto; }
-:is(.st-key-map, .st-key-ranking) [data-testid="stFullScreenFrame"] { min-width: 40rem; }
+.st-key-map { overflow-x: auto; }
 </style>"""
 _VIEWS = {"map": "Map", "ranking": "Ranking", "frontier": "Size against loss"}
 _DEMOS = {
@@ -107,6 +106,8 @@ def _map(found: Map, board: Board) -> None:
         cell = found.cells[point["point_index"]]
         state.choose_recipe(cell.recipe.line, cell.budget.line)
 
+    # Of many bases the cells would be too narrow for their numbers: then the map alone is scrolled.
+    st.html(f"<style>.st-key-map .js-plotly-plot {{ min-width: {7 + 3 * len(found.bases)}rem; }}</style>")
     parts.chart(draw_map(found, board, chosen, parts.theme()), "map", map_table(found, board), pick)
     told = wording.sequential_or_one_shot(board.study)
     st.caption(f"{wording.map_reading(board.study)} Click a cell for its card. {told}")
@@ -129,7 +130,7 @@ def _ranking(board: Board, run: Run | None, bar: DeltaGenerator) -> None:
 
     shape = run.result.shape if run else None
     drawing = draw_ranking(table, table.standing(mark), parts.theme())
-    parts.chart(drawing, "ranking", ranking_table(table, shape), pick)
+    parts.chart(drawing, "ranking", ranking_table(table, shape), pick, told_first=True)
     for sentence in wording.ranking(table):
         st.markdown(f"- {sentence}")
     told = wording.sequential_or_one_shot(board.study)
@@ -155,7 +156,8 @@ def _frontier(board: Board, is_map: bool, bar: DeltaGenerator) -> None:
             controls.choice("Evaluated on", "study-text", titles, "first") if board.study.other else "first"
         )
     everyone = pd.concat([ranking_table(table) for table in board.tables], ignore_index=True)
-    parts.chart(draw_frontier(board, mark or None, text, parts.theme()), "frontier", everyone, pick)
+    drawing = draw_frontier(board, mark or None, text, parts.theme())
+    parts.chart(drawing, "frontier", everyone, pick, told_first=True)
     for sentence in wording.frontier(board):
         st.markdown(f"- {sentence}")
     st.caption(f"{wording.FRONTIER_READING} Click a point to follow a recipe over the sizes.")

@@ -10,6 +10,7 @@ from analysis.errors import PlanError, visible
 from analysis.profile import LayerProfile
 from analysis.shape import ModelShape
 from app import controls, inside, model_state, parts, plan_form, plan_state, repeat, state, wording
+from app.along import show_along
 from app.figures.handles import HEADROOM, handles
 from app.figures.plan import draw_schedule
 from app.proposal import with_bases
@@ -21,6 +22,8 @@ from slicing.schedule import SlicingSchedule
 from slicing.studies.results import Run
 
 _WAYS = {"width": "Slice the width", "inside": "Cut inside blocks"}
+HEIGHT = 300
+"""Of the chart, so that it stands on a small screen with what it says."""
 HELD = {"mean": "Mean slice", "size": "Parameters"}
 """What the other blocks hold when a bar is moved."""
 _ABOUT = {
@@ -37,13 +40,13 @@ def _draw(plan: Plan, profile: LayerProfile, shape: ModelShape, itemsize: int) -
     fractions = plan.fractions(redundancy)
     plan_state.keep_plan(plan)
     planned, constant = plan.schedule(redundancy, shape), plan.constant(shape)
-    _sizes(planned, constant, shape, itemsize)
     st.markdown(wording.reduction(planned, shape))
     table = schedule_table(planned, constant, fractions, redundancy, profile.block_path)
     path, theme = profile.block_path, parts.theme()
-    drawing = draw_schedule(planned, constant, fractions, plan.allocation, path, theme, headroom=HEADROOM)
-    _by_hand(plan, planned, redundancy, shape)
+    drawing = draw_schedule(planned, constant, fractions, plan.allocation, path, theme, HEIGHT, HEADROOM)
     parts.chart(drawing, "plan", table)
+    _by_hand(plan, planned, redundancy, shape)
+    _sizes(planned, constant, shape, itemsize)
     return planned
 
 
@@ -220,8 +223,9 @@ def _tuning(run: Run, shape: ModelShape) -> None:
             top = st.container()
             plan = plan_form.plan(run.result.profile, shape, run.request.model.device)
         with view:
-            _previews(run, plan)
             planned = _draw(plan, run.result.profile, shape, itemsize)
+            _previews(run, plan)
+            show_along(run, plan, shape)
         with top:  # now that the plan before this one is known
             plan_form.starts(run.result.profile, shape)
         with choice:

@@ -20,14 +20,11 @@ def open_source(source: ModelSource, listen: Any) -> OpenModel:
     """Fetch what a model lacks and open it, with progress."""
     from analysis.device import reuse_memory
     from analysis.sources.opening import fetch_missing
-    from slicing.store import open_model
+    from slicing.store import open_telling
 
     reuse_memory()
     fetch_missing(source, listen)
-    listen("Opening", 0, 1)
-    opened = open_model(source)
-    listen("Opening", 1, 1)
-    return opened
+    return open_telling(source, listen)
 
 
 def carry_out(request: Request, executor: Executor | None = None) -> Run:

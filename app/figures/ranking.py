@@ -26,9 +26,9 @@ from app.wording.numbers import counted
 from slicing.studies.recipe import Recipe
 from slicing.studies.verdicts import Standing, Table
 
-ROW, LINE = 34, 17
+ROW, LINE = 34, 15
 """Height of a recipe's row at least, and of a line of its title."""
-WIDEST = 46
+WIDEST = 30
 """Characters of a title on one line."""
 BELOW = 0.3
 """How far below its point, in rows, a recipe's second text stands; its range over seeds as far above."""
@@ -134,6 +134,7 @@ def draw_ranking(table: Table, chosen: Standing | None = None, theme: Theme = LI
             "tickvals": list(range(len(rows))),
             "ticktext": labels,
             "range": [len(rows) + 0.2, -0.6],
+            "tickfont": {"size": 12, "color": theme.label},
             "automargin": True,
             "zeroline": False,
         },

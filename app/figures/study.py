@@ -40,7 +40,7 @@ def draw_map(found: Map, board: Board, chosen: Cell | None = None, theme: Theme 
     targets = [budgets_line((budget,)) for budget in found.budgets]
     known = [each.standing.gain.percent for each in found.cells if each.standing and each.standing.gain]
     reach = max([1.0, *(abs(value) for value in known)])
-    figure = empty_figure(theme, height=130 + 70 * len(targets))
+    figure = empty_figure(theme, height=170 + 62 * len(targets))
     figure.add_trace(
         go.Heatmap(
             z=np.asarray([_gain(each) for each in found.cells], dtype=np.float32).reshape(-1, len(bases)),
@@ -52,9 +52,13 @@ def draw_map(found: Map, board: Board, chosen: Cell | None = None, theme: Theme 
             xgap=3,
             ygap=3,
             colorbar={
-                "title": {"text": "vs constant"},
+                "title": {"text": "vs constant", "side": "top"},
                 "ticksuffix": " %",
-                "thickness": 14,
+                "orientation": "h",
+                "thickness": 10,
+                "x": 0.5,
+                "y": 1.02,
+                "yanchor": "bottom",
                 "outlinewidth": 0,
             },
             hoverinfo="skip",
@@ -67,7 +71,10 @@ def draw_map(found: Map, board: Board, chosen: Cell | None = None, theme: Theme 
             mode="markers+text",
             marker={"symbol": "square", "size": 34, "color": "rgba(0,0,0,0)"},
             text=[_label(each) for each in found.cells],
-            textfont={"size": 15, "color": [_ink(each, reach, theme) for each in found.cells]},
+            textfont={
+                "size": [11 if each.constant else 14 for each in found.cells],
+                "color": [_ink(each, reach, theme) for each in found.cells],
+            },
             hovertext=[_told(each) for each in found.cells],
             hovertemplate="%{hovertext}<extra></extra>",
             showlegend=False,
@@ -75,8 +82,8 @@ def draw_map(found: Map, board: Board, chosen: Cell | None = None, theme: Theme 
     )
     if chosen:
         frame(figure, found.budgets.index(chosen.budget), found.bases.index(chosen.base))
-    figure.update_xaxes(title={"text": "slice base"}, showgrid=False, zeroline=False)
-    figure.update_yaxes(title={"text": "target"}, showgrid=False, zeroline=False, autorange="reversed")
+    figure.update_xaxes(title={"text": "slice base (SB)"}, showgrid=False, zeroline=False)
+    figure.update_yaxes(showgrid=False, zeroline=False, autorange="reversed")
     return Drawing(figure, _takeaway(found, board))
 
 
@@ -86,11 +93,11 @@ def _gain(cell: Cell) -> float:
 
 def _label(cell: Cell) -> str:
     if cell.constant:
-        return "= constant"
+        return "=<br>constant"
     if cell.standing is None or cell.standing.gain is None:
         return ""
     sign = SIGNS.get(cell.standing.gain.verdict, "")[:1]
-    return f"{cell.standing.gain.percent:+.1f} % {sign}".replace("-", "−")
+    return f"{cell.standing.gain.percent:+.1f} %<br>{sign}".replace("-", "−")
 
 
 def _told(cell: Cell) -> str:

@@ -40,11 +40,26 @@ class Merging(Removal):
         still ``alike``.
         """
 
-    def merged(self, view: ModelView, threshold: float, count: int) -> Layout:
-        """The layout at a threshold, with ``count`` blocks fewer at most."""
-        return self.search(
-            view.block_count, count, lambda tried: view.similarity(tried, self.windows) > threshold
-        )
+    def merged(
+        self, view: ModelView, threshold: float, count: int, searched: int = 0, searches: int = 1
+    ) -> Layout:
+        """The layout at a threshold, with ``count`` blocks fewer at most.
+
+        It is one of so many ``searches``, of which some were ``searched`` before. A search tries at most one
+        merge for each block.
+        """
+        blocks, tries = view.block_count, 0
+
+        def alike(tried: Layout) -> bool:
+            nonlocal tries
+            view.progress("Merging", searched * blocks + tries, searches * blocks)
+            found = view.similarity(tried, self.windows) > threshold
+            tries = min(tries + 1, blocks)
+            return found
+
+        layout = self.search(blocks, count, alike)
+        view.progress("Merging", (searched + 1) * blocks, searches * blocks)
+        return layout
 
     def most(self, blocks: int) -> int:
         """What is gone where every merge is accepted."""
@@ -62,10 +77,10 @@ class Merging(Removal):
                 )
             return found
         low, high = -1.0, 1.0  # at the lower one every merge is accepted
-        best = self.merged(view, low, count)
-        for _ in range(_STEPS):
+        best = self.merged(view, low, count, 0, 1 + _STEPS)
+        for step in range(_STEPS):
             middle = (low + high) / 2
-            found = self.merged(view, middle, count)
+            found = self.merged(view, middle, count, 1 + step, 1 + _STEPS)
             if found.count == count:
                 best, low = found, middle
             else:

@@ -352,8 +352,7 @@ class Slice(Slicing, Step):
         start = time.perf_counter()
         with PeakMemory(view.model.device) as peak:
             if bases is not None:
-                view.progress("Slicing", 0, 1)
-                sliced = recut(made.model, plan, bases, self.basis)
+                sliced = recut(made.model, plan, bases, self.basis, view.progress)
             else:
                 sliced = slice_model(
                     made.model,

@@ -118,10 +118,10 @@ class Judge:
             phase = "Evaluating on search windows"
             found["search"] = perplexity(model, self.searched, progress, phase, precision)
         if trial.tasks:
-            progress("Tasks", 0, 1)
             limit, include = trial.task_limit, trial.task_folder
-            found["tasks"] = evaluate_tasks(opened, trial.tasks, limit=limit, include=include)
-            progress("Tasks", 1, 1)
+            found["tasks"] = evaluate_tasks(
+                opened, trial.tasks, limit=limit, include=include, progress=progress
+            )
         if smaller and trial.speed_rounds:
             dense, rounds = self.view.model, trial.speed_rounds
             found["speed"] = compare_speed("dense", dense, model, self.windows, rounds, progress, "Timing")

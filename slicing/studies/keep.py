@@ -7,6 +7,7 @@ from typing import Any
 
 from analysis.anatomy import blocks
 from analysis.sources.opening import OpenModel
+from analysis.values import Progress, no_progress
 from slicing.depth.layout import Layout
 from slicing.depth.reduce import ReducedModel
 from slicing.inner.cut import as_narrow_model
@@ -26,6 +27,7 @@ def save_made(
     calibration: TextUsed,
     numbers: tuple[str, ...],
     warnings: tuple[str, ...],
+    progress: Progress = no_progress,
 ) -> bool:
     """Write what was made of the ``opened`` dense model to a folder that does not exist yet.
 
@@ -38,6 +40,7 @@ def save_made(
         f"{calibration.window_length} tokens",
         "numbers": numbers,
         "warnings": warnings,
+        "progress": progress,
     }
     if made.sliced:
         save_sliced(made.sliced, opened.tokenizer, folder, **about)

@@ -93,10 +93,8 @@ def _profiled(
         return profile, None
     if collector is None:
         return profile, find_bases(opened.model, windows, progress)
-    progress("Finding bases", 0, 1)
-    bases = collector.bases()
-    progress("Finding bases", 1, 1)
-    return profile, bases
+    progress("Finding bases", 0, len(collector.sums))
+    return profile, collector.bases(progress)
 
 
 def look(

@@ -454,7 +454,7 @@ class ShrinkRequest(Judged):
         """Rungs by their share of the minutes, at a pace that stands for any."""
         work = 60_000.0 * self.wish.minutes
         rungs = (("Previews", 0.25), ("Full forms", 0.25), ("Finalists", 0.5))
-        return (*_START, *((name, share * work) for name, share in rungs), ("Saving", 0.0))
+        return (*_START, *((name, share * work) for name, share in rungs))
 
 
 def by_view(trials: Sequence[Trial]) -> list[Trial]:

@@ -19,7 +19,6 @@ from analysis.device import free_memory
 from analysis.errors import PlanError, UnsupportedError
 from analysis.evaluate import safe_precision
 from analysis.profile import LayerProfile
-from analysis.sources.model import ModelSource
 from analysis.sources.opening import OpenModel, fetch_missing, outline, require_plain_weights
 from analysis.sources.windows import token_windows
 from analysis.tasks import check_tasks
@@ -27,7 +26,7 @@ from analysis.values import Progress, no_progress
 from slicing.budget import Budget
 from slicing.plans import Plan
 from slicing.steps.base import Made, Step
-from slicing.store import open_model
+from slicing.store import Opener, open_model, open_telling
 from slicing.studies.best_share import with_best_shares
 from slicing.studies.cuts import Cut, Cuts, cutting
 from slicing.studies.healing import healing_examples, training_key
@@ -70,7 +69,6 @@ from slicing.studies.store import MODEL_FOLDER, find_stored, keep_run, store_run
 from slicing.studies.study import Study
 from slicing.view import ModelView
 
-Opener = Callable[[ModelSource], OpenModel]
 Executor = Callable[[Sequence[Trial], Callable[[Run], None], Progress], None]
 """Carries trials out elsewhere, and hands over every run once it is made, in whatever order."""
 Keep = Callable[[Made, Measurement], None]
@@ -98,9 +96,7 @@ def perform(
             if found := _carry_out(request, drawn, executor, progress):
                 return found
             del drawn
-        progress("Opening", 0, 1)
-        opened = opener(request.model)
-        progress("Opening", 1, 1)
+        opened = open_telling(request.model, progress, opener)
         made = MAKERS[request.kind](request, opened, progress, folder)
         return environment(opened.model), made
 
@@ -261,7 +257,6 @@ def _compress(
     reason = why_not_sliceable(opened.model.config)
     shape = None if reason else view.shape
     parameters, dense_parameters = count_parameters(made.model), count_parameters(opened.model)
-    progress("Saving", 0, 1)
     plain = save_made(
         made,
         opened,
@@ -271,8 +266,8 @@ def _compress(
         calibration=calibration,
         numbers=(*(each.told for each in made.healed), *card_numbers(request.evaluation, dense, smaller)),
         warnings=request.warnings(shape) + profile.warnings() + made.warnings,
+        progress=progress,
     )
-    progress("Saving", 1, 1)
     return CompressResult(
         profile=view.profile,
         shape=shape,

@@ -349,12 +349,10 @@ class _Race:
         if winner.trial.key not in self.saved:
             again = self.trials.again(winner.trial, partial(self._save, winner.trial))
             winner = winner._replace(result=_result(again))
-        self.progress("Saving", 0, 1)
         place, plain = self.saved.pop(winner.trial.key)
         for other, _ in self.saved.values():
             shutil.rmtree(other)
         place.rename(self.folder / MODEL_FOLDER)
-        self.progress("Saving", 1, 1)
         return winner, plain
 
 

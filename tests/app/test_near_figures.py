@@ -274,7 +274,7 @@ def test_the_map_colours_what_ran_and_names_what_did_not(whole, cells, begun):
             place = row * len(cells.bases) + column
             if cell.constant:
                 assert np.isnan(heat.z[row][column])
-                assert marks.text[place] == "= constant"
+                assert marks.text[place] == "=<br>constant"
             else:
                 gain = cell.standing.gain
                 assert heat.z[row][column] == pytest.approx(gain.percent, rel=1e-5)
@@ -285,7 +285,7 @@ def test_the_map_colours_what_ran_and_names_what_did_not(whole, cells, begun):
     assert f"{best:+.1f} %".replace("-", "−") in takeaway
     empty, told = draw_map(read_map(begun), begun)
     assert np.isnan(empty.data[0].z).all()
-    assert set(empty.data[1].text) == {"", "= constant"}
+    assert set(empty.data[1].text) == {"", "=<br>constant"}
     assert told == f"0 of {begun.total} trials have run."
 
 

