@@ -42,7 +42,8 @@ _STYLE = """<style>
     position: sticky; bottom: 0; z-index: 9; background: var(--talk-paper); }
 }
 @media (min-width: 1600px) {
-  .st-key-talk-chart > * > * { inset: 0 auto auto 0; width: calc(100% / 1.4); height: calc(100% / 1.4); }
+  .st-key-talk-chart > * > :has(.stPlotlyChart) {
+    inset: 0 auto auto 0; width: calc(100% / 1.4); height: calc(100% / 1.4); }
   .st-key-talk-chart .js-plotly-plot { transform: scale(1.4); transform-origin: 0 0; }
 }
 </style>"""
@@ -107,7 +108,9 @@ def _scene(step: Scene, case: Case, at: talk_state.Talk) -> None:
     formula.latex(step.formula(case))
     told = drawing.takeaway if revealed else step.question
     with picture:
-        if step.stages:
+        if step.live:
+            st.html(step.live(case, parts.theme(), not revealed), unsafe_allow_javascript=True)
+        elif step.stages:
             _move(case, step.stages[revealed], told)
         else:
             _show(drawing, told)

@@ -24,6 +24,7 @@ KEYS = (
     ("q", "show a code that opens this very step"),
     ("d", "change between light and dark"),
     ("Tab, then ← →", "move a dial"),
+    ("↑ and ↓", "turn the dial of sizes"),
     ("?", "show or hide this list"),
     ("Esc", "close what lies over the slide, or leave the talk"),
 )

@@ -71,6 +71,10 @@ class Scene:
     dial: Dial | None = None
     stages: tuple[Stage, Stage] | None = None
     """Stages of the moving picture that stands in place of the chart: before the answer, and with it."""
+    live: Callable[[Case, Theme, bool], str] | None = None
+    """HTML that lives in place of the chart; the last argument conceals the answer."""
+    still: Callable[[Case, Theme], str] | None = None
+    """The same as HTML that stands still, for paper."""
     told_of: Callable[[Case], bool] = _always
     """Whether a case has what the scene shows."""
 

@@ -1,10 +1,10 @@
-"""The method in eleven scenes, for talks and lessons: what each asks, and what the teacher needs to know."""
+"""The method in twelve scenes, for talks and lessons: what each asks, and what the teacher needs to know."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from app.story import stream, telling
+from app.story import sizes, stream, telling
 from app.story.case import Case
 from app.story.scene import Dial, Exercise, Notes, Scene
 
@@ -19,7 +19,9 @@ def _line(latex: str) -> Callable[[Case], str]:
     return lambda _: latex
 
 
-PROFILE, TUNE, COMPARE, STUDY = (f"app_pages/{page}.py" for page in ("profile", "tune", "compare", "study"))
+PROFILE, TUNE, COMPARE, STUDY, PLAY = (
+    f"app_pages/{page}.py" for page in ("profile", "tune", "compare", "study", "play")
+)
 
 SCENES = (
     Scene(
@@ -314,6 +316,32 @@ SCENES = (
             "every matrix smaller, which removing blocks does not.",
             exercise=Exercise(
                 "Open the study. Which family wins at the largest cut?", STUDY, {"study": "demo-frontier"}
+            ),
+        ),
+    ),
+    Scene(
+        title="Turn the dial: one prompt, five sizes",
+        sentence=sizes.dial_sentence,
+        formula=_line(r"x_{t+1} = \arg\max_x\, p(x \mid x_1, \dots, x_t)"),
+        question="The same prompt, continued by smaller and smaller models. At which size will one hear it?",
+        answer=sizes.dial_answer,
+        draw=sizes.dial_drawing,
+        live=sizes.dial_live,
+        still=sizes.dial_still,
+        source=sizes.dialled,
+        why=sizes.dial_why,
+        told_of=sizes.has_dial,
+        notes=Notes(
+            say="Begin at the dense model and read its text aloud. Then turn the dial, with the mouse or "
+            "with the arrow keys up and down, and read again. Every model writes its likeliest token each "
+            "time, so one other token early on leads to another text. Let the room listen for what goes "
+            "first: sense, or grammar.",
+            minutes=4,
+            misconception="“It still writes good English, so nothing was lost.” Look at the perplexity: it "
+            "rises at every step, long before a sentence breaks. And one text proves nothing: another prompt "
+            "may break earlier or later.",
+            exercise=Exercise(
+                "Type a prompt of your own. At which word do the dense and a smaller model part?", PLAY, {}
             ),
         ),
     ),
