@@ -56,8 +56,8 @@ def marked_words(text: str, dense: str) -> list[tuple[str, bool]]:
 
     Words are compared in their order (longest common parts, ``difflib``). A word keeps the space before it.
     """
-    words, theirs = (re.findall(r"\s*\S+", each) for each in (text, dense))
-    alike = SequenceMatcher(None, *([word.strip() for word in each] for each in (theirs, words)), False)
+    words, theirs = re.findall(r"\s*\S+", text), dense.split()
+    alike = SequenceMatcher(None, theirs, [word.strip() for word in words], autojunk=False)
     same = {place for match in alike.get_matching_blocks() for place in range(match.b, match.b + match.size)}
     return [(word, place not in same) for place, word in enumerate(words)]
 

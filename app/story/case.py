@@ -114,7 +114,7 @@ class Case(NamedTuple):
         if cut is None or round(cut) >= kept.principal.shape[1]:
             return None
         return CloudView(
-            kept, self.details.pieces, stops, cut, f"{self.model} {self.result.calibration.digest}"
+            kept.few(), self.details.pieces, stops, cut, f"{self.model} {self.result.calibration.digest}"
         )
 
     @property
