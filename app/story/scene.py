@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from app.figures.base import Drawing, Theme
 from app.figures.cloud import Stage
 from app.story.case import Case
+from app.story.guesses import Guess
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,8 @@ class Scene:
     """One line of LaTeX."""
     question: str
     """What to ask before the answer is shown."""
+    guess: Callable[[Case], Guess]
+    """What the room may guess."""
     answer: Callable[[Case], str]
     draw: Callable[[Case, float, Theme, bool], Drawing]
     """The chart; the last argument conceals the answer."""

@@ -278,6 +278,31 @@ def test_a_prediction_locks_the_dial(address: str, browser: Any) -> None:
     page.context.close()
 
 
+def test_hands_are_counted_by_keys_and_shown_against_the_truth(address: str, browser: Any) -> None:
+    page = open_talk(browser, address, "&predict=1&step=6", SCREENS[0])
+    first = page.get_by_role("button", name="The first")
+    first.wait_for()
+    for count in (1, 2):
+        page.keyboard.press("1")
+        first.filter(has_text=f"· {count}").wait_for()
+    page.keyboard.press("3")
+    page.get_by_role("button", name="The last").filter(has_text="· 1").wait_for()
+    page.reload()  # as light and dark do
+    first.filter(has_text="· 2").wait_for()
+    page.get_by_role("button", name="Leave").wait_for()
+    page.wait_for_timeout(500)
+    page.keyboard.press("ArrowRight")
+    page.get_by_text("2 of 3 guessed it").wait_for()
+    page.wait_for_timeout(500)
+    inner = "document.querySelector('.stMain')"
+    assert page.evaluate(f"{inner}.scrollHeight - {inner}.clientHeight") <= 1
+    page.keyboard.press("ArrowRight")
+    page.get_by_text(SCENES[6].question).wait_for()
+    page.keyboard.press("ArrowLeft")
+    page.get_by_text("2 of 3 guessed it").wait_for()
+    page.context.close()
+
+
 def test_the_desk_opens_at_a_key_and_follows(address: str, browser: Any) -> None:
     page = open_talk(browser, address, "&step=4", SCREENS[0], "dark")
     page.locator(".slicescope-desk").wait_for(state="attached")
