@@ -8,6 +8,7 @@ about slicing or pictures.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -20,13 +21,15 @@ from analysis.late import torch
 if TYPE_CHECKING:
     from torch import Tensor
 
-BLOCKS = 5
-"""Blocks whose stream is kept, evenly spaced, the first and the last among them."""
+BLOCKS = 32
+"""At most so many blocks have their stream kept, evenly spaced, the first and the last among them."""
+FEW = 5
+"""So many of them are enough to tell of the whole depth."""
 TOKENS = 400
 """At most so many tokens are kept; half as many at least, where the text has them."""
 WORK = 2048
 """Principal directions take time with the cube of the width: at this width one block is kept, and at half of
-it all. Measured in one thread: 0.1 s a block at a width of 576, 8 s at 2048."""
+it eight. Measured in one thread: 0.1 s a block at a width of 576, 8 s at 2048."""
 WIDEST = 5120
 """No cloud is kept of a wider stream: its directions would take minutes on a CPU."""
 DRAWN = 3
@@ -61,6 +64,20 @@ class Cloud(NamedTuple):
     def middle(self) -> int:
         """Give the place of the block that pictures begin with."""
         return len(self.blocks) // 2
+
+    def nearest(self, block: int) -> int:
+        """Give the place of the kept block that lies nearest to ``block``."""
+        return int(np.abs(self.blocks - block).argmin())
+
+    def only(self, places: Sequence[int]) -> Cloud:
+        """Give the same of the blocks at ``places`` alone."""
+        of_blocks = ("blocks", "places", "principal", "own")
+        return self._replace(**{name: getattr(self, name)[list(places)] for name in of_blocks})
+
+    def few(self) -> Cloud:
+        """Give the same of ``FEW`` blocks at most, evenly spaced."""
+        count = len(self.blocks)
+        return self if count <= FEW else self.only(evenly(count, FEW))
 
     def fit(self, block_count: int) -> bool:
         """Tell whether all of it belongs together, and to a model of so many blocks, and is finite."""

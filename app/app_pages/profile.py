@@ -24,6 +24,7 @@ from app.figures.profile import (
 )
 from app.figures.tokens import draw_token_path, draw_tokens
 from app.side_by_side import show_difference
+from app.stream_view import show_stream
 from app.tables import lens_table, overlay_table, similarity_table, split_table, token_path_table, token_table
 from app.unit_view import show_units
 from slicing.library import BLOCK_NOTE_LENGTH, annotate_block, block_notes
@@ -340,6 +341,7 @@ with st.expander(
     _measure_form()
 if shown := parts.provenance("profile"):
     _draw(shown.run)
+    show_stream(shown.run, int(state.widget("block", 0)))
     st.subheader("From near")
     _near(shown.run)
     parts.reproduction(shown.run)

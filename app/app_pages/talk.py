@@ -8,8 +8,10 @@ from analysis.errors import SlicescopeError
 from app import parts, state, talk_state, wording
 from app.figures.base import DARK, Drawing
 from app.figures.cloud import Stage, alive
+from app.figures.room import hands
 from app.story import SCENES, Case, Dial, Scene, case_of, scenes_of
 from app.story.desk import desk
+from app.story.guesses import Guess
 from slicing.studies.store import find_details
 
 _PROFILE = "app_pages/profile.py"
@@ -36,13 +38,16 @@ _STYLE = """<style>
 .st-key-talk-small p { font-size: clamp(1rem, 1.5vw, 2.1rem); line-height: 1.3; }
 .st-key-talk-small [data-testid="stCaptionContainer"] p { font-size: clamp(0.75rem, 0.95vw, 1.2rem); }
 .st-key-talk-chart .stHtml { height: 100%; }
+.st-key-talk-room p { font-size: clamp(1rem, 1.4vw, 1.9rem); }
+.st-key-talk-room button { min-height: 2.6rem; }
 .st-key-talk-foot p { font-size: clamp(1rem, 1.3vw, 1.6rem); }
 @media (max-height: 500px) { /* a page at 200 %: it scrolls, and its controls stay */
   .st-key-talk > :has(.st-key-talk-foot), .st-key-talk > .st-key-talk-foot {
     position: sticky; bottom: 0; z-index: 9; background: var(--talk-paper); }
 }
 @media (min-width: 1600px) {
-  .st-key-talk-chart > * > * { inset: 0 auto auto 0; width: calc(100% / 1.4); height: calc(100% / 1.4); }
+  .st-key-talk-chart > * > :has(.stPlotlyChart) {
+    inset: 0 auto auto 0; width: calc(100% / 1.4); height: calc(100% / 1.4); }
   .st-key-talk-chart .js-plotly-plot { transform: scale(1.4); transform-origin: 0 0; }
 }
 </style>"""
@@ -93,6 +98,8 @@ def _scene(step: Scene, case: Case, at: talk_state.Talk) -> None:
     # Beside each other where there is room, so that the chart below is high.
     dialled = step.dial is not None and revealed
     formula, dial = st.columns(2, vertical_alignment="center") if dialled else (st.container(), None)
+    if at.predict:
+        _room(step.guess(case), at)
     picture = st.container(key="talk-chart", height="stretch")
     setting = step.setting(case)
     if step.dial and dial:
@@ -107,7 +114,9 @@ def _scene(step: Scene, case: Case, at: talk_state.Talk) -> None:
     formula.latex(step.formula(case))
     told = drawing.takeaway if revealed else step.question
     with picture:
-        if step.stages:
+        if step.live:
+            st.html(step.live(case, parts.theme(), not revealed), unsafe_allow_javascript=True)
+        elif step.stages:
             _move(case, step.stages[revealed], told)
         else:
             _show(drawing, told)
@@ -115,6 +124,33 @@ def _scene(step: Scene, case: Case, at: talk_state.Talk) -> None:
         if revealed and (why := step.why(case)):
             st.markdown(why)
         st.caption(wording.verbatim(step.source(case)))
+
+
+def _room(guess: Guess, at: talk_state.Talk) -> None:
+    """Count what the room guesses, and with the answer hold the counts against the truth."""
+    counted = talk_state.guesses(at.step, len(guess.options))
+    with st.container(key="talk-room"):
+        if at.revealed:
+            if sum(counted):
+                st.html(hands(guess.options, counted, guess.right, parts.theme()))
+            return
+        with st.container(horizontal=True, gap="small"):
+            for place, (option, count) in enumerate(zip(guess.options, counted, strict=True)):
+                st.button(
+                    f"{wording.verbatim(option)}" + (f" **· {count}**" if count else ""),
+                    key=f"guess-{place}",
+                    shortcut=str(place + 1),
+                    on_click=talk_state.count_guess,
+                    args=(at.step, len(counted), place),
+                )
+            if sum(counted):
+                st.button(
+                    "Count anew",
+                    key="guess-none",
+                    type="tertiary",
+                    on_click=talk_state.forget_guesses,
+                    args=(at.step,),
+                )
 
 
 def _dialled(dial: Dial, case: Case, setting: float) -> float:

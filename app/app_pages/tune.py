@@ -14,6 +14,7 @@ from app.along import show_along
 from app.figures.handles import HEADROOM, handles
 from app.figures.plan import draw_schedule
 from app.proposal import with_bases
+from app.stream_view import show_planned_stream
 from app.tables import schedule_table
 from slicing.by_hand import by_hand, give_way, give_way_at_size
 from slicing.plans import Plan
@@ -226,6 +227,7 @@ def _tuning(run: Run, shape: ModelShape) -> None:
             planned = _draw(plan, run.result.profile, shape, itemsize)
             _previews(run, plan)
             show_along(run, plan, shape)
+            show_planned_stream(run, plan, planned)
         with top:  # now that the plan before this one is known
             plan_form.starts(run.result.profile, shape)
         with choice:

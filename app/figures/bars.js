@@ -51,8 +51,8 @@ window.slicescopeBars ??= (() => {
     kit.handles[kit.at].setAttribute("tabindex", "0");
   };
 
-  kit.key = (event) => {
-    const told = kit.told(), handle = event.currentTarget, block = Number(handle.dataset.block);
+  kit.key = (event, handle = event.currentTarget) => {
+    const told = kit.told(), block = Number(handle.dataset.block);
     if (!told || event.ctrlKey || event.altKey || event.metaKey) return;
     const step = event.shiftKey ? 5 * told.step : told.step;
     const from = kit.value ?? told.cut[block];
@@ -129,10 +129,16 @@ window.slicescopeBars ??= (() => {
       handle.setAttribute("aria-valuemin", "0");
       handle.setAttribute("tabindex", block === kit.at ? "0" : "-1");
       handle.addEventListener("pointerdown", kit.drag);
-      handle.addEventListener("keydown", kit.key);
+      handle.addEventListener("keydown", (event) => kit.key(event));
       handle.addEventListener("focus", () => { kit.focused = true; });
       return handle;
     });
+  };
+
+  // A chart that is not seen yet takes no focus: this is tried again.
+  kit.lost = () => kit.focused && (document.activeElement ?? document.body) === document.body;
+  kit.regain = () => {
+    if (kit.lost() && kit.layer?.isConnected) kit.handles[kit.at]?.focus({preventScroll: true});
   };
 
   kit.place = () => {
@@ -147,9 +153,8 @@ window.slicescopeBars ??= (() => {
     if (kit.handles.length !== told.cut.length) kit.make(told.cut.length);
     if (kit.layer.parentElement !== plot) {
       // A chart that streamlit made anew takes the handles along, and the focus, which moving them loses.
-      const focused = kit.focused && (document.activeElement ?? document.body) === document.body;
       plot.append(kit.layer);
-      if (focused) kit.handles[kit.at].focus({preventScroll: true});
+      kit.regain();
     }
     const field = document.querySelector(".st-key-plan-move input");
     if (field) field.tabIndex = -1;
@@ -174,10 +179,13 @@ window.slicescopeBars ??= (() => {
   setInterval(() => {
     const plot = document.querySelector(".st-key-plan .js-plotly-plot");
     if (plot && kit.told() && (plot !== kit.plot || !kit.layer?.isConnected)) kit.place();
-  }, 100);
+    kit.regain();
+  }, 200);
   for (const kind of ["focusin", "pointerdown"]) {
     document.addEventListener(kind, (event) => { kit.focused = Boolean(event.target?.closest?.(".slicescope-handles")); });
   }
+  // A key that comes before the focus is back is of the bar all the same.
+  document.addEventListener("keydown", (event) => { if (kit.lost() && kit.told()) kit.key(event, kit.handles[kit.at]); });
   addEventListener("resize", () => setTimeout(kit.place, 200));
   return kit;
 })();

@@ -42,9 +42,11 @@
       this.root = root;
       this.data = JSON.parse(root.dataset.cloud);
       this.stage = root.dataset.stage;
+      this.beside = root.classList.contains("beside");
       this.place = clamp(shown.place ?? this.data.middle, 0, this.data.blocks.length - 1);
       const same = shown.about === this.data.about;
-      this.width = this.stage === "cut" && same && shown.width ? shown.width : this.data.width;
+      const kept = this.stage === "cut" && same && shown.width;
+      this.width = kept ? shown.width : this.data.width;
       this.pose = same && shown.pose ? {...shown.pose} : {...STAGES.askew};
       shown.about = this.data.about;
       this.pointer = null;
@@ -53,10 +55,12 @@
       this.size = new ResizeObserver(() => this.measure());
       this.size.observe(this.root);
       this.measure();
+      // A plan may have changed meanwhile: the picture goes where it stands now.
+      if (kept && this.data.grip && this.data.width !== this.width) this.slide(this.data.width);
     }
 
     build() {
-      const {labels, blocks} = this.data;
+      const {labels, blocks, stops, cost} = this.data;
       this.family = getComputedStyle(this.root).fontFamily;
       // A dot is drawn once and then copied: a path of hundreds of circles takes longer than all else.
       this.dot = make("canvas");
@@ -71,7 +75,7 @@
       this.root.removeAttribute("aria-label");
       const side = make("div", "side");
       this.counters = {};
-      for (const name of ["perplexity", "energy", "width"]) {
+      for (const name of stops.length || cost ? ["perplexity", "energy", "width"] : ["energy", "width"]) {
         const box = make("div", "counter " + name);
         const value = make("b"), note = make("span", "", labels[name]);
         box.append(value, note);
@@ -93,7 +97,7 @@
         this.draw();
       });
       chooser.append(this.select);
-      side.append(chooser);
+      if (blocks.length > 1) side.append(chooser);
       this.root.append(this.sky, side, this.strip);
       if (this.stage === "cut") this.root.append(this.dial());
       this.sky.addEventListener("pointermove", (event) => {
@@ -109,7 +113,8 @@
     }
 
     dial() {
-      const {labels, size, stops} = this.data;
+      const {labels, size, stops, grip} = this.data;
+      const least = stops.at(-1)?.[0] ?? grip?.least ?? 1;
       const range = this.range = make("input", "dial");
       range.setAttribute("aria-label", labels.dial);
       range.type = "range";
@@ -120,14 +125,16 @@
       range.addEventListener("input", () => {
         this.target = null;
         // A key goes from one measured width to the next; the pointer passes all that lie between.
-        if (this.held) this.width = Math.max(Number(range.value), stops.at(-1)[0]);
-        else this.width = this.next(Number(range.value));
+        if (this.held) this.width = Math.max(Number(range.value), least);
+        else this.width = Math.max(this.next(Number(range.value)), least);
         this.settle();
+        if (!this.held) this.tell(500);
       });
       const release = () => {
         if (!this.held) return;
         this.held = false;
-        this.slide(this.nearest(this.width));
+        if (stops.length) this.slide(this.nearest(this.width));
+        else this.tell(0);
         range.blur();
       };
       range.addEventListener("pointerdown", () => { this.held = true; this.target = null; });
@@ -136,13 +143,22 @@
       return range;
     }
 
+    // The slice of a block of the plan, typed into the field that the bars of the plan type into too.
+    tell(wait) {
+      const {grip, size} = this.data;
+      clearTimeout(this.timer);
+      if (!grip || !window.slicescopeBars) return;
+      this.timer = setTimeout(() => window.slicescopeBars.send(grip.block, 100 * (1 - this.width / size)), wait);
+    }
+
     nearest(width) {
       return this.data.stops.reduce((a, b) => (Math.abs(b[0] - width) < Math.abs(a[0] - width) ? b : a))[0];
     }
 
     next(width) {
-      const down = width < this.width;
-      const beyond = this.data.stops.map((each) => each[0]).filter((each) =>
+      const {size, stops, grip} = this.data, down = width < this.width;
+      if (!stops.length) return clamp(this.width + (down ? -1 : 1) * (grip?.step ?? 1), 1, size);
+      const beyond = stops.map((each) => each[0]).filter((each) =>
         down ? each < this.width - 0.5 : each > this.width + 0.5);
       return beyond.length ? (down ? Math.max(...beyond) : Math.min(...beyond)) : this.width;
     }
@@ -158,7 +174,8 @@
 
     told() {
       const {size, labels} = this.data;
-      return `${Math.round(this.width)} ${labels.of} ${size}, ${labels.perplexity} ${this.perplexity(this.width)[0]}`;
+      const cost = this.counters.perplexity ? `, ${this.perplexity(this.width)[2]} ${this.perplexity(this.width)[0]}` : "";
+      return `${Math.round(this.width)} ${labels.of} ${size}${cost}`;
     }
 
     slide(width) {
@@ -227,14 +244,18 @@
     }
 
     perplexity(width) {
-      const {stops} = this.data;
+      const {stops, cost, labels} = this.data;
+      if (cost) {
+        const here = this.data.width - 0.5 < this.width && this.width < this.data.width + 0.5;
+        return here ? [cost.value, true, cost.note] : ["…", false, labels.open];
+      }
       const exact = stops.find((each) => Math.abs(each[0] - width) < 0.5);
-      if (exact) return [exact[1].toFixed(2), true];
+      if (exact) return [exact[1].toFixed(2), true, labels.perplexity];
       const after = stops.findIndex((each) => each[0] < width);
-      if (after < 1) return [stops.at(after).at(1).toFixed(2), false];
+      if (after < 1) return [stops.at(after).at(1).toFixed(2), false, labels.between];
       const [a, b] = [stops[after - 1], stops[after]];
       const t = (a[0] - width) / (a[0] - b[0]);
-      return [Math.exp(mix(Math.log(a[1]), Math.log(b[1]), t)).toFixed(1), false];
+      return [Math.exp(mix(Math.log(a[1]), Math.log(b[1]), t)).toFixed(1), false, labels.between];
     }
 
     // Drawing
@@ -243,10 +264,12 @@
       if (!this.sky.clientWidth) return;
       const {size, labels} = this.data;
       const now = mix(size, this.width, this.pose.cut);
-      const asked = this.stage === "cut" ? now : size;
-      const [value, measured] = this.perplexity(asked);
-      this.write("perplexity", value, measured ? labels.perplexity : labels.between);
-      this.counters.perplexity.value.classList.toggle("passing", !measured);
+      const asked = this.stage !== "cut" ? size : this.data.cost ? this.width : now;
+      if (this.counters.perplexity) {
+        const [value, measured, note] = this.perplexity(asked);
+        this.write("perplexity", value, note);
+        this.counters.perplexity.value.classList.toggle("passing", !measured);
+      }
       this.write("energy", share(1 - this.pose.cut * this.beyond(this.width)), labels.energy);
       this.write("width", String(Math.round(now)), `${labels.of} ${size} ${labels.width}`);
       this.drawSky();
@@ -382,7 +405,7 @@
     }
 
     say(context, text, [x, y], wide, colour, boxed) {
-      const size = clamp(wide / 55, 14, 22);
+      const size = this.beside ? 15 : clamp(wide / 55, 14, 22);
       context.font = `${boxed ? 600 : 400} ${boxed ? size : 0.85 * size}px ${this.family}`;
       context.textAlign = "center";
       const half = context.measureText(text).width / 2 + 6;
@@ -406,7 +429,7 @@
       const {colours, size, labels, stops} = this.data, {principal, own} = this.data.blocks[this.place];
       const context = this.strip.getContext("2d"), {clientWidth: wide, clientHeight: high} = this.strip;
       context.clearRect(0, 0, wide, high);
-      const type = clamp(wide / 60, 13, 20), top = type + 8, base = high - 2, room = base - top;
+      const type = this.beside ? 14 : clamp(wide / 60, 13, 20), top = type + 8, base = high - 2, room = base - top;
       const low = Math.min(...principal, ...own), span = Math.max(...principal, ...own) - low;
       const step = wide / principal.length;
       const gone = mix(size, this.width, this.pose.shade) / size * wide;

@@ -33,6 +33,23 @@ _AXIS = np.asarray([0.48, 0.6, 0.64])
 """Around which the cloud turns."""
 
 
+class Cost(NamedTuple):
+    """What the cut costs at the width where it stands at first, where no other width was measured."""
+
+    value: str
+    note: str
+
+
+class Grip(NamedTuple):
+    """What dragging the width changes outside the picture: the slice of one block of a plan."""
+
+    block: int
+    least: int
+    """The width may not be less."""
+    step: int
+    """Widths that an arrow key passes."""
+
+
 class CloudView(NamedTuple):
     """A cloud and what a cut of it costs."""
 
@@ -45,6 +62,8 @@ class CloudView(NamedTuple):
     """Where the cut stands at first; one of ``stops``."""
     about: str
     """Name of what is shown: a picture that shows the same goes on where the one before stood."""
+    cost: Cost | None = None
+    grip: Grip | None = None
 
     @property
     def size(self) -> int:
@@ -137,19 +156,23 @@ def fine(fraction: float) -> str:
     return f"{100 * fraction:.2g}\N{NO-BREAK SPACE}%"
 
 
-def alive(view: CloudView, stage: Stage, theme: Theme, alt: str) -> str:
-    """Write the picture as HTML that moves to ``stage`` from where the one before stood."""
-    data = json.dumps(_data(view, theme), separators=(",", ":"))
+def alive(view: CloudView, stage: Stage, theme: Theme, alt: str, beside: bool = False) -> str:
+    """Write the picture as HTML that moves to ``stage`` from where the one before stood.
+
+    ``beside``: whether it is one of several things on its page, which sets its height and smaller type.
+    """
+    data = json.dumps(_data(view, theme, beside), separators=(",", ":"))
     # What cleans the page takes "<" and ">" for markup, wherever they stand.
     data = data.replace("<", "\\u003c").replace(">", "\\u003e")
     return (
         f"<style>{_STYLE}</style>"
-        f'<div class="slicescope-cloud" data-stage="{stage}" aria-label="{html.escape(visible(alt))}" '
-        f'data-cloud="{html.escape(data)}"></div><script>{SCRIPT}</script>'
+        f'<div class="slicescope-cloud{" beside" * beside}" data-stage="{stage}" '
+        f'aria-label="{html.escape(visible(alt))}" data-cloud="{html.escape(data)}"></div>'
+        f"<script>{SCRIPT}</script>"
     )
 
 
-def _data(view: CloudView, theme: Theme) -> dict[str, Any]:
+def _data(view: CloudView, theme: Theme, beside: bool) -> dict[str, Any]:
     """What the script is told."""
     cloud = view.cloud
     return {
@@ -158,6 +181,8 @@ def _data(view: CloudView, theme: Theme) -> dict[str, Any]:
         "width": view.width,
         "stops": view.stops,
         "middle": cloud.middle(),
+        "cost": view.cost and view.cost._asdict(),
+        "grip": view.grip and view.grip._asdict(),
         "tokens": view.texts(),
         "blocks": [
             {
@@ -171,7 +196,7 @@ def _data(view: CloudView, theme: Theme) -> dict[str, Any]:
             }
             for place, block in enumerate(cloud.blocks)
         ],
-        "labels": LABELS,
+        "labels": LABELS | (BESIDE if beside else {}),
         "colours": _colours(theme),
     }
 
@@ -185,11 +210,14 @@ LABELS = {
     "width": "directions",
     "dial": "Width of the stream",
     "hint": "drag the width of the stream",
+    "open": "perplexity: let go to see",
     "thin": "thin directions hold",
     "held": "of the energy",
     "own": "Energy along the model's own axes, on a log scale",
     "principal": "Energy along the principal directions, on a log scale",
 }
+BESIDE = {"perplexity": "perplexity, every block cut so"}
+"""What no sentence beside the picture says."""
 
 
 def _colours(theme: Theme) -> dict[str, str]:
@@ -244,7 +272,12 @@ _STYLE = """
 .slicescope-cloud select option { color: #10151B; background: #FFFFFF; }
 .slicescope-cloud .dial { grid-area: 3 / 1 / 4 / 3; display: block; width: calc(100% + 16px);
   margin: 0.2rem -8px 0; height: 1.4rem; accent-color: #B0568A; }
+.slicescope-cloud.beside { height: 25rem; min-height: 0; }
+.slicescope-cloud.beside .perplexity b { font-size: clamp(1.5rem, 2.6vw, 2.6rem); }
+.slicescope-cloud.beside .counter b { font-size: clamp(1.3rem, 1.9vw, 2rem); }
+.slicescope-cloud.beside :is(.counter span, label) { font-size: 0.9rem; }
 @media (max-width: 700px) {
+  .slicescope-cloud.beside { height: 31rem; }
   .slicescope-cloud { grid-template: auto 1fr minmax(4rem, 20%) auto / 1fr; }
   .slicescope-cloud .side { grid-area: 1 / 1; flex-direction: row; flex-wrap: wrap;
     justify-content: space-between;

@@ -1,4 +1,4 @@
-"""The method in eleven scenes, for talks and lessons: what each shows, says, asks and answers.
+"""The method in twelve scenes, for talks and lessons: what each shows, says, asks and answers.
 
 Every number is of the run that is told. Computes nothing but arithmetic on it, and knows nothing about
 streamlit.

@@ -11,13 +11,14 @@ import numpy as np
 from analysis.details import Details
 from analysis.errors import StorageError
 from app.figures.cloud import CloudView
+from app.figures.dial import DialView, Size
 from app.figures.story import Rival, Spread, Turn
 from app.planned import plan_asked
 from slicing.allocation import Dynamic
 from slicing.plans import Plan
 from slicing.studies.recipe import Recipe
 from slicing.studies.results import Measurement, Run, StudyResult
-from slicing.studies.store import bundled_board, bundled_widths
+from slicing.studies.store import bundled_board, bundled_dial, bundled_widths
 from slicing.studies.verdicts import Comparison, Standing, Table, read_board, read_comparison
 
 REMOVING = 1
@@ -113,7 +114,7 @@ class Case(NamedTuple):
         if cut is None or round(cut) >= kept.principal.shape[1]:
             return None
         return CloudView(
-            kept, self.details.pieces, stops, cut, f"{self.model} {self.result.calibration.digest}"
+            kept.few(), self.details.pieces, stops, cut, f"{self.model} {self.result.calibration.digest}"
         )
 
     @property
@@ -133,6 +134,33 @@ class Case(NamedTuple):
         found.pop(None, None)
         dense = float(self.result.shape.hidden_size), self.measured["dense"].evaluation.perplexity
         return (dense, *sorted(((w, p) for w, p in found.items() if w and w < dense[0]), reverse=True))
+
+    @property
+    def dial(self) -> DialView | None:
+        """One prompt at several sizes, of the study that ships; ``None`` where its windows are others."""
+        run = bundled_dial()
+        study, theirs = run.request, run.result
+        if study.kind != "study" or theirs.kind != "study" or study.model != self.comparison.study.model:
+            return None
+        if not self._same_windows(theirs):
+            return None
+        dense = next(each for each in theirs.measurements if each.name == "dense")
+        sizes = [
+            Size(
+                each.parameters,
+                1.0 - each.parameters / dense.parameters,
+                each.evaluation.perplexity,
+                each.sample.text if each.sample else "",
+            )
+            for each in sorted(theirs.measurements, key=lambda each: -each.parameters)
+        ]
+        return DialView(study.prompt, tuple(sizes), run.key)
+
+    @property
+    def way(self) -> str:
+        """How the models of the dial were made smaller."""
+        study = bundled_dial().request
+        return study.recipes[0].short_title if study.kind == "study" else ""
 
     def _same_windows(self, other: StudyResult) -> bool:
         ours = self.result

@@ -20,10 +20,12 @@ SCRIPT = Path(__file__).with_name("presenter.js").read_text(encoding="utf-8")
 KEYS = (
     ("→ or PageDown", "go on; with predictions, show the answer first"),
     ("← or PageUp", "go back"),
+    ("1 to 9", "with predictions: count a hand for this option"),
     ("s", "open the speaker's window: notes, clock, next step"),
     ("q", "show a code that opens this very step"),
     ("d", "change between light and dark"),
     ("Tab, then ← →", "move a dial"),
+    ("↑ and ↓", "turn the dial of sizes"),
     ("?", "show or hide this list"),
     ("Esc", "close what lies over the slide, or leave the talk"),
 )

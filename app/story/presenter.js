@@ -124,6 +124,8 @@
       }
       const away = event.view !== window && event.view !== null;
       if (away && KEYS[event.key]) press(KEYS[event.key]);
+      if (away && /^[1-9]$/.test(event.key)) press(`guess-${event.key - 1}`);
+      if (away) window.slicescopeDial?.turn({ArrowUp: 1, ArrowDown: -1}[event.key] ?? 0);
       const action = {"?": state.keys, q: state.code, d: state.shade, s: state.speak}[event.key];
       if (!action) return;
       event.preventDefault();

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from app.figures.base import Drawing, Theme
 from app.figures.cloud import Stage
 from app.story.case import Case
+from app.story.guesses import Guess
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,8 @@ class Scene:
     """One line of LaTeX."""
     question: str
     """What to ask before the answer is shown."""
+    guess: Callable[[Case], Guess]
+    """What the room may guess."""
     answer: Callable[[Case], str]
     draw: Callable[[Case, float, Theme, bool], Drawing]
     """The chart; the last argument conceals the answer."""
@@ -71,6 +74,10 @@ class Scene:
     dial: Dial | None = None
     stages: tuple[Stage, Stage] | None = None
     """Stages of the moving picture that stands in place of the chart: before the answer, and with it."""
+    live: Callable[[Case, Theme, bool], str] | None = None
+    """HTML that lives in place of the chart; the last argument conceals the answer."""
+    still: Callable[[Case, Theme], str] | None = None
+    """The same as HTML that stands still, for paper."""
     told_of: Callable[[Case], bool] = _always
     """Whether a case has what the scene shows."""
 

@@ -1,10 +1,10 @@
-"""The method in eleven scenes, for talks and lessons: what each asks, and what the teacher needs to know."""
+"""The method in twelve scenes, for talks and lessons: what each asks, and what the teacher needs to know."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from app.story import stream, telling
+from app.story import guesses, sizes, stream, telling
 from app.story.case import Case
 from app.story.scene import Dial, Exercise, Notes, Scene
 
@@ -19,7 +19,9 @@ def _line(latex: str) -> Callable[[Case], str]:
     return lambda _: latex
 
 
-PROFILE, TUNE, COMPARE, STUDY = (f"app_pages/{page}.py" for page in ("profile", "tune", "compare", "study"))
+PROFILE, TUNE, COMPARE, STUDY, PLAY = (
+    f"app_pages/{page}.py" for page in ("profile", "tune", "compare", "study", "play")
+)
 
 SCENES = (
     Scene(
@@ -29,6 +31,7 @@ SCENES = (
         question="The state of every token is turned, and every matrix that reads or writes it. What does "
         "the "
         "model say now?",
+        guess=guesses.TURN,
         answer=stream.turn_answer,
         draw=stream.cloud_drawing(("askew", "turned")),
         stages=("askew", "turned"),
@@ -61,6 +64,7 @@ SCENES = (
             r"\sum_{i > W} \lambda_i \Big/ \sum_i \lambda_i, \qquad X^{\top} X = Q\, \Lambda\, Q^{\top}"
         ),
         question="Some of the directions are to go. How much of the energy do the thinnest of them hold?",
+        guess=guesses.thin,
         answer=stream.thin_answer,
         draw=stream.cloud_drawing(("turned", "shaded")),
         stages=("turned", "shaded"),
@@ -87,6 +91,7 @@ SCENES = (
         sentence=stream.collapse_sentence,
         formula=_line(r"x \;\mapsto\; x\, Q_{:,\,1:W}, \qquad W = (1 - SP)\, D"),
         question="So little of the energy goes. What happens to the perplexity?",
+        guess=guesses.cut,
         answer=stream.collapse_answer,
         draw=stream.cloud_drawing(("shaded", "cut")),
         stages=("shaded", "cut"),
@@ -114,6 +119,7 @@ SCENES = (
         sentence=telling.turns_sentence,
         formula=_line(r"x_{l+1} = x_l + f_l(x_l)"),
         question="A block adds something to the state of every token. By how many degrees does that turn it?",
+        guess=guesses.turn,
         answer=telling.turns_answer,
         draw=telling.turns_drawing,
         source=telling.profiled,
@@ -140,6 +146,7 @@ SCENES = (
         sentence=telling.cosine_sentence,
         formula=_line(r"\cos_l = \frac{x_l \cdot x_{l+1}}{\lVert x_l \rVert\, \lVert x_{l+1} \rVert}"),
         question="Do all tokens pass a block alike, or do some stand apart?",
+        guess=guesses.tokens,
         answer=telling.cosine_answer,
         draw=telling.cosines_drawing,
         source=telling.profiled,
@@ -162,6 +169,7 @@ SCENES = (
         sentence=telling.profile_sentence,
         formula=lambda case: telling.SCORE_FORMULAS.get(case.score, r"r_l"),
         question="Which block changes its input most: the first, one in the middle, or the last?",
+        guess=guesses.most,
         answer=telling.profile_answer,
         draw=telling.profile_drawing,
         source=telling.profiled,
@@ -188,6 +196,7 @@ SCENES = (
         formula=_rule(r"\boldsymbol{SB}", "SP"),
         question="Every block loses the base. Who decides about the rest of the target, and what if there is "
         "no rest?",
+        guess=guesses.SHARING,
         answer=telling.base_answer,
         draw=telling.base_drawing,
         dial=Dial(
@@ -217,6 +226,7 @@ SCENES = (
         sentence=telling.target_sentence,
         formula=_rule("SB", r"\boldsymbol{SP}"),
         question="The line is constant slicing. Which blocks will the plan cut less than that?",
+        guess=guesses.SPARED,
         answer=telling.target_answer,
         draw=telling.target_drawing,
         dial=Dial(
@@ -248,6 +258,7 @@ SCENES = (
         sentence=telling.cut_sentence,
         formula=_line(r"W_l = (1 - FS_l)\, D"),
         question="The width shrinks by the target. Do the parameters shrink by the same share?",
+        guess=guesses.price,
         answer=telling.cut_answer,
         draw=telling.cut_drawing,
         source=telling.sliced,
@@ -273,6 +284,7 @@ SCENES = (
         formula=_line(r"PPL = \exp\Bigl(-\tfrac{1}{N} \textstyle\sum_t \ln p(x_t \mid x_{<t})\Bigr)"),
         question="How much worse than dense is the model now, and does the plan predict better than constant "
         "slicing?",
+        guess=guesses.verdict,
         answer=telling.cost_answer,
         draw=telling.costs_drawing,
         source=telling.judged,
@@ -298,6 +310,7 @@ SCENES = (
         formula=_line(r"\Delta = \ln PPL - \ln PPL_{\text{dense}}"),
         question="The same number of parameters could go by taking whole blocks out. Does that cost more or "
         "less?",
+        guess=guesses.removal,
         answer=stream.rivals_answer,
         draw=stream.rivals_drawing,
         source=telling.rivalled,
@@ -314,6 +327,33 @@ SCENES = (
             "every matrix smaller, which removing blocks does not.",
             exercise=Exercise(
                 "Open the study. Which family wins at the largest cut?", STUDY, {"study": "demo-frontier"}
+            ),
+        ),
+    ),
+    Scene(
+        title="Turn the dial: one prompt, five sizes",
+        sentence=sizes.dial_sentence,
+        formula=_line(r"x_{t+1} = \arg\max_x\, p(x \mid x_1, \dots, x_t)"),
+        question="The same prompt, continued by smaller models. At which size does it become another text?",
+        guess=guesses.parting,
+        answer=sizes.dial_answer,
+        draw=sizes.dial_drawing,
+        live=sizes.dial_live,
+        still=sizes.dial_still,
+        source=sizes.dialled,
+        why=sizes.dial_why,
+        told_of=sizes.has_dial,
+        notes=Notes(
+            say="Begin at the dense model and read its text aloud. Then turn the dial, with the mouse or "
+            "with the arrow keys up and down, and read again. Every model writes its likeliest token each "
+            "time, so one other token early on leads to another text. Let the room listen for what goes "
+            "first: sense, or grammar.",
+            minutes=4,
+            misconception="“It still writes good English, so nothing was lost.” Look at the perplexity: it "
+            "rises at every step, long before a sentence breaks. And one text proves nothing: another prompt "
+            "may break earlier or later.",
+            exercise=Exercise(
+                "Type a prompt of your own. At which word do the dense and a smaller model part?", PLAY, {}
             ),
         ),
     ),

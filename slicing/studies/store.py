@@ -51,6 +51,7 @@ BUNDLED_CONTEST = BUNDLED / "demo-contest"
 BUNDLED_BOARD = BUNDLED / "demo-board"
 BUNDLED_UNITS = BUNDLED / "demo-units"
 BUNDLED_WIDTHS = BUNDLED / "demo-widths"
+BUNDLED_DIAL = BUNDLED / "demo-dial"
 _PROFILES = ".profiles"
 """Every profile once, named by its content; the files of the runs are links to these."""
 
@@ -181,6 +182,11 @@ def bundled_units() -> Run:
 def bundled_widths() -> Run:
     """Read the finished demo study of equal slices at several sizes that ships with slicescope."""
     return load_run(BUNDLED_WIDTHS)
+
+
+def bundled_dial() -> Run:
+    """Read the finished demo study of one prompt at five sizes that ships with slicescope."""
+    return load_run(BUNDLED_DIAL)
 
 
 def costs_inside(run: Run) -> tuple[UnitCosts, ModelShape] | None:

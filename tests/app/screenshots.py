@@ -28,7 +28,7 @@ PAGES = {
     "study-ranking": "study?study=demo-ranking",
     "study-frontier": "study?study=demo-frontier",
     "runs": "runs",
-    **{f"talk-{step}": f"?present=1&step={step}" for step in range(1, 12)},
+    **{f"talk-{step}": f"?present=1&step={step}" for step in range(1, 13)},
 }
 NARROW = (
     "shrink",

@@ -5,15 +5,27 @@ from __future__ import annotations
 import html
 import json
 import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from idle_app import AppTest
 from told_stand_in import case, cloud, details
 
-from analysis.cloud import DRAWN
+from analysis.cloud import DRAWN, FEW
 from app.figures.base import DARK, LIGHT, Theme
-from app.figures.cloud import SCRIPT, STAGES, CloudView, Stage, alive, draw_cloud, draw_energies
+from app.figures.cloud import (
+    SCRIPT,
+    STAGES,
+    CloudView,
+    Cost,
+    Grip,
+    Stage,
+    alive,
+    draw_cloud,
+    draw_energies,
+)
 from app.report import build_report
 from app.security import inline_scripts
 from app.story import SCENES, scenes_of
@@ -39,7 +51,7 @@ def test_the_run_that_ships_has_a_cloud_of_real_tokens() -> None:
     assert found is not None and found.cloud is not None
     assert found.cloud.fit(run.result.profile.blocks)
     assert found.cloud.tokens.size >= 200 and found.cloud.principal.shape[1] == run.result.shape.hidden_size
-    assert (store.BUNDLED_RUN / store.DETAILS_FILE).stat().st_size < 400_000
+    assert (store.BUNDLED_RUN / store.DETAILS_FILE).stat().st_size < 600_000
 
 
 def test_every_number_of_the_counter_was_measured() -> None:
@@ -150,3 +162,69 @@ def test_the_table_and_the_chart_of_energies() -> None:
     assert (table.iloc[:, 1] < 25.0).all()
     drawing = draw_energies(view)
     assert "the 16 thinnest of 64" in drawing.takeaway
+
+
+def test_one_block_of_several_and_the_one_that_is_nearest() -> None:
+    whole = cloud(64)
+    assert [whole.nearest(block) for block in (0, 14, 15, 29)] == [0, 0, 1, 1]
+    one = whole.only([1])
+    assert one.blocks.tolist() == [29] and one.fit(30) and (one.places[0] == whole.places[1]).all()
+    many = whole.only([0] * 20)
+    assert len(many.few().blocks) == FEW and whole.few() is whole
+
+
+def test_a_plan_shows_its_own_cost_alone_and_its_block_can_be_gripped() -> None:
+    view = CloudView(cloud(64), {}, (), 48.0, "it", Cost("31.00", "previewed"), Grip(3, 16, 8))
+    told = data(view)
+    assert told["stops"] == [] and told["cost"] == {"value": "31.00", "note": "previewed"}
+    assert told["grip"] == {"block": 3, "least": 16, "step": 8}
+    assert 'class="slicescope-cloud beside"' in alive(view, "cut", LIGHT, "it", beside=True)
+    assert 'class="slicescope-cloud"' in alive(view, "cut", LIGHT, "it")
+
+
+def page(name: str, block: int | None = None) -> AppTest:
+    app = AppTest.from_file(str(Path(__file__).parents[2] / "app" / "main.py"), default_timeout=60).run()
+    app.switch_page(f"app_pages/{name}.py").run()
+    if block is not None:
+        app.selectbox(key="block").set_value(block).run()
+    assert not app.exception
+    return app
+
+
+def clouds(app: AppTest) -> list[dict[str, Any]]:
+    bodies = [element.proto.body for element in app.get("html")]
+    held = [re.findall(r'data-cloud="([^"]*)"', body) for body in bodies]
+    return [json.loads(html.unescape(each)) for found in held for each in found]
+
+
+@pytest.mark.parametrize("block", [0, 3, 29])
+def test_profile_and_tune_show_the_chosen_block(block: int) -> None:
+    for name in ("profile", "tune"):
+        (told,) = clouds(page(name, block))
+        assert [each["block"] for each in told["blocks"]] == [block]
+        assert (told["grip"] is None) == (name == "profile") == bool(told["stops"])
+
+
+def test_the_picture_of_a_plan_is_as_wide_as_the_plan_leaves_the_block() -> None:
+    app = page("tune", 7)
+    (told,) = clouds(app)
+    run = bundled_run()
+    shape = run.result.shape
+    plan = app.session_state["plan"]
+    widths = plan.schedule(run.result.profile.redundancy(plan.score, plan.first_token), shape).widths
+    assert told["width"] == widths[7] and told["grip"]["block"] == 7
+    assert told["cost"] is None  # the run that ships kept no bases
+
+
+def test_runs_with_fewer_clouds_or_none_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = details(bundled_run().result.profile.blocks)
+    monkeypatch.setattr("app.stream_view.find_details", lambda run: kept)
+    app = page("profile", 11)
+    (told,) = clouds(app)
+    assert [each["block"] for each in told["blocks"]] == [0]
+    assert any("blocks 0 and 29; the nearest to block 11 is shown" in each.value for each in app.caption)
+    monkeypatch.setattr("app.stream_view.find_details", lambda run: kept._replace(cloud=None))
+    for name in ("profile", "tune"):
+        app = page(name)
+        assert clouds(app) == []
+        assert any("stored without token states" in each.value for each in app.info)

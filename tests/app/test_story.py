@@ -232,7 +232,7 @@ def press(app: AppTest, key: str) -> AppTest:
 def test_an_address_opens_its_step(number: int) -> None:
     app = talk(step=str(number))
     assert app.title[0].value == SCENES[number - 1].title
-    assert len(app.get("plotly_chart")) == (not SCENES[number - 1].stages)
+    assert len(app.get("plotly_chart")) == (not (SCENES[number - 1].stages or SCENES[number - 1].live))
     assert f"{number} / {len(SCENES)}" in [caption.value for caption in app.caption]
     assert not app.error
 
@@ -279,6 +279,70 @@ def test_a_dial_answers_at_once() -> None:
     app.slider[0].set_value(40).run()
     assert not app.exception
     assert any("**40\N{NO-BREAK SPACE}%** on average" in element.value for element in app.markdown)
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+def test_every_question_has_options_and_one_of_them_is_right(number: int) -> None:
+    step, told = SCENES[number - 1], case()
+    options, right = step.guess(told)
+    assert 2 <= len(options) <= 9 and len(set(options)) == len(options)
+    assert 0 <= right < len(options)
+
+
+def test_the_right_option_is_what_was_measured() -> None:
+    told = case()
+
+    def right(part: str, of: Any = told) -> str:
+        options, place = scene(part).guess(of)
+        return options[place]
+
+    assert right("The cut") == "More than twice"  # 51.00 of 22.67
+    assert right("Layer redundancy") == "The first"  # block 0
+    assert right("The price") == "By less"
+    assert right("What did it cost") == "The plan is better"
+    assert right("removing blocks") == "Less"
+    assert right("Turn the dial") == "−5\N{NO-BREAK SPACE}%"
+    assert right("One number for the turn") == "The first token of a window stands apart"
+    assert (
+        right("One number for the turn", case(with_details=False))
+        == "The first token of a window stands apart"
+    )
+    assert right(
+        "What did it cost", told._replace(comparison=told.comparison._replace(planned="constant"))
+    ) == ("The plan is constant slicing")
+
+
+def rooms(app: AppTest) -> list[str]:
+    return [each.proto.body for each in app.get("html") if "slicescope-room" in each.proto.body]
+
+
+def test_the_room_guesses_and_is_held_against_the_truth() -> None:
+    app = talk(predict="1", step="6")
+    for key in ("guess-0", "guess-0", "guess-2"):
+        press(app, key)
+    assert "**· 2**" in app.button(key="guess-0").label and app.query_params["room"] == "6.2-0-1"
+    assert rooms(app) == []
+    press(app, "forward")
+    (shown,) = rooms(app)
+    assert "2 of 3 guessed it" in shown and "<li class=right>The first ✓<span" in shown
+    again = talk(predict="1", step="6", room="6.2-0-1")  # what a reload or a link opens
+    assert "**· 2**" in again.button(key="guess-0").label
+    press(again, "guess-none")
+    assert again.button(key="guess-0").label == "The first" and "room" not in again.query_params
+
+
+@pytest.mark.parametrize(
+    "room", ["", "x", "6.", "6.1-x", "6.-3", "0.1-1", "6.99999999-1", "6.1-1-1-1-1-1-1-1-1-1-1"]
+)
+def test_counts_that_are_none_are_left_out(room: str) -> None:
+    app = talk(predict="1", step="6", room=room)
+    assert app.button(key="guess-0").label == "The first" and "room" not in app.query_params
+
+
+def test_without_predictions_nobody_is_asked_to_guess() -> None:
+    app = talk(step="6", room="6.2-0-1")
+    assert not [each for each in app.button if str(each.key).startswith("guess")] and rooms(app) == []
+    assert "room" not in app.query_params
 
 
 def test_leaving_keeps_the_run_that_was_shown() -> None:

@@ -22,7 +22,7 @@ def open_talk(browser: Any, address: str, query: str, screen: tuple[int, int], s
     context.set_default_timeout(30_000)
     page = context.new_page()
     page.goto(f"{address}/?present=1{query}")
-    page.locator(".js-plotly-plot .main-svg, .slicescope-cloud canvas").first.wait_for()
+    page.locator(".js-plotly-plot .main-svg, .slicescope-cloud canvas, .slicescope-dial svg").first.wait_for()
     return page
 
 
@@ -192,6 +192,115 @@ def test_who_wants_no_motion_sees_the_end_at_once(address: str, browser: Any) ->
     assert counter(page, "perplexity") == "51.00"
     assert page.evaluate("window.slicescopeCloud.frames") <= 3
     context.close()
+
+
+def dialled(page: Any, perplexity: str) -> None:
+    page.locator(".slicescope-dial .perplexity b").filter(has_text=perplexity).wait_for()
+
+
+def test_the_dial_of_sizes_turns_and_leaves_the_story_its_keys(address: str, browser: Any) -> None:
+    last = len(SCENES)
+    page = open_talk(browser, address, f"&step={last - 1}", SCREENS[0])
+    outside: list[str] = []
+    page.on("request", lambda request: outside.append(request.url) if address not in request.url else None)
+    page.keyboard.press("ArrowRight")
+    page.get_by_role("heading", name=SCENES[-1].title).wait_for()
+    dialled(page, "22.67")
+    assert not page.locator(".slicescope-dial mark").count()  # dense differs from itself nowhere
+    page.keyboard.press("ArrowUp")
+    dialled(page, "23.57")
+    assert page.locator(".slicescope-dial mark").count()
+    page.keyboard.press("ArrowDown")
+    dialled(page, "22.67")
+    page.locator(".slicescope-dial svg text").last.click()  # its name at the dial
+    dialled(page, "38.11")
+    page.locator(".slicescope-dial .written").filter(has_text="The most important thing").wait_for()
+    box = page.locator(".slicescope-dial svg").bounding_box()
+    middle = (box["x"] + box["width"] / 2, box["y"] + box["height"] * 112 / 206)
+    page.mouse.move(middle[0] + 60, middle[1] + 50)
+    page.mouse.down()
+    page.mouse.move(middle[0] + 50, middle[1] - 30, steps=4)
+    page.mouse.up()
+    dialled(page, "30.91")
+    page.keyboard.press("ArrowLeft")  # the dial was touched, and the keys are still the story's
+    at(page, last - 1)
+    page.locator(".slicescope-dial").wait_for(state="detached")
+    page.keyboard.press("ArrowRight")
+    at(page, last)
+    dialled(page, "30.91")  # where it was left
+    knob = page.get_by_role("slider", name="Size of the model")
+    for _ in range(40):
+        page.keyboard.press("Tab")
+        if knob.evaluate("knob => document.activeElement === knob"):
+            break
+    page.keyboard.press("ArrowLeft")  # of whoever walked to it
+    dialled(page, "25.26")
+    assert "120.4" in (knob.get_attribute("aria-valuetext") or "")
+    page.keyboard.press("End")
+    dialled(page, "38.11")
+    page.keyboard.press("?")
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("Escape")
+    dialled(page, "38.11")  # what lies over the slide keeps the keys
+    page.get_by_role("heading", name=SCENES[-1].title).wait_for()
+    assert [url for url in outside if not url.startswith(("ws://127.0.0.1", "data:", "blob:"))] == []
+    page.context.close()
+
+
+@pytest.mark.parametrize("screen", SCREENS)
+def test_the_dial_fits_its_screen_at_every_size(address: str, browser: Any, screen: tuple[int, int]) -> None:
+    page = open_talk(browser, address, f"&step={len(SCENES)}", screen, "dark")
+    page.locator(".slicescope-dial").wait_for()
+    page.wait_for_timeout(500)
+    inner = "document.querySelector('.stMain')"
+    for perplexity in ("22.67", "23.57", "25.26", "30.91", "38.11"):
+        dialled(page, perplexity)
+        assert page.evaluate(f"{inner}.scrollHeight - {inner}.clientHeight") <= 1
+        assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
+        text = page.locator(".slicescope-dial .page").bounding_box()
+        below = page.locator(".st-key-talk-small").bounding_box()
+        assert text["y"] + text["height"] <= below["y"] + 1 and text["x"] + text["width"] <= screen[0]
+        page.keyboard.press("ArrowUp")
+    page.context.close()
+
+
+def test_a_prediction_locks_the_dial(address: str, browser: Any) -> None:
+    page = open_talk(browser, address, f"&predict=1&step={len(SCENES)}", SCREENS[0])
+    page.get_by_text(SCENES[-1].question).wait_for()
+    dialled(page, "22.67")
+    page.keyboard.press("ArrowUp")
+    page.locator(".slicescope-dial svg text").last.click(force=True)
+    dialled(page, "22.67")
+    page.keyboard.press("ArrowRight")
+    page.get_by_text("From 134.5 M").wait_for()
+    page.keyboard.press("ArrowUp")
+    dialled(page, "23.57")
+    page.context.close()
+
+
+def test_hands_are_counted_by_keys_and_shown_against_the_truth(address: str, browser: Any) -> None:
+    page = open_talk(browser, address, "&predict=1&step=6", SCREENS[0])
+    first = page.get_by_role("button", name="The first")
+    first.wait_for()
+    for count in (1, 2):
+        page.keyboard.press("1")
+        first.filter(has_text=f"· {count}").wait_for()
+    page.keyboard.press("3")
+    page.get_by_role("button", name="The last").filter(has_text="· 1").wait_for()
+    page.reload()  # as light and dark do
+    first.filter(has_text="· 2").wait_for()
+    page.get_by_role("button", name="Leave").wait_for()
+    page.wait_for_timeout(500)
+    page.keyboard.press("ArrowRight")
+    page.get_by_text("2 of 3 guessed it").wait_for()
+    page.wait_for_timeout(500)
+    inner = "document.querySelector('.stMain')"
+    assert page.evaluate(f"{inner}.scrollHeight - {inner}.clientHeight") <= 1
+    page.keyboard.press("ArrowRight")
+    page.get_by_text(SCENES[6].question).wait_for()
+    page.keyboard.press("ArrowLeft")
+    page.get_by_text("2 of 3 guessed it").wait_for()
+    page.context.close()
 
 
 def test_the_desk_opens_at_a_key_and_follows(address: str, browser: Any) -> None:

@@ -32,6 +32,7 @@ from slicing.studies.run import perform
 from slicing.studies.store import (
     bundled_board,
     bundled_contest,
+    bundled_dial,
     bundled_run,
     bundled_sweep,
     bundled_units,
@@ -110,6 +111,7 @@ SHIPPED = {
     "bundled_contest": "27f2a062dcd7",
     "bundled_board": "9378fd017f6f",
     "bundled_widths": "2ffc0d11cabc",
+    "bundled_dial": "1fc281aa1d44",
 }
 
 
@@ -188,7 +190,8 @@ def test_how_a_recipe_is_written_changes_no_key():
 
 
 @pytest.mark.parametrize(
-    "run", [bundled_run, bundled_units, bundled_sweep, bundled_contest, bundled_board, bundled_widths]
+    "run",
+    [bundled_run, bundled_units, bundled_sweep, bundled_contest, bundled_board, bundled_widths, bundled_dial],
 )
 def test_runs_that_ship_keep_the_keys_they_were_made_with(run):
     assert run().key == SHIPPED[run.__name__]

@@ -24,6 +24,7 @@ from slicing.studies.store import (
     BUNDLED_RUN,
     bundled_board,
     bundled_contest,
+    bundled_dial,
     bundled_run,
     bundled_sweep,
     bundled_units,
@@ -66,7 +67,15 @@ def shorter(values: list[Any]) -> list[Any]:
     return values[:-1]
 
 
-SHIPPED = (bundled_run, bundled_units, bundled_sweep, bundled_contest, bundled_board, bundled_widths)
+SHIPPED = (
+    bundled_run,
+    bundled_units,
+    bundled_sweep,
+    bundled_contest,
+    bundled_board,
+    bundled_widths,
+    bundled_dial,
+)
 
 
 @pytest.mark.parametrize("make", [*SHIPPED, *MADE.values()])

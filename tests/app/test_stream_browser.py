@@ -1,0 +1,141 @@
+"""The cloud on the Profile and the Tune page: it is of the chosen block, and follows what one drags."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+from serving import MISSING, chromium, served, settle, visit
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.timeout(600),
+    pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)}"),
+]
+MILLISECONDS = 1000 / 60
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Any]]:
+    with served(tmp_path_factory.mktemp("home")) as address, chromium() as browser:
+        yield address, browser
+
+
+def opened(place: tuple[str, Any], path: str, width: int = 1280, **context: Any) -> Any:
+    address, browser = place
+    page = visit(browser, f"{address}/{path}", viewport={"width": width, "height": 900}, **context)
+    page.locator(".slicescope-cloud canvas").first.wait_for()
+    return page
+
+
+def rests(page: Any) -> None:
+    for _ in range(300):  # the page forbids what playwright waits for a value with
+        if page.evaluate("(s => s?.moving === false && s.pose?.cut === 1)(window.slicescopeCloud)"):
+            return
+        page.wait_for_timeout(100)
+    raise AssertionError("The cloud did not come to rest.")
+
+
+def counter(page: Any, name: str) -> str:
+    return page.locator(f".slicescope-cloud .{name} b").inner_text()
+
+
+def drag(page: Any, share: float) -> None:
+    """Take the width to a share of the whole with the mouse, and hold it there."""
+    dial = page.get_by_role("slider", name="Width of the stream")
+    dial.scroll_into_view_if_needed()
+    box = dial.bounding_box()
+    now = float(dial.input_value()) / float(dial.get_attribute("max"))
+    at = lambda x: (box["x"] + 8 + x * (box["width"] - 16), box["y"] + box["height"] / 2)  # noqa: E731
+    page.mouse.move(*at(now))
+    page.mouse.down()
+    page.mouse.move(*at(share), steps=5)
+
+
+def test_the_profile_shows_the_stream_of_the_chosen_block(place: tuple[str, Any]) -> None:
+    page = opened(place, f"profile?block={quote('3 · model.layers.3')}")
+    page.get_by_role("heading", name="The stream before block 3", exact=True).wait_for()
+    rests(page)
+    assert (counter(page, "perplexity"), counter(page, "width")) == ("51.00", "432")
+    energy = counter(page, "energy")
+    drag(page, 0.67)
+    page.locator(".slicescope-cloud .perplexity").get_by_text("between two measured sizes").wait_for()
+    assert float(counter(page, "energy").split()[0]) < float(energy.split()[0])
+    page.mouse.up()
+    page.locator(".slicescope-cloud .width b").filter(
+        has_text="403"
+    ).wait_for()  # where something was measured
+    rests(page)
+    assert counter(page, "perplexity") == "64.30"
+    page.keyboard.press("ArrowRight")  # the keys are the page's again
+    page.get_by_role("heading", name="The stream before block 4", exact=True).wait_for()
+    settle(page)
+    rests(page)
+    assert counter(page, "energy") != energy
+    page.context.close()
+
+
+@pytest.mark.parametrize("width", [400, 1280, 1920])
+def test_nothing_of_it_is_cut_off(place: tuple[str, Any], width: int) -> None:
+    for path in ("profile", "tune"):
+        page = opened(place, path, width, reduced_motion="reduce")
+        rests(page)
+        assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
+        frame = page.locator(".slicescope-cloud").bounding_box()
+        for part in page.locator(".slicescope-cloud :is(canvas, .counter, input)").all():
+            box = part.bounding_box()
+            assert box["width"] > 20 and box["height"] > 8
+            assert box["x"] >= frame["x"] - 9 and box["x"] + box["width"] <= frame["x"] + frame["width"] + 9
+            assert box["y"] + box["height"] <= frame["y"] + frame["height"] + 1
+        page.context.close()
+
+
+def test_without_motion_it_stands_at_the_end_at_once(place: tuple[str, Any]) -> None:
+    page = opened(place, "profile", reduced_motion="reduce")
+    rests(page)
+    assert page.evaluate("window.slicescopeCloud.frames") <= 4
+    page.context.close()
+
+
+def test_a_frame_takes_less_time_than_a_screen_has_for_it(place: tuple[str, Any]) -> None:
+    page = opened(place, "profile")
+    rests(page)
+    frames, spent = page.evaluate("(s => [s.frames, s.spent])(window.slicescopeCloud)")
+    assert frames > 30 and spent / frames < MILLISECONDS
+    page.context.close()
+
+
+def test_dragging_the_width_moves_the_plan(place: tuple[str, Any]) -> None:
+    page = opened(place, f"tune?block={quote('5 · model.layers.5')}")
+    handle = page.locator(".slicescope-handles .handle").nth(5)
+    handle.wait_for()
+    rests(page)
+    before = float(handle.get_attribute("aria-valuenow"))
+    size = 576
+    assert float(counter(page, "width")) == pytest.approx(size * (1 - before / 100), abs=1)
+    drag(page, 0.6)
+    page.mouse.up()
+    cut = re.compile(r"^(39|40|41)\.")
+    for _ in range(150):
+        if cut.match(handle.get_attribute("aria-valuenow")) and not handle.get_attribute("data-value"):
+            break
+        page.wait_for_timeout(100)
+    else:
+        raise AssertionError(f"The bar stays at {handle.get_attribute('aria-valuenow')} %.")
+    settle(page)
+    rests(page)
+    now = float(handle.get_attribute("aria-valuenow"))
+    assert float(counter(page, "width")) == pytest.approx(size * (1 - now / 100), abs=1)
+    dial = page.get_by_role("slider", name="Width of the stream")
+    dial.focus()
+    page.keyboard.press("ArrowLeft")  # one step of the plan's rounding
+    for _ in range(150):
+        if float(handle.get_attribute("aria-valuenow")) > now + 0.5:
+            break
+        page.wait_for_timeout(100)
+    else:
+        raise AssertionError("The key moved nothing.")
+    page.context.close()
