@@ -340,6 +340,6 @@ with st.expander(
     _measure_form()
 if shown := parts.provenance("profile"):
     _draw(shown.run)
-    st.subheader("From near")
+    st.header("From near")
     _near(shown.run)
     parts.reproduction(shown.run)
