@@ -26,7 +26,7 @@ _POLL = 0.8  # seconds between looks at a preview that is being measured
 
 def show_along(run: Run, plan: Plan, shape: ModelShape) -> None:
     """Show the curve, and offer to preview the perplexity along it where the run kept its bases."""
-    st.subheader("Along the target", anchor=False)
+    st.header("Along the target", anchor=False)
     able = getattr(run.result, "bases", False) and model_state.is_current(run.request.model)
     asked = able and st.toggle(
         "Preview the perplexity along it",

@@ -67,7 +67,7 @@ def show_difference(run: Run) -> None:
 
 def show_windows(first: Run, second: Run) -> None:
     """Show two models of two runs window by window, paired where the evaluation windows are the same."""
-    st.subheader("Window by window")
+    st.header("Window by window")
     if why := why_not_paired(first, second):
         st.info(state.told(why), icon=":material/difference:")
         return

@@ -37,7 +37,7 @@ def _chosen_source(kind: str, location: str, device: str, dtype: str) -> ModelSo
 def _draw_card(card: ModelCard) -> None:
     """What the model is, before a weight is read."""
     with st.container(border=True):
-        st.subheader(wording.verbatim(card.label))
+        st.header(wording.verbatim(card.label))
         if card.not_sliceable:
             st.badge("Cannot be sliced", icon=":material/block:", color="orange")
             st.markdown(state.told(card.not_sliceable))

@@ -150,7 +150,7 @@ def _texts(job: Job, active: bool) -> None:
     if not dense and active:
         st.caption("The first token comes once the models are open.")
     if dense and smaller:
-        st.markdown(f"#### {wording.parting(dense, smaller, not active)}")
+        st.markdown(f"## {wording.parting(dense, smaller, not active)}")
     if dense:
         _beside(task, dense, smaller)
         st.caption(wording.WRITTEN_READING)

@@ -342,6 +342,6 @@ with st.expander(
 if shown := parts.provenance("profile"):
     _draw(shown.run)
     show_stream(shown.run, int(state.widget("block", 0)))
-    st.subheader("From near")
+    st.header("From near")
     _near(shown.run)
     parts.reproduction(shown.run)

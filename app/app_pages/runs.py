@@ -118,7 +118,7 @@ def _together(runs: list[Run]) -> None:
     name = controls.score("shown", *(run.result.profile for run in runs))
     titles = state.distinct_titles(runs)
     profiles = [(title, run.result.profile) for title, run in zip(titles, runs, strict=True)]
-    st.subheader("Profiles")
+    st.header("Profiles")
     parts.chart(draw_overlay(profiles, name, theme=parts.theme()), "together", overlay_table(profiles, name))
     schedules = [
         (title, schedule)
@@ -126,7 +126,7 @@ def _together(runs: list[Run]) -> None:
         if (schedule := _schedule_of(run)) is not None
     ]
     if schedules:
-        st.subheader("What was cut where")
+        st.header("What was cut where")
         parts.chart(draw_schedules(schedules, parts.theme()), "together-cut", widths_table(schedules))
     compared = [
         (title, found)
@@ -134,7 +134,7 @@ def _together(runs: list[Run]) -> None:
         if (found := _comparison_of(run)) is not None
     ]
     if compared:
-        st.subheader("Perplexities")
+        st.header("Perplexities")
         parts.rows(together_table(compared), "together-perplexities")
         if len({found.result.evaluation.digest for _, found in compared}) > 1:
             st.caption("Measured on different texts or windows: these perplexities are not comparable.")

@@ -100,7 +100,7 @@ def _known(options: Sequence[Option], wish: Wish) -> None:
             icon=":material/search:",
         )
         return
-    st.markdown(f"#### {wording.verbatim(wording.known(options, wish))}")
+    st.markdown(f"**{wording.verbatim(wording.known(options, wish))}**")
     lines = {each.recipe.line: each for each in options}
     chart, card = st.columns([7, 4], gap="large")
     with card:
@@ -211,7 +211,7 @@ def _follow(request: ShrinkRequest) -> None:
     """A wish that is not done."""
     active = any(job.task == request for job in state.worker().active)
     if not active:
-        st.subheader(wording.verbatim(wording.title(request)))
+        st.header(wording.verbatim(wording.title(request)))
         st.info("This was stopped. What has come is kept and is not made again.", icon=":material/pause:")
     with st.container(horizontal=True, vertical_alignment="center"):
         if active:

@@ -302,7 +302,7 @@ elif shown := parts.provenance("study"):
     if run.request.kind == "study" and run.result.kind == "study":
         _views(read_board(run.request, run.result), run)
         if set(DAMAGES) & set(run.result.profile.scores()):
-            st.subheader("Does the LR score foretell damage?")
+            st.header("Does the LR score foretell damage?")
             parts.damage_chart(run.result.profile)
         parts.reproduction(run)
 with st.expander("Not among the recipes", icon=":material/block:"):

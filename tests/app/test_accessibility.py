@@ -16,7 +16,8 @@ pytestmark = [
     pytest.mark.skipif(bool(LACKING), reason=f"not installed: {', '.join(LACKING)}"),
 ]
 PAGES = ["shrink", "model", "profile", "tune", "compare", "play", "study", "runs", "notes", "?present=1"]
-GRAVE = ("serious", "critical")
+PAGES += ["tune?cut=inside", "study?study=demo-ranking", "study?study=demo-frontier", "?present=1&step=6"]
+GRAVE = ("moderate", "serious", "critical")
 COLOURS = ["color-contrast", "link-in-text-block"]
 """The rules of axe that look at colours."""
 
