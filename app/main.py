@@ -113,6 +113,7 @@ page = st.navigation(
         *(st.Page(_moved(name), title=name, url_path=name, visibility="hidden") for name in state.EARLIER),
         st.Page(TALK, title="The story, step by step", url_path="talk", visibility="hidden"),
         st.Page("app_pages/notes.py", title="Notes for teachers", url_path="notes", visibility="hidden"),
+        st.Page("app_pages/slides.py", title="Slides to print", url_path="slides", visibility="hidden"),
     ],
     position="hidden" if talk_state.presenting() else "top",
 )

@@ -34,6 +34,12 @@ def _start(scenes: tuple[Scene, ...]) -> None:
                 icon=":material/slideshow:",
                 query_params={**talk_state.without_talk(), **first.parameters()},
             )
+        st.page_link(
+            "app_pages/slides.py",
+            label="Slides to print, or as PDF",
+            icon=":material/print:",
+            query_params=talk_state.without_talk(),
+        )
 
 
 def _note(number: int, step: Scene, case: Case) -> None:
