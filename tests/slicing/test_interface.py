@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import importlib.metadata
 import json
 import subprocess
 import sys
@@ -92,6 +93,23 @@ def test_all_names_are_there_documented_and_typed():
     assert (ROOT / "slicing" / "py.typed").is_file()
     with pytest.raises(AttributeError, match="no attribute 'slize'"):
         _ = slicing.slize
+
+
+def test_a_source_tree_that_is_not_installed_works_too(tiny_folder, monkeypatch):
+    real = importlib.metadata.version
+
+    def version(name: str) -> str:
+        if name == "slicescope":
+            raise importlib.metadata.PackageNotFoundError(name)
+        return real(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    monkeypatch.setattr(finding, "entry_points", lambda group: [])
+    finding.views.cache_clear()
+    found = slicing.profile(tiny_folder, TEXT, **SMALL)
+    assert found.run.environment.versions["slicescope"] == "source"
+    assert found.plot().data
+    assert "slicescope source" in found.report()
 
 
 # Plans
