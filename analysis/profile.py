@@ -73,7 +73,10 @@ class LayerProfile(Value):
         entry = find_score(score)
         if entry.measurement not in self.measurements:
             again = "profile the model again, since earlier versions of slicescope did not measure it"
-            how = again if entry.measure else f"measure it with 'slicescope profile --probe {score}'"
+            probed = (
+                f"measure it with 'slicescope profile --probe {score}', in Python with probes=['{score}']"
+            )
+            how = again if entry.measure else probed
             raise PlanError(
                 f"This profile holds no {entry.title}: {how}, or choose one of {', '.join(self.scores())}."
             )

@@ -5,10 +5,10 @@ Steps, repairs, allocations and scores say whom to cite. Knows nothing about pag
 
 from __future__ import annotations
 
-import importlib.metadata
 from collections.abc import Sequence
 
 from analysis.scores import SCORES
+from analysis.versions import version_of
 from slicing.studies.recipe import Recipe
 from slicing.studies.results import Request
 
@@ -254,7 +254,7 @@ def bibtex(request: Request, found: Sequence[Recipe] = ()) -> str:
 
 
 def _own() -> str:
-    version = importlib.metadata.version("slicescope")
+    version = version_of("slicescope")
     return (
         "@software{slicescope,\n  title   = {slicescope: where a language model is redundant, and what "
         f"cutting there costs}},\n  author  = {{{{The slicescope authors}}}},\n  version = {{{version}}}\n}}"

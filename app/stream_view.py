@@ -28,7 +28,7 @@ class _Kept(NamedTuple):
 
 def show_stream(run: Run, block: int) -> None:
     """Show the stream that enters a block, with the width in the hands of whoever looks."""
-    st.subheader(f"The stream before block {block}")
+    st.header(f"The stream before block {block}")
     if kept := _kept(run):
         view = _measured(run, kept) or CloudView.cut_by_a_quarter(kept.cloud, kept.details.pieces)
         _picture(view._replace(about=f"profile {run.key}"), block)
@@ -40,7 +40,7 @@ def show_stream(run: Run, block: int) -> None:
 
 def show_planned_stream(run: Run, plan: Plan, planned: SlicingSchedule) -> None:
     """Show the stream that enters a block, as wide as a plan leaves it; dragging the width moves the plan."""
-    st.subheader("The stream as the plan leaves it")
+    st.header("The stream as the plan leaves it")
     block = controls.block(run.result.profile)
     if kept := _kept(run):
         size = planned.hidden_size

@@ -22,7 +22,6 @@ from app.figures.compare import draw_losses
 from app.report import Section, Summary, build_page, build_report, every_section, summary
 from app.report.shown import cut_section
 from slicing.plans import Plan
-from slicing.schedule import SlicingSchedule
 from slicing.studies.results import Run
 
 if TYPE_CHECKING:
@@ -85,18 +84,16 @@ def of_plan(plan: Plan, profile: LayerProfile, shape: ModelShape) -> View:
     title = f"Plan for {profile.model}: {wording.plan_line(plan)}"
 
     def parts() -> Iterator[Section]:
-        yield cut_section(plan, profile, planned, constant, plan.allocation)
+        drawn = cut_section(plan, profile, planned, constant, plan.allocation)
+        yield drawn._replace(title="What would be cut where")
 
-    found = Summary(_left(planned, constant, shape).replace("**", ""))
-    return View(lambda: found, parts, lambda: build_page(title, profile.text, found, list(parts())))
-
-
-def _left(planned: SlicingSchedule, constant: SlicingSchedule, shape: ModelShape) -> str:
     left, other = (each.shape_after(shape).parameters for each in (planned, constant))
-    return (
+    found = Summary(
         f"{wording.parameters(left)} of {wording.parameters(shape.parameters)} parameters would be left; "
-        f"constant slicing would leave {wording.parameters(other)}. {wording.reduction(planned, shape)}"
+        f"constant slicing would leave {wording.parameters(other)}.",
+        (wording.reduction(planned, shape).replace("**", ""),),
     )
+    return View(lambda: found, parts, lambda: build_page(title, profile.text, found, list(parts())))
 
 
 def of_evaluation(model: str, text: str, measured: Perplexity, where: tuple[Passage, ...]) -> View:
@@ -110,8 +107,10 @@ def of_evaluation(model: str, text: str, measured: Perplexity, where: tuple[Pass
             "nats per token": measured.nll,
         }
     ).dropna(axis="columns", how="all")
+    verdict, _, more = drawing.takeaway.partition("; ")
     found = Summary(
-        f"{model}: {drawing.takeaway[0].lower()}{drawing.takeaway[1:]}",
+        f"{model}: {verdict[0].lower()}{verdict[1:]}.",
+        (more[0].upper() + more[1:],),
         notes=(f"{text}: {measured.protocol}.",),
     )
     parts = [Section("Perplexity of every window", drawing, table)]

@@ -134,7 +134,14 @@ class Slicing(Value):
 class Plan(Slicing):
     """Say how to slice, and how much. Checked when it is made: ``PlanError``.
 
-    The settings of the allocation may be given by their names: ``Plan(target=0.25, base=0.2)``.
+    The settings of the allocation may be given by their names. SP and SB as in Dumitru et al. (arXiv
+    2411.03513, equation 3).
+
+    >>> import slicing
+    >>> slicing.Plan(target=0.25, base=0.2) == slicing.Plan(target=0.25, settings={"base": 0.2})
+    True
+    >>> slicing.Plan(allocation="constant").target
+    0.25
     """
 
     target: float = 0.25

@@ -105,6 +105,8 @@ FILE_FORMATS: dict[str, FileFormat] = {
 }
 """By suffix, each but parquet also with ``.gz`` behind it; a file with any other suffix is read as text."""
 
+TOKENS = ".safetensors"
+"""The suffix of a file of tokens, which ``analysis.sources.ids`` reads."""
 _AS_TEXT, _AS_TABLE, _UNPACKED = "save its text as .txt", "save its table as .csv", "unpack it"
 NO_TEXT: dict[str, str] = {
     **dict.fromkeys((".pdf", ".doc", ".docx", ".odt", ".rtf", ".epub", ".html", ".htm", ".xml"), _AS_TEXT),
@@ -122,7 +124,8 @@ def _suffix(path: Path) -> str:
 
 def looks_like_path(text: str) -> bool:
     """Tell whether a text can only be meant as a path."""
-    return text.startswith(("/", "./", "../", "~")) or text.lower().endswith((*FILE_FORMATS, ".gz"))
+    ends = (*FILE_FORMATS, ".gz", TOKENS)
+    return text.startswith(("/", "./", "../", "~")) or text.lower().endswith(ends)
 
 
 def existing_path(text: str) -> Path | None:

@@ -10,19 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 from analysis.errors import TextError, one_line
 from analysis.late import tensor_files, torch
-from analysis.sources.files import require_file
+from analysis.sources.files import TOKENS, require_file
 from analysis.sources.text import TextSource
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-SUFFIX = ".safetensors"
 _NAME = "tokens"
 
 
 def holds_tokens(source: TextSource) -> bool:
     """Tell whether a text is a file of tokens, by its name."""
-    return source.kind == "file" and source.location.lower().endswith(SUFFIX)
+    return source.kind == "file" and source.location.lower().endswith(TOKENS)
 
 
 def require_windows(tokens: Tensor, called: str) -> Tensor:

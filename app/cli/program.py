@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import sys
 import traceback
 from typing import Annotated, NoReturn
@@ -14,6 +13,7 @@ from typer.rich_utils import rich_format_error
 
 from analysis.errors import Cancelled, PlanError, SlicescopeError, brief, visible
 from analysis.values import first_fault
+from analysis.versions import version_of
 from app.cli.differences import difference
 from app.cli.exporting import export
 from app.cli.looking import evaluate, generate, plan_command, profile
@@ -41,7 +41,7 @@ app = typer.Typer(
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        out.print(f"slicescope {importlib.metadata.version('slicescope')}", highlight=False)
+        out.print(f"slicescope {version_of('slicescope')}", highlight=False)
         raise typer.Exit
 
 

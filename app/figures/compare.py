@@ -17,6 +17,7 @@ from app.figures.base import (
     Drawing,
     Theme,
     as_text,
+    block_step,
     empty_figure,
     role_colour,
 )
@@ -208,7 +209,12 @@ def draw_losses(measured: Perplexity, where: Sequence[Passage] = (), theme: Them
     if between:
         figure.add_hrect(*between, fillcolor=theme.dense, opacity=0.25, line_width=0)
     figure.update_layout(
-        xaxis={"title": {"text": "evaluation window"}, "range": [-0.6, each.size - 0.4]},
+        xaxis={
+            "title": {"text": "evaluation window"},
+            "range": [-0.6, each.size - 0.4],
+            "dtick": block_step(each.size),
+            "showgrid": False,
+        },
         yaxis={"title": {"text": "perplexity"}, "rangemode": "tozero"},
     )
     interval = f" (95 % interval {between[0]:.2f} to {between[1]:.2f})" if between else ""

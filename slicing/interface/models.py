@@ -37,6 +37,11 @@ class Model:
 
     Made by ``load``. Runs on it are stored under the name that it was loaded by, as long as its weights are
     what they were; of weights that were changed, and of objects of transformers, no run is stored.
+
+    >>> import slicing
+    >>> opened = slicing.load(model, tokenizer)
+    >>> opened.label, opened.parameters
+    ('LlamaForCausalLM', 32864)
     """
 
     def __init__(

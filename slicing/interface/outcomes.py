@@ -126,7 +126,15 @@ class Outcome(Shown):
 
 
 class Profile(Outcome):
-    """How redundant every block is: what ``slicing.profile`` gives. The frame has a row for every block."""
+    """How redundant every block is: what ``slicing.profile`` gives. The frame has a row for every block.
+
+    >>> import slicing
+    >>> found = slicing.profile(model, text, tokenizer=tokenizer, windows=4, window_length=32, progress=False)
+    >>> found.profile.values("block-influence").shape
+    (3,)
+    >>> found.parts()[0]
+    'LR score of every block'
+    """
 
     @property
     def profile(self) -> LayerProfile:
@@ -135,7 +143,17 @@ class Profile(Outcome):
 
 
 class Judgement(Outcome):
-    """Models judged on the same windows: what ``slicing.compare`` and ``slicing.study`` give."""
+    """Models judged on the same windows: what ``slicing.compare`` and ``slicing.study`` give.
+
+    >>> import slicing
+    >>> found = slicing.study(
+    ...     model, ["shortgpt"], "blocks=1", text=text, evaluation=other, tokenizer=tokenizer, windows=8,
+    ...     window_length=32, evaluation_windows=8, progress=False,
+    ... )
+    >>> dense, shorter = found.measurements
+    >>> dense.parameters - shorter.parameters
+    7744
+    """
 
     @property
     def measurements(self) -> tuple[Measurement, ...]:
@@ -148,6 +166,16 @@ class Smaller(Outcome):
     """A smaller model: what ``slicing.compress`` and ``slicing.heal`` give.
 
     The model lies in the folder of the run, and is opened when it is first used.
+
+    >>> import slicing
+    >>> smaller = slicing.compress(
+    ...     model, "shortgpt", budget="blocks=1", text=text, tokenizer=tokenizer, windows=8, window_length=32,
+    ...     progress=False,
+    ... )
+    >>> smaller.result.layout.removed
+    (1,)
+    >>> smaller.model.training
+    False
     """
 
     @property
@@ -196,7 +224,16 @@ class Smaller(Outcome):
 
 
 class Planned(Shown):
-    """What a plan would cut where, and what it would leave: what ``slicing.plan`` gives."""
+    """What a plan would cut where, and what it would leave: what ``slicing.plan`` gives.
+
+    >>> import slicing
+    >>> found = slicing.profile(model, text, tokenizer=tokenizer, windows=4, window_length=32, progress=False)
+    >>> planned = slicing.plan(found, target=0.25, allocation="constant")
+    >>> planned.schedule.widths[:-1]
+    (24, 24, 24)
+    >>> planned.plan == slicing.Plan(allocation="constant")
+    True
+    """
 
     def __init__(self, plan: Plan, profile: LayerProfile, shape: ModelShape) -> None:
         self.plan = plan
@@ -230,7 +267,16 @@ def plan_in(given: Any) -> Plan | None:
 
 
 class Evaluation(Shown):
-    """How well one model predicts a text: what ``slicing.evaluate`` gives."""
+    """How well one model predicts a text: what ``slicing.evaluate`` gives.
+
+    >>> import slicing
+    >>> found = slicing.evaluate(
+    ...     model, text, tokenizer=tokenizer, windows=8, window_length=32, progress=False
+    ... )
+    >>> low, high = found.interval
+    >>> low < found.perplexity < high
+    True
+    """
 
     def __init__(self, model: str, text: str, measured: Perplexity, where: tuple[Passage, ...]) -> None:
         self.model, self.text = model, text

@@ -16,7 +16,8 @@ import numpy as np
 
 from analysis.errors import PlanError, TextError
 from analysis.late import torch
-from analysis.sources.ids import SUFFIX, require_windows, write_tokens
+from analysis.sources.files import TOKENS
+from analysis.sources.ids import require_windows, write_tokens
 from analysis.sources.presets import PRESETS, Role
 from analysis.sources.text import TextSource
 from analysis.storage import cache_folder, storage_errors, whole_file
@@ -101,7 +102,7 @@ class Texts:
         windows = require_windows(tokens, "Windows of tokens")
         self.count, self._found = windows.shape
         content = f"{tuple(windows.shape)}".encode() + windows.numpy().tobytes()
-        return self._kept("windows", SUFFIX, content, lambda path: write_tokens(windows, path))
+        return self._kept("windows", TOKENS, content, lambda path: write_tokens(windows, path))
 
     def _strings(self, documents: Sequence[str]) -> TextSource:
         lines = "".join(json.dumps({"text": each}) + "\n" for each in documents).encode()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 from contextlib import suppress
 from pathlib import Path
@@ -13,6 +12,7 @@ from pydantic import AwareDatetime
 from analysis.errors import StorageError
 from analysis.storage import clear_abandoned, runs_folder, storage_errors, write_whole
 from analysis.values import Value
+from analysis.versions import version_of
 
 RUN_FILE = "run.json"
 NOTE_FILE = "note.json"
@@ -108,7 +108,7 @@ def _opened(name: str, stamp: Stamp) -> Summary:
 
 
 def _made_by() -> str:
-    return f"{_INDEX_FORMAT} {importlib.metadata.version('slicescope')}"
+    return f"{_INDEX_FORMAT} {version_of('slicescope')}"
 
 
 def _read_index() -> tuple[Summary, ...]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import os
 import platform
 from functools import cached_property
@@ -32,6 +31,7 @@ from analysis.sources.windows import Passage, passages, token_windows
 from analysis.speed import compare_speed
 from analysis.tasks import evaluate_tasks
 from analysis.values import Progress
+from analysis.versions import version_of
 from slicing.steps.base import Made
 from slicing.studies.requests import SEARCHED, Calibrated, CompressRequest, Trial
 from slicing.studies.results import Environment, Measurement, TextUsed
@@ -225,5 +225,5 @@ def environment(model: Any) -> Environment:
         threads=torch.get_num_threads(),
         platform=f"Python {platform.python_version()}, {platform.system()} {platform.machine()}, "
         f"{os.cpu_count()} cores",
-        versions={package: importlib.metadata.version(package) for package in packages},
+        versions={package: version_of(package) for package in packages},
     )

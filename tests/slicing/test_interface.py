@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import importlib.metadata
 import json
 import subprocess
 import sys
@@ -15,13 +16,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import byte_tokenizer, tiny_model
+from conftest import byte_tokenizer, gemma_tokenizer, tiny_model
 from transformers import BertConfig, BertModel
 
 import slicing
 from analysis.errors import ModelError, PlanError, SlicescopeError, StorageError, TextError, UnsupportedError
 from analysis.evaluate import perplexity
 from analysis.profile import profile_blocks
+from analysis.sources.text import TextSource
+from analysis.sources.windows import token_windows
 from analysis.storage import runs_folder
 from app.cli.options import ProfileOptions
 from slicing.interface import views as finding
@@ -92,6 +95,23 @@ def test_all_names_are_there_documented_and_typed():
     assert (ROOT / "slicing" / "py.typed").is_file()
     with pytest.raises(AttributeError, match="no attribute 'slize'"):
         _ = slicing.slize
+
+
+def test_a_source_tree_that_is_not_installed_works_too(tiny_folder, monkeypatch):
+    real = importlib.metadata.version
+
+    def version(name: str) -> str:
+        if name == "slicescope":
+            raise importlib.metadata.PackageNotFoundError(name)
+        return real(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    monkeypatch.setattr(finding, "entry_points", lambda group: [])
+    finding.views.cache_clear()
+    found = slicing.profile(tiny_folder, TEXT, **SMALL)
+    assert found.run.environment.versions["slicescope"] == "source"
+    assert found.plot().data
+    assert "slicescope source" in found.report()
 
 
 # Plans
@@ -169,6 +189,20 @@ def test_a_file_without_tokens_is_told(opened, tmp_path):
     for name, told in (("model", "holds no tensor 'tokens'"), ("broken", "cannot be read")):
         with pytest.raises(TextError, match=told):
             slicing.profile(opened, tmp_path / f"{name}.safetensors", progress=False)
+
+
+def test_a_file_of_tokens_is_a_text_by_its_name(tokenizer, tmp_path):
+    from safetensors.torch import save_file
+
+    windows = torch.randint(3, 259, (5, 24), generator=torch.Generator().manual_seed(1))
+    save_file({"tokens": windows}, tmp_path / "mine.safetensors")
+    source = TextSource.parse(str(tmp_path / "mine.safetensors"), "calibration")
+    assert torch.equal(token_windows(source, tokenizer, 24, None), windows)
+    assert torch.equal(token_windows(source, gemma_tokenizer(), 24, 5), windows)  # as they are, BOS or not
+    drawn = token_windows(source, tokenizer, 24, 3, seed=0)
+    assert all(any(torch.equal(each, one) for one in windows) for each in drawn)
+    with pytest.raises(TextError, match=r"'mine\.safetensors' does not exist"):
+        TextSource.parse("mine.safetensors", "calibration")
 
 
 def test_a_text_to_judge_on_is_asked_for(opened):

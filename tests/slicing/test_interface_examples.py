@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import doctest
-import inspect
 import warnings
 
 import pytest
@@ -11,13 +10,13 @@ from conftest import byte_tokenizer, tiny_model
 
 import slicing
 
-NAMES = [name for name in slicing.__all__ if inspect.isfunction(getattr(slicing, name))]
+NAMES = [name for name in slicing.__all__ if not name.endswith("Error")]
 TEXT = "It is a truth universally acknowledged, that a tensor must want a basis. "
 OTHER = "Call me a vector. Some years ago, never mind how long, I thought I would rotate a little. "
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_example_of_a_verb_runs(name, tmp_path, monkeypatch):
+def test_the_example_of_a_name_runs(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     given = {
         "model": tiny_model("llama"),
