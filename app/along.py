@@ -47,7 +47,7 @@ def _ask(run: Run, plan: Plan, known: int) -> None:
         st.rerun()
     if _is_whole(state.preview_of(run, plan)):  # the plan itself goes first
         state.preview_alone(run, following)
-    st.caption(f"Previewing SP {100 * following.target:.0f} %.")
+    st.caption(f"Previewing SP {100 * following.target:.0f}\N{NO-BREAK SPACE}%.")
 
 
 def _draw(run: Run, plan: Plan, shape: ModelShape, able: bool) -> None:
@@ -64,7 +64,7 @@ def _draw(run: Run, plan: Plan, shape: ModelShape, able: bool) -> None:
     parts.chart(drawing, "along", over_targets_table(sizes, found), pick)
     st.caption("Click the curve to set the target there. Undo goes back.")
     for target, why in _missed(run, plan).items() if able else ():
-        st.caption(f"No preview at SP {100 * target:.0f} %: {state.told(why)}")
+        st.caption(f"No preview at SP {100 * target:.0f}\N{NO-BREAK SPACE}%: {state.told(why)}")
 
 
 @st.cache_data(show_spinner=False, max_entries=64)

@@ -99,7 +99,7 @@ TABLE_FILES: tuple[tuple[str, str, Callable[[pd.DataFrame], bytes]], ...] = (
 def card(grid: Any, label: str, value: str, change: float | None, note: str) -> None:
     """One number, its change against the dense model where it has one, and a line below."""
     with grid.container(border=True, height="stretch"):
-        delta = None if change is None else f"{100 * change:+.1f} %"
+        delta = None if change is None else f"{100 * change:+.1f}\N{NO-BREAK SPACE}%"
         described = None if change is None else "vs dense"
         st.metric(wording.verbatim(label), value, delta, delta_color="inverse", delta_description=described)
         st.caption(note)

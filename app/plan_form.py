@@ -156,7 +156,10 @@ def plan(profile: LayerProfile, shape: ModelShape | None = None, device: str = "
     if fewer is None or shape is None:
         return made
     found, gone = _reaching(made, fewer, profile, shape)
-    reached.caption(f"SP {100 * found.target:.2f} % reaches {100 * gone:.1f} %, the nearest to whole blocks.")
+    reached.caption(
+        f"SP {100 * found.target:.2f}\N{NO-BREAK SPACE}% reaches {100 * gone:.1f}\N{NO-BREAK SPACE}%, "
+        "the nearest to whole blocks."
+    )
     return found
 
 

@@ -77,7 +77,7 @@ def interval(pair: tuple[float, float] | None, digits: int = 2) -> str:
 
 def change(each: Difference) -> str:
     """A paired difference as a signed change of perplexity."""
-    return minus(f"{each.percent:+.1f} %")
+    return minus(f"{each.percent:+.1f}\N{NO-BREAK SPACE}%")
 
 
 def times(timed: Speed | None, what: Literal["prompt", "generation"]) -> str:

@@ -207,7 +207,8 @@ def preview_verdict(gain: Difference) -> str:
     if gain.percent_interval is None:
         return gain.verdict
     low, high = gain.percent_interval
-    return f"{gain.verdict}; {minus(f'95 % {low:+.1f} to {high:+.1f} %')}"
+    between = minus(f"95 % {low:+.1f} to {high:+.1f}\N{NO-BREAK SPACE}%")
+    return f"{gain.verdict}; {between}"
 
 
 def previewed(found: Preview) -> str:
@@ -238,7 +239,7 @@ def evidence(each: Difference) -> str:
     between = "no interval below 8 windows"
     if each.percent_interval:
         low, high = each.percent_interval
-        between = minus(f"95 % interval {low:+.1f} to {high:+.1f} %")
+        between = minus(f"95 % interval {low:+.1f} to {high:+.1f}\N{NO-BREAK SPACE}%")
     nats = minus(f"{each.nats:+.3f} nats per token")
     among = f" · verdict corrected for {each.comparisons} comparisons" if each.comparisons > 1 else ""
     told = f"{change(each)} perplexity · {between} · {nats} · {each.windows} windows, paired{among}"

@@ -94,7 +94,7 @@ def _massive(costs: UnitCosts) -> str:
     shares = [100 * (branch.massive or 0.0) for _, branch in most]
     return (
         " Massive tokens, such as the first of a window, do not count in it: they would have "
-        f"{min(shares):.0f} to {max(shares):.0f} % of it at {_named(most)}."
+        f"{min(shares):.0f} to {max(shares):.0f}\N{NO-BREAK SPACE}% of it at {_named(most)}."
     )
 
 

@@ -152,7 +152,7 @@ def test_a_plan_without_a_base_is_taught_by_the_dynamic_rule() -> None:
     for step in scenes_of(told):
         step.draw(told, step.setting(told), LIGHT, False)
         assert step.sentence(told, step.setting(told))
-    assert "costs +125.0 % perplexity" in scene("What did it cost?").why(told)
+    assert "costs +125.0\N{NO-BREAK SPACE}% perplexity" in scene("What did it cost?").why(told)
 
 
 @pytest.mark.parametrize("score", ["block-influence", "angular"])
