@@ -228,8 +228,8 @@ def speed(timed: Speed) -> str:
         )
     return (
         f"Prompt and generation: times as fast as dense. {timed.protocol.capitalize()}.{at_once} The range "
-        f"over rounds holds the true median in {100 * timed.coverage:.0f} % of cases. Where it spans more than a "
-        "fifth, the machine was too busy to tell: time again when it is quiet, with more rounds."
+        f"over rounds holds the true median in {100 * timed.coverage:.0f} % of cases. Where it spans more "
+        "than a fifth, the machine was too busy to tell: time again when it is quiet, with more rounds."
     )
 
 
