@@ -139,7 +139,7 @@ def refuse_spread(model: Any, why: str) -> None:
 def passing_need(model: Any, tokens: int, kept: int = 0, itemsize: int | None = None) -> MemoryNeed:
     """Tell the need of a batch of ``tokens`` that passes through a model; the head takes some rows at a time.
 
-    Four tensors as wide as the largest linear map's two sides together are there at once, and states of the
+    Five tensors as wide as the largest linear map's two sides together are there at once, and states of the
     stream at ``kept`` depths. ``itemsize``: bytes of a number, by default as the model is now.
     """
     table = model.get_input_embeddings().weight
@@ -150,7 +150,7 @@ def passing_need(model: Any, tokens: int, kept: int = 0, itemsize: int | None = 
     size = itemsize or model.dtype.itemsize
     return MemoryNeed(
         dense=sum(each.numel() * size for each in model.parameters()),
-        working=tokens * (4 * widest + kept * table.shape[1]) * size + 3 * ROWS * table.shape[0] * FP32,
+        working=tokens * (5 * widest + kept * table.shape[1]) * size + 3 * ROWS * table.shape[0] * FP32,
     )
 
 
@@ -175,10 +175,11 @@ def engine_room(model: Any, itemsize: int, tokens: int) -> int:
 def bases_need(model: Any, sites: int, width: int, tokens: int) -> MemoryNeed:
     """Tell the need of finding bases of a stream of this ``width`` at so many sites, ``tokens`` at a time.
 
-    An fp64 sum (D, D) for each site, and for one of them its eigenvectors and LAPACK's workspace.
+    An fp64 sum (D, D) for each site, and for one of them its eigenvectors and LAPACK's workspace, once no
+    batch passes any more.
     """
     passing = passing_need(model, tokens)
     square = width * width
     return passing.model_copy(
-        update={"bases": sites * square * FP64, "working": passing.working + 4 * square * FP64}
+        update={"bases": sites * square * FP64, "working": max(passing.working, 4 * square * FP64)}
     )

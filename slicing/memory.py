@@ -23,16 +23,17 @@ def slicing_need(
     the largest sub-layer, the working set is ``(R + C) D`` weights, read and written whole, and once more
     in fp32 while they turn; a Gram matrix, its eigenvectors and LAPACK's workspace in fp64 (5 D²), and as
     many Gram matrices as sub-layers share a basis; three turns in fp32; and for each token of a batch what
-    readers and writers put out, twice. Repair keeps the dense stream too, ends with two sliced models, and
-    takes two Gram matrices of F = D + C + D features and targets, and as much again to solve with them, in
-    fp64.
+    readers put out and, twice, what writers read, beside two states of the stream in fp32. Repair keeps the
+    dense stream too, ends with two sliced models, and takes two Gram matrices of F = D + C + D features and
+    targets, and as much again to solve with them, in fp64.
     """
     width = shape.hidden_size
     working = 0
     for sublayer in shape.sublayers:
         rows, columns = sublayer.reader_rows, sublayer.writer_columns
         weights = (rows + columns) * width * (itemsize + FP32)
-        passing = batch * 2 * (sublayer.busy_reader_rows + sublayer.busy_writer_columns + 2 * width) * FP32
+        inner = sublayer.busy_reader_rows + 2 * sublayer.busy_writer_columns
+        passing = batch * (inner * itemsize + 2 * width * FP32)
         fitting = 4 * (2 * width + columns) ** 2 * FP64 + weights if repair else 0
         working = max(working, weights + passing + fitting)
     working += width * width * ((5 + _shared(shape, schedule)) * FP64 + 3 * FP32)

@@ -86,7 +86,7 @@ MODELS = {
 WINDOWS = 128
 
 
-def _schedule(model: Any, span: int = 0) -> SlicingSchedule:
+def schedule_for(model: Any, span: int = 0) -> SlicingSchedule:
     width, count = model.config.hidden_size, model.config.num_hidden_layers
     return SlicingSchedule(
         hidden_size=width, widths=(width * 3 // 4,) * count + (width,), embedding="untied", span=span
@@ -106,7 +106,7 @@ def _profile(model: Any, windows: torch.Tensor) -> None:
 
 
 def _previews(model: Any, windows: torch.Tensor) -> None:
-    recut(model, _schedule(model), find_bases(model, windows))
+    recut(model, schedule_for(model), find_bases(model, windows))
 
 
 def _step(line: str, model: Any, windows: torch.Tensor) -> None:
@@ -122,9 +122,13 @@ JOBS: dict[str, Callable[[Any, torch.Tensor], Any]] = {
     "evaluation": perplexity,
     "bases": find_bases,
     "bases and a preview": _previews,
-    "slicing": lambda model, windows: slice_model(model, _schedule(model), windows),
-    "slicing, three blocks a basis": lambda model, windows: slice_model(model, _schedule(model, 3), windows),
-    "slicing with repair": lambda model, windows: slice_model(model, _schedule(model), windows, repair=True),
+    "slicing": lambda model, windows: slice_model(model, schedule_for(model), windows),
+    "slicing, three blocks a basis": lambda model, windows: slice_model(
+        model, schedule_for(model, 3), windows
+    ),
+    "slicing with repair": lambda model, windows: slice_model(
+        model, schedule_for(model), windows, repair=True
+    ),
     "a step of healing": lambda model, windows: _step("sleb | finetune(tokens=1)", model, windows),
     "mixed pruning": lambda model, windows: _step("mixed", model, windows),
 }

@@ -4,8 +4,16 @@ from __future__ import annotations
 
 import pytest
 import torch
-from counting import MODELS, Model, count, count_whole
-from meta_cards import Numbers, counted, seconds
+from counting import JOBS, MODELS, Model, count, count_whole, schedule_for
+from meta_cards import WINDOW, Numbers, counted, seconds
+
+from analysis.bases import BasesCollector, find_bases
+from analysis.evaluate import perplexity, tokens_at_a_time
+from analysis.needs import passing_need
+from analysis.read_shape import read_shape
+from slicing.guard import refuse_unless_invariant
+from slicing.memory import preview_need, slicing_need
+from slicing.slicer import recut
 
 SMALL = Model(width=64, inner=128, blocks=4, vocabulary=300, heads=4, key_value_heads=2)
 
@@ -101,6 +109,42 @@ def test_other_jobs_take_what_they_should(job):
     assert narrow < {"bases": 1.01, "evaluation": 1.01 + head, "a step of healing": 6.5 + 6.5 * head}[job]
     assert single < {"bases": 0.11, "evaluation": 0.01, "a step of healing": 0.05}[job]
     assert wide < 0.001
+
+
+BOUNDS = {
+    "evaluation": (lambda model, windows: perplexity(model, windows), 1.5),
+    "profile": (JOBS["profile"], 1.5),
+    "bases": (find_bases, 1.5),
+    "preview": (None, 1.5),
+    "slicing": (JOBS["slicing"], 1.5),
+    "slicing with repair": (JOBS["slicing with repair"], 1.5),
+}
+"""Jobs, and how many times the formula may be as large as what is taken beyond the dense weights."""
+
+
+@pytest.mark.parametrize("job", BOUNDS)
+def test_the_memory_formula_is_a_bound_and_not_half_as_large_again(job):
+    """In the bytes of tensors, for a model in bfloat16 with the blocks of one of a billion parameters."""
+    with counted() as counting:
+        model = Model(2048, 5632, 4, 32000, 16).made(counting, 4)
+        windows = torch.ones(24, WINDOW, dtype=torch.long)
+        shape, schedule = read_shape(model), schedule_for(model)
+        batch, tokens = tokens_at_a_time(windows, model.device), windows.numel()
+        needs = {
+            "bases": lambda: BasesCollector(model).need(windows),
+            "preview": lambda: preview_need(shape, schedule, 2, held=True),
+            "slicing": lambda: slicing_need(shape, schedule, tokens, batch, 2),
+            "slicing with repair": lambda: slicing_need(shape, schedule, tokens, batch, 2, repair=True),
+        }
+        need = needs.get(job, lambda: passing_need(model, batch))()
+        refuse_unless_invariant(model)
+        work, bound = BOUNDS[job]
+        held = find_bases(model, windows) if work is None else None
+        counting.begin()
+        before = counting.done()["peak cuda:0"]
+        work(model, windows) if work else recut(model, schedule, held)
+        taken = counting.done()["peak cuda:0"] - before
+    assert 1.0 < (need.total - need.dense) / taken < bound
 
 
 @pytest.mark.parametrize("cards", [2, 4])
