@@ -316,7 +316,9 @@ def simulated(
             "is_available": lambda: cuda,
             "device_count": lambda: count if cuda else 0,
             "is_bf16_supported": lambda including_emulation=True: True,
-            "get_device_properties": lambda device=None: SimpleNamespace(total_memory=total),
+            "get_device_properties": lambda device=None: SimpleNamespace(
+                total_memory=total, name="simulated"
+            ),
             "mem_get_info": lambda device=None: (accelerator.free(device), total),
             "memory_reserved": lambda device=None: accelerator.reserved[_device(device or 0)],
             "memory_allocated": lambda device=None: accelerator.allocated[_device(device or 0)],

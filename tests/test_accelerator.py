@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -15,6 +16,7 @@ from accelerate import dispatch_model
 from accelerator import Accelerator, simulated
 from conftest import byte_tokenizer, tiny_model
 
+import slicing
 from analysis.anatomy import anatomy_of, block_path, blocks
 from analysis.bases import Bases, BasesCollector, find_bases
 from analysis.details import DetailsCollector
@@ -417,3 +419,26 @@ def test_a_device_without_fp64_compares_recipes(asked):
         run: Any = perform(study, opener=lambda _: opened)
     assert not accelerator.flops[torch.float64]
     assert all(np.isfinite(each.evaluation.perplexity) for each in run.result.measurements)
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_the_python_interface_takes_a_model_that_is_there(place, tokenizer):
+    text = ["A whole is what has a beginning and middle and end. " * 40]
+    said: dict[str, Any] = {"windows": 8, "window_length": 32, "progress": False, "tokenizer": tokenizer}
+
+    def found(model: Any) -> tuple[float, float]:
+        profile = slicing.profile(model, text, **said)
+        planned = slicing.plan(profile, 0.25, rounding=1)
+        made = slicing.compress(model, planned, text=text, evaluation=text, evaluation_windows=8, **said)
+        assert made.result.smaller is not None
+        return slicing.evaluate(model, text, **said).perplexity, made.result.smaller.perplexity
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # both are on one text
+        expected = found(tiny_model("llama"))
+        with simulated("mps" if place == "mps" else "cuda", count=2) as accelerator:
+            model = placed(accelerator, tiny_model("llama"), place)
+            before = [each.device for each in model.parameters()]
+            assert found(model) == pytest.approx(expected, rel=0.02)
+            assert [each.device for each in model.parameters()] == before
+    assert accelerator.peak > 0

@@ -201,7 +201,8 @@ def _in_memory(model: Any, tokenizer: Any) -> Given:
             f"The model '{name}' is an object, and its tokenizer is needed too: add tokenizer=..., or give "
             "slicing.load(model, tokenizer)."
         )
-    if any(each.is_meta for each in model.parameters()):
+    resting = any(hasattr(module, "_hf_hook") for module in model.modules())  # accelerate fetches its weights
+    if not resting and any(each.is_meta for each in model.parameters()):
         raise ModelError(f"The model '{name}' has no weights in memory (they are on 'meta'): load it whole.")
     source = ModelSource.in_memory(name, str(model.device))
     require_causal(source, model.config)
