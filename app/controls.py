@@ -18,7 +18,7 @@ from analysis.scores import SCORES
 from analysis.sources.files import looks_like_path
 from analysis.sources.presets import PRESETS, Role
 from analysis.sources.text import TextSource
-from app import state, wording
+from app import own_state, state, wording
 from app.figures.profile import DAMAGES, outliers
 from slicing.plans import Plan
 
@@ -70,7 +70,7 @@ def _telling(profile: LayerProfile) -> int:
 def text(label: str, role: Role, key: str, usual: str = "demo") -> str:
     """A text: the demo's, a preset, or whatever path or Hub id is typed; or else one of those offered."""
     options = ["demo", *(["demo:out-of-style"] if role == "evaluation" else []), *PRESETS]
-    mine = state.own_texts()
+    mine = own_state.own_texts()
     options += mine
     if usual not in options:
         options.append(usual)

@@ -12,10 +12,15 @@ def map_rows(found: Map, board: Board) -> list[dict[str, str]]:
         {
             "target": wording.budgets_line((table.budget,)),
             "constant": f"{table.baseline.perplexity:.2f}" if table.baseline else "",
-            **{f"SB {100 * base:g} %": _told(found.cell(base, table.budget)) for base in found.bases},
+            **{base_name(base): _told(found.cell(base, table.budget)) for base in found.bases},
         }
         for table in board.tables
     ]
+
+
+def base_name(base: float) -> str:
+    """A base (SB) in the head of its column."""
+    return f"SB {100 * base:g} %"
 
 
 def _told(cell: Cell) -> str:

@@ -17,7 +17,7 @@ from analysis.errors import SlicescopeError, TextError
 from analysis.sources.files import FILE_FORMATS
 from analysis.sources.text import TextSource
 from analysis.storage import texts_folder, write_whole
-from app import model_switch, state, wording
+from app import model_switch, own_state, state, wording
 from app.uploads import let_go
 
 KINDS = [*(suffix.removeprefix(".") for suffix in FILE_FORMATS), "gz"]
@@ -123,7 +123,7 @@ def _take(said: str, purpose: str) -> None:
     begin = next(iter(islice(source.documents(), 1)), "") if source.kind == "file" else None
     if begin == "":
         raise TextError(f"The text '{source.label}' holds no document: give one with some words.")
-    state.offer_text(said)
+    own_state.offer_text(said)
     told = f"**{wording.verbatim(source.label)}** is chosen below"
     if begin:
         told += f". It begins: “{wording.verbatim(' '.join(begin.split())[:80])}…”"

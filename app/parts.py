@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 import streamlit as st
@@ -49,17 +49,32 @@ Pick = Callable[[dict[str, Any]], None]
 """What to do with the mark of a chart that was clicked on; called before the page is drawn again."""
 
 
+PickCell = Callable[[int, str], None]
+"""What to do with the row of a table that was selected, and with its column where cells are."""
+
+
 def chart(
-    drawing: Drawing, key: str, table: pd.DataFrame, pick: Pick | None = None, told_first: bool = False
+    drawing: Drawing,
+    key: str,
+    table: pd.DataFrame,
+    pick: Pick | None = None,
+    told_first: bool = False,
+    pick_cell: PickCell | None = None,
+    by: Literal["row", "cell"] = "row",
 ) -> None:
     """A figure with its takeaway, and the same numbers as a table; both can be taken away.
 
-    ``told_first``: the takeaway stands above, where the figure is too high for a small screen.
+    ``told_first``: the takeaway stands above, where the figure is too high for a small screen. ``pick_cell``
+    does for the table what ``pick`` does for the figure, ``by`` its rows or its cells.
     """
 
     def picked() -> None:
         if pick and (point := state.clicked(key)):
             pick(point)
+
+    def selected() -> None:
+        if pick_cell and (cell := state.selected_cell(f"{key}-table")):
+            pick_cell(*cell)
 
     pictures = CHART | {"toImageButtonOptions": {"format": state.picture(), "filename": f"slicescope-{key}"}}
     answers: dict[str, Any] = {"on_select": picked, "selection_mode": "points"} if pick else {}
@@ -70,7 +85,8 @@ def chart(
     if not told_first:
         st.caption(wording.verbatim(told))
     with st.expander("The same as a table", icon=":material/table:"):
-        rows(table, f"{key}-table", alt=told)
+        mode = {"on_select": selected, "selection_mode": f"single-{by}"} if pick_cell else {}
+        rows(table, f"{key}-table", alt=told, **mode)
         with st.container(horizontal=True):
             for kind, mime, write in TABLE_FILES:
                 st.download_button(

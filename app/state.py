@@ -1,8 +1,8 @@
 """What a session remembers, and the worker that all sessions share.
 
-With ``model_state``, ``plan_state``, ``talk_state``, ``shrink_state`` and ``trash`` the only reader and
-writer of ``st.session_state`` and ``st.query_params``; the values of widgets bound to the URL are their own.
-Knows nothing about pages or figures.
+With ``model_state``, ``plan_state``, ``own_state``, ``talk_state``, ``shrink_state`` and ``trash`` the only
+reader and writer of ``st.session_state`` and ``st.query_params``; the values of widgets bound to the URL are
+their own. Knows nothing about pages or figures.
 """
 
 from __future__ import annotations
@@ -246,16 +246,6 @@ def own_recipes() -> list[str]:
     return st.session_state.setdefault("own-recipes", [])
 
 
-def own_texts() -> list[str]:
-    """The texts that this session brought: what lists of texts offer beside the usual ones."""
-    return st.session_state.setdefault("own-texts", [])
-
-
-def offer_text(said: str) -> None:
-    """Let lists of texts offer this one too, the last one first; only in a callback."""
-    st.session_state["own-texts"] = [said, *(each for each in own_texts() if each != said)]
-
-
 def source() -> ModelSource:
     """The one model of this session, which every form runs."""
     return st.session_state.get("source") or (policy().models or (ModelSource(kind="demo"),))[0]
@@ -332,6 +322,14 @@ def clicked(key: str) -> dict[str, Any] | None:
     selection = st.session_state.get(key) or {}
     points = selection.get("selection", {}).get("points", [])
     return dict(points[0]) if points else None
+
+
+def selected_cell(key: str) -> tuple[int, str] | None:
+    """The row of a table that was selected, by its number, and the column where a cell was, or ``None``."""
+    selection = (st.session_state.get(key) or {}).get("selection", {})
+    if cells := selection.get("cells"):
+        return int(cells[0][0]), str(cells[0][1])
+    return (int(selection["rows"][0]), "") if selection.get("rows") else None
 
 
 def choose_block(block: int) -> None:

@@ -16,6 +16,7 @@ from app.figures.plan import draw_schedule
 from app.figures.profile import DAMAGES
 from app.figures.ranking import draw_ranking
 from app.figures.study import draw_map, draw_sizes
+from app.map_rows import base_name
 from app.planned import held_back, plan_of
 from app.tables import healing_table, map_table, ranking_table, trial_table, widths_table
 from slicing.budget import Budget
@@ -108,9 +109,29 @@ def _map(found: Map, board: Board) -> None:
 
     # Of many bases the cells would be too narrow for their numbers: then the map alone is scrolled.
     st.html(f"<style>.st-key-map .js-plotly-plot {{ min-width: {7 + 3 * len(found.bases)}rem; }}</style>")
-    parts.chart(draw_map(found, board, chosen, parts.theme()), "map", map_table(found, board), pick)
+
+    def pick_cell(row: int, column: str) -> None:
+        table = board.tables[row]
+        bases = {base_name(base): found.cell(base, table.budget).recipe.line for base in found.bases}
+        if line := bases.get(column):
+            state.choose_recipe(line, table.budget.line)
+
+    drawing, table = draw_map(found, board, chosen, parts.theme()), map_table(found, board)
+    parts.chart(drawing, "map", table, pick, pick_cell=pick_cell, by="cell")
     told = wording.sequential_or_one_shot(board.study)
-    st.caption(f"{wording.map_reading(board.study)} Click a cell for its card. {told}")
+    st.caption(f"{wording.map_reading(board.study)} Click a cell for its card, here or in the table. {told}")
+
+
+def _pick_row(board: Board, shown: pd.DataFrame) -> parts.PickCell:
+    """What chooses the recipe of a row, of a table with a recipe and a budget in each."""
+
+    def pick(row: int, _: str) -> None:
+        line, title = shown["recipe"].iloc[row], shown["budget"].iloc[row]
+        for table in board.tables:
+            if table.budget.title == title:
+                state.choose_recipe(str(line), table.budget.line)
+
+    return pick
 
 
 def _ranking(board: Board, run: Run | None, bar: DeltaGenerator) -> None:
@@ -130,17 +151,19 @@ def _ranking(board: Board, run: Run | None, bar: DeltaGenerator) -> None:
 
     shape = run.result.shape if run else None
     drawing = draw_ranking(table, table.standing(mark), parts.theme())
-    parts.chart(drawing, "ranking", ranking_table(table, shape), pick, told_first=True)
+    ranked = ranking_table(table, shape)
+    parts.chart(drawing, "ranking", ranked, pick, told_first=True, pick_cell=_pick_row(board, ranked))
     for sentence in wording.ranking(table):
         st.markdown(f"- {sentence}")
     told = wording.sequential_or_one_shot(board.study)
-    st.caption(f"{wording.RANKING_READING} Click a row for its card. {told}")
+    st.caption(f"{wording.RANKING_READING} Click a row for its card, here or in the table. {told}")
 
 
 def _frontier(board: Board, is_map: bool, bar: DeltaGenerator) -> None:
     """All recipes over the sizes."""
     if is_map or len(board.tables) == 1:
-        parts.chart(draw_sizes(board, parts.theme()), "sizes", trial_table(board))
+        ran = trial_table(board)
+        parts.chart(draw_sizes(board, parts.theme()), "sizes", ran, pick_cell=_pick_row(board, ran))
         return
     mark, _ = state.chosen_recipe()
 
@@ -157,10 +180,11 @@ def _frontier(board: Board, is_map: bool, bar: DeltaGenerator) -> None:
         )
     everyone = pd.concat([ranking_table(table) for table in board.tables], ignore_index=True)
     drawing = draw_frontier(board, mark or None, text, parts.theme())
-    parts.chart(drawing, "frontier", everyone, pick, told_first=True)
+    choose = _pick_row(board, everyone)
+    parts.chart(drawing, "frontier", everyone, pick, told_first=True, pick_cell=choose)
     for sentence in wording.frontier(board):
         st.markdown(f"- {sentence}")
-    st.caption(f"{wording.FRONTIER_READING} Click a point to follow a recipe over the sizes.")
+    st.caption(f"{wording.FRONTIER_READING} Click a point, or a row of the table, to follow a recipe.")
 
 
 def _card(board: Board, run: Run | None) -> None:

@@ -247,7 +247,9 @@ def test_massive_tokens_are_told_of_where_they_would_have_most_of_the_curvature(
         for (attention, mlp), share in zip(COSTS.blocks, shares, strict=True)
     )
     costs = COSTS.model_copy(update={"blocks": changed})
-    assert wording.units_found(costs).endswith("have 70 to 90\N{NO-BREAK SPACE}% of it at the MLP of blocks 1-2.")
+    assert wording.units_found(costs).endswith(
+        "have 70 to 90\N{NO-BREAK SPACE}% of it at the MLP of blocks 1-2."
+    )
     assert unit_table(costs)["massive tokens"].dropna().tolist() == [0.7, 0.9, 0.2, 0.1]
 
 

