@@ -16,6 +16,7 @@ pytestmark = [
     pytest.mark.skipif(bool(LACKING), reason=f"not installed: {', '.join(LACKING)}"),
 ]
 PAGES = ["shrink", "model", "profile", "tune", "compare", "play", "study", "runs", "notes", "?present=1"]
+PAGES += ["slides", "?present=1&step=12", "?present=1&step=6&predict=1&room=6.2-0-1"]
 GRAVE = ("serious", "critical")
 COLOURS = ["color-contrast", "link-in-text-block"]
 """The rules of axe that look at colours."""
