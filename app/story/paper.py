@@ -27,7 +27,9 @@ STYLE = f"""<style>
 [class*="st-key-slide-"] h2 {{ font-size: 2.2rem; padding: 0 0 0.3rem; line-height: 1.2; }}
 [class*="st-key-slide-"] .stMarkdown p {{ font-size: 1.5rem; line-height: 1.3; }}
 [class*="st-key-why-"] .stMarkdown p {{ font-size: 1.15rem; }}
-[class*="st-key-slide-"] .katex-display {{ margin: 0; padding: 0.1em 0; font-size: 1.15rem; }}
+[class*="st-key-slide-"] .katex-display {{ margin: 0; padding: 0.1em 0; font-size: 1.15rem;
+  overflow: visible; }}
+[class*="st-key-slide-"] [data-testid="stMarkdownContainer"]:has(.katex-display) {{ overflow: visible; }}
 [class*="st-key-slide-"] [data-testid="stCaptionContainer"] {{ opacity: 1; }}
 [class*="st-key-slide-"] [data-testid="stCaptionContainer"] p {{ font-size: 0.85rem;
   color: {LIGHT.label} !important; }}

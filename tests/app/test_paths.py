@@ -45,6 +45,7 @@ PAGES = (
     "runs",
     "talk",
     "notes",
+    "slides",
 )
 PATHS = (
     *("/", "/_stcore/health", "/_stcore/host-config", "/_stcore/script-health-check", "/_stcore/metrics"),

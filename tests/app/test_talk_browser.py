@@ -225,6 +225,7 @@ def test_the_dial_of_sizes_turns_and_leaves_the_story_its_keys(address: str, bro
     page.keyboard.press("ArrowLeft")  # the dial was touched, and the keys are still the story's
     at(page, last - 1)
     page.locator(".slicescope-dial").wait_for(state="detached")
+    page.locator(".st-key-forward button:not([disabled])").wait_for()  # nothing follows the last scene
     page.keyboard.press("ArrowRight")
     at(page, last)
     dialled(page, "30.91")  # where it was left
