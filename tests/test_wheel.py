@@ -109,7 +109,7 @@ def test_the_commands_run(installed, environment, nowhere, tmp_path) -> None:
     byte_tokenizer().save_pretrained(model)
     text.write_text("It is a truth universally acknowledged. " * 20)
     measured = ["--text", text, "--windows", "2", "--window-length", "32"]
-    assert "planned: mean slice 25.0%" in slicescope("plan", "--model", model, *measured)
+    assert "planned at SP 25.00%: mean slice 25.0%" in slicescope("plan", "--model", model, *measured)
     # Study files that ship are reached by their names from anywhere; this one's text is the demo's.
     refused = subprocess.run(
         [installed.program, "study", "quick.toml", "--executor", "nonsense"],
