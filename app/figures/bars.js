@@ -135,6 +135,9 @@ window.slicescopeBars ??= (() => {
     });
   };
 
+  // Whether a handle had the focus, and nothing has it now: who clicks elsewhere has taken it away.
+  kit.lost = () => kit.focused && (document.activeElement ?? document.body) === document.body;
+
   kit.place = () => {
     const told = kit.told();
     const plot = document.querySelector(".st-key-plan .js-plotly-plot");
@@ -145,12 +148,9 @@ window.slicescopeBars ??= (() => {
       plot.on?.("plotly_afterplot", () => requestAnimationFrame(kit.place));
     }
     if (kit.handles.length !== told.cut.length) kit.make(told.cut.length);
-    if (kit.layer.parentElement !== plot) {
-      // A chart that streamlit made anew takes the handles along, and the focus, which moving them loses.
-      const focused = kit.focused && (document.activeElement ?? document.body) === document.body;
-      plot.append(kit.layer);
-      if (focused) kit.handles[kit.at].focus({preventScroll: true});
-    }
+    // A chart that streamlit made anew takes the handles along; one that it moved lost the focus as they do.
+    if (kit.layer.parentElement !== plot) plot.append(kit.layer);
+    if (kit.lost()) kit.handles[kit.at].focus({preventScroll: true});
     const field = document.querySelector(".st-key-plan-move input");
     if (field) field.tabIndex = -1;
     if (kit.value !== null) return;
@@ -173,7 +173,7 @@ window.slicescopeBars ??= (() => {
   // Streamlit draws charts anew when it likes: the handles follow.
   setInterval(() => {
     const plot = document.querySelector(".st-key-plan .js-plotly-plot");
-    if (plot && kit.told() && (plot !== kit.plot || !kit.layer?.isConnected)) kit.place();
+    if (plot && kit.told() && (plot !== kit.plot || !kit.layer?.isConnected || kit.lost())) kit.place();
   }, 300);
   for (const kind of ["focusin", "pointerdown"]) {
     document.addEventListener(kind, (event) => { kit.focused = Boolean(event.target?.closest?.(".slicescope-handles")); });
