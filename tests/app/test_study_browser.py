@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -60,7 +61,7 @@ def start(page: Any, kind: str) -> None:
         page.keyboard.press("Enter")
         settle(page)
     before = page.evaluate(SHOWN)
-    page.get_by_role("button", name="Run", exact=True).click()
+    page.get_by_role("button", name=re.compile("^Run( on .*)?$")).click()
     page.wait_for_function(f"before => ({SHOWN}) !== before || {REFUSED}", arg=before, timeout=MINUTES)
     assert page.get_by_test_id("stAlertContentError").all_inner_texts() == []
     settle(page)

@@ -240,8 +240,8 @@ def test_evidence_names_interval_nats_and_windows() -> None:
         p_value=0.01,
     )
     assert wording.evidence(each) == (
-        "−9.5\N{NO-BREAK SPACE}% perplexity · 95 % interval −18.1 to −4.9\N{NO-BREAK SPACE}% · −0.100 nats per token · "
-        "9 windows, paired"
+        "−9.5\N{NO-BREAK SPACE}% perplexity · 95 % interval −18.1 to −4.9\N{NO-BREAK SPACE}% · "
+        "−0.100 nats per token · 9 windows, paired"
     )
     among = each.model_copy(update={"comparisons": 4})
     assert wording.evidence(among).endswith(" · 9 windows, paired · verdict corrected for 4 comparisons")
