@@ -51,10 +51,10 @@ def profile(
     ``window_length`` tokens are profiled: 8 of 512, or what the given token ids have. They are the first of
     ``calibration_windows`` that ``seed`` draws, 16 as in ``compress``, so that the scores are the same there.
 
-    The frame has for every block the LR score (one minus the cosine between what enters and what leaves it,
-    scaled to a mean of 1 over blocks; Dumitru et al., arXiv 2411.03513), block influence (one minus the
-    cosine; ShortGPT, arXiv 2403.03853), the angular distance (in units of pi; arXiv 2403.17887), and each
-    score's standard deviation over windows. ``probes`` names scores with passes of their own, such as
+    The frame has for every block the LR score (the mean cosine between what enters and what leaves it, scaled
+    so that the block that changes most has 0 and the one that changes least 1; Dumitru et al., arXiv
+    2411.03513), block influence (one minus the cosine; ShortGPT, arXiv 2403.03853), the angular distance (in
+    units of pi; arXiv 2403.17887), and each score's standard deviation over windows. ``probes`` names scores with passes of their own, such as
     ``leave-one-out``. ``lens`` adds the logit lens, ``units`` what every part inside the blocks is predicted
     to cost, and ``bases`` keeps the bases of the stream, for previews in the app.
 
