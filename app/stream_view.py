@@ -100,10 +100,10 @@ def _read(cloud: Cloud, block: int) -> str:
 
 
 def _cost(run: Run, plan: Plan) -> Cost | None:
-    """What the plan costs by its preview; ``None`` where none can be had."""
+    """What the plan costs by its preview, which is asked for above; ``None`` where none can be had."""
     if not getattr(run.result, "bases", False) or not model_state.is_current(run.request.model):
         return None
-    found = state.preview_of(run, plan)
+    found = state.known_preview(run, plan)
     if isinstance(found, str):
         return None
     if not isinstance(found, Preview):
