@@ -71,6 +71,7 @@ def option_table(options: Sequence[Option]) -> pd.DataFrame:
             "times dense": round(each.times, 2),
             "second text": each.other_times and round(each.other_times, 2),
             "parameters": wording.millions(each.measured.parameters),
+            "fewer": wording.percent(1.0 - each.measured.parameters / each.dense.parameters),
             "took": wording.duration(each.seconds),
         }
         for each in options

@@ -20,6 +20,7 @@ from app.cli.reading import numbers
 
 if TYPE_CHECKING:
     from analysis.sources.model import ModelSource
+    from analysis.sources.text import TextSource
     from slicing.plans import Plan
     from slicing.studies.recipe import Recipe
     from slicing.studies.run import Executor
@@ -68,7 +69,13 @@ OneShotOption = Annotated[
         "instead of each on the part that is sliced already.",
     ),
 ]
-OtherOption = Annotated[str, typer.Option(help=f"A second text to evaluate on, or '' for none: {TEXT_HELP}")]
+OtherOption = Annotated[
+    str | None,
+    typer.Option(
+        help="A second text to evaluate on, or '' for none; by default demo:out-of-style beside the demo "
+        f"text, and none beside another. {TEXT_HELP}"
+    ),
+]
 SpeedOption = Annotated[
     int,
     typer.Option(
@@ -423,6 +430,15 @@ class EvaluationOptions:
 
         text = TextSource.parse(self.evaluation, "evaluation")
         return {"evaluation": text, "evaluation_windows": self.evaluation_windows}
+
+
+def second_text(said: str | None, evaluation: TextSource) -> TextSource | None:
+    """Read the second text to evaluate on; where none was said, the demo's belongs to the demo text alone."""
+    from analysis.sources.text import TextSource
+
+    if said is None:
+        said = "demo:out-of-style" if evaluation.kind == "demo" else ""
+    return TextSource.parse(said, "evaluation") if said else None
 
 
 @dataclass(frozen=True)

@@ -103,8 +103,9 @@ def print_profile(run: Run, first_token: bool = False) -> None:
     out.print("LR score: 1 is the block that changes its input least, 0 the one that changes it most.")
     if "lr-published" in profile.scores():  # apart from the scale it differs in the last block alone
         true, released = (profile.values(name, first_token)[-1] for name in ("lr", "lr-published"))
-        score = find_score("lr-published")
-        out.print(f"{score.title}: {released:.3f} for the last block, not {true:.3f}. {score.about}")
+        if abs(released - true) >= 0.0005:  # as it is printed
+            score = find_score("lr-published")
+            out.print(f"{score.title}: {released:.3f} for the last block, not {true:.3f}. {score.about}")
     shape = getattr(result, "shape", None)
     if shape and shape.kinds:
         out.print(f"{wording.units_inside(shape.kinds)}.", highlight=False)

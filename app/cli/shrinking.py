@@ -19,6 +19,7 @@ from app.cli.options import (
     OtherOption,
     SpeedOption,
     TaskOptions,
+    second_text,
 )
 from app.cli.reading import grouped
 from app.cli.rows import NARROW, tables
@@ -71,7 +72,7 @@ def shrink(
     search_windows: Annotated[
         int, typer.Option(min=2, max=16, help="Windows that choose; previews are judged on half of them.")
     ] = 8,
-    other: OtherOption = "demo:out-of-style",
+    other: OtherOption = None,
     speed_rounds: SpeedOption = 5,
     json_path: JsonOption = None,
 ) -> None:
@@ -80,7 +81,6 @@ def shrink(
     Many methods are tried cheaply, the best in full, the best of these to the end; trials that are stored are
     not run again. The folder holds the model, its card and the report of it all.
     """
-    from analysis.sources.text import TextSource
     from slicing.studies.requests import ShrinkRequest
     from slicing.wish import Wish
 
@@ -88,9 +88,9 @@ def shrink(
     request = ShrinkRequest(
         model=which.source(),
         **calibrate.fields(),
-        **judge.fields(),
+        **(judged := judge.fields()),
         **asked.fields(),
-        other=TextSource.parse(other, "evaluation") if other else None,
+        other=second_text(other, judged["evaluation"]),
         speed_rounds=speed_rounds,
         wish=wish,
         preview_windows=preview_windows,
@@ -119,7 +119,7 @@ def _tell_known(request: ShrinkRequest) -> None:
         itemsize = pick_dtype(source.dtype, pick_device(source.device), None).itemsize
         known = known_options(source, request.wish, shape_of(source), itemsize)
         if known:
-            err.print(f"Known already of {request.wish.line}, best first:", highlight=False)
+            err.print(f"Known already of sizes near {request.wish.line}, best first:", highlight=False)
             for table in tables(option_table(known[:SHOWN]).to_dict("records"), max(err.width, NARROW)):
                 err.print(table)
 

@@ -33,6 +33,7 @@ from app.cli.options import (
     SlicingOptions,
     SpeedOption,
     TaskOptions,
+    second_text,
 )
 from app.cli.reading import grouped, numbers, whole_numbers
 from app.cli.showing import print_run
@@ -213,7 +214,7 @@ def contest_command(
     equal: Annotated[
         Alike, typer.Option(help="What all have alike: parameters, or the mean slice.")
     ] = Alike.PARAMETERS,
-    other: OtherOption = "demo:out-of-style",
+    other: OtherOption = None,
     int8: Int8Option = False,
     jitter: JitterOption = 0,
     json_path: JsonOption = None,
@@ -228,8 +229,8 @@ def contest_command(
         seeds=whole_numbers("seeds", seeds),
         model=which.source(),
         **calibrate.fields(),
-        **judge.fields(),
-        other=_other(other),
+        **(judged := judge.fields()),
+        other=second_text(other, judged["evaluation"]),
         int8=int8,
         jitter=jitter,
     )
@@ -250,7 +251,7 @@ def leaderboard_command(
     ] = "0.1,0.2,0.3",
     recipes: RecipesOption = "",
     seeds: SeedsOption = "0",
-    other: OtherOption = "demo:out-of-style",
+    other: OtherOption = None,
     speed_rounds: SpeedOption = 0,
     int8: Int8Option = False,
     jitter: JitterOption = 0,
@@ -265,9 +266,9 @@ def leaderboard_command(
         seeds=whole_numbers("seeds", seeds),
         model=which.source(),
         **calibrate.fields(),
-        **judge.fields(),
+        **(judged := judge.fields()),
         **asked.fields(),
-        other=_other(other),
+        other=second_text(other, judged["evaluation"]),
         speed_rounds=speed_rounds,
         int8=int8,
         jitter=jitter,
@@ -287,12 +288,6 @@ def _recipes(lines: str, usual: tuple[str, ...]) -> tuple[Recipe, ...]:
             "';' between them."
         )
     return tuple(map(Recipe.parse, said))
-
-
-def _other(said: str) -> Any:
-    from analysis.sources.text import TextSource
-
-    return TextSource.parse(said, "evaluation") if said else None
 
 
 def _carry_out(study: Study, where: ExecutorOptions, json_path: Path | None) -> None:

@@ -54,9 +54,10 @@ def profile(
     The frame has for every block the LR score (the mean cosine between what enters and what leaves it, scaled
     so that the block that changes most has 0 and the one that changes least 1; Dumitru et al., arXiv
     2411.03513), block influence (one minus the cosine; ShortGPT, arXiv 2403.03853), the angular distance (in
-    units of pi; arXiv 2403.17887), and each score's standard deviation over windows. ``probes`` names scores with passes of their own, such as
-    ``leave-one-out``. ``lens`` adds the logit lens, ``units`` what every part inside the blocks is predicted
-    to cost, and ``bases`` keeps the bases of the stream, for previews in the app.
+    units of pi; arXiv 2403.17887), and each score's standard deviation over windows. ``probes``
+    names scores with passes of their own, such as ``leave-one-out``. ``lens`` adds the logit lens, ``units``
+    what every part inside the blocks is predicted to cost, and ``bases`` keeps the bases of the stream, for
+    previews in the app.
 
     The run is stored as that of the command line, unless ``store`` is false or the model is in memory alone.
     Raises ``ModelError``, ``TextError`` (also for too little text), ``PlanError`` for an unknown probe,

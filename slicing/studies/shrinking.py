@@ -288,7 +288,8 @@ class _Race:
             raise PlanError(
                 f"Even the quickest method takes about {needed / 60:.2g} minutes at the pace of this model "
                 f"here, {self.clock.pace:,.0f} tokens per second, but {self.wish.minutes:g} are wished for: "
-                "give more minutes, or fewer or shorter windows."
+                f"give more minutes (--minutes {1.2 * needed / 60:.0f}), or fewer or shorter windows "
+                "(--calibration-windows, --search-windows, --evaluation-windows, --window-length)."
             )
 
     # Writing down and telling

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import io
 import json
 import math
@@ -17,9 +18,11 @@ from board_stand_in import board_run
 from contest_stand_in import contest_run
 
 from analysis.details import Details
-from analysis.errors import StorageError
+from analysis.errors import PlanError, StorageError
+from analysis.scores import SCORES
 from slicing.library import bring_in
 from slicing.studies.results import Run
+from slicing.studies.sound import require_sound
 from slicing.studies.store import (
     BUNDLED_RUN,
     bundled_board,
@@ -30,6 +33,7 @@ from slicing.studies.store import (
     bundled_units,
     bundled_widths,
     list_runs,
+    parse_run,
 )
 
 MADE: dict[str, Callable[[], Run]] = {
@@ -115,7 +119,7 @@ def test_good_runs_come_in(make):
         ("compare", "result/evaluation/passages", shorter, "passages: got 15, but there must be 16"),
         ("compare", "result/profile/blocks", 29, "got 30, but there must be 29, one value for each block"),
         ("compare", "result/profile/blocks", 0, "profile.blocks: got 0"),
-        ("compare", "result/profile/measurements", {}, "'angular_distance' is missing"),
+        ("compare", "result/profile/measurements", {}, "'cosine' is missing"),
         ("compare", "result/profile/measurements/cosine/rest", shorter, "one row for each window"),
         ("compare", "result/profile/measurements/cosine/rest/0", shorter, "one value for each block"),
         ("compare", "result/profile/measurements/cosine/rest/0/0", 7.0, "a cosine is from -1 to 1"),
@@ -225,3 +229,16 @@ def test_what_models_and_texts_say_may_be_anything():
     content["request"]["prompt"] = said
     run: Any = bring_in(json.dumps(content).encode(), "it")
     assert run.result.measurements[0].sample.text == said
+
+
+def test_a_score_that_is_added_leaves_earlier_runs_readable(monkeypatch: pytest.MonkeyPatch):
+    def changed_since(entering: Any, leaving: Any) -> Any: ...
+
+    added = dataclasses.replace(SCORES["angular"], name="new", measure=changed_since)
+    monkeypatch.setitem(SCORES, "new", added)
+    content = json.dumps(plain("compare")).encode()
+    run = parse_run(content, "a run of before", lambda _: bundled_run().result.profile)
+    assert "new" not in run.result.profile.scores()
+    require_sound(run, "a run of before")
+    with pytest.raises(PlanError, match="profile the model again"):
+        run.result.profile.redundancy("new")
