@@ -102,7 +102,7 @@ class Lines:
                 self._line()
 
     def _line(self) -> None:
-        from app.wording.numbers import duration, memory
+        from app.wording.numbers import duration, memory, time_left
 
         assert self._now
         phase, done, total = self._now
@@ -118,9 +118,9 @@ class Lines:
             told.append(f"about {duration(taken * (total - done) / done)} left")
         line = f"{phase}: {', '.join(told)}" if told else phase
         if self._job and self._job.fraction and phase != FETCHING:
-            left = self._job.seconds_left
             line += f"; all of it: {self._job.fraction:.0%}"
-            line += f", about {duration(left)} left" if left is not None else ""
+            left = self._job.seconds_left  # which finds out whether it is late
+            line += f", {said}" if (said := time_left(left, self._job.late)) else ""
         self._write(f"{time.strftime('%H:%M:%S')} {line}")
         self._last = self._clock()
 

@@ -81,6 +81,23 @@ def test_a_log_tells_how_far_the_whole_job_is(clock, monkeypatch):
     assert "; all of it: " in written[-1] and written[-1].endswith(" left")
 
 
+def test_a_log_says_when_a_job_takes_longer_than_was_said(clock, monkeypatch):
+    job = progress._job_of(bundled_run().request)
+    monkeypatch.setattr("time.monotonic", clock)
+    written: list[str] = []
+    lines = Lines(written.append, job, clock)
+    (first, *later) = [name for name, work in job.task.phases() if work]
+    for done in range(11):
+        lines.tell(first, done, 10)
+        clock.now += 1.0
+    for phase in later:
+        lines.tell(phase, 0, 10)
+        for done in range(1, 11):
+            clock.now += 100 * EVERY
+            lines.tell(phase, done, 10)
+    assert any(line.endswith(", longer than expected") for line in written)
+
+
 def test_fetching_is_told_in_bytes(clock):
     written: list[str] = []
     lines = Lines(written.append, clock=clock)
