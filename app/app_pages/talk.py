@@ -30,7 +30,7 @@ _STYLE = """<style>
 .st-key-talk-chart .stPlotlyChart { height: 100%; }
 .st-key-talk h1 { font-size: clamp(1.6rem, 3.2vw, 4rem); padding: 0 0 0.3rem; line-height: 1.25; }
 .st-key-talk .katex { font-size: clamp(1.1rem, 2vw, 2.6rem); }
-.st-key-talk .katex-display { margin: 0; padding: 0.5em 0.3em 0.7em; overflow: visible; }
+.st-key-talk .katex-display { margin: 0; padding: 0.2em 0; overflow: visible; }
 .st-key-talk [data-testid="stMarkdownContainer"]:has(.katex-display) { overflow: visible; }
 @media (max-width: 700px) { .st-key-talk .katex-display { overflow-x: auto; overflow-y: hidden; } }
 .st-key-talk-words p { font-size: clamp(1.3rem, 2.2vw, 3.2rem); line-height: 1.3; }

@@ -62,6 +62,8 @@ def _measured(view: ModelView, changes: bool) -> dict[Place, Worth]:
     found: dict[Place, Worth] = {}
 
     def look(place: int, row: int, sublayer: Sublayer, moments: list[Tensor]) -> None:
+        if not moments:  # all that writes are routed experts, of which nothing is measured here
+            return
         curvature = root(curved.moments[place][row].to(moments[0].device))  # it rests on the host
         scaled = [
             curvature.to(moment.device) @ (sublayer.scale * widen(out_in(writer), moment.device))

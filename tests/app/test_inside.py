@@ -108,7 +108,7 @@ def test_strangers_are_not_offered_what_takes_long(desk: Desk, monkeypatch: pyte
 
 def test_the_slider_is_answered_with_a_picture_and_sizes(desk: Desk, costs: UnitCosts) -> None:
     app = page("tune")
-    assert charts(app) == ["plan"]
+    assert charts(app) == ["plan", "along"]
     app.segmented_control(key="cut").set_value("inside").run()
     assert charts(app) == ["body"] and not app.error
     run = state.bundled_run()
@@ -120,9 +120,9 @@ def test_the_slider_is_answered_with_a_picture_and_sizes(desk: Desk, costs: Unit
         nats = predicted_cost(costs, widths_at(costs, run.result.shape, size))
         assert f"{nats:+.3f} nats per token" in words(app)
         shown = {metric.label: metric for metric in app.metric}
-        assert shown["Parameters"].delta == f"-{percent}.0 %"
+        assert shown["Parameters"].delta == f"-{percent}.0\N{NO-BREAK SPACE}%"
         assert shown["Parameters"].value == f"{size / 1e6:.1f} M"
-        assert shown["Cache of 4,096 tokens"].delta == "+0.0 %"
+        assert shown["Cache of 4,096 tokens"].delta == "+0.0\N{NO-BREAK SPACE}%"
     assert "Attention keeps 100.0\N{NO-BREAK SPACE}% of its parameters." in words(app)
     assert "predictions are low" in words(app)
     press(app, "Measure attentions and MLPs too")
@@ -181,4 +181,4 @@ def test_a_plan_of_the_width_is_shown_as_one(desk: Desk, costs: UnitCosts) -> No
     app.slider(key="sp").set_value(31).run()
     app.segmented_control(key="cut").set_value("inside").run()
     app.segmented_control(key="cut").set_value("width").run()
-    assert app.slider(key="sp").value == 31 and charts(app) == ["plan"]
+    assert app.slider(key="sp").value == 31 and charts(app) == ["plan", "along"]

@@ -808,7 +808,7 @@ def test_the_target_can_be_given_as_fewer_parameters(desk: Desk) -> None:
     app.segmented_control(key="target-as").set_value("fewer").run()
     app.slider(key="plan-fewer").set_value(20).run()
     assert not app.exception
-    assert "% reaches 21.1 %, the nearest to whole blocks" in words(app)
+    assert "% reaches 21.1\N{NO-BREAK SPACE}%, the nearest to whole blocks" in words(app)
     press(app, "Compare with constant")
     (task,) = desk.tasks
     shape = bundled_run().result.shape

@@ -261,7 +261,8 @@ FOUND = """() => {
     a => /evil/.test((a.getAttribute("href") || "") + (a.getAttribute("xlink:href") || "")));
   const main = document.querySelector("[data-testid=stMain]");
   const inner = ["b", "i", ".katex", "[data-testid=stMain] em", "img"];
-  for (const each of inner) found.push(...main.querySelectorAll(each));
+  const ours = each => each.closest(".slicescope-cloud");  // whose numbers are bold
+  for (const each of inner) found.push(...[...main.querySelectorAll(each)].filter(part => !ours(part)));
   for (const each of main.querySelectorAll("strong, span, tspan, h1, h2, h3, li"))
     if (each.textContent.trim() === "x") found.push(each);
   for (const each of main.querySelectorAll("text, tspan")) {
