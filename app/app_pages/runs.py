@@ -229,5 +229,8 @@ if everyone:
         if len(runs) == 2:
             show_windows(*sorted(runs, key=lambda run: run.created))
 else:
-    st.info("No runs are stored yet: measure a profile, and it appears here.")
+    st.info(
+        "No runs are stored yet: measure a profile, and it appears here. The demo runs that ship are on the "
+        "other pages."
+    )
     st.page_link("app_pages/profile.py", label="Go to Profile", icon=":material/bar_chart:")

@@ -28,8 +28,8 @@ HEIGHT = 300
 HELD = {"mean": "Mean slice", "size": "Parameters"}
 """What the other blocks hold when a bar is moved."""
 _ABOUT = {
-    "width": "Every block loses at least the base; the redundant ones lose more, until the mean is the "
-    "target.",
+    "width": "Every block loses the base or more, up to the rounding of widths; the redundant ones lose "
+    "more, until the mean is the target.",
     "inside": "Channels, heads, value ranks and whole attentions and MLPs go: first those that are predicted "
     "to cost least for their parameters, wherever they are.",
 }

@@ -184,8 +184,8 @@ def draw_window_losses(
     place = f" ({where[hardest].document})" if where else ""
     return Drawing(
         figure,
-        f"Better on {int((~worse).sum())} of {percent.size} windows; worst on window {hardest}{place}, at "
-        f"{percent[hardest]:+.1f} % perplexity, best at {percent.min():+.1f} %.".replace("-", "−"),
+        f"Better on {int((~worse).sum())} of {percent.size} windows: from {percent.min():+.1f} % perplexity "
+        f"to {percent[hardest]:+.1f} % on window {hardest}{place}.".replace("-", "−"),
     )
 
 

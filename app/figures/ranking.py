@@ -286,8 +286,9 @@ def _takeaway(table: Table) -> str:
     )
     if band is None:
         return f"{told}."
-    beyond = [each for each in rows if not each.recipe.control and each.share < band[0]]
+    others = [each for each in rows if not each.recipe.control]
+    beyond = [each for each in others if each.share < band[0]]
     return (
         f"{told}; random baselines have {100 * band[0]:.1f} to {100 * band[1]:.1f} %, and {len(beyond)} of "
-        f"the others {'has' if len(beyond) == 1 else 'have'} less than that."
+        f"the {counted(len(others), 'other recipe')} {'has' if len(beyond) == 1 else 'have'} less than that."
     )

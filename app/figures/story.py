@@ -72,6 +72,8 @@ class Rival(NamedTuple):
     """What it makes smaller (``Recipe.kind``); ``None`` for the dense model."""
     perplexity: float
     parameters: int
+    is_baseline: bool = False
+    """Whether it is constant slicing, which has one colour in all scenes."""
 
 
 def draw_turns(turns: Sequence[Turn], theme: Theme, concealed: bool = False) -> Drawing:
@@ -310,7 +312,7 @@ def draw_rivals(rivals: Sequence[Rival], theme: Theme, concealed: bool = False) 
                 orientation="h",
                 width=0.32,
                 offset=0.04,
-                marker={"color": colours[each.kind], "line": {"width": 0}},
+                marker={"color": CONSTANT if each.is_baseline else colours[each.kind], "line": {"width": 0}},
                 hovertemplate=f"{as_text(each.name)}: %{{x:.2f}}, {each.parameters:,} "
                 "parameters<extra></extra>",
                 showlegend=False,

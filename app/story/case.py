@@ -241,13 +241,15 @@ def _rivals(table: Table) -> tuple[Rival, ...]:
     once = {each.recipe.line: each for each in chosen}
     assert table.dense, "tables without one were left out"
     dense = Rival("Dense", None, table.dense.evaluation.perplexity, table.dense.parameters)
-    told = sorted(map(_rival, once.values()), key=lambda each: -each.perplexity)
+    made = (_rival(each, each is table.baseline) for each in once.values())
+    told = sorted(made, key=lambda each: -each.perplexity)
     return (dense, *told)
 
 
-def _rival(each: Standing) -> Rival:
+def _rival(each: Standing, is_baseline: bool) -> Rival:
     made = each.runs[0]
-    return Rival(_name(each.recipe), each.recipe.kind, made.evaluation.perplexity, made.parameters)
+    name, kind = _name(each.recipe), each.recipe.kind
+    return Rival(name, kind, made.evaluation.perplexity, made.parameters, is_baseline)
 
 
 def _name(recipe: Recipe) -> str:

@@ -146,7 +146,7 @@ def collapse_answer(case: Case) -> str:
 def rivals_sentence(case: Case, _: float) -> str:
     """Say what removing blocks costs at the size of the plan."""
     rivals = case.rivals
-    constant = next(each for each in rivals if each.name.startswith("Constant"))
+    constant = next(each for each in rivals if each.is_baseline)
     ways = [each for each in rivals if each.kind == "depth"]
     removing = min(ways, key=lambda each: each.perplexity)
     plain = [each for each in ways if not each.name.endswith("repaired")]

@@ -150,7 +150,8 @@ def profile_sentence(case: Case, _: float) -> str:
     most, least = int(redundancy.argmin()), int(redundancy.argmax())
     far = outliers(values)
     rest = np.delete(values, far)
-    apart = f"; the other {rest.size} lie between {rest.min():.2f} and {rest.max():.2f}" if far else ""
+    named = f"block{'s' * (len(far) > 1)} {' and '.join(map(str, far))}"
+    apart = f"; all but {named} lie between {rest.min():.2f} and {rest.max():.2f}" if far else ""
     return (
         f"Block **{least}** is the most redundant ({score.title} {values[least]:.2f}), block **{most}** the "
         f"least ({values[most]:.2f}){apart}."
@@ -209,8 +210,8 @@ def base_sentence(case: Case, base: float) -> str:
             "constant slicing."
         )
     return (
-        f"Every block loses **{_share(base)}** whatever its score; the other **{_points(left)}** of the "
-        f"target of {_share(case.plan.target)} go where the model is redundant."
+        f"Every block loses **{_share(base)}** whatever its score, up to the rounding of widths; the "
+        f"other **{_points(left)}** of the target of {_share(case.plan.target)} go where the model is redundant."
     )
 
 

@@ -16,7 +16,12 @@ pytestmark = [
     pytest.mark.skipif(bool(LACKING), reason=f"not installed: {', '.join(LACKING)}"),
 ]
 PAGES = ["shrink", "model", "profile", "tune", "compare", "play", "study", "runs", "notes", "?present=1"]
-PAGES += ["tune?cut=inside", "study?study=demo-ranking", "study?study=demo-frontier", "?present=1&step=6"]
+PAGES += [
+    "tune?cut=Cut+inside+blocks",
+    "study?study=demo-ranking",
+    "study?study=demo-frontier",
+    "?present=1&step=6",
+]
 PAGES += ["slides", "?present=1&step=12", "?present=1&step=6&predict=1&room=6.2-0-1"]
 GRAVE = ("moderate", "serious", "critical")
 COLOURS = ["color-contrast", "link-in-text-block"]
