@@ -210,8 +210,8 @@ def base_sentence(case: Case, base: float) -> str:
             "constant slicing."
         )
     return (
-        f"Every block loses **{_share(base)}** whatever its score, up to the rounding of widths; the "
-        f"other **{_points(left)}** of the target of {_share(case.plan.target)} go where the model is redundant."
+        f"Every block loses **{_share(base)}** whatever its score, up to the rounding of widths; the other "
+        f"**{_points(left)}** of the target of {_share(case.plan.target)} go where the model is redundant."
     )
 
 
