@@ -86,7 +86,9 @@ def test_from_the_model_to_the_verdict(server: Server, page: Any, model: str) ->
     bar.scroll_into_view_if_needed()
     page.mouse.wheel(0, -200)  # from under the navigation, which stays on top
     page.wait_for_timeout(300)
-    box = bar.bounding_box()
+    settle(page)
+    while not (box := bar.bounding_box()):  # the chart is being drawn anew
+        page.wait_for_timeout(100)
     page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
     page.get_by_text("Window 0, as block 7 changes it").wait_for()
 
