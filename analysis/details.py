@@ -207,7 +207,7 @@ class DetailsCollector:
         self._ended = 0
         self._depths: list[tuple[Tensor, Tensor]] = []
         self._waiting: list[tuple[int, Tensor, Tensor]] = []
-        """Of the batch that passes: block, changes (B, T), and sums (3,)."""
+        """Holds what the blocks did in the batch that passes: block, changes (B, T), and sums (3,)."""
         self._model = model
         self._heads = _heads_watch(model)
         self._seen_of_heads: dict[int, Tensor] = {}

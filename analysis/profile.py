@@ -146,7 +146,7 @@ class _Sums:
         self.first = np.zeros((windows, block_count))
 
         self.waiting: list[Tensor] = []
-        """Of the batch that passes, (B, T) or (B,) for every block so far."""
+        """Holds the measurements of the batch that passes, (B, T) or (B,) for every block so far."""
 
     def look(self, passage: Passage) -> None:
         """Measure one block more; the numbers stay where they are until the batch is through."""
@@ -204,7 +204,7 @@ class _Looker:
         self.normed = {name: each for name, each in sums.items() if each.normed}
         """Those whose last state is taken after the final norm; they look at the last block alone."""
         self.passage: Passage | None = None
-        """Of the block that was looked at last."""
+        """Holds what the block that was looked at last made of the states."""
         self.order: list[int] = []
         """The blocks that ran in the batch that passes now."""
         self.entering_last: Tensor | None = None

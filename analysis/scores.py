@@ -49,7 +49,7 @@ class Passage(NamedTuple):
     entering: Tensor
     leaving: Tensor
     norms: tuple[Tensor, Tensor]
-    """Of the states entering and leaving, (...)."""
+    """The norms of the states entering and of those leaving, (...) each."""
     cosine: Tensor
     """(...), in [-1, 1]."""
     left: Tensor

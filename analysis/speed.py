@@ -81,7 +81,7 @@ class Speed(Value):
     new_tokens: int
     rounds: int
     at_once: AtOnce | None = None
-    """The same with many sequences at a time, on an accelerator."""
+    """Gives the same ratios with many sequences at a time; ``None`` on a CPU."""
     static_cache: bool = False
     """Whether keys and values were written to a cache of fixed size."""
     launch_bound: bool = False

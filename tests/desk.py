@@ -12,12 +12,14 @@ from analysis.device import Facts
 from analysis.errors import ModelError
 from analysis.sources.card import ModelCard, describe
 from analysis.sources.model import ModelSource
-from app import state
+from app import proposal, state
 from app.engine import Report
 from app.job import Job
 from app.jobs import Opened
 from app.policy import Policy
 from slicing.preview import Preview, PreviewRequest
+from slicing.studies.results import ProfileResult
+from slicing.studies.store import bundled_run
 
 
 class Desk:
@@ -103,3 +105,20 @@ def press(app: AppTest, label: str) -> AppTest:
     next(button for button in app.button if button.label == label).click().run()
     assert not app.exception
     return app
+
+
+def with_bases(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the bundled run be one that kept its bases."""
+    run = bundled_run()
+    assert run.result.kind == "study"
+    result = ProfileResult(
+        profile=run.result.profile,
+        shape=run.result.shape,
+        not_sliceable=None,
+        text=run.result.calibration,
+        bases=True,
+    )
+    recipe = proposal.with_bases(run)
+    monkeypatch.setattr(
+        state, "bundled_run", lambda: run.model_copy(update={"request": recipe, "result": result})
+    )

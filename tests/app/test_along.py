@@ -8,16 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from desk import Desk, charts, seated, words
+from desk import Desk, charts, seated, with_bases, words
 from idle_app import page
 from serving import MISSING, chromium, served, settle, visit
 
-from app import proposal, state
 from app.figures.plan import AXIS, draw_over_targets
 from app.plan_tables import over_targets_table
 from slicing.over_targets import SizesOverTargets
 from slicing.preview import Preview
-from slicing.studies.results import ProfileResult
 from slicing.studies.store import bundled_run
 from slicing.studies.verdicts import read_comparison
 
@@ -46,17 +44,7 @@ def preview() -> Preview:
 @pytest.fixture
 def bases(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the bundled run be one that kept its bases."""
-    run = bundled_run()
-    assert run.result.kind == "study"
-    result = ProfileResult(
-        profile=run.result.profile,
-        shape=run.result.shape,
-        not_sliceable=None,
-        text=run.result.calibration,
-        bases=True,
-    )
-    changed = run.model_copy(update={"request": proposal.with_bases(run), "result": result})
-    monkeypatch.setattr(state, "bundled_run", lambda: changed)
+    with_bases(monkeypatch)
 
 
 def test_the_curve_marks_where_it_breaks_even_and_the_target() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from contest_stand_in import contest_run
-from desk import Desk, charts, describe_unless_demo, press, seated, words
+from desk import Desk, charts, describe_unless_demo, press, seated, with_bases, words
 from idle_app import page
 from streamlit.testing.v1 import AppTest
 
@@ -17,7 +17,7 @@ from analysis.sources.card import describe
 from analysis.sources.model import ModelSource
 from analysis.sources.text import TextSource
 from analysis.storage import runs_folder
-from app import plan_form, proposal, state
+from app import plan_form, state
 from app.engine import Load, Report
 from app.job import Job
 from app.jobs import Opened
@@ -407,23 +407,6 @@ def test_a_model_that_cannot_be_sliced_is_told_on_the_tune_page(desk: Desk) -> N
     folder.mkdir(parents=True)
     (folder / store.RUN_FILE).write_text(changed.to_json())
     assert "Its norms come after." in words(page("tune", profile=changed.key))
-
-
-def with_bases(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the bundled run be one that kept its bases."""
-    run = bundled_run()
-    assert run.result.kind == "study"
-    result = ProfileResult(
-        profile=run.result.profile,
-        shape=run.result.shape,
-        not_sliceable=None,
-        text=run.result.calibration,
-        bases=True,
-    )
-    recipe = proposal.with_bases(run)
-    monkeypatch.setattr(
-        state, "bundled_run", lambda: run.model_copy(update={"request": recipe, "result": result})
-    )
 
 
 def test_previews_are_prepared_by_a_profile_that_keeps_its_bases(desk: Desk) -> None:
