@@ -119,7 +119,9 @@ page = st.navigation(
 )
 if talk_state.presenting() != (page.url_path == "talk"):
     st.switch_page(TALK, query_params={**st.query_params.to_dict(), "present": "1"})
+state.begin_page(page)
 with turns.turn():
     if not talk_state.presenting():
         header(curve=page.url_path != "shrink")
     page.run()
+state.end_page()

@@ -6,7 +6,7 @@ Knows nothing about any one page.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import partial, wraps
 from typing import Any, Literal
 
 import pandas as pd
@@ -127,9 +127,19 @@ def apart(draw: Callable[..., None], *given: Any, every: float | None = None) ->
     In a container that is not the fragment's own: streamlit drops what a fragment drew and has not sent yet
     when that is drawn anew. The place it had would be gone, all below it would move up by one, and the next
     drawing would find no place (a white page, on a busy machine).
+
+    What the page before asked for when the browser had left it already (on a busy machine) is drawn as a part
+    of that page, so the browser would clear the page that it shows: that is drawn once more.
     """
+
+    @wraps(draw)
+    def drawn(*given: Any) -> None:
+        draw(*given)
+        if now := state.page_shown_now():
+            st.switch_page(now.page, query_params=now.query)
+
     with st.container():
-        st.fragment(draw, run_every=every)(*given)
+        st.fragment(drawn, run_every=every)(*given)
 
 
 def ask(make: Callable[[], Task]) -> None:

@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple
 from urllib.parse import urlencode
 
 import streamlit as st
+from streamlit.navigation.page import StreamlitPage
 from streamlit.runtime import get_instance
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 
@@ -66,6 +67,14 @@ class Shown(NamedTuple):
     """Why it is not the run that was asked for, in one sentence."""
 
 
+class Drawn(NamedTuple):
+    """A page of which all was drawn."""
+
+    page: StreamlitPage
+    query: dict[str, str]
+    """The words of its address."""
+
+
 @st.cache_resource(show_spinner=False, on_release=Worker.stop)
 def worker() -> Worker:
     """The one worker of this process."""
@@ -88,6 +97,25 @@ def presence() -> Presence:
 def asking() -> Asking:
     """Give the record of how often people asked for jobs."""
     return Asking()
+
+
+def begin_page(page: StreamlitPage) -> None:
+    """Note the page of which all is being drawn."""
+    st.session_state["page-drawn"] = Drawn(page, st.query_params.to_dict())
+
+
+def end_page() -> None:
+    """Note the words that the page put into its address."""
+    begin_page(st.session_state["page-drawn"].page)
+
+
+def page_shown_now() -> Drawn | None:
+    """Give the page that was drawn last, where what is being drawn is a part of another; else ``None``."""
+    last: Drawn | None = st.session_state.get("page-drawn")
+    context = get_script_run_ctx()
+    if last is None or context is None or context.page_script_hash == last.page._script_hash:
+        return None
+    return last
 
 
 def tend() -> None:
