@@ -39,6 +39,7 @@ from slicing.assembly import (
     spread_like,
 )
 from slicing.basis import Basis, find_basis
+from slicing.basis.base import beyond
 from slicing.guard import refuse_unless_invariant
 from slicing.memory import preview_need, slicing_need
 from slicing.plain import as_plain, fill_plain_ends, stream_scale
@@ -421,14 +422,13 @@ class _Rotated:
         if shared:
             rotation, energies = shared
             turn = widen(self.rotation.T, rotation.device) @ rotation
-            lost = float(energies[width:].sum() / energies.sum())
+            lost = beyond(energies, width)
         elif width == len(self.rotation):  # nothing is cut, so every basis gives the same function:
             rotation, turn = torch.eye(width), self.rotation.T  # the plain one
         else:
             tokens = self.sample.tokens() if self.chosen.tokens else None
             seen = Seen(self.covariance, tokens, self.turned)
-            turn, rotation, energies = self.chosen.turned(seen, width, self.rotation, self.draw)
-            lost = float(energies[width:].sum() / energies.sum())
+            turn, rotation, lost = self.chosen.turned(seen, width, self.rotation, self.draw)
         self.discarded.append(lost)
         device = self.stream.device
         shortcut = turn[: self.width, :width].to(device, self.precise)

@@ -88,13 +88,15 @@ def test_what_slicing_takes_beside_its_forward_pass(whole):
     """The sliced blocks do less than the dense; turns and second moments are in fp32, the sums in fp64."""
     found, forward = whole["slicing"], whole["forward"]
     assert found["flops bfloat16"] < 0.85 * forward["flops bfloat16"]
-    assert found["flops float32"] < 0.24 * forward["flops bfloat16"]
+    assert found["flops float32"] < 0.38 * forward["flops bfloat16"]  # a third of it finds subspaces
     assert found["flops float64"] < 0.003 * forward["flops bfloat16"]
-    assert found["cubes linalg_eigh 4096"] == 64  # one at every site: most of the time on a large card
-    assert found["bytes"] < 2.2 * forward["bytes"]
+    assert found["cubes linalg_eigh 4096"] == 0
+    for card, bound in {"H100": 5.8, "RTX 4090": 1.8, "A100": 6.5}.items():
+        assert ratio(whole, "slicing", card) < bound
+    assert found["bytes"] < 2.3 * forward["bytes"]
     assert found["bytes float64"] < 0.2 * forward["bytes"]
     assert found["copies cpu cuda"] + found["copies cuda cpu"] < 2e8
-    assert found["waits"] < 3.2 * 64 * 16
+    assert found["waits"] < 3.5 * 64 * 16
 
 
 @pytest.mark.parametrize("job", ["bases", "evaluation", "a step of healing"])

@@ -46,23 +46,26 @@ class Basis(ABC):
         The first ``width`` of them are kept. ``draw`` is the number of a random draw.
         """
 
-    def turned(
-        self, seen: Seen, width: int, rotation: Tensor, draw: int = 0
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def turned(self, seen: Seen, width: int, rotation: Tensor, draw: int = 0) -> tuple[Tensor, Tensor, float]:
         """The turn (D, D) from a stream in the coordinates of ``rotation`` (D, D) to the basis, the basis in
-        those of the dense model (D, D), and the energies (D,), all fp64.
+        those of the dense model (D, D), both fp64, and the share of the energy beyond its leading ``width``.
 
         ``seen`` is in the coordinates of ``rotation``.
         """
         if self.anywhere:
             turn, energies = self.directions(seen, width, draw)
-            return turn, widen(rotation, turn.device) @ turn, energies
+            return turn, widen(rotation, turn.device) @ turn, beyond(energies, width)
         total = seen.second.moment()
         wide = widen(rotation, total.device)
         tokens = None if seen.tokens is None else widen(seen.tokens, total.device) @ wide.T
         there = Seen(Moment(wide @ total @ wide.T), tokens, seen.place)
         basis, energies = self.directions(there, width, draw)
-        return wide.T @ basis, basis, energies
+        return wide.T @ basis, basis, beyond(energies, width)
+
+
+def beyond(energies: Tensor, width: int) -> float:
+    """The share of ``energies`` (D,) beyond the first ``width``."""
+    return float(energies[width:].sum() / energies.sum())
 
 
 def along(basis: Tensor, moment: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from analysis.bases import Seen
+from analysis.subspace import leading_subspace, nearly_orthogonal, pays
 from slicing.basis.base import Basis, basis
 
 if TYPE_CHECKING:
@@ -23,3 +24,12 @@ class PrincipalComponents(Basis):
     def directions(self, seen: Seen, width: int, draw: int = 0) -> tuple[Tensor, Tensor]:
         """By decreasing eigenvalue, which are the energies."""
         return seen.second.principal_basis()
+
+    def turned(self, seen: Seen, width: int, rotation: Tensor, draw: int = 0) -> tuple[Tensor, Tensor, float]:
+        """As any basis is turned; on a GPU in fp32, any basis of the leading subspace and one of the rest."""
+        if pays(rotation.device, len(rotation)):
+            found = leading_subspace(seen.second.moment(), width)
+            if found is not None:
+                turn, lost = found
+                return turn, nearly_orthogonal(rotation.to(turn) @ turn), lost
+        return super().turned(seen, width, rotation, draw)
