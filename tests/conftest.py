@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -273,6 +274,16 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
     with served(tmp_path_factory.mktemp("home")) as address:
         yield address
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _imported() -> None:
+    """Let the collector pass by what was imported, which lives to the end.
+
+    Memory is collected behind every trial. To walk a million objects of modules took most of a trial's time.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)
