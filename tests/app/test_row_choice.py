@@ -6,7 +6,7 @@ import importlib.util
 from typing import Any
 
 import pytest
-from serving import MISSING, settle, unfold, visit
+from serving import MISSING, look, settle, unfold
 
 from app.tables import ranking_table
 from slicing.studies.store import bundled_contest
@@ -42,20 +42,20 @@ def test_a_row_of_the_ranking_opens_the_card_of_its_recipe(address: str, browser
     run = bundled_contest()
     assert run.request.kind == "study" and run.result.kind == "study"
     lines = ranking_table(read_board(run.request, run.result).tables[0])["recipe"].tolist()
-    page = visit(browser, f"{address}/study?study=demo-ranking", viewport={"width": 1280, "height": 900})
+    page = look(browser, f"{address}/study?study=demo-ranking")
     unfold(page, "The same as a table")
     assert page.locator(".st-key-recipe-card").count() == 0
     for row in (3, 1):  # the first is the dense model, which is no recipe
         click(page, "ranking", row, 18)
         page.locator(".st-key-recipe-card").get_by_text(lines[row], exact=True).first.wait_for()
         assert card(page) == lines[row]
-    page.context.close()
+    page.close()
 
 
 def test_a_cell_of_the_map_opens_the_card_of_its_recipe(address: str, browser: Any) -> None:
-    page = visit(browser, f"{address}/study?study=demo-map", viewport={"width": 1280, "height": 900})
+    page = look(browser, f"{address}/study?study=demo-map")
     unfold(page, "The same as a table")
     click(page, "map", 1, 330)
     assert "slice(dynamic" in card(page)
     assert "mean slice (SP) 20\N{NO-BREAK SPACE}%" in page.locator(".st-key-recipe-card").inner_text()
-    page.context.close()
+    page.close()

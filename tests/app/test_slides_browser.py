@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 import pytest
-from serving import MISSING, visit
+from serving import MISSING, look
 
 from app.story import SCENES
 
@@ -19,7 +19,7 @@ COUNT = len(SCENES)
 
 
 def opened(address: str, browser: Any, scheme: str, width: int) -> Any:
-    page = visit(browser, f"{address}/slides", viewport={"width": width, "height": 800}, color_scheme=scheme)
+    page = look(browser, f"{address}/slides", width, 800, scheme)
     page.locator(f".st-key-slide-{COUNT} .slicescope-sizes").wait_for()
     page.locator(".js-plotly-plot .main-svg").nth(COUNT - 2).wait_for()
     return page
@@ -49,7 +49,7 @@ def test_every_slide_is_one_page_and_nothing_is_cut_off(
                 assert box["x"] >= frame["x"] and box["x"] + box["width"] <= frame["x"] + 1270, scene.title
         colour = slide.locator(".stMarkdown p").first.evaluate("each => getComputedStyle(each).color")
         assert colour == "rgb(16, 21, 27)"  # dark on white, whatever the theme
-    page.context.close()
+    page.close()
 
 
 def test_the_button_prints(address: str, browser: Any) -> None:
@@ -57,11 +57,11 @@ def test_the_button_prints(address: str, browser: Any) -> None:
     page.evaluate("window.print = () => { window.printed = true; }")
     page.get_by_role("button", name="Print, or save as PDF").click()
     assert page.evaluate("window.printed")
-    page.context.close()
+    page.close()
 
 
 def test_the_notes_lead_to_the_slides(address: str, browser: Any) -> None:
-    page = visit(browser, f"{address}/notes")
+    page = look(browser, f"{address}/notes")
     page.get_by_role("link", name="Slides to print, or as PDF").click()
     page.get_by_role("heading", name="Slides to print").wait_for()
-    page.context.close()
+    page.close()

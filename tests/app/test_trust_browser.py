@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 import pytest
-from serving import MISSING, served, settle, visit
+from serving import MISSING, look, served, settle
 
 from slicing.studies.store import BUNDLED_RUN, RUN_FILE, bundled_run
 
@@ -35,6 +35,12 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def address(home: Path) -> Iterator[str]:
     with served(home, "--demo-mode") as address:
         yield address
+
+
+@pytest.fixture(scope="module")
+def context(browser: Any) -> Any:
+    """Where pages are opened whose events are listened to before they load: scripts are read only once."""
+    return browser.new_context()
 
 
 def ask(address: str, method: str, path: str, **headers: str) -> http.client.HTTPResponse:
@@ -76,8 +82,8 @@ def test_other_names_open_no_session(address: str, host: str, status: int) -> No
 @pytest.mark.parametrize(
     "path", ["shrink", "profile", "tune", "compare", "study", "runs", "notes", "?present=1"]
 )
-def test_pages_work_under_the_headers(address: str, browser: Any, path: str) -> None:
-    page = browser.new_page()
+def test_pages_work_under_the_headers(address: str, context: Any, path: str) -> None:
+    page = context.new_page()
     said: list[str] = []
     page.on("console", lambda message: said.append(message.text))
     page.on("pageerror", lambda error: said.append(str(error)))
@@ -96,7 +102,7 @@ def test_what_an_address_says_is_shown_as_it_is(address: str, browser: Any) -> N
     said = (
         "x' :red[**Session expired.**] [Log in](https://evil.example) www.evil.example https://evil.example"
     )
-    page = visit(browser, f"{address}/compare?compare={quote(said)}")
+    page = look(browser, f"{address}/compare?compare={quote(said)}")
     warning = page.get_by_test_id("stAlert").filter(has_text="no longer stored").first
     warning.wait_for()
     assert said in warning.inner_text().replace("\N{WORD JOINER}", "")
@@ -105,7 +111,7 @@ def test_what_an_address_says_is_shown_as_it_is(address: str, browser: Any) -> N
 
 
 def test_what_is_slipped_into_a_page_reaches_nobody(address: str, browser: Any) -> None:
-    page = visit(browser, f"{address}/profile")
+    page = look(browser, f"{address}/profile")
     asked: list[str] = []
     failed: list[str] = []
     page.on("request", lambda request: asked.append(request.url))
@@ -129,7 +135,7 @@ def test_what_is_slipped_into_a_page_reaches_nobody(address: str, browser: Any) 
     )
     assert blocked == [["connect-src", "frame-src", "img-src", "script-src-elem"], False]
     assert all(f"{url} csp" in failed for url in asked if "192.0.2.1" in url)
-    page.context.close()
+    page.close()
 
 
 def test_another_site_shows_it_in_no_frame(address: str, browser: Any) -> None:
@@ -143,30 +149,30 @@ def test_another_site_shows_it_in_no_frame(address: str, browser: Any) -> None:
 
 
 def test_the_model_page_offers_the_models_and_no_paths(address: str, browser: Any) -> None:
-    page = visit(browser, f"{address}/model")
+    page = look(browser, f"{address}/model")
     page.get_by_role("combobox", name="Model").wait_for()
     assert page.get_by_role("combobox").count() == 1
     assert page.get_by_role("textbox").count() == 0
     assert page.get_by_role("button", name="Unload").count() == 0
-    page.context.close()
+    page.close()
 
 
 def test_a_run_of_others_is_opened_by_its_whole_key_only(address: str, browser: Any) -> None:
     key = bundled_run().key
-    page = visit(browser, f"{address}/compare?compare={key}")
+    page = look(browser, f"{address}/compare?compare={key}")
     page.get_by_text(f"Run {key}").first.wait_for()
-    page.context.close()
-    page = visit(browser, f"{address}/compare?compare={key[:6]}")
+    page.close()
+    page = look(browser, f"{address}/compare?compare={key[:6]}")
     page.get_by_text("no longer stored").wait_for()
-    page.context.close()
+    page.close()
 
 
 def test_budgets_and_texts_are_bounded_on_the_profile_page(address: str, browser: Any, home: Path) -> None:
-    page = visit(browser, f"{address}/profile")
+    page = look(browser, f"{address}/profile")
     page.get_by_text("Measure SmolLM2-135M-Instruct (demo)").first.click()
     windows = page.get_by_label("Windows", exact=True)
     assert windows.get_attribute("max") == "16"
     page.get_by_role("combobox", name="Text", exact=True).click()
     assert page.get_by_role("option").count() == 1
     assert str(home) not in page.content()
-    page.context.close()
+    page.close()

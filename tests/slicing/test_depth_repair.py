@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from alone import alone
 from conftest import FAMILIES, all_states, byte_tokenizer, tiny_model
 from every_family import tiny
 from torch import Tensor
@@ -361,15 +360,7 @@ def test_a_bridged_folder_opens_with_transformers_alone(many, tmp_path, keeping)
     save_reduced(found, byte_tokenizer(), folder, **words)
     assert "trust_remote_code=True" in (folder / "README.md").read_text()
     begin = f"folder, windows = {str(folder)!r}, {many[:2].tolist()!r}\n"
-    environment = {"HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": str(tmp_path / "code"), "PATH": "/usr/bin:/bin"}
-    answer = subprocess.run(
-        [sys.executable, "-c", begin + ALONE],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        env=environment,
-        check=False,
-    )
+    answer = alone(begin + ALONE, cwd=tmp_path)
     assert answer.returncode == 0, answer.stderr[-3000:]
     said = json.loads(answer.stdout.splitlines()[-1])
     assert torch.allclose(torch.tensor(said["logits"]), found.model(many[:2]).logits, atol=1e-5)

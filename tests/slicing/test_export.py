@@ -8,12 +8,12 @@ from __future__ import annotations
 import importlib
 import json
 import re
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from alone import alone
 from conftest import byte_tokenizer, tiny_model
 
 import slicing
@@ -83,9 +83,7 @@ def elsewhere(way: str, folder: Path, cwd: Path, **options: object) -> dict:
     )
     if way != "transformers alone":
         begin += f"sys.path.insert(0, {str(ROOT)!r})\n"
-    words = [sys.executable, "-c", begin + OPEN[way] + GENERATE]
-    environment = {"HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": str(cwd / "modules"), "PATH": "/usr/bin:/bin"}
-    answer = subprocess.run(words, capture_output=True, text=True, cwd=cwd, env=environment, check=False)
+    answer = alone(begin + OPEN[way] + GENERATE, cwd=cwd)
     assert answer.returncode == 0, answer.stderr[-3000:]
     return json.loads(answer.stdout.splitlines()[-1])
 
@@ -190,5 +188,6 @@ def test_sliced_folder_without_trust_says_what_is_missing(tmp_path):
         f"try: AutoConfig.from_pretrained({str(folder)!r}, trust_remote_code=False)\n"
         "except ValueError as error: print(error)\n"
     )
-    answer = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    answer = alone(script, cwd=tmp_path)
+    assert answer.returncode == 0, answer.stderr[-3000:]
     assert "trust_remote_code=True" in answer.stdout

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +10,7 @@ import gguf
 import numpy as np
 import pytest
 import torch
+from alone import alone
 from conftest import tiny_model
 from decilm import of_file, of_folder, width_said
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
@@ -241,13 +240,7 @@ def test_a_deci_folder_opens_with_transformers_alone(tmp_path):
     ids = tokenizer()("a union").input_ids
     known = {"windows": WINDOWS, "logits": model(WINDOWS).logits, "tokens": tokens, "ids": ids}
     torch.save(known, tmp_path / "known.pt")
-    words = [sys.executable, "-c", ALONE, folder, tmp_path / "known.pt", tmp_path / "again"]
-    environment = {
-        "HF_HUB_OFFLINE": "1",
-        "HF_MODULES_CACHE": str(tmp_path / "modules"),
-        "PATH": "/usr/bin:/bin",
-    }
-    answer = subprocess.run(words, capture_output=True, text=True, cwd=tmp_path, env=environment, check=False)
+    answer = alone(ALONE, folder, tmp_path / "known.pt", tmp_path / "again", cwd=tmp_path)
     assert answer.returncode == 0, answer.stderr[-3000:]
 
 

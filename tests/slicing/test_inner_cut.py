@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import copy
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from alone import alone
 from conftest import byte_tokenizer, tiny_model
 from every_family import tiny
 
@@ -283,10 +281,8 @@ def opened_alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     place = tmp_path_factory.mktemp("saved")
     for family in SAVED:
         save_cut(family, place / family)
-    asked = [sys.executable, "-c", OPENS, *SAVED]
-    done = subprocess.run(
-        asked, check=True, cwd=place, env=_without_us(), timeout=240, stdout=subprocess.PIPE, text=True
-    )
+    done = alone(OPENS, *SAVED, cwd=place)
+    assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -324,10 +320,6 @@ def test_a_class_that_saves_changes_no_weight(model):
     inner: Any = getattr(as_narrow_model(made), "inner", made)  # itself where nothing can be cut
     assert all(tensor.equal(before[name]) for name, tensor in model.state_dict().items())
     assert all(tensor.equal(cut_before[name]) for name, tensor in inner.state_dict().items())
-
-
-def _without_us() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
 
 
 @pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "gpt2", "phi3", "gemma"])

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from typing import Any
 
 import pytest
 import torch
+from alone import alone
 from conftest import FAMILIES, byte_tokenizer, tiny_model
 from every_family import tiny
 from safetensors.torch import save_file
@@ -227,13 +226,7 @@ def test_transformers_alone_opens_it_in_another_process(family, kind, tmp_path, 
     made = open_model(opened).model
     assert count_parameters(made) == run.result.parameters
     save_file({"windows": windows, "logits": made(windows).logits}, tmp_path / "asked.safetensors")
-    answer = subprocess.run(
-        [sys.executable, "-c", SCRIPT, str(folder), str(tmp_path / "asked.safetensors")],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        env={"PATH": "", "HF_HUB_OFFLINE": "1"},
-    )
+    answer = alone(SCRIPT, folder, tmp_path / "asked.safetensors", cwd=tmp_path)
     assert answer.stdout.split()[:2] == [kind, "24"], answer.stderr[-2000:]
     _says_what_it_costs((folder / "README.md").read_text(), request, model, run.result.parameters)
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from alone import alone as run_alone
 from conftest import byte_tokenizer, tiny_model
 from every_family import tiny
 
@@ -67,15 +66,7 @@ print(json.dumps(found))
 def alone(folders: list[Path], cwd: Path) -> list[dict]:
     """What transformers says of the folders, in a process where nothing of ours can be imported."""
     begin = f"folders, prompt = {list(map(str, folders))!r}, {PROMPT.tolist()!r}\n"
-    environment = {"HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": str(cwd / "code"), "PATH": "/usr/bin:/bin"}
-    answer = subprocess.run(
-        [sys.executable, "-c", begin + ALONE],
-        capture_output=True,
-        text=True,
-        cwd=cwd,
-        env=environment,
-        check=False,
-    )
+    answer = run_alone(begin + ALONE, cwd=cwd)
     assert answer.returncode == 0, answer.stderr[-3000:]
     return json.loads(answer.stdout.splitlines()[-1])
 

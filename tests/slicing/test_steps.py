@@ -38,13 +38,15 @@ from slicing.view import ModelView
 BLOCKS = 6
 WINDOWS = torch.randint(3, 300, (16, 24), generator=torch.Generator().manual_seed(3))
 SHARES = tuple(0.2 + 0.04 * place for place in range(BLOCKS))
+TOKENS = 8000
+"""To train on, here: few, because what a step gains is looked at where training is tested."""
 
 
 def lines() -> Iterator[str]:
     """Every step in every variant; of slicing every allocation that needs nothing from the user."""
     for name, kind in STEPS.items():
         if kind.axis == "weights":
-            yield f"shortgpt | {name}"
+            yield f"shortgpt | {name}(tokens={TOKENS})"
         elif kind.axis == "stream":
             yield from (f"{name}({each}, rounding=1)" for each in ALLOCATIONS if each != "manual")
             yield from (f"{name}(constant, rounding=1, basis={each})" for each in BASES if each != "pca")
