@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from app.figures.base import LIGHT, Drawing
+from app.figures.cloud_still import draw_whole
 from app.story.case import Case
 from app.story.scene import Scene
 
@@ -66,6 +67,8 @@ def last(count: int) -> str:
 def chart(scene: Scene, case: Case) -> Drawing:
     """Draw the chart of a slide, answered and on white, as high as the slide has room for."""
     drawing = scene.draw(case, scene.setting(case), LIGHT, False)
+    if scene.stages and case.cloud:
+        drawing = draw_whole(case.cloud, scene.stages[1], LIGHT, drawing.takeaway)
     drawing.figure.update_layout(
         width=WIDE - 96, height=_PICTURE["with a reason" if scene.why(case) else "plain"]
     )
