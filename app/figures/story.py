@@ -454,6 +454,7 @@ def _few_blocks(figure: go.Figure, blocks: int, last: str = "") -> None:
         ticktext=[f"block {number}" if number == 0 else str(number) for number in numbers]
         + ([last] if last else []),
         tickangle=0,
+        ticklabelstandoff=6,  # the first word would stand on the 0 of the other axis
         range=[-0.7, blocks - 0.3],
         showgrid=False,
         title_text="",
