@@ -323,7 +323,7 @@ if profiled := state.shown("profile"):
     label = wording.verbatim(state.proposal(profiled.run).judged.model.label)
     with form, st.expander(f"A new study of {label}", icon=":material/play_arrow:"):
         parts.apart(_set_up)
-with ready:
+with ready, st.container(horizontal=True, horizontal_alignment="right"):
     _demos()
 if unfinished := state.unfinished():
     parts.follow(unfinished, _views)

@@ -40,6 +40,23 @@ class _Words(NamedTuple):
 
 _SENTENCE, _REASON, _SMALL = _Words(104, 32), _Words(124, 25), _Words(150, 21)
 
+
+def _smaller(screen: int, scale: float) -> str:
+    """Write the style of slides on screens up to a width, px.
+
+    By a transform, with margins that take back what it leaves. A chart is told the size that its frame has on
+    the screen: the frame is enlarged again, and what is drawn in it is not.
+    """
+    right, bottom = round((scale - 1.0) * WIDE), round((scale - 1.0) * HIGH)
+    slide, frame = '[class*="st-key-slide-"]', '[data-testid="stElementContainer"]:has(.js-plotly-plot)'
+    return (
+        f"@media screen and (max-width: {screen}px) {{ "
+        f"{slide} {{ transform: scale({scale}); transform-origin: 0 0; margin: 0 {right}px {bottom}px 0; }} "
+        f"{slide} {frame} {{ transform: scale({1.0 / scale:.5f}); transform-origin: 0 0; }} "
+        f"{slide} .js-plotly-plot {{ transform: scale({scale}); transform-origin: 0 0; }} }}"
+    )
+
+
 STYLE = f"""<style>
 @page {{ size: {WIDE}px {HIGH}px; margin: 0; }}
 [class*="st-key-slide-"] {{ width: {WIDE}px; min-width: {WIDE}px; height: {HIGH}px;
@@ -59,9 +76,9 @@ STYLE = f"""<style>
 [class*="st-key-slide-"] .stMarkdown p span:not(.katex *) {{ color: inherit !important; }}
 .slicescope-print {{ font: inherit; padding: 0.4rem 1.2rem; border-radius: 0.5rem; cursor: pointer;
   color: #FFFFFF; background: #21456E; border: 0; }}
-@media (max-width: 1380px) {{ [class*="st-key-slide-"] {{ zoom: 0.75; }} }}
-@media (max-width: 1060px) {{ [class*="st-key-slide-"] {{ zoom: 0.5; }} }}
-@media (max-width: 720px) {{ [class*="st-key-slide-"] {{ zoom: 0.28; }} }}
+{_smaller(1380, 0.75)}
+{_smaller(1060, 0.5)}
+{_smaller(720, 0.28)}
 @media print {{
   [data-testid="stHeader"], [data-testid="stSidebar"], [data-testid="stStatusWidget"],
   .stMainBlockContainer > div > :not(:has([class*="st-key-slide-"])):not([class*="st-key-slide"]) {{
@@ -72,7 +89,7 @@ STYLE = f"""<style>
     width: auto !important; max-width: none !important; min-height: 0 !important;
     padding: 0 !important; margin: 0 !important;
     gap: 0 !important; display: block !important; background: #FFFFFF !important; }}
-  [class*="st-key-slide-"] {{ zoom: 1; border: 0; break-after: page; break-inside: avoid;
+  [class*="st-key-slide-"] {{ border: 0; break-after: page; break-inside: avoid;
     -webkit-print-color-adjust: exact; print-color-adjust: exact; }}
 }}
 </style>"""

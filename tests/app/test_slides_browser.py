@@ -30,6 +30,19 @@ def opened(address: str, browser: Any, scheme: str, width: int, query: str = "")
     return page
 
 
+@pytest.mark.parametrize("width", [1400, 1280, 1000, 400])
+def test_charts_are_as_wide_as_their_slides_on_every_screen(address: str, browser: Any, width: int) -> None:
+    page = opened(address, browser, "light", width)
+    assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
+    page.wait_for_timeout(1000)  # charts take their width
+    for number in (1, 4, 5):
+        slide = page.locator(f".st-key-slide-{number}")
+        frame, chart = slide.bounding_box(), slide.locator(".main-svg").first.bounding_box()
+        assert chart["width"] > 0.9 * frame["width"]
+        assert frame["width"] <= width
+    page.context.close()
+
+
 @pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 400)])
 def test_every_slide_is_one_page_and_nothing_is_cut_off(
     address: str, browser: Any, scheme: str, width: int
