@@ -152,7 +152,6 @@ def test_the_scale_of_the_energies_names_its_axis() -> None:
     labels = data(view)["labels"]
     for name in ("own", "principal"):
         assert str(view.size) in labels[name] and "log scale" in labels[name]
-    assert "drawScale" in SCRIPT
 
 
 @pytest.mark.parametrize("stage", STAGES)
