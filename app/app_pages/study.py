@@ -10,7 +10,7 @@ from analysis.errors import SlicescopeError
 from app import controls, forms, model_state, parts, plan_form, row_actions, state, wording
 from app.body import body_of, body_table
 from app.figures.body import draw_body
-from app.figures.frontier import draw_frontier
+from app.figures.frontier import beyond, draw_frontier, key_of, named_ends
 from app.figures.healing import draw_healing
 from app.figures.plan import draw_schedule
 from app.figures.profile import DAMAGES
@@ -32,6 +32,9 @@ _STYLE = """<style>
 [data-tag] { max-width: 100%; height: auto; }
 [data-tag] > span { max-width: none; white-space: normal; }
 [data-testid="stMultiSelectTagsContainer"] { max-height: none; }
+/* A warning of a study that ran is small: what it found comes first. */
+.st-key-found > [data-testid="stElementContainer"]:has(> [data-testid="stAlert"]) p { font-size: 0.875rem; }
+.st-key-found [data-testid="stAlertContainer"] { padding: 0.3rem 0.75rem; }
 .st-key-map { overflow-x: auto; }
 </style>"""
 _VIEWS = {"map": "Map", "ranking": "Ranking", "frontier": "Size against loss"}
@@ -117,7 +120,7 @@ def _map(found: Map, board: Board) -> None:
             state.choose_recipe(line, table.budget.line)
 
     drawing, table = draw_map(found, board, chosen, parts.theme()), map_table(found, board)
-    parts.chart(drawing, "map", table, pick, pick_cell=pick_cell, by="cell")
+    parts.chart(drawing, "map", table, pick, told_first=True, pick_cell=pick_cell, by="cell")
     told = wording.sequential_or_one_shot(board.study)
     st.caption(f"{wording.map_reading(board.study)} Click a cell for its card, here or in the table. {told}")
 
@@ -163,7 +166,8 @@ def _frontier(board: Board, is_map: bool, bar: DeltaGenerator) -> None:
     """All recipes over the sizes."""
     if is_map or len(board.tables) == 1:
         ran = trial_table(board)
-        parts.chart(draw_sizes(board, parts.theme()), "sizes", ran, pick_cell=_pick_row(board, ran))
+        sizes = draw_sizes(board, parts.theme())
+        parts.chart(sizes, "sizes", ran, told_first=True, pick_cell=_pick_row(board, ran))
         return
     mark, _ = state.chosen_recipe()
 
@@ -182,6 +186,8 @@ def _frontier(board: Board, is_map: bool, bar: DeltaGenerator) -> None:
     drawing = draw_frontier(board, mark or None, text, parts.theme())
     choose = _pick_row(board, everyone)
     parts.chart(drawing, "frontier", everyone, pick, told_first=True, pick_cell=choose)
+    # Beside the lines a narrow screen has room for short names alone.
+    st.html(key_of(named_ends(board, text, mark or None, parts.theme()), beyond(board, text)))
     for sentence in wording.frontier(board):
         st.markdown(f"- {sentence}")
     st.caption(f"{wording.FRONTIER_READING} Click a point, or a row of the table, to follow a recipe.")
@@ -317,13 +323,15 @@ if profiled := state.shown("profile"):
     label = wording.verbatim(state.proposal(profiled.run).judged.model.label)
     with form, st.expander(f"A new study of {label}", icon=":material/play_arrow:"):
         parts.apart(_set_up)
-with ready:
+with ready, st.container(horizontal=True, horizontal_alignment="right"):
     _demos()
 if unfinished := state.unfinished():
     parts.follow(unfinished, _views)
-elif shown := parts.provenance("study"):
-    run = shown.run
-    if run.request.kind == "study" and run.result.kind == "study":
+else:
+    with st.container(key="found"):
+        shown = parts.provenance("study")
+    run = shown.run if shown else None
+    if run and run.request.kind == "study" and run.result.kind == "study":
         _views(read_board(run.request, run.result), run)
         if set(DAMAGES) & set(run.result.profile.scores()):
             st.header("Does the LR score foretell damage?")

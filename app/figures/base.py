@@ -19,6 +19,8 @@ ROWS_HEIGHT = 320
 CONSTANT, DYNAMIC, MANUAL, HIGHLIGHT = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
 INSIDE = "#56B4E9"
 SHARED = "#8A6D00"
+WHISKERS = "whiskers: 95 % interval"
+"""What charts with whiskers say beside an axis: a reader takes them for a standard deviation otherwise."""
 
 
 class Theme(NamedTuple):

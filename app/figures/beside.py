@@ -14,6 +14,7 @@ from app.figures.base import (
     CONSTANT,
     DYNAMIC,
     LIGHT,
+    WHISKERS,
     Drawing,
     Theme,
     as_text,
@@ -96,7 +97,9 @@ def draw_profile_difference(found: ProfileDifference, blocks: int, theme: Theme 
             )
     figure.add_hline(y=0, line={"color": theme.ink, "width": 1.5})
     figure.update_yaxes(
-        title_text="difference" + (" of the change" if found.relative else ""),
+        title_text="difference"
+        + (" of the change" if found.relative else "")
+        + (f"<br>{WHISKERS}" if found.interval is not None else ""),
         ticksuffix=unit,
         zeroline=False,
     )

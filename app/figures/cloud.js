@@ -282,23 +282,55 @@
       if (counter.note.textContent !== note) counter.note.textContent = note;
     }
 
-    camera(wide, high) {
+    // Where a point is seen, in units of the cloud: across, up, and how much larger by being near.
+    seen(x, y, z) {
       const {reach} = this.data.blocks[this.place];
       const az = -0.55, el = 0.4, ca = Math.cos(az), sa = Math.sin(az), ce = Math.cos(el), se = Math.sin(el);
-      const zoom = Math.min(wide / 2.7, high / 1.4) / reach;
-      return (x, y, z) => {
-        const across = ca * x - sa * y, deep = sa * x + ca * y;
-        const near = 1 / (1 + 0.16 * (deep * ce - z * se) / reach);
-        return [wide / 2 + zoom * across * near, high / 2 - zoom * (z * ce + deep * se) * near, near];
+      const across = ca * x - sa * y, deep = sa * x + ca * y;
+      const near = 1 / (1 + 0.16 * (deep * ce - z * se) / reach);
+      return [across * near, (z * ce + deep * se) * near, near];
+    }
+
+    // The ends of what is seen before the turn and after it, with the box of what is cut: one scale for all
+    // stages, or the turn would seem to change distances. Tokens far out of the cloud would press it together.
+    ends(thick) {
+      const {points, reach, bounds: [[x0, x1], [y0, y1]]} = this.data.blocks[this.place], half = 1.8 * thick;
+      const box = [x0, x1].flatMap((x) => [y0, y1].flatMap((y) => [-half, half].map((z) => [x, y, z])));
+      const askew = rotation(1.15), whole = points.map(([x, y, z]) => [x, y, thick * z]);
+      const near = whole.filter((at) => 1.5 * reach > Math.hypot(...at));
+      const turned = near.map((at) => this.seen(...askew.map((row) => row[0] * at[0] + row[1] * at[1] + row[2] * at[2])));
+      const places = [...box, ...near].map((at) => this.seen(...at));
+      return [0, 1].flatMap((axis) => {
+        const sorted = turned.map((at) => at[axis]).sort((a, b) => a - b), few = Math.floor(sorted.length / 50);
+        const all = [...places.map((at) => at[axis]), ...sorted.slice(few, sorted.length - few)];
+        return [Math.min(...all), Math.max(...all)];
+      });
+    }
+
+    camera(wide, high, thick) {
+      const key = `${this.place} ${thick}`;
+      if (this.fitted !== key) [this.fitted, this.fit] = [key, this.ends(thick)];
+      const [left, right, low, top] = this.fit, words = this.type(wide) * 1.7, edge = 12;
+      const zoom = Math.min((wide - 2 * edge) / (right - left), (high - words - edge) / (top - low));
+      const [x0, y0] = [wide / 2 - zoom * (left + right) / 2, (high + words - edge) / 2 + zoom * (low + top) / 2];
+      return (...at) => {
+        const [across, up, near] = this.seen(...at);
+        return [x0 + zoom * across, y0 - zoom * up, near];
       };
+    }
+
+    // Pixels of the letters in the picture.
+    type(wide) {
+      return this.beside ? 15 : clamp(wide / 55, 14, 22);
     }
 
     drawSky() {
       const {colours, tokens, labels, size} = this.data, {points, named, reach} = this.data.blocks[this.place];
       const context = this.sky.getContext("2d"), {clientWidth: wide, clientHeight: high} = this.sky;
-      const look = this.camera(wide, high), turn = rotation(1.15 * (1 - this.pose.turn));
-      const flat = 1 - this.pose.cut;
       const thick = Math.sqrt(this.beyond(this.stage === "cut" ? this.width : this.data.width));
+      const widest = Math.max(thick, Math.sqrt(this.beyond(this.data.width)));
+      const look = this.camera(wide, high, widest), turn = rotation(1.15 * (1 - this.pose.turn));
+      const flat = 1 - this.pose.cut;
       const at = (x, y, z) => look(...turn.map((row) => row[0] * x + row[1] * y + row[2] * z));
       const line = (from, to) => {
         context.beginPath();
@@ -316,7 +348,7 @@
         end[axis] = (axis === 2 ? 0.6 : 1.1) * reach;
         line(look(...end.map((x) => -x)), look(...end));
       }
-      this.drawSlab(context, at, reach, 1.8 * thick);
+      this.drawSlab(context, at, 1.8 * thick);
       context.lineWidth = 3;
       context.strokeStyle = colours.axis;
       const axes = [[0.9 * reach, 0, 0], [0, 0.9 * reach, 0], [0, 0, Math.max(2.4 * thick * flat, 0.001)]];
@@ -352,10 +384,11 @@
       }
     }
 
-    drawSlab(context, at, reach, half) {
+    drawSlab(context, at, half) {
       if (this.pose.shade < 0.01) return;
-      const {colours} = this.data, flat = 1 - 0.97 * this.pose.cut, edge = 0.92 * reach;
-      const corners = [[-edge, -edge], [edge, -edge], [edge, edge], [-edge, edge]];
+      const {colours} = this.data, flat = 1 - 0.97 * this.pose.cut;
+      const [[x0, x1], [y0, y1]] = this.data.blocks[this.place].bounds;
+      const corners = [[x0, y0], [x1, y0], [x1, y1], [x0, y1]];
       const face = (fill, places) => {
         context.fillStyle = fill;
         context.beginPath();
@@ -384,12 +417,23 @@
 
     drawWords(context, seen, named, wide, high) {
       const {colours, tokens} = this.data;
-      const taken = [];
+      const taken = [], size = 0.85 * this.type(wide);
+      context.font = `400 ${size}px ${this.family}`;
       for (const index of named) {
-        const [x, y] = seen[index];
-        if (taken.some((each) => Math.abs(each[0] - x) < 90 && Math.abs(each[1] - y) < 26)) continue;
-        taken.push([x, y]);
-        this.say(context, tokens[index], [x, y - 12], wide, colours.label, false);
+        const [x, y] = seen[index], half = context.measureText(tokens[index]).width / 2 + 3;
+        // Above its dot, right, left or below: where it lies over no word and over the fewest dots.
+        const spots = [[x, y - 12], [x + half + 8, y + 0.35 * size], [x - half - 8, y + 0.35 * size], [x, y + size + 9]];
+        const hidden = spots.map(([at, base]) => {
+          const within = ([a, b], more) => Math.abs(a - at) < half + more && b > base - size - more && base + 4 + more > b;
+          const words = taken.some(([a, b, other]) => Math.abs(a - at) < half + other && Math.abs(b - base) < 1.2 * size);
+          const out = at - half < 0 || at + half > wide || base - size < 0 || base + 4 > high;
+          return words || out ? Infinity : seen.filter((dot) => within(dot, 3)).length;
+        });
+        const least = Math.min(...hidden);
+        if (least > 1) continue;
+        const [at, base] = spots[hidden.indexOf(least)];
+        taken.push([at, base, half]);
+        this.say(context, tokens[index], [at, base], wide, colours.label, false);
       }
       if (!this.pointer) return;
       const far = seen.map(([x, y]) => Math.hypot(x - this.pointer[0], y - this.pointer[1]));
@@ -405,7 +449,7 @@
     }
 
     say(context, text, [x, y], wide, colour, boxed) {
-      const size = this.beside ? 15 : clamp(wide / 55, 14, 22);
+      const size = this.type(wide);
       context.font = `${boxed ? 600 : 400} ${boxed ? size : 0.85 * size}px ${this.family}`;
       context.textAlign = "center";
       const half = context.measureText(text).width / 2 + 6;
@@ -456,6 +500,7 @@
           context.fill();
         }
       }
+      this.drawScale(context, wide, (decade) => base - (0.02 + 0.98 * (decade - low) / span) * room, low, low + span);
       context.font = `400 ${type}px ${this.family}`;
       context.textAlign = "left";
       context.fillStyle = colours.label;
@@ -465,6 +510,29 @@
         context.fillStyle = colours.cutInk;
         const hint = wide > 600 ? labels.hint : "";
         context.fillText(hint, wide, type);
+      }
+    }
+
+    // The axis of the energies: a line and its share at the highest and at the lowest power of ten.
+    drawScale(context, wide, level, low, high) {
+      const {colours} = this.data, type = this.beside ? 12 : clamp(wide / 85, 12, 16);
+      context.font = `400 ${type}px ${this.family}`;
+      context.textAlign = "right";
+      context.lineJoin = "round";
+      for (const decade of [...new Set([Math.floor(high), Math.ceil(low)])]) {
+        const y = level(decade), text = `${Number((100 * 10 ** decade).toPrecision(1))}\u00a0%`;
+        context.strokeStyle = colours.faint;
+        context.lineWidth = 1;
+        context.beginPath();
+        context.moveTo(0, y);
+        context.lineTo(wide, y);
+        context.stroke();
+        context.strokeStyle = colours.paper;
+        context.lineWidth = 3;
+        const base = y + (decade === Math.ceil(low) ? -4 : type);
+        context.strokeText(text, wide - 4, base);
+        context.fillStyle = colours.ink;
+        context.fillText(text, wide - 4, base);
       }
     }
   }

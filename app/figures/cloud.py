@@ -1,7 +1,7 @@
 """The picture of slicing: real token states turn to their principal axes, and the thin axes are cut.
 
-Twice: alive, as HTML with a script of our own that draws on a canvas without a network, and as a still chart.
-Knows nothing about streamlit or about the sentences around a picture.
+As HTML with a script of our own that draws on a canvas without a network; as a still chart it is in
+``cloud_still.py``. Knows nothing about streamlit or about the sentences around a picture.
 """
 
 from __future__ import annotations
@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
-import plotly.graph_objects as go
 
 from analysis.cloud import DRAWN, Cloud
 from analysis.errors import visible
-from app.figures.base import CONSTANT, HIGHLIGHT, LIGHT, Drawing, Theme, empty_figure
+from app.figures.base import HIGHLIGHT, LIGHT, Theme
 
 Stage = Literal["askew", "turned", "shaded", "cut"]
 """Before the turn; turned to the principal axes; thin axes shaded; thin axes gone."""
@@ -27,10 +26,6 @@ NAMED = 7
 """Tokens whose text stands beside them: those that lie farthest out."""
 SCRIPT = Path(__file__).with_name("cloud.js").read_text(encoding="utf-8")
 """What draws it alive. The same in every page, so that its digest can be allowed."""
-ASKEW = 1.15
-"""Angle of the turn in radians, around the axis of the script: chosen for the eye, not measured."""
-_AXIS = np.asarray([0.48, 0.6, 0.64])
-"""Around which the cloud turns."""
 
 
 class Cost(NamedTuple):
@@ -130,6 +125,10 @@ class CloudView(NamedTuple):
         """Give the half width of the picture: nearly all tokens lie within it."""
         return float(np.percentile(np.abs(self.drawn(place)[:, :2]), 98.0)) or 1.0
 
+    def bounds(self, place: int) -> np.ndarray:
+        """Give the ends of the cloud along its two strong directions, (2, 2): nearly all lie within."""
+        return np.percentile(self.drawn(place)[:, :2], [1.0, 99.0], axis=0).T
+
     def thickness(self, place: int, width: float) -> float:
         """Give the standard deviation of what a cut at ``width`` takes, where a token's norm is 1."""
         return self.cloud.beyond(place, round(width)) ** 0.5
@@ -174,7 +173,7 @@ def alive(view: CloudView, stage: Stage, theme: Theme, alt: str, beside: bool = 
 
 def _data(view: CloudView, theme: Theme, beside: bool) -> dict[str, Any]:
     """What the script is told."""
-    cloud = view.cloud
+    cloud, words = view.cloud, LABELS | (BESIDE if beside else {})
     return {
         "about": view.about,
         "size": view.size,
@@ -188,6 +187,7 @@ def _data(view: CloudView, theme: Theme, beside: bool) -> dict[str, Any]:
             {
                 "block": int(block),
                 "reach": round(view.reach(place), 4),
+                "bounds": np.round(view.bounds(place), 4).tolist(),
                 "points": np.round(view.drawn(place), 3).tolist(),
                 "named": view.named(place),
                 "principal": _bars(cloud.principal[place]),
@@ -196,7 +196,7 @@ def _data(view: CloudView, theme: Theme, beside: bool) -> dict[str, Any]:
             }
             for place, block in enumerate(cloud.blocks)
         ],
-        "labels": LABELS | (BESIDE if beside else {}),
+        "labels": {name: said.format(size=view.size) for name, said in words.items()},
         "colours": _colours(theme),
     }
 
@@ -213,8 +213,8 @@ LABELS = {
     "open": "perplexity: let go to see",
     "thin": "thin directions hold",
     "held": "of the energy",
-    "own": "Energy along the model's own axes, on a log scale",
-    "principal": "Energy along the principal directions, on a log scale",
+    "own": "Energy along each of the model's {size} own axes, log scale",
+    "principal": "Energy along each of the {size} principal directions, log scale",
 }
 BESIDE = {"perplexity": "perplexity, every block cut so"}
 """What no sentence beside the picture says."""
@@ -236,13 +236,14 @@ def _colours(theme: Theme) -> dict[str, str]:
     }
 
 
-def _edges(size: int) -> np.ndarray:
+def edges_of(size: int) -> np.ndarray:
+    """Give where the bars of so many directions begin and end, (at most ``BARS`` + 1)."""
     return np.linspace(0, size, min(size, BARS) + 1).round().astype(int)
 
 
 def _bars(shares: np.ndarray) -> list[float]:
     """The logarithm of the mean energy of neighbouring directions, to base 10."""
-    edges = _edges(shares.size)
+    edges = edges_of(shares.size)
     means = np.add.reduceat(shares.astype(np.float64), edges[:-1]) / np.diff(edges)
     return np.round(np.log10(np.maximum(means, 1e-9)), 2).tolist()
 
@@ -287,129 +288,3 @@ _STYLE = """
   .slicescope-cloud .dial { grid-area: 4 / 1; }
 }
 """
-
-
-# The still picture
-
-
-def draw_cloud(view: CloudView, stage: Stage, theme: Theme = LIGHT, takeaway: str = "") -> Drawing:
-    """Draw one stage of the picture as a chart: the tokens, the slab of what is cut, what each token loses.
-
-    What is seen is what the moving picture shows at rest: the same two strong directions and the same thin
-    one, from the same side.
-    """
-    place = view.cloud.middle()
-    points, reach = view.drawn(place), view.reach(place)
-    thick = view.thickness(place, view.width)
-    turn = np.eye(3) if stage != "askew" else _rotation(ASKEW)
-    whole = points * [1.0, 1.0, thick]
-    here = whole * [1.0, 1.0, 0.0] if stage == "cut" else whole
-    figure = empty_figure(theme, 420)
-    if stage in ("shaded", "cut"):
-        _add_slab(figure, reach, 1.8 * thick)
-    for axis, length in enumerate((0.9 * reach, 0.9 * reach, 2.4 * thick)):
-        if axis == 2 and stage == "cut":
-            continue
-        end = np.eye(3)[axis] * length
-        colour = HIGHLIGHT if axis == 2 else theme.ink
-        _add_lines(figure, _seen(np.stack([-end, end]) @ turn.T, reach), colour, 3.0)
-    if stage == "cut":
-        pairs = np.stack([whole, here], axis=1).reshape(-1, 3)
-        _add_lines(figure, _seen(pairs, reach), HIGHLIGHT, 1.0)
-    seen = _seen(here @ turn.T, reach)
-    figure.add_trace(
-        go.Scatter(
-            x=seen[:, 0].astype(np.float32),
-            y=seen[:, 1].astype(np.float32),
-            mode="markers",
-            marker={"size": 7, "color": theme.measured, "opacity": 0.8},
-            text=[html.escape(text, quote=False) for text in view.texts()],
-            hovertemplate="%{text}<extra></extra>",
-            showlegend=False,
-        )
-    )
-    figure.update_xaxes(visible=False, range=[-1.5, 1.5])
-    figure.update_yaxes(visible=False, range=[-0.8, 0.8], scaleanchor="x")
-    return Drawing(figure, takeaway)
-
-
-def draw_energies(view: CloudView, theme: Theme = LIGHT) -> Drawing:
-    """Draw the energy of every direction: along the model's own axes, and along the principal ones."""
-    place, size = view.cloud.middle(), view.size
-    figure = empty_figure(theme, 320)
-    for name, shares, colour in (
-        ("the model's own axes, sorted", view.cloud.own[place], CONSTANT),
-        ("principal directions", view.cloud.principal[place], theme.measured),
-    ):
-        figure.add_trace(
-            go.Scatter(
-                x=np.arange(1, size + 1),
-                y=np.maximum(100.0 * shares, 1e-7).astype(np.float32),
-                name=name,
-                mode="lines",
-                line={"color": colour, "width": 3, "dash": "dot" if colour == CONSTANT else "solid"},
-                hovertemplate="direction %{x}: %{y:.3g} %<extra></extra>",
-            )
-        )
-    cut = {"x0": view.width + 0.5, "x1": size + 0.5, "fillcolor": HIGHLIGHT, "opacity": 0.2, "line_width": 0}
-    figure.add_vrect(**cut)
-    figure.update_xaxes(title_text="direction", range=[0, size + 1], showgrid=False)
-    figure.update_yaxes(title_text="energy", type="log", ticksuffix=" %")
-    return Drawing(
-        figure,
-        f"Before block {view.block} the {view.gone} thinnest of {size} principal directions hold "
-        f"{fine(view.held())} of the energy.",
-    )
-
-
-def _rotation(angle: float) -> np.ndarray:
-    """The turn around the axis of the script, (3, 3) (Rodrigues' formula)."""
-    x, y, z = _AXIS
-    cross = np.asarray([[0.0, -z, y], [z, 0.0, -x], [-y, x, 0.0]])
-    return np.eye(3) + np.sin(angle) * cross + (1.0 - np.cos(angle)) * cross @ cross
-
-
-def _seen(points: np.ndarray, reach: float) -> np.ndarray:
-    """Where points (n, 3) lie on the screen, (n, 2), with the camera of the script."""
-    across = np.cos(-0.55) * points[:, 0] - np.sin(-0.55) * points[:, 1]
-    deep = np.sin(-0.55) * points[:, 0] + np.cos(-0.55) * points[:, 1]
-    lower, upper = np.cos(0.4), np.sin(0.4)
-    near = 1.0 / (1.0 + 0.16 * (deep * lower - points[:, 2] * upper) / reach)
-    return np.column_stack([across * near, (points[:, 2] * lower + deep * upper) * near]) / reach
-
-
-def _add_lines(figure: go.Figure, ends: np.ndarray, colour: str, width: float) -> None:
-    """Add lines between every two of ``ends`` (2 n, 2)."""
-    parted = np.full((len(ends) // 2, 3, 2), np.nan)
-    parted[:, :2] = ends.reshape(-1, 2, 2)
-    flat = parted.reshape(-1, 2).astype(np.float32)
-    figure.add_trace(
-        go.Scatter(
-            x=flat[:, 0],
-            y=flat[:, 1],
-            mode="lines",
-            line={"color": colour, "width": width},
-            hoverinfo="skip",
-            showlegend=False,
-        )
-    )
-
-
-def _add_slab(figure: go.Figure, reach: float, half: float) -> None:
-    """Add the box that holds what is cut, as its two faces."""
-    edge = 0.92 * reach
-    corners = np.asarray([[-edge, -edge], [edge, -edge], [edge, edge], [-edge, edge], [-edge, -edge]])
-    for height in (-half, half):
-        seen = _seen(np.column_stack([corners, np.full(5, height)]), reach).astype(np.float32)
-        figure.add_trace(
-            go.Scatter(
-                x=seen[:, 0],
-                y=seen[:, 1],
-                mode="lines",
-                line={"color": HIGHLIGHT, "width": 1},
-                fill="toself",
-                fillcolor="rgba(204,121,167,0.16)",
-                hoverinfo="skip",
-                showlegend=False,
-            )
-        )

@@ -14,6 +14,7 @@ from app.figures.base import (
     DYNAMIC,
     LIGHT,
     ROWS_HEIGHT,
+    WHISKERS,
     Drawing,
     Theme,
     as_text,
@@ -58,10 +59,11 @@ def draw_perplexities(measured: Collection[Measurement], theme: Theme = LIGHT) -
                 hovertemplate="%{y}: perplexity %{x:.2f}<extra></extra>",
             )
         )
+    whiskers = f"<br>{WHISKERS}" if any(each.evaluation.interval for each in measured) else ""
     figure.update_layout(
         showlegend=False,
         bargap=0.3,
-        xaxis={"title": {"text": "perplexity, lower is better"}, "rangemode": "tozero"},
+        xaxis={"title": {"text": f"perplexity, lower is better{whiskers}"}, "rangemode": "tozero"},
         yaxis={"autorange": "reversed", "automargin": True, "ticklabelstandoff": 8, "showgrid": False},
     )
     best = min(measured, key=lambda each: each.evaluation.perplexity)
@@ -97,11 +99,12 @@ def draw_differences(differences: Sequence[tuple[str, Difference]], theme: Theme
         )
     ends = [end for _, each in differences for end in (each.percent_interval or (each.percent,))]
     reach = 1.25 * max(1.0, *(abs(end) for end in ends))
+    whiskers = f"<br>{WHISKERS}" if any(each.percent_interval for _, each in differences) else ""
     figure.add_vline(x=0, line={"color": theme.ink, "width": 1.5})
     figure.update_layout(
         showlegend=False,
         xaxis={
-            "title": {"text": "change of perplexity, %"},
+            "title": {"text": f"change of perplexity, %{whiskers}"},
             "range": [-reach, reach],
             "zeroline": False,
         },

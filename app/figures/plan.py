@@ -14,6 +14,7 @@ from app.figures.base import (
     HIGHLIGHT,
     LIGHT,
     OVERLAY,
+    WHISKERS,
     Drawing,
     Theme,
     as_text,
@@ -326,7 +327,7 @@ def _previews_told(figure: go.Figure, previews: Mapping[float, Preview], theme: 
         font={"size": 14, "color": theme.ink},
     )
     figure.update_yaxes(
-        title_text="perplexity (log)",
+        title_text=f"perplexity (log)<br>{WHISKERS}",
         type="log",
         dtick="D2",
         tickformat="~r",

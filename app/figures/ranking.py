@@ -16,6 +16,7 @@ from app.figures.base import (
     LIGHT,
     MANUAL,
     SHARED,
+    WHISKERS,
     Drawing,
     Theme,
     as_text,
@@ -124,7 +125,7 @@ def draw_ranking(table: Table, chosen: Standing | None = None, theme: Theme = LI
         figure.add_hrect(y0=row - 0.5, y1=row + 0.5, line={"color": HIGHLIGHT, "width": 2})
     figure.update_layout(
         xaxis={
-            "title": {"text": "excess loss, % of the baseline's"},
+            "title": {"text": f"excess loss, % of the baseline's<br>{WHISKERS}"},
             "range": _reach(rows),
             "ticksuffix": " %",
             "zeroline": False,

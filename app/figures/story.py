@@ -34,10 +34,12 @@ from slicing.studies.results import Measurement
 
 SIZE = 22
 """Of all type in a chart, px."""
+SMALL = 20
+"""Of type that stands close to more of it, px."""
 LEAST_HEIGHT = 240
 """A chart is as high as the screen has room for, but not lower, px."""
-LABELS = 8
-"""At most so many blocks are numbered: as many numbers as fit beside each other on a phone."""
+LABELS = 4
+"""At most so many blocks are numbered: as many as a phone has room for, the first with its word."""
 
 
 class Turn(NamedTuple):
@@ -92,17 +94,21 @@ def draw_turns(turns: Sequence[Turn], theme: Theme, concealed: bool = False) -> 
         entering = 1.0 if concealed else scale  # a short one would betray how long the other is
         _arrow(figure, foot, (entering, 0.0), theme.dense)
         _label(figure, foot + entering, 0.0, "in", theme.dense, xshift=SIZE)
-        words = ["?"]
+        words = "?"
         if not concealed:
             _arrow(figure, foot, tip, theme.measured)
             _arc(figure, foot, min(0.3, 0.6 * scale * min(1.0, growth)), angle, theme.ink)
             _label(figure, foot + tip[0], tip[1], "out", theme.measured, xshift=1.4 * SIZE)
-            words = [f"block {turn.block}", f"{turn.degrees:.0f}°"]
-            words += [f"{turn.growth:.3g} × as long"] if turn.growth else []
-        words = "<br>".join(words)
-        _label(figure, edge, 0.0, words, theme.ink, yshift=-SIZE, yanchor="top", xanchor="left")
+            longer = f", {turn.growth:.3g} × as long" if turn.growth else ""
+            words = f"block {turn.block}<br>{turn.degrees:.0f}°{longer}"
+        _label(
+            figure, edge, 0.0, words, theme.ink, yshift=-0.6 * SIZE, yanchor="top", xanchor="left", size=SMALL
+        )
         edge = foot + max(1.0, scale, tip[0]) + _GAP
-    on_stage(figure, theme, bottom=5 * SIZE)
+    if not concealed and any(turn.growth for turn in turns):
+        paper = {"xref": "paper", "yref": "paper", "xanchor": "right", "yanchor": "top"}
+        _label(figure, 1.0, 1.0, "each pair has<br>a scale of its own", theme.label, **paper, size=SMALL)
+    on_stage(figure, theme, bottom=round(3.2 * SIZE))
     # Ranges that grow to keep the angles true would not shrink again when the chart gets its height.
     figure.update_xaxes(visible=False, range=[-0.1, edge - _GAP + 0.4], constrain="domain")
     figure.update_yaxes(visible=False, range=[-0.02, 1.12], constrain="domain", scaleanchor="x")
@@ -205,7 +211,7 @@ def draw_floor(
     on_stage(figure, theme)
     _few_blocks(figure, values.size)
     figure.update_layout(barmode="stack")
-    figure.update_yaxes(title_text="slice", ticksuffix=" %", range=[0.0, 110.0 * top])
+    figure.update_yaxes(title_text="slice", ticksuffix=" %", nticks=5, range=[0.0, 105.0 * top])
     return Drawing(
         figure,
         f"Every block loses {100 * base:.0f} %; the scores add up to {(values - floor).max():.1f} % to that.",
@@ -230,16 +236,24 @@ def draw_plan(
     figure = drawing.figure
     on_stage(figure, theme)
     _few_blocks(figure, len(schedule.block_fractions))
-    figure.update_yaxes(title_text="slice", range=[0.0, 110.0 * top])
+    figure.update_yaxes(title_text="slice", nticks=5, range=[0.0, 105.0 * top])
     if concealed:
         figure.data = figure.data[1:2]
     return drawing
 
 
 def draw_pipe(
-    planned: SlicingSchedule, constant: SlicingSchedule, name: str, theme: Theme, concealed: bool = False
+    planned: SlicingSchedule,
+    constant: SlicingSchedule,
+    name: str,
+    theme: Theme,
+    concealed: bool = False,
+    shortcuts: Sequence[float] = (),
 ) -> Drawing:
-    """The width of the stream along the depth, as a pipe. Concealed, only the dense one is there."""
+    """The width of the stream along the depth, as a pipe. Concealed, only the dense one is there.
+
+    ``shortcuts``: where along the blocks a matrix takes the stream from one basis to the next.
+    """
     width, depth = planned.hidden_size, len(planned.widths)
     figure = go.Figure()
     pipes = [("dense", (width,) * depth, theme.dense, "rgba(0,0,0,0)")]
@@ -263,9 +277,20 @@ def draw_pipe(
                 hoverinfo="skip",
             )
         )
+    if shortcuts and not concealed:
+        figure.add_trace(
+            go.Scatter(
+                x=list(shortcuts),
+                y=[0.0] * len(shortcuts),
+                name=f"{len(shortcuts)} shortcut matrices",
+                mode="markers",
+                marker={"symbol": "square", "size": 9, "color": HIGHLIGHT, "line": {"width": 0}},
+                hoverinfo="skip",
+            )
+        )
     on_stage(figure, theme)
-    _few_blocks(figure, depth)
-    figure.update_xaxes(title_text="block, then the head")
+    _few_blocks(figure, depth, last="head")
+    figure.update_layout(margin_r=34)  # half of the last word, which stands below the edge
     figure.update_yaxes(
         title_text=f"width, D = {width:,}",
         range=[-0.55 * width, 0.55 * width],
@@ -373,16 +398,18 @@ def _arrow(figure: go.Figure, foot: float, tip: tuple[float, float], colour: str
         text="",
         showarrow=True,
         arrowhead=2,
-        arrowwidth=5,
-        arrowsize=0.8,
+        # The head of a short arrow would cover all of it.
+        arrowwidth=5 if math.hypot(*tip) > 0.2 else 3,
+        arrowsize=0.8 if math.hypot(*tip) > 0.2 else 0.5,
         arrowcolor=colour,
     )
 
 
-def _label(figure: go.Figure, x: float, y: float, text: str, colour: str, **place: float | str) -> None:
-    figure.add_annotation(
-        x=x, y=y, text=text, showarrow=False, font={"size": SIZE, "color": colour}, align="left", **place
-    )
+def _label(
+    figure: go.Figure, x: float, y: float, text: str, colour: str, size: int = SIZE, **place: float | str
+) -> None:
+    font = {"size": size, "color": colour}
+    figure.add_annotation(x=x, y=y, text=text, showarrow=False, font=font, align="left", **place)
 
 
 def _arc(figure: go.Figure, foot: float, radius: float, angle: float, colour: str) -> None:
@@ -414,14 +441,21 @@ def _faint(colour: str) -> str:
     return f"rgba({red},{green},{blue},0.25)"
 
 
-def _few_blocks(figure: go.Figure, blocks: int) -> None:
-    step = next(step for step in (1, 2, 5, 10, 20, 50) if blocks / step <= LABELS)
+def _few_blocks(figure: go.Figure, blocks: int, last: str = "") -> None:
+    """Number a few blocks, the first of them by the word: a title of its own would take the chart's height.
+
+    ``last`` is what stands behind the blocks, if something does; its word takes the place of numbers near it.
+    """
+    step = next(step for step in (1, 2, 5, 10, 20, 50, blocks) if blocks / step <= LABELS)
+    numbers = [block for block in range(0, blocks, step) if not last or block <= blocks - 2 - step // 2]
     figure.update_xaxes(
-        title_text="block",
-        tickmode="linear",
-        tick0=0,
-        dtick=step,
+        tickmode="array",
+        tickvals=[*numbers, *([blocks - 1] if last else [])],
+        ticktext=[f"block {number}" if number == 0 else str(number) for number in numbers]
+        + ([last] if last else []),
         tickangle=0,
+        ticklabelstandoff=6,  # the first word would stand on the 0 of the other axis
         range=[-0.7, blocks - 0.3],
         showgrid=False,
+        title_text="",
     )

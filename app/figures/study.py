@@ -29,6 +29,9 @@ from slicing.studies.verdicts import Board, Cell, Map, pareto
 
 SIGNS = {"better": "▼ better", "worse": "▲ worse", "no clear difference": "≈ no clear difference"}
 
+ABOVE, ROW = 150, 56
+"""Heights in a map, px: of the scale and the axis, and of a row."""
+
 
 def draw_map(found: Map, board: Board, chosen: Cell | None = None, theme: Theme = LIGHT) -> Drawing:
     """Change of perplexity against constant slicing in every cell; blank where nothing ran.
@@ -40,7 +43,7 @@ def draw_map(found: Map, board: Board, chosen: Cell | None = None, theme: Theme 
     targets = [budgets_line((budget,)) for budget in found.budgets]
     known = [each.standing.gain.percent for each in found.cells if each.standing and each.standing.gain]
     reach = max([1.0, *(abs(value) for value in known)])
-    figure = empty_figure(theme, height=170 + 62 * len(targets))
+    figure = empty_figure(theme, height=ABOVE + ROW * len(targets))
     figure.add_trace(
         go.Heatmap(
             z=np.asarray([_gain(each) for each in found.cells], dtype=np.float32).reshape(-1, len(bases)),
@@ -52,13 +55,14 @@ def draw_map(found: Map, board: Board, chosen: Cell | None = None, theme: Theme 
             xgap=3,
             ygap=3,
             colorbar={
-                "title": {"text": "vs constant", "side": "top"},
+                "title": {"text": "perplexity vs constant, %", "side": "top", "font": {"size": 14}},
                 "ticksuffix": " %",
                 "orientation": "h",
-                "thickness": 10,
+                "thickness": 8,
                 "x": 0.5,
                 "y": 1.02,
                 "yanchor": "bottom",
+                "ypad": 0,
                 "outlinewidth": 0,
             },
             hoverinfo="skip",
@@ -82,8 +86,25 @@ def draw_map(found: Map, board: Board, chosen: Cell | None = None, theme: Theme 
     )
     if chosen:
         frame(figure, found.budgets.index(chosen.budget), found.bases.index(chosen.base))
-    figure.update_xaxes(title={"text": "slice base (SB)"}, showgrid=False, zeroline=False)
+    figure.update_xaxes(
+        title={"text": "slice base (SB): what every block loses at least"}, showgrid=False, zeroline=False
+    )
     figure.update_yaxes(showgrid=False, zeroline=False, autorange="reversed")
+    sliced = all(budget.measure == "mean_slice" for budget in found.budgets)
+    figure.add_annotation(
+        # Above the ticks, where no cell pays for it with its width.
+        x=0.0,
+        xref="paper",
+        xanchor="right",
+        y=1.0,
+        yref="paper",
+        yanchor="bottom",
+        text="target (SP):<br>mean slice" if sliced else "target",
+        align="right",
+        showarrow=False,
+        font={"size": 11, "color": theme.label},
+    )
+    figure.update_layout(margin={"t": 10})
     return Drawing(figure, _takeaway(found, board))
 
 
@@ -134,7 +155,7 @@ def _takeaway(found: Map, board: Board) -> str:
         return f"{board.done} of {board.total} trials have run."
     gain, best = min(known, key=lambda pair: pair[0].percent)
     clear = sum(each.verdict == "better" for each, _ in known)
-    where = f"SB {100 * best.base:g} %, {budgets_line((best.budget,))}"
+    where = f"SB {100 * best.base:g}\N{NO-BREAK SPACE}%, {budgets_line((best.budget,))}"
     return (
         f"{clear} of {len(known)} cells predict clearly better than constant slicing at the same target; "
         f"the largest change is {gain.percent:+.1f} % at {where}."

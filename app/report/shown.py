@@ -17,7 +17,8 @@ from app import wording
 from app.body import body_of, body_table
 from app.figures.base import Drawing
 from app.figures.body import draw_body
-from app.figures.cloud import CloudView, Stage, draw_cloud, draw_energies
+from app.figures.cloud import CloudView, Stage
+from app.figures.cloud_still import draw_cloud, draw_energies
 from app.figures.compare import draw_differences, draw_perplexities, draw_windows
 from app.figures.frontier import draw_frontier
 from app.figures.healing import draw_healing

@@ -5,9 +5,12 @@ Knows nothing about streamlit.
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
+from typing import NamedTuple
 
 from app.figures.base import LIGHT, Drawing
+from app.figures.cloud_still import draw_whole
 from app.story.case import Case
 from app.story.scene import Scene
 
@@ -15,8 +18,44 @@ SCRIPT = Path(__file__).with_name("slides.js").read_text(encoding="utf-8")
 """What the button does. The same in every page, so that its digest can be allowed."""
 WIDE, HIGH = 1280, 720
 """Of a slide, px."""
-_PICTURE = {"plain": 450, "with a reason": 400}
-"""Heights of pictures, px: without and with a reason below them."""
+_FRAME = 126
+"""Height of a slide without its words and its picture, px: edges, title and gaps."""
+_TALL, _FLAT = 76, 46
+"""Heights of a formula, px: with something above something else, and in one line."""
+_LONGEST = 3
+"""The words in small type end after so many lines: names of texts and models have no end."""
+
+
+class _Words(NamedTuple):
+    """How words of one size run: least characters of a line, and its height in px."""
+
+    letters: int
+    height: int
+
+    def height_of(self, text: str, most: int = 99) -> int:
+        """Give the height that a text takes, whose marks of Markdown are not seen."""
+        lines = len(textwrap.wrap(text.replace("**", ""), self.letters))
+        return self.height * min(lines, most)
+
+
+_SENTENCE, _REASON, _SMALL = _Words(104, 32), _Words(124, 25), _Words(150, 21)
+
+
+def _smaller(screen: int, scale: float) -> str:
+    """Write the style of slides on screens up to a width, px.
+
+    By a transform, with margins that take back what it leaves. A chart is told the size that its frame has on
+    the screen: the frame is enlarged again, and what is drawn in it is not.
+    """
+    right, bottom = round((scale - 1.0) * WIDE), round((scale - 1.0) * HIGH)
+    slide, frame = '[class*="st-key-slide-"]', '[data-testid="stElementContainer"]:has(.js-plotly-plot)'
+    return (
+        f"@media screen and (max-width: {screen}px) {{ "
+        f"{slide} {{ transform: scale({scale}); transform-origin: 0 0; margin: 0 {right}px {bottom}px 0; }} "
+        f"{slide} {frame} {{ transform: scale({1.0 / scale:.5f}); transform-origin: 0 0; }} "
+        f"{slide} .js-plotly-plot {{ transform: scale({scale}); transform-origin: 0 0; }} }}"
+    )
+
 
 STYLE = f"""<style>
 @page {{ size: {WIDE}px {HIGH}px; margin: 0; }}
@@ -32,13 +71,14 @@ STYLE = f"""<style>
 [class*="st-key-slide-"] [data-testid="stMarkdownContainer"]:has(.katex-display) {{ overflow: visible; }}
 [class*="st-key-slide-"] [data-testid="stCaptionContainer"] {{ opacity: 1; }}
 [class*="st-key-slide-"] [data-testid="stCaptionContainer"] p {{ font-size: 0.85rem;
-  color: {LIGHT.label} !important; }}
+  color: {LIGHT.label} !important; overflow-wrap: anywhere; overflow: hidden;
+  display: -webkit-box; -webkit-box-orient: vertical; -webkit-line-clamp: {_LONGEST}; }}
 [class*="st-key-slide-"] .stMarkdown p span:not(.katex *) {{ color: inherit !important; }}
 .slicescope-print {{ font: inherit; padding: 0.4rem 1.2rem; border-radius: 0.5rem; cursor: pointer;
   color: #FFFFFF; background: #21456E; border: 0; }}
-@media (max-width: 1380px) {{ [class*="st-key-slide-"] {{ zoom: 0.75; }} }}
-@media (max-width: 1060px) {{ [class*="st-key-slide-"] {{ zoom: 0.5; }} }}
-@media (max-width: 720px) {{ [class*="st-key-slide-"] {{ zoom: 0.28; }} }}
+{_smaller(1380, 0.75)}
+{_smaller(1060, 0.5)}
+{_smaller(720, 0.28)}
 @media print {{
   [data-testid="stHeader"], [data-testid="stSidebar"], [data-testid="stStatusWidget"],
   .stMainBlockContainer > div > :not(:has([class*="st-key-slide-"])):not([class*="st-key-slide"]) {{
@@ -49,7 +89,7 @@ STYLE = f"""<style>
     width: auto !important; max-width: none !important; min-height: 0 !important;
     padding: 0 !important; margin: 0 !important;
     gap: 0 !important; display: block !important; background: #FFFFFF !important; }}
-  [class*="st-key-slide-"] {{ zoom: 1; border: 0; break-after: page; break-inside: avoid;
+  [class*="st-key-slide-"] {{ border: 0; break-after: page; break-inside: avoid;
     -webkit-print-color-adjust: exact; print-color-adjust: exact; }}
 }}
 </style>"""
@@ -66,7 +106,16 @@ def last(count: int) -> str:
 def chart(scene: Scene, case: Case) -> Drawing:
     """Draw the chart of a slide, answered and on white, as high as the slide has room for."""
     drawing = scene.draw(case, scene.setting(case), LIGHT, False)
-    drawing.figure.update_layout(
-        width=WIDE - 96, height=_PICTURE["with a reason" if scene.why(case) else "plain"]
-    )
+    if scene.stages and case.cloud:
+        drawing = draw_whole(case.cloud, scene.stages[1], LIGHT, drawing.takeaway)
+    drawing.figure.update_layout(width=WIDE - 96, height=_room(scene, case))
     return drawing
+
+
+def _room(scene: Scene, case: Case) -> int:
+    """Give the height that the words of a slide leave its picture, px."""
+    formula = scene.formula(case)
+    stacked = any(mark in formula for mark in (r"\frac", r"\sum", r"\exp", r"\max"))
+    words = _SENTENCE.height_of(scene.sentence(case, scene.setting(case)))
+    words += _REASON.height_of(scene.why(case)) + (_TALL if stacked else _FLAT)
+    return HIGH - _FRAME - words - _SMALL.height_of(f"12 / 12 · {scene.source(case)}", _LONGEST)

@@ -307,7 +307,7 @@ SCENES = (
     Scene(
         title="And removing blocks, at the same size?",
         sentence=stream.rivals_sentence,
-        formula=_line(r"\Delta = \ln PPL - \ln PPL_{\text{dense}}"),
+        formula=stream.rivals_formula,
         question="The same number of parameters could go by taking whole blocks out. Does that cost more or "
         "less?",
         guess=guesses.removal,

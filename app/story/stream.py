@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 from app import wording
 from app.figures.base import Drawing, Theme
-from app.figures.cloud import CloudView, Stage, draw_cloud, fine
+from app.figures.cloud import CloudView, Stage, fine
+from app.figures.cloud_still import draw_cloud
 from app.figures.story import draw_rivals, on_stage
 from app.story.case import Case
 
@@ -152,7 +153,7 @@ def rivals_sentence(case: Case, _: float) -> str:
     plain = [each for each in ways if not each.name.endswith("repaired")]
     alone = min(plain or ways, key=lambda each: each.perplexity)
     costs = "less" if alone.perplexity < constant.perplexity else "more"
-    repaired = f" and **{removing.perplexity:.2f}** with a repair" if removing is not alone else ""
+    repaired = f" and **{removing.perplexity:.2f}** ({removing.name})" if removing is not alone else ""
     return (
         f"Removing whole blocks costs {costs} at the same size: **{alone.perplexity:.2f}** ({alone.name})"
         f"{repaired}, against **{constant.perplexity:.2f}** for constant slicing."
@@ -166,9 +167,32 @@ def rivals_why(case: Case) -> str:
     best = min(others, key=lambda each: each.perplexity)
     slicing = min((each for each in others if each.kind == "width"), key=lambda each: each.perplexity)
     return (
-        f"All have {wording.percent(1 - best.parameters / dense.parameters)} fewer parameters, dense has "
-        f"{dense.perplexity:.2f}. A removed block needs no shortcut matrices. The best slicing here has "
+        f"All have {wording.percent(1 - best.parameters / dense.parameters)} fewer parameters"
+        f"{_constant_before(case)}. A removed block needs no shortcut matrices. The best slicing here has "
         f"{slicing.perplexity:.2f}, the best of all {best.perplexity:.2f} ({best.name})."
+    )
+
+
+def _constant_before(case: Case) -> str:
+    """Say why constant slicing has another perplexity than in the scenes before, where it has."""
+    here = next(each for each in case.rivals if each.is_baseline)
+    before, dense = case.measured["constant"], case.measured["dense"]
+    fewer = wording.percent(1 - before.parameters / dense.parameters)
+    if fewer == wording.percent(1 - here.parameters / dense.parameters):
+        return ""
+    return (
+        f"; before, constant slicing had {fewer} fewer, which is why it had "
+        f"{before.evaluation.perplexity:.2f} and has {here.perplexity:.2f} now"
+    )
+
+
+def rivals_formula(case: Case) -> str:
+    """Write what all ways have in common, in LaTeX: their number of parameters."""
+    dense, *others = case.rivals
+    size = next(each for each in others if each.is_baseline).parameters
+    return (
+        rf"N \approx {size / 1e6:.1f}\ \text{{M parameters}} = {size / dense.parameters:.3f}"
+        r"\; N_{\text{dense}}"
     )
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from analysis.errors import StorageError
 from analysis.scores import find_score
+from analysis.shape import ModelShape
 from app import wording
 from app.figures.base import Drawing, Theme
 from app.figures.profile import outliers
@@ -239,8 +242,8 @@ def target_sentence(case: Case, target: float) -> str:
     )
     low, high = int(cut.argmin()), int(cut.argmax())
     return (
-        f"To cut **{_share(target)}** on average, block {low} loses **{wording.percent(cut[low])}** and "
-        f"block {high} **{wording.percent(cut[high])}**; constant slicing takes the same from all."
+        f"At **{_share(target)}** on average block {low} loses **{wording.percent(cut[low])}** and "
+        f"block {high} **{wording.percent(cut[high])}**; constant slicing takes the same of all."
     )
 
 
@@ -259,13 +262,16 @@ def target_why(case: Case) -> str:
     return (
         f"On this model dynamic slicing mostly means sparing **block {most}**: of all that the plan spares "
         "against "
-        f"constant slicing, it has **{100 * share:.0f}\N{NO-BREAK SPACE}%**. The others are cut nearly alike."
+        f"constant slicing, it has **{100 * share:.0f}\N{NO-BREAK SPACE}%**."
     )
 
 
 def highest_target(case: Case) -> float:
-    """Give the end of the target's dial: beyond half of the width little of a model is left to talk about."""
-    return max(0.5, case.plan.target)
+    """Give the end of the target's dial: beyond it little of a model is left to talk about.
+
+    The axis of the chart ends with it, so that a dial that went further would leave the bars little height.
+    """
+    return max(0.4, case.plan.target)
 
 
 def target_answer(case: Case) -> str:
@@ -347,7 +353,18 @@ def cut_drawing(case: Case, _: float, theme: Theme, concealed: bool) -> Drawing:
         raise StorageError(
             "This comparison does not say how its models were sliced: run it again to tell the story."
         )
-    return draw_pipe(planned, constant, name, theme, concealed)
+    shape, places = case.result.shape, []
+    for site, (block, part) in zip(planned.sites(shape), _parts(shape), strict=True):
+        if site.turns:
+            places.append(block - 0.5 + part)
+    return draw_pipe(planned, constant, name, theme, concealed, places)
+
+
+def _parts(shape: ModelShape) -> Iterator[tuple[int, float]]:
+    """Give the block of every sub-layer, and how far into the block it stands, from 0 to 1."""
+    for index, block in enumerate(shape.blocks):
+        for place in range(len(block)):
+            yield index, (place + 0.5) / len(block)
 
 
 # Perplexity

@@ -23,9 +23,8 @@ from app.figures.cloud import (
     Grip,
     Stage,
     alive,
-    draw_cloud,
-    draw_energies,
 )
+from app.figures.cloud_still import draw_cloud, draw_energies, draw_whole
 from app.report import build_report
 from app.security import inline_scripts
 from app.story import SCENES, scenes_of
@@ -122,6 +121,53 @@ def test_the_still_picture_of_every_stage(stage: Stage, theme: Theme) -> None:
     lost = [each for each in drawing.figure.data if each.mode == "lines" and len(each.x) == 3 * len(tokens.x)]
     assert len(lost) == (stage == "cut")
     assert str(view.cloud.tokens.size) in drawing.takeaway
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_no_corner_of_the_box_and_hardly_a_token_is_cut_off(stage: Stage) -> None:
+    view = shown()
+    figure = draw_cloud(view, stage).figure
+    (left, right), (low, high) = figure.layout.xaxis.range, figure.layout.yaxis.range
+    for slab in (each for each in figure.data if each.fill == "toself"):
+        assert left <= min(slab.x) and max(slab.x) <= right
+        assert low <= min(slab.y) and max(slab.y) <= high
+    (tokens,) = (each for each in figure.data if each.mode == "markers")
+    x, y = np.asarray(tokens.x), np.asarray(tokens.y)
+    out = (x < left) | (x > right) | (y < low) | (y > high)
+    assert out.mean() <= 0.05
+
+
+def test_the_box_is_as_large_as_the_cloud() -> None:
+    view = shown()
+    place = view.cloud.middle()
+    points, bounds = view.drawn(place)[:, :2], view.bounds(place)
+    within = (points >= bounds[:, 0]) & (points <= bounds[:, 1])
+    assert within.all(axis=1).mean() >= 0.9
+    assert (bounds[:, 0] >= points.min(axis=0)).all() and (bounds[:, 1] <= points.max(axis=0)).all()
+    assert np.allclose(data(view)["blocks"][place]["bounds"], bounds, atol=1e-3)
+
+
+def test_the_scale_of_the_energies_names_its_axis() -> None:
+    view = shown()
+    labels = data(view)["labels"]
+    for name in ("own", "principal"):
+        assert str(view.size) in labels[name] and "log scale" in labels[name]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_on_paper_the_numbers_and_the_energies_are_beside_the_cloud(stage: Stage) -> None:
+    view = shown()
+    figure = draw_whole(view, stage).figure
+    (bars,) = (each for each in figure.data if each.type == "bar")
+    shares = view.cloud.own if stage == "askew" else view.cloud.principal
+    energy = float(np.asarray(bars.y, dtype=np.float64) @ np.asarray(bars.width)) / 100.0
+    assert energy == pytest.approx(float(shares[view.cloud.middle()].sum()), rel=1e-3)
+    words = " ".join(note.text for note in figure.layout.annotations)
+    width = view.width if stage == "cut" else view.size
+    assert f"<b>{dict(view.stops)[width]:.2f}</b>" in words and f"<b>{round(width)}</b>" in words
+    kept = 100.0 * (1.0 - view.held()) if stage == "cut" else 100.0
+    assert f"{kept:.2f}" in words or (kept == 100.0 and "<b>100\N{NO-BREAK SPACE}%</b>" in words)
+    assert (432 in figure.layout.xaxis2.tickvals) == (stage in ("shaded", "cut"))
 
 
 def test_a_cut_presses_the_cloud_into_a_plane() -> None:

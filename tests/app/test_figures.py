@@ -13,19 +13,21 @@ import pytest
 from analysis.evaluate import Difference, Perplexity
 from analysis.profile import BlockValues, LayerProfile
 from analysis.scores import SCORES
-from app import figures
-from app.figures.base import CONSTANT, DARK, DYNAMIC, HIGHLIGHT, LIGHT
+from app import figures, wording
+from app.figures.base import CONSTANT, DARK, DYNAMIC, HIGHLIGHT, LIGHT, WHISKERS
 from app.figures.compare import draw_differences, draw_perplexities
 from app.figures.healing import draw_healing
 from app.figures.plan import draw_schedule
 from app.figures.profile import draw_change, draw_profile, outliers
+from app.figures.ranking import draw_ranking
 from app.tables import healing_table
 from slicing.allocation import Fractions
 from slicing.healing.record import Healed, Look
 from slicing.plans import Plan
 from slicing.schedule import SlicingSchedule
 from slicing.studies.results import Measurement as Judged
-from slicing.studies.store import bundled_run
+from slicing.studies.store import bundled_contest, bundled_run
+from slicing.studies.verdicts import read_board, read_comparison
 
 COSINES = (0.1, 0.80, 0.90, 0.95, 0.90, 0.95, 0.90, 0.95, 0.90, 0.85)
 
@@ -161,6 +163,23 @@ def test_perplexities_have_the_colours_of_their_roles(theme: figures.Theme) -> N
     assert (bars[0].error_x.array[0], bars[0].error_x.arrayminus[0]) == (high - 20.0, 20.0 - low)
     assert [bar.error_x.visible for bar in bars] == [True, False, False]
     assert drawing.takeaway.startswith("Perplexity is lowest for Dense")
+
+
+def test_charts_with_whiskers_say_what_they_are() -> None:
+    contest, board = bundled_contest(), bundled_run()
+    assert contest.request.kind == "study" and board.request.kind == "study"
+    compared = read_comparison(board.request, board.result)
+    differences = [("at equal parameters", each) for _, each in wording.deciding(compared)]
+    drawn = [
+        draw_perplexities(list(compared.measured.values())),
+        draw_differences(differences),
+        draw_ranking(read_board(contest.request, contest.result).tables[0]),
+    ]
+    for figure, _ in drawn:
+        assert any(each.error_x.array is not None for each in figure.data)
+        assert WHISKERS in figure.layout.xaxis.title.text
+    without = draw_perplexities([judged("dense", 20.0), judged("constant", 40.0)]).figure
+    assert WHISKERS not in without.layout.xaxis.title.text
 
 
 def test_differences_stand_around_zero_with_their_verdict() -> None:

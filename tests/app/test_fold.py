@@ -33,7 +33,7 @@ MESSAGES = {
     "profile": Message("profile", chart="profile"),
     "tune": Message("tune", sentence="mean slice means", chart="plan"),
     "compare": Message("compare", sentence="perplexity doubles for", chart="difference"),
-    "map": Message("study?study=demo-map", chart="map"),
+    "map": Message("study?study=demo-map", sentence="predict clearly better", chart="map"),
     "ranking": Message("study?study=demo-ranking", sentence="has the least excess loss"),
     "frontier": Message("study?study=demo-frontier", sentence="Least perplexity against dense"),
     "play": Message("play", sentence="illustration, not evidence"),
@@ -76,6 +76,15 @@ def test_the_message_is_on_the_first_screen_and_no_chart_is_cut_off(
         assert within(page, chart.bounding_box(), LAPTOP), chart.bounding_box()
     if name in CHARTED:
         no_chart_is_cut_off(page, LAPTOP)
+    page.close()
+
+
+@pytest.mark.parametrize("name", ["map", "ranking", "frontier"])
+def test_the_sentence_of_a_study_stands_above_its_chart(address: str, browser: Any, name: str) -> None:
+    page, message = opened(browser, address, name, LAPTOP), MESSAGES[name]
+    said = page.get_by_text(message.sentence).first.bounding_box()
+    chart = page.locator(f".st-key-{name} .js-plotly-plot").first.bounding_box()
+    assert said["y"] + said["height"] <= chart["y"] < 600
     page.close()
 
 

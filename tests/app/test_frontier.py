@@ -11,7 +11,17 @@ from board_stand_in import LOSSES, board_run, earlier_board
 from app import wording
 from app.citations import citations
 from app.figures.base import DARK, LIGHT
-from app.figures.frontier import HEIGHT, LINE, MARGINS, draw_frontier, symbol_of
+from app.figures.frontier import (
+    HEIGHT,
+    LABEL,
+    LINE,
+    MARGINS,
+    beyond,
+    draw_frontier,
+    key_of,
+    named_ends,
+    symbol_of,
+)
 from app.figures.ranking import draw_ranking
 from app.report import build_report
 from app.tables import ranking_table
@@ -37,7 +47,8 @@ def test_every_recipe_is_drawn_over_the_sizes_where_its_loss_is(board):
             loss = LOSSES[trace.customdata[0]]
             # What is lost differs from window to window, so the mean of its exponent is a little more.
             assert [math.log(y) for y in trace.y] == pytest.approx([loss, 2 * loss], rel=1e-6)
-    assert takeaway.count("10\N{NO-BREAK SPACE}% fewer") == 1 and takeaway.count(WINNER.title) == 2
+    assert "1.35/1.82 times at 10/20\N{NO-BREAK SPACE}% fewer parameters" in takeaway
+    assert takeaway.count(WINNER.title) == 1
     assert figure.layout.yaxis.type == "log"
 
 
@@ -49,9 +60,11 @@ def test_a_model_that_broke_hides_no_other():
     assert "169437.49 × dense" in broken.text[0]  # the true number is told
     # Constant slicing has 5 times dense at the smallest size, and chance 23,000 times.
     assert max(max(trace.y) for trace in figure.data) < 20
-    assert "Above the chart (arrows): " in takeaway
+    assert "4 recipes lost more than the chart shows (arrows)" in takeaway
+    board = read_board(run.request, run.result)
     for line in ("gromov-simple", "laco", "random-blocks", "last-blocks"):
-        assert Recipe.parse(line).title in takeaway
+        assert Recipe.parse(line).short_title in beyond(board)
+        assert Recipe.parse(line).short_title in key_of(named_ends(board), beyond(board))
 
 
 def test_what_lost_far_more_than_constant_slicing_is_told_at_the_edge():
@@ -81,24 +94,57 @@ def test_the_best_of_each_kind_has_its_colour_and_its_name_and_all_others_are_gr
         grey = {trace.line.color for trace in figure.data if trace.name == "others"}
         assert grey == {theme.label}
     labels = [note.text.replace("<br>", " ") for note in figure.layout.annotations]
-    assert len(labels) == len(named)
+    assert len(labels) == len(named) + 1 and "dense" in labels
     (bold,) = (label for label in labels if label.startswith("<b>"))
-    assert WINNER.short_title in bold
+    assert "LLM-Streamline" in bold
+    key = key_of(named_ends(board))
+    assert f"<b>{WINNER.short_title}, repaired, 1.82 ×</b>" in key
     repairs = ("none", "linear", "last-writer", "train-block", "writers")
     assert len({symbol_of(Recipe.parse(f"sleb(repair={each})")) for each in repairs}) == len(repairs)
 
 
-def test_no_label_of_a_line_stands_on_another(board):
+def test_no_label_of_a_line_stands_on_another_and_a_thin_line_leads_to_each(board):
+    for drawn in (board, earlier()):
+        figure, _ = draw_frontier(drawn)
+        low, high = figure.layout.yaxis.range
+        pixels = (HEIGHT - MARGINS) / (high - low)
+        notes = sorted(
+            (note.y * pixels, LINE * (note.text.count("<br>") + 1)) for note in figure.layout.annotations
+        )
+        assert all(
+            above - upper / 2 >= below + lower / 2 - 1e-6
+            for (below, lower), (above, upper) in itertools.pairwise(notes)
+        )
+        assert notes[0][0] - notes[0][1] / 2 >= low * pixels - 1e-6
+        ends = {(end.fewer, end.times) for end in named_ends(drawn) if end.fewer}
+        leaders = [each for each in figure.layout.shapes if each.line.dash is None]
+        assert ends <= {(each.x0, each.y0) for each in leaders}
+        levels = sorted(note.y for note in figure.layout.annotations)
+        assert sorted(math.log10(each.y1) for each in leaders) == pytest.approx(levels)
+        assert {each.x1 for each in leaders} == {figure.layout.xaxis.range[1]}
+
+
+def earlier() -> Board:
+    run = earlier_board()
+    return read_board(run.request, run.result)
+
+
+def test_the_labels_leave_most_of_a_phone_to_the_chart(board):
     figure, _ = draw_frontier(board)
-    low, high = figure.layout.yaxis.range
-    pixels = (HEIGHT - MARGINS) / (high - low)
-    notes = sorted(
-        (note.y * pixels + note.yshift, LINE * (note.text.count("<br>") + 1))
-        for note in figure.layout.annotations
-    )
-    assert all(
-        above - upper / 2 >= below + lower / 2 for (below, lower), (above, upper) in itertools.pairwise(notes)
-    )
+    assert figure.layout.margin.r <= 0.3 * 400
+    longest = max(len(line) for note in figure.layout.annotations for line in note.text.split("<br>"))
+    assert longest <= LABEL + len("<b></b>")
+
+
+def test_the_axis_ends_near_the_data():
+    figure, _ = draw_frontier(earlier())
+    in_place = [
+        y
+        for trace in figure.data
+        for y, mark in zip(trace.y, trace.marker.symbol, strict=True)
+        if mark != "arrow-up"
+    ]
+    assert 10 ** figure.layout.yaxis.range[1] < 1.6 * max(in_place)
 
 
 def test_the_table_is_best_first_and_says_what_is_left(board):

@@ -304,6 +304,13 @@ def test_numbers_on_the_map_can_be_read(whole, cells, theme: Theme):
         assert (light + 0.05) / (dark + 0.05) >= 4.5
 
 
+def test_the_map_says_what_its_scale_and_its_axes_are(whole, cells):
+    figure, _ = draw_map(cells, whole)
+    assert figure.data[0].colorbar.title.text == "perplexity vs constant, %"
+    assert figure.layout.xaxis.title.text == "slice base (SB): what every block loses at least"
+    assert [note.text for note in figure.layout.annotations] == ["target (SP):<br>mean slice"]
+
+
 def test_the_chosen_cell_is_framed(whole, cells):
     target = Budget(amount=0.2)
     (box,) = draw_map(cells, whole, cells.cell(0.05, target)).figure.layout.shapes

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import re
+import shutil
+from pathlib import Path
 from typing import Any
 
 import pytest
-from serving import MISSING, look
+from serving import MISSING, look, served
 
 from app.story import SCENES
+from slicing.studies.results import Run
+from slicing.studies.store import BUNDLED_RUN, bundled_run
 
 pytestmark = [
     pytest.mark.browser,
@@ -18,11 +22,24 @@ pytestmark = [
 COUNT = len(SCENES)
 
 
-def opened(address: str, browser: Any, scheme: str, width: int) -> Any:
-    page = look(browser, f"{address}/slides", width, 800, scheme)
+def opened(address: str, browser: Any, scheme: str, width: int, query: str = "") -> Any:
+    page = look(browser, f"{address}/slides{query}", width, 800, scheme)
     page.locator(f".st-key-slide-{COUNT} .slicescope-sizes").wait_for()
     page.locator(".js-plotly-plot .main-svg").nth(COUNT - 2).wait_for()
     return page
+
+
+@pytest.mark.parametrize("width", [1400, 1280, 1000, 400])
+def test_charts_are_as_wide_as_their_slides_on_every_screen(address: str, browser: Any, width: int) -> None:
+    page = opened(address, browser, "light", width)
+    assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
+    page.wait_for_timeout(1000)  # charts take their width
+    for number in (1, 4, 5):
+        slide = page.locator(f".st-key-slide-{number}")
+        frame, chart = slide.bounding_box(), slide.locator(".main-svg").first.bounding_box()
+        assert chart["width"] > 0.9 * frame["width"]
+        assert frame["width"] <= width
+    page.context.close()
 
 
 @pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 400)])
@@ -36,6 +53,12 @@ def test_every_slide_is_one_page_and_nothing_is_cut_off(
     assert set(re.findall(rb"/MediaBox\s*\[([^\]]*)\]", printed)) == {
         b"0 0 960 540"
     }  # 1280 x 720 px in points
+    require_whole(page)
+    page.close()
+
+
+def require_whole(page: Any) -> None:
+    """Check that every slide holds all its parts when it is printed, dark on white whatever the theme."""
     page.emulate_media(media="print")
     for number, scene in enumerate(SCENES, start=1):
         slide = page.locator(f".st-key-slide-{number}")
@@ -48,8 +71,34 @@ def test_every_slide_is_one_page_and_nothing_is_cut_off(
                 assert box["y"] >= frame["y"] and box["y"] + box["height"] <= frame["y"] + 710, scene.title
                 assert box["x"] >= frame["x"] and box["x"] + box["width"] <= frame["x"] + 1270, scene.title
         colour = slide.locator(".stMarkdown p").first.evaluate("each => getComputedStyle(each).color")
-        assert colour == "rgb(16, 21, 27)"  # dark on white, whatever the theme
-    page.close()
+        assert colour == "rgb(16, 21, 27)"
+
+
+def long_run() -> Run:
+    """The comparison that ships, of a model and of texts with names as long as some have."""
+    run = bundled_run()
+    assert run.result.kind == "study"
+    text = "an-organisation/a-collection-of-web-pages, sample of ten billion tokens, train split, column text"
+    named = {
+        "profile": run.result.profile.model_copy(
+            update={"model": f"{40 * 'very-long-'}name", "text": f"{text} (calibration)"}
+        ),
+        "calibration": run.result.calibration.model_copy(update={"label": f"{text} (calibration)"}),
+        "evaluation": run.result.evaluation.model_copy(update={"label": f"{text} (evaluation)"}),
+    }
+    return run.model_copy(update={"result": run.result.model_copy(update=named)})
+
+
+def test_long_names_stay_on_their_slides(tmp_path: Path, browser: Any) -> None:
+    run = long_run()
+    folder = tmp_path / "runs" / run.key
+    shutil.copytree(BUNDLED_RUN, folder)
+    (folder / "run.json").write_text(run.to_json(), encoding="utf-8")
+    with served(tmp_path) as address:
+        page = opened(address, browser, "light", 1280, f"?compare={run.key}")
+        assert "very-long-" in page.locator(".st-key-slide-1 [data-testid=stCaptionContainer]").inner_text()
+        require_whole(page)
+        page.close()
 
 
 def test_the_button_prints(address: str, browser: Any) -> None:

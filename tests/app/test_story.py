@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,13 @@ from idle_app import AppTest
 from told_stand_in import case
 
 from analysis.errors import PlanError, StorageError
-from app.figures.base import DARK, LIGHT
-from app.figures.story import SIZE, Turn, draw_pipe
+from app.figures.base import DARK, LIGHT, WHISKERS
+from app.figures.story import SIZE, Turn, draw_pipe, draw_turns
 from app.story import SCENES, Scene, case_of, scenes_of
 from slicing.schedule import SlicingSchedule
 from slicing.studies import store
 from slicing.studies.requests import ProfileRequest
-from slicing.studies.store import bundled_run, bundled_sweep
+from slicing.studies.store import bundled_run, bundled_sweep, find_details
 from slicing.studies.verdicts import read_comparison
 
 MAIN = Path(__file__).parents[2] / "app" / "main.py"
@@ -167,11 +168,65 @@ def test_other_scores_have_formulas_of_their_own(score: str) -> None:
 def test_the_pipe_is_as_wide_as_the_stream() -> None:
     planned = SlicingSchedule(hidden_size=8, widths=(8, 4, 8), embedding="shared")
     constant = SlicingSchedule(hidden_size=8, widths=(6, 6, 8), embedding="shared")
-    dense, pipe, other = draw_pipe(planned, constant, "dynamic", LIGHT).figure.data
+    figure = draw_pipe(planned, constant, "dynamic", LIGHT, shortcuts=(-0.25, 0.25, 0.75)).figure
+    dense, pipe, other, shortcuts = figure.data
+    assert shortcuts.name == "3 shortcut matrices" and list(shortcuts.x) == [-0.25, 0.25, 0.75]  # type: ignore[union-attr]
+    # What stands behind the blocks is called by its name and by no number.
+    assert list(figure.layout.xaxis.ticktext) == ["block 0", "1", "head"]
+    assert list(figure.layout.xaxis.tickvals) == [0, 1, 2]
     widest = {trace.name: max(trace.y) - min(trace.y) for trace in (dense, pipe, other)}  # type: ignore[union-attr]
     assert widest == {"dense": 8, "dynamic, planned": 8, "constant": 8}
     assert list(pipe.y[:6]) == [4, 4, 2, 2, 4, 4]  # type: ignore[union-attr]
     assert list(pipe.x[:6]) == [-0.5, 0.5, 0.5, 1.5, 1.5, 2.5]  # type: ignore[union-attr]
+
+
+def test_the_price_draws_every_shortcut_matrix_that_it_counts() -> None:
+    told = case()
+    drawn = scene("The price").draw(told, 0.0, LIGHT, False).figure.data[-1]
+    assert f"**{len(drawn.x)} shortcut matrices**" in scene("The price").why(told)  # type: ignore[union-attr]
+    hidden = scene("The price").draw(told, 0.0, LIGHT, True).figure.data
+    assert all("shortcut" not in trace.name for trace in hidden)  # type: ignore[union-attr]
+
+
+def test_short_arrows_have_heads_that_leave_them_seen() -> None:
+    figure = draw_turns((Turn(0, 0.0, 20.0), Turn(1, 0.9, 1.0)), LIGHT).figure
+    heads = {
+        math.hypot(note.x - note.ax, note.y - note.ay) > 0.2: note.arrowwidth * note.arrowsize
+        for note in figure.layout.annotations
+        if note.showarrow
+    }
+    assert heads[False] < heads[True] / 2
+    words = [note.text for note in figure.layout.annotations]
+    assert "each pair has<br>a scale of its own" in words and "block 0<br>90°, 20 × as long" in words
+
+
+def test_whiskers_say_what_they_are() -> None:
+    step, told = scene("What did it cost"), case()
+    assert WHISKERS in step.draw(told, 0.0, LIGHT, False).figure.layout.xaxis.title.text
+
+
+def test_blocks_are_numbered_where_a_phone_has_room() -> None:
+    for part in ("One number", "Layer redundancy", "The slice base", "The target"):
+        step, told = scene(part), case()
+        axis = step.draw(told, step.setting(told), LIGHT, False).figure.layout.xaxis
+        assert axis.ticktext[0] == "block 0" and len(axis.ticktext) <= 5 and not axis.title.text
+
+
+def test_the_target_uses_its_axis() -> None:
+    told = case()
+    step = scene("The target")
+    figure = step.draw(told, step.setting(told), LIGHT, False).figure
+    assert max(figure.data[0].y) >= 0.5 * figure.layout.yaxis.range[1]  # type: ignore[union-attr]
+
+
+def test_the_same_name_with_two_perplexities_is_explained() -> None:
+    run = bundled_run()
+    told = case_of(run, find_details(run))
+    step = scene("removing blocks")
+    sentence, why = step.sentence(told, 0.0), step.why(told)
+    assert "**27.71** (LLM-Streamline, repaired)" in sentence
+    assert "11.0\N{NO-BREAK SPACE}% fewer, which is why it had 51.00 and has 49.76 now" in why
+    assert "Delta" not in step.formula(told) and "120.4" in step.formula(told)
 
 
 def test_the_cut_says_what_is_left_of_the_parameters() -> None:

@@ -335,3 +335,52 @@ def test_the_desk_opens_at_a_key_and_follows(address: str, browser: Any) -> None
     else:
         raise AssertionError("It stayed dark.")
     page.context.close()
+
+
+# Keeps what the canvases were last told: the words with their places, and the corners of all areas that were
+# filled.
+RECORDS = """
+(() => {
+  const kept = window.drawn = {sky: {words: [], areas: []}, strip: {words: [], areas: []}};
+  const of = (context) => kept[context.canvas.className] ?? {words: [], areas: []};
+  const to = CanvasRenderingContext2D.prototype;
+  const wrap = (name, also) => {
+    const own = to[name];
+    to[name] = function (...given) { also(this, ...given); return own.apply(this, given); };
+  };
+  let path = [];
+  wrap("clearRect", (context) => { const found = of(context); found.words = []; found.areas = []; });
+  wrap("beginPath", () => { path = []; });
+  wrap("moveTo", (_, x, y) => path.push([x, y]));
+  wrap("lineTo", (_, x, y) => path.push([x, y]));
+  wrap("fill", (context) => { if (path.length > 3) of(context).areas.push(path); });
+  wrap("fillText", (context, text, x, y) => of(context).words.push([text, x, y]));
+})();
+"""
+
+
+@pytest.mark.parametrize("screen", SCREENS)
+def test_the_box_is_whole_and_the_energies_have_an_axis(
+    address: str, browser: Any, screen: tuple[int, int]
+) -> None:
+    context = browser.new_context(viewport={"width": screen[0], "height": screen[1]}, reduced_motion="reduce")
+    context.add_init_script(RECORDS)
+    page = context.new_page()
+    page.goto(f"{address}/?present=1&step=2")
+    page.locator(".slicescope-cloud canvas").first.wait_for()
+    page.get_by_text("directions hold").first.wait_for()
+    page.wait_for_timeout(1000)  # the picture takes its size
+    wide, high = page.evaluate(
+        "(s => [s.clientWidth, s.clientHeight])(document.querySelector('.slicescope-cloud .sky'))"
+    )
+    drawn = page.evaluate("window.drawn")
+    assert len(drawn["sky"]["areas"]) == 2  # the two faces of the box
+    for x, y in (corner for area in drawn["sky"]["areas"] for corner in area):
+        assert 0 <= x <= wide and 0 <= y <= high
+    words = [text for text, *_ in drawn["strip"]["words"]]
+    assert any("576 principal directions, log scale" in text for text in words)
+    assert [text for text in words if text.endswith("%")] == [
+        "10\N{NO-BREAK SPACE}%",
+        "0.01\N{NO-BREAK SPACE}%",
+    ]
+    context.close()

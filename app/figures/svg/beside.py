@@ -10,7 +10,7 @@ from app.figures.svg.axes import Axis, at, ticks_of
 from app.figures.svg.paint import number
 from app.figures.svg.symbols import marker
 from app.figures.svg.traces import SHADES, Plot, colours, limits
-from app.figures.svg.words import Anchor, extent, width_of, words
+from app.figures.svg.words import Anchor, extent, words, wrapped
 
 Frame = tuple[float, float, float, float]
 """Left, top, right and bottom of the plot, in pixels."""
@@ -158,7 +158,8 @@ def colour_bar(trace: dict[str, Any], plot: Plot, room: tuple[float, float, floa
     left, top, bottom = room
     said, (low, high) = trace["colorbar"], limits(trace)
     title = str((said.get("title") or {}).get("text") or "")
-    top += 20.0 if title else 0.0
+    title = wrapped(title, 12.0, 76.0)
+    top += 4.0 + extent(title, 12.0)[1] if title else 0.0
     axis = Axis(low, high, start=bottom, end=top)
     name = f"{plot.name}-scale"
     stops = "".join(
@@ -174,8 +175,8 @@ def colour_bar(trace: dict[str, Any], plot: Plot, room: tuple[float, float, floa
         f'fill="url(#{name})"/>'
     ]
     if title:
-        middle = left + 6.0 + min(width_of(title, 13.0) / 2, 24.0) - 6.0
-        drawn.append(words(title, Anchor(middle, top - 5.0, down=1.0), 13.0, LIGHT.label, plot.paint))
+        spot = Anchor(left + 62.0, top - 5.0, "end", 1.0)
+        drawn.append(words(title, spot, 12.0, LIGHT.label, plot.paint))
     for tick in ticks_of(said, axis, bottom - top):
         spot = Anchor(left + 16.0, axis.pixel(tick.at), "start")
         drawn.append(words(tick.label, spot, 12.0, LIGHT.label, plot.paint))
