@@ -111,7 +111,8 @@ def _perplexities(found: Comparison) -> None:
     grid = st.grid(4, min_column_width=180, gap="medium")
     for each in found.measured.values():
         change = None if each.name == "dense" else each.evaluation.perplexity / dense.perplexity - 1.0
-        note = f"perplexity, 95 % interval {wording.interval(each.evaluation.interval)}"
+        drawn = "" if change is None else f" of {wording.draws(1)}"
+        note = f"perplexity{drawn}, 95 % interval {wording.interval(each.evaluation.interval)}"
         parts.card(grid, each.title, f"{each.evaluation.perplexity:.2f}", change, note)
     how = wording.sequential_or_one_shot(found.study)
     st.caption(f"{wording.verbatim(evaluation.label)}: {dense.protocol}. {how}")

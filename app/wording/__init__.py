@@ -10,6 +10,7 @@ from app.wording.markup import verbatim, without_colours
 from app.wording.numbers import (
     change,
     counted,
+    draws,
     duration,
     flops,
     interval,

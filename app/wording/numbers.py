@@ -102,6 +102,11 @@ def counted(number: int, what: str) -> str:
     return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
+def draws(count: int) -> str:
+    """Say of how many draws of calibration windows a number is: another draw has another number."""
+    return "one draw" if count == 1 else f"mean of {count} draws"
+
+
 def joined(parts: Sequence[str]) -> str:
     """List parts as one would say them: ``a, b and c``."""
     return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)

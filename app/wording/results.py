@@ -11,7 +11,7 @@ from analysis.shape import ModelShape
 from analysis.sources.windows import count_documents
 from analysis.speed import Speed
 from app.wording.markup import verbatim
-from app.wording.numbers import change, counted, minus, percent, within_sentence
+from app.wording.numbers import change, counted, draws, minus, percent, within_sentence
 from slicing.preview import Preview
 from slicing.schedule import SlicingSchedule
 from slicing.studies.options import Option
@@ -68,17 +68,20 @@ def cost(comparison: Comparison) -> str:
     before, after = dense.evaluation.perplexity, planned.evaluation.perplexity
     told = comparison.difference("dense", comparison.planned)
     return (
-        f"{before:.2f} → {after:.2f}: perplexity {_multiplied(math.exp(told.nats))} for "
+        f"{before:.2f} → {after:.2f} ({draws(1)}): perplexity {_multiplied(math.exp(told.nats))} for "
         f"{_fewer(planned.parameters, dense.parameters)}."
     )
 
 
-def cost_against(dense: Measurement, made: Measurement) -> str:
-    """Say in one sentence what any model that was made costs against the dense one."""
-    before, after = dense.evaluation.perplexity, made.evaluation.perplexity
+def cost_against(dense: Measurement, parameters: int, after: float, count: int = 1) -> str:
+    """Say in one sentence what any model that was made costs against the dense one.
+
+    ``after`` is its perplexity, on the mean over ``count`` draws.
+    """
+    before = dense.evaluation.perplexity
     return (
-        f"{before:.2f} → {after:.2f}: perplexity {_multiplied(after / before)} for "
-        f"{_fewer(made.parameters, dense.parameters)}."
+        f"{before:.2f} → {after:.2f} ({draws(count)}): perplexity {_multiplied(after / before)} for "
+        f"{_fewer(parameters, dense.parameters)}."
     )
 
 
@@ -116,8 +119,8 @@ def other_way(comparison: Comparison, best: Option | None) -> str:
     than = "less" if best.times < ours else "more"
     return (
         f"The best other way that is known costs {than}: “{best.recipe.title}” has {best.times:.2f} times "
-        f"the dense model's perplexity at {size}, {ending}; {within_sentence(planned.title)} has "
-        f"{ours:.2f} times."
+        f"the dense model's perplexity ({draws(best.draws)}) at {size}, {ending}; "
+        f"{within_sentence(planned.title)} has {ours:.2f} times."
     )
 
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from analysis.evaluate import perplexity_of
 from analysis.scores import find_score
-from app.wording.numbers import counted, duration, percent
+from app.wording.numbers import counted, draws, duration, percent
 from app.wording.results import evidence, noise, noise_reading
 from app.wording.titles import budgets_line
 from slicing.budget import Budget
@@ -227,7 +227,7 @@ def _which_one(table: Table, others: Sequence[Rival]) -> str | None:
         return None
     told = (
         f"At {budgets_line((table.budget,))} take {quoted(winner.recipe)}: perplexity "
-        f"{winner.perplexity:.2f}, {_times_dense(winner.nats)} the dense model's"
+        f"{winner.perplexity:.2f} ({draws(len(winner.runs))}), {_times_dense(winner.nats)} the dense model's"
     )
     if winner.other_perplexity is not None and winner.other_nats is not None:
         told += f", and {winner.other_perplexity:.2f}, {_times_dense(winner.other_nats)}, on the second text"
@@ -236,7 +236,8 @@ def _which_one(table: Table, others: Sequence[Rival]) -> str | None:
         clear = "" if gap.verdict == "worse" else f", {gap.verdict}"
         if gap.drowned:
             clear += f" ({noise(gap)})"
-        near.append(f"{KINDS[kind]}, {quoted(rival.recipe)}, has {rival.perplexity:.2f}{clear}")
+        found = f"{rival.perplexity:.2f} ({draws(len(rival.runs))})"
+        near.append(f"{KINDS[kind]}, {quoted(rival.recipe)}, has {found}{clear}")
     return f"{told}; {'; '.join(near)}." if near else f"{told}."
 
 
