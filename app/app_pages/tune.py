@@ -23,6 +23,13 @@ from slicing.schedule import SlicingSchedule
 from slicing.studies.results import Run
 
 _WAYS = {"width": "Slice the width", "inside": "Cut inside blocks"}
+_STYLE = """<style>
+@media (max-width: 640px) {
+  .st-key-tuning > div > [data-testid="stHorizontalBlock"] > [data-testid="stColumn"]:last-child,
+  .st-key-tuning > [data-testid="stHorizontalBlock"] > [data-testid="stColumn"]:last-child { order: -1; }
+}
+</style>"""
+"""On a phone the chart stands before its controls, as it stands beside them elsewhere."""
 HEIGHT = 300
 """Of the chart, so that it stands on a small screen with what it says."""
 HELD = {"mean": "Mean slice", "size": "Parameters"}
@@ -218,7 +225,9 @@ def _actions(run: Run, plan: Plan, planned: SlicingSchedule) -> None:
 def _tuning(run: Run, shape: ModelShape) -> None:
     """Controls and preview together, so that a slider redraws nothing else."""
     itemsize = DTYPES[run.environment.dtype].itemsize
-    choice, view = st.columns([3, 7], gap="large")
+    st.html(_STYLE)
+    with st.container(key="tuning"):
+        choice, view = st.columns([3, 7], gap="large")
     try:
         with choice:
             top = st.container()

@@ -21,7 +21,15 @@ from app.wording.numbers import (
     percent,
     times,
 )
-from app.wording.profiles import CLOUD_READING, LENS_READING, outlier_note, profile_name, profiled, two_depths
+from app.wording.profiles import (
+    CLOUD_READING,
+    LENS_READING,
+    change_reading,
+    outlier_note,
+    profile_name,
+    profiled,
+    two_depths,
+)
 from app.wording.results import (
     BODY_READING,
     cost,
