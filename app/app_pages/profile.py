@@ -257,8 +257,10 @@ def _split(details: Details) -> None:
         return
     parts.chart(draw_split(details, parts.theme()), "split", split_table(details))
     st.caption(
-        "Every block adds to the stream what its heads make, and what its MLP makes. Each is projected on "
-        "the whole change, so that the two add up to 100 %; a part below 0 works against the other."
+        wording.typeset(
+            "Every block adds to the stream what its heads make, and what its MLP makes. Each is projected "
+            "on the whole change, so that the two add up to 100 %; a part below 0 works against the other."
+        )
     )
 
 

@@ -159,7 +159,7 @@ def _card(option: Option) -> None:
         f"{told}. {gone} fewer parameters, {flops} fewer FLOPs, {wording.memory(measured.bytes)}; "
         f"{wording.duration(option.seconds)} to make where it was made."
     )
-    st.caption(wording.opened(option.recipe.opens_everywhere))
+    st.markdown(wording.opened(option.recipe.opens_everywhere))
 
 
 # While it runs

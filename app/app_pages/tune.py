@@ -174,7 +174,7 @@ def _preview(run: Run, plan: Plan, waiting: bool) -> None:
         _pending(grid, "Plan against constant")
     else:
         with grid.container(border=True, height="stretch"):
-            st.metric("Plan against constant", f"{found.gain.percent:+.1f}\N{NO-BREAK SPACE}%")
+            st.metric("Plan against constant", wording.change(found.gain))
             st.caption(wording.preview_verdict(found.gain))
     st.caption(wording.previewed(found))
 

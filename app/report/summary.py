@@ -109,7 +109,7 @@ def _sizes(
 
     base = dense or made
     perplexity, before = made.evaluation.perplexity, base.evaluation.perplexity
-    drawn, note = 1, f"95 % interval {wording.interval(made.evaluation.interval)}"
+    drawn, note = 1, f"95\N{NO-BREAK SPACE}% interval {wording.interval(made.evaluation.interval)}"
     if standing and (drawn := len(standing.runs)) > 1:
         perplexity, note = standing.perplexity, ""
     cards = [

@@ -20,6 +20,7 @@ from app.wording.numbers import (
     parameters,
     percent,
     times,
+    typeset,
 )
 from app.wording.profiles import (
     CLOUD_READING,

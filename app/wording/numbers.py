@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from typing import Literal
 
@@ -15,6 +16,18 @@ def percent(fraction: float, signed: bool = False) -> str:
     return minus(
         f"{100 * fraction:+.1f}\N{NO-BREAK SPACE}%" if signed else f"{100 * fraction:.1f}\N{NO-BREAK SPACE}%"
     )
+
+
+_PERCENT = re.compile(r"(?<=\d) ?%(?![\w%])")
+_NEGATIVE = re.compile(r"(?<![\w.\-])-(?=\d)")
+
+
+def typeset(text: str) -> str:
+    """A sentence with a space before its percent signs that no line break parts, and with true minus signs.
+
+    For sentences, and not for commands: there ``20%`` and ``-1`` are what one types.
+    """
+    return _NEGATIVE.sub("−", _PERCENT.sub("\N{NO-BREAK SPACE}%", text))
 
 
 def memory(size: int) -> str:

@@ -457,7 +457,7 @@ def shares_of(app: AppTest) -> tuple[float, ...]:
 def test_presets_and_the_way_back(desk: Desk) -> None:
     app = page("tune")
     before = app.session_state["plan"]
-    press(app, "Strong: SP 40 %, SB 20 %")
+    press(app, "Strong: SP 40\N{NO-BREAK SPACE}%, SB 20\N{NO-BREAK SPACE}%")
     strong = app.session_state["plan"]
     assert (strong.target, strong.settings) == (0.4, {"base": 0.2})
     assert app.slider(key="sp").value == 40
@@ -808,3 +808,13 @@ def test_the_profile_opens_at_the_block_that_is_most_redundant(desk: Desk) -> No
     assert app.selectbox(key="block").value == most
     assert f"as block {most} changes it" in words(app)
     assert f"Block {most} changes its input least" in words(app)
+
+
+def test_before_anything_is_written_an_example_that_ships_is_shown(desk: Desk) -> None:
+    app = page("play")
+    run: Any = bundled_run()
+    found = read_comparison(run.request, run.result)
+    for name in ("dense", found.planned):
+        sample = found.measured[name].sample
+        assert sample and sample.text.strip() in words(app)
+    assert "token by token" in words(app)

@@ -14,6 +14,27 @@ pytestmark = [
     pytest.mark.timeout(600),
     pytest.mark.skipif(bool(LACKING), reason=f"not installed: {', '.join(LACKING)}"),
 ]
+GAPS = """() => {
+  const parsed = colour => (colour.match(/[0-9.]+/g) || []).map(Number);
+  const light = ([r, g, b]) => [r, g, b].map(c => c / 255).map(
+    c => c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4
+  ).reduce((sum, c, place) => sum + c * [0.2126, 0.7152, 0.0722][place], 0);
+  const behind = node => {
+    for (; node; node = node.parentElement) {
+      const found = parsed(getComputedStyle(node).backgroundColor);
+      if (found.length === 3 || found[3] === 1) return found;
+    }
+    return [255, 255, 255];
+  };
+  return [...document.querySelectorAll('button:disabled')].map(button => {
+    const node = button.querySelector('p, span') || button;
+    const [r, g, b, a = 1] = parsed(getComputedStyle(node).color);
+    const paper = behind(node), ink = [r, g, b].map((c, place) => a * c + (1 - a) * paper[place]);
+    const [high, low] = [light(ink), light(paper)].sort((x, y) => y - x);
+    return (high + 0.05) / (low + 0.05);
+  });
+}"""
+"""The contrast of every button that cannot be pressed, as WCAG 2 computes it."""
 PHONE = {"width": 400, "height": 800}
 
 
@@ -54,4 +75,14 @@ def test_the_labels_of_the_first_form_stand_at_one_height(address: str, browser:
     labels = ("smaller-by", "fewer", "opens", "minutes")
     tops = [box(page, f".st-key-{name} [data-testid='stWidgetLabel']")["y"] for name in labels]
     assert max(tops) - min(tops) < 3
+    page.context.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_what_cannot_be_pressed_is_read(address: str, browser: Any, scheme: str) -> None:
+    page = visit(browser, f"{address}/model", color_scheme=scheme)
+    page.get_by_role("button", name="Unload").wait_for()
+    settle(page)
+    found = page.evaluate(GAPS)
+    assert found and min(found) >= 4.5
     page.context.close()

@@ -69,7 +69,7 @@ def test_a_wish_becomes_a_folder_and_is_known_the_next_time(folder, capsys):
         patch.setattr("app.cli.shrinking.carry_out", stop)
         assert slicescope(f"shrink {FLAGS} --fewer 30% --out other") == 130
     told = capsys.readouterr().err
-    assert "Known already of sizes near 30% fewer parameters, best first:" in told
+    assert "Known already of sizes near 30\N{NO-BREAK SPACE}% fewer parameters, best first:" in told
     assert "times dense" in told and "shortgpt" in told
 
 

@@ -229,7 +229,7 @@ def test_the_run_that_ships_shows_no_speed_but_paired_ratios() -> None:
     assert not {"tokens/s", "slicing"} & set(table.columns)
     assert set(table["generation"]) >= {"", "too noisy to tell"}
     timed: Any = shipped_measurement("dynamic").speed
-    assert "94 % of cases" in wording.speed(timed) and "5 rounds" in wording.speed(timed)
+    assert "94\N{NO-BREAK SPACE}% of cases" in wording.speed(timed) and "5 rounds" in wording.speed(timed)
 
 
 def test_evidence_names_interval_nats_and_windows() -> None:
@@ -242,7 +242,8 @@ def test_evidence_names_interval_nats_and_windows() -> None:
         p_value=0.01,
     )
     assert wording.evidence(each) == (
-        "−9.5\N{NO-BREAK SPACE}% perplexity · 95 % interval −18.1 to −4.9\N{NO-BREAK SPACE}% · "
+        "−9.5\N{NO-BREAK SPACE}% perplexity · 95\N{NO-BREAK SPACE}% interval −18.1 to "
+        "−4.9\N{NO-BREAK SPACE}% · "
         "−0.100 nats per token · 9 windows, paired"
     )
     among = each.model_copy(update={"comparisons": 4})

@@ -211,7 +211,9 @@ def test_what_fails_is_told_and_hinders_nobody(asked, monkeypatch):
     assert result.winner.recipe.steps[0].name == "shortgpt"
 
     only(monkeypatch, "fasp")
-    with pytest.raises(PlanError, match="No method fulfils the wish for 31% fewer parameters here"):
+    with pytest.raises(
+        PlanError, match="No method fulfils the wish for 31\N{NO-BREAK SPACE}% fewer parameters here"
+    ):
         shrunk(asked, fewer=0.31)
 
 
