@@ -204,7 +204,7 @@ def _of_shrink(run: Run) -> Summary:
         wording.cost_against(
             result.dense, result.measurement.parameters, result.measurement.evaluation.perplexity
         ),
-        (wording.answer(result),),
+        (wording.answer(result, wish.fewer if (wish := getattr(run.request, "wish", None)) else None),),
         _sizes(result.measurement, result.dense),
         draw_differences(pairs) if pairs else None,
         _samples([result.dense, result.measurement]),
@@ -229,9 +229,11 @@ def _of_trial(run: Run) -> Summary:
 def _of_compress(run: Run) -> Summary:
     result = run.result
     assert result.kind == "compress" and run.request.kind == "compress"
-    fewer = wording.percent(abs(1.0 - result.parameters / result.dense_parameters))
+    budget = run.request.budget
+    asked = budget.amount if budget.measure == "parameters" else None
+    gone = wording.fewer(1.0 - result.parameters / result.dense_parameters, asked)
     left = wording.parameters(result.parameters)
-    told = f"{run.request.recipe.title}: {left} parameters are left, {fewer} fewer."
+    told = f"{run.request.recipe.title}: {left} parameters are left, {gone}."
     grown = wording.percent(result.parameters / result.dense_parameters - 1.0, signed=True)
     cards = [Card("Parameters", wording.parameters(result.parameters), f"{grown} vs dense")]
     if result.smaller and result.dense:

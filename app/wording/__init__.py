@@ -12,6 +12,7 @@ from app.wording.numbers import (
     counted,
     draws,
     duration,
+    fewer,
     flops,
     interval,
     joined,

@@ -115,6 +115,17 @@ def counted(number: int, what: str) -> str:
     return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
+def fewer(gone: float, asked: float | None = None) -> str:
+    """Say what share of the parameters went, and what share was asked for where that is another.
+
+    Whole blocks and whole units come near a size.
+    """
+    told = f"{percent(abs(gone))} {'fewer' if gone >= 0 else 'more'} parameters"
+    if asked is None or abs(asked - gone) < 0.0005:
+        return told
+    return f"{told} (asked {100 * asked:g}\N{NO-BREAK SPACE}%, nearest {percent(gone)})"
+
+
 def draws(count: int) -> str:
     """Say of how many draws of calibration windows a number is: another draw has another number."""
     return "one draw" if count == 1 else f"mean of {count} draws"

@@ -11,7 +11,7 @@ from analysis.shape import ModelShape
 from analysis.sources.windows import count_documents
 from analysis.speed import Speed
 from app.wording.markup import verbatim
-from app.wording.numbers import change, counted, draws, minus, percent, typeset, within_sentence
+from app.wording.numbers import change, counted, draws, fewer, minus, percent, typeset, within_sentence
 from slicing.preview import Preview
 from slicing.schedule import SlicingSchedule
 from slicing.studies.options import Option
@@ -100,8 +100,7 @@ def _multiplied(times: float) -> str:
 
 
 def _fewer(parameters: int, dense: int) -> str:
-    gone = 1.0 - parameters / dense
-    return f"{percent(abs(gone))} {'fewer' if gone >= 0 else 'more'} parameters"
+    return fewer(1.0 - parameters / dense)
 
 
 def other_way(comparison: Comparison, best: Option | None) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from analysis.evaluate import Difference, Perplexity, corrected, difference, perplexity_of
-from app.wording.numbers import counted, draws, duration, joined, memory, parameters, percent, times
+from app.wording.numbers import counted, draws, duration, fewer, joined, memory, parameters, percent, times
 from app.wording.results import evidence
 from app.wording.studies import quoted
 from slicing.studies.options import Option
@@ -52,16 +52,21 @@ def _texts(result: ShrinkResult) -> tuple[str, str]:
 
 def shrunk(request: ShrinkRequest, result: ShrinkResult) -> list[str]:
     """Answer a wish: the answer first, then its evidence, a sentence each."""
-    told = [answer(result), *_evidence(result), *_runner_up(result), *_hoped(request, result)]
+    told = [
+        answer(result, request.wish.fewer),
+        *_evidence(result),
+        *_runner_up(result),
+        *_hoped(request, result),
+    ]
     return [*told, opened(result.plain), *_speed(result), _tried(request, result)]
 
 
-def answer(result: ShrinkResult) -> str:
-    """Say what to take and what it costs."""
+def answer(result: ShrinkResult, asked: float | None = None) -> str:
+    """Say what to take and what it costs; ``asked``: the share of the parameters that was to go."""
     winner, dense = result.measurement, result.dense
     gone = 1.0 - winner.parameters / dense.parameters
     told = (
-        f"Take {quoted(result.winner.recipe)}: {percent(gone)} fewer parameters "
+        f"Take {quoted(result.winner.recipe)}: {fewer(gone, asked)} "
         f"({parameters(winner.parameters)} of {parameters(dense.parameters)}, {memory(winner.bytes)}) and "
         f"{percent(1.0 - winner.flops_per_token / dense.flops_per_token)} fewer FLOPs, at perplexity "
         f"{_beside(winner.evaluation, dense.evaluation, draws(1))}"
@@ -166,8 +171,11 @@ def _tried(request: ShrinkRequest, result: ShrinkResult) -> str:
 def known(options: Sequence[Option], wish: Wish) -> str:
     """Say in one sentence what is best of the known ``options``, best first, and what is as good."""
     best = options[0]
+    gone = 1.0 - best.measured.parameters / best.dense.parameters
+    apart = wish.fewer is not None and abs(wish.fewer - gone) >= 0.0005
+    size = f"{wish.line} (nearest {percent(gone)})" if apart else wish.line
     told = (
-        f"Best so far for {wish.line}: {quoted(best.recipe)}, perplexity "
+        f"Best so far for {size}: {quoted(best.recipe)}, perplexity "
         f"{_beside(best.measured.evaluation, best.dense.evaluation, draws(best.draws))}"
     )
     if best.other_times is not None:

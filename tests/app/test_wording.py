@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from conftest import DEMO_SHAPE
 from contest_stand_in import shipped_measurement
+from shrink_stand_in import shrink_run
 
 from analysis.evaluate import Difference
 from analysis.scores import SCORES
@@ -308,3 +309,14 @@ def test_nothing_is_clearly_worse_that_the_second_text_does_not_tell_apart() -> 
     assert (first.verdict, second.verdict) == ("worse", "no clear difference")
     assert "all others that are known are clearly worse" not in wording.known(known, wish)
     assert f"no clear difference to “{known[1].recipe.title}”" in wording.known(known, wish)
+
+
+def test_a_size_that_was_asked_for_is_told_where_another_is_reached() -> None:
+    gap = "\N{NO-BREAK SPACE}"
+    assert wording.fewer(0.12) == f"12.0{gap}% fewer parameters"
+    assert wording.fewer(0.12, 0.12) == f"12.0{gap}% fewer parameters"
+    assert wording.fewer(0.12, 0.15) == f"12.0{gap}% fewer parameters (asked 15{gap}%, nearest 12.0{gap}%)"
+    assert wording.fewer(-0.01) == f"1.0{gap}% more parameters"
+    run = shrink_run()
+    assert run.request.kind == "shrink" and run.result.kind == "shrink"
+    assert f"(asked 20{gap}%, nearest" in wording.shrunk(run.request, run.result)[0]

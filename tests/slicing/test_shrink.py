@@ -18,6 +18,7 @@ from analysis.sources.opening import open_dense
 from analysis.sources.text import TextSource
 from analysis.sources.windows import token_windows
 from analysis.storage import runs_folder
+from analysis.values import Progress, no_progress
 from app import wording
 from app.report import build_report
 from slicing.steps import STEPS
@@ -65,8 +66,8 @@ def only(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
     monkeypatch.setattr("slicing.studies.candidates.STEPS", {name: STEPS[name] for name in names})
 
 
-def shrunk(asked: dict[str, Any], **wish: Any) -> tuple[Any, Any]:
-    run = perform(ShrinkRequest(**asked, wish=Wish(**{"minutes": 600.0, **wish})))
+def shrunk(asked: dict[str, Any], progress: Progress = no_progress, **wish: Any) -> tuple[Any, Any]:
+    run = perform(ShrinkRequest(**asked, wish=Wish(**{"minutes": 600.0, **wish})), progress)
     assert run.result.kind == "shrink"
     return run, run.result
 
@@ -155,7 +156,11 @@ def test_trials_choose_on_windows_that_nothing_is_calibrated_or_told_by(asked, t
 def test_where_time_is_short_every_rung_tries_one_and_says_what_it_left_out(asked, monkeypatch):
     only(monkeypatch, "shortgpt", "fasp")
     monkeypatch.setattr("slicing.studies.shrinking.LATE", 1e12)
-    run, result = shrunk(asked, fewer=0.3, minutes=1e-6)
+    said: list[str] = []
+    run, result = shrunk(asked, lambda phase, *_: said.append(phase), fewer=0.3, minutes=1e-6)
+    first = said.index(next(phase for phase in said if phase.startswith("Time for 1 of 2 previews")))
+    assert said[first + 1].startswith("All take --minutes ")
+    assert "Previews" in said[first:]  # it is told before any of them
     for number in (1, 2, 3):
         tried = rung(result, number)
         assert sum(each.seconds is not None for each in tried) == 1
