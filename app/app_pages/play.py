@@ -212,7 +212,7 @@ def _example() -> None:
     run = bundled_run()
     assert run.request.kind == "study" and run.result.kind == "study", "a comparison ships"
     found = read_comparison(run.request, run.result)
-    st.subheader("An example, from the comparison that ships")
+    st.header("An example, from the comparison that ships")
     fewer = 1.0 - found.measured[found.planned].parameters / found.measured["dense"].parameters
     st.caption(
         f"Both continue “{wording.verbatim(found.study.prompt)}”. The smaller one has "
