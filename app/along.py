@@ -11,7 +11,7 @@ import streamlit as st
 
 from analysis.errors import PlanError
 from analysis.shape import ModelShape
-from app import model_state, parts, plan_form, state
+from app import model_state, parts, plan_form, state, wording
 from app.figures.plan import draw_over_targets
 from app.plan_tables import over_targets_table
 from slicing.over_targets import SizesOverTargets, at_target, sizes_over_targets
@@ -31,8 +31,10 @@ def show_along(run: Run, plan: Plan, shape: ModelShape) -> None:
     asked = able and st.toggle(
         "Preview the perplexity along it",
         key="along-previews",
-        help="The plan is cut and evaluated at SP 10, 20, 30, 40 and 50 %, one after the other, each time "
-        "that it changes. Each takes some seconds.",
+        help=wording.typeset(
+            "The plan is cut and evaluated at SP 10, 20, 30, 40 and 50 %, one after the other, each time "
+            "that it changes. Each takes some seconds."
+        ),
     )
     if asked and _next(run, plan) is not None:
         known = len(_found(run, plan)) + len(_missed(run, plan))

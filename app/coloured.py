@@ -57,9 +57,9 @@ def legend(details: Details, block: int) -> str:
     """Say what the colours mean, in a line of Markdown."""
     low, strong, high = np.percentile(details.change[:, 1:, block].astype(np.float32), (50, 95, 99))
     return (
-        f"No colour: changed less than the median ({low:.3f}). Full colour: {high:.3f} (99 %) or more. "
-        f"Underlined: the strongest twentieth, from {strong:.3f}. Point at a token for its number, click on "
-        "it for its path."
+        f"No colour: changed less than the median ({low:.3f}). Full colour: {high:.3f} or more "
+        f"(99\N{NO-BREAK SPACE}%). Underlined: the strongest twentieth, from {strong:.3f}. Point at a token "
+        "for its number, click on it for its path."
     )
 
 

@@ -19,7 +19,7 @@ from analysis.sources.files import looks_like_path
 from analysis.sources.presets import PRESETS, Role
 from analysis.sources.text import TextSource
 from app import own_state, state, wording
-from app.figures.profile import DAMAGES, outliers
+from app.figures.profile import DAMAGES
 from slicing.plans import Plan
 
 
@@ -53,18 +53,16 @@ def block(profile: LayerProfile) -> int:
     return st.selectbox(
         "Block",
         range(profile.blocks),
-        index=_telling(profile),
+        index=_most_redundant(profile),
         format_func=lambda index: f"{index} · {profile.block_path}.{index}",
         key="block",
         bind="query-params",
     )
 
 
-def _telling(profile: LayerProfile) -> int:
-    """The block to begin with: of those that are not far out, the one that changes its input most."""
-    redundancy = np.asarray(profile.redundancy(Plan().score))
-    redundancy[outliers(redundancy)] = np.inf
-    return int(redundancy.argmin())
+def _most_redundant(profile: LayerProfile) -> int:
+    """The block to begin with: the one that changes its input least, since that is what the page asks for."""
+    return int(np.argmax(profile.redundancy(Plan().score)))
 
 
 def text(label: str, role: Role, key: str, usual: str = "demo") -> str:

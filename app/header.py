@@ -31,6 +31,13 @@ CHARTS = """<style>
 .js-plotly-plot:not(:hover, :focus-within) .modebar { opacity: 0; }
 </style>"""
 """The buttons of a chart stand over it while a mouse is there, and never where there is none."""
+PHONE = """<style>
+@media (max-width: 640px) {
+  .st-key-resources { gap: 0 0.75rem; }
+  .st-key-memory-in-use { display: none; }
+}
+</style>"""
+"""On a phone the strip is one row, or two; the Model page tells the memory there too."""
 ROW, NARROW_ROW = 2.4, 3.9
 """Heights of a row of the bar on a screen and on a phone, in rem."""
 
@@ -39,6 +46,7 @@ def header(curve: bool = True) -> None:
     """Draw the strip; it refreshes itself. ``curve``: with the loss of a training, if the page has none."""
     every = BUSY if state.worker().active else IDLE
     st.html(CHARTS)
+    st.html(PHONE)
     with st.container(key="strip"):
         parts.apart(_strip, every, curve, every=every)
 
@@ -79,7 +87,8 @@ def _resources() -> None:
         if found := state.device_memory():
             free, total = found
             used = f"memory {wording.memory(total - free)} of {wording.memory(total)} in use"
-        st.caption(f":material/memory: {used}", width="content")
+        with st.container(key="memory-in-use", width="content"):
+            st.caption(f":material/memory: {used}", width="content")
     if problem := model_state.problem():
         st.warning(state.told(problem), icon=":material/error:")
 

@@ -23,6 +23,11 @@ ON_DARK = """<style>
 :is([data-testid="stSliderThumbValue"], [data-variant="segmented_control"][data-selected="true"]) p {
 color: #8AB8EC; }
 </style>"""
+# What cannot be pressed now is read, too: streamlit writes it at a contrast of 2.6 to 1.
+DISABLED = """<style>
+:is(button, input, textarea):is(:disabled, [aria-disabled="true"]), button:disabled :is(p, span) {
+color: %s; -webkit-text-fill-color: %s; opacity: 1; }
+</style>"""
 
 
 def _begin() -> None:
@@ -50,6 +55,7 @@ def _log_in() -> None:
 
 st.set_page_config(page_title="slicescope", page_icon=ICONS / "favicon.svg", layout="wide")
 st.html(MENU)
+st.html(DISABLED.replace("%s", "#A9B0B8" if parts.theme() is DARK else "#62686F"))
 if accounts.must_log_in():
     _log_in()
     st.stop()

@@ -59,13 +59,15 @@ def chart(
     table: pd.DataFrame,
     pick: Pick | None = None,
     told_first: bool = False,
+    said_already: bool = False,
     pick_cell: PickCell | None = None,
     by: Literal["row", "cell"] = "row",
 ) -> None:
     """A figure with its takeaway, and the same numbers as a table; both can be taken away.
 
-    ``told_first``: the takeaway stands above, where the figure is too high for a small screen. ``pick_cell``
-    does for the table what ``pick`` does for the figure, ``by`` its rows or its cells.
+    ``told_first``: the takeaway stands above, where the figure is too high for a small screen;
+    ``said_already``: the page says it beside, so that only a screen reader is told. ``pick_cell`` does for
+    the table what ``pick`` does for the figure, ``by`` its rows or its cells.
     """
 
     def picked() -> None:
@@ -78,11 +80,11 @@ def chart(
 
     pictures = CHART | {"toImageButtonOptions": {"format": state.picture(), "filename": f"slicescope-{key}"}}
     answers: dict[str, Any] = {"on_select": picked, "selection_mode": "points"} if pick else {}
-    told = visible(drawing.takeaway)
+    told = wording.typeset(visible(drawing.takeaway))
     if told_first:
         st.markdown(wording.verbatim(told))
     st.plotly_chart(drawing.figure, key=key, config=pictures, alt=told, **answers)
-    if not told_first:
+    if not (told_first or said_already):
         st.caption(wording.verbatim(told))
     with st.expander("The same as a table", icon=":material/table:"):
         mode = {"on_select": selected, "selection_mode": f"single-{by}"} if pick_cell else {}
@@ -115,9 +117,19 @@ TABLE_FILES: tuple[tuple[str, str, Callable[[pd.DataFrame], bytes]], ...] = (
 def card(grid: Any, label: str, value: str, change: float | None, note: str) -> None:
     """One number, its change against the dense model where it has one, and a line below."""
     with grid.container(border=True, height="stretch"):
-        delta = None if change is None else f"{100 * change:+.1f}\N{NO-BREAK SPACE}%"
-        described = None if change is None else "vs dense"
-        st.metric(wording.verbatim(label), value, delta, delta_color="inverse", delta_description=described)
+        if change is None:
+            st.metric(wording.verbatim(label), value)
+        else:
+            # Streamlit takes a true minus sign for none, so that colour and arrow are said.
+            up = None if abs(change) < 0.0005 else change > 0
+            st.metric(
+                wording.verbatim(label),
+                value,
+                wording.percent(change, signed=True),
+                delta_color="gray" if up is None else "red" if up else "green",
+                delta_arrow="off" if up is None else "up" if up else "down",
+                delta_description="vs dense",
+            )
         st.caption(note)
 
 

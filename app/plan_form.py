@@ -28,11 +28,11 @@ TARGETS = {"sp": "Width (SP)", "fewer": "Fewer parameters"}
 """What a target can be given as."""
 
 PRESETS_OF_PLANS = {
-    "The usual: SP 25 %, SB 10 %": Plan(),
-    "Mild: SP 20 %, SB 10 %": Plan(target=0.2, settings={"base": 0.1}),
-    "Strong: SP 40 %, SB 20 %": Plan(target=0.4, settings={"base": 0.2}),
-    "Spare what changes most: SP 25 %, SB 0": Plan(settings={"base": 0.0}),
-    "Constant: SP 25 %": Plan(allocation="constant", settings={}),
+    "The usual: SP 25\N{NO-BREAK SPACE}%, SB 10\N{NO-BREAK SPACE}%": Plan(),
+    "Mild: SP 20\N{NO-BREAK SPACE}%, SB 10\N{NO-BREAK SPACE}%": Plan(target=0.2, settings={"base": 0.1}),
+    "Strong: SP 40\N{NO-BREAK SPACE}%, SB 20\N{NO-BREAK SPACE}%": Plan(target=0.4, settings={"base": 0.2}),
+    "Spare what changes most: SP 25\N{NO-BREAK SPACE}%, SB 0": Plan(settings={"base": 0.0}),
+    "Constant: SP 25\N{NO-BREAK SPACE}%": Plan(allocation="constant", settings={}),
 }
 """Where to start from."""
 

@@ -68,6 +68,8 @@ def option_table(options: Sequence[Option]) -> pd.DataFrame:
     found = pd.DataFrame(
         {
             "recipe": each.recipe.line,
+            "perplexity": round(each.measured.evaluation.perplexity, 2),
+            "of": wording.draws(each.draws),
             "times dense": round(each.times, 2),
             "second text": each.other_times and round(each.other_times, 2),
             "parameters": wording.millions(each.measured.parameters),

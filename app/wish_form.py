@@ -25,7 +25,7 @@ ABROAD = 5.0
 
 def wish_form(shape: ModelShape | None, itemsize: int, asks: bool) -> Wish:
     """How small, where it must open and, where one ``asks`` for it, in how many minutes (``PlanError``)."""
-    by, amount, where, time = st.columns([3, 3, 3, 2], vertical_alignment="bottom", gap="medium")
+    by, amount, where, time = st.columns([3, 3, 3, 2], gap="medium")
     with by:
         measure = controls.choice("How small, by", "smaller-by", SMALLER_BY, "fewer")
     with amount:

@@ -108,7 +108,7 @@ class Wish(Value):
     def line(self) -> str:
         """The size that is wished for, as one writes it."""
         if self.fewer is not None:
-            return f"{100 * self.fewer:g}% fewer parameters"
+            return f"{100 * self.fewer:g}\N{NO-BREAK SPACE}% fewer parameters"
         if self.memory is not None:
             return f"{self.memory / 1e9:g} GB of weights"
         return f"{self.flops:g} of the FLOPs"

@@ -136,7 +136,7 @@ def test_the_app_is_served(installed, environment, nowhere, tmp_path) -> None:
         with chromium() as browser:
             page = visit(browser, address)
             assert page.locator("h1").first.inner_text() == "Make it smaller"
-            page.get_by_text("Best so far for 20% fewer parameters").first.wait_for()
+            page.get_by_text("Best so far for 20\N{NO-BREAK SPACE}% fewer parameters").first.wait_for()
             go(page, "Profile")
             page.get_by_text("The demo run that ships with slicescope").first.wait_for()
             logo = page.get_by_test_id("stHeaderLogo")

@@ -74,20 +74,22 @@ def _answer(found: Comparison, run: Run) -> None:
     """The cost against dense; then against constant slicing, with the intervals drawn; then the best other
     way.
     """
-    pairs = wording.deciding(found)
+    pairs, verdict = wording.deciding(found), found.planned != "constant"
     with st.container(border=True):
         st.header(wording.cost(found))
         told, drawn = st.columns(2, gap="large")
         with told:
-            if found.planned != "constant":
+            if verdict:
                 st.subheader(wording.verdict(found))
             _other_way(found, run)
         with drawn:
-            parts.chart(draw_differences(pairs, parts.theme()), "difference", difference_table(pairs))
+            drawing, table = draw_differences(pairs, parts.theme()), difference_table(pairs)
+            parts.chart(drawing, "difference", table, said_already=True)
         for how, each in pairs:
             with st.container(horizontal=True, vertical_alignment="center"):
                 st.badge(each.verdict, color=_VERDICTS[each.verdict])
-                st.markdown(f"{how.capitalize()}: {wording.evidence(each)}", width="stretch")
+                told = wording.evidence(each, change_told=verdict)
+                st.markdown(f"{how.capitalize()}: {told}", width="stretch")
     _perplexities(found)
 
 
@@ -111,7 +113,10 @@ def _perplexities(found: Comparison) -> None:
     grid = st.grid(4, min_column_width=180, gap="medium")
     for each in found.measured.values():
         change = None if each.name == "dense" else each.evaluation.perplexity / dense.perplexity - 1.0
-        note = f"perplexity, 95 % interval {wording.interval(each.evaluation.interval)}"
+        drawn = "" if change is None else f" of {wording.draws(1)}"
+        note = (
+            f"perplexity{drawn}, 95\N{NO-BREAK SPACE}% interval {wording.interval(each.evaluation.interval)}"
+        )
         parts.card(grid, each.title, f"{each.evaluation.perplexity:.2f}", change, note)
     how = wording.sequential_or_one_shot(found.study)
     st.caption(f"{wording.verbatim(evaluation.label)}: {dense.protocol}. {how}")

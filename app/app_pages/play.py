@@ -8,7 +8,7 @@ import pandas as pd
 import streamlit as st
 from pydantic import ValidationError
 
-from analysis.errors import SlicescopeError
+from analysis.errors import SlicescopeError, visible
 from analysis.sources.model import ModelSource
 from analysis.values import first_fault
 from analysis.writing import Place, Prompt, Who, first_parting
@@ -17,6 +17,8 @@ from app.engine import Play
 from app.job import Job
 from app.written import read_text, share, shown, written_text
 from slicing.studies.requests import PROMPT
+from slicing.studies.store import bundled_run
+from slicing.studies.verdicts import read_comparison
 
 ALONE, FOLDER = "alone", "folder"
 _LOOK = 0.4
@@ -205,16 +207,39 @@ def _table(dense: list[Place], smaller: list[Place], read: list[Place]) -> pd.Da
     return pd.DataFrame(rows)
 
 
+def _example() -> None:
+    """Show what the models of the comparison that ships write, before anything was asked for."""
+    run = bundled_run()
+    assert run.request.kind == "study" and run.result.kind == "study", "a comparison ships"
+    found = read_comparison(run.request, run.result)
+    st.header("An example, from the comparison that ships")
+    fewer = 1.0 - found.measured[found.planned].parameters / found.measured["dense"].parameters
+    st.caption(
+        f"Both continue “{wording.verbatim(found.study.prompt)}”. The smaller one has "
+        f"{wording.percent(fewer)} fewer parameters. Your own appear here, token by token."
+    )
+    for column, name in zip(st.columns(2, gap="medium"), ("dense", found.planned), strict=True):
+        each = found.measured[name]
+        with column.container(border=True, height="stretch"):
+            kind, title = ("Dense", run.request.model.label) if name == "dense" else ("Smaller", each.title)
+            st.markdown(f"**{kind}** · {wording.verbatim(title)}")
+            st.text(visible(each.sample.text.strip()) if each.sample else "")
+
+
 st.title("What do they write?")
 st.markdown(wording.ILLUSTRATION)
 if not state.policy().demo_mode and not play_state.kept_models():
-    st.info(
-        "No smaller model is kept yet. Make one on the page *Make it smaller*, or press *Make and keep this "
-        "model* below a comparison; or name a folder. Until then the dense model writes alone.",
-        icon=":material/info:",
-    )
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.info(
+            "No smaller model is kept yet: make one, or name its folder. Until then dense writes alone.",
+            icon=":material/info:",
+        )
+        if st.button("Make one", icon=":material/compress:"):
+            st.switch_page("app_pages/shrink.py")
 job = play_state.playing()
 _set_up(job)
 if job:
     st.divider()
     parts.apart(_texts, job, job.active, every=_LOOK if job.active else None)
+else:
+    _example()

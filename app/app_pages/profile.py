@@ -32,6 +32,10 @@ from slicing.studies.requests import ProfileRequest, drawn_for
 from slicing.studies.results import Run
 from slicing.studies.store import find_details
 
+_STYLE = """<style>
+@media (max-width: 640px) { .st-key-block-walk > :first-child { flex: 1 1 100%; } }
+</style>"""
+"""On a phone the list of blocks has a row of its own, or its names are cut off."""
 _OVERLAID = 3  # more lines than these and the one shown cannot be told apart
 
 
@@ -141,15 +145,17 @@ def _draw(run: Run) -> None:
         table = profile.to_frame(first_token).round(4)
         parts.chart(drawing, "profile", table, pick=lambda point: state.choose_block(int(point["x"])))
         st.caption(
-            f"{SCORES[name].about} {wording.verbatim(profile.text)}, {wording.profiled(run.request)}"
-            f"{at_a_time(profile.batch)}. Whiskers: standard deviation over windows. "
-            f"Score: {SCORES[name].source}. Click a block to see its tokens, or walk with the arrow keys."
+            f"{wording.change_reading(name)} {wording.verbatim(profile.text)}, "
+            f"{wording.profiled(run.request)}{at_a_time(profile.batch)}. Whiskers: standard deviation over "
+            f"windows. Score: {SCORES[name].source}. Click a block to see its tokens, or walk with the "
+            "arrow keys."
         )
 
 
 def _block(profile: LayerProfile) -> int:
     """The block that is looked at from near: by name, by a click on the chart, or with the arrow keys."""
-    with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
+    st.html(_STYLE)
+    with st.container(horizontal=True, vertical_alignment="bottom", gap="small", key="block-walk"):
         block = controls.block(profile)
         for label, key, to in (("Back", "Left", block - 1), ("Next", "Right", block + 1)):
             st.button(
@@ -251,8 +257,10 @@ def _split(details: Details) -> None:
         return
     parts.chart(draw_split(details, parts.theme()), "split", split_table(details))
     st.caption(
-        "Every block adds to the stream what its heads make, and what its MLP makes. Each is projected on "
-        "the whole change, so that the two add up to 100 %; a part below 0 works against the other."
+        wording.typeset(
+            "Every block adds to the stream what its heads make, and what its MLP makes. Each is projected "
+            "on the whole change, so that the two add up to 100 %; a part below 0 works against the other."
+        )
     )
 
 

@@ -149,7 +149,8 @@ def _card(option: Option) -> None:
             icon, show = ":material/leaderboard:", shrink_state.show_card
             if st.button("Its card on Study", icon=icon, on_click=show, args=(option,)):
                 st.switch_page("app_pages/study.py")
-    told = f"Perplexity **{measured.evaluation.perplexity:.2f}** ({option.times:.2f} times dense)"
+    drawn, found = wording.draws(option.draws), measured.evaluation.perplexity
+    told = f"Perplexity **{found:.2f}** ({drawn}, {option.times:.2f} times dense)"
     if measured.other and option.other_times:
         told += f", **{measured.other.perplexity:.2f}** ({option.other_times:.2f} times) on the second text"
     gone = wording.percent(1.0 - measured.parameters / dense.parameters)
@@ -158,7 +159,7 @@ def _card(option: Option) -> None:
         f"{told}. {gone} fewer parameters, {flops} fewer FLOPs, {wording.memory(measured.bytes)}; "
         f"{wording.duration(option.seconds)} to make where it was made."
     )
-    st.caption(wording.opened(option.recipe.opens_everywhere))
+    st.markdown(wording.opened(option.recipe.opens_everywhere))
 
 
 # While it runs

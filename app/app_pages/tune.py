@@ -23,6 +23,15 @@ from slicing.schedule import SlicingSchedule
 from slicing.studies.results import Run
 
 _WAYS = {"width": "Slice the width", "inside": "Cut inside blocks"}
+_STYLE = """<style>
+@media (max-width: 640px) {
+  [data-testid="stColumn"]:has(> div > div > .st-key-plan-picture),
+  [data-testid="stColumn"] > div:has(> div > .st-key-plan-picture) { display: contents; }
+  :has(> .st-key-plan-picture) { order: -1; flex: 1 1 100%; }
+  :has(> .st-key-plan-more) { flex: 1 1 100%; }
+}
+</style>"""
+"""On a phone the chart stands before its controls, and all else behind them."""
 HEIGHT = 300
 """Of the chart, so that it stands on a small screen with what it says."""
 HELD = {"mean": "Mean slice", "size": "Parameters"}
@@ -35,8 +44,8 @@ _ABOUT = {
 }
 
 
-def _draw(plan: Plan, profile: LayerProfile, shape: ModelShape, itemsize: int) -> SlicingSchedule:
-    """What the plan would leave, beside constant slicing (``PlanError`` when it cannot be met)."""
+def _draw(plan: Plan, profile: LayerProfile, shape: ModelShape) -> tuple[SlicingSchedule, SlicingSchedule]:
+    """What the plan would leave, and constant slicing beside it (``PlanError`` when it cannot be met)."""
     redundancy = profile.redundancy(plan.score, plan.first_token)
     fractions = plan.fractions(redundancy)
     plan_state.keep_plan(plan)
@@ -47,8 +56,7 @@ def _draw(plan: Plan, profile: LayerProfile, shape: ModelShape, itemsize: int) -
     drawing = draw_schedule(planned, constant, fractions, plan.allocation, path, theme, HEIGHT, HEADROOM)
     parts.chart(drawing, "plan", table)
     _by_hand(plan, planned, redundancy, shape)
-    _sizes(planned, constant, shape, itemsize)
-    return planned
+    return planned, constant
 
 
 def _by_hand(plan: Plan, planned: SlicingSchedule, redundancy: tuple[float, ...], shape: ModelShape) -> None:
@@ -166,7 +174,7 @@ def _preview(run: Run, plan: Plan, waiting: bool) -> None:
         _pending(grid, "Plan against constant")
     else:
         with grid.container(border=True, height="stretch"):
-            st.metric("Plan against constant", f"{found.gain.percent:+.1f}\N{NO-BREAK SPACE}%")
+            st.metric("Plan against constant", wording.change(found.gain))
             st.caption(wording.preview_verdict(found.gain))
     st.caption(wording.previewed(found))
 
@@ -218,13 +226,16 @@ def _actions(run: Run, plan: Plan, planned: SlicingSchedule) -> None:
 def _tuning(run: Run, shape: ModelShape) -> None:
     """Controls and preview together, so that a slider redraws nothing else."""
     itemsize = DTYPES[run.environment.dtype].itemsize
+    st.html(_STYLE)
     choice, view = st.columns([3, 7], gap="large")
     try:
         with choice:
             top = st.container()
             plan = plan_form.plan(run.result.profile, shape, run.request.model.device)
-        with view:
-            planned = _draw(plan, run.result.profile, shape, itemsize)
+        with view, st.container(key="plan-picture"):
+            planned, constant = _draw(plan, run.result.profile, shape)
+        with view, st.container(key="plan-more"):
+            _sizes(planned, constant, shape, itemsize)
             _previews(run, plan)
             show_along(run, plan, shape)
             show_planned_stream(run, plan, planned)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -171,8 +172,10 @@ def _make(asked: CompressRequest, output: Path, json_path: Path | None) -> None:
     """Carry a request out, copy the model that its run keeps, and tell what it is."""
     from slicing.studies.store import copy_model
 
+    begun = time.perf_counter()
     run = carry_out(asked)
     copy_model(run, output)
+    seconds = time.perf_counter() - begun
     result: Any = run.result
     data = {
         "key": run.key,
@@ -189,16 +192,17 @@ def _make(asked: CompressRequest, output: Path, json_path: Path | None) -> None:
         "dense_parameters": result.dense_parameters,
         "plain": result.plain,
         "seconds": result.seconds,
+        "command_seconds": seconds,
         "peak_memory": result.peak_memory,
         "perplexity": result.smaller and result.smaller.perplexity,
         "dense_perplexity": result.dense and result.dense.perplexity,
     }
     if not printed_as_json(data, json_path):
-        _show(asked, result, output)
+        _show(asked, result, seconds, output)
 
 
-def _show(asked: CompressRequest, result: CompressResult, output: Path) -> None:
-    for sentence in compressed(asked, result, str(output)):
+def _show(asked: CompressRequest, result: CompressResult, seconds: float, output: Path) -> None:
+    for sentence in compressed(asked, result, seconds, str(output)):
         out.print(sentence, highlight=False)
     if result.smaller and result.dense:
         out.print(

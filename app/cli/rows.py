@@ -5,6 +5,7 @@ Columns that do not fit stand in a further table below, beside the names once mo
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -17,6 +18,8 @@ NAME, TEXT = 30, 28
 """Characters of a name and of another text in one line of its cell, at most."""
 GAP = 2
 """Characters between two columns."""
+_PIECES = re.compile(r"[^\s(,|]*[(,|]*\s*")
+"""Of a name: what stays together, a word with the bracket or the comma behind it."""
 NARROW = 60
 """The fewest characters of a terminal that tables are made to fit."""
 Row = Mapping[str, Any]
@@ -42,7 +45,9 @@ def tables(rows: Sequence[Row], width: int) -> Iterator[Table]:
     sizes = {name: max(_size(name, cells[name]), len(name)) for name in columns}
     if sum(sizes.values()) + GAP * len(others) > width:  # headings break, so that more stand side by side
         sizes = {name: _size(name, cells[name]) for name in columns}
-    sizes[first] = min(max(len(first), *(len(row.get(first, "")) for row in shown)), NAME)
+    names = [row.get(first, "") for row in shown]
+    widest = max(len(first), *map(len, names))
+    sizes[first] = min(widest, max(NAME, *map(_longest_piece, names)), max(NAME, width // 2))
     while True:
         room, some = width - sizes[first], list[str]()
         while others and (not some or sizes[others[0]] + GAP <= room):
@@ -62,8 +67,22 @@ def _table(columns: list[str], sizes: dict[str, int], rows: Sequence[Mapping[str
             name, justify="left" if text else "right", width=size, overflow="fold", vertical="bottom"
         )
     for row in rows:
-        table.add_row(*(row.get(name, "") for name in columns))
+        table.add_row(*(_folded(row.get(name, ""), sizes[name]) for name in columns))
     return table
+
+
+def _longest_piece(name: str) -> int:
+    return max((len(piece.rstrip()) for piece in _PIECES.findall(name)), default=0)
+
+
+def _folded(said: str, size: int) -> str:
+    """A cell in lines of ``size`` characters at most, of whole words and whole settings where these fit."""
+    lines = [""]
+    for piece in _PIECES.findall(said):
+        if lines[-1] and len(lines[-1]) + len(piece.rstrip()) > size:
+            lines.append("")
+        lines[-1] += piece
+    return "\n".join(line.rstrip() for line in lines)
 
 
 def _text(value: Any) -> str:
@@ -79,9 +98,11 @@ def _filled(name: str, rows: Sequence[Mapping[str, str]]) -> bool:
 
 
 def _size(name: str, cells: Sequence[str]) -> int:
-    """A heading may break between words; a number never breaks, and a text where it is long."""
+    """A heading may break between words; a number never breaks, and a text between words where it is long."""
     longest = max(map(len, cells))
-    return max(*map(len, name.split()), min(longest, TEXT) if any(map(_is_text, cells)) else longest)
+    if any(map(_is_text, cells)):
+        longest = min(longest, max(TEXT, *map(_longest_piece, cells)), NARROW // 2)
+    return max(*map(len, name.split()), longest)
 
 
 def _is_text(said: str) -> bool:

@@ -160,7 +160,7 @@ def print_compressed(run: Run) -> None:
     """Print what was made of a model, and what it is worth."""
     result: Any = run.result
     request: Any = run.request
-    _tell(compressed(request, result))
+    _tell(compressed(request, result, run.seconds))
     rows = [
         _judged_row("dense", result.dense_parameters, result.dense_parameters, result.dense),
         _judged_row("smaller", result.parameters, result.dense_parameters, result.smaller),
@@ -170,18 +170,26 @@ def print_compressed(run: Run) -> None:
         out.print(f"{result.smaller.protocol}.", style="dim", highlight=False)
 
 
-def compressed(request: Any, result: CompressResult, place: str = "") -> Iterator[str]:
-    """Say what a model became by its recipe, a sentence each; ``place`` is where it lies."""
-    change = result.parameters / result.dense_parameters - 1
-    told = [f"{result.parameters:,} parameters ({change:+.1%} against dense)"]
+def compressed(request: Any, result: CompressResult, seconds: float, place: str = "") -> Iterator[str]:
+    """Say what a model became by its recipe, a sentence each.
+
+    ``seconds``: what all of it took, judging too; ``place`` is where it lies.
+    """
+    from app import wording
+
+    asked = request.budget.amount if request.budget.measure == "parameters" else None
+    size = wording.fewer(1.0 - result.parameters / result.dense_parameters, asked)
+    told = [f"{result.parameters:,} parameters are left, {size}"]
     if layout := result.layout:
         told.insert(0, f"{len(layout.groups)} of {layout.blocks} blocks ({layout.label})")
     if result.inner:
         told.insert(0, result.inner.label)
     if result.schedule:
-        told.append(f"mean slice {result.schedule.mean_slice:.1%}")
+        told.append(f"mean slice {wording.percent(result.schedule.mean_slice)}")
     yield f"{request.recipe.title}."
-    yield f"{', '.join(told)}, in {result.seconds:.0f} s{f': {place}' if place else '.'}"
+    made, whole = wording.duration(result.seconds), wording.duration(max(seconds, result.seconds))
+    took = f"made in {made}" + ("" if whole == made else f", {whole} with all that it takes")
+    yield f"{', '.join(told)}; {took}{f': {place}' if place else '.'}"
     if not result.schedule and request.recipe.repaired != "none":
         if result.repair is None:
             yield "No cut has a block before it that could be fitted, so nothing was repaired."
@@ -199,7 +207,7 @@ def _judged_row(name: str, parameters: int, dense: int, judged: Perplexity | Non
         "perplexity": judged and f"{judged.perplexity:.2f}",
         "95 % interval": judged and wording.interval(judged.interval),
         "parameters": parameters,
-        "vs dense": f"{parameters / dense - 1:+.1%}",
+        "vs dense": wording.percent(parameters / dense - 1.0, signed=True),
     }
 
 
@@ -340,13 +348,16 @@ def _show_comparison(found: Comparison) -> None:
 
 
 def _compared_row(each: Measurement, dense: Measurement) -> dict[str, Any]:
+    from app import wording
+
     interval = each.evaluation.interval
     return {
         "model": each.name,
         "perplexity": f"{each.evaluation.perplexity:.2f}",
         "95 % interval": f"{interval[0]:.1f} to {interval[1]:.1f}" if interval else "-",
-        "slice": f"{each.mean_slice:.1%}",
-        "parameters": f"{each.parameters / 1e6:.1f}M {each.parameters / dense.parameters - 1:+.1%}",
+        "slice": wording.percent(each.mean_slice),
+        "parameters": f"{wording.millions(each.parameters)} "
+        + wording.percent(each.parameters / dense.parameters - 1.0, signed=True),
         "MFLOPs": f"{each.flops_per_token / 1e6:.0f}",
     }
 
@@ -383,7 +394,7 @@ def _int8_rows(measured: Iterable[Measurement]) -> list[dict[str, Any]]:
 
 
 def _sentence(each: Difference) -> str:
-    from app.wording import noise
+    from app.wording import noise, typeset
 
     between = ""
     if each.percent_interval:
@@ -391,10 +402,8 @@ def _sentence(each: Difference) -> str:
         between = f", 95 % interval {low:+.1f} to {high:+.1f} %"
     if moved := noise(each):
         between += f"; {moved}"
-    return (
-        f"{each.contender} against {each.baseline}: {each.percent:+.1f} % perplexity "
-        f"({each.nats:+.3f} nats per token{between}): {each.verdict}"
-    )
+    numbers = typeset(f"{each.percent:+.1f} % perplexity ({each.nats:+.3f} nats per token{between})")
+    return f"{each.contender} against {each.baseline}: {numbers}: {each.verdict}"
 
 
 _SHOWN: dict[str, Callable[[Run], None]] = {

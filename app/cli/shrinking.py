@@ -109,6 +109,7 @@ def _tell_known(request: ShrinkRequest) -> None:
     from analysis.errors import UnsupportedError
     from analysis.sources.configuration import shape_of
     from analysis.sources.model import must_fetch
+    from app.repeat import command
     from app.shrink_tables import option_table
     from slicing.studies.options import known_options
 
@@ -120,8 +121,15 @@ def _tell_known(request: ShrinkRequest) -> None:
         known = known_options(source, request.wish, shape_of(source), itemsize)
         if known:
             err.print(f"Known already of sizes near {request.wish.line}, best first:", highlight=False)
-            for table in tables(option_table(known[:SHOWN]).to_dict("records"), max(err.width, NARROW)):
+            rows = [
+                {name: f"{value:.2f}" if isinstance(value, float) else value for name, value in row.items()}
+                for row in option_table(known[:SHOWN]).to_dict("records")
+            ]
+            for table in tables(rows, max(err.width, NARROW)):
                 err.print(table)
+            again = known[0].trial.compress_request().model_copy(update={"model": source})
+            err.print("This command makes the first of them at once:", highlight=False)
+            err.print(f"  {command(again)}", highlight=False, soft_wrap=True)  # on one line, to be copied
 
 
 def _write(run: Run, output: Path) -> None:

@@ -34,11 +34,11 @@ def handles(cut: Sequence[float], step: float, most: float, theme: Theme) -> str
 .slicescope-handles > div {{ position: absolute; box-sizing: border-box; }}
 .slicescope-handles .ghost {{ height: 0; border-top: 2px dashed {theme.ink}; }}
 .slicescope-handles .ghost[hidden] {{ display: none; }}
-.slicescope-handles .handle {{ height: 24px; margin-top: -12px; pointer-events: auto; cursor: ns-resize;
+.slicescope-handles .handle {{ height: 32px; margin-top: -12px; pointer-events: auto; cursor: ns-resize;
   touch-action: none; border-radius: 4px; }}
-.slicescope-handles .handle::before {{ content: ""; position: absolute; left: 12%; right: 12%; top: 9px;
-  height: 6px; border-radius: 3px; background: {theme.ink}; opacity: 0.75; }}
-.slicescope-handles .handle:hover::before {{ opacity: 1; background: {HIGHLIGHT}; }}
+.slicescope-handles .handle::before {{ content: ""; position: absolute; left: 22%; right: 22%; top: 24px;
+  height: 4px; border-radius: 2px; background: {theme.paper}; }}
+.slicescope-handles .handle:hover::before {{ background: {theme.ink}; }}
 .slicescope-handles .handle:focus {{ outline: 3px solid {HIGHLIGHT}; outline-offset: -3px; }}
 .slicescope-handles .handle[data-value]::after {{ content: attr(data-value); position: absolute; bottom: 100%;
   left: 50%; transform: translateX(-50%); white-space: nowrap; padding: 2px 8px; border-radius: 4px;

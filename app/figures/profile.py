@@ -16,7 +16,6 @@ from analysis.scores import find_score
 from analysis.statistics import rank_correlation
 from app.figures.base import (
     CONSTANT,
-    DYNAMIC,
     HIGHLIGHT,
     LIGHT,
     MANUAL,
@@ -97,6 +96,25 @@ def draw_profile(
     )
 
 
+def _add_direction(figure: go.Figure, higher: bool, theme: Theme) -> None:
+    """Say at the end of the axis which way is redundant: a score and a change of the input have opposite
+    ones.
+    """
+    figure.update_layout(margin_t=34)
+    figure.add_annotation(
+        x=0,
+        y=1 if higher else 0,
+        xref="paper",
+        yref="paper",
+        xanchor="left",
+        yanchor="bottom",
+        yshift=8 if higher else 0,
+        text=f"<b>{'↑ higher' if higher else '↓ lower'}: more redundant</b>",
+        showarrow=False,
+        font={"size": 13, "color": theme.ink},
+    )
+
+
 def _add_notes(
     figure: go.Figure, values: np.ndarray, notes: Mapping[int, str], theme: Theme, log: bool = False
 ) -> None:
@@ -158,7 +176,9 @@ def draw_change(
     turned, change = entry.of_cosine, profile.change(score, first_token)
     values = change.mean(axis=0)
     if (entry.higher_is_redundant and not turned) or values.min() <= 0.0:
-        return draw_profile(profile, score, first_token, theme=theme, notes=notes)
+        drawing = draw_profile(profile, score, first_token, theme=theme, notes=notes)
+        _add_direction(drawing.figure, entry.higher_is_redundant, theme)
+        return drawing
     spread = change.std(axis=0, ddof=1) if len(change) > 1 else np.zeros(profile.blocks)
     blocks, scores = np.arange(profile.blocks), profile.values(score, first_token)
     figure = empty_figure(theme, height=340)
@@ -182,7 +202,7 @@ def draw_change(
             },
             mode="markers",
             marker={
-                "size": [13 if block == chosen else 7 for block in blocks],
+                "size": [14 if block == chosen else 9 for block in blocks],
                 "color": [HIGHLIGHT if block == chosen else theme.measured for block in blocks],
                 "line": {"width": [2 if block == chosen else 0 for block in blocks], "color": theme.ink},
             },
@@ -193,7 +213,7 @@ def draw_change(
         )
     )
     most, least = int(values.argmax()), int(values.argmin())
-    for block, said, below in ((most, "changes most", 0), (least, "changes least", 1)):
+    for block, said, below in ((most, "changes it most", 0), (least, "changes it least", 1)):
         figure.add_annotation(
             x=block,
             y=np.log10(values[block]),
@@ -206,9 +226,8 @@ def draw_change(
     room = 0.25 * max(float(np.log10(ends[1] / ends[0])), 0.4)
     figure.update_layout(
         showlegend=False,
-        margin_t=10,
         yaxis={
-            "title": {"text": "1 − mean cosine (log)" if turned else f"{entry.title} (log)"},
+            "title": {"text": "change: 1 − mean cosine (log)" if turned else f"{entry.title} (log)"},
             "type": "log",
             "range": [float(np.log10(ends[0])) - room, float(np.log10(ends[1])) + room],
             "dtick": "D2",
@@ -216,12 +235,13 @@ def draw_change(
             "minor": {"showgrid": False},
         },
     )
+    _add_direction(figure, False, theme)
     block_axis(figure, profile.blocks)
     _add_notes(figure, values, notes, theme, log=True)
     return Drawing(
         figure,
-        f"Block {least} changes its input least ({values[least]:.3g}), block {most} changes it most "
-        f"({values[most]:.3g}): {values[most] / values[least]:,.0f} times as much.",
+        f"Block {least} changes its input least ({values[least]:.3g}) and so is the most redundant; block "
+        f"{most} changes it most ({values[most]:.3g}), {values[most] / values[least]:,.0f} times as much.",
     )
 
 
@@ -233,9 +253,9 @@ def _add_path(figure: go.Figure, path: TokenPath, shown: np.ndarray, theme: Them
             x=blocks,
             y=shown.astype(np.float32),
             mode="lines+markers",
-            line={"color": DYNAMIC, "width": 2},
-            marker={"size": 4, "color": DYNAMIC},
-            opacity=0.75,
+            line={"color": theme.label, "width": 1, "dash": "dot"},
+            marker={"size": 3, "color": theme.label},
+            opacity=0.6,
             customdata=path.change,
             hovertemplate=f"“{text}”: block %{{x}} changes it by %{{customdata:.4f}}<extra></extra>",
             name=f"“{text}”",
@@ -247,8 +267,9 @@ def _add_path(figure: go.Figure, path: TokenPath, shown: np.ndarray, theme: Them
         xref="paper",
         yref="paper",
         xanchor="right",
-        yanchor="top",
-        text=f"line: the token “{text}”; dots: mean of all",
+        yanchor="bottom",
+        yshift=8,
+        text=f"dots: mean of all tokens; dotted line: “{text}”",
         showarrow=False,
         font={"size": 13, "color": theme.ink},
     )

@@ -15,7 +15,7 @@ from app.planned import plan_asked
 from slicing.plans import Plan
 from slicing.studies.results import Measurement, Run
 from slicing.studies.study import Study
-from slicing.studies.verdicts import Board, Comparison, read_board, read_comparison, read_map
+from slicing.studies.verdicts import Board, Comparison, Standing, read_board, read_comparison, read_map
 
 MaySee = Callable[[str], bool]
 """Whether whoever reads the report may be told of the stored run with a key."""
@@ -92,8 +92,13 @@ def _reading(run: Run) -> tuple[str, str]:
     return wording.sequential_or_one_shot(run.request), windows
 
 
-def _sizes(made: Measurement, dense: Measurement | None) -> tuple[Card, ...]:
-    """The sizes of a model and how well it predicts, beside the dense one where that was judged too."""
+def _sizes(
+    made: Measurement, dense: Measurement | None, standing: Standing | None = None
+) -> tuple[Card, ...]:
+    """The sizes of a model and how well it predicts, beside the dense one where that was judged too.
+
+    ``standing``: over all draws, where there may be several.
+    """
 
     def change(now: float, before: float) -> str:
         return (
@@ -104,12 +109,15 @@ def _sizes(made: Measurement, dense: Measurement | None) -> tuple[Card, ...]:
 
     base = dense or made
     perplexity, before = made.evaluation.perplexity, base.evaluation.perplexity
+    drawn, note = 1, f"95\N{NO-BREAK SPACE}% interval {wording.interval(made.evaluation.interval)}"
+    if standing and (drawn := len(standing.runs)) > 1:
+        perplexity, note = standing.perplexity, ""
     cards = [
         Card(
             "Perplexity",
             f"{perplexity:.2f}",
             change(perplexity, before),
-            f"95 % interval {wording.interval(made.evaluation.interval)}",
+            ", ".join(filter(None, ("" if made.name == "dense" else wording.draws(drawn), note))),
         ),
         Card("Parameters", wording.parameters(made.parameters), change(made.parameters, base.parameters)),
         Card("Weights", wording.memory(made.bytes), change(made.bytes, base.bytes)),
@@ -146,29 +154,32 @@ def _of_study(run: Run) -> Summary:
     samples = _samples([*dense, *(winner.runs[0] for _, winner in best)])
     said = tuple(_told(board))
     if len(best) == 1:
-        made = best[0][1].runs[0]
-        verdict, cards = _cost(dense, [made], study), _sizes(made, board.dense)
+        verdict, cards = (
+            _cost(dense, [best[0][1]], study),
+            _sizes(best[0][1].runs[0], board.dense, best[0][1]),
+        )
     else:
-        verdict = _cost(dense, [winner.runs[0] for _, winner in best], study)
+        verdict = _cost(dense, [winner for _, winner in best], study)
         cards = tuple(
             Card(
                 wording.budgets_line((table.budget,)),
                 f"{winner.perplexity:.2f}",
                 _beside(winner.perplexity, board.dense),
-                winner.recipe.title,
+                f"{wording.draws(len(winner.runs))}: {winner.recipe.title}",
             )
             for table, winner in best
         )
     return Summary(verdict, said, cards, samples=samples, prompt=study.prompt, notes=way)
 
 
-def _cost(dense: Sequence[Measurement], best: Sequence[Measurement], study: Study) -> str:
+def _cost(dense: Sequence[Measurement], best: Sequence[Standing], study: Study) -> str:
     """Say what the best model at each size costs against the dense one, as far as these ran."""
     if not dense or not best:
         return "Too little has run to tell who loses least."
     if len(best) == 1:
-        return wording.cost_against(dense[0], best[0])
-    reached = ", ".join(f"{each.evaluation.perplexity:.2f}" for each in best)
+        (only,) = best
+        return wording.cost_against(dense[0], only.parameters, only.perplexity, len(only.runs))
+    reached = ", ".join(f"{each.perplexity:.2f} ({wording.draws(len(each.runs))})" for each in best)
     before, sizes = dense[0].evaluation.perplexity, wording.budgets_line(study.budgets)
     return f"{before:.2f} → {reached}: least perplexity at {sizes}."
 
@@ -190,8 +201,10 @@ def _of_shrink(run: Run) -> Summary:
     assert result.kind == "shrink"
     pairs = [(f"against dense, {text}", each) for text, each in wording.beside_dense(result)]
     return Summary(
-        wording.cost_against(result.dense, result.measurement),
-        (wording.answer(result),),
+        wording.cost_against(
+            result.dense, result.measurement.parameters, result.measurement.evaluation.perplexity
+        ),
+        (wording.answer(result, wish.fewer if (wish := getattr(run.request, "wish", None)) else None),),
         _sizes(result.measurement, result.dense),
         draw_differences(pairs) if pairs else None,
         _samples([result.dense, result.measurement]),
@@ -205,7 +218,8 @@ def _of_trial(run: Run) -> Summary:
     result = run.result
     assert result.kind == "trial" and run.request.kind == "trial"
     made = result.measurement
-    told = f"{made.title}: perplexity {made.evaluation.perplexity:.2f} on {result.evaluation.label}."
+    drawn = f" ({wording.draws(1)})" if run.request.recipe.steps else ""
+    told = f"{made.title}: perplexity {made.evaluation.perplexity:.2f}{drawn} on {result.evaluation.label}."
     way = _reading(run)
     return Summary(
         told, cards=_sizes(made, None), samples=_samples([made]), prompt=run.request.prompt, notes=way
@@ -215,9 +229,11 @@ def _of_trial(run: Run) -> Summary:
 def _of_compress(run: Run) -> Summary:
     result = run.result
     assert result.kind == "compress" and run.request.kind == "compress"
-    fewer = wording.percent(abs(1.0 - result.parameters / result.dense_parameters))
+    budget = run.request.budget
+    asked = budget.amount if budget.measure == "parameters" else None
+    gone = wording.fewer(1.0 - result.parameters / result.dense_parameters, asked)
     left = wording.parameters(result.parameters)
-    told = f"{run.request.recipe.title}: {left} parameters are left, {fewer} fewer."
+    told = f"{run.request.recipe.title}: {left} parameters are left, {gone}."
     grown = wording.percent(result.parameters / result.dense_parameters - 1.0, signed=True)
     cards = [Card("Parameters", wording.parameters(result.parameters), f"{grown} vs dense")]
     if result.smaller and result.dense:

@@ -249,7 +249,7 @@ def _rivals(table: Table) -> tuple[Rival, ...]:
 def _rival(each: Standing, is_baseline: bool) -> Rival:
     made = each.runs[0]
     name, kind = _name(each.recipe), each.recipe.kind
-    return Rival(name, kind, made.evaluation.perplexity, made.parameters, is_baseline)
+    return Rival(name, kind, each.perplexity, made.parameters, is_baseline)
 
 
 def _name(recipe: Recipe) -> str:

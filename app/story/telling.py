@@ -56,13 +56,14 @@ def rivalled(case: Case) -> str:
     """Name model and text, and where the other methods are named."""
     judged_on = case.result.evaluation
     text = f"perplexity on {judged_on.label}, {judged_on.windows} windows of {judged_on.window_length} tokens"
+    text += ", mean over all draws of calibration text"
     return f"{case.model} · {text} · the leaderboard that ships; sources of all methods: Study page"
 
 
 def _both_texts(case: Case) -> str:
     cut, judged_on = case.result.calibration, case.result.evaluation
     return (
-        f"{case.model} · cut by {cut.label}, judged by perplexity on {judged_on.label}, "
+        f"{case.model} · cut by {cut.label} ({wording.draws(1)}), judged by perplexity on {judged_on.label}, "
         f"{judged_on.windows} windows of {judged_on.window_length} tokens"
     )
 

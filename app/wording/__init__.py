@@ -10,7 +10,9 @@ from app.wording.markup import verbatim, without_colours
 from app.wording.numbers import (
     change,
     counted,
+    draws,
     duration,
+    fewer,
     flops,
     interval,
     joined,
@@ -19,8 +21,17 @@ from app.wording.numbers import (
     parameters,
     percent,
     times,
+    typeset,
 )
-from app.wording.profiles import CLOUD_READING, LENS_READING, outlier_note, profile_name, profiled, two_depths
+from app.wording.profiles import (
+    CLOUD_READING,
+    LENS_READING,
+    change_reading,
+    outlier_note,
+    profile_name,
+    profiled,
+    two_depths,
+)
 from app.wording.results import (
     BODY_READING,
     cost,

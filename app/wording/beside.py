@@ -9,7 +9,7 @@ from analysis.evaluate import Difference
 from analysis.numbers import as_ranges
 from analysis.scores import find_score
 from analysis.statistics import FEWEST_WINDOWS
-from app.wording.numbers import counted, interval, minus
+from app.wording.numbers import counted, interval, minus, typeset
 
 
 def change_title(score: str) -> str:
@@ -29,9 +29,9 @@ def how_sure(found: ProfileDifference) -> str:
     if found.paired:
         return (
             f"Both profiles passed the same {counted(one, 'window')}, so blocks are paired window by window: "
-            "Student's 95 % interval of each block alone."
+            "Student's 95\N{NO-BREAK SPACE}% interval of each block alone."
         )
-    return (
+    return typeset(
         f"Not paired: the profiles did not pass the same windows ({one} and {other}). Welch's 95 % interval "
         "of each block alone, which also holds how much windows differ from one another."
     )
@@ -48,11 +48,12 @@ def profiles_apart(found: ProfileDifference) -> str:
         return f"Too few windows to tell which blocks differ. {where}"
     clear = found.blocks[found.clear]
     verb = "differs" if clear.size == 1 else "differ"
-    told = (
+    told = typeset(
         f"{clear.size} of {found.blocks.size} blocks {verb} clearly at 5 %, corrected for all of them (Holm)"
     )
     if not clear.size:
-        return f"No block differs clearly at 5 %, corrected for all {found.blocks.size} (Holm). {where}"
+        told = f"No block differs clearly at 5 %, corrected for all {found.blocks.size} (Holm)."
+        return f"{typeset(told)} {where}"
     named = f": {as_ranges([int(each) for each in clear])}" if clear.size < found.blocks.size else ""
     up = int((found.difference[found.clear] > 0).sum())
     down = clear.size - up
@@ -70,7 +71,7 @@ def _size(found: ProfileDifference, place: int) -> str:
     told = minus(f"{found.difference[place]:+.{digits}f}{unit}")
     if found.interval is not None:
         low, high = found.interval[place]
-        told += f", 95 % interval {interval((low, high), digits)}{unit}"
+        told += f", 95\N{NO-BREAK SPACE}% interval {interval((low, high), digits)}{unit}"
     return told
 
 
@@ -78,7 +79,9 @@ def models_apart(each: Difference) -> str:
     """Say how two models of two runs differ on the same windows."""
     told = minus(f"{each.percent:+.1f}\N{NO-BREAK SPACE}% perplexity")
     between = (
-        "" if each.percent_interval is None else f", 95 % interval {interval(each.percent_interval, 1)} %"
+        ""
+        if each.percent_interval is None
+        else f", 95\N{NO-BREAK SPACE}% interval {interval(each.percent_interval, 1)}\N{NO-BREAK SPACE}%"
     )
     return (
         f"{each.contender} against {each.baseline}: {told}{between}, on the same "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from typing import Literal
 
@@ -15,6 +16,18 @@ def percent(fraction: float, signed: bool = False) -> str:
     return minus(
         f"{100 * fraction:+.1f}\N{NO-BREAK SPACE}%" if signed else f"{100 * fraction:.1f}\N{NO-BREAK SPACE}%"
     )
+
+
+_PERCENT = re.compile(r"(?<=\d) ?%(?![\w%])")
+_NEGATIVE = re.compile(r"(?<![\w.\-])-(?=\d)")
+
+
+def typeset(text: str) -> str:
+    """A sentence with a space before its percent signs that no line break parts, and with true minus signs.
+
+    For sentences, and not for commands: there ``20%`` and ``-1`` are what one types.
+    """
+    return _NEGATIVE.sub("−", _PERCENT.sub("\N{NO-BREAK SPACE}%", text))
 
 
 def memory(size: int) -> str:
@@ -100,6 +113,22 @@ def minus(text: str) -> str:
 def counted(number: int, what: str) -> str:
     """A number of things, with the plural where it is due."""
     return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
+def fewer(gone: float, asked: float | None = None) -> str:
+    """Say what share of the parameters went, and what share was asked for where that is another.
+
+    Whole blocks and whole units come near a size.
+    """
+    told = f"{percent(abs(gone))} {'fewer' if gone >= 0 else 'more'} parameters"
+    if asked is None or abs(asked - gone) < 0.0005:
+        return told
+    return f"{told} (asked {100 * asked:g}\N{NO-BREAK SPACE}%, nearest {percent(gone)})"
+
+
+def draws(count: int) -> str:
+    """Say of how many draws of calibration windows a number is: another draw has another number."""
+    return "one draw" if count == 1 else f"mean of {count} draws"
 
 
 def joined(parts: Sequence[str]) -> str:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 from analysis.details import Details
+from analysis.scores import find_score
 from slicing.studies.results import Request, Run
 
 
@@ -40,6 +41,20 @@ def two_depths(details: Details, first: int, second: int, by: str = "similarity"
         )
     angle = math.degrees(math.acos(max(-1.0, min(1.0, value))))
     return f"Mean cosine **{value:.3f}** {ends}: {blocks} {turn} it by about {angle:.0f}°."
+
+
+def change_reading(score: str) -> str:
+    """Say what the chart of a score draws, and which way is redundant: of a cosine it draws the change."""
+    entry = find_score(score)
+    if not entry.of_cosine:
+        return entry.about
+    if not entry.higher_is_redundant:
+        return f"Drawn is the {entry.title.lower()}. {entry.about}"
+    return (
+        "Drawn is how much each block changes its input: one minus the mean cosine of its input and output; "
+        f"**lower means more redundant**. The {entry.title}, by which plans cut, is made of the same cosine "
+        f"and goes the other way: {entry.about[0].lower()}{entry.about[1:]}"
+    )
 
 
 CLOUD_READING = (

@@ -11,7 +11,7 @@ from analysis.shape import ModelShape
 from analysis.sources.windows import count_documents
 from analysis.speed import Speed
 from app.wording.markup import verbatim
-from app.wording.numbers import change, counted, minus, percent, within_sentence
+from app.wording.numbers import change, counted, draws, fewer, minus, percent, typeset, within_sentence
 from slicing.preview import Preview
 from slicing.schedule import SlicingSchedule
 from slicing.studies.options import Option
@@ -68,17 +68,20 @@ def cost(comparison: Comparison) -> str:
     before, after = dense.evaluation.perplexity, planned.evaluation.perplexity
     told = comparison.difference("dense", comparison.planned)
     return (
-        f"{before:.2f} → {after:.2f}: perplexity {_multiplied(math.exp(told.nats))} for "
+        f"{before:.2f} → {after:.2f} ({draws(1)}): perplexity {_multiplied(math.exp(told.nats))} for "
         f"{_fewer(planned.parameters, dense.parameters)}."
     )
 
 
-def cost_against(dense: Measurement, made: Measurement) -> str:
-    """Say in one sentence what any model that was made costs against the dense one."""
-    before, after = dense.evaluation.perplexity, made.evaluation.perplexity
+def cost_against(dense: Measurement, parameters: int, after: float, count: int = 1) -> str:
+    """Say in one sentence what any model that was made costs against the dense one.
+
+    ``after`` is its perplexity, on the mean over ``count`` draws.
+    """
+    before = dense.evaluation.perplexity
     return (
-        f"{before:.2f} → {after:.2f}: perplexity {_multiplied(after / before)} for "
-        f"{_fewer(made.parameters, dense.parameters)}."
+        f"{before:.2f} → {after:.2f} ({draws(count)}): perplexity {_multiplied(after / before)} for "
+        f"{_fewer(parameters, dense.parameters)}."
     )
 
 
@@ -97,8 +100,7 @@ def _multiplied(times: float) -> str:
 
 
 def _fewer(parameters: int, dense: int) -> str:
-    gone = 1.0 - parameters / dense
-    return f"{percent(abs(gone))} {'fewer' if gone >= 0 else 'more'} parameters"
+    return fewer(1.0 - parameters / dense)
 
 
 def other_way(comparison: Comparison, best: Option | None) -> str:
@@ -116,8 +118,8 @@ def other_way(comparison: Comparison, best: Option | None) -> str:
     than = "less" if best.times < ours else "more"
     return (
         f"The best other way that is known costs {than}: “{best.recipe.title}” has {best.times:.2f} times "
-        f"the dense model's perplexity at {size}, {ending}; {within_sentence(planned.title)} has "
-        f"{ours:.2f} times."
+        f"the dense model's perplexity ({draws(best.draws)}) at {size}, {ending}; "
+        f"{within_sentence(planned.title)} has {ours:.2f} times."
     )
 
 
@@ -141,6 +143,8 @@ def verdict(comparison: Comparison) -> str:
     }
     if one.verdict == other.verdict:
         more = f", {change(other)} {last}" if len(found) > 1 else ""
+        if more and change(one) == change(other):
+            more = f" and {last}"
         return f"{name} {words[one.verdict]}: {change(one)} perplexity {first}{more}."
     return (
         f"{name} {words[one.verdict]} {first} ({change(one)} perplexity), and "
@@ -207,7 +211,7 @@ def preview_verdict(gain: Difference) -> str:
     if gain.percent_interval is None:
         return gain.verdict
     low, high = gain.percent_interval
-    between = minus(f"95 % {low:+.1f} to {high:+.1f}\N{NO-BREAK SPACE}%")
+    between = minus(f"95\N{NO-BREAK SPACE}% {low:+.1f} to {high:+.1f}\N{NO-BREAK SPACE}%")
     return f"{gain.verdict}; {between}"
 
 
@@ -227,22 +231,26 @@ def speed(timed: Speed) -> str:
             f" At batch {many.batch}: prompt {many.prompt.median:.2f}×, generation "
             f"{many.generation.median:.2f}×."
         )
-    return (
+    return typeset(
         f"Prompt and generation: times as fast as dense. {timed.protocol.capitalize()}.{at_once} The range "
         f"over rounds holds the true median in {100 * timed.coverage:.0f} % of cases. Where it spans more "
         "than a fifth, the machine was too busy to tell: time again when it is quiet, with more rounds."
     )
 
 
-def evidence(each: Difference) -> str:
-    """Say one paired difference with its interval, in percent and in nats."""
+def evidence(each: Difference, change_told: bool = False) -> str:
+    """Say one paired difference with its interval, in percent and in nats.
+
+    ``change_told``: its change stands above already, and is left out.
+    """
     between = "no interval below 8 windows"
     if each.percent_interval:
         low, high = each.percent_interval
-        between = minus(f"95 % interval {low:+.1f} to {high:+.1f}\N{NO-BREAK SPACE}%")
+        between = minus(f"95\N{NO-BREAK SPACE}% interval {low:+.1f} to {high:+.1f}\N{NO-BREAK SPACE}%")
     nats = minus(f"{each.nats:+.3f} nats per token")
     among = f" · verdict corrected for {each.comparisons} comparisons" if each.comparisons > 1 else ""
-    told = f"{change(each)} perplexity · {between} · {nats} · {each.windows} windows, paired{among}"
+    first = "" if change_told else f"{change(each)} perplexity · "
+    told = f"{first}{between} · {nats} · {each.windows} windows, paired{among}"
     return f"{told} · {moved}" if (moved := noise(each)) else told
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from analysis.evaluate import Difference, Perplexity, corrected, difference, perplexity_of
-from app.wording.numbers import counted, duration, joined, memory, parameters, percent, times
+from app.wording.numbers import counted, draws, duration, fewer, joined, memory, parameters, percent, times
 from app.wording.results import evidence
 from app.wording.studies import quoted
 from slicing.studies.options import Option
@@ -22,10 +22,15 @@ TRIED_READING = (
 
 def differences(first: Measurement, then: Measurement) -> tuple[Difference, ...]:
     """How much more the second loses than the first on each text that both were judged on, corrected."""
+    return corrected(_apart(first, then))
+
+
+def _apart(first: Measurement, then: Measurement) -> list[Difference]:
+    """The same, each standing alone."""
     found = [difference(first.title, first.evaluation, then.title, then.evaluation)]
     if first.other and then.other:
         found.append(difference(first.title, first.other, then.title, then.other))
-    return corrected(found)
+    return found
 
 
 def beside_dense(result: ShrinkResult) -> list[tuple[str, Difference]]:
@@ -47,29 +52,34 @@ def _texts(result: ShrinkResult) -> tuple[str, str]:
 
 def shrunk(request: ShrinkRequest, result: ShrinkResult) -> list[str]:
     """Answer a wish: the answer first, then its evidence, a sentence each."""
-    told = [answer(result), *_evidence(result), *_runner_up(result), *_hoped(request, result)]
+    told = [
+        answer(result, request.wish.fewer),
+        *_evidence(result),
+        *_runner_up(result),
+        *_hoped(request, result),
+    ]
     return [*told, opened(result.plain), *_speed(result), _tried(request, result)]
 
 
-def answer(result: ShrinkResult) -> str:
-    """Say what to take and what it costs."""
+def answer(result: ShrinkResult, asked: float | None = None) -> str:
+    """Say what to take and what it costs; ``asked``: the share of the parameters that was to go."""
     winner, dense = result.measurement, result.dense
     gone = 1.0 - winner.parameters / dense.parameters
     told = (
-        f"Take {quoted(result.winner.recipe)}: {percent(gone)} fewer parameters "
+        f"Take {quoted(result.winner.recipe)}: {fewer(gone, asked)} "
         f"({parameters(winner.parameters)} of {parameters(dense.parameters)}, {memory(winner.bytes)}) and "
         f"{percent(1.0 - winner.flops_per_token / dense.flops_per_token)} fewer FLOPs, at perplexity "
-        f"{_beside(winner.evaluation, dense.evaluation)}"
+        f"{_beside(winner.evaluation, dense.evaluation, draws(1))}"
     )
     if winner.other and dense.other:
         told += f", and {_beside(winner.other, dense.other)} on the second text"
     return f"{told}."
 
 
-def _beside(found: Perplexity, dense: Perplexity) -> str:
-    return (
-        f"{found.perplexity:.2f}, {_times(found, dense):.2f} times the dense model's {dense.perplexity:.2f}"
-    )
+def _beside(found: Perplexity, dense: Perplexity, of: str = "") -> str:
+    """A perplexity and the dense model's; ``of``: of how many draws it is."""
+    told = f"{found.perplexity:.2f}" + (f" ({of})" if of else "")
+    return f"{told}, {_times(found, dense):.2f} times the dense model's {dense.perplexity:.2f}"
 
 
 def _times(found: Perplexity, dense: Perplexity) -> float:
@@ -96,11 +106,21 @@ def _runner_up(result: ShrinkResult) -> list[str]:
         )
     elif "too few windows to tell" in verdicts:
         told = f"Whether {recipe} is as good cannot be told from fewer than 8 windows"
-    else:
+    elif verdicts == {"no clear difference"}:
         told = f"There is no clear difference between it and {recipe}"
+    else:
+        told = f"{recipe} is {joined([f'{_JUDGED[each.verdict]} on {text}' for text, each in pairs])}"
     return [f"{told}. On {text}: {evidence(each)}." for text, each in pairs[:1]] + [
         f"On {text}: {evidence(each)}." for text, each in pairs[1:]
     ]
+
+
+_JUDGED = {
+    "worse": "clearly worse",
+    "better": "clearly better",
+    "no clear difference": "not clearly different",
+}
+"""A verdict on one text, where the other text has another one."""
 
 
 def _hoped(request: ShrinkRequest, result: ShrinkResult) -> list[str]:
@@ -151,9 +171,12 @@ def _tried(request: ShrinkRequest, result: ShrinkResult) -> str:
 def known(options: Sequence[Option], wish: Wish) -> str:
     """Say in one sentence what is best of the known ``options``, best first, and what is as good."""
     best = options[0]
+    gone = 1.0 - best.measured.parameters / best.dense.parameters
+    apart = wish.fewer is not None and abs(wish.fewer - gone) >= 0.0005
+    size = f"{wish.line} (nearest {percent(gone)})" if apart else wish.line
     told = (
-        f"Best so far for {wish.line}: {quoted(best.recipe)}, perplexity "
-        f"{_beside(best.measured.evaluation, best.dense.evaluation)}"
+        f"Best so far for {size}: {quoted(best.recipe)}, perplexity "
+        f"{_beside(best.measured.evaluation, best.dense.evaluation, draws(best.draws))}"
     )
     if best.other_times is not None:
         told += f", and {best.other_times:.2f} times on the second text"
@@ -165,7 +188,7 @@ def _near(options: Sequence[Option]) -> str:
     best, *others = options
     if not others:
         return "nothing else is known"
-    pairs = [(each, differences(best.measured, each.measured)) for each in others]
+    pairs = [(each, _apart(best.measured, each.measured)) for each in others]
     verdicts = iter(corrected([each for _, found in pairs for each in found]))
     near = [each for each, found in pairs if {next(verdicts).verdict for _ in found} != {"worse"}]
     if not near:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from analysis.evaluate import perplexity_of
 from analysis.scores import find_score
-from app.wording.numbers import counted, duration, percent
+from app.wording.numbers import counted, draws, duration, percent, typeset
 from app.wording.results import evidence, noise, noise_reading
 from app.wording.titles import budgets_line
 from slicing.budget import Budget
@@ -25,7 +25,7 @@ INT8_READING = (
     "In int8 every matrix has 8 bits for a weight, and a scale for each output channel: a way to make the "
     "dense model smaller, too, and one that a smaller model can take as well."
 )
-RANKING_READING = (
+RANKING_READING = typeset(
     "Excess loss: nats per token above the dense model, where 100 % is what the baseline, the first recipe "
     "of the study, loses at this size, and 0 % is dense."
 )
@@ -138,7 +138,7 @@ def ranking(table: Table) -> list[str]:
     other = f", {percent(best.other_share)} on the second text" if best.other_share is not None else ""
     told = [
         f"{quoted(best.recipe)} loses least: excess loss {percent(best.share)}{other} "
-        f"({baseline_name(table.study)} = 100 %)"
+        f"({baseline_name(table.study)} = 100\N{NO-BREAK SPACE}%)"
         + (f"; {best.gain.verdict}: {evidence(best.gain)}." if best.gain else ".")
     ]
     rules = [each for each in table.standings if each.gain and not each.recipe.control]
@@ -227,7 +227,7 @@ def _which_one(table: Table, others: Sequence[Rival]) -> str | None:
         return None
     told = (
         f"At {budgets_line((table.budget,))} take {quoted(winner.recipe)}: perplexity "
-        f"{winner.perplexity:.2f}, {_times_dense(winner.nats)} the dense model's"
+        f"{winner.perplexity:.2f} ({draws(len(winner.runs))}), {_times_dense(winner.nats)} the dense model's"
     )
     if winner.other_perplexity is not None and winner.other_nats is not None:
         told += f", and {winner.other_perplexity:.2f}, {_times_dense(winner.other_nats)}, on the second text"
@@ -236,7 +236,8 @@ def _which_one(table: Table, others: Sequence[Rival]) -> str | None:
         clear = "" if gap.verdict == "worse" else f", {gap.verdict}"
         if gap.drowned:
             clear += f" ({noise(gap)})"
-        near.append(f"{KINDS[kind]}, {quoted(rival.recipe)}, has {rival.perplexity:.2f}{clear}")
+        found = f"{rival.perplexity:.2f} ({draws(len(rival.runs))})"
+        near.append(f"{KINDS[kind]}, {quoted(rival.recipe)}, has {found}{clear}")
     return f"{told}; {'; '.join(near)}." if near else f"{told}."
 
 

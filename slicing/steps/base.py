@@ -151,7 +151,11 @@ class Step(Value):
         said = [self.title]
         for name, value in self.said().items():
             if name == "share":
-                said.append("a searched share" if value == "search" else f"{100 * value:g} % of what goes")
+                said.append(
+                    "a searched share"
+                    if value == "search"
+                    else f"{100 * value:g}\N{NO-BREAK SPACE}% of what goes"
+                )
             elif name == "repair":
                 said.append(repair_title(value))
             else:

@@ -143,7 +143,7 @@ class Slice(Slicing, Step):
         for name, field in type(rule).model_fields.items():
             value = getattr(rule, name)
             if isinstance(value, float | int) and (name == "base" or value != field.get_default()):
-                told = f"{100 * value:g} %" if rule.is_share(name) else f"{value:g}"
+                told = f"{100 * value:g}\N{NO-BREAK SPACE}%" if rule.is_share(name) else f"{value:g}"
                 said.append(f"{rule.abbreviation(name)} {told}")
         if self.plain:
             said.append("one basis for all blocks")

@@ -5,13 +5,13 @@ Reads runs, makes none.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 
-from analysis.evaluate import perplexity_of
+from analysis.evaluate import Perplexity, perplexity_of
 from analysis.shape import ModelShape
 from analysis.sources.model import ModelSource
 from slicing.budget import Budget
@@ -31,12 +31,15 @@ class Option(NamedTuple):
     recipe: Recipe
     budget: Budget
     measured: Measurement
+    """Of the draw in the middle, with what it lost in each window on the mean over all ``draws``."""
     dense: Measurement
     """Judged on the same windows."""
     key: str
     """Of the run that it is from."""
     trial: Trial
-    """What was asked for to judge it."""
+    """What was asked for to judge the draw in the middle."""
+    draws: int = 1
+    """By how many draws of calibration windows it was judged."""
 
     @property
     def times(self) -> float:
@@ -76,10 +79,11 @@ def known_options(
 ) -> tuple[Option, ...]:
     """Rank what was judged of this model and fulfils a wish, least loss first.
 
-    Of several texts that models were judged on it is the one with most recipes. Of a recipe that was judged
-    more than once, as by several draws, it is the one in the middle: the best would flatter it. ``itemsize``:
-    bytes of a parameter. ``may_see`` says of the key of a stored run whether it counts. Raises ``PlanError``
-    for a size that no method reaches.
+    Of several texts that models were judged on it is the one with most recipes. A recipe that was judged by
+    several draws of calibration windows is told by their mean, as a study tells it. Of a recipe that was
+    judged with several settings, or at several sizes, it is what comes nearest to the size with most draws.
+    ``itemsize``: bytes of a parameter. ``may_see`` says of the key of a stored run whether it counts. Raises
+    ``PlanError`` for a size that no method reaches.
     """
     size = wish.size(shape, itemsize)
     known = list(_judged(model, may_see))
@@ -93,10 +97,46 @@ def known_options(
             if dense and each.trial.budget and _answers(each, wish, shape, itemsize, size)
         ]
     most = max(groups.values(), key=len, default=[])
-    draws: dict[str, list[Option]] = {}
-    for each in sorted(most, key=lambda each: each.times):
-        draws.setdefault(each.recipe.line, []).append(each)
-    return tuple(sorted((each[len(each) // 2] for each in draws.values()), key=lambda each: each.times))
+    recipes: dict[str, dict[str, dict[str, Option]]] = {}
+    for each in most:
+        settings = recipes.setdefault(each.recipe.line, {})
+        settings.setdefault(_settings(each.trial), {}).setdefault(each.trial.key, each)
+    told = (
+        _told([_over_draws(list(each.values())) for each in found.values()]) for found in recipes.values()
+    )
+    return tuple(sorted(told, key=lambda each: each.times))
+
+
+def _settings(trial: Trial) -> str:
+    """Tell the trials apart that differ in more than the draw."""
+    return trial.model_copy(update={"seed": 0}).key
+
+
+def _over_draws(draws: list[Option]) -> Option:
+    """One recipe as the mean over its draws, which were judged on the same windows."""
+    middle = sorted(draws, key=lambda each: each.times)[len(draws) // 2]
+    others = [each.measured.other for each in draws]
+    told = {
+        "evaluation": _mean([each.measured.evaluation for each in draws]),
+        "other": _mean([each for each in others if each]) if all(others) else None,
+    }
+    return middle._replace(measured=middle.measured.model_copy(update=told), draws=len(draws))
+
+
+def _mean(found: Sequence[Perplexity]) -> Perplexity:
+    """What several models lose in each window on average."""
+    nll = np.mean([each.nll for each in found], axis=0)
+    told = {"nll": tuple(map(float, nll)), "perplexity": perplexity_of(float(nll.mean()))}
+    return found[0].model_copy(update=told)
+
+
+def _told(found: list[Option]) -> Option:
+    """The settings that come nearest to the size, to a percent, and of those the ones with most draws; of
+    several such the one in the middle, since the best would flatter.
+    """
+    ranked = [(round(each.measured.parameters / each.dense.parameters, 2), each.draws) for each in found]
+    alike = [each for each, rank in zip(found, ranked, strict=True) if rank == max(ranked)]
+    return sorted(alike, key=lambda each: each.times)[len(alike) // 2]
 
 
 def _answers(each: _Judged, wish: Wish, shape: ModelShape, itemsize: int, size: int) -> bool:

@@ -10,7 +10,7 @@ import math
 import shutil
 from collections.abc import Sequence
 from functools import partial
-from itertools import zip_longest
+from itertools import accumulate, zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -151,6 +151,7 @@ class _Race:
             raise PlanError(f"No method fulfils the wish for {self.wish.line} here. {found[0].problem}")
         kept.sort(key=lambda each: self.clock.expect(each.trial))
         self._refuse_unless_in_time(kept[0].trial)
+        self._tell_what_fits(kept)
         return kept
 
     def full(self, previews: Sequence[Done]) -> list[Entry]:
@@ -291,6 +292,17 @@ class _Race:
                 f"give more minutes (--minutes {1.2 * needed / 60:.0f}), or fewer or shorter windows "
                 "(--calibration-windows, --search-windows, --evaluation-windows, --window-length)."
             )
+
+    def _tell_what_fits(self, entries: Sequence[Entry]) -> None:
+        """Tell before the first preview how many of them there is time for, and the minutes that all take."""
+        left = UNTIL[1] * self.clock.seconds - self.clock.spent
+        new = [self.clock.expect(each.trial) for each in entries if not self.trials.stored(each.trial)]
+        if sum(new) <= left:
+            return
+        stored = len(entries) - len(new)
+        fits = max(1, stored + sum(total <= left for total in accumulate(new)))
+        self.progress(f"Time for {fits} of {len(entries)} previews", 1, 1)
+        self.progress(f"All take --minutes {math.ceil(sum(new) / UNTIL[1] / 60)}", 1, 1)
 
     # Writing down and telling
 

@@ -17,7 +17,7 @@ from app.figures.body import draw_body
 from app.other_way import best_other_way
 from app.proposal import propose
 from app.report import build_report
-from app.wording import BODY_READING, cost, deciding, other_way
+from app.wording import BODY_READING, change, cost, deciding, other_way
 from slicing.library import bring_in
 from slicing.plans import Plan
 from slicing.studies.results import Run
@@ -148,3 +148,10 @@ def test_no_other_way_is_said_where_none_is_known() -> None:
     dense = found.measured["dense"]
     grown = found._replace(measured={**found.measured, found.planned: dense})
     assert best_other_way(bundled_run(), grown) is None
+
+
+def test_the_change_against_constant_is_told_once(desk: Desk) -> None:
+    (told,) = {change(each) for _, each in deciding(read(bundled_run()))}
+    said = words(page("compare"))
+    assert said.count(told) == 1
+    assert "At equal mean slice: 95" in said and "nats per token" in said

@@ -21,6 +21,7 @@ from app.figures.plan import draw_schedule
 from app.figures.profile import draw_change, draw_profile, outliers
 from app.figures.ranking import draw_ranking
 from app.tables import healing_table
+from app.wording import change_reading
 from slicing.allocation import Fractions
 from slicing.healing.record import Healed, Look
 from slicing.plans import Plan
@@ -269,12 +270,30 @@ def test_a_change_is_a_dot_on_a_log_axis_with_its_spread(score: str) -> None:
         assert dots.y == pytest.approx(change.mean(axis=0), rel=1e-5)
         assert dots.error_y.array == pytest.approx(change.std(axis=0, ddof=1), rel=1e-4)
     assert (np.asarray(dots.error_y.arrayminus) < np.asarray(dots.y)).all()  # a log axis has no zero
-    assert [place for place, size in enumerate(dots.marker.size) if size > 7] == [3]
+    assert [place for place, size in enumerate(dots.marker.size) if size > 9] == [3]
     told = [note.text for note in drawing.figure.layout.annotations]
     assert told == [
-        f"<b>block {int(np.argmax(dots.y))}</b> changes most",
-        f"<b>block {int(np.argmin(dots.y))}</b> changes least",
+        f"<b>block {int(np.argmax(dots.y))}</b> changes it most",
+        f"<b>block {int(np.argmin(dots.y))}</b> changes it least",
+        "<b>↓ lower: more redundant</b>",
     ]
+    assert f"Block {int(np.argmin(dots.y))} changes its input least" in drawing.takeaway
+    assert "and so is the most redundant" in drawing.takeaway
+
+
+@pytest.mark.parametrize(("score", "way"), [("depth", "↑ higher"), ("leave-one-out", "↓ lower")])
+def test_bars_say_which_way_is_redundant_too(score: str, way: str) -> None:
+    found = profile().with_probed(score, np.linspace(-0.1, 1.0, profile().blocks)[None])
+    (note,) = draw_change(found, score).figure.layout.annotations
+    assert note.text == f"<b>{way}: more redundant</b>"
+
+
+@pytest.mark.parametrize("score", ["lr", "lr-published", "block-influence", "angular", "depth"])
+def test_the_words_below_a_profile_say_the_way_that_the_chart_has(score: str) -> None:
+    told = change_reading(score)
+    assert ("lower means more redundant" in told) is (SCORES[score].of_cosine or score == "angular")
+    if SCORES[score].of_cosine and SCORES[score].higher_is_redundant:
+        assert told.index("lower means more redundant") < told.index("goes the other way")
 
 
 def test_what_is_no_change_or_not_above_zero_keeps_its_bars() -> None:

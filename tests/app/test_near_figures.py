@@ -201,6 +201,8 @@ def test_the_line_of_a_token_lies_in_the_chart_of_changes_and_stretches_it_littl
         figure = draw_change(profile, "lr", path=path).figure
         line, dots = figure.data
         assert line.mode == "lines+markers" and dots.mode == "markers"
+        assert line.line.width == 1 and line.line.color == LIGHT.label  # quieter than the mean
+        assert min(dots.marker.size) > 2 * line.marker.size
         low, high = 10.0 ** np.asarray(figure.layout.yaxis.range)
         assert (np.asarray(line.y) > low).all() and (np.asarray(line.y) < high).all()
         assert low > 0.05 * min(dots.y)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from contest_stand_in import contest_run
@@ -158,7 +159,7 @@ def test_the_card_tells_memory_of_its_own_device_only(
 
 def test_the_profile_switches_scores(desk: Desk) -> None:
     app = page("profile")
-    assert "Mean cosine" in words(app)
+    assert "mean cosine" in words(app) and "lower means more redundant" in words(app)
     assert [chart.key for chart in app.get("plotly_chart")] == ["profile", "token-path", "tokens"]
     app.segmented_control(key="shown").set_value("angular").run()
     assert "Angle between" in words(app)
@@ -456,7 +457,7 @@ def shares_of(app: AppTest) -> tuple[float, ...]:
 def test_presets_and_the_way_back(desk: Desk) -> None:
     app = page("tune")
     before = app.session_state["plan"]
-    press(app, "Strong: SP 40 %, SB 20 %")
+    press(app, "Strong: SP 40\N{NO-BREAK SPACE}%, SB 20\N{NO-BREAK SPACE}%")
     strong = app.session_state["plan"]
     assert (strong.target, strong.settings) == (0.4, {"base": 0.2})
     assert app.slider(key="sp").value == 40
@@ -798,3 +799,22 @@ def test_the_target_can_be_given_as_fewer_parameters(desk: Desk) -> None:
     redundancy = bundled_run().result.profile.redundancy("lr")
     wanted = Plan().with_fewer(0.2, redundancy, shape)
     assert task.budgets[0].target == wanted.target
+
+
+def test_the_profile_opens_at_the_block_that_is_most_redundant(desk: Desk) -> None:
+    run: Any = bundled_run()
+    most = int(np.argmax(run.result.profile.redundancy("lr")))
+    app = page("profile")
+    assert app.selectbox(key="block").value == most
+    assert f"as block {most} changes it" in words(app)
+    assert f"Block {most} changes its input least" in words(app)
+
+
+def test_before_anything_is_written_an_example_that_ships_is_shown(desk: Desk) -> None:
+    app = page("play")
+    run: Any = bundled_run()
+    found = read_comparison(run.request, run.result)
+    for name in ("dense", found.planned):
+        sample = found.measured[name].sample
+        assert sample and sample.text.strip() in words(app)
+    assert "token by token" in words(app)

@@ -38,7 +38,7 @@ def test_the_message_is_above_the_fold_and_arrow_keys_walk(address: str, browser
 
 def test_a_click_on_a_token_shows_its_path_and_so_does_its_number(address: str, browser: Any) -> None:
     page = visit(browser, f"{address}/profile?block=7+%C2%B7+model.layers.7")
-    told = page.locator(".js-plotly-plot").first.get_by_text("line: the token")
+    told = page.locator(".js-plotly-plot").first.get_by_text("dotted line:")
     for _ in range(100):  # the page is drawn before its script has run
         if page.evaluate("Boolean(window.slicescopeTokens)"):
             break

@@ -129,7 +129,7 @@ def test_the_charts_are_whole_figures(report):
 def test_a_report_opens_with_the_verdict_the_cost_and_the_sizes(report):
     first = report[: report.index("<nav")]
     for said in (
-        "22.67 → 46.30: perplexity doubles for 11.1",
+        "22.67 → 46.30 (one draw): perplexity doubles for 11.1",
         "Dynamic slicing predicts better than constant slicing",
         "<p class=value>119.6 M</p><p class=change>−11.1",
         "After “Mr. Speaker, the state of our Union is” they write:",

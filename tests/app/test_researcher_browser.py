@@ -78,7 +78,7 @@ def test_from_an_own_text_to_the_difference_between_two(page: Any, tmp_path: Pat
     settle(page)
     page.locator(".slicescope-tokens [data-place='7']").click()
     page.locator(".slicescope-tokens [data-place='7'][aria-current]").wait_for()
-    chart.get_by_text("line: the token").wait_for()
+    chart.get_by_text("dotted line:").wait_for()
 
     # The other text, and what parts the two profiles, block by block.
     measure_on(page, tmp_path / "tables.txt")

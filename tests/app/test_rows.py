@@ -99,3 +99,25 @@ def test_names_are_folded_and_never_cut():
     assert len(name) > NAME and "".join(name.split()) in "".join(
         "".join(line.replace("1.000", "").split()) for line in lines
     )
+
+
+RECIPES = [
+    "llm-streamline(share=0.5) | mixed(repair=projections)",
+    "slice(dynamic, base=0, blocks_per_basis=3, repair=writers)",
+    "llm-streamline(repair=projections)",
+    "random-blocks(draw=1, repair=writers) | distil(minutes=10.5)",
+]
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_a_recipe_breaks_between_its_words_and_settings(width: int) -> None:
+    lines = printed([{"recipe": name, "loss": 1.0, "title": name} for name in RECIPES], width)
+    assert max(len(line.rstrip()) for line in lines) <= width
+    for word in (
+        "llm-streamline(",
+        "blocks_per_basis=3",
+        "repair=projections)",
+        "random-blocks(",
+        "share=0.5)",
+    ):
+        assert sum(line.count(word) for line in lines) >= 2 * sum(word in name for name in RECIPES)

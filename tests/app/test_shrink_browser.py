@@ -61,7 +61,9 @@ def page(model: Path, tmp_path: Path) -> Iterator[Any]:
 
 
 def test_from_the_bare_address_to_a_report_in_a_few_clicks(page: Any, model: Path) -> None:
-    page.get_by_text("Best so far for 20% fewer parameters").wait_for()  # of the demo, before anything runs
+    page.get_by_text(
+        "Best so far for 20\N{NO-BREAK SPACE}% fewer parameters"
+    ).wait_for()  # of the demo, before anything runs
     page.locator(".js-plotly-plot .main-svg").first.wait_for()
     person = Engineer(page)
 
@@ -72,7 +74,7 @@ def test_from_the_bare_address_to_a_report_in_a_few_clicks(page: Any, model: Pat
     person.click(page.get_by_role("button", name="Load").first)
     page.get_by_text("Done: Load").wait_for(timeout=MINUTES)
     person.click(page.get_by_test_id("stTopNavLink").filter(has_text="Make it smaller"))
-    page.get_by_text("Nothing is known yet of 20% fewer parameters").wait_for()
+    page.get_by_text("Nothing is known yet of 20\N{NO-BREAK SPACE}% fewer parameters").wait_for()
     person.type("Minutes", "0.5")
     assert page.get_by_role("button", name="Cancel").count() == 0  # the Enter key started nothing
     person.click(page.get_by_role("button", name="Find the best way for tiny, in 0.5 minutes"))

@@ -69,8 +69,15 @@ def test_a_wish_becomes_a_folder_and_is_known_the_next_time(folder, capsys):
         patch.setattr("app.cli.shrinking.carry_out", stop)
         assert slicescope(f"shrink {FLAGS} --fewer 30% --out other") == 130
     told = capsys.readouterr().err
-    assert "Known already of sizes near 30% fewer parameters, best first:" in told
-    assert "times dense" in told and "shortgpt" in told
+    assert "Known already of sizes near 30\N{NO-BREAK SPACE}% fewer parameters, best first:" in told
+    assert "perplexity" in told and "shortgpt" in told
+    (line,) = (line.strip() for line in told.splitlines() if "slicescope compress" in line)
+    assert line.startswith("slicescope compress ") and "--out" in line
+    again = line.removeprefix("slicescope ").replace("smaller-model", "made-again").replace("'", "")
+    assert slicescope(again) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "(asked 30 %, nearest" in said and "made in" in said
+    assert (folder / "made-again" / "config.json").is_file()
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from conftest import DEMO_SHAPE
 from contest_stand_in import shipped_measurement
+from shrink_stand_in import shrink_run
 
 from analysis.evaluate import Difference
 from analysis.scores import SCORES
@@ -23,11 +24,13 @@ from slicing.plans import Plan
 from slicing.repair import Repair, SublayerRepair
 from slicing.schedule import SlicingSchedule
 from slicing.studies.files import text_line
+from slicing.studies.options import known_options
 from slicing.studies.requests import ProfileRequest
 from slicing.studies.results import TextUsed
 from slicing.studies.store import bundled_board, bundled_contest, bundled_run, bundled_sweep
 from slicing.studies.study import comparison, leaderboard, recipes
-from slicing.studies.verdicts import Comparison, read_comparison
+from slicing.studies.verdicts import Comparison, read_board, read_comparison
+from slicing.wish import Wish
 
 DEMO = TextSource(kind="demo", split="calibration")
 EVALUATION = TextSource(kind="demo", split="evaluation")
@@ -227,7 +230,7 @@ def test_the_run_that_ships_shows_no_speed_but_paired_ratios() -> None:
     assert not {"tokens/s", "slicing"} & set(table.columns)
     assert set(table["generation"]) >= {"", "too noisy to tell"}
     timed: Any = shipped_measurement("dynamic").speed
-    assert "94 % of cases" in wording.speed(timed) and "5 rounds" in wording.speed(timed)
+    assert "94\N{NO-BREAK SPACE}% of cases" in wording.speed(timed) and "5 rounds" in wording.speed(timed)
 
 
 def test_evidence_names_interval_nats_and_windows() -> None:
@@ -240,7 +243,8 @@ def test_evidence_names_interval_nats_and_windows() -> None:
         p_value=0.01,
     )
     assert wording.evidence(each) == (
-        "−9.5\N{NO-BREAK SPACE}% perplexity · 95 % interval −18.1 to −4.9\N{NO-BREAK SPACE}% · "
+        "−9.5\N{NO-BREAK SPACE}% perplexity · 95\N{NO-BREAK SPACE}% interval −18.1 to "
+        "−4.9\N{NO-BREAK SPACE}% · "
         "−0.100 nats per token · 9 windows, paired"
     )
     among = each.model_copy(update={"comparisons": 4})
@@ -271,3 +275,48 @@ def test_who_opens_a_kept_model_depends_on_its_matrices():
     bridged = wording.kept_model(plain=False)
     assert "transformers 5.23 or later" in bridged
     assert "other tools do not open it" in bridged
+
+
+def test_a_recipe_has_one_perplexity_wherever_it_is_told_and_of_how_many_draws_it_is() -> None:
+    board: Any = bundled_board()
+    (at,) = (table for table in read_board(board.request, board.result).tables if table.budget.amount == 0.2)
+    for opens in ("transformers", "everywhere"):
+        wish = Wish(fewer=0.2, opens=opens)
+        known = known_options(board.request.model, wish, board.result.shape, 4)
+        for option in known:
+            standing = at.standing(option.recipe.line)
+            assert standing and option.draws == len(standing.runs)
+            assert option.measured.evaluation.perplexity == pytest.approx(standing.perplexity)
+            assert option.measured.other and standing.other_perplexity
+            assert option.measured.other.perplexity == pytest.approx(standing.other_perplexity)
+        number = f"{known[0].measured.evaluation.perplexity:.2f} ({wording.draws(known[0].draws)})"
+        assert number in wording.known(known, wish)
+    best = at.best_of()
+    assert best and len(best.runs) == 3
+    number = f"{best.perplexity:.2f} (mean of 3 draws)"
+    (told,) = (
+        line for line in wording.frontier(read_board(board.request, board.result)) if "At 20" in line[:5]
+    )
+    assert number in told
+    assert wording.draws(1) in wording.cost(shipped_comparison())
+
+
+def test_nothing_is_clearly_worse_that_the_second_text_does_not_tell_apart() -> None:
+    board: Any = bundled_board()
+    wish = Wish(fewer=0.2)
+    known = known_options(board.request.model, wish, board.result.shape, 4)
+    first, second = wording.differences(known[0].measured, known[1].measured)
+    assert (first.verdict, second.verdict) == ("worse", "no clear difference")
+    assert "all others that are known are clearly worse" not in wording.known(known, wish)
+    assert f"no clear difference to “{known[1].recipe.title}”" in wording.known(known, wish)
+
+
+def test_a_size_that_was_asked_for_is_told_where_another_is_reached() -> None:
+    gap = "\N{NO-BREAK SPACE}"
+    assert wording.fewer(0.12) == f"12.0{gap}% fewer parameters"
+    assert wording.fewer(0.12, 0.12) == f"12.0{gap}% fewer parameters"
+    assert wording.fewer(0.12, 0.15) == f"12.0{gap}% fewer parameters (asked 15{gap}%, nearest 12.0{gap}%)"
+    assert wording.fewer(-0.01) == f"1.0{gap}% more parameters"
+    run = shrink_run()
+    assert run.request.kind == "shrink" and run.result.kind == "shrink"
+    assert f"(asked 20{gap}%, nearest" in wording.shrunk(run.request, run.result)[0]
