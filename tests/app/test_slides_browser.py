@@ -39,7 +39,7 @@ def test_charts_are_as_wide_as_their_slides_on_every_screen(address: str, browse
         frame, chart = slide.bounding_box(), slide.locator(".main-svg").first.bounding_box()
         assert chart["width"] > 0.9 * frame["width"]
         assert frame["width"] <= width
-    page.context.close()
+    page.close()
 
 
 @pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 400)])
