@@ -249,7 +249,12 @@ def provenance(view: state.View) -> state.Shown | None:
     with words:
         told = wording.verbatim(f"{origin} · {state.run_title(shown.run)}")
         st.caption(f":material/history: {told}", width="stretch")
-    with actions, st.container(horizontal=True, vertical_alignment="center", gap="small"):
+    with (
+        actions,
+        st.container(
+            horizontal=True, vertical_alignment="center", horizontal_alignment="right", gap="small"
+        ),
+    ):
         with st.popover("Take away", icon=":material/download:"):
             downloads(shown.run)
             pictures()

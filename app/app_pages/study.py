@@ -243,7 +243,7 @@ def _numbers(standing: Standing, table: Table) -> None:
         st.warning(worst.told, icon=":material/warning:")
     if standing.noise is not None:
         st.markdown(f"Repeated with noise, it moves by {wording.percent(math.expm1(standing.noise))}.")
-    seeds = f"mean of {len(standing.runs)} calibrations" if len(standing.runs) > 1 else "one calibration"
+    seeds = wording.draws(len(standing.runs))
     mean = f", mean slice {wording.percent(first.mean_slice)}" if first.schedule else ""
     st.caption(
         f"{standing.parameters:,} parameters{mean}, {seeds}; {wording.duration(standing.seconds)} to decide "
