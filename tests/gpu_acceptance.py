@@ -19,7 +19,7 @@ from counting import MODELS, Model
 from analysis.anatomy import decoder
 from analysis.bases import find_bases
 from analysis.details import DetailsCollector
-from analysis.device import PeakMemory, free_memory, synchronise
+from analysis.device import PeakMemory, free_memory, synchronise, widen
 from analysis.errors import SlicescopeError
 from analysis.evaluate import batches_of, perplexity, tokens_at_a_time
 from analysis.profile import profile_blocks
@@ -28,6 +28,7 @@ from analysis.sources.model import ModelSource
 from analysis.sources.text import TextSource
 from analysis.sources.windows import token_windows
 from analysis.speed import Speed, compare_speed
+from analysis.subspace import leading_subspace
 from slicing.guard import refuse_unless_invariant
 from slicing.memory import slicing_need
 from slicing.schedule import SlicingSchedule
@@ -132,6 +133,7 @@ def main_job(checks: Checks, shape: Model, count: int, length: int) -> None:
     checks.timed("evaluation", lambda: perplexity(model, windows))
     checks.ratio("evaluation")
     checks.timed("guard", lambda: refuse_unless_invariant(model))
+    subspace_job(checks, max(shape.width, 96))
     sliced = checks.timed("slicing", lambda: slice_model(model, schedule, windows), share=0.4)
     checks.ratio("slicing")
     if sliced:
@@ -141,6 +143,25 @@ def main_job(checks: Checks, shape: Model, count: int, length: int) -> None:
     checks.ratio("bases")
     if found:
         checks.timed("preview", lambda: recut(model, schedule, found))
+
+
+def subspace_job(checks: Checks, width: int) -> None:
+    """Hold the leading subspace by products against that of the eigenvectors."""
+    made = torch.Generator().manual_seed(0)
+    states = torch.randn(2 * width, width, generator=made) * torch.logspace(0, -2, width)
+    states[0] *= 1e4  # a massive token
+    moment = widen(states, checks.device)
+    moment = moment.T @ moment
+    kept = width * 3 // 4
+    exact = checks.timed("eigenvectors", lambda: torch.linalg.eigh(moment))
+    found = checks.timed("leading subspace", lambda: leading_subspace(moment, kept))
+    if exact is None or found is None:
+        checks.judge("leading subspace", False, "none was found")
+        return
+    missed = float(exact[0][:-kept].sum() / exact[0].sum())
+    took = checks.seconds["leading subspace"] / checks.seconds["eigenvectors"]
+    told = f"it misses {found[1] / missed - 1:+.1e} more than eigenvectors, in {took:.2f}x their time"
+    checks.judge("leading subspace", abs(found[1] / missed - 1) < 1e-2, told)
 
 
 def judge_sliced(checks: Checks, model: Any, sliced: SlicedModel, windows: torch.Tensor) -> None:
