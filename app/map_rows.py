@@ -20,7 +20,7 @@ def map_rows(found: Map, board: Board) -> list[dict[str, str]]:
 
 def base_name(base: float) -> str:
     """A base (SB) in the head of its column."""
-    return f"SB {100 * base:g} %"
+    return f"SB {100 * base:g}\N{NO-BREAK SPACE}%"
 
 
 def _told(cell: Cell) -> str:

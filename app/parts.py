@@ -251,9 +251,7 @@ def provenance(view: state.View) -> state.Shown | None:
         st.caption(f":material/history: {told}", width="stretch")
     with (
         actions,
-        st.container(
-            horizontal=True, vertical_alignment="center", horizontal_alignment="right", gap="small"
-        ),
+        st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="right", gap="small"),
     ):
         with st.popover("Take away", icon=":material/download:"):
             downloads(shown.run)

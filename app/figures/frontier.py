@@ -291,7 +291,7 @@ def key_of(ends: Sequence[End], beyond: Sequence[str] = ()) -> str:
     for each in ends:
         told = f"{html.escape(visible(each.title))}, {each.times:.2f} ×"
         border = f"border-top: 3px {_BORDERS.get(each.dash, 'dashed')} {each.colour}"
-        items.append(f'<span style="{border}"></span>{f"<b>{told}</b>" if each.is_first else told}')
+        items.append(f'<span style="{border}"></span>{f"<strong>{told}</strong>" if each.is_first else told}')
     if beyond:
         items.append(f"▲ above the chart: {html.escape(visible('; '.join(beyond)))}")
     rows = "".join(f"<li><div>{item}</div></li>" for item in items)

@@ -181,7 +181,7 @@ def _constant_before(case: Case) -> str:
     if fewer == wording.percent(1 - here.parameters / dense.parameters):
         return ""
     return (
-        f"; before, constant slicing had {fewer} fewer, which is why it had "
+        f"; before, constant slicing had {fewer} fewer, by one draw of calibration text, which is why it had "
         f"{before.evaluation.perplexity:.2f} and has {here.perplexity:.2f} now"
     )
 

@@ -98,7 +98,7 @@ def test_the_best_of_each_kind_has_its_colour_and_its_name_and_all_others_are_gr
     (bold,) = (label for label in labels if label.startswith("<b>"))
     assert "LLM-Streamline" in bold
     key = key_of(named_ends(board))
-    assert f"<b>{WINNER.short_title}, repaired, 1.82 ×</b>" in key
+    assert f"<strong>{WINNER.short_title}, repaired, 1.82 ×</strong>" in key
     repairs = ("none", "linear", "last-writer", "train-block", "writers")
     assert len({symbol_of(Recipe.parse(f"sleb(repair={each})")) for each in repairs}) == len(repairs)
 
