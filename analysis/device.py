@@ -310,6 +310,16 @@ def reuse_memory() -> None:
         _MALLOPT(_TRIM_THRESHOLD, 2**31 - 1)
 
 
+def pass_by_imports() -> None:
+    """Let the collection of garbage pass by all objects that there are now; for a process that begins.
+
+    Those that torch and transformers make when they are imported never become garbage, and to look at them
+    takes most of every collection.
+    """
+    gc.collect()
+    gc.freeze()
+
+
 def free_memory() -> None:
     """Give memory that nothing refers to any more back to the device, and to the system."""
     gc.collect()

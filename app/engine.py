@@ -308,8 +308,10 @@ def launch() -> Child:
 
 def compute_for(line: int) -> None:
     """Run an engine as the process of its own, given the number of its end of the connection."""
-    from analysis.device import reuse_memory
+    from analysis.device import pass_by_imports, reuse_memory
 
     os.nice(MODESTY)
     reuse_memory()
-    Engine(Connection(line)).run(gone=lambda: os._exit(0))
+    engine = Engine(Connection(line))
+    pass_by_imports()
+    engine.run(gone=lambda: os._exit(0))

@@ -7,7 +7,6 @@ their own. Knows nothing about pages or figures.
 
 from __future__ import annotations
 
-import gc
 import uuid
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
@@ -18,7 +17,7 @@ from streamlit.navigation.page import StreamlitPage
 from streamlit.runtime import get_instance
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 
-from analysis.device import HOST, LARGE, Facts, has_bf16, memory_of, pick_device
+from analysis.device import HOST, LARGE, Facts, has_bf16, memory_of, pass_by_imports, pick_device
 from analysis.errors import ModelError, SlicescopeError, StorageError
 from analysis.sources.card import ModelCard, describe
 from analysis.sources.model import ModelSource
@@ -78,11 +77,7 @@ class Drawn(NamedTuple):
 @st.cache_resource(show_spinner=False, on_release=Worker.stop)
 def worker() -> Worker:
     """The one worker of this process."""
-    # Streamlit collects garbage in full after every drawing of a page or a part of it. Among the objects
-    # that torch and transformers make when they are imported, which never become garbage, that took most
-    # of the server's time; frozen, they are passed over.
-    gc.collect()
-    gc.freeze()
+    pass_by_imports()  # streamlit collects garbage in full after every drawing of a page or a part of it
     minutes = policy().minutes
     return Worker(seconds=60.0 * minutes if minutes else None)
 

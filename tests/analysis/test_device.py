@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
 import time
+import weakref
 
 import pytest
 import torch
 
-from analysis.device import PeakMemory, is_out_of_memory, memory_of, out_of_memory_told
+from analysis.device import (
+    PeakMemory,
+    free_memory,
+    is_out_of_memory,
+    memory_of,
+    out_of_memory_told,
+    pass_by_imports,
+)
 from analysis.errors import OutOfMemoryError
 
 
@@ -102,3 +111,12 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before, psutil.Proces
         told[how] = [int(each) for each in done.stdout.split()]
     assert told["reuse"][0] < told["usual"][0] / 2
     assert told["reuse"][1] < -60e6
+
+
+def test_what_a_process_begins_with_is_passed_by_and_what_comes_later_is_not():
+    begun = [gc.callbacks]
+    pass_by_imports()
+    assert not any(each is begun for each in gc.get_objects())
+    gone = weakref.finalize(type("Part", (), {}), int)  # a class refers to itself
+    free_memory()
+    assert not gone.alive
