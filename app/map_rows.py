@@ -20,7 +20,7 @@ def map_rows(found: Map, board: Board) -> list[dict[str, str]]:
 
 def base_name(base: float) -> str:
     """A base (SB) in the head of its column."""
-    return f"SB {100 * base:g}\N{NO-BREAK SPACE}%"
+    return f"SB {100 * base:g} %"
 
 
 def _told(cell: Cell) -> str:

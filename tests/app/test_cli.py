@@ -479,7 +479,7 @@ def test_sweep_prints_the_map_and_runs_nothing_twice(monkeypatch, tiny_folder, t
     words += ["--base", "0,.1", "--target", ".2"]
     assert run(monkeypatch, *words) == 0
     shown = capsys.readouterr().out
-    assert "SB 10\N{NO-BREAK SPACE}%" in shown
+    assert "SB 10 %" in shown
     assert "SP 20" in shown
     runs = {path: path.stat().st_mtime_ns for path in runs_folder().glob("*/run.json")}
     assert len(runs) == 5  # dense, constant, two cells, and the sweep
