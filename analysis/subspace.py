@@ -66,7 +66,7 @@ def nearly_orthogonal(basis: Tensor) -> Tensor:
 
 
 def _massive(moment: Tensor) -> Tensor:
-    """The leading eigenvectors (D, ``_MASSIVE``), by subspace iteration in fp64."""
+    """Find the leading eigenvectors (D, ``_MASSIVE``) by subspace iteration in fp64."""
     size = len(moment)
     drawn = torch.Generator().manual_seed(0)  # on the host: the same numbers on every device
     found = torch.randn(size, _MASSIVE + _BESIDE, dtype=torch.float64, generator=drawn).to(moment.device)
@@ -77,7 +77,7 @@ def _massive(moment: Tensor) -> Tensor:
 
 
 def _purified(moment: Tensor, rank: int, scale: float) -> Tensor | None:
-    """The projector (D, D) onto the leading ``rank`` directions of a ``moment`` (D, D), fp32.
+    """Find the projector (D, D) onto the leading ``rank`` directions of a ``moment`` (D, D), fp32.
 
     Its start has the same eigenvectors, and the eigenvalues ``x / (x + scale)``. Then x² or 2x - x² of them
     is taken, whichever brings their sum nearer to ``rank``, until all are 0 or 1.
@@ -102,9 +102,9 @@ def _purified(moment: Tensor, rank: int, scale: float) -> Tensor | None:
 
 
 def _halves(projector: Tensor, width: int) -> Tensor | None:
-    """An orthogonal matrix (D, D) whose first ``width`` columns span what the ``projector`` (D, D) keeps.
+    """Find an orthogonal matrix (D, D) whose first ``width`` columns span the range of ``projector`` (D, D).
 
-    ``None`` where it is none for all that.
+    ``None`` where rounding leaves the matrix too far from orthogonal.
     """
     size = len(projector)
     places = torch.arange(size, dtype=projector.dtype, device=projector.device)
@@ -119,12 +119,12 @@ def _halves(projector: Tensor, width: int) -> Tensor | None:
 
 
 def _apart(projector: Tensor, columns: Tensor, width: int) -> Tensor:
-    """What is kept of the first ``width`` of ``columns`` (D, D), and what is not of the others."""
+    """Project the first ``width`` of ``columns`` (D, D), and project the others onto the rest."""
     kept = projector @ columns
     kept[:, width:] = columns[:, width:] - kept[:, width:]
     return kept
 
 
 def _inner(one: Tensor, other: Tensor) -> Tensor:
-    """The sum of the products of their entries, in fp64."""
+    """Sum the products of the entries of two matrices, in fp64."""
     return sum(((a * widen(b)).sum() for a, b in zip(one.split(1024), other.split(1024), strict=True)))  # type: ignore[return-value]

@@ -45,7 +45,7 @@ _ABOUT = {
 
 
 def _draw(plan: Plan, profile: LayerProfile, shape: ModelShape) -> tuple[SlicingSchedule, SlicingSchedule]:
-    """What the plan would leave, and constant slicing beside it (``PlanError`` when it cannot be met)."""
+    """Draw what the plan and constant slicing would leave (``PlanError`` if the plan cannot be met)."""
     redundancy = profile.redundancy(plan.score, plan.first_token)
     fractions = plan.fractions(redundancy)
     plan_state.keep_plan(plan)

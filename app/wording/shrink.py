@@ -26,7 +26,7 @@ def differences(first: Measurement, then: Measurement) -> tuple[Difference, ...]
 
 
 def _apart(first: Measurement, then: Measurement) -> list[Difference]:
-    """The same, each standing alone."""
+    """Compare two models on every text, without correction for several comparisons."""
     found = [difference(first.title, first.evaluation, then.title, then.evaluation)]
     if first.other and then.other:
         found.append(difference(first.title, first.other, then.title, then.other))

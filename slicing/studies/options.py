@@ -31,15 +31,15 @@ class Option(NamedTuple):
     recipe: Recipe
     budget: Budget
     measured: Measurement
-    """Of the draw in the middle, with what it lost in each window on the mean over all ``draws``."""
+    """Measures the model of the middle draw; its losses per window are means over all ``draws``."""
     dense: Measurement
     """Judged on the same windows."""
     key: str
     """Of the run that it is from."""
     trial: Trial
-    """What was asked for to judge the draw in the middle."""
+    """Names the trial of the middle draw."""
     draws: int = 1
-    """By how many draws of calibration windows it was judged."""
+    """Counts the draws of calibration windows that it was judged by."""
 
     @property
     def times(self) -> float:
@@ -124,7 +124,7 @@ def _over_draws(draws: list[Option]) -> Option:
 
 
 def _mean(found: Sequence[Perplexity]) -> Perplexity:
-    """What several models lose in each window on average."""
+    """Average the losses of several models, window by window."""
     nll = np.mean([each.nll for each in found], axis=0)
     told = {"nll": tuple(map(float, nll)), "perplexity": perplexity_of(float(nll.mean()))}
     return found[0].model_copy(update=told)
