@@ -53,7 +53,8 @@ def test_a_bar_is_dragged_and_moved_by_keys_and_undone_while_the_mean_holds(page
     assert metric(page, "Mean slice").replace("\xa0", " ") == "25.0 %"
     page.keyboard.press("ArrowDown")
     page.keyboard.press("ArrowDown")
-    assert level(page, 5, dragged) == pytest.approx(dragged - 2 * 100 * 8 / 576, abs=0.2)
+    step = 100 * 8 / 576  # a drag may end between two steps of the width, and a key goes to one
+    assert level(page, 5, dragged) == pytest.approx(dragged - 2 * step, abs=step / 2 + 0.1)
     # The focus stays, so that the keys go on; a chart that is drawn anew takes it along.
     page.locator(".slicescope-handles .handle[data-block='5']:focus").wait_for(state="attached")
     page.keyboard.press("ArrowRight")
