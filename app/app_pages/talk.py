@@ -23,7 +23,8 @@ _STYLE = """<style>
   .st-key-talk-foot [data-testid="stCaptionContainer"] p::after { content: " · ? lists the keys"; }
 }
 .stMainBlockContainer { max-width: none; padding: 1.2rem clamp(1rem, 3vw, 5rem) 0.6rem; }
-.st-key-talk { min-height: calc(100dvh - 3.2rem); gap: clamp(0.4rem, 1.6dvh, 1.2rem); }
+.st-key-talk { min-height: calc(100dvh - 3.2rem); }
+.st-key-talk, .st-key-talk-scene { gap: clamp(0.4rem, 1.6dvh, 1.2rem); }
 .st-key-talk :has(.st-key-talk-chart), .st-key-talk-chart > * { flex: 1 1 auto; }
 .st-key-talk-chart > * { position: relative; min-height: 16rem; }
 .st-key-talk-chart > * > * { position: absolute; inset: 0; }
@@ -213,12 +214,14 @@ at = talk_state.talk(len(scenes))
 with st.container(key="talk"):
     step = scenes[at.step - 1]
     st.title(step.title, anchor=False)
-    if told:
-        _scene(step, told, at)
-        dark = parts.theme() == DARK
-        st.html(desk(scenes, at.step, told, _address(), dark), unsafe_allow_javascript=True)
-    elif problem:
-        st.error(problem, icon=":material/error:")
-    else:
-        st.info("There is no finished comparison to tell the story of: run one on the Compare page.")
-    _foot(at, len(scenes))
+    scene = st.container(key="talk-scene", height="stretch")
+    _foot(at, len(scenes))  # before the scene: a key that comes while the scene is drawn is not lost
+    with scene:
+        if told:
+            _scene(step, told, at)
+            dark = parts.theme() == DARK
+            st.html(desk(scenes, at.step, told, _address(), dark), unsafe_allow_javascript=True)
+        elif problem:
+            st.error(problem, icon=":material/error:")
+        else:
+            st.info("There is no finished comparison to tell the story of: run one on the Compare page.")

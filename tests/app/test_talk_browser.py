@@ -23,6 +23,8 @@ def open_talk(browser: Any, address: str, query: str, screen: tuple[int, int], s
     page = context.new_page()
     page.goto(f"{address}/?present=1{query}")
     page.locator(".js-plotly-plot .main-svg, .slicescope-cloud canvas, .slicescope-dial svg").first.wait_for()
+    page.locator(".st-key-back button").wait_for()  # of the buttons, which come last, and the keys with them
+    page.wait_for_timeout(100)
     return page
 
 
@@ -274,6 +276,7 @@ def test_a_prediction_locks_the_dial(address: str, browser: Any) -> None:
     dialled(page, "22.67")
     page.keyboard.press("ArrowRight")
     page.get_by_text("From 134.5 M").wait_for()
+    page.locator('.slicescope-dial .knob[aria-disabled="false"]').wait_for()
     page.keyboard.press("ArrowUp")
     dialled(page, "23.57")
     page.context.close()
