@@ -19,6 +19,7 @@ from analysis.errors import ModelError, StorageError
 from analysis.evaluate import batches_of, check_windows, tokens_at_a_time
 from analysis.late import inference_mode, tensor_files, torch
 from analysis.needs import FP32, MemoryNeed, bases_need, fits, is_spread, refuse_unless_it_fits
+from analysis.products import multiplied, parts
 from analysis.stream import BlockStream
 from analysis.ticks import part_of
 from analysis.values import Progress, no_progress
@@ -30,8 +31,9 @@ _ROWS, _MORE_ROWS = 2048, 16_384
 """Tokens whose products are summed in fp32 before they join the fp64 sum, on a CPU and on an accelerator.
 There the sum takes longer to be read and written than the products of few tokens take. On the demo model, a
 quarter sliced, the perplexities of the two are 0.03 % apart, no more than by another order of the sums."""
-_PANELS = 3
-"""Column panels of a Gram product: below the diagonal nothing is computed, so 2/3 of the work is left."""
+_PANELS, _WIDEST = 3, 1024
+"""Column panels of a Gram product, and the most columns of one: below the diagonal nothing is computed, so at
+most 2/3 of the work is left."""
 _MASSIVE = 64.0
 """Rows with this many times the median energy are summed in fp64."""
 JITTER = 1e-6
@@ -85,11 +87,13 @@ class Covariance:
                 rows = widen(flat[massive], self.device)
                 self.upper.addmm_(rows.T, rows)
                 flat = flat[~massive]
-            panel = -(-flat.shape[1] // _PANELS)
+            panel = min(-(-flat.shape[1] // _PANELS), _WIDEST)
             for rows in flat.split(_ROWS if flat.device.type == HOST else _MORE_ROWS):
+                halves = parts(rows)
                 for start in range(0, flat.shape[1], panel):
-                    product = rows[:, start : start + panel].T @ rows[:, start:]
-                    self.upper[start : start + panel, start:] += product.to(self.device)
+                    some = tuple(each[:, start : start + panel].T for each in halves)
+                    total = multiplied(some, tuple(each[:, start:] for each in halves), squares=True)
+                    self.upper[start : start + panel, start:] += total.to(self.device)
 
     def moment(self) -> Tensor:
         """The whole symmetric sum, (D, D), fp64, with the noise of ``jittered``.

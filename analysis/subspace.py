@@ -13,12 +13,11 @@ from typing import TYPE_CHECKING
 
 from analysis.device import widen
 from analysis.late import torch
+from analysis.products import square
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-_WIDE = 1024
-"""Width of the stream from which a GPU multiplies so much faster than it solves that this pays."""
 _MASSIVE = 16
 """Directions that are found in fp64 first. A massive token gives a few of them up to 100,000 times the energy
 of those at the cut, which fp32 would round away."""
@@ -31,11 +30,6 @@ _OFF = 1e-4
 """By which the products of its columns may differ from those of an orthogonal matrix; rounding makes 1e-6."""
 _LEAST = 1e-6
 """What every eigenvalue is raised by, relative to those at the cut, so that rounding makes none negative."""
-
-
-def pays(device: torch.device, width: int) -> bool:
-    """Tell whether ``leading_subspace`` is to be asked on this device, instead of for eigenvectors."""
-    return device.type == "cuda" and width >= _WIDE
 
 
 def leading_subspace(moment: Tensor, width: int) -> tuple[Tensor, float] | None:
@@ -90,13 +84,16 @@ def _purified(moment: Tensor, rank: int, scale: float) -> Tensor | None:
         return None
     found = plain - (1 - _LEAST) * torch.cholesky_inverse(factor)
     for done in range(_MOST):
-        square = found @ found
-        one, two = found.trace(), square.trace()
+        squared = square(found)
+        one, two = found.trace(), squared.trace()
         if done >= _FIRST and done % _MORE == 0 and one - two < 1e-6 * size:
-            # One more step, of McWeeny, squares what is left; what is off by a direction is another subspace.
-            return 3 * square - 2 * square @ found if (one - rank).abs() < 0.5 else None
+            right = (one - rank).abs() < 0.5
+            if not right:  # what is off by a direction is another subspace
+                return None
+            squared = found @ found  # not by halves: one more step, of McWeeny, squares what is left
+            return 3 * squared - 2 * squared @ found
         smaller = (two - rank).abs() < (2 * one - two - rank).abs()
-        found = torch.where(smaller, square, 2 * found - square)
+        found = torch.where(smaller, squared, 2 * found - squared)
         found = (found + found.T) / 2
     return None
 

@@ -18,6 +18,7 @@ from analysis.device import widen
 from analysis.errors import PlanError, UnsupportedError
 from analysis.families import Branch
 from analysis.late import nn, no_grad, torch
+from analysis.products import pays, summed
 from analysis.shape import ModelShape
 from analysis.values import Value
 from slicing.late import modeling_sliced
@@ -104,38 +105,64 @@ class RidgeFit:
     def solve(
         self, there: Tensor, basis: Tensor | None = None, free: slice = slice(None)
     ) -> tuple[Tensor, SublayerRepair]:
-        """The map (F, W), fp64, from the one that is ``there``, whose rows outside ``free`` stay.
+        """Fit the map (F, W), fp64, from the one that is ``there``, whose rows outside ``free`` stay.
 
         The target is taken in ``basis`` (D, W), where there is one. Among the ridges, all of which pull
         towards what is there, the one with the least error on the held-out tokens is taken, and none where
         that is not less than without.
+
+        A wide fit is solved in fp32 on a GPU. Every feature is divided by the root of what a ridge of 1 adds
+        to its energy, so that a ridge is the same number for all of them, and keeps rounding small.
         """
         assert self.fitted is not None
         assert self.judged is not None
-        gram, cross, _ = self._equations(self.fitted, basis)
-        judge = self._equations(self.judged, basis)
-        there = widen(there, gram.device)
-        scale = ridge_scale(gram)
-        missing = cross - gram @ there
-        before = _error(there, *judge)
-        best, ridge, after = there, None, before
+        device, features = self.fitted.device, len(self.fitted.upper) - self.width
+        dtype = torch.float32 if pays(device, features) else torch.float64
+        fitted = self.fitted.moment()
+        root = ridge_scale(fitted[:features, :features]).sqrt().unsqueeze(1)
+        equations = _Equations(fitted, basis, root, dtype)
+        judge = _Equations(self.judged.moment(), basis, root, dtype)
+        there = root * widen(there, device)
+        missing, wrong = equations.missing(there)[free].to(dtype), judge.missing(there)
+        best, ridge, after = there, None, (before := judge.error(there, wrong))
+        plain = torch.eye(len(missing), dtype=dtype, device=device)
         for strength in self.ridges:
-            factor = torch.linalg.cholesky((gram + torch.diag(strength * scale))[free, free])
-            found = there.clone()
-            found[free] += torch.cholesky_solve(missing[free], factor)
-            error = _error(found, *judge)
+            factor = torch.linalg.cholesky(equations.gram[free, free] + strength * plain)
+            change = torch.cholesky_solve(missing, factor)
+            curved = summed(judge.gram[free, free], change)
+            error = max(0.0, before + float((change * (curved - 2 * wrong[free])).sum()) / judge.energy)
             if error < after:
-                best, ridge, after = found, strength, error
-        return best, SublayerRepair(ridge=ridge, before=before, after=after)
+                best, ridge, after = there.clone(), strength, error
+                best[free] += change
+        return best / root, SublayerRepair(ridge=ridge, before=before, after=after)
 
-    def _equations(self, total: Covariance, basis: Tensor | None) -> tuple[Tensor, Tensor, float]:
-        """FᵀF (F, F), FᵀY (F, W) and the energy of Y, with Y the target in the basis."""
-        moment, count = total.moment(), self.width
-        cross, own = moment[:-count, -count:], moment[-count:, -count:]
-        if basis is None:
-            return moment[:-count, :-count], cross, float(own.trace())
-        basis = widen(basis, moment.device)
-        return moment[:-count, :-count], cross @ basis, float((basis * (own @ basis)).sum())
+
+class _Equations:
+    """The normal equations of some tokens, with every feature divided by its ``root`` (F, 1)."""
+
+    def __init__(self, moment: Tensor, basis: Tensor | None, root: Tensor, dtype: torch.dtype) -> None:
+        """``moment``: that of features and target together, (F + D, F + D), fp64."""
+        features = len(root)
+        cross, own = moment[:features, features:] / root, moment[features:, features:]
+        self.gram = (moment[:features, :features] / root).div_(root.T).to(dtype)
+        """FᵀF, (F, F)."""
+        self.cross = cross
+        """FᵀY, (F, W), fp64, with Y the target in the basis."""
+        self.energy = float(own.trace())
+        """|Y|²."""
+        if basis is not None:
+            basis = basis.to(cross.device, dtype)
+            self.cross = summed(cross.to(dtype), basis)
+            self.energy = float((basis * summed(own.to(dtype), basis)).sum())
+
+    def missing(self, maps: Tensor) -> Tensor:
+        """What is left of FᵀY beyond FᵀF ``maps`` (F, W), fp64."""
+        return self.cross - summed(self.gram, maps.to(self.gram))
+
+    def error(self, maps: Tensor, missing: Tensor) -> float:
+        """|F maps - Y|² / |Y|², from the products alone; ``missing`` is what is left beyond ``maps``."""
+        squares = float((maps * (self.cross + missing)).sum())
+        return max(0.0, self.energy - squares) / self.energy
 
 
 class WriterFit:
@@ -229,12 +256,6 @@ def ridge_scale(gram: Tensor) -> Tensor:
     """Give what a ridge of strength 1 adds for every feature, (F,): its energy, or a little without one."""
     energies = gram.diagonal()
     return energies.clamp_min(1e-9 * float(energies.max()))
-
-
-def _error(maps: Tensor, gram: Tensor, cross: Tensor, energy: float) -> float:
-    """|F maps - Y|² / |Y|², from the products alone."""
-    squares = (maps * (gram @ maps)).sum() - 2 * (maps * cross).sum()
-    return max(0.0, float(squares) + energy) / energy
 
 
 def _writers(sublayer: SlicedSublayer, branches: tuple[Branch, ...]) -> Iterator[nn.Linear]:

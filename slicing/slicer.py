@@ -21,6 +21,7 @@ from analysis.errors import PlanError
 from analysis.evaluate import batch_tokens, check_windows, perplexity, tokens_at_a_time
 from analysis.late import no_grad, torch
 from analysis.needs import MemoryNeed, refuse_unless_it_fits
+from analysis.products import product
 from analysis.read_shape import read_shape
 from analysis.shape import ModelShape
 from analysis.stream import BlockStream
@@ -436,7 +437,7 @@ class _Rotated:
         self.rotation = rotation.to(device, self.precise)
         if not self.waits:
             leading = turn[:, :width].to(device, self.precise) * self.scale
-            self.stream.change(lambda _, states: states @ leading)
+            self.stream.change(lambda _, states: product(states, leading))
         self.width = width
         self.turned += 1
         return shortcut

@@ -80,6 +80,8 @@ class Accelerator(TorchFunctionMode):
     def __init__(self, kind: str, count: int, memory: int) -> None:
         super().__init__()
         self.kind, self.count, self.memory = kind, count, memory
+        self.capability: tuple[int, int] = (8, 9)
+        """Compute capability that CUDA devices say they have: a card's for consumers, by default."""
         self.flops: Counter[torch.dtype] = Counter()
         self.copies: Counter[tuple[str, str]] = Counter()
         """Bytes, by the kinds of devices from and to."""
@@ -178,6 +180,9 @@ class Accelerator(TorchFunctionMode):
             raise TypeError(f"can't convert {place} device type tensor to numpy. Use Tensor.cpu() first.")
         self.place = place
         self.count_call(name, args, kwargs, operands)
+        if name == "mm" and self.home == CPU and "out_dtype" in kwargs:  # which CUDA alone has
+            wanted = kwargs.pop("out_dtype")
+            args = [self.bare(each).to(wanted) for each in args]
         with torch._C.DisableTorchFunction():
             result = func(*tree_map(self.bare, args), **tree_map(self.bare, kwargs))
         return self._wrapped(name, result, place, operands)
@@ -316,6 +321,7 @@ def simulated(
             "is_available": lambda: cuda,
             "device_count": lambda: count if cuda else 0,
             "is_bf16_supported": lambda including_emulation=True: True,
+            "get_device_capability": lambda device=None: accelerator.capability,
             "get_device_properties": lambda device=None: SimpleNamespace(
                 total_memory=total, name="simulated"
             ),

@@ -134,9 +134,18 @@ JOBS: dict[str, Callable[[Any, torch.Tensor], Any]] = {
 }
 
 
-def count(shape: Model, job: str, blocks: int, windows: int, cards: int = 1, memory: float = 80e9) -> Numbers:
-    """Count a job with so many blocks and calibration windows."""
+def count(
+    shape: Model,
+    job: str,
+    blocks: int,
+    windows: int,
+    cards: int = 1,
+    memory: float = 80e9,
+    kind: str = "RTX 4090",
+) -> Numbers:
+    """Count a job with so many blocks and calibration windows, as it runs on cards of a kind."""
     with counted(cards, memory) as counting:
+        counting.capability = CARDS[kind].capability
         model = shape.made(counting, blocks, cards)
         refuse_unless_invariant(model)
         counting.begin()
@@ -151,6 +160,7 @@ def count_whole(
     windows: int = WINDOWS,
     span: int = 1,
     counted_windows: tuple[int, int] = (16, 24),
+    kind: str = "RTX 4090",
 ) -> Numbers:
     """Count a job with a whole model: what a few blocks and windows take says what all take.
 
@@ -159,7 +169,7 @@ def count_whole(
     """
     few, more = (2 * cards * span, 3 * cards * span)
     one, two = counted_windows
-    found = {(b, n): count(shape, job, b, n, cards, 10**13) for b in (few, more) for n in (one, two)}
+    found = {(b, n): count(shape, job, b, n, cards, 10**13, kind) for b in (few, more) for n in (one, two)}
     far, long = (shape.blocks - few) / (more - few), (windows - one) / (two - one)
     weights = {
         (few, one): (1 - far) * (1 - long),
@@ -182,8 +192,15 @@ def table(name: str, jobs: Collection[str]) -> Iterator[str]:
     yield "|---|" + "---|" * (len(CARDS) + 5)
     for job in jobs:
         span = 3 if "three" in job else 1
-        found = forward if job == "forward" else count_whole(shape, job, span=span)
-        times = [seconds(found, card) for card in CARDS]
+        by_card = dict.fromkeys(CARDS, forward)
+        if job != "forward":
+            # Cards for data centres multiply alike, and others alike.
+            consumer, centre = (
+                count_whole(shape, job, span=span, kind=each) for each in ("RTX 4090", "H100")
+            )
+            by_card = {card: consumer if card == "RTX 4090" else centre for card in CARDS}
+        found = by_card["H100"]
+        times = [seconds(own, card) for card, own in by_card.items()]
         ratios = [
             f"{own:.0f} s" if job == "forward" else f"{own / seconds(forward, card):.2f}x"
             for own, card in zip(times, CARDS, strict=True)

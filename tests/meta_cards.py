@@ -67,12 +67,18 @@ class Card:
     bandwidth: float
     eigenproblem: float
     """Seconds of one in fp64 with D = 4,096: a guess, that of no measurement."""
+    capability: tuple[int, int]
+    """Its compute capability, by which the engine chooses how it multiplies in fp32."""
 
 
 CARDS = {
-    "H100": Card({torch.bfloat16: 989e12, torch.float32: 67e12, torch.float64: 67e12}, 3.35e12, 1.0),
-    "RTX 4090": Card({torch.bfloat16: 165e12, torch.float32: 82.6e12, torch.float64: 1.29e12}, 1.01e12, 1.3),
-    "A100": Card({torch.bfloat16: 312e12, torch.float32: 19.5e12, torch.float64: 19.5e12}, 1.56e12, 1.2),
+    "H100": Card({torch.bfloat16: 989e12, torch.float32: 67e12, torch.float64: 67e12}, 3.35e12, 1.0, (9, 0)),
+    "RTX 4090": Card(
+        {torch.bfloat16: 165e12, torch.float32: 82.6e12, torch.float64: 1.29e12}, 1.01e12, 1.3, (8, 9)
+    ),
+    "A100": Card(
+        {torch.bfloat16: 312e12, torch.float32: 19.5e12, torch.float64: 19.5e12}, 1.56e12, 1.2, (8, 0)
+    ),
 }
 REACHED = 0.68
 """The share of these rates that large products reach."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from analysis.bases import Seen
-from analysis.subspace import leading_subspace, nearly_orthogonal, pays
+from analysis.products import pays
+from analysis.subspace import leading_subspace, nearly_orthogonal
 from slicing.basis.base import Basis, basis
 
 if TYPE_CHECKING:

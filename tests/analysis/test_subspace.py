@@ -8,7 +8,8 @@ from conftest import tiny_model
 
 import slicing.basis.pca
 from analysis.device import HOST
-from analysis.subspace import leading_subspace, nearly_orthogonal, pays
+from analysis.products import pays
+from analysis.subspace import leading_subspace, nearly_orthogonal
 from slicing.schedule import SlicingSchedule
 from slicing.slicer import slice_model
 

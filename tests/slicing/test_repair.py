@@ -126,7 +126,10 @@ def test_the_error_told_is_that_of_the_rows():
     features, wanted, maps = (
         torch.randn(shape, generator=generator, dtype=torch.float64) for shape in ((50, 7), (50, 3), (7, 3))
     )
-    found = repairing._error(maps, features.T @ features, features.T @ wanted, float(wanted.square().sum()))
+    rows = torch.cat([features, wanted], dim=1)
+    root = torch.rand(7, 1, generator=generator, dtype=torch.float64) + 0.5
+    equations = repairing._Equations(rows.T @ rows, None, root, torch.float64)
+    found = equations.error(root * maps, equations.missing(root * maps))
     expected = float((features @ maps - wanted).square().sum() / wanted.square().sum())
     assert found == pytest.approx(expected)
 

@@ -1,0 +1,72 @@
+"""The perplexity of the demo model when a part of slicing is worked out as on a GPU. Not a test.
+
+``python tests/benchmarks/precision.py subspace`` takes about six minutes on a CPU, and the others about ten.
+``subspace``: the leading subspace by products, instead of eigenvectors in fp64. ``repair``: its fits in fp32,
+instead of in fp64. ``halves``: products in fp32 made of products in bf16, as on a card for data centres, and
+the subspace by them.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from unittest.mock import patch
+
+if __name__ == "__main__":
+    sys.path[:0] = [str(Path(__file__).parents[2])]
+
+import numpy as np
+
+import analysis.products
+import slicing.basis.pca
+import slicing.repair
+from analysis.evaluate import perplexity
+from analysis.read_shape import read_shape
+from analysis.sources.model import ModelSource
+from analysis.sources.opening import open_dense
+from analysis.sources.text import TextSource
+from analysis.sources.windows import token_windows
+from slicing.schedule import SlicingSchedule
+from slicing.slicer import slice_model
+
+CUTS = (0.10, 0.25, 0.40)
+LENGTH, CALIBRATION, EVALUATION = 512, 16, 24
+"""Tokens of a window, and windows."""
+PARTS = {
+    "subspace": ((slicing.basis.pca, "pays"),),
+    "repair": ((slicing.repair, "pays"),),
+    "halves": ((slicing.basis.pca, "pays"), (analysis.products, "in_halves")),
+}
+"""Where each of them is decided."""
+
+
+def main() -> None:
+    """Print a row for each part that is named, by default both, and each cut."""
+    model, tokenizer = open_dense(ModelSource(kind="demo", device="cpu", dtype="float32"))
+    calibration = token_windows(TextSource.parse("demo", "calibration"), tokenizer, LENGTH, CALIBRATION, 0)
+    evaluation = token_windows(TextSource.parse("demo", "evaluation"), tokenizer, LENGTH, EVALUATION, 1)
+    shape = read_shape(model)
+    for part in sys.argv[1:] or PARTS:
+        for cut in CUTS:
+            fractions = (cut,) * shape.block_count
+            schedule = SlicingSchedule.from_fractions(fractions, shape.hidden_size, 8, "untied")
+            found, seconds = [], []
+            for as_on_a_gpu in (False, True):
+                began = time.process_time()
+                with ExitStack() as stack:
+                    for module, rule in PARTS[part]:
+                        stack.enter_context(patch.object(module, rule, lambda *_, here=as_on_a_gpu: here))
+                    made = slice_model(model, schedule, calibration, repair=part == "repair")
+                seconds.append(time.process_time() - began)
+                found.append(float(np.exp(np.mean(perplexity(made.model, evaluation).nll))))
+            sys.stdout.write(
+                f"{part}, {cut:.0%}: in fp64 {found[0]:.4f} ({seconds[0]:.0f} CPU s), "
+                f"as on a GPU {found[1]:.4f} ({seconds[1]:.0f} CPU s), apart {found[1] / found[0] - 1:+.4%}\n"
+            )
+            sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()
