@@ -10,6 +10,7 @@ import torch
 from conftest import byte_tokenizer, tiny_model
 from test_accelerator import JOBS
 
+from analysis import products
 from analysis.device import free_memory, memory_of, out_of_memory_told, pick_device, synchronise
 from analysis.errors import OutOfMemoryError
 from analysis.evaluate import continue_text, perplexity
@@ -47,6 +48,15 @@ def test_what_does_not_fit_is_refused_before_any_work(windows, monkeypatch):
     monkeypatch.setattr("analysis.needs.memory_of", lambda device: (1000, 2000))
     with pytest.raises(OutOfMemoryError, match=r"^Slicing does not fit on cuda:0: it takes about"):
         slice_model(model, SCHEDULE, windows)
+
+
+@pytest.mark.skipif(DEVICE.type != "cuda", reason="a function of CUDA")
+def test_products_by_halves_are_those_of_fp32(monkeypatch):
+    monkeypatch.setattr(products, "in_halves", lambda device: True)
+    first, second = torch.randn(2, 64, 512, device=DEVICE), torch.randn(512, 256, device=DEVICE)
+    size = first.norm(dim=-1)[..., None] * second.norm(dim=0)
+    error = (products.product(first, second) - first.double() @ second.double()).abs() / size
+    assert float(error.max()) < 2**-17
 
 
 def test_memory_the_device_does_not_have_is_one_sentence():

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 from accelerator import simulated
 from gpu_acceptance import TINY, Checks, main_job
@@ -28,8 +29,10 @@ def test_the_script_runs_here_with_a_tiny_model(tmp_path):
     assert told.stdout.endswith("0 failed\n")
 
 
-def test_the_main_job_runs_on_a_simulated_card_and_judges_its_times(capsys):
-    with simulated("cuda"):
+@pytest.mark.parametrize("capability", [(8, 9), (9, 0)])
+def test_the_main_job_runs_on_a_simulated_card_and_judges_its_times(capability, capsys):
+    with simulated("cuda") as accelerator:
+        accelerator.capability = capability
         checks = Checks(torch.device("cuda:0"), judged=True)
         main_job(checks, TINY, 4, 64)
     told = capsys.readouterr().out
@@ -37,6 +40,7 @@ def test_the_main_job_runs_on_a_simulated_card_and_judges_its_times(capsys):
         assert f"PASS {job}: " in told or f"FAIL {job}: " in told
     assert "memory formula" in told
     assert "batch 32: prompt" in told
+    assert ("PASS error of halves" in told) == (capability == (9, 0))
     assert "Error" not in told
 
 
