@@ -160,10 +160,73 @@ def chromium() -> Iterator[Any]:
         browser.close()
 
 
-def visit(browser: Any, url: str, **context: Any) -> Any:
+TRAFFIC = """(() => {
+  const traffic = window.slicescopeTraffic = {asked: -1, answered: 0};
+  const Own = window.WebSocket;
+  window.WebSocket = class extends Own {
+    constructor(...given) {
+      super(...given);
+      super.addEventListener("message", () => { traffic.answered = performance.now(); });
+    }
+    send(data) { traffic.asked = performance.now(); super.send(data); }
+  };
+})()"""
+"""Keeps in a page when it last asked its server for something, and when it last had an answer."""
+AT_REST = """() => {
+  const {asked, answered} = window.slicescopeTraffic;
+  const drawn = document.querySelector("[data-testid=stApp][data-test-script-state=notRunning]");
+  return Boolean(drawn) && asked >= 0 && answered > asked && performance.now() - answered > 100;
+}"""
+"""Whether a page has an answer to all that it asked, and draws no more.
+
+The state of its script alone does not tell: it changes with the first answer, and not with a click.
+"""
+
+
+class Wire:
+    """What a page says to its server, which may be kept back for a while, as if the server were busy."""
+
+    def __init__(self) -> None:
+        self.late = False
+        self.servers: list[Any] = []
+        """The ends at the server, by which a test itself may ask for something."""
+        self.said: list[str | bytes] = []
+        self._kept: list[tuple[Any, str | bytes]] = []
+
+    def between(self, browser_side: Any) -> None:
+        server = browser_side.connect_to_server()
+        self.servers.append(server)
+
+        def pass_on(message: str | bytes) -> None:
+            self.said.append(message)
+            if self.late:
+                self._kept.append((server, message))
+            else:
+                server.send(message)
+
+        browser_side.on_message(pass_on)
+
+    def release(self) -> None:
+        """Hand on all that was kept back, and keep nothing more."""
+        self.late = False
+        for server, message in self._kept:
+            server.send(message)
+        self._kept.clear()
+
+
+def context_of(browser: Any, wire: Wire | None = None, **settings: Any) -> Any:
+    """A context whose pages can be waited for by ``settle``, and may be connected by a wire."""
+    context = browser.new_context(**settings)
+    context.set_default_timeout(60_000)
+    if wire:  # first, since it puts another WebSocket into the page
+        context.route_web_socket(re.compile("_stcore/stream"), wire.between)
+    context.add_init_script(TRAFFIC)
+    return context
+
+
+def visit(browser: Any, url: str, **settings: Any) -> Any:
     """A page of a session of its own, once it has drawn its title and nothing runs any more."""
-    page = browser.new_context(**context).new_page()
-    page.set_default_timeout(60_000)
+    page = context_of(browser, **settings).new_page()
     page.goto(url)
     settle(page)
     return page
@@ -179,9 +242,8 @@ def look(browser: Any, url: str, width: int = 1280, height: int = 900, color_sch
     It has a session of its own, too. Whoever closes it closes the page, and not its context.
     """
     if browser not in _SHARED:
-        _SHARED[browser] = browser.new_context()
+        _SHARED[browser] = context_of(browser)
     page = _SHARED[browser].new_page()
-    page.set_default_timeout(60_000)
     page.set_viewport_size({"width": width, "height": height})
     page.emulate_media(color_scheme=color_scheme)
     page.goto(url)
@@ -190,9 +252,14 @@ def look(browser: Any, url: str, width: int = 1280, height: int = 900, color_sch
 
 
 def settle(page: Any) -> None:
-    """Wait until the page has a title, and the script that draws it has ended."""
+    """Wait until the page has a title, and the server has answered and drawn all that was asked before."""
     page.locator("h1").first.wait_for()
-    page.locator("[data-testid=stApp][data-test-script-state=notRunning]").wait_for()
+    for _ in range(2400):
+        if page.evaluate(AT_REST):
+            break
+        page.wait_for_timeout(25)
+    else:
+        raise AssertionError(f"The page does not come to rest: {page.evaluate('window.slicescopeTraffic')}")
     page.evaluate("document.fonts.ready")
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 import pytest
-from serving import MISSING, look, served, settle
+from serving import MISSING, context_of, look, served, settle
 
 from slicing.studies.store import BUNDLED_RUN, RUN_FILE, bundled_run
 
@@ -40,7 +40,7 @@ def address(home: Path) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def context(browser: Any) -> Any:
     """Where pages are opened whose events are listened to before they load: scripts are read only once."""
-    return browser.new_context()
+    return context_of(browser)
 
 
 def ask(address: str, method: str, path: str, **headers: str) -> http.client.HTTPResponse:
