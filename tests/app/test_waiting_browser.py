@@ -1,11 +1,12 @@
-"""What the tests in a browser wait with: a page is at rest once it shows the answer to what was done last."""
+"""What the tests in a browser stand on: a page at rest shows the answer to what was done last; free ports."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
-from serving import MISSING, Wire, context_of, settle
+from serving import MISSING, Wire, context_of, free_port, settle
 
 pytestmark = [
     pytest.mark.browser,
@@ -27,3 +28,12 @@ def test_a_page_is_not_at_rest_before_a_busy_server_has_answered(address: str, b
     assert not wire.late
     assert page.locator("h1").all_inner_texts() == ["What has been run?"]
     page.context.close()
+
+
+RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
+
+
+@pytest.mark.skipif(not RANGE.exists(), reason="the system does not say which ports it hands out")
+def test_the_port_of_a_server_is_given_to_no_connection() -> None:
+    lowest, highest = map(int, RANGE.read_text().split())
+    assert all(not lowest <= free_port() <= highest for _ in range(100))
