@@ -5,7 +5,8 @@ window.slicescopeBars ??= (() => {
   const type = Object.getOwnPropertyDescriptor(HTMLInputElement.prototype, "value").set;
   const clamp = (x, low, high) => Math.min(Math.max(x, low), high);
   const kit = {
-    plot: null, layer: null, handles: [], ghosts: [], at: 0, value: null, timer: 0, focused: false,
+    plot: null, layer: null, handles: [], ghosts: [], at: 0, focused: false,
+    held: 0, value: null, timer: 0,  // the bar that is being moved, where it is, and until when keys are gathered
     sent: 0, waiting: [], asked: null,  // moves: how many were sent, which wait, and which has no answer yet
   };
   const PATIENCE = 10_000;  // milliseconds until a move without an answer is given up
@@ -66,6 +67,12 @@ window.slicescopeBars ??= (() => {
     handle.setAttribute("aria-valuetext", `${value.toFixed(1)} % of the width`);
   };
 
+  // Of one bar at a time: the move of another ends.
+  kit.hold = (block) => {
+    if (kit.held !== block) kit.finish();
+    kit.held = block;
+  };
+
   kit.choose = (block) => {
     kit.handles[kit.at]?.setAttribute("tabindex", "-1");
     kit.at = clamp(block, 0, kit.handles.length - 1);
@@ -75,13 +82,14 @@ window.slicescopeBars ??= (() => {
   kit.key = (event, handle = event.currentTarget) => {
     const told = kit.told(), block = Number(handle.dataset.block);
     if (!told || event.ctrlKey || event.altKey || event.metaKey) return;
+    const aside = {ArrowLeft: block - 1, ArrowRight: block + 1}[event.key];
+    if (aside === undefined) kit.hold(block);
     const step = event.shiftKey ? 5 * told.step : told.step;
     const from = kit.value ?? kit.cut(told)[block];
     const to = {
       ArrowUp: from + step, ArrowDown: from - step, PageUp: from + 5 * told.step, PageDown: from - 5 * told.step,
       Home: 0, End: told.most,
     }[event.key];
-    const aside = {ArrowLeft: block - 1, ArrowRight: block + 1}[event.key];
     if (to === undefined && aside === undefined) return;
     event.preventDefault();
     event.stopPropagation();
@@ -93,13 +101,14 @@ window.slicescopeBars ??= (() => {
     kit.value = clamp(to, 0, told.most);
     kit.show(told, block, kit.value);
     clearTimeout(kit.timer);
-    kit.timer = setTimeout(() => kit.finish(block), 350);
+    kit.timer = setTimeout(kit.finish, 350);
   };
 
-  kit.finish = (block) => {
-    const value = kit.value;
+  kit.finish = () => {
+    const {held, value} = kit;
+    clearTimeout(kit.timer);
     kit.value = null;
-    if (value !== null) kit.send(block, value);
+    if (value !== null) kit.send(held, value);
   };
 
   kit.drag = (event) => {
@@ -107,6 +116,8 @@ window.slicescopeBars ??= (() => {
     if (!told || event.button) return;
     event.preventDefault();
     event.stopPropagation();
+    kit.finish();
+    kit.hold(block);
     kit.choose(block);
     handle.focus({preventScroll: true});
     const start = event.clientY, from = kit.level(kit.cut(told)[block]);
@@ -120,7 +131,7 @@ window.slicescopeBars ??= (() => {
       removeEventListener("pointermove", move, true);
       removeEventListener("pointerup", end, true);
       removeEventListener("pointercancel", end, true);
-      kit.finish(block);
+      kit.finish();
     };
     // Not of the handle, which loses the pointer when a chart that is drawn anew takes it along.
     addEventListener("pointermove", move, true);
