@@ -21,6 +21,8 @@ from unittest.mock import patch
 from weakref import WeakKeyDictionary
 
 import psutil
+from streamlit.proto.BackMsg_pb2 import BackMsg
+from streamlit.proto.ClientState_pb2 import ClientState
 
 from analysis.sources.model import ModelSource
 from analysis.sources.opening import dequantise
@@ -178,16 +180,42 @@ def chromium() -> Iterator[Any]:
 
 TRAFFIC = """(() => {
   const traffic = window.slicescopeTraffic = {asked: -1, answered: 0};
+  // The fields of a message of protobuf, by their numbers.
+  const fields = (bytes) => {
+    const found = {};
+    let at = 0;
+    const number = () => {
+      for (let value = 0, scale = 1; ; scale *= 128) {
+        const byte = bytes[at++];
+        value += (byte & 127) * scale;
+        if (!(byte & 128)) return value;
+      }
+    };
+    while (at !== bytes.length) {
+      const tag = number(), kind = tag & 7;
+      const size = {0: 0, 1: 8, 5: 4}[kind] ?? number();
+      found[tag >> 3] = kind === 0 ? number() : bytes.subarray(at, at + size);
+      at += size;
+    }
+    return found;
+  };
+  const byItself = (data) => data instanceof Uint8Array && fields(fields(data)[RERUN] ?? [])[AUTO];
   const Own = window.WebSocket;
   window.WebSocket = class extends Own {
     constructor(...given) {
       super(...given);
       super.addEventListener("message", () => { traffic.answered = performance.now(); });
     }
-    send(data) { traffic.asked = performance.now(); super.send(data); }
+    send(data) {
+      if (!byItself(data)) traffic.asked = performance.now();
+      super.send(data);
+    }
   };
 })()"""
-"""Keeps in a page when it last asked its server for something, and when it last had an answer."""
+"""Keeps in a page when somebody last asked its server for something, and when it last had an answer.
+
+What a part of the page asks for by itself, to be drawn anew every second, does not count.
+"""
 AT_REST = """() => {
   const {asked, answered} = window.slicescopeTraffic;
   const drawn = document.querySelector("[data-testid=stApp][data-test-script-state=notRunning]");
@@ -222,6 +250,15 @@ class Wire:
 
         browser_side.on_message(pass_on)
 
+    def asked_by_itself(self) -> list[str | bytes]:
+        """What a part of the page said of its own accord, to be drawn anew."""
+        told = [(each, BackMsg.FromString(each)) for each in self.said if isinstance(each, bytes)]
+        return [
+            each
+            for each, read in told
+            if read.WhichOneof("type") == "rerun_script" and read.rerun_script.is_auto_rerun
+        ]
+
     def release(self) -> None:
         """Hand on all that was kept back, and keep nothing more."""
         self.late = False
@@ -236,7 +273,11 @@ def context_of(browser: Any, wire: Wire | None = None, **settings: Any) -> Any:
     context.set_default_timeout(60_000)
     if wire:  # first, since it puts another WebSocket into the page
         context.route_web_socket(re.compile("_stcore/stream"), wire.between)
-    context.add_init_script(TRAFFIC)
+    numbers = {
+        "RERUN": BackMsg.DESCRIPTOR.fields_by_name["rerun_script"].number,
+        "AUTO": ClientState.DESCRIPTOR.fields_by_name["is_auto_rerun"].number,
+    }
+    context.add_init_script(re.sub("RERUN|AUTO", lambda found: str(numbers[found.group()]), TRAFFIC))
     return context
 
 

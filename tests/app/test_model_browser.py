@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 from conftest import byte_tokenizer, tiny_model
 from serving import MISSING, Wire, context_of, go, measure, served, settle, unfold, visit
-from streamlit.proto.BackMsg_pb2 import BackMsg
 
 from slicing.studies.store import find_run
 
@@ -70,12 +69,6 @@ def load_own(page: Any, home: Path) -> None:
     page.get_by_role("button", name="Load", exact=True).click()
     named(page, OWN)
     page.get_by_text("open on cpu, float32").first.wait_for(timeout=MINUTES)
-
-
-def asks_by_itself(message: str | bytes) -> bool:
-    """Whether a part of the page asks to be drawn anew, as it does from time to time."""
-    told = BackMsg.FromString(message) if isinstance(message, bytes) else BackMsg()
-    return told.WhichOneof("type") == "rerun_script" and told.rerun_script.is_auto_rerun
 
 
 def run_button(page: Any, label: str) -> Any:
@@ -181,7 +174,7 @@ def test_what_the_page_before_asked_for_too_late_does_not_clear_the_page(address
     page.goto(f"{address}/runs")
     settle(page)
     for _ in range(60):  # the strip asks every five seconds
-        if asked := [each for each in wire.said if asks_by_itself(each)]:
+        if asked := wire.asked_by_itself():
             break
         page.wait_for_timeout(500)
     go(page, "Model")

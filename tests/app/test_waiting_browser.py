@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from serving import MISSING, Wire, context_of, free_port, settle
+from serving import MISSING, Wire, context_of, eventually, free_port, settle
 
 pytestmark = [
     pytest.mark.browser,
@@ -27,6 +27,17 @@ def test_a_page_is_not_at_rest_before_a_busy_server_has_answered(address: str, b
     settle(page)
     assert not wire.late
     assert page.locator("h1").all_inner_texts() == ["What has been run?"]
+    page.context.close()
+
+
+def test_what_a_page_asks_by_itself_keeps_nobody_waiting(address: str, browser: Any) -> None:
+    wire = Wire()
+    page = context_of(browser, wire).new_page()
+    page.goto(f"{address}/runs")
+    settle(page)
+    wire.late = True
+    eventually(page, lambda: bool(wire.asked_by_itself()), "the strip asks, as it does every five seconds")
+    settle(page)
     page.context.close()
 
 
