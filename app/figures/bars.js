@@ -8,6 +8,7 @@ window.slicescopeBars ??= (() => {
     plot: null, layer: null, handles: [], ghosts: [], at: 0, focused: false,
     held: 0, value: null, timer: 0,  // the bar that is being moved, where it is, and until when keys are gathered
     sent: 0, waiting: [], asked: null,  // moves: how many were sent, which wait, and which has no answer yet
+    gone: 0,  // looks since there was a plan
   };
   const PATIENCE = 10_000;  // milliseconds until a move without an answer is given up
 
@@ -208,8 +209,11 @@ window.slicescopeBars ??= (() => {
     });
   };
 
-  // Streamlit draws charts anew when it likes: the handles follow.
+  // Streamlit draws charts anew when it likes: the handles follow. Where there is no plan any more, nothing is
+  // answered.
   setInterval(() => {
+    kit.gone = kit.told() ? 0 : kit.gone + 1;
+    if (kit.gone > 5) [kit.asked, kit.waiting] = [null, []];
     const plot = document.querySelector(".st-key-plan .js-plotly-plot");
     if (plot && kit.told() && (plot !== kit.plot || !kit.layer?.isConnected || kit.asked || kit.waiting.length)) {
       kit.place();

@@ -95,15 +95,17 @@ def tab_to(page: Any, name: str, seen: list[str]) -> None:
     for _ in range(60):
         page.keyboard.press("Tab")
         seen.append(focused(page))
-        assert shows_focus(page), f"Nothing shows that '{seen[-1]}' has the focus."
+        # A busy machine draws late.
+        shown = any(shows_focus(page, patience) for patience in (150, 500, 2000))
+        assert shown, f"Nothing shows that '{seen[-1]}' has the focus."
         if seen[-1] == name:
             return
     raise AssertionError(f"Tab does not lead to '{name}', but along {seen}.")
 
 
-def shows_focus(page: Any) -> bool:
-    """Whether the page looks different where the focus is than without it."""
-    page.wait_for_timeout(150)
+def shows_focus(page: Any, patience: int) -> bool:
+    """Whether the page looks different where the focus is than without it, so many milliseconds later."""
+    page.wait_for_timeout(patience)
     area = page.evaluate(
         """() => {
           const e = document.activeElement, box = e.getBoundingClientRect(), small = box.width < 4;
@@ -119,7 +121,7 @@ def shows_focus(page: Any) -> bool:
     clip = {**area, "x": max(area["x"], 0), "y": max(area["y"], 0)}
     with_focus = page.screenshot(clip=clip, animations="disabled")
     page.evaluate("window.left = document.activeElement; window.left.blur()")
-    page.wait_for_timeout(150)
+    page.wait_for_timeout(patience)
     without = page.screenshot(clip=clip, animations="disabled")
     page.evaluate("window.left.focus({focusVisible: true})")
     return with_focus != without
