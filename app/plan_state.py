@@ -48,6 +48,11 @@ def moved_bar() -> tuple[int, float] | None:
     return place, percent / 100.0
 
 
+def moves_taken() -> int:
+    """Give the number of the last move of a bar that the session knows; 0 where there was none."""
+    return read_whole(str(st.session_state.get("plan-move") or "").rpartition(":")[2]) or 0
+
+
 def begun_shares(usual: tuple[float, ...]) -> tuple[str, tuple[float, ...]]:
     """The key of the table of shares, and what it began with: the session's, the link's, or the usual."""
     key = f"shares-{st.session_state.setdefault('shares-version', 0)}"

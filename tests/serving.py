@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import random
 import re
 import shutil
 import signal
@@ -12,7 +13,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from unittest.mock import patch
 from weakref import WeakKeyDictionary
 
 import psutil
+from streamlit.proto.BackMsg_pb2 import BackMsg
+from streamlit.proto.ClientState_pb2 import ClientState
 
 from analysis.sources.model import ModelSource
 from analysis.sources.opening import dequantise
@@ -52,9 +55,7 @@ class Server:
     """A server with runs of its own, that can be killed and started again at the same address."""
 
     def __init__(self, home: Path, *flags: str, **environment: str) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        self.port = free_port()
         self.address = f"http://127.0.0.1:{self.port}"
         share_demo(home)
         self.home, self.flags, self.environment, self.log = home, flags, environment, home / "log.txt"
@@ -98,6 +99,23 @@ class Server:
         """End it in order."""
         self.process.terminate()
         self.process.wait(30)
+
+
+def free_port() -> int:
+    """A port on which nobody listens, and which no connection is given meanwhile.
+
+    The system hands ports from 32,768 on to whoever connects: one of those may be taken before a server has
+    started, or while it is started again.
+    """
+    for _ in range(100):
+        port = random.randrange(20_000, 32_000)
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        return port
+    raise AssertionError("No port is free.")
 
 
 def share_demo(home: Path) -> None:
@@ -160,10 +178,112 @@ def chromium() -> Iterator[Any]:
         browser.close()
 
 
-def visit(browser: Any, url: str, **context: Any) -> Any:
+TRAFFIC = """(() => {
+  const traffic = window.slicescopeTraffic = {asked: -1, answered: 0};
+  // The fields of a message of protobuf, by their numbers.
+  const fields = (bytes) => {
+    const found = {};
+    let at = 0;
+    const number = () => {
+      for (let value = 0, scale = 1; ; scale *= 128) {
+        const byte = bytes[at++];
+        value += (byte & 127) * scale;
+        if (!(byte & 128)) return value;
+      }
+    };
+    while (at !== bytes.length) {
+      const tag = number(), kind = tag & 7;
+      const size = {0: 0, 1: 8, 5: 4}[kind] ?? number();
+      found[tag >> 3] = kind === 0 ? number() : bytes.subarray(at, at + size);
+      at += size;
+    }
+    return found;
+  };
+  const byItself = (data) => data instanceof Uint8Array && fields(fields(data)[RERUN] ?? [])[AUTO];
+  const Own = window.WebSocket;
+  window.WebSocket = class extends Own {
+    constructor(...given) {
+      super(...given);
+      super.addEventListener("message", () => { traffic.answered = performance.now(); });
+    }
+    send(data) {
+      if (!byItself(data)) traffic.asked = performance.now();
+      super.send(data);
+    }
+  };
+})()"""
+"""Keeps in a page when somebody last asked its server for something, and when it last had an answer.
+
+What a part of the page asks for by itself, to be drawn anew every second, does not count.
+"""
+AT_REST = """() => {
+  const {asked, answered} = window.slicescopeTraffic;
+  const drawn = document.querySelector("[data-testid=stApp][data-test-script-state=notRunning]");
+  return Boolean(drawn) && asked >= 0 && answered > asked && performance.now() - answered > 100;
+}"""
+"""Whether a page has an answer to all that it asked, and draws no more.
+
+The state of its script alone does not tell: it changes with the first answer, and not with a click.
+"""
+
+
+class Wire:
+    """What a page says to its server, which may be kept back for a while, as if the server were busy."""
+
+    def __init__(self) -> None:
+        self.late = False
+        self.servers: list[Any] = []
+        """The ends at the server, by which a test itself may ask for something."""
+        self.said: list[str | bytes] = []
+        self._kept: list[tuple[Any, str | bytes]] = []
+
+    def between(self, browser_side: Any) -> None:
+        server = browser_side.connect_to_server()
+        self.servers.append(server)
+
+        def pass_on(message: str | bytes) -> None:
+            self.said.append(message)
+            if self.late:
+                self._kept.append((server, message))
+            else:
+                server.send(message)
+
+        browser_side.on_message(pass_on)
+
+    def asked_by_itself(self) -> list[str | bytes]:
+        """What a part of the page said of its own accord, to be drawn anew."""
+        told = [(each, BackMsg.FromString(each)) for each in self.said if isinstance(each, bytes)]
+        return [
+            each
+            for each, read in told
+            if read.WhichOneof("type") == "rerun_script" and read.rerun_script.is_auto_rerun
+        ]
+
+    def release(self) -> None:
+        """Hand on all that was kept back, and keep nothing more."""
+        self.late = False
+        for server, message in self._kept:
+            server.send(message)
+        self._kept.clear()
+
+
+def context_of(browser: Any, wire: Wire | None = None, **settings: Any) -> Any:
+    """A context whose pages can be waited for by ``settle``, and may be connected by a wire."""
+    context = browser.new_context(**settings)
+    context.set_default_timeout(60_000)
+    if wire:  # first, since it puts another WebSocket into the page
+        context.route_web_socket(re.compile("_stcore/stream"), wire.between)
+    numbers = {
+        "RERUN": BackMsg.DESCRIPTOR.fields_by_name["rerun_script"].number,
+        "AUTO": ClientState.DESCRIPTOR.fields_by_name["is_auto_rerun"].number,
+    }
+    context.add_init_script(re.sub("RERUN|AUTO", lambda found: str(numbers[found.group()]), TRAFFIC))
+    return context
+
+
+def visit(browser: Any, url: str, **settings: Any) -> Any:
     """A page of a session of its own, once it has drawn its title and nothing runs any more."""
-    page = browser.new_context(**context).new_page()
-    page.set_default_timeout(60_000)
+    page = context_of(browser, **settings).new_page()
     page.goto(url)
     settle(page)
     return page
@@ -179,9 +299,8 @@ def look(browser: Any, url: str, width: int = 1280, height: int = 900, color_sch
     It has a session of its own, too. Whoever closes it closes the page, and not its context.
     """
     if browser not in _SHARED:
-        _SHARED[browser] = browser.new_context()
+        _SHARED[browser] = context_of(browser)
     page = _SHARED[browser].new_page()
-    page.set_default_timeout(60_000)
     page.set_viewport_size({"width": width, "height": height})
     page.emulate_media(color_scheme=color_scheme)
     page.goto(url)
@@ -190,10 +309,41 @@ def look(browser: Any, url: str, width: int = 1280, height: int = 900, color_sch
 
 
 def settle(page: Any) -> None:
-    """Wait until the page has a title, and the script that draws it has ended."""
+    """Wait until the page has a title, and the server has answered and drawn all that was asked before."""
     page.locator("h1").first.wait_for()
-    page.locator("[data-testid=stApp][data-test-script-state=notRunning]").wait_for()
+    for _ in range(2400):
+        if page.evaluate(AT_REST):
+            break
+        page.wait_for_timeout(25)
+    else:
+        raise AssertionError(f"The page does not come to rest: {page.evaluate('window.slicescopeTraffic')}")
     page.evaluate("document.fonts.ready")
+
+
+def eventually(page: Any, holds: Callable[[], bool], what: str) -> None:
+    """Wait until something holds, and goes on to hold.
+
+    What a browser lays out takes its place a moment after it is drawn, and may leave it again.
+    """
+    times = 0
+    for _ in range(300):
+        times = times + 1 if holds() else 0
+        if times == 4:
+            return
+        page.wait_for_timeout(100)
+    raise AssertionError(f"It does not become true that {what}.")
+
+
+def place_of(page: Any, part: Any) -> dict[str, float]:
+    """Where a part of the page is, once it stays there: what is drawn above it may still move it."""
+    before = None
+    for _ in range(300):
+        box = part.bounding_box()
+        if box and box == before:
+            return box
+        before = box
+        page.wait_for_timeout(100)
+    raise AssertionError("It does not come to rest.")
 
 
 # What people do, by the words they see
@@ -214,7 +364,10 @@ def fill(page: Any, label: str, value: int, nth: int = 0) -> None:
 
 def unfold(page: Any, title: str) -> None:
     """Open what is folded under this title, where it is not open yet."""
-    folded = page.get_by_test_id("stExpander").filter(has_text=title).locator("details:not([open]) > summary")
+    settle(page)  # one that is drawn later would be left folded
+    expander = page.get_by_test_id("stExpander").filter(has_text=title)
+    expander.first.wait_for()
+    folded = expander.locator("details:not([open]) > summary")
     if folded.count():
         folded.first.click()
         settle(page)

@@ -6,7 +6,6 @@ import json
 import os
 import re
 import shlex
-import socket
 import subprocess
 import sys
 from importlib.metadata import version
@@ -14,7 +13,7 @@ from pathlib import Path
 
 import yaml
 from pages import ROOT, parse
-from serving import wait_until_it_answers
+from serving import free_port, wait_until_it_answers
 
 from app.citations import ENTRIES
 
@@ -69,9 +68,7 @@ def test_what_the_image_copies_is_there():
 
 
 def test_the_image_starts_and_is_healthy(tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
+    port = str(free_port())
     words = [port if word == "8501" else word for word in command("CMD")[1:]]
     environment = {
         **os.environ,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import sysconfig
@@ -18,7 +17,7 @@ from urllib.parse import urljoin
 
 import pytest
 from conftest import byte_tokenizer, tiny_model
-from serving import MISSING, chromium, go, visit, wait_until_it_answers
+from serving import MISSING, chromium, eventually, free_port, go, visit, wait_until_it_answers
 
 ROOT = Path(__file__).parents[1]
 ROOMS = ("analysis", "slicing", "app")
@@ -124,9 +123,7 @@ def test_the_commands_run(installed, environment, nowhere, tmp_path) -> None:
 @pytest.mark.browser
 @pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)}")
 def test_the_app_is_served(installed, environment, nowhere, tmp_path) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     address, log = f"http://127.0.0.1:{port}", tmp_path / "log.txt"
     command = [installed.program, "app", "--no-open", "--port", str(port)]
     with log.open("w") as file:
@@ -141,7 +138,8 @@ def test_the_app_is_served(installed, environment, nowhere, tmp_path) -> None:
             page.get_by_text("The demo run that ships with slicescope").first.wait_for()
             logo = page.get_by_test_id("stHeaderLogo")
             logo.wait_for()
-            assert logo.evaluate("image => image.complete && image.naturalWidth > 0")
+            has_come = "image => image.complete && image.naturalWidth > 0"
+            eventually(page, lambda: logo.evaluate(has_come), "the logo is drawn")
             icon = page.locator("link[rel='shortcut icon'], link[rel='icon']").first.get_attribute("href")
             with urllib.request.urlopen(urljoin(address, icon)) as answer:
                 favicon = answer.read()

@@ -75,7 +75,7 @@ def _by_hand(plan: Plan, planned: SlicingSchedule, redundancy: tuple[float, ...]
         args=(plan, planned.block_fractions, redundancy, shape, held),
     )
     step = plan.rounding / shape.hidden_size
-    told = handles(planned.block_fractions, step, plan.max_fraction, parts.theme())
+    told = handles(planned.block_fractions, step, plan.max_fraction, plan_state.moves_taken(), parts.theme())
     st.html(told, unsafe_allow_javascript=True)
 
 

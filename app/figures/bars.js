@@ -4,20 +4,43 @@
 window.slicescopeBars ??= (() => {
   const type = Object.getOwnPropertyDescriptor(HTMLInputElement.prototype, "value").set;
   const clamp = (x, low, high) => Math.min(Math.max(x, low), high);
-  const kit = {plot: null, layer: null, handles: [], ghosts: [], at: 0, value: null, timer: 0, sent: 0, focused: false};
+  const kit = {
+    plot: null, layer: null, handles: [], ghosts: [], at: 0, focused: false,
+    held: 0, value: null, timer: 0,  // the bar that is being moved, where it is, and until when keys are gathered
+    sent: 0, waiting: [], asked: null,  // moves: how many were sent, which wait, and which has no answer yet
+    gone: 0,  // looks since there was a plan
+  };
+  const PATIENCE = 10_000;  // milliseconds until a move without an answer is given up
 
   kit.told = () => {
     const found = document.querySelector(".slicescope-bars");
     return found && JSON.parse(found.dataset.bars);
   };
 
+  // One move at a time: the server takes each from the plan as it drew it last, and of two that come together
+  // it sees the last alone.
   kit.send = (block, value) => {
-    const field = document.querySelector(".st-key-plan-move input");
-    if (!field) return;
+    kit.waiting = [...kit.waiting.filter((each) => each.block !== block), {block, value}];
+    kit.next();
+  };
+
+  kit.next = () => {
+    const told = kit.told(), field = document.querySelector(".st-key-plan-move input");
+    const {asked} = kit;
+    if (asked && (told?.taken >= asked.number || performance.now() > asked.since + PATIENCE)) kit.asked = null;
+    if (kit.asked || !kit.waiting.length || !field) return;  // the page may be being drawn: this is tried again
+    const {block, value} = kit.waiting.shift();
     kit.sent += 1;
+    kit.asked = {block, value, number: kit.sent, since: performance.now()};
     type.call(field, `${block}:${value.toFixed(1)}:${kit.sent}`);
     field.dispatchEvent(new Event("input", {bubbles: true}));
     field.dispatchEvent(new KeyboardEvent("keydown", {key: "Enter", bubbles: true}));
+  };
+
+  // The bars with the moves that have no answer yet.
+  kit.cut = (told) => {
+    const moves = kit.asked ? [kit.asked, ...kit.waiting] : kit.waiting;
+    return moves.reduce((cut, {block, value}) => kit.guess({...told, cut}, block, value), told.cut);
   };
 
   // How the others give way until the answer comes: in proportion.
@@ -34,7 +57,7 @@ window.slicescopeBars ??= (() => {
   };
 
   kit.show = (told, block, value) => {
-    kit.guess(told, block, value).forEach((each, place) => {
+    kit.guess({...told, cut: kit.cut(told)}, block, value).forEach((each, place) => {
       kit.ghosts[place].style.top = `${kit.level(each)}px`;
       kit.ghosts[place].hidden = false;
     });
@@ -43,6 +66,12 @@ window.slicescopeBars ??= (() => {
     handle.dataset.value = `block ${block}: ${value.toFixed(1)} %`;
     handle.setAttribute("aria-valuenow", value.toFixed(1));
     handle.setAttribute("aria-valuetext", `${value.toFixed(1)} % of the width`);
+  };
+
+  // Of one bar at a time: the move of another ends.
+  kit.hold = (block) => {
+    if (kit.held !== block) kit.finish();
+    kit.held = block;
   };
 
   kit.choose = (block) => {
@@ -54,13 +83,14 @@ window.slicescopeBars ??= (() => {
   kit.key = (event, handle = event.currentTarget) => {
     const told = kit.told(), block = Number(handle.dataset.block);
     if (!told || event.ctrlKey || event.altKey || event.metaKey) return;
+    const aside = {ArrowLeft: block - 1, ArrowRight: block + 1}[event.key];
+    if (aside === undefined) kit.hold(block);
     const step = event.shiftKey ? 5 * told.step : told.step;
-    const from = kit.value ?? told.cut[block];
+    const from = kit.value ?? kit.cut(told)[block];
     const to = {
       ArrowUp: from + step, ArrowDown: from - step, PageUp: from + 5 * told.step, PageDown: from - 5 * told.step,
       Home: 0, End: told.most,
     }[event.key];
-    const aside = {ArrowLeft: block - 1, ArrowRight: block + 1}[event.key];
     if (to === undefined && aside === undefined) return;
     event.preventDefault();
     event.stopPropagation();
@@ -72,13 +102,14 @@ window.slicescopeBars ??= (() => {
     kit.value = clamp(to, 0, told.most);
     kit.show(told, block, kit.value);
     clearTimeout(kit.timer);
-    kit.timer = setTimeout(() => kit.finish(block), 350);
+    kit.timer = setTimeout(kit.finish, 350);
   };
 
-  kit.finish = (block) => {
-    const value = kit.value;
+  kit.finish = () => {
+    const {held, value} = kit;
+    clearTimeout(kit.timer);
     kit.value = null;
-    if (value !== null) kit.send(block, value);
+    if (value !== null) kit.send(held, value);
   };
 
   kit.drag = (event) => {
@@ -86,10 +117,11 @@ window.slicescopeBars ??= (() => {
     if (!told || event.button) return;
     event.preventDefault();
     event.stopPropagation();
+    kit.finish();
+    kit.hold(block);
     kit.choose(block);
     handle.focus({preventScroll: true});
-    handle.setPointerCapture(event.pointerId);
-    const start = event.clientY, from = kit.level(told.cut[block]);
+    const start = event.clientY, from = kit.level(kit.cut(told)[block]);
     const move = (moved) => {
       const {yaxis} = kit.plot._fullLayout;
       const percent = yaxis.p2d(from + moved.clientY - start - yaxis._offset);
@@ -97,14 +129,15 @@ window.slicescopeBars ??= (() => {
       kit.show(told, block, kit.value);
     };
     const end = () => {
-      handle.removeEventListener("pointermove", move);
-      handle.removeEventListener("pointerup", end);
-      handle.removeEventListener("pointercancel", end);
-      kit.finish(block);
+      removeEventListener("pointermove", move, true);
+      removeEventListener("pointerup", end, true);
+      removeEventListener("pointercancel", end, true);
+      kit.finish();
     };
-    handle.addEventListener("pointermove", move);
-    handle.addEventListener("pointerup", end);
-    handle.addEventListener("pointercancel", end);
+    // Not of the handle, which loses the pointer when a chart that is drawn anew takes it along.
+    addEventListener("pointermove", move, true);
+    addEventListener("pointerup", end, true);
+    addEventListener("pointercancel", end, true);
   };
 
   kit.make = (count) => {
@@ -158,7 +191,8 @@ window.slicescopeBars ??= (() => {
     }
     const field = document.querySelector(".st-key-plan-move input");
     if (field) field.tabIndex = -1;
-    if (kit.value !== null) return;
+    kit.next();
+    if (kit.value !== null || kit.asked || kit.waiting.length) return;  // they stand where they were moved to
     const {xaxis} = plot._fullLayout, wide = xaxis.d2p(1) - xaxis.d2p(0);
     told.cut.forEach((percent, block) => {
       const left = xaxis._offset + xaxis.d2p(block), handle = kit.handles[block];
@@ -175,10 +209,15 @@ window.slicescopeBars ??= (() => {
     });
   };
 
-  // Streamlit draws charts anew when it likes: the handles follow.
+  // Streamlit draws charts anew when it likes: the handles follow. Where there is no plan any more, nothing is
+  // answered.
   setInterval(() => {
+    kit.gone = kit.told() ? 0 : kit.gone + 1;
+    if (kit.gone > 5) [kit.asked, kit.waiting] = [null, []];
     const plot = document.querySelector(".st-key-plan .js-plotly-plot");
-    if (plot && kit.told() && (plot !== kit.plot || !kit.layer?.isConnected)) kit.place();
+    if (plot && kit.told() && (plot !== kit.plot || !kit.layer?.isConnected || kit.asked || kit.waiting.length)) {
+      kit.place();
+    }
     kit.regain();
   }, 200);
   for (const kind of ["focusin", "pointerdown"]) {

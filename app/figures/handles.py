@@ -18,16 +18,17 @@ HEADROOM = 1.35
 """How far the axis reaches above the tallest bar, so that there is room to drag it up."""
 
 
-def handles(cut: Sequence[float], step: float, most: float, theme: Theme) -> str:
+def handles(cut: Sequence[float], step: float, most: float, taken: int, theme: Theme) -> str:
     """Write what the script is told as HTML.
 
     ``cut`` are the slices of all blocks, ``step`` what an arrow key changes and ``most`` what one may lose at
-    most, all as shares of the width.
+    most, all as shares of the width. ``taken`` is the number of the last move that the slices show.
     """
     told = {
         "cut": [round(100 * each, 3) for each in cut],
         "step": max(round(100 * step, 3), 0.1),
         "most": round(100 * most, 1),
+        "taken": taken,
     }
     style = f"""<style>
 .slicescope-handles {{ position: absolute; inset: 0; pointer-events: none; }}

@@ -630,6 +630,7 @@ HUB_FILES = {
 
 ASK = """
 import json, sys, time
+import datasets  # takes seconds on a busy machine, and nobody waits for the Hub meanwhile
 from analysis.errors import TextError
 from analysis.sources.text import TextSource
 

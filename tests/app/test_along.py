@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from desk import Desk, charts, seated, with_bases, words
 from idle_app import page
-from serving import MISSING, chromium, served, settle, visit
+from serving import MISSING, chromium, place_of, served, settle, visit
 
 from app.figures.plan import AXIS, draw_over_targets
 from app.plan_tables import over_targets_table
@@ -111,13 +111,13 @@ def test_a_click_on_the_curve_sets_the_target_and_undo_goes_back(tmp_path: Path)
         plot = shown.locator(".st-key-along .js-plotly-plot .nsewdrag").first
         plot.scroll_into_view_if_needed()
         settle(shown)
-        box = plot.bounding_box()
+        box = place_of(shown, plot)
         # Anywhere above 40 %, of an axis that reaches from 0 to 60 %: not on the line alone.
         x = box["x"] + box["width"] * 40 / (60 * AXIS)
         shown.mouse.move(x, box["y"] + 20)
         shown.mouse.click(x, box["y"] + 20)
         shown.wait_for_url("**sp=40**")
         settle(shown)
-        assert shown.get_by_text("At SP 40 % it has").first.is_visible()
+        shown.get_by_text("At SP 40 % it has").first.wait_for()
         shown.get_by_role("button", name="Undo").click()
         shown.get_by_text("At SP 25 % it has").first.wait_for()

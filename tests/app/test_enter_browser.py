@@ -45,6 +45,7 @@ def test_enter_in_a_field_starts_no_job(server: Server) -> None:
                 page.keyboard.press("ArrowUp")  # another number, so that there is something to take
                 page.keyboard.press("Control+Enter")
                 page.keyboard.press("Enter")
+                settle(page)  # which may have another number of fields
             settle(page)
             page.wait_for_timeout(500)
             assert work(server) == [], name

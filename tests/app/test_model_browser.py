@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 from conftest import byte_tokenizer, tiny_model
-from serving import MISSING, go, measure, served, settle, unfold, visit
-from streamlit.proto.BackMsg_pb2 import BackMsg
+from serving import MISSING, Wire, context_of, go, measure, served, settle, unfold, visit
 
 from slicing.studies.store import find_run
 
@@ -169,32 +168,17 @@ def test_an_address_that_names_no_model_is_told_and_another_is_used(address: str
 
 def test_what_the_page_before_asked_for_too_late_does_not_clear_the_page(address: str, browser: Any) -> None:
     """A busy machine is late: the strip of the page before asks to be drawn anew when that page was left."""
-    asked: list[bytes] = []
-    servers: list[Any] = []
-
-    def between(browser_side: Any) -> None:
-        server = browser_side.connect_to_server()
-
-        def pass_on(message: str | bytes) -> None:
-            if isinstance(message, bytes):
-                told = BackMsg.FromString(message)
-                if told.WhichOneof("type") == "rerun_script" and told.rerun_script.is_auto_rerun:
-                    asked.append(message)
-            server.send(message)
-
-        browser_side.on_message(pass_on)
-        servers.append(server)
-
-    context = browser.new_context(viewport={"width": 1280, "height": 800})
+    wire = Wire()
+    context = context_of(browser, wire, **SMALL)
     page = context.new_page()
-    page.route_web_socket(re.compile("_stcore/stream"), between)
     page.goto(f"{address}/runs")
     settle(page)
     for _ in range(60):  # the strip asks every five seconds
-        if not asked:
-            page.wait_for_timeout(500)
+        if asked := wire.asked_by_itself():
+            break
+        page.wait_for_timeout(500)
     go(page, "Model")
-    servers[-1].send(asked[0])
+    wire.servers[-1].send(asked[0])
     page.wait_for_timeout(2_000)  # for what must not happen
     settle(page)
     assert page.url.split("?")[0].endswith("/model")

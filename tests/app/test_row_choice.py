@@ -26,6 +26,7 @@ def click(page: Any, key: str, row: int, x: float) -> None:
     """Click into a row of a table, so many pixels from its left end."""
     table = page.locator(f".st-key-{key}-table").get_by_test_id("stDataFrameResizable")
     table.scroll_into_view_if_needed()
+    table.locator("canvas").first.wait_for()
     settle(page)
     table.click(position={"x": x, "y": HEIGHT * (row + 1.5)})
     settle(page)

@@ -95,8 +95,8 @@ def greeting(server: Server) -> str:
 def test_the_browser_is_opened_once_and_the_terminal_has_one_line(server: Server) -> None:
     assert greeting(server).strip() == f"slicescope is at {server.address} (Ctrl-C ends it)."
     opened = server.home / "opened.txt"
-    for _ in range(100):
-        if opened.exists():
+    for _ in range(300):
+        if opened.exists() and opened.read_text():
             break
         time.sleep(0.1)
     assert opened.read_text() == f"{server.address}\n"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from serving import MISSING, look, served
+from serving import MISSING, eventually, look, served
 
 from app.story import SCENES
 from slicing.studies.results import Run
@@ -33,12 +33,14 @@ def opened(address: str, browser: Any, scheme: str, width: int, query: str = "")
 def test_charts_are_as_wide_as_their_slides_on_every_screen(address: str, browser: Any, width: int) -> None:
     page = opened(address, browser, "light", width)
     assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
-    page.wait_for_timeout(1000)  # charts take their width
-    for number in (1, 4, 5):
+
+    def as_wide(number: int) -> bool:
         slide = page.locator(f".st-key-slide-{number}")
         frame, chart = slide.bounding_box(), slide.locator(".main-svg").first.bounding_box()
-        assert chart["width"] > 0.9 * frame["width"]
-        assert frame["width"] <= width
+        return 0.9 * frame["width"] < chart["width"] and frame["width"] <= width
+
+    for number in (1, 4, 5):
+        eventually(page, lambda number=number: as_wide(number), f"the chart of slide {number} is as wide")
     page.close()
 
 
@@ -103,6 +105,7 @@ def test_long_names_stay_on_their_slides(tmp_path: Path, browser: Any) -> None:
 
 def test_the_button_prints(address: str, browser: Any) -> None:
     page = opened(address, browser, "light", 1280)
+    page.locator(".slicescope-print[data-begun]").wait_for()  # once its script has run
     page.evaluate("window.print = () => { window.printed = true; }")
     page.get_by_role("button", name="Print, or save as PDF").click()
     assert page.evaluate("window.printed")

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from conftest import byte_tokenizer, tiny_model
-from serving import MISSING, chromium, fill, serving, settle, unfold, visit
+from serving import MISSING, chromium, fill, place_of, serving, settle, unfold, visit
 
 from analysis.sources.model import ModelSource
 from analysis.sources.text import TextSource
@@ -73,8 +73,7 @@ def card_of(page: Any, marks: str, nth: int) -> str:
     mark = page.locator(".js-plotly-plot").first.locator(marks).nth(nth)
     mark.scroll_into_view_if_needed()
     page.mouse.wheel(0, -200)  # from under the navigation, which stays on top
-    page.wait_for_timeout(500)
-    box = mark.bounding_box()
+    box = place_of(page, mark)
     page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
     page.locator(".st-key-recipe-card").wait_for()
     settle(page)

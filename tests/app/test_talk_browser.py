@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from serving import MISSING
+from serving import MISSING, context_of, eventually, place_of, settle
 
 from app.story import SCENES
 
@@ -18,26 +18,42 @@ pytestmark = [
 
 def open_talk(browser: Any, address: str, query: str, screen: tuple[int, int], scheme: str = "light") -> Any:
     width, height = screen
-    context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
-    context.set_default_timeout(30_000)
-    page = context.new_page()
+    page = context_of(browser, viewport={"width": width, "height": height}, color_scheme=scheme).new_page()
     page.goto(f"{address}/?present=1{query}")
+    settle(page)
     page.locator(".js-plotly-plot .main-svg, .slicescope-cloud canvas, .slicescope-dial svg").first.wait_for()
-    page.locator(".st-key-back button").wait_for()  # of the buttons, which come last, and the keys with them
-    page.wait_for_timeout(100)
     return page
 
 
 def at(page: Any, step: int) -> None:
     page.get_by_role("heading", name=SCENES[step - 1].title, exact=True).wait_for()
+    settle(page)
     page.locator(".js-plotly-plot").nth(1).wait_for(state="detached")  # the chart of the step before
+
+
+def overflow(page: Any) -> list[int]:
+    """By how many pixels the page is higher, and wider, than its screen."""
+    return page.evaluate(
+        "(main => [main.scrollHeight - main.clientHeight,"
+        " document.documentElement.scrollWidth - innerWidth])(document.querySelector('.stMain'))"
+    )
+
+
+def fits(page: Any) -> None:
+    """Wait until the chart has the height that the page leaves to it."""
+
+    def it_does() -> bool:
+        high, wide = overflow(page)
+        return high <= 1 and wide <= 0
+
+    eventually(page, it_does, "the step fits its screen")
 
 
 def drag_the_dial(page: Any) -> None:
     """Take the slice base of the seventh step to the right with the mouse."""
     page.get_by_role("group", name="Target (SP)").wait_for(state="detached")  # the dial of the step before
     value = page.get_by_role("group", name="Slice base (SB)").get_by_test_id("stSliderThumbValue")
-    box = value.bounding_box()
+    box = place_of(page, value)
     grip = (box["x"] + box["width"] / 2, box["y"] + box["height"] + 8)
     page.mouse.move(*grip)
     page.mouse.down()
@@ -52,7 +68,6 @@ def test_the_keyboard_tells_the_story(address: str, browser: Any) -> None:
     for step in (5, 6, 7, 8):
         page.keyboard.press("ArrowRight")
         at(page, step)
-    page.locator(".js-plotly-plot").nth(1).wait_for(state="detached")  # the chart of the step before
     page.locator(".js-plotly-plot").click()
     page.keyboard.press("ArrowLeft")
     at(page, 7)
@@ -66,10 +81,9 @@ def test_the_keyboard_tells_the_story(address: str, browser: Any) -> None:
     page.wait_for_url("**step=9**")
     page.reload()
     at(page, 9)
-    page.get_by_role("button", name="Leave").wait_for()
     page.keyboard.press("Escape")
     page.get_by_role("heading", name="Where is it redundant?").wait_for()
-    assert "present" not in page.url
+    page.wait_for_url(lambda url: "present" not in url)
     assert [url for url in outside if not url.startswith(("ws://127.0.0.1", "data:", "blob:"))] == []
     page.context.close()
 
@@ -91,39 +105,40 @@ def test_each_step_fits_its_screen_and_nothing_else_is_on_it(
 ) -> None:
     page = open_talk(browser, address, "&step=7", screen, "dark")
     page.get_by_role("slider").wait_for()
-    page.wait_for_timeout(500)  # the chart takes its height once the page has its own
-    inner = "document.querySelector('.stMain')"
-    assert page.evaluate(f"{inner}.scrollHeight - {inner}.clientHeight") <= 1
-    assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
+    fits(page)
     assert page.get_by_test_id("stHeader").is_hidden() and not page.locator(".modebar-btn").count()
     size = page.evaluate(
         "parseFloat(getComputedStyle(document.querySelector('.st-key-talk-words p')).fontSize)"
     )
     assert size >= (28 if screen[0] >= 1280 else 20)
-    chart = page.locator(".js-plotly-plot").bounding_box()
-    assert chart["height"] > 0.25 * screen[1] and chart["width"] > 0.85 * screen[0]
+
+    def fills() -> bool:
+        chart = page.locator(".js-plotly-plot").bounding_box()
+        return chart["height"] > 0.25 * screen[1] and chart["width"] > 0.85 * screen[0]
+
+    eventually(page, fills, "the chart fills its screen")
     page.context.close()
 
 
 def test_the_controls_stay_in_view_at_twice_the_size(address: str, browser: Any) -> None:
     page = open_talk(browser, address, "&step=6", (640, 400))  # 1280 x 800 at 200 %
-    page.locator(".st-key-back button").wait_for()
-    page.wait_for_timeout(500)
-    inner = "document.querySelector('.stMain')"
-    assert page.evaluate(f"{inner}.scrollHeight > {inner}.clientHeight")
-    for key in ("back", "forward", "leave"):
+    eventually(page, lambda: overflow(page)[0] > 0, "the page is higher than its screen")
+
+    def in_view(key: str) -> bool:
         box = page.locator(f".st-key-{key} button").bounding_box()
-        assert box["y"] >= 0 and box["y"] + box["height"] <= 400
+        return box["y"] >= 0 and box["y"] + box["height"] <= 400
+
+    for key in ("back", "forward", "leave"):
+        eventually(page, lambda key=key: in_view(key), f"{key} is in view")
     page.context.close()
 
 
 def test_keys_that_come_fast_leave_address_and_step_in_agreement(address: str, browser: Any) -> None:
     page = open_talk(browser, address, "", SCREENS[0])
-    page.get_by_role("button", name="Leave").wait_for()
     for _ in range(3):
         page.keyboard.press("ArrowRight")
         page.wait_for_timeout(80)
-    page.wait_for_timeout(2000)  # nothing tells when no more is to come
+    settle(page)
     step = int(page.url.rpartition("step=")[2])
     assert 2 <= step <= 4
     at(page, step)
@@ -136,7 +151,7 @@ def test_predictions_are_revealed_by_touch(address: str, browser: Any) -> None:
     assert not page.locator(".js-plotly-plot .bars .point").count()
     page.get_by_role("button", name="Reveal").click()
     page.locator(".js-plotly-plot .bars .point").nth(1).wait_for()
-    assert "reveal=1" in page.url
+    page.wait_for_url("**reveal=1**")
     page.context.close()
 
 
@@ -172,21 +187,22 @@ def test_the_cloud_turns_and_is_cut_and_only_the_cut_costs(address: str, browser
     assert counter(page, "perplexity") == "64.30"
     assert float(counter(page, "energy").split()[0]) < 99.41
     at(page, 3)
-    box = dial.bounding_box()
+    box = place_of(page, dial)
     page.mouse.move(box["x"] + 0.7 * box["width"], box["y"] + box["height"] / 2)
     page.mouse.down()
     page.mouse.move(box["x"] + 0.78 * box["width"], box["y"] + box["height"] / 2, steps=4)
-    assert page.get_by_text("between two measured sizes").count() == 1
+    page.get_by_text("between two measured sizes").wait_for()
     page.mouse.up()
-    page.locator(".slicescope-cloud .width b").filter(has_text="461").wait_for()
-    assert counter(page, "perplexity") == "41.26"  # it comes to rest where something was measured
+    # It comes to rest where something was measured.
+    page.locator(".slicescope-cloud .perplexity b").filter(has_text="41.26").wait_for()
+    assert counter(page, "width") == "461"
     page.keyboard.press("ArrowRight")
     at(page, 4)
     page.context.close()
 
 
 def test_who_wants_no_motion_sees_the_end_at_once(address: str, browser: Any) -> None:
-    context = browser.new_context(viewport={"width": 1280, "height": 720}, reduced_motion="reduce")
+    context = context_of(browser, viewport={"width": 1280, "height": 720}, reduced_motion="reduce")
     page = context.new_page()
     page.goto(f"{address}/?present=1&step=3")
     page.locator(".slicescope-cloud canvas").first.wait_for()
@@ -217,7 +233,7 @@ def test_the_dial_of_sizes_turns_and_leaves_the_story_its_keys(address: str, bro
     page.locator(".slicescope-dial svg text").last.click()  # its name at the dial
     dialled(page, "38.11")
     page.locator(".slicescope-dial .written").filter(has_text="The most important thing").wait_for()
-    box = page.locator(".slicescope-dial svg").bounding_box()
+    box = place_of(page, page.locator(".slicescope-dial svg"))
     middle = (box["x"] + box["width"] / 2, box["y"] + box["height"] * 112 / 206)
     page.mouse.move(middle[0] + 60, middle[1] + 50)
     page.mouse.down()
@@ -254,12 +270,9 @@ def test_the_dial_of_sizes_turns_and_leaves_the_story_its_keys(address: str, bro
 def test_the_dial_fits_its_screen_at_every_size(address: str, browser: Any, screen: tuple[int, int]) -> None:
     page = open_talk(browser, address, f"&step={len(SCENES)}", screen, "dark")
     page.locator(".slicescope-dial").wait_for()
-    page.wait_for_timeout(500)
-    inner = "document.querySelector('.stMain')"
     for perplexity in ("22.67", "23.57", "25.26", "30.91", "38.11"):
         dialled(page, perplexity)
-        assert page.evaluate(f"{inner}.scrollHeight - {inner}.clientHeight") <= 1
-        assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
+        fits(page)
         text = page.locator(".slicescope-dial .page").bounding_box()
         below = page.locator(".st-key-talk-small").bounding_box()
         assert text["y"] + text["height"] <= below["y"] + 1 and text["x"] + text["width"] <= screen[0]
@@ -293,15 +306,13 @@ def test_hands_are_counted_by_keys_and_shown_against_the_truth(address: str, bro
     page.get_by_role("button", name="The last").filter(has_text="· 1").wait_for()
     page.reload()  # as light and dark do
     first.filter(has_text="· 2").wait_for()
-    page.get_by_role("button", name="Leave").wait_for()
-    page.wait_for_timeout(500)
+    settle(page)
     page.keyboard.press("ArrowRight")
     page.get_by_text("2 of 3 guessed it").wait_for()
-    page.wait_for_timeout(500)
-    inner = "document.querySelector('.stMain')"
-    assert page.evaluate(f"{inner}.scrollHeight - {inner}.clientHeight") <= 1
+    fits(page)
     page.keyboard.press("ArrowRight")
     page.get_by_text(SCENES[6].question).wait_for()
+    settle(page)
     page.keyboard.press("ArrowLeft")
     page.get_by_text("2 of 3 guessed it").wait_for()
     page.context.close()
@@ -328,15 +339,11 @@ def test_the_desk_opens_at_a_key_and_follows(address: str, browser: Any) -> None
     at(page, 5)
     speaker.get_by_text(SCENES[4].notes.say[:40]).wait_for()
     page.bring_to_front()
-    page.keyboard.press("d")
+    with page.expect_navigation():
+        page.keyboard.press("d")
     at(page, 5)
-    page.locator(".slicescope-desk").wait_for(state="attached")
-    for _ in range(100):
-        if not page.evaluate("JSON.parse(document.querySelector('.slicescope-desk').dataset.desk).dark"):
-            break
-        page.wait_for_timeout(100)
-    else:
-        raise AssertionError("It stayed dark.")
+    dark = "JSON.parse(document.querySelector('.slicescope-desk')?.dataset.desk ?? '{}').dark"
+    eventually(page, lambda: page.evaluate(dark) is False, "it is light")
     page.context.close()
 
 
@@ -366,16 +373,19 @@ RECORDS = """
 def test_the_box_is_whole_and_the_energies_have_an_axis(
     address: str, browser: Any, screen: tuple[int, int]
 ) -> None:
-    context = browser.new_context(viewport={"width": screen[0], "height": screen[1]}, reduced_motion="reduce")
+    context = context_of(browser, viewport={"width": screen[0], "height": screen[1]}, reduced_motion="reduce")
     context.add_init_script(RECORDS)
     page = context.new_page()
     page.goto(f"{address}/?present=1&step=2")
     page.locator(".slicescope-cloud canvas").first.wait_for()
     page.get_by_text("directions hold").first.wait_for()
-    page.wait_for_timeout(1000)  # the picture takes its size
-    wide, high = page.evaluate(
-        "(s => [s.clientWidth, s.clientHeight])(document.querySelector('.slicescope-cloud .sky'))"
+    settle(page)
+    size = (
+        "(s => [s.clientWidth, s.clientHeight, s.width - Math.round(s.clientWidth * devicePixelRatio)])"
+        "(document.querySelector('.slicescope-cloud .sky'))"
     )
+    eventually(page, lambda: page.evaluate(size)[2] == 0, "the picture has its size")
+    wide, high, _ = page.evaluate(size)
     drawn = page.evaluate("window.drawn")
     assert len(drawn["sky"]["areas"]) == 2  # the two faces of the box
     for x, y in (corner for area in drawn["sky"]["areas"] for corner in area):

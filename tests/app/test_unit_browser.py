@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
-from serving import MISSING, chromium, served, settle, visit
+from serving import MISSING, chromium, place_of, served, settle, visit
 from unit_stand_in import units_run
 
 pytestmark = [
@@ -25,8 +25,7 @@ def test_a_click_on_a_cell_chooses_the_block_and_leads_to_its_tokens(tmp_path: P
         page.locator(".js-plotly-plot").nth(3).wait_for()
         settle(page)
         page.get_by_text("From near").evaluate("heading => heading.scrollIntoView({block: 'start'})")
-        page.wait_for_timeout(500)
-        box = chart.locator(".nsewdrag").first.bounding_box()
+        box = place_of(page, chart.locator(".nsewdrag").first)
         # Three blocks and five parts: the second block's KV heads.
         page.mouse.click(box["x"] + box["width"] * 1.5 / 3, box["y"] + box["height"] * 1.5 / 5)
         page.get_by_text("Block 1, attention: cost while its units go").wait_for()

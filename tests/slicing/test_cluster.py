@@ -20,6 +20,7 @@ from typing import Any
 import psutil
 import pytest
 import torch
+from serving import free_port
 
 import analysis.sources.opening
 from analysis.errors import Cancelled, OutOfMemoryError, PlanError, SlicescopeError
@@ -82,9 +83,7 @@ def _token() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def ray_on_two(_token: None) -> Iterator[str]:
     """A cluster of two CPU slots that was there before us: its address."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # the paths of its sockets must be short
     # fmt: off
     command = [
@@ -95,12 +94,13 @@ def ray_on_two(_token: None) -> Iterator[str]:
     # fmt: on
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as head:
         try:
-            _until(lambda: _answers(port), 60)
+            _until(lambda: _answers(port) or head.poll() is not None, 240)
+            assert head.poll() is None, "Ray did not start."
             yield f"127.0.0.1:{port}"
         finally:
             processes = psutil.Process(head.pid).children(recursive=True)
             head.terminate()  # and it ends the others
-            head.wait(10)
+            head.wait(60)
             for process in psutil.wait_procs(processes, 10)[1]:
                 process.kill()
             shutil.rmtree(folder, ignore_errors=True)
@@ -341,7 +341,7 @@ def test_an_error_of_a_trial_is_raised_as_it_is_and_a_local_cluster_ends_with_it
     assert kept.keys == [study.dense().key]
     assert len(home.lines("begun")) == 2  # the dense one, and the first with a plan: not tried again
     assert signal.getsignal(signal.SIGTERM) is handler
-    _until(lambda: not home.workers_live(), 20)
+    _until(lambda: not home.workers_live(), 60)
 
 
 @needs_ray
@@ -356,7 +356,7 @@ def test_cancelling_ends_the_workers(study, ray_on_two):
     with pytest.raises(Cancelled, match="enough"):
         on_ray(ray_on_two, _noting(), workers=1)(study.trials(), Kept(), cancel)
     assert len(home.lines("begun")) < len(study.trials())
-    _until(lambda: not home.workers_live(), 20)
+    _until(lambda: not home.workers_live(), 60)
 
 
 @needs_ray
