@@ -236,6 +236,7 @@ _LIST = (
         "Ashkboos et al., SliceGPT, ICLR 2024",
         higher_is_redundant=False,
         cite="ashkboos2024slicegpt",
+        ends=("loses the least energy to a cut", "loses the most energy to a cut"),
     ),
     _probed(
         "heavy-tail",

@@ -74,8 +74,9 @@ def draw_profile(
             "width": 3,
         },
         "customdata": [f"{as_text(profile.block_path)}.{block}" for block in shown],
-        "hovertemplate": f"block %{{x}} · %{{customdata}}<br>{entry.title} %{{y:.3f}} "
-        "± %{error_y.array:.3f}<extra></extra>",
+        "hovertemplate": f"block %{{x}} · %{{customdata}}<br>{entry.title} "
+        + ("%{y:.3f} ± %{error_y.array:.3f}" if entry.measure else "%{y:.3g} ± %{error_y.array:.3g}")
+        + "<extra></extra>",
         "name": entry.title,
     }
     figure = empty_figure(theme, height=400)
@@ -89,10 +90,11 @@ def draw_profile(
     _add_notes(figure, values, {block: notes[block] for block in notes if block not in without}, theme)
     order = values if entry.higher_is_redundant else -values
     most, least = int(order.argmax()), int(order.argmin())
+    digits = ".3f" if entry.measure else ".3g"  # others may be far below 1 everywhere
     return Drawing(
         figure,
-        f"Block {most} {entry.ends[0]} ({entry.title} {values[most]:.3f}), "
-        f"block {least} {entry.ends[1]} ({values[least]:.3f}).",
+        f"Block {most} {entry.ends[0]} ({entry.title} {values[most]:{digits}}), "
+        f"block {least} {entry.ends[1]} ({values[least]:{digits}}).",
     )
 
 
