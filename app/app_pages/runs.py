@@ -179,7 +179,7 @@ def _shipped() -> None:
             st.markdown(f"**{wording.plan_score(run)}** · {wording.verbatim(wording.title(run.request))}")
             if found:
                 st.caption(f"{wording.spread_of_cut(found)} {wording.verdict(found)}")
-            with st.container(horizontal=True):
+            with st.container(horizontal=True, vertical_alignment="center"):
                 _look(run, name)
                 if found:
                     st.page_link(

@@ -10,6 +10,11 @@ from app.story import guesses
 from app.story.case import Case
 from app.story.scene import Exercise, Notes
 
+_SAY = {
+    "discarded-energy": " The first token of every window counts here, as it does for a slice. Its state can "
+    "be far longer than the others, which makes every share small. The cloud of tokens leaves it out."
+}
+"""What is to be said of single scores besides."""
 _ALONE = (
     "“What costs little alone costs little together.” Every block was changed alone here. When all are cut, "
     "each reads the errors of those before it, and the costs do not add up."
@@ -38,7 +43,8 @@ def profile(case: Case) -> Mapping[str, Any]:
         "title": f"{score.title}: where is it redundant?",
         "question": f"Which block {score.ends[1]}: the first, one in the middle, or the last?",
         "notes": Notes(
-            say=f"One number for every block, and without training. {score.description}{whiskers}",
+            say=f"One number for every block, and without training. {score.description}"
+            f"{_SAY.get(score.name, '')}{whiskers}",
             minutes=4,
             misconception=misconception,
             exercise=Exercise(

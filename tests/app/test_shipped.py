@@ -166,6 +166,15 @@ def test_the_profile_page_begins_with_the_score_of_the_plan() -> None:
     assert shown(page("profile")) == "lr"
 
 
+def test_nobody_is_told_of_a_changed_plan_who_changed_none() -> None:
+    told = "The plan on the Tune page has changed since"
+    app = page("compare", compare=SECOND)
+    assert told not in words(app)
+    app.switch_page("app_pages/tune.py").run()
+    app.switch_page("app_pages/compare.py").run()
+    assert told in words(app)
+
+
 def test_the_runs_that_ship_are_on_the_page_of_runs() -> None:
     app = page("runs")
     for make in COMPARISONS.values():
