@@ -236,7 +236,7 @@ def shown(view: View) -> Shown | None:
 def _ships(view: View, key: str) -> Callable[[], Run]:
     """Choose what ships for a view: the one of this name, or the first of them."""
     if view == "study":
-        return STUDIES.get(key, bundled_sweep)
+        return {**STUDIES, **COMPARISONS}.get(key, bundled_sweep)
     return COMPARISONS[key] if key in COMPARISONS and key != FIRST else bundled_run
 
 

@@ -178,7 +178,9 @@ def _shipped() -> None:
         with st.container(border=True, key=f"ships-{name}"):
             st.markdown(f"**{wording.plan_score(run)}** · {wording.verbatim(wording.title(run.request))}")
             if found:
-                st.caption(f"{wording.spread_of_cut(found)} {wording.verdict(found)}")
+                st.caption(
+                    f"{wording.spread_of_cut(found)} {wording.without_colours(wording.verdict(found))}"
+                )
             with st.container(horizontal=True, vertical_alignment="center"):
                 _look(run, name)
                 if found:

@@ -185,6 +185,13 @@ def test_the_runs_that_ship_are_on_the_page_of_runs() -> None:
     assert score.value == "discarded-energy"
 
 
+def test_a_comparison_that_ships_opens_as_a_study() -> None:
+    app = page("runs")
+    app.button(key=f"study-{SECOND}").click().run()
+    assert not app.exception and app.query_params["study"] in (SECOND, [SECOND])
+    assert "by discarded energy" in words(app)
+
+
 def test_the_speaker_chooses_which_run_the_talk_tells() -> None:
     app = page("notes")
     (choice,) = (each for each in app.segmented_control if each.key == "told-of")
