@@ -191,7 +191,11 @@ def draw_change(
         _add_path(figure, path, shown, theme)
     figure.add_trace(_change_dots(profile, entry, change, scores, chosen, theme))
     most, least = int(values.argmax()), int(values.argmin())
-    for block, said, below in ((most, entry.ends[1], 0), (least, entry.ends[0], 1)):
+    # Short, since a phone has no room for what the sentence below says.
+    briefly = (
+        ("changes it least", "changes it most") if entry.measure else ("most redundant", "least redundant")
+    )
+    for block, said, below in ((most, briefly[1], 0), (least, briefly[0], 1)):
         figure.add_annotation(
             x=block,
             y=np.log10(values[block]),

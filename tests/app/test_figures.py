@@ -273,8 +273,8 @@ def test_a_change_is_a_dot_on_a_log_axis_with_its_spread(score: str) -> None:
     assert [place for place, size in enumerate(dots.marker.size) if size > 9] == [3]
     told = [note.text for note in drawing.figure.layout.annotations]
     assert told == [
-        f"<b>block {int(np.argmax(dots.y))}</b> changes its input most",
-        f"<b>block {int(np.argmin(dots.y))}</b> changes its input least",
+        f"<b>block {int(np.argmax(dots.y))}</b> changes it most",
+        f"<b>block {int(np.argmin(dots.y))}</b> changes it least",
         "<b>↓ lower: more redundant</b>",
     ]
     assert f"Block {int(np.argmin(dots.y))} changes its input least" in drawing.takeaway
@@ -290,7 +290,7 @@ def test_a_score_that_is_no_change_is_not_told_as_one(score: str, low: float) ->
     hovered = [str(trace.hovertemplate) for trace in drawing.figure.data]  # type: ignore[union-attr]
     labels = [str(note.text) for note in drawing.figure.layout.annotations]
     said = " ".join((drawing.takeaway, *hovered, *labels))
-    assert "changes its input" not in said
+    assert "changes it" not in said
     least, most = SCORES[score].ends
     assert f"lock 0 {least}" in drawing.takeaway and f"lock {found.blocks - 1} {most}" in drawing.takeaway
 
