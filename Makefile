@@ -30,18 +30,22 @@ format: $(INSTALLED)  ## mend what can be mended
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-demo-run: $(INSTALLED)  ## make the runs that ship in assets/ anew: comparison, and the studies of assets/studies/
-	rm -rf build/demo-run build/demo-units build/demo-sweep build/demo-contest build/demo-board build/demo-widths
+demo-run: $(INSTALLED)  ## make the runs that ship in assets/ anew: comparisons, and the studies of assets/studies/
+	rm -rf build/demo-run build/demo-energy build/demo-units build/demo-sweep build/demo-contest build/demo-board build/demo-widths
 	SLICESCOPE_HOME=build/demo-run $(BIN)/slicescope compare --model demo --lens
+	SLICESCOPE_HOME=build/demo-energy $(BIN)/slicescope compare --model demo --score discarded-energy
 	SLICESCOPE_HOME=build/demo-units $(BIN)/slicescope profile --model demo --units-measured
 	SLICESCOPE_HOME=build/demo-sweep $(BIN)/slicescope study map.toml --json build/demo-sweep/run.json
 	SLICESCOPE_HOME=build/demo-contest $(BIN)/slicescope study ranking.toml --json build/demo-contest/run.json
 	SLICESCOPE_HOME=build/demo-board $(BIN)/slicescope study families.toml --json build/demo-board/run.json
 	SLICESCOPE_HOME=build/demo-widths $(BIN)/slicescope study widths.toml --json build/demo-widths/run.json
-	mkdir -p assets/demo-run assets/demo-units assets/demo-sweep assets/demo-contest assets/demo-board assets/demo-widths
+	mkdir -p assets/demo-run assets/demo-energy assets/demo-units assets/demo-sweep assets/demo-contest assets/demo-board assets/demo-widths
 	# Its trials are runs beside it, without the tokens of the profile.
 	run=$$(dirname build/demo-run/runs/*/profile.safetensors) && \
 		cp $$run/run.json $$run/profile.json $$run/profile.safetensors assets/demo-run/
+	# Its profile is of the same windows, so that the tokens beside assets/demo-run are those of both.
+	run=$$(dirname build/demo-energy/runs/*/profile.safetensors) && \
+		cp $$run/run.json $$run/profile.json assets/demo-energy/
 	cp build/demo-units/runs/*/run.json build/demo-units/runs/*/profile.json assets/demo-units/
 	cp build/demo-sweep/run.json assets/demo-sweep/
 	cp build/demo-contest/run.json assets/demo-contest/

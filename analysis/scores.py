@@ -20,6 +20,9 @@ from analysis.late import torch
 if TYPE_CHECKING:
     from torch import Tensor
 
+_CHANGE = ("changes its input least", "changes its input most")
+"""What is said of the ends of scores that measure the stream before and after a block."""
+
 Measure = Callable[["Tensor", "Tensor"], "Tensor"]
 """(..., D) entering and (..., D) leaving a block -> (...) one value per token, fp32 or better."""
 
@@ -112,6 +115,8 @@ class Score:
     """Whether the state that leaves the last block is taken after the model's final norm."""
     known_issue: str = ""
     """A sentence that tells the known fault of the score or of its released code; empty without one."""
+    ends: tuple[str, str] = ("is the most redundant", "is the least redundant")
+    """What a sentence says of the most and of the least redundant block."""
 
     @property
     def measurement(self) -> str:
@@ -139,8 +144,11 @@ def _probed(
     higher_is_redundant: bool,
     cite: str,
     quick: bool = True,
+    ends: tuple[str, str] = Score.ends,
 ) -> Score:
-    return Score(name, title, description, source, None, "all", _as_is, higher_is_redundant, cite, quick)
+    return Score(
+        name, title, description, source, None, "all", _as_is, higher_is_redundant, cite, quick, ends=ends
+    )
 
 
 _LIST = (
@@ -155,6 +163,7 @@ _LIST = (
         _scaled,
         higher_is_redundant=True,
         cite="dumitru2024change",
+        ends=_CHANGE,
     ),
     Score(
         "lr-published",
@@ -171,6 +180,7 @@ _LIST = (
         known_issue="The last of the hidden states that transformers returns has passed the final norm, so "
         "that the last block seems to change its input most and is spared; 'lr' compares the stream with "
         "itself.",
+        ends=_CHANGE,
     ),
     Score(
         "block-influence",
@@ -182,6 +192,7 @@ _LIST = (
         _one_minus,
         higher_is_redundant=False,
         cite="men2025shortgpt",
+        ends=_CHANGE,
     ),
     Score(
         "angular",
@@ -194,6 +205,7 @@ _LIST = (
         _as_is,
         higher_is_redundant=False,
         cite="gromov2025unreasonable",
+        ends=_CHANGE,
     ),
     _probed(
         "leave-one-out",
@@ -203,6 +215,7 @@ _LIST = (
         higher_is_redundant=False,
         cite="rethinking2026relevance",
         quick=False,
+        ends=("costs least when it is left out", "costs most when it is left out"),
     ),
     _probed(
         "slice-one",
@@ -213,6 +226,7 @@ _LIST = (
         higher_is_redundant=False,
         cite="ashkboos2024slicegpt",
         quick=False,
+        ends=("costs least when it alone is cut", "costs most when it alone is cut"),
     ),
     _probed(
         "discarded-energy",
@@ -222,6 +236,7 @@ _LIST = (
         "Ashkboos et al., SliceGPT, ICLR 2024",
         higher_is_redundant=False,
         cite="ashkboos2024slicegpt",
+        ends=("loses the least energy to a cut", "loses the most energy to a cut"),
     ),
     _probed(
         "heavy-tail",

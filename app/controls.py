@@ -23,10 +23,10 @@ from app.figures.profile import DAMAGES
 from slicing.plans import Plan
 
 
-def score(key: str, *profiles: LayerProfile) -> str:
-    """Ask which of the scores to look at that all the profiles hold."""
+def score(key: str, *profiles: LayerProfile, usual: str = Plan().score) -> str:
+    """Ask which of the scores to look at that all the profiles hold, and begin with the usual one."""
     held = [name for name in SCORES if all(name in each.scores() for each in profiles)]
-    return choice("Score", key, {name: SCORES[name].title for name in held}, Plan().score)
+    return choice("Score", key, {name: SCORES[name].title for name in held}, usual)
 
 
 def damage_choice(key: str, profile: LayerProfile) -> str | None:

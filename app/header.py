@@ -48,13 +48,17 @@ def header(curve: bool = True) -> None:
     st.html(CHARTS)
     st.html(PHONE)
     with st.container(key="strip"):
-        parts.apart(_strip, every, curve, every=every)
+        parts.apart(_strip, every, curve, parts.theme() is DARK, every=every)
 
 
-def _strip(every: float, curve: bool) -> None:
+def _strip(every: float, curve: bool, dark: bool) -> None:
+    """Draw what the strip shows; the page is drawn anew where that is due, as where its charts are ``dark``
+    and the browser is not.
+    """
     worker = state.worker()
     active = worker.active
-    if state.settle() or model_state.another_is_open() or (every == BUSY) != bool(active):
+    turned = parts.theme_changed(dark)
+    if state.settle() or model_state.another_is_open() or turned or (every == BUSY) != bool(active):
         st.rerun()
     done = state.news()
     _resources()  # first, so that its place stays the same when a job begins

@@ -45,6 +45,11 @@ def theme() -> Theme:
     return DARK if st.context.theme.type == "dark" else LIGHT
 
 
+def theme_changed(dark: bool) -> bool:
+    """Tell whether charts that were drawn for a ``dark`` background, or a light one, stand on the other."""
+    return st.context.theme.type is not None and (theme() is DARK) != dark
+
+
 Pick = Callable[[dict[str, Any]], None]
 """What to do with the mark of a chart that was clicked on; called before the page is drawn again."""
 
@@ -244,7 +249,9 @@ def provenance(view: state.View) -> state.Shown | None:
         st.warning(shown.problem, icon=":material/info:")
     model_switch.told_of_another(shown.run)
     warn(shown.run.request, shown.run)
-    origin = "The demo run that ships with slicescope" if shown.bundled else f"Run {shown.run.key}"
+    demo = state.demo_shown(view) if shown.bundled and view in ("profile", "compare") else ""
+    which = "second demo run" if demo not in ("", state.FIRST) else "demo run"
+    origin = f"The {which} that ships with slicescope" if shown.bundled else f"Run {shown.run.key}"
     words, actions = st.columns([3, 1], vertical_alignment="center")
     with words:
         told = wording.verbatim(f"{origin} · {state.run_title(shown.run)}")
@@ -257,7 +264,8 @@ def provenance(view: state.View) -> state.Shown | None:
             downloads(shown.run)
             pictures()
         if "compare" in state.views_of(shown.run.request):
-            named = {} if shown.bundled else {"compare": shown.run.key}
+            name = ("" if demo == state.FIRST else demo) if shown.bundled else shown.run.key
+            named = {"compare": name} if name else {}
             st.page_link(
                 "app_pages/talk.py",
                 label="Present",

@@ -16,6 +16,11 @@ def tuned_plan() -> Plan:
     return st.session_state.get("plan", Plan())
 
 
+def was_tuned() -> bool:
+    """Tell whether this session has been at a plan yet; before, there is only the usual one."""
+    return "plan" in st.session_state
+
+
 def keep_plan(plan: Plan) -> None:
     """Remember the plan for the other pages, and the one before it for undo."""
     before: Plan | None = st.session_state.get("plan")

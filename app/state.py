@@ -8,7 +8,8 @@ their own. Knows nothing about pages or figures.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any, Literal, NamedTuple
 from urllib.parse import urlencode
 
@@ -36,6 +37,7 @@ from slicing.plans import Plan
 from slicing.preview import Preview, PreviewRequest
 from slicing.studies.results import Run
 from slicing.studies.store import (
+    COMPARISONS,
     bundled_board,
     bundled_contest,
     bundled_run,
@@ -50,8 +52,12 @@ View = Literal["profile", "compare", "study", "shrink"]
 """What is looked at: a run's profile, a comparison, a study, the answer to a wish. Names in the URL too."""
 VIEWS: tuple[View, ...] = ("profile", "compare", "study", "shrink")
 _WORDS = {"compare": "comparison", "study": "study", "shrink": "answer to a wish"}
-DEMOS = {"demo-map": bundled_sweep, "demo-ranking": bundled_contest, "demo-frontier": bundled_board}
+STUDIES = {"demo-map": bundled_sweep, "demo-ranking": bundled_contest, "demo-frontier": bundled_board}
 """The studies that ship with slicescope, by the names that stand in links."""
+DEMOS = {*STUDIES, *COMPARISONS}
+"""The names of all that ships."""
+FIRST = "demo"
+"""The comparison that is shown where none is asked for."""
 EARLIER = {"sweep": "demo-map", "contest": "demo-ranking", "leaderboard": "demo-frontier"}
 """Pages and words in links of slicescope 0.1, with the study that their pages showed first."""
 
@@ -220,11 +226,42 @@ def shown(view: View) -> Shown | None:
     if view == "shrink":  # of which none ships
         return None
     key = st.session_state.get(f"{view}-run")
-    ships = DEMOS.get(key or "", bundled_sweep) if view == "study" else bundled_run
+    ships = _ships(view, key or "")
     try:
         return Shown(ships(), bundled=True, problem=problem and f"{problem}, so the demo's is shown.")
     except StorageError:
         return None
+
+
+def _ships(view: View, key: str) -> Callable[[], Run]:
+    """Choose what ships for a view: the one of this name, or the first of them."""
+    if view == "study":
+        return {**STUDIES, **COMPARISONS}.get(key, bundled_sweep)
+    return COMPARISONS[key] if key in COMPARISONS and key != FIRST else bundled_run
+
+
+def demo_shown(view: Literal["profile", "compare"]) -> str:
+    """Name the comparison that ships which a view shows; empty where it shows another run."""
+    run, _ = asked_for(view)
+    if run:
+        return ""
+    key = st.session_state.get(f"{view}-run")
+    return key if key in COMPARISONS else FIRST
+
+
+def demos() -> dict[str, Run]:
+    """Read the comparisons that ship, by their names; those of a damaged installation are left out."""
+    found: dict[str, Run] = {}
+    for name, ships in COMPARISONS.items():
+        with suppress(StorageError):
+            found[name] = ships()
+    return found
+
+
+def show_demo(name: str) -> None:
+    """Let every page and the talk show this comparison that ships; only in a callback."""
+    for view in ("profile", "compare"):
+        show_run(view, name)
 
 
 def begin_study(key: str) -> None:

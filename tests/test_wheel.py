@@ -88,7 +88,8 @@ def test_the_wheel_has_all_that_it_needs_and_nothing_else(installed: Installed) 
         f"slicing/assets/{name}" for name in files(ROOT / "assets") if name.startswith(("demo-", "studies/"))
     }
     assert names == ours | shipped
-    assert {"app/streamlit.toml", "app/icons/favicon.svg", "slicing/assets/demo-run/run.json"} <= names
+    runs = {f"slicing/assets/{name}/run.json" for name in ("demo-run", "demo-energy")}
+    assert {"app/streamlit.toml", "app/icons/favicon.svg", *runs} <= names
     assert {"LICENSE", "entry_points.txt"} <= about
     assert installed.wheel.stat().st_size < 2 * 2**20
 

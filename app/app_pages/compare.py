@@ -188,7 +188,8 @@ if shown := parts.provenance("compare"):
     run = shown.run
     if run.request.kind == "study" and run.result.kind == "study":
         compared = read_comparison(run.request, run.result)
-        if (plan := plan_asked(compared.study)) and plan != plan_state.tuned_plan():
+        plan = plan_asked(compared.study)
+        if plan and plan_state.was_tuned() and plan != plan_state.tuned_plan():
             st.caption(
                 "The plan on the Tune page has changed since: set up a comparison to see what that costs."
             )

@@ -3,8 +3,10 @@
 import streamlit as st
 
 from analysis.errors import SlicescopeError
-from app import parts, state, talk_state
-from app.story import SCENES, Case, Scene, case_of, scenes_of
+from analysis.scores import find_score
+from app import parts, state, talk_state, wording
+from app.story import SCENES, TUNE, Case, Exercise, Scene, case_of, scenes_of
+from slicing.plans import Plan
 from slicing.studies.store import find_details
 
 _TALK = "app_pages/talk.py"
@@ -15,6 +17,28 @@ _PRINT = """<style>@media print {
 position: static !important; overflow: visible !important; height: auto !important; }
 }</style>"""
 _READABLE = 860  # px; longer lines are hard to follow
+
+
+def _which() -> None:
+    """Let the speaker choose which of the comparisons that ship the talk tells."""
+    told, demos = state.demo_shown("compare"), state.demos()
+
+    def tell() -> None:
+        if name := state.widget("told-of", None):
+            state.show_demo(name)
+
+    with st.container(key="screen-which"):
+        st.segmented_control(
+            "Tell the talk of",
+            list(demos),
+            default=told if told in demos else None,
+            format_func=lambda name: wording.plan_score(demos[name]),
+            key="told-of",
+            required=bool(told),
+            on_change=tell,
+            help="The comparisons that ship with slicescope. A run of yours is told from its own page: "
+            "open it on the Compare page and press Present.",
+        )
 
 
 def _start(scenes: tuple[Scene, ...]) -> None:
@@ -42,6 +66,12 @@ def _start(scenes: tuple[Scene, ...]) -> None:
         )
 
 
+def _of_plan(exercise: Exercise, case: Case) -> dict[str, str]:
+    """Give the score of the plan that is told, where the exercise begins on the page that tunes a plan."""
+    tuning = exercise.page == TUNE and case.asked.score != Plan().score
+    return {"score": find_score(case.score).title} if tuning else {}
+
+
 def _note(number: int, step: Scene, case: Case) -> None:
     """One step, for the one who tells it."""
     notes = step.notes
@@ -57,7 +87,11 @@ def _note(number: int, step: Scene, case: Case) -> None:
         st.markdown(f"**Often got wrong.** {notes.misconception}")
         st.markdown(f"**Exercise.** {notes.exercise.task}")
         with st.container(horizontal=True, key=f"screen-{number}"):
-            here = {**talk_state.without_talk(), **notes.exercise.parameters}
+            here = {
+                **talk_state.without_talk(),
+                **_of_plan(notes.exercise, case),
+                **notes.exercise.parameters,
+            }
             st.page_link(
                 notes.exercise.page, label="Try it", icon=":material/open_in_new:", query_params=here
             )
@@ -67,6 +101,7 @@ def _note(number: int, step: Scene, case: Case) -> None:
 
 st.html(_PRINT)
 st.title("Notes for teachers")
+_which()
 shown, told = parts.provenance("compare"), None
 try:
     told = case_of(shown.run, find_details(shown.run)) if shown else None

@@ -23,11 +23,13 @@ from app.figures.profile import (
     draw_split,
 )
 from app.figures.tokens import draw_token_path, draw_tokens
+from app.planned import plan_asked
 from app.side_by_side import show_difference
 from app.stream_view import show_stream
 from app.tables import lens_table, overlay_table, similarity_table, split_table, token_path_table, token_table
 from app.unit_view import show_units
 from slicing.library import BLOCK_NOTE_LENGTH, annotate_block, block_notes
+from slicing.plans import Plan
 from slicing.studies.requests import ProfileRequest, drawn_for
 from slicing.studies.results import Run
 from slicing.studies.store import find_details
@@ -124,7 +126,7 @@ def _draw(run: Run) -> None:
         details, damaged = None, state.told(error)
     chart, near = st.columns([3, 2], gap="large")
     with chart, st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
-        name = controls.score("shown", profile)
+        name = controls.score("shown", profile, usual=_decides(run))
         first_token = st.toggle(
             "Count the first token",
             key="shown-first",
@@ -150,6 +152,12 @@ def _draw(run: Run) -> None:
             f"windows. Score: {SCORES[name].source}. Click a block to see its tokens, or walk with the "
             "arrow keys."
         )
+
+
+def _decides(run: Run) -> str:
+    """Name the score that the run's plan goes by, which is looked at first; the usual one without a plan."""
+    plan = plan_asked(run.request) or Plan()
+    return run.result.profile.held(plan.score)
 
 
 def _block(profile: LayerProfile) -> int:

@@ -1,11 +1,14 @@
 """Page: every stored run: look at several together, name, carry, delete and take back."""
 
+from typing import Any
+
 import streamlit as st
 
 from analysis.errors import SlicescopeError, StorageError, visible
-from app import controls, parts, state, trash, wording
+from app import controls, parts, plan_form, state, trash, wording
 from app.figures.plan import draw_schedules
 from app.figures.profile import draw_overlay
+from app.planned import plan_asked
 from app.side_by_side import show_windows
 from app.tables import overlay_table, run_table, together_table, widths_table
 from slicing.library import (
@@ -18,6 +21,7 @@ from slicing.library import (
     take_back,
     throw_away,
 )
+from slicing.plans import Plan
 from slicing.schedule import SlicingSchedule
 from slicing.studies.results import Run
 from slicing.studies.store import Broken, list_runs, summaries
@@ -36,8 +40,8 @@ _COLUMNS = {
 }
 
 
-def _look(run: Run) -> None:
-    """The pages that show the run."""
+def _look(run: Run, name: str = "") -> None:
+    """The pages that show the run; ``name`` is that of a run that ships."""
     places = [
         ("Open its profile", "profile", ":material/bar_chart:"),
         ("Tune on it", "tune", ":material/tune:"),
@@ -48,10 +52,20 @@ def _look(run: Run) -> None:
         places.append(("Open the study", "study", ":material/leaderboard:"))
     if "shrink" in state.views_of(run.request):
         places.insert(0, ("Open the answer", "shrink", ":material/compress:"))
+    plan = _plan_of(run)
     for label, page, icon in places:
-        if st.button(label, icon=icon):
-            state.show_run("profile" if page == "tune" else page, run.key)  # type: ignore[arg-type]
-            st.switch_page(f"app_pages/{page}.py")
+        tuned = plan if page == "tune" else None
+        taking: dict[str, Any] = {"on_click": plan_form.take, "args": (tuned,)} if tuned else {}
+        if st.button(label, icon=icon, key=f"{page}-{name}" if name else None, **taking):
+            state.show_run("profile" if page == "tune" else page, name or run.key)  # type: ignore[arg-type]
+            st.switch_page(f"app_pages/{page}.py", query_params=plan_form.link_of(tuned) if tuned else None)
+
+
+def _plan_of(run: Run) -> Plan | None:
+    """Find the plan that a comparison is of, for the Tune page; ``None`` where it cannot be set there."""
+    comparing = run.request.kind == "study" and run.request.view == "comparison"
+    plan = plan_asked(run.request) if comparing else None
+    return plan if plan and plan.allocation in plan_form.BY_HAND else None
 
 
 def _delete(key: str, title: str) -> None:
@@ -155,6 +169,29 @@ def _comparison_of(run: Run) -> Comparison | None:
     return None
 
 
+def _shipped() -> None:
+    """The comparisons that ship, each with how unequally its plan cuts and the pages that show it."""
+    st.header("Runs that ship with slicescope")
+    st.markdown("Both are of the same model on the same windows. What parts them is the score of the plan.")
+    for name, run in state.demos().items():
+        found = _comparison_of(run)
+        with st.container(border=True, key=f"ships-{name}"):
+            st.markdown(f"**{wording.plan_score(run)}** · {wording.verbatim(wording.title(run.request))}")
+            if found:
+                st.caption(
+                    f"{wording.spread_of_cut(found)} {wording.without_colours(wording.verdict(found))}"
+                )
+            with st.container(horizontal=True, vertical_alignment="center"):
+                _look(run, name)
+                if found:
+                    st.page_link(
+                        "app_pages/talk.py",
+                        label="Present",
+                        icon=":material/present_to_all:",
+                        query_params={"present": "1", "compare": name},
+                    )
+
+
 def _import_form() -> None:
     """A run from elsewhere."""
     with st.popover("Import", icon=":material/upload_file:"):
@@ -230,7 +267,8 @@ if everyone:
             show_windows(*sorted(runs, key=lambda run: run.created))
 else:
     st.info(
-        "No runs are stored yet: measure a profile, and it appears here. The demo runs that ship are on the "
-        "other pages."
+        "No runs are stored yet: measure a profile, and it appears here. Below are the comparisons that "
+        "ship; the studies that ship are on the Study page."
     )
     st.page_link("app_pages/profile.py", label="Go to Profile", icon=":material/bar_chart:")
+_shipped()

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
 
 def difference(
-    before: Annotated[str, typer.Argument(help="The key of a run, its first digits, or 'demo'.")],
+    before: Annotated[
+        str, typer.Argument(help="The key of a run, its first digits, 'demo' or 'demo-energy'.")
+    ],
     after: Annotated[str, typer.Argument(help="The key of the run that is held against it.")],
     score: Annotated[
         str, typer.Option(help="The score whose measurement is compared; of LR that is 1 − mean cosine.")
@@ -46,8 +48,9 @@ def difference(
     """
     from app import wording
     from slicing.studies.beside import difference_of_profiles, why_not_paired
+    from slicing.studies.store import named_run
 
-    runs = _found(before), _found(after)
+    runs = named_run(before), named_run(after)
     found = difference_of_profiles(*runs, score, first_token, percent)
     models, why = _models(*runs), why_not_paired(*runs)
     data = {
@@ -78,12 +81,6 @@ def difference(
         from app.cells import csv
 
         write_new(csv_path, csv(found.to_frame()))
-
-
-def _found(key: str) -> Run:
-    from slicing.studies.store import bundled_run, find_run
-
-    return bundled_run() if key == "demo" else find_run(key)
 
 
 def _models(first: Run, second: Run) -> list[Difference]:

@@ -16,7 +16,6 @@ from app.cli.terminal import err, out, plain, printed_as_json, tell_where, write
 
 if TYPE_CHECKING:
     from slicing.studies.index import Broken
-    from slicing.studies.results import Run
 
 runs_app = typer.Typer(invoke_without_command=True)
 queue_app = typer.Typer(invoke_without_command=True)
@@ -191,7 +190,7 @@ def import_command(
 
 
 def report(
-    key: Annotated[str, typer.Argument(help="The key, or 'demo'.")],
+    key: Annotated[str, typer.Argument(help="The key, 'demo' or 'demo-energy'.")],
     output: Annotated[
         Path | None,
         typer.Option(
@@ -214,10 +213,11 @@ def report(
     """
     from app.report import build_report
     from app.report import figures as drawn
+    from slicing.studies.store import named_run
 
     if output is None and figures is None:
         raise PlanError("A report has no place to go: give --out report.html, --figures FOLDER, or both.")
-    run = _run_named(key)
+    run = named_run(key)
     if figures:
         write_figures(figures, drawn(run))
     if output:
@@ -235,14 +235,9 @@ def write_figures(folder: Path, drawn: dict[str, str]) -> None:
         out.print(f"{folder / name}", highlight=False)
 
 
-def cite(key: Annotated[str, typer.Argument(help="The key, or 'demo'.")] = "demo") -> None:
+def cite(key: Annotated[str, typer.Argument(help="The key, 'demo' or 'demo-energy'.")] = "demo") -> None:
     """Print BibTeX of the methods that a run used."""
     from app.citations import bibtex
+    from slicing.studies.store import named_run
 
-    out.print(bibtex(_run_named(key).request), highlight=False, soft_wrap=True)
-
-
-def _run_named(key: str) -> Run:
-    from slicing.studies.store import bundled_run, find_run
-
-    return bundled_run() if key == "demo" else find_run(key)
+    out.print(bibtex(named_run(key).request), highlight=False, soft_wrap=True)

@@ -12,7 +12,7 @@ import plotly.graph_objects as go
 from analysis.details import LIKENESSES, Details
 from analysis.errors import visible
 from analysis.profile import LayerProfile
-from analysis.scores import find_score
+from analysis.scores import Score, find_score
 from analysis.statistics import rank_correlation
 from app.figures.base import (
     CONSTANT,
@@ -74,8 +74,9 @@ def draw_profile(
             "width": 3,
         },
         "customdata": [f"{as_text(profile.block_path)}.{block}" for block in shown],
-        "hovertemplate": f"block %{{x}} · %{{customdata}}<br>{entry.title} %{{y:.3f}} "
-        "± %{error_y.array:.3f}<extra></extra>",
+        "hovertemplate": f"block %{{x}} · %{{customdata}}<br>{entry.title} "
+        + ("%{y:.3f} ± %{error_y.array:.3f}" if entry.measure else "%{y:.3g} ± %{error_y.array:.3g}")
+        + "<extra></extra>",
         "name": entry.title,
     }
     figure = empty_figure(theme, height=400)
@@ -89,10 +90,11 @@ def draw_profile(
     _add_notes(figure, values, {block: notes[block] for block in notes if block not in without}, theme)
     order = values if entry.higher_is_redundant else -values
     most, least = int(order.argmax()), int(order.argmin())
+    digits = ".3f" if entry.measure else ".3g"  # others may be far below 1 everywhere
     return Drawing(
         figure,
-        f"Block {most} changes its input least ({entry.title} {values[most]:.3f}), "
-        f"block {least} changes it most ({values[least]:.3f}).",
+        f"Block {most} {entry.ends[0]} ({entry.title} {values[most]:{digits}}), "
+        f"block {least} {entry.ends[1]} ({values[least]:{digits}}).",
     )
 
 
@@ -179,8 +181,7 @@ def draw_change(
         drawing = draw_profile(profile, score, first_token, theme=theme, notes=notes)
         _add_direction(drawing.figure, entry.higher_is_redundant, theme)
         return drawing
-    spread = change.std(axis=0, ddof=1) if len(change) > 1 else np.zeros(profile.blocks)
-    blocks, scores = np.arange(profile.blocks), profile.values(score, first_token)
+    scores = profile.values(score, first_token)
     figure = empty_figure(theme, height=340)
     ends = [float(values.min()), float(values.max())]
     if path is not None and turned:
@@ -188,32 +189,13 @@ def draw_change(
         shown = np.maximum(path.change, 0.3 * ends[0])
         ends = [min(ends[0], float(shown.min())), max(ends[1], float(shown.max()))]
         _add_path(figure, path, shown, theme)
-    figure.add_trace(
-        go.Scatter(
-            x=blocks,
-            y=values.astype(np.float32),
-            error_y={
-                "symmetric": False,
-                "array": spread.astype(np.float32),
-                "arrayminus": np.minimum(spread, 0.9 * values).astype(np.float32),  # a log axis has no zero
-                "color": theme.ink,
-                "thickness": 1.2,
-                "width": 5,
-            },
-            mode="markers",
-            marker={
-                "size": [14 if block == chosen else 9 for block in blocks],
-                "color": [HIGHLIGHT if block == chosen else theme.measured for block in blocks],
-                "line": {"width": [2 if block == chosen else 0 for block in blocks], "color": theme.ink},
-            },
-            customdata=[(f"{as_text(profile.block_path)}.{block}", scores[block]) for block in blocks],
-            hovertemplate="block %{x} · %{customdata[0]}<br>changes its input by %{y:.4f} ± "
-            f"%{{error_y.array:.4f}}<br>{entry.title} %{{customdata[1]:.3f}}<extra></extra>",
-            name="change",
-        )
-    )
+    figure.add_trace(_change_dots(profile, entry, change, scores, chosen, theme))
     most, least = int(values.argmax()), int(values.argmin())
-    for block, said, below in ((most, "changes it most", 0), (least, "changes it least", 1)):
+    # Short, since a phone has no room for what the sentence below says.
+    briefly = (
+        ("changes it least", "changes it most") if entry.measure else ("most redundant", "least redundant")
+    )
+    for block, said, below in ((most, briefly[1], 0), (least, briefly[0], 1)):
         figure.add_annotation(
             x=block,
             y=np.log10(values[block]),
@@ -238,10 +220,49 @@ def draw_change(
     _add_direction(figure, False, theme)
     block_axis(figure, profile.blocks)
     _add_notes(figure, values, notes, theme, log=True)
+    redundant = "" if "redundant" in entry.ends[0] else " and so is the most redundant"
     return Drawing(
         figure,
-        f"Block {least} changes its input least ({values[least]:.3g}) and so is the most redundant; block "
-        f"{most} changes it most ({values[most]:.3g}), {values[most] / values[least]:,.0f} times as much.",
+        f"Block {least} {entry.ends[0]} ({values[least]:.3g}){redundant}; block {most} {entry.ends[1]} "
+        f"({values[most]:.3g}), {values[most] / values[least]:,.0f} times as much.",
+    )
+
+
+def _change_dots(
+    profile: LayerProfile,
+    entry: Score,
+    change: np.ndarray,
+    scores: np.ndarray,
+    chosen: int | None,
+    theme: Theme,
+) -> go.Scatter:
+    """Draw the dots of ``draw_change``: ``change`` is (N, L), ``scores`` are (L,)."""
+    values, blocks = change.mean(axis=0), range(profile.blocks)
+    spread = change.std(axis=0, ddof=1) if len(change) > 1 else np.zeros(profile.blocks)
+    hovered = f"{entry.title} %{{y:.4f}} ± %{{error_y.array:.4f}}"
+    if entry.of_cosine:
+        hovered = "changes its input by %{y:.4f} ± %{error_y.array:.4f}<br>"
+        hovered += f"{entry.title} %{{customdata[1]:.3f}}"
+    return go.Scatter(
+        x=list(blocks),
+        y=values.astype(np.float32),
+        error_y={
+            "symmetric": False,
+            "array": spread.astype(np.float32),
+            "arrayminus": np.minimum(spread, 0.9 * values).astype(np.float32),  # a log axis has no zero
+            "color": theme.ink,
+            "thickness": 1.2,
+            "width": 5,
+        },
+        mode="markers",
+        marker={
+            "size": [14 if block == chosen else 9 for block in blocks],
+            "color": [HIGHLIGHT if block == chosen else theme.measured for block in blocks],
+            "line": {"width": [2 if block == chosen else 0 for block in blocks], "color": theme.ink},
+        },
+        customdata=[(f"{as_text(profile.block_path)}.{block}", scores[block]) for block in blocks],
+        hovertemplate=f"block %{{x}} · %{{customdata[0]}}<br>{hovered}<extra></extra>",
+        name="change" if entry.of_cosine else entry.title,
     )
 
 

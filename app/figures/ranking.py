@@ -97,7 +97,7 @@ def share_interval(each: Standing) -> tuple[float, float] | None:
 
 def row_label(recipe: Recipe) -> str:
     """The title of a recipe beside its row, on as many lines as it needs."""
-    return "<br>".join(map(as_text, textwrap.wrap(recipe.title, WIDEST)))
+    return "<br>".join(map(as_text, textwrap.wrap(recipe.title, WIDEST, break_on_hyphens=False)))
 
 
 def draw_ranking(table: Table, chosen: Standing | None = None, theme: Theme = LIGHT) -> Drawing:

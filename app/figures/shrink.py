@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Sequence
 from itertools import accumulate
@@ -26,8 +27,8 @@ FAR = 4.0
 """A perplexity of more times the dense model's is told, not drawn: it would squeeze all others together."""
 BROKEN = 2.0
 """What loses so many nats per token more than the best is not drawn."""
-WIDEST = 54
-"""Characters of a title on one line."""
+WIDEST = 60
+"""Characters of a title on one line, of which a screen 400 pixels wide has room for so many."""
 AROUND, ROOM, LINE = 130, 36, 17
 """Pixels of a chart around its rows, of a row beside its title, and of a line of that."""
 RUNGS = ("Previews", "Full forms", "Finalists")
@@ -62,7 +63,7 @@ def draw_beside(rows: Sequence[Beside], chosen: int | None = None, theme: Theme 
     Titles stand above their marks, so that a narrow screen has room for both. A mark has the place of its row
     as its ``customdata``. Rows are as high as their titles need, so that heights are in pixels.
     """
-    labels = ["<br>".join(map(as_text, textwrap.wrap(each.title, WIDEST))) for each in rows]
+    labels = ["<br>".join(map(as_text, title_lines(each.title))) for each in rows]
     ends = list(accumulate((ROOM + LINE * (label.count("<br>") + 1) for label in labels), initial=0))
     places = [end - 15 for end in ends[1:]]
     figure = empty_figure(theme, height=AROUND + ends[-1])
@@ -102,6 +103,22 @@ def draw_beside(rows: Sequence[Beside], chosen: int | None = None, theme: Theme 
         hovermode="closest",
     )
     return Drawing(figure, _beside_told(rows))
+
+
+def title_lines(title: str) -> list[str]:
+    """Part a title into lines of at most ``WIDEST`` characters, after commas where that is possible.
+
+    A part between two commas stays on one line where it has room, so that each line reads as a phrase. No
+    word is parted at its hyphen.
+    """
+    lines: list[str] = []
+    for part in re.findall(r"[^,]+,?", title):
+        joined = f"{lines[-1]} {part.strip()}" if lines else part.strip()
+        if lines and len(joined) <= WIDEST:
+            lines[-1] = joined
+        else:
+            lines += textwrap.wrap(part.strip(), WIDEST, break_on_hyphens=False)
+    return lines
 
 
 def _times(value: float) -> str:

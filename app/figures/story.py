@@ -175,10 +175,11 @@ def draw_scores(
 ) -> Drawing:
     """The profile, as the Profile page draws it."""
     drawing = draw_profile(profile, score, first_token, theme=theme)
-    values = profile.values(score, first_token) + profile.spread(score, first_token)
+    values, spread = profile.values(score, first_token), profile.spread(score, first_token)
+    lowest = min(0.0, 1.05 * float((values - spread).min())) if values.min() < 0.0 else 0.0
     on_stage(drawing.figure, theme)
     _few_blocks(drawing.figure, profile.blocks)
-    drawing.figure.update_yaxes(range=[0.0, 1.05 * float(values.max())])
+    drawing.figure.update_yaxes(range=[lowest, 1.05 * float((values + spread).max())])
     if concealed:
         drawing.figure.data = ()
     return drawing

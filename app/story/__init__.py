@@ -5,5 +5,5 @@ streamlit.
 """
 
 from app.story.case import Case, case_of
-from app.story.scene import Dial, Scene
-from app.story.scenes import SCENES, scenes_of
+from app.story.scene import Dial, Exercise, Scene
+from app.story.scenes import SCENES, TUNE, scenes_of

@@ -10,6 +10,7 @@ import numpy as np
 
 from analysis.details import Details
 from analysis.errors import StorageError
+from analysis.scores import find_score
 from app.figures.cloud import CloudView
 from app.figures.dial import DialView, Size
 from app.figures.story import Rival, Spread, Turn
@@ -62,6 +63,11 @@ class Case(NamedTuple):
     def score(self) -> str:
         """The score that the plan was made from."""
         return self.result.profile.held(self.asked.score)
+
+    @property
+    def by_change(self) -> bool:
+        """Whether that score tells how much a block changes its input; others are measured otherwise."""
+        return find_score(self.score).measure is not None
 
     @property
     def redundancy(self) -> tuple[float, ...]:

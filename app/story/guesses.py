@@ -43,6 +43,7 @@ SHARING = fixed(
     1,
 )
 SPARED = fixed(("Every second one", "Those that change it least", "Those that change their input most"), 2)
+SPARED_BY_SCORE = fixed(("Every second one", "The most redundant ones", "The least redundant ones"), 2)
 
 
 def thin(case: Case) -> Guess:

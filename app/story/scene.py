@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
 from app.figures.base import Drawing, Theme
 from app.figures.cloud import Stage
@@ -50,6 +51,10 @@ def _always(case: Case) -> bool:
     return True
 
 
+def _as_it_is(case: Case) -> Mapping[str, Any]:
+    return {}
+
+
 @dataclass(frozen=True)
 class Scene:
     """One scene of the story. ``setting`` is where its dial stands; scenes without one pass it over."""
@@ -80,6 +85,12 @@ class Scene:
     """The same as HTML that stands still, for paper."""
     told_of: Callable[[Case], bool] = _always
     """Whether a case has what the scene shows."""
+    other: Callable[[Case], Mapping[str, Any]] = _as_it_is
+    """Fields that are others for a case, as for a plan that goes by another score."""
+
+    def of(self, case: Case) -> Scene:
+        """Give the scene as it is told of a case."""
+        return replace(self, **self.other(case))
 
     def setting(self, case: Case) -> float:
         """Give the place of the dial before it is moved."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from app.story import guesses, sizes, stream, telling
+from app.story import by_score, guesses, sizes, stream, telling
 from app.story.case import Case
 from app.story.scene import Dial, Exercise, Notes, Scene
 
@@ -122,7 +122,7 @@ SCENES = (
         guess=guesses.turn,
         answer=telling.turns_answer,
         draw=telling.turns_drawing,
-        source=telling.profiled,
+        source=telling.turned,
         why=telling.turns_why,
         notes=Notes(
             say="A token travels through the model as a vector, the residual stream. No block replaces it; "
@@ -149,7 +149,7 @@ SCENES = (
         guess=guesses.tokens,
         answer=telling.cosine_answer,
         draw=telling.cosines_drawing,
-        source=telling.profiled,
+        source=telling.turned,
         notes=Notes(
             say="One token gives one cosine, a text gives thousands. The bar holds nine of ten, the line is "
             "the one in the middle, the diamond is the first token of a window. It has nothing before it to "
@@ -174,6 +174,7 @@ SCENES = (
         draw=telling.profile_drawing,
         source=telling.profiled,
         why=telling.profile_why,
+        other=by_score.profile,
         notes=Notes(
             say="One number for every block, from one pass over a few windows and without training. The LR "
             "score is the mean cosine, scaled so that the block that changes most has 0 and the one that "
@@ -238,6 +239,7 @@ SCENES = (
         ),
         source=telling.allotted,
         why=telling.target_why,
+        other=by_score.target,
         notes=Notes(
             say="The target is the mean over blocks, the dashed line. Whatever the scores say, the mean is "
             "met exactly, up to rounding to widths that hardware likes. That makes the comparison with "
@@ -361,5 +363,5 @@ SCENES = (
 
 
 def scenes_of(case: Case) -> tuple[Scene, ...]:
-    """Choose the scenes that can be told of a case: earlier runs kept no cloud."""
-    return tuple(scene for scene in SCENES if scene.told_of(case))
+    """Choose the scenes that can be told of a case, as they are told of it: earlier runs kept no cloud."""
+    return tuple(scene.of(case) for scene in SCENES if scene.told_of(case))

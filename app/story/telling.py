@@ -32,9 +32,18 @@ DYNAMIC = "method: dynamic slicing (Dumitru et al., 2024)"
 
 def profiled(case: Case) -> str:
     """Name model and text of the profile, and whose score it is."""
-    profile, score = case.result.profile, find_score(case.score)
+    return _profiled_by(case, case.score)
+
+
+def _profiled_by(case: Case, name: str) -> str:
+    profile, score = case.result.profile, find_score(name)
     text = f"{profile.windows} windows of {profile.window_length} tokens of {profile.text}"
     return f"{case.model} · {text} · score: {score.title}, {score.source}"
+
+
+def turned(case: Case) -> str:
+    """Name model and text of the profile, and whose measure the cosine is, whatever the plan goes by."""
+    return _profiled_by(case, "lr")
 
 
 def allotted(case: Case) -> str:
@@ -73,6 +82,12 @@ def _both_texts(case: Case) -> str:
 
 def turns_why(case: Case) -> str:
     """Say why angles matter."""
+    if not case.by_change:
+        return (
+            "No block replaces the stream, each adds to it. The LR score takes this turn for what a block "
+            "needs of the stream. The plan of this run goes by another score, the "
+            f"**{find_score(case.score).title}**."
+        )
     return (
         "No block replaces the stream, each adds to it. The smaller the turn, the less would be missed if "
         "the "
@@ -155,15 +170,18 @@ def profile_sentence(case: Case, _: float) -> str:
     far = outliers(values)
     rest = np.delete(values, far)
     named = f"block{'s' * (len(far) > 1)} {' and '.join(map(str, far))}"
-    apart = f"; all but {named} lie between {rest.min():.2f} and {rest.max():.2f}" if far else ""
-    return (
-        f"Block **{least}** is the most redundant ({score.title} {values[least]:.2f}), block **{most}** the "
-        f"least ({values[most]:.2f}){apart}."
+    digits = ".2f" if case.by_change else ".2g"
+    apart = f"; all but {named} lie between {rest.min():{digits}} and {rest.max():{digits}}" if far else ""
+    return wording.typeset(
+        f"Block **{least}** is the most redundant ({score.title} {values[least]:{digits}}), block **{most}** "
+        f"the least ({values[most]:{digits}}){apart}."
     )
 
 
 def profile_why(case: Case) -> str:
     """Say what the score stands for, and why blocks that have much of it are cut more."""
+    if not case.by_change:
+        return f"{find_score(case.score).description} The rule cuts **more** where a block is more redundant."
     if not find_score(case.score).name.startswith("lr"):
         return "The more redundant a block, the less it changes its input, and the more of its stream is cut."
     return (
@@ -180,19 +198,22 @@ SCORE_FORMULAS = {
     "lr-published": r"LR_l = \frac{c_l - \min c}{\max c - \min c}, \quad "
     r"c_L = \overline{\cos}(h_{L-1}, \operatorname{norm}(h_L))",
     "block-influence": r"BI_l = 1 - \overline{\cos}_l",
+    "discarded-energy": r"E_l = \sum_{i > 3D/4} \lambda_i \Big/ \sum_i \lambda_i",
+    "leave-one-out": r"\Delta_l = \overline{L}(\text{without block } l) - \overline{L}",
+    "slice-one": r"\Delta_l = \overline{L}(\text{block } l \text{ alone cut by a quarter}) - \overline{L}",
     "angular": r"d_l = \tfrac{1}{\pi} \arccos \cos_l \quad \text{at the last token}",
 }
 
 
 def profile_answer(case: Case) -> str:
-    """Say which blocks change their input most."""
+    """Say which blocks are the least redundant."""
     redundancy = np.asarray(case.redundancy)
     order = [str(block) for block in np.argsort(redundancy)[:3]]
+    first = f"Block {int(redundancy.argmin())} {find_score(case.score).ends[1]}"
+    if len(order) < 3:
+        return f"{first}."
     return (
-        f"Block {int(redundancy.argmin())} changes its input most; the three that change it most are "
-        f"{', '.join(order[:2])} and {order[2]}, of {redundancy.size}."
-        if len(order) == 3
-        else f"Block {int(redundancy.argmin())} changes its input most."
+        f"{first}; the three least redundant are {', '.join(order[:2])} and {order[2]}, of {redundancy.size}."
     )
 
 
@@ -281,8 +302,9 @@ def target_answer(case: Case) -> str:
     cut = np.asarray(plan.schedule(case.redundancy, shape).block_fractions)
     less = np.flatnonzero(cut < plan.target - 0.5 * plan.rounding / shape.hidden_size)
     named = ", ".join(map(str, less[:6])) + (f" and {less.size - 6} more" if less.size > 6 else "")
+    where = "the blocks that change their input most" if case.by_change else "the least redundant blocks"
     return (
-        f"In the blocks that change their input most: {named or 'none'}. What they keep, the others give, so "
+        f"In {where}: {named or 'none'}. What they keep, the others give, so "
         f"that the mean stays {_share(plan.target)}."
     )
 

@@ -50,6 +50,7 @@ from app.wording.results import (
     repaired,
     sequential_or_one_shot,
     speed,
+    spread_of_cut,
     verdict,
     window_reading,
 )
@@ -82,6 +83,7 @@ from app.wording.titles import (
     UNREADABLE,
     budgets_line,
     plan_line,
+    plan_score,
     run_line,
     text_title,
     title,

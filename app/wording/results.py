@@ -37,6 +37,23 @@ def reduction(schedule: SlicingSchedule, shape: ModelShape) -> str:
     )
 
 
+APART = 0.02
+"""A block whose slice differs from the target by more counts as cut otherwise than by constant slicing."""
+
+
+def spread_of_cut(comparison: Comparison) -> str:
+    """Say how unequally the plan of a comparison cuts the blocks; empty for a plan that slices nothing."""
+    schedule = comparison.measured[comparison.planned].schedule
+    if schedule is None:
+        return ""
+    cut, target = schedule.block_fractions, comparison.study.budgets[0].amount
+    apart = sum(abs(each - target) > APART for each in cut)
+    return (
+        f"Blocks lose {percent(min(cut))} to {percent(max(cut))} of the width. {apart} of {len(cut)} blocks "
+        f"lose more or less than constant slicing by more than {100 * APART:g} points."
+    )
+
+
 def memory_taken(need: MemoryNeed) -> str:
     """Say what work takes in memory, in the same words before it on the page and on the command line."""
     return f"The work takes {need} at its peak."

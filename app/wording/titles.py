@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from analysis.scores import find_score
 from analysis.sources.demo_text import DEMO_SPLITS
 from analysis.sources.presets import PRESETS
+from app.planned import plan_asked
 from app.wording.numbers import counted, percent, within_sentence
 from slicing.budget import Budget, Measure
 from slicing.plans import Plan
@@ -111,7 +113,15 @@ def plan_line(plan: Plan) -> str:
         if isinstance(value := getattr(rule, name), float) and (name == "base" or name in plan.settings)
     ]
     shared = [f"{plan.blocks_per_basis} blocks per basis"] if plan.blocks_per_basis else []
-    return ", ".join([plan.allocation, f"SP {percent(plan.target)}", *settings, *shared])
+    usual = plan.score == Plan().score or not rule.uses_scores
+    by = [] if usual else [f"by {within_sentence(find_score(plan.score).title)}"]
+    return ", ".join([plan.allocation, *by, f"SP {percent(plan.target)}", *settings, *shared])
+
+
+def plan_score(run: Run) -> str:
+    """Name the score by which the plan of a comparison cuts, for choices among such runs."""
+    plan = plan_asked(run.request)
+    return find_score(plan.score).title if plan else title(run.request)
 
 
 def text_title(argument: str) -> str:

@@ -46,6 +46,7 @@ _INSTALLED = Path(__file__).parents[1] / "assets"
 BUNDLED = _INSTALLED if _INSTALLED.is_dir() else Path(__file__).parents[2] / "assets"
 """The runs that ship: inside the package ``slicing`` once it is installed, beside it in the repository."""
 BUNDLED_RUN = BUNDLED / "demo-run"
+BUNDLED_ENERGY = BUNDLED / "demo-energy"
 BUNDLED_SWEEP = BUNDLED / "demo-sweep"
 BUNDLED_CONTEST = BUNDLED / "demo-contest"
 BUNDLED_BOARD = BUNDLED / "demo-board"
@@ -159,6 +160,24 @@ def bundled_run() -> Run:
     return load_run(BUNDLED_RUN)
 
 
+def bundled_energy() -> Run:
+    """Read the second finished demo comparison that ships: its plan goes by the discarded energy.
+
+    On this model that score differs among all blocks, where LR sets one block apart. The windows are those
+    of ``bundled_run``.
+    """
+    return load_run(BUNDLED_ENERGY)
+
+
+COMPARISONS: dict[str, Callable[[], Run]] = {"demo": bundled_run, "demo-energy": bundled_energy}
+"""The finished comparisons that ship, by the names that commands and addresses know them by."""
+
+
+def named_run(key: str) -> Run:
+    """Find a comparison that ships by its name, or else a stored run by its key, as ``find_run`` does."""
+    return COMPARISONS[key]() if key in COMPARISONS else find_run(key)
+
+
 def bundled_sweep() -> Run:
     """Read the finished demo sweep that ships with slicescope."""
     return load_run(BUNDLED_SWEEP)
@@ -192,10 +211,10 @@ def bundled_dial() -> Run:
 def costs_inside(run: Run) -> tuple[UnitCosts, ModelShape] | None:
     """What the parts inside the blocks of a run's model cost, and its shape; ``None`` where nothing tells.
 
-    For the demo comparison that ships, the profile of the same windows that ships beside it tells.
+    For the demo comparisons that ship, the profile of the same windows that ships beside them tells.
     """
     result = run.result
-    if result.kind != "profile" and run.key == bundled_run().key:
+    if result.kind != "profile" and _is_shipped_comparison(run):
         result = bundled_units().result
     if result.kind != "profile" or result.units is None or result.shape is None:
         return None
@@ -205,16 +224,21 @@ def costs_inside(run: Run) -> tuple[UnitCosts, ModelShape] | None:
 def find_details(run: Run) -> Details | None:
     """Read what the run's profile looks like from near, or ``None`` for a run that did not keep it.
 
+    The demo comparisons that ship were profiled on the same windows and share one file.
     Raises ``StorageError`` where that is damaged, or of another profile.
     """
     stored = runs_folder() / run.key / DETAILS_FILE
     bundled = BUNDLED_RUN / DETAILS_FILE
-    for path in (stored, *([bundled] if run.key == bundled_run().key else [])):
+    for path in (stored, *([bundled] if _is_shipped_comparison(run) else [])):
         if path.is_file():
             found = Details.load(path)
             require_fitting(found, run, f"'{path}'")
             return found
     return None
+
+
+def _is_shipped_comparison(run: Run) -> bool:
+    return run.key in (shipped().key for shipped in COMPARISONS.values())
 
 
 # Writing

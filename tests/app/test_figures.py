@@ -281,6 +281,20 @@ def test_a_change_is_a_dot_on_a_log_axis_with_its_spread(score: str) -> None:
     assert "and so is the most redundant" in drawing.takeaway
 
 
+@pytest.mark.parametrize("low", [0.01, -0.01])  # a log axis has room for the first alone
+@pytest.mark.parametrize("score", ["leave-one-out", "slice-one", "wanda"])
+def test_a_score_that_is_no_change_is_not_told_as_one(score: str, low: float) -> None:
+    found = profile()
+    values = np.linspace(low, 0.2, found.blocks)[None]
+    drawing = draw_change(found.with_probed(score, values), score)
+    hovered = [str(trace.hovertemplate) for trace in drawing.figure.data]  # type: ignore[union-attr]
+    labels = [str(note.text) for note in drawing.figure.layout.annotations]
+    said = " ".join((drawing.takeaway, *hovered, *labels))
+    assert "changes it" not in said
+    least, most = SCORES[score].ends
+    assert f"lock 0 {least}" in drawing.takeaway and f"lock {found.blocks - 1} {most}" in drawing.takeaway
+
+
 @pytest.mark.parametrize(("score", "way"), [("depth", "↑ higher"), ("leave-one-out", "↓ lower")])
 def test_bars_say_which_way_is_redundant_too(score: str, way: str) -> None:
     found = profile().with_probed(score, np.linspace(-0.1, 1.0, profile().blocks)[None])

@@ -21,7 +21,14 @@ from slicing.plans import Plan
 from slicing.studies.recipe import Recipe
 from slicing.studies.requests import CompressRequest, ProfileRequest, ShrinkRequest, Trial
 from slicing.studies.searching import search_request
-from slicing.studies.store import bundled_board, bundled_contest, bundled_run, bundled_sweep, bundled_units
+from slicing.studies.store import (
+    bundled_board,
+    bundled_contest,
+    bundled_energy,
+    bundled_run,
+    bundled_sweep,
+    bundled_units,
+)
 from slicing.wish import Wish
 
 DEMO: dict[str, Any] = {
@@ -129,7 +136,9 @@ def test_a_text_that_has_no_usual_one_is_always_named(name: str) -> None:
     assert again(request) == request
 
 
-@pytest.mark.parametrize("run", [bundled_run, bundled_units, bundled_sweep, bundled_contest, bundled_board])
+@pytest.mark.parametrize(
+    "run", [bundled_run, bundled_energy, bundled_units, bundled_sweep, bundled_contest, bundled_board]
+)
 def test_the_shipped_runs_can_be_repeated(run: Any) -> None:
     assert again(run().request) == run().request
 

@@ -35,7 +35,14 @@ from slicing.studies.recipe import Recipe
 from slicing.studies.requests import CompressRequest, ProfileRequest, Trial
 from slicing.studies.results import Run, TrialResult
 from slicing.studies.run import perform
-from slicing.studies.store import bundled_board, bundled_contest, bundled_run, bundled_sweep, find_details
+from slicing.studies.store import (
+    bundled_board,
+    bundled_contest,
+    bundled_energy,
+    bundled_run,
+    bundled_sweep,
+    find_details,
+)
 from slicing.studies.study import comparison, recipes
 from slicing.studies.verdicts import read_board
 
@@ -138,7 +145,9 @@ def test_a_report_opens_with_the_verdict_the_cost_and_the_sizes(report):
         assert said in first, said
 
 
-@pytest.mark.parametrize("bundled", [bundled_run, bundled_sweep, bundled_contest, bundled_board])
+@pytest.mark.parametrize(
+    "bundled", [bundled_run, bundled_energy, bundled_sweep, bundled_contest, bundled_board]
+)
 def test_a_report_is_small_enough_to_mail(bundled):
     run = bundled()
     content = build_report(run)

@@ -14,7 +14,17 @@ from streamlit.testing.v1 import AppTest
 from analysis.sources.model import ModelSource
 from analysis.storage import runs_folder
 from app import shrink_state, state, wording
-from app.figures.shrink import FAR, RUNGS, Beside, Point, draw_beside, draw_race, draw_underway
+from app.figures.shrink import (
+    FAR,
+    RUNGS,
+    WIDEST,
+    Beside,
+    Point,
+    draw_beside,
+    draw_race,
+    draw_underway,
+    title_lines,
+)
 from app.policy import Policy
 from slicing.healing.looks import Underway
 from slicing.studies.options import known_options
@@ -340,6 +350,21 @@ def test_what_broke_is_told_and_not_drawn() -> None:
     assert "1.30× · 1.50×" in notes and "80,000× → · 9× →" in notes and "&lt;b&gt;broke" in notes
     assert [list(trace.customdata) for trace in figure.data] == [[0], [0]]
     assert "good" in drawing.takeaway and draw_beside([]).takeaway == "Nothing is known yet."
+
+
+def test_a_long_title_is_parted_after_its_commas_and_at_no_hyphen() -> None:
+    title = (
+        "Span of largest cosine (LLM-Streamline), 50 % of what goes, then one budget over channels, heads "
+        "and sub-layers, all projections fitted"
+    )
+    assert title_lines(title) == [
+        "Span of largest cosine (LLM-Streamline), 50 % of what goes,",
+        "then one budget over channels, heads and sub-layers,",
+        "all projections fitted",
+    ]
+    without_commas = "all output projections from the first cut on fitted to the stream of sub-layers"
+    assert [len(line) <= WIDEST for line in title_lines(without_commas)] == [True, True]
+    assert " ".join(title_lines(without_commas)) == without_commas
 
 
 def test_the_best_of_every_rung_is_named() -> None:

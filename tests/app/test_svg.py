@@ -20,10 +20,16 @@ from app.figures.svg.paint import Paint
 from app.figures.svg.symbols import known
 from app.figures.svg.words import tooltip, width_of, wrapped
 from app.report import figures, sections
-from slicing.studies.store import bundled_board, bundled_contest, bundled_run, bundled_sweep
+from slicing.studies.store import (
+    bundled_board,
+    bundled_contest,
+    bundled_energy,
+    bundled_run,
+    bundled_sweep,
+)
 
 SVG = "{http://www.w3.org/2000/svg}"
-BUNDLED = [bundled_run, bundled_board, bundled_contest, bundled_sweep]
+BUNDLED = [bundled_run, bundled_energy, bundled_board, bundled_contest, bundled_sweep]
 
 
 def drawn(*traces, **layout) -> ElementTree.Element:

@@ -27,7 +27,13 @@ from slicing.studies.files import text_line
 from slicing.studies.options import known_options
 from slicing.studies.requests import ProfileRequest
 from slicing.studies.results import TextUsed
-from slicing.studies.store import bundled_board, bundled_contest, bundled_run, bundled_sweep
+from slicing.studies.store import (
+    bundled_board,
+    bundled_contest,
+    bundled_energy,
+    bundled_run,
+    bundled_sweep,
+)
 from slicing.studies.study import comparison, leaderboard, recipes
 from slicing.studies.verdicts import Comparison, read_board, read_comparison
 from slicing.wish import Wish
@@ -96,7 +102,7 @@ def test_a_text_is_written_as_it_is_read(text: str, role: Role) -> None:
     assert TextSource.parse(text_line(source, role), role) == source
 
 
-RUNS = (bundled_run, bundled_sweep, bundled_contest, bundled_board)
+RUNS = (bundled_run, bundled_energy, bundled_sweep, bundled_contest, bundled_board)
 MODEL = "SmolLM2-135M-Instruct (demo)"
 
 

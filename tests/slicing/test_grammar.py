@@ -18,7 +18,13 @@ from slicing.steps import STEPS
 from slicing.studies import files
 from slicing.studies.files import find_study, parse_study, read_study, ready_studies, write_study
 from slicing.studies.recipe import Recipe
-from slicing.studies.store import bundled_board, bundled_contest, bundled_run, bundled_sweep
+from slicing.studies.store import (
+    bundled_board,
+    bundled_contest,
+    bundled_energy,
+    bundled_run,
+    bundled_sweep,
+)
 from slicing.studies.study import BOARD, USUAL, Study
 
 
@@ -135,7 +141,7 @@ def test_what_is_as_usual_is_left_out() -> None:
     ]
 
 
-@pytest.mark.parametrize("run", [bundled_run, bundled_sweep, bundled_contest, bundled_board])
+@pytest.mark.parametrize("run", [bundled_run, bundled_energy, bundled_sweep, bundled_contest, bundled_board])
 def test_the_shipped_studies_have_a_file(run: Callable[[], Any]) -> None:
     study = run().request
     assert parse_study(write_study(study), "it") == study

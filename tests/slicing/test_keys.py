@@ -33,6 +33,7 @@ from slicing.studies.store import (
     bundled_board,
     bundled_contest,
     bundled_dial,
+    bundled_energy,
     bundled_run,
     bundled_sweep,
     bundled_units,
@@ -106,6 +107,7 @@ KEYS = {
 """Never changed: a key that differs here is one that nobody's stored run has."""
 SHIPPED = {
     "bundled_run": "30381ef711c1",
+    "bundled_energy": "35d7f45a8d23",
     "bundled_units": "d75adcb9e1e0",
     "bundled_sweep": "5be33d5a8b91",
     "bundled_contest": "27f2a062dcd7",
@@ -191,7 +193,16 @@ def test_how_a_recipe_is_written_changes_no_key():
 
 @pytest.mark.parametrize(
     "run",
-    [bundled_run, bundled_units, bundled_sweep, bundled_contest, bundled_board, bundled_widths, bundled_dial],
+    [
+        bundled_run,
+        bundled_energy,
+        bundled_units,
+        bundled_sweep,
+        bundled_contest,
+        bundled_board,
+        bundled_widths,
+        bundled_dial,
+    ],
 )
 def test_runs_that_ship_keep_the_keys_they_were_made_with(run):
     assert run().key == SHIPPED[run.__name__]

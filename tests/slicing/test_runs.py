@@ -33,6 +33,7 @@ from slicing.studies.store import (
     BUNDLED_RUN,
     bundled_board,
     bundled_contest,
+    bundled_energy,
     bundled_run,
     bundled_sweep,
     find_run,
@@ -465,7 +466,7 @@ def test_every_request_warns_of_too_few_tokens_for_what_it_fits(asked, told):
 
 
 def test_bundled_runs_need_no_warning():
-    for run in (bundled_run(), bundled_sweep(), bundled_contest()):
+    for run in (bundled_run(), bundled_energy(), bundled_sweep(), bundled_contest()):
         assert run.request.warnings(run.result.shape) == ()
     board = bundled_board()
     (told,) = board.request.warnings(board.result.shape)  # one of its recipes makes a plain model
@@ -551,3 +552,4 @@ def test_bundled_runs_are_the_usual_ones_of_the_demo():
         "evaluation": TextSource.parse("demo", "evaluation"),
     }
     assert bundled_run().request == comparison(Plan(), **shared)
+    assert bundled_energy().request == comparison(Plan(score="discarded-energy"), **shared)

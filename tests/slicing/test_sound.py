@@ -28,6 +28,7 @@ from slicing.studies.store import (
     bundled_board,
     bundled_contest,
     bundled_dial,
+    bundled_energy,
     bundled_run,
     bundled_sweep,
     bundled_units,
@@ -73,6 +74,7 @@ def shorter(values: list[Any]) -> list[Any]:
 
 SHIPPED = (
     bundled_run,
+    bundled_energy,
     bundled_units,
     bundled_sweep,
     bundled_contest,
