@@ -17,7 +17,7 @@ from analysis.bases import BasesCollector
 from analysis.details import DetailsCollector
 from analysis.device import on_host, out_of_memory_told, synchronise, widen
 from analysis.errors import ModelError, NotFiniteError, PlanError, TextError
-from analysis.evaluate import batch_size, batches_of, check_windows
+from analysis.evaluate import batch_size, batches_of, check_windows, refuse_unless_batches_fit
 from analysis.finite import naming_weights
 from analysis.hooks import watch_blocks
 from analysis.late import inference_mode, pd, torch
@@ -296,6 +296,8 @@ def profile_blocks(
         raise TextError("A profile needs windows of at least 2 tokens.")
     if bases is not None:
         bases.refuse_unless_they_fit(windows)
+    # Two states more than in a pass: those in front of the block before, and what is made of two to compare.
+    refuse_unless_batches_fit("Profiling", model, windows, kept=2)
     count, length = windows.shape
     looker = _Looker(model, count, details)
     start = time.perf_counter()
