@@ -152,9 +152,9 @@ def passing_numbers(sublayer: SublayerShape, width: int) -> int:
         keys = max(0, rows - columns) // 2
         inside = rows + columns + max(2 * columns, 3 * keys)
     elif sublayer.kind == "mlp":
-        # What is read, what the activation makes of it, their product; and one more where the activation is
-        # written in several operations.
-        inside = max(rows + columns, 4 * columns)
+        # What the activation makes of one half, the other half, their product; a quarter for what is small.
+        # Without a gate the activation may be written in several operations.
+        inside = rows + columns + columns // 4 if rows > columns else 4 * columns
     else:
         inside = rows + 4 * columns
     # The stream in front of the block, in front of the sub-layer and after its norm, and what is added.

@@ -29,7 +29,7 @@ def slicing_need(
       eigenvectors and LAPACK's workspace in fp64 (5 D²), as many Gram matrices as sub-layers share a basis,
       and three turns in fp32;
     - while a batch passes, what ``analysis.needs.passing_numbers`` tells of each token, two states of the
-      stream in fp32, and the Gram matrices of what comes out;
+      stream in fp32 where the model is in 16 bits, and the Gram matrices of what comes out;
     - while it is repaired, what ``fit_bytes`` tells of D + C features, and its weights; the dense stream is
       kept too. The model without repair is made afterwards, so that there are two in the end.
     """
@@ -40,7 +40,7 @@ def slicing_need(
     for sublayer in shape.sublayers:
         rows, columns = sublayer.reader_rows, sublayer.writer_columns
         weights = (rows + columns) * width * (itemsize + FP32)
-        passing = batch * (passing_numbers(sublayer, width) * itemsize + 2 * width * FP32)
+        passing = batch * (passing_numbers(sublayer, width) * itemsize + 2 * width * FP32 * (itemsize < FP32))
         working = max(working, weights + turns + sums * square, passing + (1 + sums) * square)
         if repair:
             features = width + columns + (sublayer.writer_bias > 0)
@@ -175,7 +175,7 @@ def inner_need(
         # Of second moments there are the sums, and the means made of them.
         phases.append(_Phase(_going_back(shape, window, itemsize, bool(holds.weights)), 2 * curved + copies))
     if holds.profiles:
-        phases.append(_Phase(passing_bytes(shape, batch, itemsize, 2)))
+        phases.append(_Phase(passing_bytes(shape, batch, itemsize, 3 * FP32 // itemsize)))
     if holds.tries:
         some = min(batch, holds.tries * window)
         phases.append(_Phase(passing_bytes(shape, some, itemsize, shape.block_count + 1), curved, made))

@@ -14,6 +14,7 @@ from pydantic import Field, model_validator
 from analysis.device import PeakMemory, synchronise
 from analysis.errors import PlanError
 from analysis.evaluate import tokens_at_a_time
+from analysis.profile import states_compared
 from slicing.budget import Budget, whole_blocks
 from slicing.calibration import Fit
 from slicing.depth.layout import Layout
@@ -161,7 +162,7 @@ class Removal(Step):
         if self.tries:
             some = view.windows[: self.windows]
             return Looked(tokens_at_a_time(some, view.model.device), view.block_count + 1)
-        return Looked(tokens_at_a_time(view.profile_windows, view.model.device), 2)
+        return Looked(tokens_at_a_time(view.profile_windows, view.model.device), states_compared(view.model))
 
     def count(self, view: ModelView, budget: Budget) -> int:
         """How many blocks go within a budget (``PlanError`` for one that counts no blocks)."""

@@ -39,7 +39,7 @@ class Shape(NamedTuple):
 SHAPES = {
     "usual": Shape(256, 704, 3, 4, 2, 2048, windows=16, length=256),
     "narrow": Shape(384, 384, 3, 6, 6, 1024, windows=12, length=512),
-    "wide": Shape(192, 1536, 3, 3, 1, 512, windows=8, length=64),
+    "wide": Shape(192, 1536, 3, 3, 1, 512, windows=8, length=256),
 }
 """Three ratios of hidden and inner size, and of tokens to them."""
 LINES = (
