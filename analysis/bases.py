@@ -101,7 +101,7 @@ class Covariance:
         Raises ``ModelError`` when a state was not finite.
         """
         upper = self._read()
-        return upper.triu() + upper.triu(1).T
+        return upper.triu().add_(upper.triu(1).T)
 
     def energy(self) -> float:
         """The trace of the sum."""

@@ -9,8 +9,11 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from analysis.anatomy import why_not_sliceable
 from analysis.device import HOST, memory_of
 from analysis.errors import OutOfMemoryError, UnsupportedError
+from analysis.read_shape import read_shape
+from analysis.shape import SublayerShape
 from analysis.values import Value
 
 if TYPE_CHECKING:
@@ -136,22 +139,58 @@ def refuse_spread(model: Any, why: str) -> None:
         )
 
 
+def passing_numbers(sublayer: SublayerShape, width: int) -> int:
+    """Numbers of one token that are there at once while it passes through a sub-layer, in a stream of
+    ``width``.
+
+    Attention that takes its products without the whole table of scores is assumed.
+    """
+    rows, columns = sublayer.busy_reader_rows, sublayer.busy_writer_columns
+    if sublayer.kind == "attention":
+        # Queries, keys and values, and three tensors more while one of the first two is turned by its
+        # positions; where that is the keys, the turned queries are there already.
+        keys = max(0, rows - columns) // 2
+        inside = rows + columns + max(2 * columns, 3 * keys)
+    elif sublayer.kind == "mlp":
+        # What the activation makes of one half, the other half, their product; a quarter for what is small.
+        # Without a gate the activation may be written in several operations.
+        inside = rows + columns + columns // 4 if rows > columns else 4 * columns
+    else:
+        inside = rows + 4 * columns
+    # The stream in front of the block, in front of the sub-layer and after its norm, and what is added.
+    return inside + 4 * width
+
+
 def passing_need(model: Any, tokens: int, kept: int = 0, itemsize: int | None = None) -> MemoryNeed:
     """Tell the need of a batch of ``tokens`` that passes through a model; the head takes some rows at a time.
 
-    Five tensors as wide as the largest linear map's two sides together are there at once, and states of the
-    stream at ``kept`` depths. ``itemsize``: bytes of a number, by default as the model is now.
+    States of the stream are kept at ``kept`` depths beside. Where the shape is not known, five tensors as
+    wide as the largest linear map's two sides together are there at once. ``itemsize``: bytes of a number, by
+    default as the model is now.
     """
     table = model.get_input_embeddings().weight
+    size, width = itemsize or model.dtype.itemsize, table.shape[1]
+    numbers = _numbers_passing(model)
+    blocks = tokens * (numbers + kept * width) * size
+    # The blocks' own numbers are gone by then.
+    head = tokens * min(numbers, (4 + kept) * width) * size + 3 * ROWS * table.shape[0] * FP32
+    return MemoryNeed(
+        dense=sum(each.numel() * size for each in model.parameters()), working=max(blocks, head)
+    )
+
+
+def _numbers_passing(model: Any) -> int:
+    """Numbers of one token that are there at once while it passes through the largest part of a model."""
+    # A model that was changed in place has modules of ours, which have no such shape.
+    own = all(type(each).__module__.startswith(("torch.", "transformers.")) for each in model.modules())
+    if own and not why_not_sliceable(model.config):
+        shape = read_shape(model)
+        if not any(each.inner_products for each in shape.sublayers):  # else there are maps between
+            return max(passing_numbers(each, shape.hidden_size) for each in shape.sublayers)
     both = model.get_input_embeddings(), model.get_output_embeddings()
     ends = {id(each.weight) for each in both if each is not None}
     maps = [each for each in model.parameters() if each.ndim > 1 and id(each) not in ends]
-    widest = max((sum(each.shape[-2:]) for each in maps), default=0)
-    size = itemsize or model.dtype.itemsize
-    return MemoryNeed(
-        dense=sum(each.numel() * size for each in model.parameters()),
-        working=tokens * (5 * widest + kept * table.shape[1]) * size + 3 * ROWS * table.shape[0] * FP32,
-    )
+    return 5 * max((sum(each.shape[-2:]) for each in maps), default=0)
 
 
 def engine_room(model: Any, itemsize: int, tokens: int) -> int:

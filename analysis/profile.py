@@ -17,10 +17,11 @@ from analysis.bases import BasesCollector
 from analysis.details import DetailsCollector
 from analysis.device import on_host, out_of_memory_told, synchronise, widen
 from analysis.errors import ModelError, NotFiniteError, PlanError, TextError
-from analysis.evaluate import batch_size, batches_of, check_windows
+from analysis.evaluate import batch_size, batches_of, check_windows, refuse_unless_batches_fit
 from analysis.finite import naming_weights
 from analysis.hooks import watch_blocks
 from analysis.late import inference_mode, pd, torch
+from analysis.needs import FP32
 from analysis.scores import SCORES, Passage, Score, cosine, find_score
 from analysis.values import Progress, Value, no_progress
 
@@ -296,6 +297,7 @@ def profile_blocks(
         raise TextError("A profile needs windows of at least 2 tokens.")
     if bases is not None:
         bases.refuse_unless_they_fit(windows)
+    refuse_unless_batches_fit("Profiling", model, windows, states_compared(model))
     count, length = windows.shape
     looker = _Looker(model, count, details)
     start = time.perf_counter()
@@ -320,6 +322,13 @@ def profile_blocks(
         seconds=time.perf_counter() - start,
         batch=batch_size(windows, model.device),
     )
+
+
+def states_compared(model: Any) -> int:
+    """How many states more than in a pass there are while a model is profiled: the ends of two blocks in
+    fp32, counted in the model's own dtype.
+    """
+    return 3 * FP32 // model.dtype.itemsize
 
 
 def _distinct(scores: Iterable[Score]) -> dict[str, Score]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from analysis.needs import FP32, FP64, ROWS, MemoryNeed
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+from analysis.needs import FP32, FP64, ROWS, MemoryNeed, passing_numbers
 from analysis.shape import ModelShape, SublayerShape
 from analysis.units import Kind
 from analysis.values import Value
@@ -20,31 +23,55 @@ def slicing_need(
     """The peak of slicing with ``tokens`` calibration tokens in batches of ``batch``.
 
     ``itemsize`` is that of the weights. With D the dense width, and R reader rows and C writer columns of
-    the largest sub-layer, the working set is ``(R + C) D`` weights, read and written whole, and once more
-    in fp32 while they turn; a Gram matrix, its eigenvectors and LAPACK's workspace in fp64 (5 D²), and as
-    many Gram matrices as sub-layers share a basis; three turns in fp32; and for each token of a batch what
-    readers put out and, twice, what writers read, beside two states of the stream in fp32. Repair keeps the
-    dense stream too, ends with two sliced models, and takes two Gram matrices of F = D + C + D features and
-    targets, and as much again to solve with them, in fp64.
+    the largest sub-layer, there are at once:
+
+    - while it turns, ``(R + C) D`` weights, read and written whole, and once more in fp32; a Gram matrix, its
+      eigenvectors and LAPACK's workspace in fp64 (5 D²), as many Gram matrices as sub-layers share a basis,
+      and three turns in fp32;
+    - while a batch passes, what ``analysis.needs.passing_numbers`` tells of each token, two states of the
+      stream in fp32 where the model is in 16 bits, and the Gram matrices of what comes out;
+    - while it is repaired, what ``fit_bytes`` tells of D + C features, and its weights; the dense stream is
+      kept too. The model without repair is made afterwards, so that there are two in the end.
     """
     width = shape.hidden_size
-    working = 0
+    square, sums = width * width * FP64, _shared(shape, schedule)
+    turns = 5 * square + 3 * width * width * FP32
+    working = fitting = 0
     for sublayer in shape.sublayers:
         rows, columns = sublayer.reader_rows, sublayer.writer_columns
         weights = (rows + columns) * width * (itemsize + FP32)
-        inner = sublayer.busy_reader_rows + 2 * sublayer.busy_writer_columns
-        passing = batch * (inner * itemsize + 2 * width * FP32)
-        fitting = 4 * (2 * width + columns) ** 2 * FP64 + weights if repair else 0
-        working = max(working, weights + passing + fitting)
-    working += width * width * ((5 + _shared(shape, schedule)) * FP64 + 3 * FP32)
-    sliced = _sliced(shape, schedule) * itemsize * (1 + repair)
+        passing = batch * (passing_numbers(sublayer, width) * itemsize + 2 * width * FP32 * (itemsize < FP32))
+        working = max(working, weights + turns + sums * square, passing + (1 + sums) * square)
+        if repair:
+            features = width + columns + (sublayer.writer_bias > 0)
+            rows_at_once = batch * (3 * (features + width) + columns) * FP32
+            solving, adding = fit_bytes(features, width)
+            fitting = max(fitting, weights + square + max(solving, adding + max(passing, rows_at_once)))
+    sliced = _sliced(shape, schedule) * itemsize
+    # The second model is there only after all fits, and without the dense stream.
+    first = max(working, fitting)
+    peak = max(sliced + first, 2 * sliced + working) if repair else sliced + working
+    made = sliced * (1 + repair)
     return MemoryNeed(
         dense=shape.parameters * itemsize,
-        sliced=sliced,
-        resting=sliced,
-        working=working,
+        sliced=made,
+        resting=made,
+        working=max(working, peak - made),
         activations=tokens * width * FP32 * (1 + repair),
     )
+
+
+def fit_bytes(features: int, width: int) -> tuple[int, int]:
+    """The bytes of a ridge regression (``slicing.repair.RidgeFit``) from ``features`` to ``width`` numbers:
+    at the peak of solving it, and while batches are added.
+
+    Two Gram matrices G of features and targets are summed up, in fp64. Either both are there with one that is
+    read whole and two in the making; or both, twice, with three matrices of the features alone (a ridge is
+    added, factors of the one before and of this one) and five maps.
+    """
+    gram = (features + width) ** 2 * FP64
+    solving = 4 * gram + (3 * features**2 + 5 * features * width) * FP64
+    return max(5 * gram, solving), 2 * gram
 
 
 def preview_need(
@@ -69,18 +96,47 @@ def preview_need(
 
 
 class Holds(Value):
-    """What a method that cuts inside blocks keeps of all of them, beside the cut weights."""
+    """What a method that cuts inside blocks keeps of all of them, and has at once of one of them."""
 
     goes_back: bool = False
     """Gradients pass through the blocks, one window at a time."""
     curvature: bool = False
     """A second moment (D, D) in fp32 for every sub-layer."""
     mixes: int = 0
-    """So many matrices (F, F) in fp32, at most, for the channels of every MLP."""
+    """So many matrices (F, K) in fp32 for every MLP, which take its F channels to the K that stay."""
     ranks: bool = False
     """Two square matrices in fp64 for the coordinates of the values of every block."""
     weights: int = 0
-    """So many fp32 copies of the blocks' weights."""
+    """So many fp32 copies of the blocks' weights, until units are chosen."""
+    moments: bool = True
+    """The second moments of what the writers read are taken, one sub-layer after the other."""
+    solves: int = 0
+    """So many matrices (F, F) in fp64 beside such a moment, to choose by it."""
+    products: int = 0
+    """So many matrices (D, F) in fp64 beside it."""
+    transport: int = 0
+    """So many matrices (F, K) in fp32 while the channels of one MLP are brought together."""
+    compared: int = 0
+    """So many tokens of what the writers read are kept for that."""
+    policy: bool = False
+    """A policy is trained on the rows (F, D) of one reader."""
+    tries: int = 0
+    """On so many windows models without single sub-layers are tried, for which what enters every block is
+    kept."""
+    profiles: bool = False
+    """The layer profile says how much every block loses."""
+    unequal: bool = False
+    """Some blocks lose far less than others."""
+
+
+@dataclass(frozen=True)
+class _Phase:
+    """What is there at once in one part of a job, in bytes."""
+
+    working: int
+    held: int = 0
+    sliced: int = 0
+    streams: int = 0
 
 
 def inner_need(
@@ -93,55 +149,194 @@ def inner_need(
     holds: Holds | None = None,
     restore: bool = True,
     repair: bool = False,
+    kinds: Collection[Kind] | None = None,
 ) -> MemoryNeed:
     """The peak of cutting inside blocks to ``size`` parameters, with ``tokens`` in batches of ``batch``.
 
-    ``window``: tokens of one window; ``itemsize``: of the weights. With F what the writers of a sub-layer
-    read of a token, its second moment, its inverse and their copies are 7 F² in fp64, with three products
-    (D, F). A fit has two Gram matrices of F + 1 + D features and targets, the same read whole, and as much
-    again to solve with: 6 of these in fp64. For each token of a batch there is what readers and writers put
-    out, and three times what is read and aimed at, in fp32. Going back holds the stream in front of every
-    block, the graph of one, and the logits four times in fp32. What is cut is made anew, and once more where
-    it is repaired, which keeps two streams.
+    ``window``: tokens of one window; ``itemsize``: of the weights; ``kinds``: of units that go, by default
+    all. One part of the work follows another: gradients go back, the method looks at one sub-layer after the
+    other, blocks are cut, and what is left is fitted. The largest of them counts.
     """
     holds, width = holds or Holds(), shape.hidden_size
-    fits = restore or repair
-    working = 0
-    for sublayer in shape.sublayers:
-        read = sublayer.writer_columns - _in_experts(sublayer)
-        rows, columns = sublayer.busy_reader_rows, sublayer.busy_writer_columns
-        passing = batch * (2 * (rows + columns + 2 * width) + 3 * (read + width)) * FP32
-        moments = (7 * read * read + 3 * read * width) * FP64
-        fitted = max(read + 1, width if repair else 0) + width
-        fitting = 6 * fitted * fitted * FP64 if fits else 0
-        working = max(working, passing + max(moments, fitting))
-        if holds.goes_back:
-            graph = window * (4 * (rows + columns) + (shape.block_count + 9) * width) * max(itemsize, FP32)
-            working = max(working, graph + 4 * window * shape.vocab_size * FP32)
     inside = sum(shape.block_parameters(block) for block in range(shape.block_count))
     left = max(0, size - (shape.parameters - inside))
+    made = min(left, _in_sublayers_with(shape, kinds)) * itemsize
+    share = _share_kept(shape, inside - left, kinds)
+    cut = _cut_with(shape, holds, share)
+    curved = holds.curvature * len(shape.sublayers) * width**2 * FP32
+    largest = max(max(each.reader_rows, each.writer_columns) for each in shape.sublayers) * width
+    phases = [
+        _Phase(_looking(shape, holds, batch, itemsize, share), curved + cut, 0, int(_sees_text(holds))),
+        # One matrix in its old and its new form and in the products between, and what joins its units.
+        _Phase(4 * largest * FP32, curved + cut, made),
+    ]
+    if holds.goes_back:
+        copies = holds.weights * inside * FP32
+        # Of second moments there are the sums, and the means made of them.
+        phases.append(_Phase(_going_back(shape, window, itemsize, bool(holds.weights)), 2 * curved + copies))
+    if holds.profiles:
+        phases.append(_Phase(passing_bytes(shape, batch, itemsize, 3 * FP32 // itemsize)))
+    if holds.tries:
+        some = min(batch, holds.tries * window)
+        phases.append(_Phase(passing_bytes(shape, some, itemsize, shape.block_count + 1), curved, made))
+    stayed = 1.0 if holds.unequal else share
+    for readers in (False,) * restore + (True,) * repair:
+        fitting = projections_bytes(shape, batch, itemsize, readers, stayed, kinds)
+        phases.append(_Phase(fitting, curved + cut, made + readers * left * itemsize, 2))
+    return _largest(shape.parameters * itemsize, phases, tokens * width * itemsize)
+
+
+def _largest(dense: int, phases: Sequence[_Phase], stream: int) -> MemoryNeed:
+    """The need of a job in several parts, of which the largest counts, with its streams and without."""
+    bare = max(phases, key=lambda each: each.working + each.held + each.sliced)
+    least = bare.working + bare.held + bare.sliced
+    total = max(each.working + each.held + each.sliced + each.streams * stream for each in phases)
     return MemoryNeed(
-        dense=shape.parameters * itemsize,
-        sliced=left * itemsize * (1 + repair),
-        measured=_held(shape, holds, inside),
-        working=working + 3 * ROWS * shape.vocab_size * FP32,
-        activations=tokens * width * itemsize * (1 + fits),
+        dense=dense, sliced=bare.sliced, measured=bare.held, working=bare.working, activations=total - least
     )
 
 
-def _held(shape: ModelShape, holds: Holds, inside: int) -> int:
-    """Bytes of what a method keeps of all blocks, which have so many parameters ``inside``."""
+def passing_bytes(shape: ModelShape, tokens: int, itemsize: int, kept: int = 0) -> int:
+    """Bytes of so many ``tokens`` that pass through a model of this shape, with states at ``kept`` depths.
 
-    def squares(kind: Kind) -> int:
-        units = [each for sublayer in shape.sublayers for each in sublayer.units if each.kind == kind]
-        return sum(each.count * each.count for each in units)
+    The head takes some rows at a time, once the blocks' own numbers are gone.
+    """
+    width = shape.hidden_size
+    numbers = max(passing_numbers(each, width) for each in shape.sublayers)
+    head = 3 * ROWS * shape.vocab_size * FP32 if tokens else 0
+    return tokens * kept * width * itemsize + max(
+        tokens * numbers * itemsize, tokens * 4 * width * itemsize + head
+    )
 
-    curved = 2 * len(shape.sublayers) * shape.hidden_size**2 * FP32  # the sums, and the means made of them
-    return (
-        holds.curvature * curved
-        + holds.mixes * squares("channels") * FP32
-        + holds.ranks * 2 * squares("value_pairs") * FP64
-        + holds.weights * inside * FP32
+
+def _sees_text(holds: Holds) -> bool:
+    return holds.moments or bool(holds.transport)
+
+
+def _looking(shape: ModelShape, holds: Holds, batch: int, itemsize: int, share: float) -> int:
+    """Bytes at the peak of choosing units, one sub-layer after the other."""
+    width, found = shape.hidden_size, 0
+    for sublayer in shape.sublayers:
+        read = sublayer.writer_columns - _in_experts(sublayer)
+        passing = batch * passing_numbers(sublayer, width) * itemsize
+        if holds.moments:
+            square = read * read * FP64
+            # Of a batch: what is read, that over the stream's size, its squares, and without massive tokens.
+            summing = batch * (4 * read + 4 * width) * max(itemsize, FP32) + square
+            reading = (3 + max(0, holds.solves - 2)) * square + holds.products * read * width * FP64
+            found = max(found, passing + square, summing, reading)
+        if holds.transport:
+            channels = _units(sublayer, "channels")
+            joining = holds.transport * round(share * channels * channels) * FP32
+            found = max(found, passing, joining + 3 * holds.compared * read * FP32)
+        if holds.policy and (channels := _units(sublayer, "channels")):
+            # The policy (D, F) four times, the rows in fp32 and in fp64; what it makes of the rows (F, F)
+            # with gradients; and the smaller Gram matrix of the rows, with LAPACK's workspace.
+            rows = channels * width * (5 * FP32 + 2 * FP64)
+            gram = 3 * min(channels, width) ** 2 * FP64
+            found = max(found, rows + max(3 * channels * channels * FP32, gram))
+    return found
+
+
+def _going_back(shape: ModelShape, window: int, itemsize: int, weights: bool) -> int:
+    """Bytes at the peak of a gradient that goes back through the blocks; ``weights``: also to weights."""
+    width, size = shape.hidden_size, max(itemsize, FP32)
+    # What enters every block, and what leaves the last.
+    streams = window * (shape.block_count + 1) * width * itemsize
+    # Logits, the chances that labels are drawn from, logarithms, and the gradient.
+    found = 4 * window * shape.vocab_size * FP32
+    for block in shape.blocks:
+        found = max(found, window * block_graph(block, width) * size)
+        for each in block if weights else ():
+            # The gradients of one sub-layer's weights; of one of them what is added, and the sum.
+            own = (each.reader_rows + each.writer_columns) * width
+            matrix = max(each.reader_rows, each.writer_columns) * width
+            found = max(found, window * block_graph((each,), width) * size + (own + 2 * matrix) * FP32)
+    return streams + found
+
+
+def graph_numbers(sublayer: SublayerShape, width: int) -> int:
+    """Numbers of one token that the graph of a sub-layer keeps for the way back."""
+    # Of an MLP what is read, what the activation makes of it and the product; of attention queries and keys
+    # as they are turned, values, and what is written, once more side by side. And the stream, and its norm in
+    # two steps.
+    return sublayer.busy_reader_rows + 2 * sublayer.busy_writer_columns + 3 * width
+
+
+def block_graph(block: Sequence[SublayerShape], width: int) -> int:
+    """Numbers that there are of one token while a gradient goes back through a block: its graph, and
+    gradients of one sub-layer's inside.
+    """
+    return sum(graph_numbers(each, width) for each in block) + inside_numbers(block, width)
+
+
+def inside_numbers(block: Sequence[SublayerShape], width: int) -> int:
+    """Numbers of one token that a gradient takes on its way back through a block, beside the graph."""
+    return max(each.busy_reader_rows + each.busy_writer_columns for each in block) + 4 * width
+
+
+def projections_bytes(
+    shape: ModelShape,
+    batch: int,
+    itemsize: int,
+    readers: bool,
+    share: float = 1.0,
+    kinds: Collection[Kind] | None = None,
+) -> int:
+    """Bytes at the peak of fitting projections, sub-layer by sub-layer (``slicing.inner.fit``).
+
+    ``readers``: also what they are given. Of units of these ``kinds`` a ``share`` has stayed.
+    """
+    width, found = shape.hidden_size, 0
+    for sublayer in shape.sublayers:
+        experts = _in_experts(sublayer)
+        less = any(each.writer_columns and (kinds is None or each.kind in kinds) for each in sublayer.units)
+        read = sublayer.writer_columns - experts
+        read = round(read * (share if less else 1.0)) + (sublayer.writer_bias > 0)
+        features = max(read, width if readers or experts else 0)
+        passing = batch * passing_numbers(sublayer, width) * itemsize
+        # Of a batch: what is read, alone and beside the target, weighted, and squared; before that, what is
+        # read while the target is found.
+        rows = batch * (5 * features + 7 * width) * max(itemsize, FP32)
+        passing += batch * (features + 2 * width) * itemsize
+        solving, adding = fit_bytes(features, width)
+        found = max(found, solving, adding + max(passing, rows))
+    return found
+
+
+def _cut_with(shape: ModelShape, holds: Holds, share: float) -> int:
+    """Bytes of the matrices that take all units to those that stay, where a ``share`` of them does."""
+    found = 0
+    for sublayer in shape.sublayers:
+        channels, pairs = _units(sublayer, "channels"), _units(sublayer, "value_pairs")
+        found += holds.mixes * round(share * channels * channels) * FP32
+        found += holds.ranks * 2 * pairs * pairs * FP64
+    return found
+
+
+def _units(sublayer: SublayerShape, kind: Kind) -> int:
+    """How many units of a kind there are in the largest part of a sub-layer that has some."""
+    return max((each.count for each in sublayer.units if each.kind == kind), default=0)
+
+
+def _share_kept(shape: ModelShape, gone: int, kinds: Collection[Kind] | None) -> float:
+    """The share of units that stay where so many parameters go, and all blocks lose the same share."""
+    width = shape.hidden_size
+    every = sum(
+        each.count * ((each.reader_rows + each.writer_columns) * width + each.inner)
+        for sublayer in shape.sublayers
+        for each in sublayer.units
+        if kinds is None or each.kind in kinds
+    )
+    return max(0.0, 1.0 - gone / every) if every else 1.0
+
+
+def _in_sublayers_with(shape: ModelShape, kinds: Collection[Kind] | None) -> int:
+    """Parameters of the sub-layers that have units of these kinds."""
+    return sum(
+        sublayer.parameters(shape.hidden_size)
+        for sublayer in shape.sublayers
+        if kinds is None or any(each.kind in kinds for each in sublayer.units)
     )
 
 

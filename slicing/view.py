@@ -28,6 +28,7 @@ from analysis.read_shape import read_shape
 from analysis.shape import ModelShape
 from analysis.values import Progress, no_progress
 from slicing.depth.layout import Layout
+from slicing.depth.memory import TEXT_TOKENS, TEXTS
 from slicing.depth.operator import reduce_blocks
 from slicing.healing.examples import Examples
 from slicing.plans import Plan
@@ -226,10 +227,9 @@ class ModelView:
     @inference_mode
     def _outputs(self, model: Any, windows: int) -> Tensor:
         """Run the decoder on each of a few short texts, (n, tokens * D)."""
-        # As many and as long as the published code of Sliding Layer Merging takes: ten samples of 128 tokens.
         texts = self.windows[:windows]
-        texts = texts[:, : texts.shape[1] // 128 * 128 or None]
-        texts = texts.reshape(-1, min(128, texts.shape[1]))[:10].to(model.device)
+        texts = texts[:, : texts.shape[1] // TEXT_TOKENS * TEXT_TOKENS or None]
+        texts = texts.reshape(-1, min(TEXT_TOKENS, texts.shape[1]))[:TEXTS].to(model.device)
         with matmuls(self.precision, model.device, model.dtype):
             return decoder(model)(texts, use_cache=False).last_hidden_state.float().flatten(1)
 

@@ -178,13 +178,13 @@ def _step(
 ) -> None:
     """One step on examples (B, T), a few of them at a time: their logits are what fills the memory."""
     device = parameters[0].device
-    optimiser.zero_grad(set_to_none=True)
     for part in rows.split(max(1, batch_size(rows.tokens, device) // AT_A_TIME)):
         with products(precision, device):
             found = loss(student, part.to(device)) * (part.predicted / rows.predicted)
         found.backward()
     nn.utils.clip_grad_norm_(parameters, CLIP)
     optimiser.step()
+    optimiser.zero_grad(set_to_none=True)  # a look takes the memory that gradients have
 
 
 def _order(step: int, batch: int, count: int, seed: int) -> list[int]:

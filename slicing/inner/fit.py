@@ -14,9 +14,11 @@ Knows nothing about how units were chosen.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any
 
+from analysis.activations import Activations
 from analysis.anatomy import blocks
 from analysis.device import on_device, present, widen
 from analysis.late import no_grad, torch
@@ -53,9 +55,9 @@ def fit_inside(
     of them, and of the first removed block, the two streams are one and nothing is fitted.
     """
     true = BlockStream(dense, windows, budget)
-    short = true.beside(cut)
     told: list[SublayerRepair] = []
     closing = not {"readers", "writers"}.isdisjoint(fits)  # only then the cut model's own stream is needed
+    short = true.beside(cut) if closing else _empty_like(true)
     dense_rows, passed, alike = sublayers(dense), 0, True
     for place, (rows, first) in enumerate(zip(sublayers(cut), layout.following, strict=True)):
         top = layout.tops[place]
@@ -85,6 +87,13 @@ def fit_inside(
         passed = first
         tell(first, layout.blocks)
     return tuple(told)
+
+
+def _empty_like(stream: BlockStream) -> BlockStream:
+    """Make a stream that says where the cut model is, and has no batches."""
+    other = copy.copy(stream)
+    other.states = Activations(stream.device, 0, 0)
+    return other
 
 
 class _Fit:
@@ -155,7 +164,8 @@ class _Fit:
         wanted: Callable[[int, Tensor], tuple[Tensor, Tensor]],
     ) -> list[SublayerRepair]:
         fit = RidgeFit(stream.at(0).shape[-1], RIDGES)
-        for index in range(len(stream)):
+
+        def add(index: int) -> None:
             states = stream.at(index)
             read: dict[int, Tensor] = {}
             with self.cut.reading(read.__setitem__):
@@ -167,6 +177,9 @@ class _Fit:
             scale = 1.0 if self.cut.mixed else self.cut.scale
             features = torch.cat([_precise(part) for part in parts], dim=-1)
             fit.add(features, _precise(goal) / scale, stream.held(index, self.held), _precise(like))
+
+        for index in range(len(stream)):  # of none of them anything is left while the fit is solved
+            add(index)
         found, told = fit.solve(torch.eye(fit.width) if self.cut.mixed else self._there())
         if told.ridge is not None:
             self._adopt(found)

@@ -63,5 +63,6 @@ def writer_moments(
 
                 stream.change(passed)
                 tokens = windows.numel()
-                look(place, row, sublayer, [total.moment() / tokens for total in sums])
+                # A sum goes once it is read: a moment has as many numbers.
+                look(place, row, sublayer, [sums.pop(0).moment().div_(tokens) for _ in maps])
         progress("Looking inside the blocks", place + 1, len(every))

@@ -48,8 +48,9 @@ def order_of_removal(scaled: Tensor, moment: Tensor, units: Index) -> Order:
     """
     moment = widen(moment)
     scaled = widen(scaled, moment.device)
-    damped = moment + torch.diag(DAMPING * moment.diagonal() + 1e-9 * moment.diagonal().max())
-    inverse = torch.linalg.inv(damped)
+    inverse = torch.linalg.inv(
+        moment + torch.diag(DAMPING * moment.diagonal() + 1e-9 * moment.diagonal().max())
+    )
     left = torch.as_tensor(units, device=moment.device)  # (units left, c), of the columns that are left
     names = np.arange(len(units))
     order: list[int] = []
@@ -74,8 +75,9 @@ def order_of_removal(scaled: Tensor, moment: Tensor, units: Index) -> Order:
         keep = torch.ones(len(inverse), dtype=torch.bool, device=left.device)
         keep[gone] = False
         solved = torch.linalg.solve(inverse[gone][:, gone], inverse[gone][:, keep])  # inv(Ci_BB) Ci_B:
-        scaled = scaled[:, keep] - scaled[:, gone] @ solved
-        inverse = inverse[keep][:, keep] - inverse[keep][:, gone] @ solved
+        # In place: of a wide MLP each of these is as large as what is measured of it.
+        scaled = scaled[:, keep].sub_(scaled[:, gone] @ solved)
+        inverse = inverse[keep][:, keep].sub_(inverse[keep][:, gone] @ solved)
         left, names = (keep.cumsum(0) - 1)[left[stays]], names[stays.cpu().numpy()]
     return Order(np.asarray(order), np.asarray(costs))
 

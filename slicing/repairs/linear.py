@@ -10,11 +10,12 @@ from typing import Any
 from analysis.anatomy import block_path, blocks
 from analysis.errors import UnsupportedError
 from analysis.late import nn, no_grad, torch
-from analysis.needs import FP64, MemoryNeed
+from analysis.needs import FP32, MemoryNeed
 from analysis.stream import BlockStream
 from slicing.depth.layout import Layout
 from slicing.depth.operator import reduce_blocks
 from slicing.late import modeling_bridged
+from slicing.memory import fit_bytes
 from slicing.repair import RidgeFit, SublayerRepair
 from slicing.repairs.base import CutRepair, Cuts, Repaired, repair
 
@@ -39,10 +40,12 @@ class LinearReplacement(CutRepair):
         size, width = model.dtype.itemsize, model.config.get_text_config(decoder=True).hidden_size
         if not layout.seams:
             return unrepaired
+        solving, adding = fit_bytes(width, width)
+        rows = 12 * batch * width * FP32  # the two streams, side by side, weighted and squared
         return unrepaired.model_copy(
             update={
                 "sliced": unrepaired.sliced + len(layout.seams) * width**2 * size,
-                "working": unrepaired.working + 4 * (2 * width) ** 2 * FP64,
+                "working": max(unrepaired.working, solving, adding + rows),
                 "activations": 2 * tokens * width * size,
             }
         )

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 from analysis.anatomy import why_not_sliceable
 from analysis.late import no_grad
-from analysis.needs import FP64, MemoryNeed
+from analysis.needs import MemoryNeed
 from analysis.read_shape import read_shape
 from slicing.assembly import spread_like
 from slicing.depth.layout import Layout
 from slicing.depth.operator import reduce_blocks
 from slicing.inner.fit import fit_inside
-from slicing.repair import features
+from slicing.memory import projections_bytes
 from slicing.repairs.base import CutRepair, Cuts, Repaired, repair
 
 if TYPE_CHECKING:
@@ -44,11 +44,10 @@ class Projections(CutRepair):
             return unrepaired
         shape, size = read_shape(model), model.dtype.itemsize
         blocks = sum(shape.block_parameters(top) for top in layout.tops)
-        width = shape.hidden_size + features(shape)
         return unrepaired.model_copy(
             update={
                 "sliced": unrepaired.sliced + blocks * size,
-                "working": unrepaired.working + 4 * width**2 * FP64,
+                "working": max(unrepaired.working, projections_bytes(shape, batch, size, True)),
                 "activations": 2 * tokens * shape.hidden_size * size,
             }
         )

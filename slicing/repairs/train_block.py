@@ -7,14 +7,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from analysis.anatomy import blocks
+from analysis.anatomy import blocks, why_not_sliceable
 from analysis.late import no_grad
 from analysis.needs import FP32, MemoryNeed
+from analysis.read_shape import read_shape
 from analysis.stream import BlockStream
 from slicing.assembly import spread_like
 from slicing.depth.layout import Layout
 from slicing.depth.operator import reduce_blocks
 from slicing.healing.block import train_block
+from slicing.memory import block_graph
 from slicing.repair import SublayerRepair
 from slicing.repairs.base import CutRepair, Cuts, Repaired, repair
 
@@ -33,15 +35,21 @@ class TrainedBlock(CutRepair):
     trains = True
 
     def need(self, unrepaired: MemoryNeed, model: Any, layout: Layout, tokens: int, batch: int) -> MemoryNeed:
-        """Add one block in fp32 with its gradients, the optimiser's two moments and the best so far."""
+        """Add one block in fp32 with its gradients, the optimiser's two moments and the best so far, and the
+        graph of a batch; or a new best, and no gradient.
+        """
         size, width = model.dtype.itemsize, model.config.get_text_config(decoder=True).hidden_size
         if not layout.seams:
             return unrepaired
         largest = max(sum(each.numel() for each in block.parameters()) for block in blocks(model))
+        graph = 2 * unrepaired.working
+        if not why_not_sliceable(model.config):
+            graph = batch * max(block_graph(each, width) for each in read_shape(model).blocks) * FP32
+        training = max(5 * largest * FP32 + graph, 6 * largest * FP32 + unrepaired.working)
         return unrepaired.model_copy(
             update={
                 "sliced": unrepaired.sliced + len(layout.seams) * largest * size,
-                "working": 2 * unrepaired.working + 5 * largest * FP32,
+                "working": training,
                 "activations": 2 * tokens * width * size,
             }
         )

@@ -46,6 +46,14 @@ class Distil(Training):
     """Of their squared distance beside the divergence, tokens weighted by the inverse RMS of the dense
     stream. 0: outputs alone. Not for sliced models, whose stream has other directions."""
 
+    logits = 6
+    """The dense model's chances, the student's, what they differ by in three steps, and a gradient."""
+
+    @property
+    def compares_states(self) -> bool:
+        """Where they have a weight."""
+        return self.states > 0.0
+
     def why_not_after(self, axes: Collection[Axis]) -> str:
         """Hidden states of sliced models are not compared."""
         if not self.states or "stream" not in axes:

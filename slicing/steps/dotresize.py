@@ -46,7 +46,7 @@ class Dotresize(Inner):
         "channels in proportion to one another merge without loss."
     )
     kinds = ("channels",)
-    holds = Holds(mixes=2)
+    holds = Holds(mixes=2, moments=False, transport=6)
 
     restore: bool = Field(default=False, title="Least-squares restoration")
     """Fit every output projection that lost inputs to what the dense one writes. The method does not."""
@@ -54,6 +54,10 @@ class Dotresize(Inner):
     """Relative to the mean cost; the higher, the more channels each one is spread over."""
     tokens: int = Field(default=512, ge=1, title="Tokens that channels are compared on")
     seed: Seed = Field(default=0, ge=0, title="Seed of the draw of tokens")
+
+    def held(self) -> Holds:
+        """What it compares channels on, too."""
+        return self.holds.model_copy(update={"compared": self.tokens})
 
     def plan(self, view: ModelView, size: int) -> InnerPlan:
         """The share of every block decides how many stay; which, and how the others join, is read off."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from slicing.depth.layout import Layout
+from slicing.depth.memory import Looked
 from slicing.steps.base import step
 from slicing.steps.removal import Removal, without_span
 
@@ -20,6 +21,10 @@ class GromovSimple(Removal):
     title = "Blocks below the last (Unreasonable Ineffectiveness, simple rule)"
     source = "Gromov et al., The Unreasonable Ineffectiveness of the Deeper Layers, ICLR 2025 (simple rule)"
     cite = "gromov2025unreasonable"
+
+    def looked(self, view: ModelView) -> Looked:
+        """Nothing."""
+        return Looked()
 
     def layout(self, view: ModelView, count: int) -> Layout:
         """The last block stays."""

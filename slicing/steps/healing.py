@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from contextlib import nullcontext
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from pydantic import Field, model_validator
 
@@ -19,9 +19,9 @@ from analysis.evaluate import batch_tokens, check_windows
 from analysis.needs import fits, refuse_spread, refuse_unless_it_fits
 from analysis.values import key_of
 from slicing.healing.examples import Examples
-from slicing.healing.judged import accuracy
+from slicing.healing.judged import AT_A_TIME, accuracy
 from slicing.healing.limits import Limits
-from slicing.healing.need import training_need
+from slicing.healing.need import LOGITS, training_need
 from slicing.healing.record import Healed
 from slicing.healing.resume import Resume, clear_old_trainings
 from slicing.healing.short import Checkpointing, Moments, check_moments, checkpointed, why_not_checkpointed
@@ -123,14 +123,15 @@ class Healing(Step):
     def trained(self, shape: ModelShape, size: int) -> int:
         """How many numbers are in training at a time, of a model of ``size`` that was one of this shape."""
 
+    @abstractmethod
     def training_need(
-        self, shape: ModelShape, size: int, tokens: int, itemsize: int, twice: bool
+        self, shape: ModelShape, size: int, length: int, batch: int, itemsize: int, twice: bool
     ) -> MemoryNeed:
-        """What training takes, of a model of ``size`` that was one of this shape, ``tokens`` at a time.
+        """What training takes, of a model of ``size`` that was one of this shape.
 
+        With windows of ``length``, of which ``batch`` tokens pass at a time where nothing is trained.
         ``twice``: every block runs once more on the way back.
         """
-        return training_need(shape, size, self.trained(shape, size), tokens, itemsize)
 
     def lighter(self) -> dict[str, Healing]:
         """It in forms that take less memory, by what one may do to get them."""
@@ -146,7 +147,7 @@ class Healing(Step):
         """A copy in fp32, its gradients and moments, and the graph of a quarter of a batch."""
         size = budget.parameters(shape) or shape.parameters
         twice = self.runs_twice(None, True)
-        return self.training_need(shape, size, max(1, batch // 4), itemsize, twice)
+        return self.training_need(shape, size, max(1, batch // AT_A_TIME), batch, itemsize, twice)
 
     def decide(self, view: ModelView, budget: Budget, made: Made) -> None:
         """Nothing is to be decided."""
@@ -191,15 +192,16 @@ class Healing(Step):
             return self.runs_twice(made.model, True)
         shape, itemsize = view.shape, view.model.dtype.itemsize
         size = sum(each.numel() for each in made.model.parameters())
-        part = max(length, batch_tokens(view.model.device) // 4)
-        once = self.training_need(shape, size, part, itemsize, False)
-        twice = self.runs_twice(made.model, fits(view.model, once))
-        need = self.training_need(shape, size, part, itemsize, twice)
-        instead = {
-            lever: form.training_need(shape, size, part, itemsize, twice)
-            for lever, form in self.lighter().items()
-        }
-        refuse_unless_it_fits("Training what is left", view.model, need, instead)
+        batch = max(length, batch_tokens(view.model.device))
+        there = _bytes_of(view.model, made.model)
+
+        def need(form: Healing, twice: bool) -> MemoryNeed:
+            found = form.training_need(shape, size, length, batch, itemsize, twice)
+            return found.model_copy(update={"dense": there})  # with what the steps before have made
+
+        twice = self.runs_twice(made.model, fits(view.model, need(self, False)))
+        instead = {lever: need(form, twice) for lever, form in self.lighter().items()}
+        refuse_unless_it_fits("Training what is left", view.model, need(self, twice), instead)
         return twice
 
     @abstractmethod
@@ -213,6 +215,12 @@ class Healing(Step):
         twice: bool,
     ) -> tuple[Any, Healed]:
         """Give a trained copy of what was made, and what that did; ``twice``: see ``runs_twice``."""
+
+
+def _bytes_of(*models: Any) -> int:
+    """Bytes of the weights of models, of which some are shared."""
+    listed = (each.untyped_storage() for model in models for each in model.parameters())
+    return sum({each.data_ptr(): each.nbytes() for each in listed}.values())
 
 
 class Training(Healing):
@@ -238,23 +246,39 @@ class Training(Healing):
         super().check(view, budget)
         check_moments(self.moments)
 
+    logits: ClassVar[int] = LOGITS
+    """So many tensors of all logits are there at once."""
+
+    @property
+    def compares_states(self) -> bool:
+        """Whether the streams behind all blocks are compared."""
+        return False
+
     def trained(self, shape: ModelShape, size: int) -> int:
-        """All, or about r (M + N) of every linear map (M, N)."""
+        """All, or r (M + N) of every linear map (M, N), of which attention has four and an MLP three."""
         if self.train == "all":
             return size
-        each = (s.reader_rows + s.writer_columns + 2 * shape.hidden_size for s in shape.sublayers)
-        return self.rank * sum(each)
+        maps = {"mlp": 3}
+        each = (
+            s.reader_rows + s.writer_columns + maps.get(s.kind, 4) * shape.hidden_size
+            for s in shape.sublayers
+        )
+        return round(self.rank * sum(each) * size / shape.parameters)
 
     def training_need(
-        self, shape: ModelShape, size: int, tokens: int, itemsize: int, twice: bool
+        self, shape: ModelShape, size: int, length: int, batch: int, itemsize: int, twice: bool
     ) -> MemoryNeed:
         """What training takes as it is set."""
+        windows = max(1, min(self.batch, batch // length) // AT_A_TIME)
         return training_need(
             shape,
             size,
             self.trained(shape, size),
-            tokens,
+            windows * length,
             itemsize,
+            judged=min(batch, HELD * length),
+            logits=self.logits,
+            states=self.compares_states,
             adapters=self.train == "lora",
             checkpointed=twice,
             eight_bit=self.moments == "8-bit",

@@ -167,6 +167,10 @@ class Inner(Step):
         """What its shape tells, of the open model."""
         self.check_shape(view.shape, budget, len(view.windows))
 
+    def held(self) -> Holds:
+        """What it keeps in memory with these settings."""
+        return self.holds
+
     def refuse_unless_it_fits(self, view: ModelView, budget: Budget) -> None:
         """Raise ``OutOfMemoryError`` where scores, fits and the cut model do not fit."""
         model, windows = view.model, view.windows
@@ -181,7 +185,8 @@ class Inner(Step):
                 batch,
                 window,
                 model.dtype.itemsize,
-                self.holds,
+                self.held(),
+                kinds=self.kinds_cut(view.shape),
                 **{"restore": self.restore, "repair": self.repair != "none", **less},
             )
             return found.model_copy(update={"measured": 0}) if on_host else found
@@ -202,7 +207,10 @@ class Inner(Step):
     ) -> MemoryNeed | None:
         """The same from the shape alone, where a window is taken to be as long as a batch."""
         size, repair = self.size(shape, budget), self.repair != "none"
-        return inner_need(shape, size, tokens, batch, batch, itemsize, self.holds, self.restore, repair)
+        kinds = self.kinds_cut(shape)
+        return inner_need(
+            shape, size, tokens, batch, batch, itemsize, self.held(), self.restore, repair, kinds
+        )
 
     def preview(self) -> Self:
         """Not repaired; what is left is restored, which costs two passes."""

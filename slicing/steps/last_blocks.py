@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from slicing.depth.layout import Layout
+from slicing.depth.memory import Looked
 from slicing.steps.base import step
 from slicing.steps.removal import Removal, without_span
 
@@ -21,6 +22,10 @@ class LastBlocks(Removal):
     source = "Yuan et al., Why Lift so Heavy?, IJCNN 2025"
     cite = "yuan2025lift"
     known_issue = "Published for fine-tuned classifiers; without that, language modelling collapses."
+
+    def looked(self, view: ModelView) -> Looked:
+        """Nothing."""
+        return Looked()
 
     def layout(self, view: ModelView, count: int) -> Layout:
         """The head then reads what it never read: its loss is the logit lens's."""

@@ -47,7 +47,7 @@ class LlmPruner(Selective):
         "published results are those after fine-tuning, which is not done here."
     )
     kinds = ("channels", "kv_groups")
-    holds = Holds(goes_back=True, weights=2)
+    holds = Holds(unequal=True, goes_back=True, weights=1, moments=False)
     variants = ("", "restore=true")
 
     restore: bool = Field(default=False, title="Least-squares restoration")
@@ -76,6 +76,10 @@ class LlmPruner(Selective):
     def for_every_tool(self) -> Self | None:
         """With equal widths in all blocks, none of which is spared."""
         return self.read({**dict(self), "uniform": True, "spare_first": 0, "spare_last": 0})
+
+    def held(self) -> Holds:
+        """The second order takes one more copy of the weights."""
+        return self.holds.model_copy(update={"weights": 2 if self.form == "element-2" else 1})
 
     def check_shape(self, shape: ModelShape, budget: Budget, windows: int) -> None:
         """The blocks that are not spared can lose so much."""

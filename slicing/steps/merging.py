@@ -15,6 +15,7 @@ from pydantic import Field
 
 from analysis.errors import PlanError
 from slicing.depth.layout import Layout, Merge
+from slicing.depth.memory import TEXT_TOKENS, TEXTS, Looked
 from slicing.steps.removal import Removal
 
 if TYPE_CHECKING:
@@ -60,6 +61,22 @@ class Merging(Removal):
         layout = self.search(blocks, count, alike)
         view.progress("Merging", (searched + 1) * blocks, searches * blocks)
         return layout
+
+    def looked(self, view: ModelView) -> Looked:
+        """A few short texts, of which what enters every block is kept."""
+        windows = view.windows[: self.windows]
+        return Looked(min(windows.numel(), TEXTS * TEXT_TOKENS), view.block_count + 3)
+
+    def likely(self, blocks: int, count: int) -> Layout:
+        """The layout with as many merged blocks as there can be: each of them is made anew."""
+        if self.merge == "top" or not count:
+            return super().likely(blocks, count)
+        many = min(count, blocks - count)
+        ends = [2 * place for place in range(many)]
+        last = many + count  # one in front of which all merged ones lie
+        groups = [tuple(range(at, at + 2)) for at in ends[:-1]] + [tuple(range(ends[-1], last))]
+        groups += [(place,) for place in range(last, blocks)]
+        return Layout(blocks=blocks, groups=tuple(groups), merge=self.merge)
 
     def most(self, blocks: int) -> int:
         """What is gone where every merge is accepted."""

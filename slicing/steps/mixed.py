@@ -45,12 +45,16 @@ class Mixed(Selective):
         "loss rises by more than their sum."
     )
     kinds = ("channels", "kv_groups", "value_pairs")
-    holds = Holds(goes_back=True, curvature=True, ranks=True)
+    holds = Holds(unequal=True, goes_back=True, curvature=True, ranks=True, solves=4, products=4)
 
     measured: int = Field(default=SCALED_BLOCKS, ge=0, title="Blocks measured")
     """Of so many first blocks every sub-layer's cost is measured: what is predicted is too low there."""
     windows: int = Field(default=SEARCH_WINDOWS, ge=1, title="Windows to measure on")
     """Of the calibration windows, so many measure the first blocks."""
+
+    def held(self) -> Holds:
+        """The windows on which it measures the first blocks, too."""
+        return self.holds.model_copy(update={"tries": self.windows if self.measured else 0})
 
     def plan(self, view: ModelView, size: int) -> InnerPlan:
         """Predict, measure where that fails, share the budget out, and name the units."""

@@ -61,7 +61,7 @@ class Modegpt(Selective):
     )
     kinds = ("channels", "value_pairs", "rotary_pairs")
     optional = ("value_pairs", "rotary_pairs")
-    holds = Holds(mixes=1, ranks=True)
+    holds = Holds(unequal=True, mixes=1, ranks=True, solves=4, profiles=True)
 
     restore: bool = Field(default=False, title="Least-squares restoration")
     """Fit every output projection that lost inputs to what the dense one writes. The down projections are

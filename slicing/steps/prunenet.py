@@ -18,6 +18,7 @@ from analysis.sublayers import out_in
 from slicing.inner.select import Scores, best_units, branches_of
 from slicing.inner.widths import InnerWidths
 from slicing.late import row_policy
+from slicing.memory import Holds
 from slicing.steps.base import Cost, step
 from slicing.steps.inner import Inner, InnerPlan, at_size, widths_of_shares
 
@@ -45,6 +46,7 @@ class Prunenet(Inner):
     )
     kinds = ("channels",)
     trains = True
+    holds = Holds(moments=False, policy=True)
 
     restore: bool = Field(default=False, title="Least-squares restoration")
     """Fit every output projection that lost inputs to what the dense one writes. The method does not, which

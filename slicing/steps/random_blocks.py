@@ -9,6 +9,7 @@ from pydantic import Field
 
 from analysis.numbers import Seed
 from slicing.depth.layout import Layout
+from slicing.depth.memory import Looked
 from slicing.steps.base import step
 from slicing.steps.removal import Removal
 
@@ -36,6 +37,10 @@ class RandomBlocks(Removal):
     def by_chance(self) -> bool:
         """Nothing else decides."""
         return True
+
+    def looked(self, view: ModelView) -> Looked:
+        """Nothing."""
+        return Looked()
 
     def layout(self, view: ModelView, count: int) -> Layout:
         """The same draw takes the same blocks."""

@@ -16,15 +16,17 @@ from slicing.depth.layout import Layout
 from slicing.healing.block import train_block
 from slicing.healing.examples import Examples
 from slicing.healing.judged import held_loss
+from slicing.healing.need import reconstruction_need
 from slicing.healing.record import Healed, Look
 from slicing.healing.resume import Resume
 from slicing.healing.student import merged, student_of
 from slicing.steps.base import Axis, Made, step
-from slicing.steps.healing import Healing
+from slicing.steps.healing import HELD, Healing
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from analysis.needs import MemoryNeed
     from analysis.shape import ModelShape
     from slicing.view import ModelView
 
@@ -62,6 +64,13 @@ class Reconstruct(Healing):
     def trained(self, shape: ModelShape, size: int) -> int:
         """One block."""
         return max(shape.block_parameters(place) for place in range(shape.block_count))
+
+    def training_need(
+        self, shape: ModelShape, size: int, length: int, batch: int, itemsize: int, twice: bool
+    ) -> MemoryNeed:
+        """One block at a time, and two streams over what is trained on and held out."""
+        kept = max(length, self.tokens // self.passes) + HELD * length
+        return reconstruction_need(shape, size, kept, min(batch, kept), itemsize)
 
     @no_grad
     def healed(

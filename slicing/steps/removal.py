@@ -13,10 +13,12 @@ from pydantic import Field, model_validator
 
 from analysis.device import PeakMemory, synchronise
 from analysis.errors import PlanError
+from analysis.evaluate import tokens_at_a_time
+from analysis.profile import states_compared
 from slicing.budget import Budget, whole_blocks
 from slicing.calibration import Fit
 from slicing.depth.layout import Layout
-from slicing.depth.memory import refuse_unless_removal_fits
+from slicing.depth.memory import Looked, refuse_unless_removal_fits
 from slicing.depth.reduce import reduce_model
 from slicing.repair import held_out
 from slicing.repairs import REPAIRS, find_repair
@@ -143,8 +145,24 @@ class Removal(Step):
 
     def refuse_unless_it_fits(self, view: ModelView, budget: Budget) -> None:
         """Raise ``OutOfMemoryError`` where taking so many blocks out and repairing does not fit."""
-        some = Layout.without(view.block_count, range(1, self.count(view, budget) + 1))  # not known yet which
-        refuse_unless_removal_fits(view.model, some, view.windows, self.repair)
+        some = self.likely(view.block_count, self.count(view, budget))
+        refuse_unless_removal_fits(view.model, some, view.windows, self.repair, self.looked(view))
+
+    def likely(self, blocks: int, count: int) -> Layout:
+        """A layout with ``count`` of so many ``blocks`` fewer, before it is known which, that takes the most
+        memory.
+        """
+        return Layout.without(blocks, range(1, count + 1))
+
+    def looked(self, view: ModelView) -> Looked:
+        """What passes to choose blocks: all windows where it reads the layer profile, which is the default.
+
+        Where smaller models are tried, a few windows pass, and what enters every block is kept.
+        """
+        if self.tries:
+            some = view.windows[: self.windows]
+            return Looked(tokens_at_a_time(some, view.model.device), view.block_count + 1)
+        return Looked(tokens_at_a_time(view.profile_windows, view.model.device), states_compared(view.model))
 
     def count(self, view: ModelView, budget: Budget) -> int:
         """How many blocks go within a budget (``PlanError`` for one that counts no blocks)."""

@@ -12,6 +12,7 @@ from analysis.shape import ModelShape
 from slicing.inner.select import best_units, unit_scores
 from slicing.inner.widths import InnerWidths, SublayerWidths
 from slicing.inner.without import Place, cuts_without, least_missed
+from slicing.memory import Holds
 from slicing.steps.base import step
 from slicing.steps.inner import InnerPlan, at_size, widths_of_shares
 from slicing.steps.without import WithoutSublayers, refuse_unless_apart, without
@@ -38,6 +39,7 @@ class TwoStage(WithoutSublayers):
     cite = "sandri2025twossp"
     known_issue = "Its released code decides which attentions go by the perplexity of a single text."
     kinds = ("channels",)
+    holds = Holds()
 
     def check_size(self, shape: ModelShape, size: int) -> None:
         """The channels that are left to the first stage are enough."""

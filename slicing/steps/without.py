@@ -15,6 +15,7 @@ from analysis.shape import ModelShape
 from slicing.budget import Budget
 from slicing.inner.widths import InnerWidths, SublayerWidths
 from slicing.inner.without import Place
+from slicing.memory import Holds
 from slicing.steps.base import Cost
 from slicing.steps.inner import Inner
 from slicing.steps.removal import SEARCH_WINDOWS
@@ -27,6 +28,7 @@ class WithoutSublayers(Inner):
     """Take whole sub-layers out, the ones that the loss misses least, and what else the method decides."""
 
     trains = True
+    holds = Holds(moments=False)
 
     restore: bool = Field(default=False, title="Least-squares restoration")
     """Fit every output projection that lost inputs to what the dense one writes. The paper does not."""
@@ -49,6 +51,10 @@ class WithoutSublayers(Inner):
     def in_form(self, form: Slicing, one_shot: bool | None, windows: int | None) -> Self:
         """So many windows to decide on."""
         return self if windows is None else type(self)(**{**dict(self), "windows": windows})
+
+    def held(self) -> Holds:
+        """The windows on which it tries models, too."""
+        return self.holds.model_copy(update={"tries": self.windows})
 
     def check_shape(self, shape: ModelShape, budget: Budget, windows: int) -> None:
         """Attention and MLP can go one by one, and the size can be reached."""

@@ -237,8 +237,8 @@ def check_recipe(recipe: Recipe, budget: Budget, view: ModelView) -> None:
     """Refuse what this model cannot give, before any work (``PlanError``, ``OutOfMemoryError``)."""
     for step in recipe.steps:
         step.check(view, budget)
-    if len(recipe.steps) == 1:  # of more, the later ones meet a smaller model
-        recipe.steps[0].refuse_unless_it_fits(view, budget)
+    if len(recipe.cutting) == 1:  # of more, the later ones meet a smaller model
+        recipe.cutting[0].refuse_unless_it_fits(view, budget)
 
 
 # One maker for each kind of request

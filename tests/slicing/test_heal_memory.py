@@ -144,12 +144,12 @@ def healed(line: str) -> Made:
     return make_smaller(Recipe.parse(f"shortgpt | {line}"), Budget.parse("parameters=0.2"), view)[0]
 
 
-def test_blocks_run_twice_by_themselves_where_training_does_not_fit_else(room, monkeypatch):
-    monkeypatch.setattr("slicing.steps.healing.batch_tokens", lambda device: 40_000)
+def test_blocks_run_twice_by_themselves_where_training_does_not_fit_else(room):
     shape = read_shape(tiny_model("llama", num_hidden_layers=6))
     size = sum(each.numel() for each in made_of("shortgpt").model.parameters())
-    once, twice = (training_need(shape, size, size, 10_000, 4, checkpointed=each) for each in (False, True))
-    line = "distil(tokens=500)"
+    line = "distil(tokens=500, batch=32)"
+    step = Recipe.parse(f"shortgpt | {line}").steps[-1]
+    once, twice = (step.training_need(shape, size, 24, 2048, 4, each) for each in (False, True))  # type: ignore[attr-defined]
     assert twice.working < 0.75 * once.working
     between = (once.least + twice.least) / 2 - once.dense
     room(once.least)
@@ -157,7 +157,7 @@ def test_blocks_run_twice_by_themselves_where_training_does_not_fit_else(room, m
     room(between)
     assert healed(line).healed[0].checkpointed
     with pytest.raises(OutOfMemoryError, match="Training what is left does not fit"):
-        healed("distil(tokens=500, checkpointing=off)")
+        healed("distil(tokens=500, batch=32, checkpointing=off)")
     room(twice.least - twice.dense - 1000)
     with pytest.raises(OutOfMemoryError, match=r"keep moments in 8 bits \(moments=8-bit\)"):
         healed(line)

@@ -74,39 +74,59 @@ def measured(given):
     + "each_in_a_copy(measured)"
 )
 
-INSIDE = (
+LIMITED = (
     """
-import json, os, sys
+import json, os, resource, sys
 sys.path[:0] = ["tests", "."]
 import psutil, torch
 from conftest import tiny_model
-from analysis.device import PeakMemory
-from analysis.evaluate import tokens_at_a_time
+from analysis import needs
+from analysis.errors import OutOfMemoryError
 from slicing.budget import Budget
-from slicing.steps.base import Made
 from slicing.studies.recipe import Recipe
+from slicing.studies.run import check_recipe, make_smaller
 from slicing.view import ModelView
 
-model = tiny_model("llama", hidden_size=384, intermediate_size=768, num_hidden_layers=2,
-                   max_position_embeddings=2048, num_attention_heads=6, head_dim=64)
-budget = Budget.parse("parameters=0.25")
+model = tiny_model("llama", hidden_size=320, intermediate_size=1280, num_hidden_layers=2,
+                   max_position_embeddings=2048, num_attention_heads=5, num_key_value_heads=5, head_dim=64)
+budget, fits = Budget.parse("parameters=0.25"), needs.fits
+generator = torch.Generator().manual_seed(0)
+
+def drawn(count):
+    return torch.randint(3, 300, (count, 256), generator=generator)
 
 def measured(line):
-    (step,) = Recipe.parse(line).steps
+    recipe, asked = Recipe.parse(line), []
 
-    def made(windows):
-        view = ModelView(model, windows)
-        return step.apply(view, step.decide(view, budget, Made(model)), Made(model))
+    def noted(model, need):
+        asked.append(need)
+        return fits(model, need)
 
-    generator = torch.Generator().manual_seed(0)
-    made(torch.randint(3, 300, (2, 32), generator=generator))  # libraries take their buffers
-    windows = torch.randint(3, 300, (8, 512), generator=generator)
-    view = ModelView(model, windows)
-    need = step.memory_need(view.shape, budget, windows.numel(), tokens_at_a_time(windows, model.device), 4)
-    before = psutil.Process().memory_info().rss
-    with PeakMemory(model.device) as peak:
-        found = made(windows)
-    return {"taken": peak.bytes - before, "need": need.model_dump(), "gone": found.inner.label}
+    windows, healing = drawn(16), drawn(12)
+
+    def made():
+        view = ModelView(model, windows, healing_windows=lambda: healing)
+        check_recipe(recipe, budget, view)
+        return make_smaller(recipe, budget, view)
+
+    needs.fits = noted
+    made()  # libraries take their buffers
+    most = max(need.total for need in asked)
+    room = most - sum(each.nbytes for each in set(model.parameters()))
+    before = psutil.Process().memory_info()
+    limit = before.data + room + SLACK
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+    open("/proc/self/clear_refs", "w").write("5")  # the kernel's peak begins anew, and misses no moment
+    made()
+    status = dict(line.split(":", 1) for line in open("/proc/self/status"))
+    taken = int(status["VmHWM"].split()[0]) * 1024 - before.rss
+    needs.memory_of = lambda device: (room // 2, most)
+    try:
+        made()
+        refused = ""
+    except OutOfMemoryError as error:
+        refused = str(error)
+    return {"taken": taken, "room": room, "refused": refused}
 """
     + COPIES
     + "each_in_a_copy(measured)"
@@ -136,15 +156,32 @@ def sliced() -> dict[str, dict]:
 def test_formula_is_what_is_taken(sliced):
     need = sliced["free"]["need"]
     predicted = need["sliced"] + need["working"] + need["activations"]
-    # The formula is a bound; not all of it is in use at one moment, and the watch may miss the moment.
-    assert 0.3 * predicted < sliced["free"]["taken"] < predicted
+    assert predicted / 1.5 < sliced["free"]["taken"] < predicted
 
 
-def test_formula_of_methods_inside_blocks_is_a_bound_of_what_is_taken():
-    lines = "fasp", "mixed(repair=projections)"
-    for line, found in zip(lines, carried_out(INSIDE, *lines), strict=True):
-        predicted = sum(size for name, size in found["need"].items() if name != "dense")
-        assert 0.3 * predicted < found["taken"] < predicted, line
+KINDS = (
+    *(
+        "slice(constant)",
+        "shortgpt",
+        "laco",
+        "llm-streamline(repair=projections)",
+        "fasp",
+        "dotresize",
+        "llm-pruner",
+    ),
+    *("shortgpt | distil(tokens=300)", "shortgpt | reconstruct(tokens=300)"),
+)
+"""One step of each kind; ``benchmarks.memory_formula`` has all of them, on three shapes."""
+SLACK = 32_000_000
+"""Bytes beside: a thread that watches has a stack, and the allocator keeps small blocks of memory."""
+
+
+@pytest.mark.skipif(not LINUX, reason="only Linux enforces RLIMIT_DATA")
+def test_every_kind_of_step_keeps_to_its_formula_under_an_enforced_limit_and_is_refused_below():
+    found = carried_out(f"SLACK = {SLACK}\n{LIMITED}", *KINDS)  # none ran out within the limit
+    for line, each in zip(KINDS, found, strict=True):
+        assert each["taken"] < each["room"] < 1.5 * each["taken"] + SLACK / 8, (line, each)
+        assert "does not fit on cpu: it takes about" in each["refused"], line
 
 
 @pytest.mark.skipif(not LINUX, reason="only Linux enforces RLIMIT_DATA")
@@ -202,9 +239,9 @@ def test_every_method_inside_blocks_tells_what_it_takes(name):
         for some in ({}, {"repair": "writers"})
     )
     assert usual is not None and repaired is not None
-    assert shape.parameters * 4 == usual.dense < usual.total < repaired.total
+    assert shape.parameters * 4 == usual.dense < usual.total <= repaired.total
     half = find_step(name)().memory_need(shape, budget, 1000, 500, 2)
-    assert half is not None and half.sliced * 2 == usual.sliced
+    assert half is not None and half.dense * 2 == usual.dense and half.total < usual.total
     assert inner_need(shape, shape.parameters, 9, 9, 9, 4, Holds(curvature=True)).measured == (
-        2 * 6 * 32 * 32 * 4  # two sums for each of six sub-layers
+        6 * 32 * 32 * 4  # one for each of six sub-layers
     )
