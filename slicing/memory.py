@@ -65,13 +65,12 @@ def fit_bytes(features: int, width: int) -> tuple[int, int]:
     """The bytes of a ridge regression (``slicing.repair.RidgeFit``) from ``features`` to ``width`` numbers:
     at the peak of solving it, and while batches are added.
 
-    Two Gram matrices G of features and targets are summed up, in fp64. Either both are there with one that is
-    read whole and two in the making; or both, twice, with three matrices of the features alone (a ridge is
-    added, factors of the one before and of this one) and five maps.
+    Two Gram matrices of features and targets are summed up, in fp64. The first of them is read whole while
+    both are there, with two in the making; the second beside the equations of the first. What is solved is
+    two matrices of the features alone with one that a ridge is added to, its factor and a copy, and six maps.
     """
-    gram = (features + width) ** 2 * FP64
-    solving = 4 * gram + (3 * features**2 + 5 * features * width) * FP64
-    return max(5 * gram, solving), 2 * gram
+    gram, own, maps = (count * FP64 for count in ((features + width) ** 2, features**2, features * width))
+    return max(5 * gram, 4 * gram + own + maps, 5 * own + 6 * maps), 2 * gram
 
 
 def preview_need(

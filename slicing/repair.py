@@ -114,21 +114,30 @@ class RidgeFit:
         A wide fit is solved in fp32 on a GPU. Every feature is divided by the root of what a ridge of 1 adds
         to its energy, so that a ridge is the same number for all of them, and keeps rounding small.
         """
-        assert self.fitted is not None
-        assert self.judged is not None
-        device, features = self.fitted.device, len(self.fitted.upper) - self.width
+        total, other = self.fitted, self.judged
+        assert total is not None
+        assert other is not None
+        self.fitted = self.judged = None  # each is as large as all that follows, and is freed once it is read
+        device, features = total.device, len(total.upper) - self.width
         dtype = torch.float32 if pays(device, features) else torch.float64
-        fitted = self.fitted.moment()
-        root = ridge_scale(fitted[:features, :features]).sqrt().unsqueeze(1)
-        equations = _Equations(fitted, basis, root, dtype)
-        judge = _Equations(self.judged.moment(), basis, root, dtype)
+        moment = total.moment()
+        del total
+        root = ridge_scale(moment[:features, :features]).sqrt().unsqueeze(1)
+        equations = _Equations(moment, basis, root, dtype)
+        del moment
+        moment = other.moment()
+        del other
+        judge = _Equations(moment, basis, root, dtype)
+        del moment
         there = root * widen(there, device)
         missing, wrong = equations.missing(there)[free].to(dtype), judge.missing(there)
         best, ridge, after = there, None, (before := judge.error(there, wrong))
-        plain = torch.eye(len(missing), dtype=dtype, device=device)
         for strength in self.ridges:
-            factor = torch.linalg.cholesky(equations.gram[free, free] + strength * plain)
+            factor = equations.gram[free, free].clone()
+            factor.diagonal().add_(strength)
+            factor = torch.linalg.cholesky(factor)
             change = torch.cholesky_solve(missing, factor)
+            del factor
             curved = summed(judge.gram[free, free], change)
             error = max(0.0, before + float((change * (curved - 2 * wrong[free])).sum()) / judge.energy)
             if error < after:
@@ -151,7 +160,7 @@ class _Equations:
         self.energy = float(own.trace())
         """|Y|²."""
         if basis is not None:
-            basis = basis.to(cross.device, dtype)
+            basis = widen(basis, cross.device).to(dtype)
             self.cross = summed(cross.to(dtype), basis)
             self.energy = float((basis * summed(own.to(dtype), basis)).sum())
 

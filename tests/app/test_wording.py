@@ -109,6 +109,7 @@ MODEL = "SmolLM2-135M-Instruct (demo)"
 def test_titles_say_what_is_asked_for() -> None:
     assert [wording.title(shipped().request).replace("\N{NO-BREAK SPACE}", " ") for shipped in RUNS] == [
         f"Compare {MODEL}, slicing, dynamic (LR rule), SB 10 %, SP 25 %",
+        f"Compare {MODEL}, slicing, dynamic (LR rule), by discarded energy, SB 10 %, SP 25 %",
         f"Map of 5 bases at SP 10/20/30 % on {MODEL}",
         f"Study of 10 recipes at the size of constant slicing at SP 25 % on {MODEL}",
         f"Study of 20 recipes at 10/20/30 % fewer parameters on {MODEL}",

@@ -43,7 +43,7 @@ PARTS = {
 
 
 def main() -> None:
-    """Print a row for each part that is named, by default both, and each cut."""
+    """Print a row for each part that is named, by default all, and each cut."""
     model, tokenizer = open_dense(ModelSource(kind="demo", device="cpu", dtype="float32"))
     calibration = token_windows(TextSource.parse("demo", "calibration"), tokenizer, LENGTH, CALIBRATION, 0)
     evaluation = token_windows(TextSource.parse("demo", "evaluation"), tokenizer, LENGTH, EVALUATION, 1)
@@ -62,6 +62,8 @@ def main() -> None:
                     made = slice_model(model, schedule, calibration[:: 1 + repair], repair=repair)
                 seconds.append(time.process_time() - began)
                 found.append(float(np.exp(np.mean(perplexity(made.model, evaluation).nll))))
+                if made.repair and not made.repair.kept:
+                    sys.stdout.write(f"{part}, {cut:.0%}: the repaired model was worse and is not kept\n")
             sys.stdout.write(
                 f"{part}, {cut:.0%}: in fp64 {found[0]:.4f} ({seconds[0]:.0f} CPU s), "
                 f"as on a GPU {found[1]:.4f} ({seconds[1]:.0f} CPU s), apart {found[1] / found[0] - 1:+.4%}\n"
