@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _CHANGE = ("changes its input least", "changes its input most")
-"""What is said of the ends of scores that measure the stream before and after a block."""
+"""Such predicates for scores that compare the stream before and after a block."""
 
 Measure = Callable[["Tensor", "Tensor"], "Tensor"]
 """(..., D) entering and (..., D) leaving a block -> (...) one value per token, fp32 or better."""
@@ -116,7 +116,7 @@ class Score:
     known_issue: str = ""
     """A sentence that tells the known fault of the score or of its released code; empty without one."""
     ends: tuple[str, str] = ("is the most redundant", "is the least redundant")
-    """What a sentence says of the most and of the least redundant block."""
+    """Predicates for sentences about the most and the least redundant block."""
 
     @property
     def measurement(self) -> str:

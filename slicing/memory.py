@@ -95,7 +95,7 @@ def preview_need(
 
 
 class Holds(Value):
-    """What a method that cuts inside blocks keeps of all of them, and has at once of one of them."""
+    """Tells what a method that cuts inside blocks keeps of all blocks, and what it holds for one block."""
 
     goes_back: bool = False
     """Gradients pass through the blocks, one window at a time."""
@@ -130,7 +130,7 @@ class Holds(Value):
 
 @dataclass(frozen=True)
 class _Phase:
-    """What is there at once in one part of a job, in bytes."""
+    """Counts the bytes that one part of a job holds at the same time."""
 
     working: int
     held: int = 0

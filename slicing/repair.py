@@ -165,7 +165,7 @@ class _Equations:
             self.energy = float((basis * summed(own.to(dtype), basis)).sum())
 
     def missing(self, maps: Tensor) -> Tensor:
-        """What is left of FᵀY beyond FᵀF ``maps`` (F, W), fp64."""
+        """Subtract FᵀF ``maps`` (F, W) from FᵀY, fp64: the residual of the equations."""
         return self.cross - summed(self.gram, maps.to(self.gram))
 
     def error(self, maps: Tensor, missing: Tensor) -> float:

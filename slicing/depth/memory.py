@@ -23,7 +23,7 @@ Sliding Layer Merging takes."""
 
 
 class Looked(NamedTuple):
-    """What a method passes through the model to choose blocks."""
+    """Tells how many tokens a method passes through the model to choose blocks, and what it keeps of them."""
 
     tokens: int = 0
     """At a time."""

@@ -30,14 +30,6 @@ from slicing.studies.requests import CompressRequest, ProfileRequest, SearchRequ
 from slicing.studies.results import Request, Run
 from slicing.studies.run import perform
 from slicing.studies.store import (
-    bundled_board,
-    bundled_contest,
-    bundled_dial,
-    bundled_energy,
-    bundled_run,
-    bundled_sweep,
-    bundled_units,
-    bundled_widths,
     find_run,
     find_stored,
     folder_of,
@@ -191,21 +183,9 @@ def test_how_a_recipe_is_written_changes_no_key():
     assert kept.key == KEYS["trial, both"]
 
 
-@pytest.mark.parametrize(
-    "run",
-    [
-        bundled_run,
-        bundled_energy,
-        bundled_units,
-        bundled_sweep,
-        bundled_contest,
-        bundled_board,
-        bundled_widths,
-        bundled_dial,
-    ],
-)
-def test_runs_that_ship_keep_the_keys_they_were_made_with(run):
-    assert run().key == SHIPPED[run.__name__]
+@pytest.mark.parametrize("name", SHIPPED)
+def test_runs_that_ship_keep_the_keys_they_were_made_with(name):
+    assert getattr(store, name)().key == SHIPPED[name]
 
 
 # Runs of version 0.1
