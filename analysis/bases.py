@@ -19,8 +19,9 @@ from analysis.errors import ModelError, StorageError
 from analysis.evaluate import batches_of, check_windows, tokens_at_a_time
 from analysis.late import inference_mode, tensor_files, torch
 from analysis.needs import FP32, MemoryNeed, bases_need, fits, is_spread, refuse_unless_it_fits
-from analysis.products import multiplied, parts
+from analysis.products import multiplied, parts, pays
 from analysis.stream import BlockStream
+from analysis.subspace import eigenvectors
 from analysis.ticks import part_of
 from analysis.values import Progress, no_progress
 
@@ -108,12 +109,11 @@ class Covariance:
         return float(self.upper.diagonal().sum())
 
     def principal_basis(self) -> tuple[Tensor, Tensor]:
-        """Eigenvectors as columns (D, D) and eigenvalues (D,), both fp64, by decreasing eigenvalue.
+        """Find the principal basis of ``moment``, with its noise, as ``principal`` does.
 
-        Those of ``moment``, with its noise. Raises ``ModelError`` when a state was not finite.
+        Raises ``ModelError`` when a state was not finite.
         """
-        values, vectors = torch.linalg.eigh(self._read(), UPLO="U")
-        return vectors.flip(-1), values.flip(-1).clamp_min(0.0)
+        return principal(self.moment())
 
     def _read(self) -> Tensor:
         """The upper triangle of the sum, with noise where a draw is set."""
@@ -146,9 +146,21 @@ class Moment(NamedTuple):
         return self.total
 
     def principal_basis(self) -> tuple[Tensor, Tensor]:
-        """Eigenvectors as columns (D, D) and eigenvalues (D,), both fp64, by decreasing eigenvalue."""
-        values, vectors = torch.linalg.eigh(self.total)
-        return vectors.flip(-1), values.flip(-1).clamp_min(0.0)
+        """Find the principal basis of it, as ``principal`` does."""
+        return principal(self.total)
+
+
+def principal(moment: Tensor) -> tuple[Tensor, Tensor]:
+    """Find the eigenvectors of a second moment (D, D), fp64, as columns (D, D), and its eigenvalues (D,), fp64.
+
+    Both by decreasing eigenvalue. The eigenvectors are in fp64, or on a GPU, by products, in fp32.
+    """
+    if pays(moment.device, len(moment)):
+        found = eigenvectors(moment)
+        if found is not None:
+            return found
+    values, vectors = torch.linalg.eigh(moment, UPLO="U")
+    return vectors.flip(-1), values.flip(-1).clamp_min(0.0)
 
 
 def joint_basis(moments: Iterable[Tensor]) -> tuple[Tensor, Tensor]:

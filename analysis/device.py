@@ -273,6 +273,14 @@ def widen(tensor: torch.Tensor, home: torch.device | str | None = None) -> torch
     return tensor.to(precise_home(home or tensor.device)).double()
 
 
+def alike(tensor: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    """The tensor on the device and in the dtype of ``other``.
+
+    It moves first: a device without fp64 cannot widen on the way.
+    """
+    return tensor.to(other.device).to(other.dtype)
+
+
 def on_host(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
     """Stack tensors of one shape, which may lie on several devices, in host memory, (n, ...).
 

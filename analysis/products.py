@@ -53,7 +53,7 @@ def parts(matrix: Tensor) -> Parts:
 
 
 def multiplied(first: Parts, second: Parts, squares: bool = False) -> Tensor:
-    """Multiply (N, K) by (K, M), each given in parts.
+    """Multiply (..., N, K) by (..., K, M), each given in parts.
 
     Of two halves the product of the lower ones is left out, which is 2^-18 of the whole at most. Where
     numbers meet themselves (``squares``) it is taken too: it has one sign there, and sums would be 3e-6 too
@@ -69,14 +69,16 @@ def multiplied(first: Parts, second: Parts, squares: bool = False) -> Tensor:
 
 
 def product(first: Tensor, second: Tensor) -> Tensor:
-    """Multiply (..., K) by (K, M), both in fp32, or both in fp64."""
+    """Multiply (..., K) by (K, M), or batches (b, N, K) by (b, K, M), all in fp32, or all in fp64."""
     if first.dtype is not torch.float32 or not in_halves(first.device):
         return first @ second
+    if second.dim() == 3:
+        return multiplied(parts(first), parts(second))
     return multiplied(parts(first.flatten(0, -2)), parts(second)).unflatten(0, first.shape[:-1])
 
 
 def square(matrix: Tensor) -> Tensor:
-    """Multiply a symmetric matrix (D, D), fp32, by itself.
+    """Multiply symmetric matrices (..., D, D), fp32, by themselves.
 
     By halves, what is on the diagonal is up to 4e-6 too small.
     """
@@ -84,7 +86,7 @@ def square(matrix: Tensor) -> Tensor:
         return matrix @ matrix
     high, low = parts(matrix)
     mixed = _product(high, low)
-    return (mixed + mixed.T).add_(_product(high, high))
+    return (mixed + mixed.mT).add_(_product(high, high))
 
 
 def summed(first: Tensor, second: Tensor) -> Tensor:
@@ -101,9 +103,11 @@ def summed(first: Tensor, second: Tensor) -> Tensor:
 
 
 def _product(first: Tensor, second: Tensor) -> Tensor:
-    """Multiply in the dtype of the two, in fp32 where that is bf16, which has no room for the sums."""
+    """Multiply matrices, or a batch of them, in their dtype; in fp32 where that is bf16, which has no room
+    for the sums."""
     if first.dtype is not torch.bfloat16:
         return first @ second
     if first.device.type == "cuda":
-        return torch.mm(first, second, out_dtype=torch.float32)
+        multiply = torch.mm if first.dim() == 2 else torch.bmm
+        return multiply(first, second, out_dtype=torch.float32)
     return first.float() @ second.float()

@@ -16,7 +16,7 @@ import numpy as np
 
 from analysis.anatomy import anatomy_of, blocks, final_norm
 from analysis.bases import Bases, BasesCollector, Covariance, Seen, TokenSample
-from analysis.device import HOST, out_of_memory_told, present, widen
+from analysis.device import HOST, alike, out_of_memory_told, present, widen
 from analysis.errors import PlanError
 from analysis.evaluate import batch_tokens, check_windows, perplexity, tokens_at_a_time
 from analysis.late import no_grad, torch
@@ -384,7 +384,7 @@ class _Rotated:
     def ahead(
         self, model: PreTrainedModel, schedule: SlicingSchedule, block: int, dense: _Dense | None
     ) -> tuple[Tensor, Tensor] | None:
-        """The basis that ``block`` and those after it are to share: vectors (D, D) and energies (D,), fp64.
+        """The basis that ``block`` and those after it are to share: vectors (D, D) and energies (D,).
 
         The stream as it is, or the dense one, passes through the dense blocks that share it, and is left as
         it was. ``None`` where nothing is shared, or nothing cut.
@@ -422,7 +422,7 @@ class _Rotated:
         lost = 0.0
         if shared:
             rotation, energies = shared
-            turn = widen(self.rotation.T, rotation.device) @ rotation
+            turn = alike(self.rotation.T, rotation) @ rotation
             lost = beyond(energies, width)
         elif width == len(self.rotation):  # nothing is cut, so every basis gives the same function:
             rotation, turn = torch.eye(width), self.rotation.T  # the plain one

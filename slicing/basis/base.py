@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 from analysis.bases import Moment, Seen
-from analysis.device import widen
+from analysis.device import alike, widen
 from slicing.registry import Registry
 
 if TYPE_CHECKING:
@@ -41,20 +41,20 @@ class Basis(ABC):
 
     @abstractmethod
     def directions(self, seen: Seen, width: int, draw: int = 0) -> tuple[Tensor, Tensor]:
-        """An orthonormal basis as columns (D, D), and the energy along each, (D,), both fp64.
+        """An orthonormal basis as columns (D, D), and the energy along each, (D,), fp64.
 
-        The first ``width`` of them are kept. ``draw`` is the number of a random draw.
+        The basis is in fp64, or in fp32 where it was found by products in fp32. The first ``width`` of them are kept. ``draw`` is the number of a random draw.
         """
 
     def turned(self, seen: Seen, width: int, rotation: Tensor, draw: int = 0) -> tuple[Tensor, Tensor, float]:
         """The turn (D, D) from a stream in the coordinates of ``rotation`` (D, D) to the basis, the basis in
-        those of the dense model (D, D), both fp64, and the share of the energy beyond its leading ``width``.
+        those of the dense model (D, D), and the share of the energy beyond its leading ``width``.
 
-        ``seen`` is in the coordinates of ``rotation``.
+        Both are in the dtype of ``directions``. ``seen`` is in the coordinates of ``rotation``.
         """
         if self.anywhere:
             turn, energies = self.directions(seen, width, draw)
-            return turn, widen(rotation, turn.device) @ turn, beyond(energies, width)
+            return turn, alike(rotation, turn) @ turn, beyond(energies, width)
         total = seen.second.moment()
         wide = widen(rotation, total.device)
         tokens = None if seen.tokens is None else widen(seen.tokens, total.device) @ wide.T

@@ -27,7 +27,7 @@ class PrincipalComponents(Basis):
         return seen.second.principal_basis()
 
     def turned(self, seen: Seen, width: int, rotation: Tensor, draw: int = 0) -> tuple[Tensor, Tensor, float]:
-        """Turn to the principal components; on a GPU, in fp32, to any basis of the same leading subspace."""
+        """Turn to the principal components; on a GPU to any basis of the same leading subspace."""
         if pays(rotation.device, len(rotation)):
             found = leading_subspace(seen.second.moment(), width)
             if found is not None:

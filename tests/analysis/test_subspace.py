@@ -6,10 +6,12 @@ import pytest
 import torch
 from conftest import tiny_model
 
+import analysis.products
 import slicing.basis.pca
+from analysis.bases import principal
 from analysis.device import HOST
 from analysis.products import pays
-from analysis.subspace import leading_subspace, nearly_orthogonal
+from analysis.subspace import eigenvectors, leading_subspace, nearly_orthogonal
 from slicing.schedule import SlicingSchedule
 from slicing.slicer import slice_model
 
@@ -58,9 +60,61 @@ def test_a_narrow_one_is_left_to_eigenvectors(width: int) -> None:
 
 
 def test_one_that_the_moment_does_not_set_apart_is_left_to_eigenvectors() -> None:
-    """With fewer tokens than directions, those that no token has are all alike."""
-    assert leading_subspace(moment(tokens=60), 100) is None
-    assert leading_subspace(torch.eye(WIDTH, dtype=torch.float64), 100) is None
+    alike = torch.eye(WIDTH, dtype=torch.float64)
+    assert leading_subspace(alike, 100) is None
+    assert eigenvectors(alike) is None
+
+
+def test_directions_that_no_token_has_are_all_alike() -> None:
+    """With fewer tokens than directions, any of the others may fill a subspace."""
+    total = moment(tokens=60)
+    found = leading_subspace(total, 100)
+    assert found is None or found[1] < 1e-9
+    vectors, energies = principal(total)
+    assert energies[60:].sum() < 1e-9 * energies.sum()
+    assert apart(torch.linalg.eigh(total)[1][:, -60:], vectors[:, :60].double()) < 2e-4
+
+
+@pytest.mark.parametrize("massive", [1.0, 1e3, 3e4])
+@pytest.mark.parametrize("halves", [False, True])
+def test_eigenvectors_by_products_are_those_of_an_eigenproblem(
+    massive: float, halves: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(analysis.products, "in_halves", lambda device: halves)
+    total = moment(massive=massive)
+    exact, others = (each.flip(-1) for each in torch.linalg.eigh(total))
+    found = eigenvectors(total)
+    assert found is not None
+    vectors, energies = found[0].double(), found[1]
+    assert found[0].dtype is torch.float32 and energies.dtype is torch.float64
+    assert torch.allclose(vectors.T @ vectors, torch.eye(WIDTH, dtype=torch.float64), atol=2e-6)
+    assert torch.allclose(energies, exact, rtol=2e-4)
+    assert (energies.diff() <= 0).all()
+    # What fp32 leaves of the massive direction in the others is no error of theirs.
+    others_alone = total - (exact[0] - exact[1]) * torch.outer(others[:, 0], others[:, 0])
+    for width in (1, 5, 17, 40, 80, 96, 144, 150):
+        assert apart(others[:, :width], vectors[:, :width]) < (2e-2 if halves else 2e-3)
+        along = vectors[:, width:]
+        missed = (along * (others_alone @ along)).sum() / exact[width:].sum()
+        assert missed == pytest.approx(1.0, abs=1e-4)
+
+
+@pytest.mark.parametrize("size", [33, 35, 99])
+def test_an_odd_width_is_left_to_an_eigenproblem(size: int) -> None:
+    total = moment()[:size, :size]
+    assert eigenvectors(total) is None
+    vectors, _ = principal(total)
+    assert vectors.dtype is torch.float64
+
+
+@pytest.mark.parametrize("size", [34, 36, 66, 100, 112])
+def test_halves_end_where_no_factor_of_two_is_left(size: int) -> None:
+    total = moment()[:size, :size]
+    found = eigenvectors(total)
+    assert found is not None
+    exact, others = torch.linalg.eigh(total)
+    assert torch.allclose(found[1], exact.flip(-1), rtol=2e-4)
+    assert apart(others[:, -9:], found[0][:, :9].double()) < 2e-3
 
 
 def test_an_eigenvalue_below_zero_is_no_stumbling_block() -> None:
