@@ -81,8 +81,9 @@ class Covariance:
             if flat.dtype is torch.float64:
                 self.upper.addmm_(flat.T, flat)
                 return
-            flat = flat.float()
-            energy = flat.square().sum(dim=1)
+            # Products of bf16 are exact in fp32, and a GPU makes them faster than those of fp32.
+            flat = flat if flat.dtype is torch.bfloat16 and flat.device.type == "cuda" else flat.float()
+            energy = flat.float().square().sum(dim=1)
             massive = energy > _MASSIVE * energy.median()
             if massive.any():
                 rows = widen(flat[massive], self.device)
@@ -151,9 +152,9 @@ class Moment(NamedTuple):
 
 
 def principal(moment: Tensor) -> tuple[Tensor, Tensor]:
-    """Find the eigenvectors of a second moment (D, D), fp64, as columns (D, D), and its eigenvalues (D,), fp64.
+    """Find the eigenvectors of a second moment (D, D) as columns (D, D), and its eigenvalues (D,), fp64.
 
-    Both by decreasing eigenvalue. The eigenvectors are in fp64, or on a GPU, by products, in fp32.
+    The moment is in fp64. Both come by decreasing eigenvalue. The eigenvectors are in fp64, or on a GPU, by products, in fp32.
     """
     if pays(moment.device, len(moment)):
         found = eigenvectors(moment)
@@ -339,7 +340,8 @@ class BasesCollector:
         total = self.sums[site]
         if total is None:
             total = self.sums[site] = Covariance(states.shape[-1], states.device)
-        states = states.to(torch.promote_types(states.dtype, torch.float32))
+        if self.centred or self.together:
+            states = states.to(torch.promote_types(states.dtype, torch.float32))
         # The mean is what a layer norm takes off; in a sliced model the writers do, so it is no direction.
         states = states - states.mean(dim=-1, keepdim=True) if self.centred else states
         if self.together:

@@ -1,11 +1,11 @@
 """Principal directions of a second moment, found by products of matrices alone.
 
-The projector onto the leading subspace of a matrix is a polynomial of it (purification of a density matrix, as
-electronic structure theory does it: Niklasson, Expansion algorithm for the density matrix, Phys. Rev. B 66,
+The projector onto the leading subspace of a matrix is a polynomial of it (purification of a density matrix,
+as electronic structure theory does it: Niklasson, Expansion algorithm for the density matrix, Phys. Rev. B 66,
 155115, 2002). One projector parts the directions in two halves. Halves that are parted again and again end in
-eigenvectors (Nakatsukasa and Higham, Stable and efficient spectral divide and conquer algorithms, SIAM J. Sci.
-Comput. 35, 2013). A GPU multiplies matrices at its full rate, and of an eigenproblem it does most at the rate
-of its memory.
+eigenvectors (Nakatsukasa and Higham, Stable and efficient spectral divide and conquer algorithms, SIAM Journal
+on Scientific Computing 35, 2013). A GPU multiplies matrices at its full rate, and of an eigenproblem it does
+most at the rate of its memory.
 """
 
 from __future__ import annotations
@@ -77,8 +77,7 @@ def eigenvectors(moment: Tensor) -> tuple[Tensor, Tensor] | None:
         blocks = torch.stack((turned[:, :half, :half], turned[:, half:, half:]), 1).flatten(0, 1)
     if found is None:
         return None
-    found = _parted(nearly_orthogonal(found), len(blocks))  # (b, D, n)
-    least = widen(found.mT @ _parted(narrowed @ _joined(found), len(blocks)), moment.device)
+    found, least = _parted(found, len(blocks)), widen(blocks, moment.device)  # (b, D, n), (b, n, n)
     least[0] += level.taken(widen(found[0], moment.device))  # the massive directions are in the first group
     values, vectors = torch.linalg.eigh(least)
     found = _joined(found @ vectors.flip(-1).to(found))
@@ -174,7 +173,8 @@ def _halves(projectors: Tensor, width: int) -> Tensor | None:
 
 
 def _orthonormal(columns: Tensor, width: int) -> Tensor:
-    """Make the first ``width`` of columns (b, D, D) orthonormal, and the others, which are orthogonal to them.
+    """Make the first ``width`` of columns (b, D, D) orthonormal, and so the others, which are orthogonal to
+    them.
 
     A GPU takes QR decompositions one after the other. So several matrices go by Cholesky's of their products,
     in fp64, since those have the square of their condition.
@@ -190,7 +190,7 @@ def _orthonormal(columns: Tensor, width: int) -> Tensor:
 
 
 def _apart(kept: Tensor, columns: Tensor, width: int) -> Tensor:
-    """Take the projections ``kept`` of the first ``width`` of columns (..., D, D), and of the others the rest."""
+    """Keep of the first ``width`` of columns (..., D, D) the projections ``kept``, and of the others the rest."""
     kept[..., width:] = columns[..., width:] - kept[..., width:]
     return kept
 

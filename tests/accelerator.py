@@ -180,7 +180,7 @@ class Accelerator(TorchFunctionMode):
             raise TypeError(f"can't convert {place} device type tensor to numpy. Use Tensor.cpu() first.")
         self.place = place
         self.count_call(name, args, kwargs, operands)
-        if name == "mm" and self.home == CPU and "out_dtype" in kwargs:  # which CUDA alone has
+        if name in ("mm", "bmm") and self.home == CPU and "out_dtype" in kwargs:  # which CUDA alone has
             wanted = kwargs.pop("out_dtype")
             args = [self.bare(each).to(wanted) for each in args]
         with torch._C.DisableTorchFunction():

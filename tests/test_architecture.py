@@ -66,17 +66,15 @@ def calls(path: Path) -> set[str]:
     return {f.attr if isinstance(f, ast.Attribute) else getattr(f, "id", "") for f in functions}
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_doors_open_one_way(name):
-    room = name.partition("/")[0]
-    assert set(imports(ROOT / name)) & set(ROOMS) <= MAY_IMPORT[room]
+def test_doors_open_one_way():
+    rooms = {name: set(imports(ROOT / name)) & set(ROOMS) for name in NAMES}
+    assert not {name: found for name, found in rooms.items() if found - MAY_IMPORT[name.partition("/")[0]]}
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_faces_stay_in_the_app(name):
-    found = set(imports(ROOT / name, for_types=False))
-    assert "streamlit" not in found or name.startswith("app/")
-    assert "plotly" not in found or name.startswith("app/figures/")
+def test_faces_stay_in_the_app():
+    found = {name: set(imports(ROOT / name, for_types=False)) for name in NAMES}
+    assert not [name for name in NAMES if "streamlit" in found[name] and not name.startswith("app/")]
+    assert not [name for name in NAMES if "plotly" in found[name] and not name.startswith("app/figures/")]
 
 
 @pytest.mark.parametrize(("function", "homes"), CALLED_ONLY_IN.items())
@@ -100,10 +98,9 @@ def widening(source: str) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_tensors_are_widened_in_one_place(name):
+def test_tensors_are_widened_in_one_place():
     """Some devices have no fp64: ``analysis.device.widen`` moves a tensor first."""
-    assert not widening((ROOT / name).read_text()) or name == "analysis/device.py"
+    assert [name for name in NAMES if widening((ROOT / name).read_text())] == ["analysis/device.py"]
 
 
 def test_every_way_to_widen_by_hand_is_seen():
@@ -119,10 +116,9 @@ def test_every_way_to_widen_by_hand_is_seen():
     assert not widening("torch.zeros(3, dtype=torch.float64) + values.astype(np.float64)")
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_every_file_says_what_it_is_for(name):
-    assert ast.get_docstring(ast.parse((ROOT / name).read_text()))
-    assert Path(name).stem not in {"utils", "common", "helpers", "misc"}
+def test_every_file_says_what_it_is_for():
+    assert not [name for name in NAMES if not ast.get_docstring(ast.parse((ROOT / name).read_text()))]
+    assert not {path.stem for path in FILES} & {"utils", "common", "helpers", "misc"}
 
 
 @pytest.mark.parametrize(
@@ -157,13 +153,16 @@ def modules(path: Path) -> Iterator[str]:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name.startswith("slicing/")])
-def test_studies_know_steps_and_steps_know_the_rest(name):
-    if name.startswith(("slicing/studies/", "slicing/interface/")) or name in ON_TOP:
-        return
-    found = set(modules(ROOT / name))
-    assert not any(each.startswith("slicing.studies") for each in found)
-    assert name.startswith("slicing/steps/") or not any(each.startswith("slicing.steps") for each in found)
+def test_studies_know_steps_and_steps_know_the_rest():
+    above = ("slicing/studies/", "slicing/interface/")
+    for name in NAMES:
+        if not name.startswith("slicing/") or name.startswith(above) or name in ON_TOP:
+            continue
+        found = [
+            each for each in modules(ROOT / name) if each.startswith(("slicing.studies", "slicing.steps"))
+        ]
+        allowed = ("slicing.steps",) if name.startswith("slicing/steps/") else ()
+        assert not [each for each in found if not each.startswith(allowed)], name
 
 
 TOLD_APART_BY_KIND = {
@@ -183,9 +182,9 @@ def told_apart(source: str) -> set[str]:
     return found & TOLD_APART_BY_KIND
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_requests_recipes_and_results_are_told_apart_by_their_kind(name):
-    assert not told_apart((ROOT / name).read_text())
+def test_requests_recipes_and_results_are_told_apart_by_their_kind():
+    told = {name: told_apart((ROOT / name).read_text()) for name in NAMES}
+    assert not {name: found for name, found in told.items() if found}
 
 
 def test_every_way_to_ask_for_a_class_is_seen():
@@ -225,10 +224,11 @@ def methods_named(source: str) -> set[str]:
     return found - KNOWN_STEPS
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if not name.startswith("slicing/steps/")])
-def test_no_method_is_known_by_name_outside_its_file(name):
-    earlier = name in ("slicing/studies/earlier.py", "slicing/studies/former.py")  # which read old names
-    assert not methods_named((ROOT / name).read_text()) or earlier
+def test_no_method_is_known_by_name_outside_its_file():
+    others = [name for name in NAMES if not name.startswith("slicing/steps/")]
+    named = {name: methods_named((ROOT / name).read_text()) for name in others}
+    earlier = {"slicing/studies/earlier.py", "slicing/studies/former.py"}  # which read old names
+    assert {name for name, found in named.items() if found} <= earlier
 
 
 def test_every_way_to_name_a_method_is_seen():

@@ -1,9 +1,11 @@
 """The perplexity of the demo model when a part of slicing is worked out as on a GPU. Not a test.
 
-``python tests/benchmarks/precision.py subspace`` takes about six minutes on a CPU, and the others about ten.
+``python tests/benchmarks/precision.py subspace`` takes about six minutes on a CPU, ``repair`` and ``halves``
+about ten, and the two of bases about four.
 ``subspace``: the leading subspace by products, instead of eigenvectors in fp64. ``repair``: its fits in fp32,
 instead of in fp64. ``halves``: products in fp32 made of products in bf16, as on a card for data centres, and
-the subspace by them.
+the subspace by them. ``bases`` and ``bases-halves``: a preview in bases of the dense stream that are found by
+products, in fp32 and of halves.
 """
 
 from __future__ import annotations
@@ -19,9 +21,11 @@ if __name__ == "__main__":
 
 import numpy as np
 
+import analysis.bases
 import analysis.products
 import slicing.basis.pca
 import slicing.repair
+from analysis.bases import find_bases
 from analysis.evaluate import perplexity
 from analysis.read_shape import read_shape
 from analysis.sources.model import ModelSource
@@ -29,7 +33,7 @@ from analysis.sources.opening import open_dense
 from analysis.sources.text import TextSource
 from analysis.sources.windows import token_windows
 from slicing.schedule import SlicingSchedule
-from slicing.slicer import slice_model
+from slicing.slicer import recut, slice_model
 
 CUTS = (0.10, 0.25, 0.40)
 LENGTH, CALIBRATION, EVALUATION = 512, 16, 24
@@ -38,6 +42,8 @@ PARTS = {
     "subspace": ((slicing.basis.pca, "pays"),),
     "repair": ((slicing.repair, "pays"),),
     "halves": ((slicing.basis.pca, "pays"), (analysis.products, "in_halves")),
+    "bases": ((analysis.bases, "pays"),),
+    "bases-halves": ((analysis.bases, "pays"), (analysis.products, "in_halves")),
 }
 """Where each of them is decided."""
 
@@ -58,8 +64,11 @@ def main() -> None:
                 with ExitStack() as stack:
                     for module, rule in PARTS[part]:
                         stack.enter_context(patch.object(module, rule, lambda *_, here=as_on_a_gpu: here))
-                    repair = part == "repair"
-                    made = slice_model(model, schedule, calibration[:: 1 + repair], repair=repair)
+                    if part.startswith("bases"):
+                        made = recut(model, schedule, find_bases(model, calibration))
+                    else:
+                        repair = part == "repair"
+                        made = slice_model(model, schedule, calibration[:: 1 + repair], repair=repair)
                 seconds.append(time.process_time() - began)
                 found.append(float(np.exp(np.mean(perplexity(made.model, evaluation).nll))))
                 if made.repair and not made.repair.kept:
