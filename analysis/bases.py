@@ -154,7 +154,8 @@ class Moment(NamedTuple):
 def principal(moment: Tensor) -> tuple[Tensor, Tensor]:
     """Find the eigenvectors of a second moment (D, D) as columns (D, D), and its eigenvalues (D,), fp64.
 
-    The moment is in fp64. Both come by decreasing eigenvalue. The eigenvectors are in fp64, or on a GPU, by products, in fp32.
+    The moment is in fp64. Both come by decreasing eigenvalue. The eigenvectors are in fp64, or on a GPU, by
+    products, in fp32.
     """
     if pays(moment.device, len(moment)):
         found = eigenvectors(moment)

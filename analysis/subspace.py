@@ -1,10 +1,10 @@
 """Principal directions of a second moment, found by products of matrices alone.
 
 The projector onto the leading subspace of a matrix is a polynomial of it (purification of a density matrix,
-as electronic structure theory does it: Niklasson, Expansion algorithm for the density matrix, Phys. Rev. B 66,
-155115, 2002). One projector parts the directions in two halves. Halves that are parted again and again end in
-eigenvectors (Nakatsukasa and Higham, Stable and efficient spectral divide and conquer algorithms, SIAM Journal
-on Scientific Computing 35, 2013). A GPU multiplies matrices at its full rate, and of an eigenproblem it does
+as electronic structure theory does it: Niklasson, Expansion algorithm for the density matrix, Phys. Rev. B
+66, 155115, 2002). One projector parts the directions in two halves. Halves that are parted again and again
+end in eigenvectors (Nakatsukasa and Higham, Stable and efficient spectral divide and conquer algorithms,
+SIAM J. Sci. Comput. 35, 2013). A GPU multiplies matrices at its full rate, and of an eigenproblem it does
 most at the rate of its memory.
 """
 
@@ -190,7 +190,7 @@ def _orthonormal(columns: Tensor, width: int) -> Tensor:
 
 
 def _apart(kept: Tensor, columns: Tensor, width: int) -> Tensor:
-    """Keep of the first ``width`` of columns (..., D, D) the projections ``kept``, and of the others the rest."""
+    """Keep the projections of the first ``width`` columns (..., D, D), ``kept``, and the rest of the others."""
     kept[..., width:] = columns[..., width:] - kept[..., width:]
     return kept
 

@@ -43,7 +43,8 @@ class Basis(ABC):
     def directions(self, seen: Seen, width: int, draw: int = 0) -> tuple[Tensor, Tensor]:
         """An orthonormal basis as columns (D, D), and the energy along each, (D,), fp64.
 
-        The basis is in fp64, or in fp32 where it was found by products in fp32. The first ``width`` of them are kept. ``draw`` is the number of a random draw.
+        The basis is in fp64, or in fp32 where it was found by products in fp32. Its first ``width`` columns
+        are kept. ``draw`` is the number of a random draw.
         """
 
     def turned(self, seen: Seen, width: int, rotation: Tensor, draw: int = 0) -> tuple[Tensor, Tensor, float]:
