@@ -190,7 +190,7 @@ def _orthonormal(columns: Tensor, width: int) -> Tensor:
 
 
 def _apart(kept: Tensor, columns: Tensor, width: int) -> Tensor:
-    """Keep the projections of the first ``width`` columns (..., D, D), ``kept``, and the rest of the others."""
+    """Keep the projections of the first ``width`` columns (..., D, D), and the rest of the others."""
     kept[..., width:] = columns[..., width:] - kept[..., width:]
     return kept
 
