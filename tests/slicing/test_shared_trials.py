@@ -116,7 +116,7 @@ def test_an_answer_that_fails_counts_for_nobody():
     def fails() -> None:
         raise ValueError
 
-    with pytest.raises(ValueError), view.timing() as seconds:  # noqa: PT011
+    with pytest.raises(ValueError), view.timing() as seconds:
         view.once("fails", fails)
     assert seconds() == 0.0
     with view.timing() as seconds:
