@@ -174,21 +174,24 @@ class ModelView:
 
     # Smaller models that are tried
 
-    def losses_without(self, layout: Layout, windows: int) -> np.ndarray:
+    def losses_without(
+        self, layout: Layout, windows: int, among: tuple[int, ...] | None = None
+    ) -> np.ndarray:
         """Rise of the loss when one more block of the reduced model is left out, (blocks left,).
 
         In nats per token, on the first so many ``windows``. The blocks in front of it are computed once for
-        all.
+        all. ``among`` names the places of the blocks that are tried, by default all; the others have 0.
         """
 
         def measure() -> np.ndarray:
             reduced = reduce_blocks(self.model, layout)
-            phase = f"Trying {len(layout.groups)} blocks"
-            some = self.windows[:windows]
-            found = damage(reduced, some, {"out": leave_out}, self.progress, phase, self.precision)
+            tried = range(len(layout.groups)) if among is None else among
+            phase, some = f"Trying {len(tried)} blocks", self.windows[:windows]
+            left_out = {"out": leave_out}
+            found = damage(reduced, some, left_out, self.progress, phase, self.precision, {"out": tried})
             return found["out"].mean(axis=0)
 
-        return self.once(("losses", layout, windows), measure)
+        return self.once(("losses", layout, windows, among), measure)
 
     def mean_loss(self, model: Any, windows: Tensor) -> float:
         """The mean loss of what was made of the model on ``windows`` (n, T), nats per token; not kept."""

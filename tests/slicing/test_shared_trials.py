@@ -8,12 +8,16 @@ from typing import Any
 import pytest
 import torch
 from conftest import byte_tokenizer, tiny_model
+from hypothesis import given
+from hypothesis import strategies as st
 
 from analysis.sources.model import ModelSource
 from analysis.sources.opening import open_dense
 from analysis.sources.text import TextSource
 from slicing.budget import Budget
+from slicing.search import FALLS_TO, least_missed
 from slicing.steps import inner
+from slicing.steps.base import Made
 from slicing.studies.cuts import Cuts
 from slicing.studies.recipe import Recipe
 from slicing.studies.run import Trials
@@ -21,6 +25,7 @@ from slicing.studies.study import Study
 from slicing.view import ModelView
 
 TEXT = "What is shared is measured once, and whoever asks for it again finds what the first one found. "
+WINDOWS = torch.randint(3, 300, (4, 24), generator=torch.Generator().manual_seed(5))
 
 
 @pytest.fixture
@@ -122,3 +127,54 @@ def test_an_answer_that_fails_counts_for_nobody():
     with view.timing() as seconds:
         view.once("works", lambda: None)
     assert 0.0 <= seconds() < 1.0
+
+
+# Only the likely candidates
+
+
+def test_what_may_be_missed_least_is_tried_again_and_the_rest_is_not():
+    tried: list[tuple[str, ...]] = []
+
+    def rises(now: dict[str, float]) -> Any:
+        def measured(some: Any) -> dict[str, float]:
+            tried.append(tuple(some))
+            return {each: now[each] for each in some}
+
+        return measured
+
+    first = {"a": 5.0, "b": 1.0, "c": 3.0, "d": 8.0, "e": 2.0, "f": 2.9}
+    chosen, known = least_missed([*first], rises(first), {})
+    assert (chosen, known, len(tried)) == ("b", first, 1)
+    del first["b"]
+    # All have grown but one, which has fallen to more than half of itself.
+    now = {"a": 6.0, "c": 1.6, "d": 9.0, "e": 3.0, "f": 3.5}
+    chosen, known = least_missed([*now], rises(now), first)
+    assert chosen == "c"
+    assert tried[1:] == [("e", "f", "c")], "the others cannot have fallen below what was found"
+    assert known == {**now, "a": 5.0, "d": 8.0}
+    # Of gains too the largest is found, and of equals the first.
+    assert least_missed("xyz", rises({"x": 1.0, "y": -2.0, "z": -2.0}), {"x": -1.0, "z": -1.0})[0] == "y"
+
+
+@given(st.data())
+def test_the_choice_is_that_of_trying_all_while_no_rise_more_than_halves(data):
+    size = data.draw(st.integers(2, 12))
+    before = data.draw(st.lists(st.floats(0.01, 1.0), min_size=size, max_size=size))
+    factors = data.draw(st.lists(st.floats(FALLS_TO, 3.0), min_size=size, max_size=size))
+    now = [rise * factor for rise, factor in zip(before, factors, strict=True)]
+    chosen, _ = least_missed(
+        range(size), lambda some: {each: now[each] for each in some}, dict(enumerate(before))
+    )
+    assert now[chosen] == min(now)
+
+
+def test_methods_choose_the_same_where_they_try_only_the_likely(monkeypatch):
+    view = ModelView(tiny_model("llama", num_hidden_layers=6), WINDOWS)
+    budget, made = Budget.parse("parameters=0.4"), Made(view.model)
+    for line in ("sleb(windows=2)", "sublayers(windows=2)", "2ssp(windows=2)"):
+        (step,) = Recipe.parse(line).steps
+        likely = type(step).read({**dict(step), "only_likely": True})
+        monkeypatch.setattr("slicing.search.FALLS_TO", -1e9)  # then nothing is too unlikely
+        found, expected = (each.decide(view, budget, made) for each in (likely, step))
+        assert getattr(found, "widths", found) == getattr(expected, "widths", expected)
+        assert likely.cost(1, 1)[0][1] < step.cost(1, 1)[0][1]
