@@ -64,6 +64,11 @@ def unrepaired(recipe: Recipe) -> tuple[Step, ...] | None:
     return (*first[:-1], before) if before else None
 
 
+def kin(trial: Trial) -> str:
+    """The same for trials that differ in size and repair alone: they share most of what is measured."""
+    return key_of([step.model_copy(update={"repair": "none"}).key for step in trial.recipe.steps])
+
+
 def _key(trial: Trial) -> str:
     return _key_of(trial, cutting(trial.recipe))
 

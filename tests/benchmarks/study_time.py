@@ -1,8 +1,8 @@
 """What the trials of a study take in CPU seconds: deciding, making and judging, recipe by recipe.
 
-Not a test. Run with ``OMP_NUM_THREADS=1 python tests/benchmarks/study_time.py``; ``--recipes`` and ``--sizes``
-choose some of them. They run in one process as in a study: what an earlier trial has measured or cut costs a
-later one nothing. CPU seconds, because the clock of a machine with other work tells little.
+Not a test. Run with ``OMP_NUM_THREADS=1 python tests/benchmarks/study_time.py``; ``--recipes`` and
+``--sizes`` choose some of them. They run in one process as in a study: what an earlier trial has measured or
+cut costs a later one nothing. CPU seconds, because the clock of a machine with other work tells little.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ def main() -> None:
     view, judge = trials.view(study.dense())
     clock, spent = Clock(), np.zeros(3)
     _ = view.profile, view.precision, judge.precision
-    print(f"{'recipe':56} {'size':>5} {'decide':>7} {'make':>7} {'judge':>7}  nats per token")
-    print(f"{'the profile, for all':56} {'':5} {clock():7.1f}")
+    print(f"{'recipe':56} {'size':>5} {'decide':>7} {'make':>7} {'judge':>7}  nats per token")  # noqa: T201
+    print(f"{'the profile, for all':56} {'':5} {clock():7.1f}")  # noqa: T201
     wanted = [
         trial
         for budget in budgets
@@ -74,8 +74,8 @@ def main() -> None:
         assert trial.budget
         total += spent
         row, loss = " ".join(f"{each:7.1f}" for each in spent), np.mean(result.measurement.evaluation.nll)
-        print(f"{trial.recipe.line[:56]:56} {trial.budget.amount:5g} {row}  {loss:.6f}", flush=True)
-    print(f"{'all':56} {'':5} {' '.join(f'{each:7.1f}' for each in total)}  {total.sum() / 60:.1f} minutes")
+        print(f"{trial.recipe.line[:56]:56} {trial.budget.amount:5g} {row}  {loss:.6f}", flush=True)  # noqa: T201
+    print(f"{'all':56} {'':5} {' '.join(f'{each:7.1f}' for each in total)}  {total.sum() / 60:.1f} minutes")  # noqa: T201
 
 
 class Clock:

@@ -15,10 +15,11 @@ from analysis.sources.model import ModelSource
 from analysis.sources.opening import open_dense
 from analysis.sources.text import TextSource
 from slicing.budget import Budget
+from slicing.cluster import _Crew, _Member
 from slicing.search import FALLS_TO, least_missed
 from slicing.steps import inner
 from slicing.steps.base import Made
-from slicing.studies.cuts import Cuts
+from slicing.studies.cuts import Cuts, kin
 from slicing.studies.recipe import Recipe
 from slicing.studies.run import Trials
 from slicing.studies.study import Study
@@ -96,6 +97,34 @@ def test_cut_models_go_once_nothing_begins_with_them(study):
     together.keep_cuts_of(trials[3:])
     assert cuts.find_unrepaired(repaired) is None
     assert cuts.find_unrepaired(trials[0]) is None
+
+
+def test_a_worker_takes_what_shares_most_with_its_last_trial(study):
+    crew: Any = _Crew.__new__(_Crew)
+    both = study.model_copy(
+        update={"budgets": (*study.budgets, Budget.parse("parameters=0.2"))},
+    )
+    crew.waiting = [each for each in both.trials() if each.budget]
+    first, _ = crew.members = [_Member(None), _Member(None)]
+    given: dict[int, list[str]] = {0: [], 1: []}
+    for turn in (0, 1, 0, 0, 1, 1, 0, 0, 0, 0, 1, 1, 1, 1):
+        member = crew.members[turn]
+        trial = crew._next(member)
+        crew.waiting.remove(trial)
+        member.view, member.kin = trial.view_key, kin(trial)
+        given[turn].append(f"{trial.recipe.line} {trial.budget.amount}")
+    assert given[0] == [
+        "slice(constant) 0.35",
+        "slice(constant) 0.2",
+        "shortgpt(share=0.5) | mixed 0.35",
+        "shortgpt(share=0.5) | mixed(repair=writers) 0.35",
+        "shortgpt(share=0.5) | mixed 0.2",
+        "shortgpt(share=0.5) | mixed(repair=writers) 0.2",
+        "fasp(uniform=true) 0.35",
+    ]
+    assert given[1][:3] == ["fasp 0.35", "fasp(repair=projections) 0.35", "fasp 0.2"]
+    assert not crew.waiting
+    assert crew._next(first) is None
 
 
 def test_deciding_takes_as_long_whoever_has_asked_before():
