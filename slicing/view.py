@@ -88,6 +88,8 @@ class ModelView:
         self.listener = progress
         self.search, self.draw_more, self.healing_windows = search, draw_more, healing_windows
         self.seed, self.key = seed, key
+        self.shares = False
+        """Whether other methods and sizes will ask for the same, so that what is large is kept too."""
         self._profile, self._measure_profile = profile, measure_profile or self._profiled
         self._find_precision = find_precision
         self._known: dict[Any, _Answer] = {}

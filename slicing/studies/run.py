@@ -315,7 +315,7 @@ class Trials:
         view = self._view[1]
         if self._judge is None or self._judge[0] != trial.view_key:
             self._judge = trial.view_key, Judge(trial, self.opened, view)
-        view.listener = self.progress
+        view.listener, view.shares = self.progress, self.cuts is not None
         # Trials that heal on a text of their own share what was measured with those that do not.
         view.healing_windows = partial(healing_examples, trial, self.opened.tokenizer)
         view.key = training_key(trial, view.windows)

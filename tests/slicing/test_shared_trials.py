@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,9 @@ from analysis.sources.opening import open_dense
 from analysis.sources.text import TextSource
 from slicing.budget import Budget
 from slicing.cluster import _Crew, _Member
+from slicing.inner import moments
 from slicing.search import FALLS_TO, least_missed
-from slicing.steps import inner
+from slicing.steps import inner, modegpt
 from slicing.steps.base import Made
 from slicing.studies.cuts import Cuts, kin
 from slicing.studies.recipe import Recipe
@@ -207,3 +209,36 @@ def test_methods_choose_the_same_where_they_try_only_the_likely(monkeypatch):
         found, expected = (each.decide(view, budget, made) for each in (likely, step))
         assert getattr(found, "widths", found) == getattr(expected, "widths", expected)
         assert likely.cost(1, 1)[0][1] < step.cost(1, 1)[0][1]
+
+
+def test_one_pass_of_moments_serves_all_methods_and_sizes(monkeypatch):
+    model = tiny_model("llama", num_hidden_layers=3)
+    steps = [Recipe.parse(line).steps[0] for line in ("2ssp", "modegpt", "fasp", "mixed(measured=0)")]
+    budgets = [Budget.parse("parameters=0.2"), Budget.parse("parameters=0.3")]
+    passes: list[bool] = []
+    carry = moments.writer_moments
+
+    def counted(*args: Any, **named: Any) -> None:
+        passes.append(args[2] is not None)
+        carry(*args, **named)
+
+    for module in (moments, modegpt):
+        monkeypatch.setattr(module, "writer_moments", counted)
+
+    def made(view: ModelView) -> list[torch.Tensor]:
+        begun, found = Made(view.model), []
+        for budget, step in product(budgets, steps):
+            model = step.apply(view, step.decide(view, budget, begun), begun).model
+            found.append(model(WINDOWS).logits)
+        return found
+
+    apart, shared = ModelView(model, WINDOWS), ModelView(model, WINDOWS)
+    shared.shares = True
+    expected = made(apart)
+    assert passes == [True] * 5
+    passes.clear()
+    assert all(torch.equal(one, other) for one, other in zip(expected, made(shared), strict=True))
+    # As they are, without a look at the moments for the rotary pairs, and relative to the stream.
+    assert passes == [True, False, True]
+    monkeypatch.setattr(moments, "memory_of", lambda _: (0, 0))
+    assert not moments._has_room(model)
