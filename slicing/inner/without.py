@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +12,6 @@ from analysis.device import on_device, present
 from analysis.hooks import entering_states, returns_tuple
 from analysis.probes import Replacement, damage
 from analysis.sublayers import sublayers
-from slicing import search
 from slicing.depth.layout import Layout
 from slicing.depth.operator import reduce_blocks
 from slicing.inner.cut import BranchCuts, cut_model
@@ -40,30 +39,18 @@ def cuts_without(
     ]
 
 
-Missed = tuple[Place, dict[Place, float]]
-"""A sub-layer that is missed least, and the rises of the loss that are known, by sub-layer."""
-
-
 def least_missed(
-    view: ModelView,
-    cuts: Sequence[Sequence[BranchCuts]],
-    among: Sequence[Place],
-    windows: int,
-    before: Mapping[Place, float] | None = None,
-) -> Missed:
+    view: ModelView, cuts: Sequence[Sequence[BranchCuts]], among: Sequence[Place], windows: int
+) -> Place:
     """The sub-layer ``among`` these without which the loss of the cut model rises least; of equals the first.
 
     The mean over the first so many ``windows``. What is in front of a sub-layer's block is computed once for
-    all. With the rises of ``before``, when less was gone, only those are tried that are likely
-    (``slicing.search``). Raises ``ModelError`` where a loss is not finite, ``OutOfMemoryError``.
+    all. Raises ``ModelError`` where a loss is not finite, ``OutOfMemoryError``.
     """
     model = reduce_blocks(view.model, Layout.whole(view.block_count), check=False)
     cut_model(model, cuts)
-
-    def rises(some: Sequence[Place]) -> dict[Place, float]:
-        return losses_without(view, model, some, view.windows[:windows])
-
-    return search.least_missed(sorted(among), rises, before or {})
+    rises = losses_without(view, model, among, view.windows[:windows])
+    return min(sorted(among), key=lambda place: rises[place])
 
 
 def losses_without(

@@ -9,7 +9,7 @@ from pydantic import model_validator
 from analysis.errors import PlanError
 from analysis.shape import ModelShape
 from slicing.inner.widths import InnerWidths
-from slicing.inner.without import Missed, Place, cuts_without, least_missed
+from slicing.inner.without import Place, cuts_without, least_missed
 from slicing.steps.base import step
 from slicing.steps.inner import InnerPlan
 from slicing.steps.without import WithoutSublayers, refuse_unless_apart, without
@@ -61,21 +61,16 @@ class Sublayers(WithoutSublayers):
         self.check_size(shape, size)
         left = [(place, row) for place, block in enumerate(shape.blocks) for row in range(len(block))]
         gone: list[Place] = []
-        known: dict[Place, float] = {}
         while _parameters(shape, gone) > size:
-            some = [each for each in left if each not in gone]
-            place, known = _next(view, gone, some, self.windows, known if self.only_likely else {})
-            gone.append(place)
+            gone.append(_next(view, gone, [each for each in left if each not in gone], self.windows))
         nearest = min(gone[:-1], gone, key=lambda some: abs(_parameters(shape, some) - size))
         return InnerPlan(without(InnerWidths.whole(shape), nearest), cuts_without(view.model, nearest))
 
 
-def _next(
-    view: ModelView, gone: list[Place], left: list[Place], windows: int, before: dict[Place, float]
-) -> Missed:
+def _next(view: ModelView, gone: list[Place], left: list[Place], windows: int) -> Place:
     """The sub-layer that goes after these, found once for all sizes."""
-    key = "sub-layer missed least", tuple(gone), windows, bool(before)
-    return view.once(key, lambda: least_missed(view, cuts_without(view.model, gone), left, windows, before))
+    key = "sub-layer missed least", tuple(gone), windows
+    return view.once(key, lambda: least_missed(view, cuts_without(view.model, gone), left, windows))
 
 
 def _parameters(shape: ModelShape, gone: list[Place]) -> int:

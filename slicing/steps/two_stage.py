@@ -66,13 +66,11 @@ class TwoStage(WithoutSublayers):
         narrow, count = self.stages(shape, size)
         cuts = best_units(view.model, narrow, unit_scores(view, "activation", self.kinds))
         gone: list[Place] = []
-        known: dict[Place, float] = {}
         for _ in range(count):
             left = [each for each in attentions(shape) if each not in gone]
-            now, before = cuts_without(view.model, gone, cuts), known if self.only_likely else {}
-            key = "attention missed least", narrow.key, tuple(gone), self.windows, bool(before)
-            place, known = view.once(key, partial(least_missed, view, now, left, self.windows, before))
-            gone.append(place)
+            now = cuts_without(view.model, gone, cuts)
+            key = "attention missed least", narrow.key, tuple(gone), self.windows
+            gone.append(view.once(key, partial(least_missed, view, now, left, self.windows)))
         return InnerPlan(without(narrow, gone), cuts_without(view.model, gone, cuts))
 
 

@@ -34,9 +34,6 @@ class WithoutSublayers(Inner):
     """Fit every output projection that lost inputs to what the dense one writes. The paper does not."""
     windows: int = Field(default=SEARCH_WINDOWS, ge=1, title="Windows to decide on")
     """Of the calibration windows, so many decide which sub-layers go."""
-    only_likely: bool = Field(default=False, title="Only likely sub-layers")
-    """Try a sub-layer again only while its rise of the loss, when it was tried last, is less than twice the
-    least of now. The choice is that of trying all, unless a rise more than halves meanwhile."""
 
     @model_validator(mode="after")
     def _check_without(self) -> Self:
@@ -69,9 +66,8 @@ class WithoutSublayers(Inner):
         """Raise ``PlanError`` where a model of this shape cannot be made so small."""
 
     def cost(self, tokens: int, window_length: int) -> Cost:
-        """Twice as many passes as for whole blocks, a third of that where only the likely are tried."""
-        passes = 40.0 / 3 if self.only_likely else 40.0
-        return (("Trying", passes * self.windows * window_length), *super().cost(tokens, window_length))
+        """Twice as many passes as for whole blocks."""
+        return (("Trying", 40.0 * self.windows * window_length), *super().cost(tokens, window_length))
 
 
 def refuse_unless_apart(name: str, shape: ModelShape) -> None:
