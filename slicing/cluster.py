@@ -27,6 +27,7 @@ from analysis.sources.model import ModelSource
 from analysis.values import Progress
 from slicing.names import check_names
 from slicing.store import Opener, open_model
+from slicing.studies.cuts import Cuts, kin
 from slicing.studies.requests import Trial
 from slicing.studies.results import Run
 from slicing.studies.run import Executor, Trials
@@ -164,6 +165,8 @@ class _Member:
         self.actor = actor
         self.view: str | None = None
         """The key of the view of its last trial."""
+        self.kin: str | None = None
+        """What its last trial shares with others (``slicing.studies.cuts.kin``)."""
         self.searches: set[str] = set()
         """Plans it has searched shares for."""
 
@@ -253,7 +256,7 @@ class _Crew:
         for member in self.members:
             if member not in busy and (trial := self._next(member)):
                 self.waiting.remove(trial)
-                member.view = trial.view_key
+                member.view, member.kin = trial.view_key, kin(trial)
                 if search := _search(trial):
                     member.searches.add(search)
                 self.at[member.actor.make.remote(trial.to_json())] = member, trial
@@ -261,16 +264,21 @@ class _Crew:
     def _next(self, member: _Member) -> Trial | None:
         """The trial for a free worker: of the view it has, else of one that no other has, else the first.
 
+        Of these, one that shares decisions with its last trial, else one that shares none with what others
+        are at: a greedy search for the largest size has those of the smaller ones in it.
         A search is left to the worker that has made it or is at it: the others would make it once more.
         """
         others = [each for each in self.members if each is not member]
         searched = {search for each in others for search in each.searches}
         fitting = [trial for trial in self.waiting if _search(trial) not in searched]
-        views = {each.view for each in others}
+        views, kins = {each.view for each in others}, {each.kin for each in others}
 
-        def rank(trial: Trial) -> int:
-            view = trial.view_key
-            return 0 if view == member.view else 1 if view not in views else 2
+        def rank(trial: Trial) -> tuple[int, int]:
+            view, own = trial.view_key, kin(trial)
+            return (
+                0 if view == member.view else 1 if view not in views else 2,
+                0 if own == member.kin else 1 if own not in kins else 2,
+            )
 
         return min(fitting, key=rank, default=None)  # of equals the first
 
@@ -304,7 +312,9 @@ class _Worker:
         """The name of an error of ours and its sentence, or ``None`` and the run."""
         try:
             trial = Trial.from_json(text, "The trial")
-            return None, self._trials_on(trial.model).make(trial).to_json()
+            trials = self._trials_on(trial.model)
+            trials.keep_cuts_of([trial])  # of what it has cut before, all but what this one begins with
+            return None, trials.make(trial).to_json()
         except SlicescopeError as error:
             ours = next(kind for kind in type(error).__mro__ if kind.__module__ == analysis.errors.__name__)
             return ours.__name__, str(error)
@@ -319,7 +329,7 @@ class _Worker:
                 own = tuple(f"cuda:{at}" for at in range(len(place.devices)))
                 name = place._replace(devices=own if len(own) > 1 else ("cuda",)).name
                 here = source.model_copy(update={"device": name})
-            self._trials = source, Trials(self.opener(here))
+            self._trials = source, Trials(self.opener(here), cuts=Cuts())
         return self._trials[1]
 
 

@@ -44,6 +44,8 @@ class Probing:
     """The bases of the dense stream, asked for where a probe needs them."""
     progress: Progress = no_progress
     precision: Precision = "exact"
+    shares: bool = False
+    """Nothing is kept, so that nobody else asks for the same."""
 
     def once(self, key: Any, measure: Callable[[], Any]) -> Any:
         """Give an answer; nothing is kept from probe to probe."""

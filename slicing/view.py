@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -88,9 +88,11 @@ class ModelView:
         self.listener = progress
         self.search, self.draw_more, self.healing_windows = search, draw_more, healing_windows
         self.seed, self.key = seed, key
+        self.shares = False
+        """Whether other methods and sizes will ask for the same, so that what is large is kept too."""
         self._profile, self._measure_profile = profile, measure_profile or self._profiled
         self._find_precision = find_precision
-        self._known: dict[Any, tuple[Any, float]] = {}
+        self._known: dict[Any, _Answer] = {}
         self._asked: set[Any] = set()
         self._within: list[float] = []
 
@@ -174,21 +176,24 @@ class ModelView:
 
     # Smaller models that are tried
 
-    def losses_without(self, layout: Layout, windows: int) -> np.ndarray:
+    def losses_without(
+        self, layout: Layout, windows: int, among: tuple[int, ...] | None = None
+    ) -> np.ndarray:
         """Rise of the loss when one more block of the reduced model is left out, (blocks left,).
 
         In nats per token, on the first so many ``windows``. The blocks in front of it are computed once for
-        all.
+        all. ``among`` names the places of the blocks that are tried, by default all; the others have 0.
         """
 
         def measure() -> np.ndarray:
             reduced = reduce_blocks(self.model, layout)
-            phase = f"Trying {len(layout.groups)} blocks"
-            some = self.windows[:windows]
-            found = damage(reduced, some, {"out": leave_out}, self.progress, phase, self.precision)
+            tried = range(len(layout.groups)) if among is None else among
+            phase, some = f"Trying {len(tried)} blocks", self.windows[:windows]
+            left_out = {"out": leave_out}
+            found = damage(reduced, some, left_out, self.progress, phase, self.precision, {"out": tried})
             return found["out"].mean(axis=0)
 
-        return self.once(("losses", layout, windows), measure)
+        return self.once(("losses", layout, windows, among), measure)
 
     def mean_loss(self, model: Any, windows: Tensor) -> float:
         """The mean loss of what was made of the model on ``windows`` (n, T), nats per token; not kept."""
@@ -274,9 +279,9 @@ class ModelView:
     def _shares(self, plan: Plan) -> tuple[float, ...]:
         key = "searched", plan.key
         if key not in self._known:  # it may have been searched long ago, and took its time then
-            self._known[key] = self.search(plan)
+            self._known[key] = _Answer(*self.search(plan))
         self._asked.add(key)
-        return self._known[key][0]
+        return self._known[key].value
 
     def _probing(self) -> Probing:
         """Gather the input of probes, which look at the windows of the profile."""
@@ -288,18 +293,31 @@ class ModelView:
         """Give the answer that has this key, measured now or known already."""
         if key not in self._known:
             self._within.append(0.0)
+            before, self._asked = self._asked, set()
             start = time.perf_counter()
-            value = measure()
-            spent = time.perf_counter() - start
-            inner = self._within.pop()  # of answers that this one asked for, which count for themselves
-            self._known[key] = value, spent - inner
-            if self._within:
-                self._within[-1] += spent
-        self._asked.add(key)
-        return self._known[key][0]
+            try:
+                value = measure()
+            finally:
+                spent = time.perf_counter() - start
+                inner = self._within.pop()  # of answers that this one asked for, which count for themselves
+                asked, self._asked = self._asked, before
+                if self._within:
+                    self._within[-1] += spent
+            self._known[key] = _Answer(value, spent - inner, frozenset(asked))
+        # What it was found from counts too, also where it was found for somebody else.
+        self._asked |= {key, *self._known[key].asked}
+        return self._known[key].value
 
     @contextmanager
     def timing(self) -> Iterator[Callable[[], float]]:
         """Yield what tells how many seconds the answers asked for since took to measure, whenever it was."""
         self._asked = set()
-        yield lambda: sum(self._known[key][1] for key in self._asked if key not in SHAPES)
+        yield lambda: sum(self._known[key].seconds for key in self._asked if key not in SHAPES)
+
+
+class _Answer(NamedTuple):
+    """What was measured, how long that took without what it asked for, and the keys of all of that."""
+
+    value: Any
+    seconds: float
+    asked: frozenset[Any] = frozenset()

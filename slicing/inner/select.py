@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from analysis.read_units import read_units
 from analysis.sublayers import Sublayer, linear_maps, out_in, weights_at
 from analysis.units import Kind, Units
 from slicing.inner.cut import BranchCuts, UnitCut
-from slicing.inner.moments import writer_moments
+from slicing.inner.moments import Asked, view_moments
 from slicing.inner.scores import UnitSite, find_unit_score
 from slicing.inner.slopes import Slopes, writer_slopes
 from slicing.inner.taylor import Salience, weight_salience
@@ -34,25 +34,6 @@ def branches_of(model: Any) -> list[tuple[int, Branch]]:
     """The branches of a block in the order of the anatomy, each with the row of its sub-layer."""
     rows = anatomy_of(model.config).sublayers
     return [(row, branch) for row, branches in enumerate(rows) for branch in branches]
-
-
-class Asked(Protocol):
-    """What scores of units are measured on: a view of a model, or less."""
-
-    @property
-    def model(self) -> Any:
-        """The dense model."""
-
-    @property
-    def windows(self) -> Tensor:
-        """Token ids, (N, T)."""
-        ...
-
-    def once(self, key: Any, measure: Callable[[], Any]) -> Any:
-        """Give the answer of this key, measured now or known already."""
-
-    def progress(self, phase: str, done: int, total: int, /) -> None:
-        """Tell whoever listens."""
 
 
 def view_curvature(view: Asked, changes: bool = False) -> Curvature:
@@ -136,7 +117,7 @@ def _measured(view: Asked, name: str, kinds: Sequence[Kind], relative: bool) -> 
             )
             found[place, index, own.kind] = score.score(site)
 
-    writer_moments(model, view.windows, look, view.progress, relative=relative)
+    view_moments(view, look, relative)
     return found
 
 

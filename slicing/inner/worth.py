@@ -17,7 +17,7 @@ from analysis.read_units import read_units
 from analysis.sublayers import Sublayer, out_in
 from analysis.units import Units
 from slicing.inner.costs import BranchCosts, UnitCosts, UnitCurve
-from slicing.inner.moments import writer_moments
+from slicing.inner.moments import view_moments
 from slicing.inner.obs import Order, Ranks, order_of_removal, root, value_ranks
 from slicing.inner.select import CURVED, branches_of, only_writers, sites, view_curvature
 from slicing.inner.without import Place, losses_without
@@ -88,7 +88,7 @@ def _measured(view: ModelView, changes: bool) -> dict[Place, Worth]:
             )
             found[place, index] = Worth(groups=order, ranks=ranks, whole=wholes.get(index))
 
-    writer_moments(view.model, view.windows, look, view.progress)
+    view_moments(view, look)
     for place in range(view.block_count):
         for index in range(len(branches)):
             found.setdefault((place, index), Worth())

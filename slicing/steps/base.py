@@ -318,6 +318,18 @@ class Step(Value):
     def apply(self, view: ModelView, plan: Any, made: Made) -> Made:
         """Do what was decided to the model that the steps before have made, and repair it."""
 
+    @property
+    def unrepaired(self) -> Self | None:
+        """The step from whose model the repair of this one goes on, with ``mend``.
+
+        ``None`` where nothing is repaired, or not apart from the rest.
+        """
+        return None
+
+    def mend(self, view: ModelView, made: Made) -> Made:
+        """Repair what ``unrepaired`` has made: the same as ``apply`` gives. ``made`` stays as it is."""
+        raise NotImplementedError(f"'{self.name}' has no repair of its own.")
+
 
 SHARES = (0.25, 0.5, 0.75)
 """Of what is to go in whole blocks, where a search decides."""

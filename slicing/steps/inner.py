@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import time
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
@@ -216,6 +217,14 @@ class Inner(Step):
         """Not repaired; what is left is restored, which costs two passes."""
         return type(self)(**{**dict(self), "repair": "none"})
 
+    @property
+    def unrepaired(self) -> Self | None:
+        """The same without the repair, which goes on from what is cut and restored.
+
+        ``None`` for equal widths: their model is that of another tool, in which nothing is fitted.
+        """
+        return None if self.repair == "none" or self.uniform else self.preview()
+
     def cost(self, tokens: int, window_length: int) -> Cost:
         """One pass to look, two to restore, five to fit block by block."""
         passes = {"none": 0.0, "writers": 5.0, "projections": 7.0}[self.repair]
@@ -230,55 +239,80 @@ class Inner(Step):
             return self.plan(view, size)
         # What is left comes again at another size, and in a search for a share.
         left = view.once(("left", made.layout), lambda: view.of(made.model))
-        return view.once((self, made.layout, size), lambda: self.plan(left, size))
+        return view.once((self.preview(), made.layout, size), lambda: self.plan(left, size))
 
     def apply(self, view: ModelView, plan: InnerPlan, made: Made) -> Made:
         """Cut the units, restore, and repair; the repair is kept where it loses less on held-out windows."""
-        start = time.perf_counter()
+        found = self._cut(view, plan, made)
+        if self.repair != "none":
+            found = self._repaired(view, found)
+        return self._finished(view, found)
+
+    def mend(self, view: ModelView, made: Made) -> Made:
+        """Repair what is cut and restored."""
+        return self._finished(view, self._repaired(view, made))
+
+    def _cut(self, view: ModelView, plan: InnerPlan, made: Made) -> Made:
+        """Cut the units and restore."""
         model, windows = view.model, view.windows
-        layout = made.layout or Layout.whole(view.block_count)
-        with PeakMemory(model.device) as peak, out_of_memory_told("cutting inside the blocks", model.device):
-            cut = reduce_blocks(model, layout, check=False)
+        with self._measured(view, made) as measured:
+            cut = reduce_blocks(model, made.layout or Layout.whole(view.block_count), check=False)
             cut_model(cut, plan.cuts)
             if self.uniform:
                 as_plain(copy_sharing(cut))  # which refuses before the fits what no configuration can say
-            held = held_out(len(windows)) if self.fits() else 0
-            if held:
+            if self.fits():
                 check_windows(model, windows)
-
-            def fitted(model_cut: object, fits: tuple[str, ...], phase: str) -> tuple[SublayerRepair, ...]:
-                return fit_inside(
-                    model,
-                    model_cut,
-                    layout,
-                    windows,
-                    held,
-                    fits,
-                    lambda place, row: not plan.widths.blocks[place][row].whole,
-                    lambda done, total: view.progress(phase, done, total),
-                )
-
+            made = replace(made, model=cut, inner=plan.widths)
             if self.restore:
-                fitted(cut, ("local",), "Restoring")
-            told: Repair | None = None
-            if self.repair != "none":
-                fits = ("writers",) if self.repair == "writers" else ("readers", "writers")
-                repaired = copy_sharing(cut)
-                rows = fitted(repaired, fits, "Repairing")
-                cut, told = _better(cut, repaired, rows, windows[-held:])
-            if self.uniform:
-                cut = as_plain(cut)
-            sink = lost_sink(model, cut, layout, windows)
-            synchronise(model.device)
-        return replace(
-            made,
-            model=cut,
-            inner=plan.widths,
-            repair=told,
-            sink=sink,
-            seconds=made.seconds + time.perf_counter() - start,
-            peak_memory=max(made.peak_memory, peak.bytes),
+                self._fitted(view, made, ("local",), "Restoring")
+        return measured(made)
+
+    def _repaired(self, view: ModelView, made: Made) -> Made:
+        """Fit a second model beside the one that is cut, and give the one that loses less."""
+        with self._measured(view, made) as measured:
+            fits = ("writers",) if self.repair == "writers" else ("readers", "writers")
+            repaired = replace(made, model=copy_sharing(made.model))
+            rows = self._fitted(view, repaired, fits, "Repairing")
+            held = view.windows[-held_out(len(view.windows)) :]
+            model, told = _better(made.model, repaired.model, rows, held)
+        return measured(replace(made, model=model, repair=told))
+
+    def _finished(self, view: ModelView, made: Made) -> Made:
+        """Look whether the attention sink is still there; equal widths become an ordinary checkpoint."""
+        with self._measured(view, made) as measured:
+            cut = as_plain(made.model) if self.uniform else made.model
+            layout = made.layout or Layout.whole(view.block_count)
+            sink = lost_sink(view.model, cut, layout, view.windows)
+            synchronise(view.model.device)
+        return measured(replace(made, model=cut, sink=sink))
+
+    def _fitted(
+        self, view: ModelView, made: Made, fits: tuple[str, ...], phase: str
+    ) -> tuple[SublayerRepair, ...]:
+        """Fit the model that is cut, in place."""
+        assert made.inner is not None
+        widths = made.inner
+        return fit_inside(
+            view.model,
+            made.model,
+            made.layout or Layout.whole(view.block_count),
+            view.windows,
+            held_out(len(view.windows)),
+            fits,
+            lambda place, row: not widths.blocks[place][row].whole,
+            lambda done, total: view.progress(phase, done, total),
         )
+
+    @contextmanager
+    def _measured(self, view: ModelView, before: Made) -> Iterator[Callable[[Made], Made]]:
+        """Yield what adds the time and the memory of this part to those of what was there ``before``."""
+        start, device = time.perf_counter(), view.model.device
+        with PeakMemory(device) as peak, out_of_memory_told("cutting inside the blocks", device):
+            yield lambda made: replace(
+                made,
+                seconds=before.seconds + time.perf_counter() - start,
+                peak_memory=max(before.peak_memory, peak.bytes),
+            )
 
 
 class Selective(Inner):

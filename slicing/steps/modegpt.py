@@ -16,10 +16,10 @@ from analysis.sublayers import Sublayer, out_in
 from analysis.units import Kind, Units
 from slicing.allocation import ALLOCATIONS, Allocation, Constant, find_allocation
 from slicing.inner.cut import BranchCuts, UnitCut
-from slicing.inner.moments import writer_moments
+from slicing.inner.moments import Look, view_moments, writer_moments
 from slicing.inner.nystroem import leverage, nystroem
 from slicing.inner.obs import value_ranks
-from slicing.inner.pairs import pair_energies, pair_scores
+from slicing.inner.pairs import Energies, pair_energies, pair_scores
 from slicing.inner.select import best, branches_of, sites
 from slicing.inner.widths import InnerWidths
 from slicing.memory import Holds
@@ -157,8 +157,13 @@ class Modegpt(Selective):
                     cut = value_cut(own, out_in(sublayer.writers[writer]), moment, count)
                 found[place, index, own.kind] = cut
 
-        with pair_energies(model) as energies:
-            writer_moments(model, view.windows, look, view.progress, relative=False)
+        if (
+            view.shares
+        ):  # then one pass for the energies serves all sizes, and one for the moments all methods
+            energies = view.once("pair energies", lambda: _energies(view))
+            view_moments(view, look, relative=False)
+        else:
+            energies = _energies(view, look)
         for (place, index), each in energies.items():
             (own,) = units[place][index].of("rotary_pairs")
             kept = widths.blocks[place][branches[index][0]].kept
@@ -172,6 +177,13 @@ class Modegpt(Selective):
             ]
             for place, row in enumerate(units)
         ]
+
+
+def _energies(view: ModelView, look: Look | None = None) -> dict[tuple[int, int], Energies]:
+    """Those of the rotary pairs, in a pass that shows the moments too where they are looked at."""
+    with pair_energies(view.model) as energies:
+        writer_moments(view.model, view.windows, look, view.progress, relative=False)
+    return energies
 
 
 def channel_cut(moment: Tensor, count: int, ridge: float) -> UnitCut:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+from pydantic import Field
 
 from slicing.depth.layout import Layout
-from slicing.steps.base import step
+from slicing.search import least_missed
+from slicing.steps.base import Cost, step
 from slicing.steps.removal import Removal
 
 if TYPE_CHECKING:
@@ -25,11 +28,36 @@ class Sleb(Removal):
     cite = "song2024sleb"
     known_issue = "A greedy choice never comes back to a block, and the loss is that of the calibration text."
 
+    only_likely: bool = Field(default=False, title="Only likely blocks")
+    """Try a block again only while its rise of the loss, when it was tried last, is less than twice the least
+    of now. The choice is that of trying all, unless a rise more than halves meanwhile."""
+
+    def cost(self, tokens: int, window_length: int) -> Cost:
+        """Half as many passes where only the likely are tried."""
+        (phase, tried), *repairing = super().cost(tokens, window_length)
+        return ((phase, tried / 2 if self.only_likely else tried), *repairing)
+
     def layout(self, view: ModelView, count: int) -> Layout:
         """Each step answers for all its candidates with one pass to every block and one from it."""
         layout = Layout.whole(view.block_count)
+        known: dict[int, float] = {}
         for _ in range(count):
-            least = int(np.argmin(view.losses_without(layout, self.windows)))
-            gone = {*layout.removed, layout.tops[least]}
-            layout = Layout.without(view.block_count, gone)
+            if self.only_likely:
+                least, known = self._likely(view, layout, known)
+            else:
+                least = layout.tops[int(np.argmin(view.losses_without(layout, self.windows)))]
+            layout = Layout.without(view.block_count, {*layout.removed, least})
         return layout
+
+    def _likely(
+        self, view: ModelView, layout: Layout, before: dict[int, float]
+    ) -> tuple[int, dict[int, float]]:
+        """The dense block that goes next, and the rises that are known."""
+
+        def rises(some: Sequence[int]) -> dict[int, float]:
+            places = tuple(sorted(layout.tops.index(block) for block in some))
+            every = len(places) == len(layout.tops)  # which other methods may have asked for
+            found = view.losses_without(layout, self.windows, None if every else places)
+            return {layout.tops[place]: float(found[place]) for place in places}
+
+        return least_missed(layout.tops, rises, before)

@@ -1,8 +1,8 @@
-"""Models that were cut, kept in memory for trials that begin with them: healing one does not cut it again."""
+"""Models that were cut, kept in memory for trials that begin with them: to heal them, or to repair them."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from itertools import takewhile
 from typing import NamedTuple
 
@@ -34,6 +34,11 @@ class Cuts:
         """Give what the trial begins with, if it is kept."""
         return self._kept.get(_key(trial))
 
+    def find_unrepaired(self, trial: Trial) -> Cut | None:
+        """Give the model from which the repair of a trial goes on, if it is kept."""
+        key = _unrepaired_key(trial)
+        return self._kept.get(key) if key else None
+
     def keep(self, trial: Trial, cut: Cut) -> None:
         """Keep what a trial has cut, where there is room for it."""
         model = cut.made.model
@@ -43,7 +48,7 @@ class Cuts:
 
     def keep_only(self, trials: Collection[Trial]) -> None:
         """Forget what none of these begins with."""
-        wanted = {_key(each) for each in trials}
+        wanted = {key for each in trials for key in (_key(each), _unrepaired_key(each))}
         self._kept = {key: cut for key, cut in self._kept.items() if key in wanted}
 
 
@@ -52,6 +57,27 @@ def cutting(recipe: Recipe) -> tuple[Step, ...]:
     return tuple(takewhile(lambda step: step.axis != "weights", recipe.steps))
 
 
+def unrepaired(recipe: Recipe) -> tuple[Step, ...] | None:
+    """The steps whose model the repair of a recipe goes on from; ``None`` where there are none."""
+    first = cutting(recipe)
+    before = first[-1].unrepaired if first else None
+    return (*first[:-1], before) if before else None
+
+
+def kin(trial: Trial) -> str:
+    """The same for trials that differ in size and repair alone: they share most of what is measured."""
+    return key_of([step.model_copy(update={"repair": "none"}).key for step in trial.recipe.steps])
+
+
 def _key(trial: Trial) -> str:
+    return _key_of(trial, cutting(trial.recipe))
+
+
+def _unrepaired_key(trial: Trial) -> str | None:
+    steps = unrepaired(trial.recipe)
+    return _key_of(trial, steps) if steps else None
+
+
+def _key_of(trial: Trial, steps: Sequence[Step]) -> str:
     budget = trial.budget and trial.budget.line
-    return key_of([trial.calibration_key, *(step.key for step in cutting(trial.recipe)), budget])
+    return key_of([trial.calibration_key, *(step.key for step in steps), budget])

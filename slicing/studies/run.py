@@ -151,8 +151,12 @@ def carry_on(steps: Sequence[Step], budget: Budget, view: ModelView, begun: Cut)
         with view.timing() as seconds:
             plan = step.decide(view, budget, made)
             deciding += seconds()
-        made = replace(step.apply(view, plan, made), line=f"{made.line} | {step.key} {budget.line}")
+        made = replace(step.apply(view, plan, made), line=made.line + _line([step], budget))
     return Cut(made, deciding)
+
+
+def _line(steps: Sequence[Step], budget: Budget) -> str:
+    return "".join(f" | {step.key} {budget.line}" for step in steps)
 
 
 def _cut_and_healed(trial: Trial, budget: Budget, view: ModelView, cuts: Cuts | None) -> Cut:
@@ -161,7 +165,11 @@ def _cut_and_healed(trial: Trial, budget: Budget, view: ModelView, cuts: Cuts | 
         return make_smaller(trial.recipe, budget, view)
     first = cutting(trial.recipe)
     if (cut := cuts.find(trial)) is None:
-        cut = make_smaller(Recipe(steps=first), budget, view)
+        if begun := cuts.find_unrepaired(trial):
+            made = replace(first[-1].mend(view, begun.made), line=_line(first, budget))
+            cut = begun._replace(made=made)
+        else:
+            cut = make_smaller(Recipe(steps=first), budget, view)
         cuts.keep(trial, cut)
     return carry_on(trial.recipe.steps[len(first) :], budget, view, cut)
 
@@ -307,7 +315,7 @@ class Trials:
         view = self._view[1]
         if self._judge is None or self._judge[0] != trial.view_key:
             self._judge = trial.view_key, Judge(trial, self.opened, view)
-        view.listener = self.progress
+        view.listener, view.shares = self.progress, self.cuts is not None
         # Trials that heal on a text of their own share what was measured with those that do not.
         view.healing_windows = partial(healing_examples, trial, self.opened.tokenizer)
         view.key = training_key(trial, view.windows)

@@ -279,7 +279,7 @@ def test_nothing_removed_is_the_whole_model_and_all_is_refused(name, view):
         ("sliding-merge", {"width": 3.0}, "its settings are: windows, merge, threshold"),
         ("sliding-merge", {"threshold": float("nan")}, "finite"),
         ("random-blocks", {"draw": -1.0}, "its settings are: windows, draw"),
-        ("sleb", {"draw": 1.0}, "its settings are: windows, share, repair"),
+        ("sleb", {"draw": 1.0}, "its settings are: windows, only_likely, share, repair"),
         ("sleb", {"windows": 0}, "windows: .* greater than or equal to 1"),
         ("slebb", {}, "Did you mean 'sleb'"),
     ],
