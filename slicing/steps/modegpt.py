@@ -157,9 +157,7 @@ class Modegpt(Selective):
                     cut = value_cut(own, out_in(sublayer.writers[writer]), moment, count)
                 found[place, index, own.kind] = cut
 
-        if (
-            view.shares
-        ):  # then one pass for the energies serves all sizes, and one for the moments all methods
+        if view.shares:  # one pass for the energies serves all sizes, and one for the moments all methods
             energies = view.once("pair energies", lambda: _energies(view))
             view_moments(view, look, relative=False)
         else:
