@@ -238,8 +238,11 @@ def training(found: Underway, key: str, height: int) -> None:
     chart(draw_underway(found, theme(), height), key, looks_table(found))
 
 
-def provenance(view: state.View) -> state.Shown | None:
-    """Say which run a view shows; ``None``, with a sentence and an action, when there is none."""
+def provenance(view: state.View, warned: bool = True) -> state.Shown | None:
+    """Say which run a view shows; ``None``, with a sentence and an action, when there is none.
+
+    ``warned``: whether the warnings of the run stand here, and not elsewhere on the page.
+    """
     shown = state.shown(view)
     if shown is None:
         st.info("There is nothing to show yet: measure a profile, and it appears here.")
@@ -248,13 +251,14 @@ def provenance(view: state.View) -> state.Shown | None:
     if shown.problem:
         st.warning(shown.problem, icon=":material/info:")
     model_switch.told_of_another(shown.run)
-    warn(shown.run.request, shown.run)
+    if warned:
+        warn(shown.run.request, shown.run)
     demo = state.demo_shown(view) if shown.bundled and view in ("profile", "compare") else ""
     which = "second demo run" if demo not in ("", state.FIRST) else "demo run"
     origin = f"The {which} that ships with slicescope" if shown.bundled else f"Run {shown.run.key}"
     words, actions = st.columns([3, 1], vertical_alignment="center")
     with words:
-        told = wording.verbatim(f"{origin} · {state.run_title(shown.run)}")
+        told = wording.verbatim(wording.unparted(f"{origin} · {state.run_title(shown.run)}"))
         st.caption(f":material/history: {told}", width="stretch")
     with (
         actions,
@@ -343,8 +347,10 @@ def pictures() -> None:
 def reproduction(run: Run) -> None:
     """Show what repeats a run, and everything it depended on."""
     run = state.policy().blind(run)
+    of_file = run.request.kind == "study" or run.request.kind == "trial" or run.request.kind == "search"
+    st.caption(f"The same from the command line{', with the study file below' if of_file else ''}:")
     st.code(visible(repeat.command(run.request)), language="bash", wrap_lines=True)
-    if run.request.kind == "study" or run.request.kind == "trial" or run.request.kind == "search":
+    if of_file:
         with st.expander("The study file", icon=":material/description:"):
             text = visible(repeat.study_file(run.request))
             st.code(text, language="toml", wrap_lines=True)

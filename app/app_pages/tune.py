@@ -123,7 +123,7 @@ def _previews(run: Run, plan: Plan) -> None:
         with st.container(border=True, horizontal=True, vertical_alignment="center"):
             st.markdown(
                 "**Preview the perplexity** of every plan as you move the sliders: the bases of the stream "
-                "are kept from one pass over the model, and a plan is then a re-cut in seconds.",
+                "are kept from one pass over the model, and each plan then takes seconds.",
                 width="stretch",
             )
             label = model_state.button("Prepare previews", run.request.model)

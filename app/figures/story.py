@@ -14,6 +14,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from analysis.profile import LayerProfile
+from analysis.scores import find_score
 from app.figures.base import (
     CONSTANT,
     DYNAMIC,
@@ -179,10 +180,44 @@ def draw_scores(
     lowest = min(0.0, 1.05 * float((values - spread).min())) if values.min() < 0.0 else 0.0
     on_stage(drawing.figure, theme)
     _few_blocks(drawing.figure, profile.blocks)
-    drawing.figure.update_yaxes(range=[lowest, 1.05 * float((values + spread).max())])
+    top = float((values + spread).max())
+    drawing.figure.update_yaxes(range=[lowest, (1.05 if concealed else 1.3) * top])
     if concealed:
         drawing.figure.data = ()
+    else:
+        _add_extremes(drawing.figure, values, find_score(score).higher_is_redundant, top, theme)
     return drawing
+
+
+def _add_extremes(figure: go.Figure, values: np.ndarray, higher: bool, top: float, theme: Theme) -> None:
+    """Name the most and the least redundant block above the bars, each with an arrow down to its own bar.
+
+    The least redundant one often has a bar of no height, which nobody would see.
+    """
+    order = values if higher else -values
+    ends = {"most redundant": int(order.argmax()), "least redundant": int(order.argmin())}
+    near = abs(ends["most redundant"] - ends["least redundant"]) < 0.4 * values.size
+    for said, block in ends.items():
+        left = block < values.size / 2
+        figure.add_annotation(
+            x=block,
+            y=max(float(values[block]), 0.0),
+            ax=block,
+            ay=(1.20 if near and said == "most redundant" else 1.11) * top,
+            xref="x",
+            yref="y",
+            axref="x",
+            ayref="y",
+            text=f"<b>{said}</b>",
+            font={"size": SMALL, "color": theme.ink},
+            xanchor="left" if left else "right",
+            yanchor="bottom",
+            showarrow=True,
+            arrowhead=2,
+            arrowwidth=2,
+            arrowcolor=theme.ink,
+            standoff=3,
+        )
 
 
 def draw_floor(

@@ -72,7 +72,7 @@ def rivalled(case: Case) -> str:
 def _both_texts(case: Case) -> str:
     cut, judged_on = case.result.calibration, case.result.evaluation
     return (
-        f"{case.model} · cut by {cut.label} ({wording.draws(1)}), judged by perplexity on {judged_on.label}, "
+        f"{case.model} · cut by {cut.label}, {wording.draws(1)}, judged by perplexity on {judged_on.label}, "
         f"{judged_on.windows} windows of {judged_on.window_length} tokens"
     )
 
@@ -86,7 +86,7 @@ def turns_why(case: Case) -> str:
         return (
             "No block replaces the stream, each adds to it. The LR score takes this turn for what a block "
             "needs of the stream. The plan of this run goes by another score, the "
-            f"**{find_score(case.score).title}**."
+            f"**{wording.within_sentence(find_score(case.score).title)}**."
         )
     return (
         "No block replaces the stream, each adds to it. The smaller the turn, the less would be missed if "
@@ -173,7 +173,8 @@ def profile_sentence(case: Case, _: float) -> str:
     digits = ".2f" if case.by_change else ".2g"
     apart = f"; all but {named} lie between {rest.min():{digits}} and {rest.max():{digits}}" if far else ""
     return wording.typeset(
-        f"Block **{least}** is the most redundant ({score.title} {values[least]:{digits}}), block **{most}** "
+        f"Block **{least}** is the most redundant ({wording.within_sentence(score.title)} "
+        f"{values[least]:{digits}}), block **{most}** "
         f"the least ({values[most]:{digits}}){apart}."
     )
 
@@ -265,7 +266,7 @@ def target_sentence(case: Case, target: float) -> str:
     low, high = int(cut.argmin()), int(cut.argmax())
     return (
         f"At **{_share(target)}** on average block {low} loses **{wording.percent(cut[low])}** and "
-        f"block {high} **{wording.percent(cut[high])}**; constant slicing takes the same of all."
+        f"block {high} loses **{wording.percent(cut[high])}**; constant slicing takes the same of all."
     )
 
 
@@ -280,11 +281,14 @@ def target_why(case: Case) -> str:
         return "This plan spares no block against constant slicing."
     share = spared[most] / spared.sum()
     if share < 0.5:
-        return f"Of all that the plan spares against constant slicing, block {most} has {100 * share:.0f} %."
+        return (
+            f"The plan spares several blocks against constant slicing. Block {most} gets the largest part of "
+            f"that width, {100 * share:.0f}\N{NO-BREAK SPACE}%."
+        )
     return (
-        f"On this model dynamic slicing mostly means sparing **block {most}**: of all that the plan spares "
-        "against "
-        f"constant slicing, it has **{100 * share:.0f}\N{NO-BREAK SPACE}%**."
+        f"On this model dynamic slicing mostly means sparing **block {most}**: it gets "
+        f"**{100 * share:.0f}\N{NO-BREAK SPACE}%** of the width that the plan spares against constant "
+        "slicing."
     )
 
 

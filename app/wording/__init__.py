@@ -22,6 +22,8 @@ from app.wording.numbers import (
     percent,
     times,
     typeset,
+    unparted,
+    within_sentence,
 )
 from app.wording.profiles import (
     CLOUD_READING,

@@ -168,7 +168,7 @@ def _repeated(study: Study) -> list[str]:
 def _draws(study: Study) -> str:
     if len(study.seeds) == 1:
         return "one draw of calibration windows, and another moves the numbers too"
-    return f"{len(study.seeds)} draws of calibration windows are averaged, for {_once(study)} one"
+    return f"{len(study.seeds)} draws of calibration windows are averaged; {_once(study)} had one draw"
 
 
 def _once(study: Study) -> str:

@@ -177,7 +177,7 @@ def test_a_study_says_how_many_trials_it_is() -> None:
     [
         (-0.15, -0.2, "Dynamic slicing predicts :green[better] than constant slicing: −"),
         (0.15, 0.2, "predicts :orange[worse]"),
-        (0.0, 0.0, "no clear difference to constant slicing"),
+        (0.0, 0.0, "no clear difference from constant slicing"),
         (-0.15, 0.0, "at equal mean slice (−"),
         (None, None, "Too few windows to tell"),
     ],
@@ -315,7 +315,7 @@ def test_nothing_is_clearly_worse_that_the_second_text_does_not_tell_apart() -> 
     first, second = wording.differences(known[0].measured, known[1].measured)
     assert (first.verdict, second.verdict) == ("worse", "no clear difference")
     assert "all others that are known are clearly worse" not in wording.known(known, wish)
-    assert f"no clear difference to “{known[1].recipe.title}”" in wording.known(known, wish)
+    assert f"no clear difference from “{known[1].recipe.title}”" in wording.known(known, wish)
 
 
 def test_a_size_that_was_asked_for_is_told_where_another_is_reached() -> None:
