@@ -56,6 +56,7 @@ _STYLE = """<style>
 @media (max-width: 700px) { /* words as large as on a screen would leave the bars of a phone no room */
   .st-key-talk-chart > * > :has(.stPlotlyChart) {
     inset: 0 auto auto 0; width: calc(100% / 0.72); height: calc(100% / 0.72); }
+  .st-key-talk-chart > * { overflow: hidden; } /* of the width that the chart had before it was made small */
   .st-key-talk-chart .js-plotly-plot { transform: scale(0.72); transform-origin: 0 0; }
 }
 </style>"""

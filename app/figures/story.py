@@ -185,8 +185,20 @@ def draw_scores(
     if concealed:
         drawing.figure.data = ()
     else:
+        # The room above the bars is for words: there is no score so high.
+        drawing.figure.update_yaxes(tickvals=_round_steps(lowest, top))
         _add_extremes(drawing.figure, values, find_score(score).higher_is_redundant, top, theme)
     return drawing
+
+
+def _round_steps(low: float, high: float) -> list[float]:
+    """Give round numbers from ``low`` to ``high``, about five of them."""
+    rough = (high - low) / 5 or 1.0
+    unit = 10.0 ** math.floor(math.log10(rough))
+    step = next(unit * times for times in (1, 2, 5, 10) if unit * times >= 0.99 * rough)
+    return [
+        round(step * place, 12) for place in range(math.ceil(low / step), math.floor(high / step + 1e-6) + 1)
+    ]
 
 
 def _add_extremes(figure: go.Figure, values: np.ndarray, higher: bool, top: float, theme: Theme) -> None:

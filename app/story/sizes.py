@@ -60,7 +60,7 @@ def dial_answer(case: Case) -> str:
 
 
 def _parted(places: Sequence[int | None]) -> str:
-    """Say at which word each smaller model leaves the text of the dense one; ``None`` for one that never does."""
+    """Say at which word each smaller model leaves the dense one's text; ``None``: it never does."""
     if len(set(places)) == 1:
         return (
             "Every smaller model writes what the dense one does."

@@ -180,7 +180,7 @@ def test_tokens_are_counted_and_first_ones_marked_apart(details):
     np.testing.assert_allclose(first.x, details.change[:, 0, 24].astype(np.float32))
     assert f"{np.median(details.change[:, 1:, 24].astype(np.float32)):.3f}" in takeaway
     assert "Block 24" in takeaway
-    # The first tokens of this model hardly change here: they stand at the end of the axis, and are seen whole.
+    # First tokens hardly change here: they stand at the end of the axis, and are seen whole.
     assert first.cliponaxis is False and "first token of a window by less than 0.001" in takeaway
     # On a phone names in the middle of their lines would run into each other.
     assert [note.xanchor for note in figure.layout.annotations] == ["right", "left", "left"]
