@@ -16,7 +16,7 @@ from analysis.errors import SlicescopeError, visible
 from analysis.profile import LayerProfile
 from analysis.scores import find_score
 from analysis.storage import runs_folder
-from app import controls, model_state, model_switch, repeat, state, wording
+from app import controls, demo_state, model_state, model_switch, repeat, shipped, state, wording
 from app.cells import UNSEEN, csv, harmless
 from app.citations import bibtex
 from app.engine import Task
@@ -253,8 +253,8 @@ def provenance(view: state.View, warned: bool = True) -> state.Shown | None:
     model_switch.told_of_another(shown.run)
     if warned:
         warn(shown.run.request, shown.run)
-    demo = state.demo_shown(view) if shown.bundled and view in ("profile", "compare") else ""
-    which = "second demo run" if demo not in ("", state.FIRST) else "demo run"
+    demo = demo_state.demo_shown(view) if shown.bundled and view in ("profile", "compare") else ""
+    which = "second demo run" if demo not in ("", shipped.FIRST) else "demo run"
     origin = f"The {which} that ships with slicescope" if shown.bundled else f"Run {shown.run.key}"
     words, actions = st.columns([3, 1], vertical_alignment="center")
     with words:
@@ -268,7 +268,7 @@ def provenance(view: state.View, warned: bool = True) -> state.Shown | None:
             downloads(shown.run)
             pictures()
         if "compare" in state.views_of(shown.run.request):
-            name = ("" if demo == state.FIRST else demo) if shown.bundled else shown.run.key
+            name = ("" if demo == shipped.FIRST else demo) if shown.bundled else shown.run.key
             named = {"compare": name} if name else {}
             st.page_link(
                 "app_pages/talk.py",

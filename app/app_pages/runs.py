@@ -5,7 +5,7 @@ from typing import Any
 import streamlit as st
 
 from analysis.errors import SlicescopeError, StorageError, visible
-from app import controls, parts, plan_form, state, trash, wording
+from app import controls, parts, plan_form, shipped, state, trash, wording
 from app.figures.plan import draw_schedules
 from app.figures.profile import draw_overlay
 from app.planned import plan_asked
@@ -175,7 +175,7 @@ def _shipped() -> None:
     st.markdown(
         "Both are of the same model on the same windows. They differ in the score that the plan goes by."
     )
-    for name, run in state.demos().items():
+    for name, run in shipped.comparisons().items():
         found = _comparison_of(run)
         with st.container(border=True, key=f"ships-{name}"):
             title = wording.unparted(wording.title(run.request))

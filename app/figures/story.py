@@ -181,12 +181,11 @@ def draw_scores(
     on_stage(drawing.figure, theme)
     _few_blocks(drawing.figure, profile.blocks)
     top = float((values + spread).max())
-    drawing.figure.update_yaxes(range=[lowest, (1.05 if concealed else 1.3) * top])
+    # The room above the bars is for words: no score is so high.
+    drawing.figure.update_yaxes(range=[lowest, 1.3 * top], tickvals=_round_steps(lowest, top))
     if concealed:
         drawing.figure.data = ()
     else:
-        # The room above the bars is for words: there is no score so high.
-        drawing.figure.update_yaxes(tickvals=_round_steps(lowest, top))
         _add_extremes(drawing.figure, values, find_score(score).higher_is_redundant, top, theme)
     return drawing
 

@@ -16,7 +16,7 @@ from streamlit.testing.v1 import AppTest
 
 from analysis.sources.model import ModelSource
 from analysis.sources.text import TextSource
-from app import state
+from app import shipped, state
 from app.forms import FIRST_ON_BOARD, FIRST_RECIPES
 from app.job import Job
 from app.policy import Policy
@@ -98,7 +98,7 @@ def test_old_links_lead_to_the_study_page_with_their_run(desk: Desk, old: str) -
 
 def test_the_study_of_an_old_page_is_shown_first(desk: Desk) -> None:
     app = AppTest.from_file(str(MAIN), default_timeout=60).run()
-    app.session_state["study-run"] = state.EARLIER["leaderboard"]
+    app.session_state["study-run"] = shipped.EARLIER["leaderboard"]
     app.switch_page("app_pages/study.py").run()
     assert charts(app) == ["frontier"]
 
