@@ -180,11 +180,17 @@ def doing(make: Callable[[], Task]) -> str | None:
     return None if job is None else "Running now" if job.state == "running" else "Waiting for its turn"
 
 
-def start(label: str, make: Callable[[], Task], icon: str, primary: bool = True) -> None:
+def start(
+    label: str,
+    make: Callable[[], Task],
+    icon: str,
+    primary: bool = True,
+    width: Literal["stretch", "content"] = "stretch",
+) -> None:
     """A button that asks for a task. While that is done the button says so, and takes no other click."""
     if told := doing(make):
-        st.button(told, icon=":material/hourglass_top:", disabled=True, width="stretch", key=f"doing-{label}")
-    elif st.button(label, type="primary" if primary else "secondary", icon=icon, width="stretch"):
+        st.button(told, icon=":material/hourglass_top:", disabled=True, width=width, key=f"doing-{label}")
+    elif st.button(label, type="primary" if primary else "secondary", icon=icon, width=width):
         ask(make)
 
 

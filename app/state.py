@@ -35,7 +35,7 @@ from slicing.library import note_of
 from slicing.plans import Plan
 from slicing.preview import Preview, PreviewRequest
 from slicing.studies.results import Run
-from slicing.studies.store import bundled_run, find_run, is_stored, list_runs
+from slicing.studies.store import find_run, is_stored, list_runs
 from slicing.studies.study import Study
 
 View = Literal["profile", "compare", "study", "shrink"]
@@ -322,7 +322,7 @@ def stored() -> list[Run]:
     """The stored runs but trials, newest first, and the bundled one; the Runs page tells of broken ones."""
     try:
         found, _ = list_runs(but=("trial",))
-        return [*(run for run in found if may_list(run.key)), bundled_run()]
+        return [*(run for run in found if may_list(run.key)), shipped.comparison_of(shipped.FIRST)]
     except StorageError:
         return []
 

@@ -127,8 +127,7 @@ def _previews(run: Run, plan: Plan) -> None:
                 width="stretch",
             )
             label = model_state.button("Prepare previews", run.request.model)
-            if st.button(label, icon=":material/speed:"):
-                parts.ask(lambda: with_bases(run))
+            parts.start(label, lambda: with_bases(run), ":material/speed:", primary=False, width="content")
         return
     if not model_state.is_current(run.request.model):
         st.caption("Plans are previewed on the model of this session alone, and this is a run of another.")
@@ -212,8 +211,7 @@ def _actions(run: Run, plan: Plan, planned: SlicingSchedule) -> None:
             st.code(visible(repeat.command(state.policy().blind(proposal))), language="bash", wrap_lines=True)
     st.caption(
         f"The comparison slices on {wording.verbatim(proposal.calibration.label)} and evaluates on "
-        f"{wording.verbatim(proposal.evaluation.label)}, {proposal.calibration_windows} and "
-        f"{proposal.evaluation_windows} windows of {proposal.window_length:,} tokens."
+        f"{wording.verbatim(proposal.evaluation.label)}, {wording.windows_of_both(proposal)}."
         + (
             ""
             if wording.profiled(proposal) == wording.profiled(run.request)

@@ -22,6 +22,7 @@ from app.figures.story import (
     draw_scores,
     draw_turns,
 )
+from app.story import by_score
 from app.story.case import Case
 
 # Where things come from, in small type
@@ -182,7 +183,9 @@ def profile_sentence(case: Case, _: float) -> str:
 def profile_why(case: Case) -> str:
     """Say what the score stands for, and why blocks that have much of it are cut more."""
     if not case.by_change:
-        return f"{find_score(case.score).description} The rule cuts **more** where a block is more redundant."
+        score = find_score(case.score)
+        besides = by_score.SHOWN.get(score.name, "")
+        return f"{score.description}{besides} The rule cuts **more** where a block is more redundant."
     if not find_score(case.score).name.startswith("lr"):
         return "The more redundant a block, the less it changes its input, and the more of its stream is cut."
     return (

@@ -80,6 +80,7 @@ from app.wording.studies import (
     random_band,
     ranking,
     trials_size,
+    windows_of_both,
 )
 from app.wording.titles import (
     UNREADABLE,

@@ -417,6 +417,9 @@ def test_previews_are_prepared_by_a_profile_that_keeps_its_bases(desk: Desk) -> 
     assert isinstance(task, ProfileRequest)
     assert task.bases
     assert task.model == bundled_run().request.model
+    desk.active = (Job(1, task, app.session_state["owner"], state="running"),)
+    labels = {each.label for each in app.run().button}
+    assert "Running now" in labels and "Prepare previews" not in labels  # it was asked for already
 
 
 def test_plan_is_previewed_as_soon_as_a_slider_moves(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -54,6 +54,14 @@ def test_the_known_issue_of_a_score_is_told_where_a_recipe_uses_it():
     assert issue == (SCORES["lr-published"].title, SCORES["lr-published"].known_issue)
 
 
+def test_windows_of_two_texts_are_counted_once_where_they_are_as_many() -> None:
+    study = bundled_run().request
+    assert study.kind == "study"
+    assert wording.windows_of_both(study) == "16 windows of 512 tokens of each"
+    fewer = study.model_copy(update={"evaluation_windows": 8})
+    assert wording.windows_of_both(fewer) == "16 and 8 windows of 512 tokens"
+
+
 def test_numbers_carry_their_units() -> None:
     assert wording.percent(0.25) == "25.0\N{NO-BREAK SPACE}%"
     assert wording.percent(-0.111, signed=True) == "−11.1\N{NO-BREAK SPACE}%"
