@@ -139,6 +139,7 @@ def test_a_schedule_shows_planned_constant_and_mean_and_hatches_capped_blocks() 
     assert np.allclose(mean.y, 30.0) and mean.line.dash == "dash"
     assert legend.name == "held back by the largest fraction"
     assert "2 held back" in drawing.takeaway and "10.0 % (block 0)" in drawing.takeaway
+    assert "40.0 % (block 1 and 1 other)" in drawing.takeaway
 
 
 def test_without_a_cap_there_is_no_hatch() -> None:
@@ -146,6 +147,7 @@ def test_without_a_cap_there_is_no_hatch() -> None:
     drawing = draw_schedule(schedule(70, 70), schedule(70, 70), fractions, "constant", "h")
     assert len(drawing.figure.data) == 3
     assert drawing.figure.data[0].marker.color == CONSTANT  # type: ignore[union-attr]
+    assert drawing.takeaway == "Every block loses 30.0 % of its width."
 
 
 @pytest.mark.parametrize("theme", [LIGHT, DARK])
