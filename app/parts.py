@@ -353,10 +353,11 @@ def pictures() -> None:
 def reproduction(run: Run) -> None:
     """Show what repeats a run, and everything it depended on."""
     run = state.policy().blind(run)
-    of_file = run.request.kind == "study" or run.request.kind == "trial" or run.request.kind == "search"
-    st.caption(f"The same from the command line{', with the study file below' if of_file else ''}:")
-    st.code(visible(repeat.command(run.request)), language="bash", wrap_lines=True)
-    if of_file:
+    command = visible(repeat.command(run.request))
+    below = ", with the study file below" if repeat.STUDY_FILE in command else ""
+    st.caption(f"The same from the command line{below}:")
+    st.code(command, language="bash", wrap_lines=True)
+    if run.request.kind == "study" or run.request.kind == "trial" or run.request.kind == "search":
         with st.expander("The study file", icon=":material/description:"):
             text = visible(repeat.study_file(run.request))
             st.code(text, language="toml", wrap_lines=True)

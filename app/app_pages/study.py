@@ -242,7 +242,7 @@ def _numbers(standing: Standing, table: Table) -> None:
         st.markdown(wording.verbatim(repaired))
     if sinks := [each.sink for each in standing.runs if each.sink]:
         worst = min(sinks, key=lambda sink: sink.ratio)
-        st.warning(worst.told, icon=":material/warning:")
+        st.warning(wording.typeset(worst.told), icon=":material/warning:")
     if standing.noise is not None:
         st.markdown(f"Repeated with noise, it moves by {wording.percent(math.expm1(standing.noise))}.")
     seeds = wording.draws(len(standing.runs))

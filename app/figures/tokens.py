@@ -69,7 +69,8 @@ def draw_tokens(details: Details, block: int, theme: Theme = LIGHT) -> Drawing:
     return Drawing(
         figure,
         f"Block {block} changes half of the tokens by less than {middle:.3f} (1 − cosine), one in twenty by "
-        f"more than {high:.3f}, and the first token of a window by {_at_least_shown(np.median(first))}.",
+        f"more than {high:.3f}, and the first token of a window by "
+        f"{_at_least_shown(float(np.median(first)))}.",
     )
 
 
