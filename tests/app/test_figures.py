@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -140,6 +142,12 @@ def test_a_schedule_shows_planned_constant_and_mean_and_hatches_capped_blocks() 
     assert legend.name == "held back by the largest fraction"
     assert "2 held back" in drawing.takeaway and "10.0 % (block 0)" in drawing.takeaway
     assert "40.0 % (block 1 and 1 other)" in drawing.takeaway
+
+
+def test_words_over_a_chart_stand_on_the_colour_of_the_page() -> None:
+    pages = tomllib.loads((Path(figures.__file__).parents[1] / "streamlit.toml").read_text())["theme"]
+    assert LIGHT.paper == pages["light"]["backgroundColor"]
+    assert DARK.paper == pages["dark"]["backgroundColor"]
 
 
 def test_without_a_cap_there_is_no_hatch() -> None:

@@ -76,8 +76,18 @@ def test_the_studies_that_ship_begin_with_their_view(
     assert not app.error
     assert "The demo run that ships with slicescope" in words(app)
     assert charts(app) == [view]
+    # One view is no choice.
+    assert ("View" in {each.label for each in app.segmented_control}) == (more is not None)
     if more:
         assert charts(look(app, more)) == ["sizes" if view == "map" else more]
+
+
+def test_warnings_of_a_study_stand_below_what_it_found(desk: Desk) -> None:
+    app = page("study", study="demo-frontier")
+    told = [str(getattr(each, "value", "")) for each in app.main]  # in the order of the page
+    found = next(place for place, line in enumerate(told) if "Least perplexity against dense" in line)
+    warned = next(place for place, line in enumerate(told) if "a plain model in one basis has two" in line)
+    assert found < warned
 
 
 def test_the_demo_studies_are_chosen_on_the_page(desk: Desk) -> None:
