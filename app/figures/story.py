@@ -244,7 +244,11 @@ def draw_floor(
     if not concealed:
         for name, height, pattern in (
             (f"slice base, {100 * base:.0f} %", floor, {}),
-            ("by redundancy", values - floor, {"shape": "/", "fgcolor": DYNAMIC, "bgcolor": "rgba(0,0,0,0)"}),
+            (
+                "by redundancy",
+                values - floor,
+                {"shape": "/", "fgcolor": DYNAMIC, "bgcolor": "rgba(0,0,0,0)", "fgopacity": 1.0},
+            ),
         ):
             figure.add_trace(
                 go.Bar(
