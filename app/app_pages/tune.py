@@ -132,13 +132,13 @@ def _previews(run: Run, plan: Plan) -> None:
     if not model_state.is_current(run.request.model):
         st.caption("Plans are previewed on the model of this session alone, and this is a run of another.")
         return
-    waiting = _incomplete(state.preview_of(run, plan))
+    waiting = _missing(state.preview_of(run, plan))
     parts.apart(_preview, run, plan, waiting, every=_POLL if waiting else None)
 
 
-def _incomplete(found: Preview | str | None) -> bool:
-    """Whether a part of a preview is still being measured."""
-    return found is None or (isinstance(found, Preview) and found.gain is None)
+def _missing(found: Preview | str | None) -> int:
+    """Count what of a preview is still being measured: the plan, and constant slicing beside it."""
+    return 2 if found is None else int(isinstance(found, Preview) and found.gain is None)
 
 
 def _pending(grid: Any, label: str) -> None:
@@ -148,10 +148,11 @@ def _pending(grid: Any, label: str) -> None:
         st.caption("measuring")
 
 
-def _preview(run: Run, plan: Plan, waiting: bool) -> None:
+def _preview(run: Run, plan: Plan, waiting: int) -> None:
     found = state.preview_of(run, plan)
-    if waiting and not _incomplete(found):
-        st.rerun()  # all of the page, so that nothing polls any more
+    if _missing(found) < waiting:
+        # All of the page: the curve and the cloud tell the plan's number too, and at last nothing polls.
+        st.rerun()
     if isinstance(found, str):
         st.warning(f"No preview: {state.told(found)}", icon=":material/speed:")
         return
