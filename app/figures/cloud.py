@@ -273,8 +273,8 @@ _STYLE = """
 .slicescope-cloud select option { color: #10151B; background: #FFFFFF; }
 .slicescope-cloud .dial { grid-area: 3 / 1 / 4 / 3; display: block; width: calc(100% + 16px);
   margin: 0.2rem -8px 0; height: 1.4rem; accent-color: #B0568A; }
-/* What is left of the track would else be white. */
-.slicescope-cloud.dark .dial { color-scheme: dark; }
+/* What is left of the track would else be white; with a darker accent browsers keep it so. */
+.slicescope-cloud.dark .dial { color-scheme: dark; accent-color: #E3A3C6; }
 .slicescope-cloud.beside { height: 25rem; min-height: 0; }
 @media (min-width: 1600px) { .slicescope-cloud.beside { height: 34rem; } }
 .slicescope-cloud.beside .perplexity b { font-size: clamp(1.5rem, 2.6vw, 2.6rem); }
