@@ -38,6 +38,10 @@ PHONE = """<style>
 }
 </style>"""
 """On a phone the strip is one row, or two; the Model page tells the memory there too."""
+TITLE = """<style>
+.stMainBlockContainer .stHeading h1 { padding: 0 0 0.5rem; }
+</style>"""
+"""The title stands close to the strip: what a page has to say begins higher on a small screen."""
 ROW, NARROW_ROW = 2.4, 3.9
 """Heights of a row of the bar on a screen and on a phone, in rem."""
 
@@ -47,6 +51,7 @@ def header(curve: bool = True) -> None:
     every = BUSY if state.worker().active else IDLE
     st.html(CHARTS)
     st.html(PHONE)
+    st.html(TITLE)
     with st.container(key="strip"):
         parts.apart(_strip, every, curve, parts.theme() is DARK, every=every)
 

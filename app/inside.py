@@ -134,9 +134,8 @@ def _compared(study: Study, size: int) -> str:
     return (
         f"The comparison makes two models of {size:,} parameters, by {' and '.join(COMPARED)}. It calibrates "
         f"on {wording.verbatim(study.calibration.label)} and evaluates on "
-        f"{wording.verbatim(study.evaluation.label)}, {study.calibration_windows} and "
-        f"{study.evaluation_windows} windows of {study.window_length:,} tokens. It finds the costs anew on "
-        "its own windows, so that widths may differ from this picture."
+        f"{wording.verbatim(study.evaluation.label)}, {wording.windows_of_both(study)}. It finds the "
+        "costs anew on its own windows, so that widths may differ from this picture."
     )
 
 

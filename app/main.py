@@ -5,7 +5,7 @@ from pathlib import Path
 
 import streamlit as st
 
-from app import accounts, model_state, parts, state, talk_state, turns
+from app import accounts, demo_state, model_state, parts, shipped, state, talk_state, turns
 from app.figures.base import DARK
 from app.header import header
 
@@ -27,6 +27,7 @@ color: #8AB8EC; }
 DISABLED = """<style>
 :is(button, input, textarea):is(:disabled, [aria-disabled="true"]), button:disabled :is(p, span) {
 color: %s; -webkit-text-fill-color: %s; opacity: 1; }
+label:has(input:disabled) p { color: %s; }
 </style>"""
 
 
@@ -39,7 +40,7 @@ def _moved(name: str) -> Callable[[], None]:
     """An address of slicescope 0.1, which leads to the study page."""
 
     def lead() -> None:
-        state.begin_study(state.EARLIER[name])
+        demo_state.begin_study(shipped.EARLIER[name])
         st.switch_page(STUDY, query_params=st.query_params.to_dict())
 
     return lead
@@ -116,7 +117,7 @@ page = st.navigation(
             help="Every stored run: open, download, delete.",
         ),
         *([st.Page(st.logout, title="Log out", icon=":material/logout:")] if accounts.logged_in() else []),
-        *(st.Page(_moved(name), title=name, url_path=name, visibility="hidden") for name in state.EARLIER),
+        *(st.Page(_moved(name), title=name, url_path=name, visibility="hidden") for name in shipped.EARLIER),
         st.Page(TALK, title="The story, step by step", url_path="talk", visibility="hidden"),
         st.Page("app_pages/notes.py", title="Notes for teachers", url_path="notes", visibility="hidden"),
         st.Page("app_pages/slides.py", title="Slides to print", url_path="slides", visibility="hidden"),

@@ -16,7 +16,7 @@ from analysis.errors import SlicescopeError, visible
 from analysis.profile import LayerProfile
 from analysis.scores import find_score
 from analysis.storage import runs_folder
-from app import controls, model_state, model_switch, repeat, state, wording
+from app import controls, demo_state, model_state, model_switch, repeat, shipped, state, wording
 from app.cells import UNSEEN, csv, harmless
 from app.citations import bibtex
 from app.engine import Task
@@ -180,11 +180,17 @@ def doing(make: Callable[[], Task]) -> str | None:
     return None if job is None else "Running now" if job.state == "running" else "Waiting for its turn"
 
 
-def start(label: str, make: Callable[[], Task], icon: str, primary: bool = True) -> None:
+def start(
+    label: str,
+    make: Callable[[], Task],
+    icon: str,
+    primary: bool = True,
+    width: Literal["stretch", "content"] = "stretch",
+) -> None:
     """A button that asks for a task. While that is done the button says so, and takes no other click."""
     if told := doing(make):
-        st.button(told, icon=":material/hourglass_top:", disabled=True, width="stretch", key=f"doing-{label}")
-    elif st.button(label, type="primary" if primary else "secondary", icon=icon, width="stretch"):
+        st.button(told, icon=":material/hourglass_top:", disabled=True, width=width, key=f"doing-{label}")
+    elif st.button(label, type="primary" if primary else "secondary", icon=icon, width=width):
         ask(make)
 
 
@@ -238,8 +244,11 @@ def training(found: Underway, key: str, height: int) -> None:
     chart(draw_underway(found, theme(), height), key, looks_table(found))
 
 
-def provenance(view: state.View) -> state.Shown | None:
-    """Say which run a view shows; ``None``, with a sentence and an action, when there is none."""
+def provenance(view: state.View, warned: bool = True) -> state.Shown | None:
+    """Say which run a view shows; ``None``, with a sentence and an action, when there is none.
+
+    ``warned``: whether the warnings of the run stand here, and not elsewhere on the page.
+    """
     shown = state.shown(view)
     if shown is None:
         st.info("There is nothing to show yet: measure a profile, and it appears here.")
@@ -248,13 +257,14 @@ def provenance(view: state.View) -> state.Shown | None:
     if shown.problem:
         st.warning(shown.problem, icon=":material/info:")
     model_switch.told_of_another(shown.run)
-    warn(shown.run.request, shown.run)
-    demo = state.demo_shown(view) if shown.bundled and view in ("profile", "compare") else ""
-    which = "second demo run" if demo not in ("", state.FIRST) else "demo run"
+    if warned:
+        warn(shown.run.request, shown.run)
+    demo = demo_state.demo_shown(view) if shown.bundled and view in ("profile", "compare") else ""
+    which = "second demo run" if demo not in ("", shipped.FIRST) else "demo run"
     origin = f"The {which} that ships with slicescope" if shown.bundled else f"Run {shown.run.key}"
     words, actions = st.columns([3, 1], vertical_alignment="center")
     with words:
-        told = wording.verbatim(f"{origin} · {state.run_title(shown.run)}")
+        told = wording.verbatim(wording.unparted(f"{origin} · {state.run_title(shown.run)}"))
         st.caption(f":material/history: {told}", width="stretch")
     with (
         actions,
@@ -264,7 +274,7 @@ def provenance(view: state.View) -> state.Shown | None:
             downloads(shown.run)
             pictures()
         if "compare" in state.views_of(shown.run.request):
-            name = ("" if demo == state.FIRST else demo) if shown.bundled else shown.run.key
+            name = ("" if demo == shipped.FIRST else demo) if shown.bundled else shown.run.key
             named = {"compare": name} if name else {}
             st.page_link(
                 "app_pages/talk.py",
@@ -343,7 +353,10 @@ def pictures() -> None:
 def reproduction(run: Run) -> None:
     """Show what repeats a run, and everything it depended on."""
     run = state.policy().blind(run)
-    st.code(visible(repeat.command(run.request)), language="bash", wrap_lines=True)
+    command = visible(repeat.command(run.request))
+    below = ", with the study file below" if repeat.STUDY_FILE in command else ""
+    st.caption(f"The same from the command line{below}:")
+    st.code(command, language="bash", wrap_lines=True)
     if run.request.kind == "study" or run.request.kind == "trial" or run.request.kind == "search":
         with st.expander("The study file", icon=":material/description:"):
             text = visible(repeat.study_file(run.request))

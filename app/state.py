@@ -8,8 +8,7 @@ their own. Knows nothing about pages or figures.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 from urllib.parse import urlencode
 
@@ -23,7 +22,7 @@ from analysis.errors import ModelError, SlicescopeError, StorageError
 from analysis.sources.card import ModelCard, describe
 from analysis.sources.model import ModelSource
 from analysis.values import Value
-from app import plan_state, wording
+from app import plan_state, shipped, wording
 from app.accounts import account
 from app.engine import Task
 from app.job import Job
@@ -36,30 +35,13 @@ from slicing.library import note_of
 from slicing.plans import Plan
 from slicing.preview import Preview, PreviewRequest
 from slicing.studies.results import Run
-from slicing.studies.store import (
-    COMPARISONS,
-    bundled_board,
-    bundled_contest,
-    bundled_run,
-    bundled_sweep,
-    find_run,
-    is_stored,
-    list_runs,
-)
+from slicing.studies.store import find_run, is_stored, list_runs
 from slicing.studies.study import Study
 
 View = Literal["profile", "compare", "study", "shrink"]
 """What is looked at: a run's profile, a comparison, a study, the answer to a wish. Names in the URL too."""
 VIEWS: tuple[View, ...] = ("profile", "compare", "study", "shrink")
 _WORDS = {"compare": "comparison", "study": "study", "shrink": "answer to a wish"}
-STUDIES = {"demo-map": bundled_sweep, "demo-ranking": bundled_contest, "demo-frontier": bundled_board}
-"""The studies that ship with slicescope, by the names that stand in links."""
-DEMOS = {*STUDIES, *COMPARISONS}
-"""The names of all that ships."""
-FIRST = "demo"
-"""The comparison that is shown where none is asked for."""
-EARLIER = {"sweep": "demo-map", "contest": "demo-ranking", "leaderboard": "demo-frontier"}
-"""Pages and words in links of slicescope 0.1, with the study that their pages showed first."""
 
 
 class Shown(NamedTuple):
@@ -174,7 +156,7 @@ def begin_session() -> None:
     if context := get_script_run_ctx():
         presence().note(owner(), context.session_id, neighbourhood(st.context.ip_address))
     if new:
-        for earlier in EARLIER:
+        for earlier in shipped.EARLIER:
             if named := st.query_params.get(earlier):
                 st.session_state["study-run"] = named
         for view in VIEWS:
@@ -182,7 +164,7 @@ def begin_session() -> None:
                 st.session_state[f"{view}-run"] = named
         # Whoever asked for the jobs of a server that ended has a new session here, as this may be.
         st.session_state["watched"] = [job for job in worker().active if job.restarted and may_cancel(job)]
-    for earlier in EARLIER:
+    for earlier in shipped.EARLIER:
         st.query_params.pop(earlier, None)
     for view in VIEWS:
         key = st.session_state.get(f"{view}-run")
@@ -195,16 +177,21 @@ def show_run(view: View, key: str) -> None:
 
     The model of the session stays, and where a run may be of another one the address says so.
     """
-    if key not in DEMOS:
+    if key not in shipped.NAMES:
         st.session_state.setdefault("source", source())
     st.session_state[f"{view}-run"] = key
     st.session_state.pop(f"{view}-asked", None)
 
 
+def key_asked(view: View) -> str:
+    """Give the key of the run, or the name of the demo, that a view was asked to show; empty for none."""
+    return st.session_state.get(f"{view}-run") or ""
+
+
 def asked_for(view: View) -> tuple[Run | None, str | None]:
     """The run that a view was asked to show, or why it cannot be, as a sentence without its full stop."""
-    key = st.session_state.get(f"{view}-run")
-    if not key or key in DEMOS:
+    key = key_asked(view)
+    if not key or key in shipped.NAMES:
         return None, None
     try:
         run = find_run(key)
@@ -225,49 +212,12 @@ def shown(view: View) -> Shown | None:
         return Shown(run, bundled=False, problem=None)
     if view == "shrink":  # of which none ships
         return None
-    key = st.session_state.get(f"{view}-run")
-    ships = _ships(view, key or "")
+    key = key_asked(view)
     try:
-        return Shown(ships(), bundled=True, problem=problem and f"{problem}, so the demo's is shown.")
+        ships = shipped.study_of(key) if view == "study" else shipped.comparison_of(key)
+        return Shown(ships, bundled=True, problem=problem and f"{problem}, so the demo's is shown.")
     except StorageError:
         return None
-
-
-def _ships(view: View, key: str) -> Callable[[], Run]:
-    """Choose what ships for a view: the one of this name, or the first of them."""
-    if view == "study":
-        return {**STUDIES, **COMPARISONS}.get(key, bundled_sweep)
-    return COMPARISONS[key] if key in COMPARISONS and key != FIRST else bundled_run
-
-
-def demo_shown(view: Literal["profile", "compare"]) -> str:
-    """Name the comparison that ships which a view shows; empty where it shows another run."""
-    run, _ = asked_for(view)
-    if run:
-        return ""
-    key = st.session_state.get(f"{view}-run")
-    return key if key in COMPARISONS else FIRST
-
-
-def demos() -> dict[str, Run]:
-    """Read the comparisons that ship, by their names; those of a damaged installation are left out."""
-    found: dict[str, Run] = {}
-    for name, ships in COMPARISONS.items():
-        with suppress(StorageError):
-            found[name] = ships()
-    return found
-
-
-def show_demo(name: str) -> None:
-    """Let every page and the talk show this comparison that ships; only in a callback."""
-    for view in ("profile", "compare"):
-        show_run(view, name)
-
-
-def begin_study(key: str) -> None:
-    """Let the study page show this one where none was asked for yet."""
-    if not st.session_state.get("study-run"):
-        show_run("study", key)
 
 
 def views_of(task: Task) -> tuple[View, ...]:
@@ -372,7 +322,7 @@ def stored() -> list[Run]:
     """The stored runs but trials, newest first, and the bundled one; the Runs page tells of broken ones."""
     try:
         found, _ = list_runs(but=("trial",))
-        return [*(run for run in found if may_list(run.key)), bundled_run()]
+        return [*(run for run in found if may_list(run.key)), shipped.comparison_of(shipped.FIRST)]
     except StorageError:
         return []
 

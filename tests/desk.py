@@ -12,7 +12,7 @@ from analysis.device import Facts
 from analysis.errors import ModelError
 from analysis.sources.card import ModelCard, describe
 from analysis.sources.model import ModelSource
-from app import proposal, state
+from app import proposal, shipped, state
 from app.engine import Report
 from app.job import Job
 from app.jobs import Opened
@@ -120,5 +120,5 @@ def with_bases(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     recipe = proposal.with_bases(run)
     monkeypatch.setattr(
-        state, "bundled_run", lambda: run.model_copy(update={"request": recipe, "result": result})
+        shipped, "bundled_run", lambda: run.model_copy(update={"request": recipe, "result": result})
     )

@@ -4,7 +4,7 @@ import streamlit as st
 
 from analysis.errors import SlicescopeError
 from analysis.scores import find_score
-from app import parts, state, talk_state, wording
+from app import demo_state, parts, shipped, state, talk_state, wording
 from app.story import SCENES, TUNE, Case, Exercise, Scene, case_of, scenes_of
 from slicing.plans import Plan
 from slicing.studies.store import find_details
@@ -21,11 +21,11 @@ _READABLE = 860  # px; longer lines are hard to follow
 
 def _which() -> None:
     """Let the speaker choose which of the comparisons that ship the talk tells."""
-    told, demos = state.demo_shown("compare"), state.demos()
+    told, demos = demo_state.demo_shown("compare"), shipped.comparisons()
 
     def tell() -> None:
         if name := state.widget("told-of", None):
-            state.show_demo(name)
+            demo_state.show_demo(name)
 
     with st.container(key="screen-which"):
         st.segmented_control(

@@ -231,7 +231,8 @@ st.markdown(wording.ILLUSTRATION)
 if not state.policy().demo_mode and not play_state.kept_models():
     with st.container(horizontal=True, vertical_alignment="center"):
         st.info(
-            "No smaller model is kept yet: make one, or name its folder. Until then dense writes alone.",
+            "No smaller model is kept yet: make one, or name its folder. Until then the dense model writes "
+            "alone.",
             icon=":material/info:",
         )
         if st.button("Make one", icon=":material/compress:"):

@@ -5,7 +5,7 @@ from typing import Any
 import streamlit as st
 
 from analysis.errors import SlicescopeError, StorageError, visible
-from app import controls, parts, plan_form, state, trash, wording
+from app import controls, parts, plan_form, shipped, state, trash, wording
 from app.figures.plan import draw_schedules
 from app.figures.profile import draw_overlay
 from app.planned import plan_asked
@@ -172,11 +172,14 @@ def _comparison_of(run: Run) -> Comparison | None:
 def _shipped() -> None:
     """The comparisons that ship, each with how unequally its plan cuts and the pages that show it."""
     st.header("Runs that ship with slicescope")
-    st.markdown("Both are of the same model on the same windows. What parts them is the score of the plan.")
-    for name, run in state.demos().items():
+    st.markdown(
+        "Both are of the same model on the same windows. They differ in the score that the plan goes by."
+    )
+    for name, run in shipped.comparisons().items():
         found = _comparison_of(run)
         with st.container(border=True, key=f"ships-{name}"):
-            st.markdown(f"**{wording.plan_score(run)}** · {wording.verbatim(wording.title(run.request))}")
+            title = wording.unparted(wording.title(run.request))
+            st.markdown(f"**{wording.plan_score(run)}** · {wording.verbatim(title)}")
             if found:
                 st.caption(
                     f"{wording.spread_of_cut(found)} {wording.without_colours(wording.verdict(found))}"

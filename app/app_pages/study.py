@@ -32,7 +32,7 @@ _STYLE = """<style>
 [data-tag] { max-width: 100%; height: auto; }
 [data-tag] > span { max-width: none; white-space: normal; }
 [data-testid="stMultiSelectTagsContainer"] { max-height: none; }
-/* A warning of a study that ran is small: what it found comes first. */
+/* A warning of a study that ran is small, and stands below what it found. */
 .st-key-found > [data-testid="stElementContainer"]:has(> [data-testid="stAlert"]) p { font-size: 0.875rem; }
 .st-key-found [data-testid="stAlertContainer"] { padding: 0.3rem 0.75rem; }
 .st-key-map { overflow-x: auto; }
@@ -83,15 +83,17 @@ def _views(board: Board, run: Run | None = None) -> None:
     offered = [*(["map"] if found else []), "ranking", *(["frontier"] if several else [])]
     usual = board.study.view if board.study.view in offered else "ranking"
     bar = st.container(horizontal=True, vertical_alignment="bottom", gap="medium")
-    view = bar.segmented_control(
-        "View",
-        offered,
-        format_func=_VIEWS.__getitem__,
-        default=usual,
-        required=True,
-        key=f"view-{board.study.key}",
-        persist_state="session",
-    )
+    view = usual
+    if len(offered) > 1:
+        view = bar.segmented_control(
+            "View",
+            offered,
+            format_func=_VIEWS.__getitem__,
+            default=usual,
+            required=True,
+            key=f"view-{board.study.key}",
+            persist_state="session",
+        )
     if view == "map" and found:
         _map(found, board)
     elif view == "frontier":
@@ -240,7 +242,7 @@ def _numbers(standing: Standing, table: Table) -> None:
         st.markdown(wording.verbatim(repaired))
     if sinks := [each.sink for each in standing.runs if each.sink]:
         worst = min(sinks, key=lambda sink: sink.ratio)
-        st.warning(worst.told, icon=":material/warning:")
+        st.warning(wording.typeset(worst.told), icon=":material/warning:")
     if standing.noise is not None:
         st.markdown(f"Repeated with noise, it moves by {wording.percent(math.expm1(standing.noise))}.")
     seeds = wording.draws(len(standing.runs))
@@ -328,11 +330,12 @@ with ready, st.container(horizontal=True, horizontal_alignment="right"):
 if unfinished := state.unfinished():
     parts.follow(unfinished, _views)
 else:
-    with st.container(key="found"):
-        shown = parts.provenance("study")
+    shown = parts.provenance("study", warned=False)
     run = shown.run if shown else None
     if run and run.request.kind == "study" and run.result.kind == "study":
         _views(read_board(run.request, run.result), run)
+        with st.container(key="found"):
+            parts.warn(run.request, run)
         if set(DAMAGES) & set(run.result.profile.scores()):
             st.header("Does the LR score foretell damage?")
             parts.damage_chart(run.result.profile)

@@ -53,6 +53,12 @@ _STYLE = """<style>
     inset: 0 auto auto 0; width: calc(100% / 1.4); height: calc(100% / 1.4); }
   .st-key-talk-chart .js-plotly-plot { transform: scale(1.4); transform-origin: 0 0; }
 }
+@media (max-width: 700px) { /* words as large as on a screen would leave the bars of a phone no room */
+  .st-key-talk-chart > * > :has(.stPlotlyChart) {
+    inset: 0 auto auto 0; width: calc(100% / 0.72); height: calc(100% / 0.72); }
+  .st-key-talk-chart > * { overflow: hidden; } /* of the width that the chart had before it was made small */
+  .st-key-talk-chart .js-plotly-plot { transform: scale(0.72); transform-origin: 0 0; }
+}
 </style>"""
 # A slider keeps the keyboard after it was dragged, and takes it back a moment later; the arrow keys would
 # move it instead of the story. Who walks to it with Tab moves it.

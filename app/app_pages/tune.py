@@ -123,23 +123,22 @@ def _previews(run: Run, plan: Plan) -> None:
         with st.container(border=True, horizontal=True, vertical_alignment="center"):
             st.markdown(
                 "**Preview the perplexity** of every plan as you move the sliders: the bases of the stream "
-                "are kept from one pass over the model, and a plan is then a re-cut in seconds.",
+                "are kept from one pass over the model, and each plan then takes seconds.",
                 width="stretch",
             )
             label = model_state.button("Prepare previews", run.request.model)
-            if st.button(label, icon=":material/speed:"):
-                parts.ask(lambda: with_bases(run))
+            parts.start(label, lambda: with_bases(run), ":material/speed:", primary=False, width="content")
         return
     if not model_state.is_current(run.request.model):
         st.caption("Plans are previewed on the model of this session alone, and this is a run of another.")
         return
-    waiting = _incomplete(state.preview_of(run, plan))
+    waiting = _missing(state.preview_of(run, plan))
     parts.apart(_preview, run, plan, waiting, every=_POLL if waiting else None)
 
 
-def _incomplete(found: Preview | str | None) -> bool:
-    """Whether a part of a preview is still being measured."""
-    return found is None or (isinstance(found, Preview) and found.gain is None)
+def _missing(found: Preview | str | None) -> int:
+    """Count what of a preview is still being measured: the plan, and constant slicing beside it."""
+    return 2 if found is None else int(isinstance(found, Preview) and found.gain is None)
 
 
 def _pending(grid: Any, label: str) -> None:
@@ -149,10 +148,11 @@ def _pending(grid: Any, label: str) -> None:
         st.caption("measuring")
 
 
-def _preview(run: Run, plan: Plan, waiting: bool) -> None:
+def _preview(run: Run, plan: Plan, waiting: int) -> None:
     found = state.preview_of(run, plan)
-    if waiting and not _incomplete(found):
-        st.rerun()  # all of the page, so that nothing polls any more
+    if _missing(found) < waiting:
+        # All of the page: the curve and the cloud tell the plan's number too, and at last nothing polls.
+        st.rerun()
     if isinstance(found, str):
         st.warning(f"No preview: {state.told(found)}", icon=":material/speed:")
         return
@@ -212,8 +212,7 @@ def _actions(run: Run, plan: Plan, planned: SlicingSchedule) -> None:
             st.code(visible(repeat.command(state.policy().blind(proposal))), language="bash", wrap_lines=True)
     st.caption(
         f"The comparison slices on {wording.verbatim(proposal.calibration.label)} and evaluates on "
-        f"{wording.verbatim(proposal.evaluation.label)}, {proposal.calibration_windows} and "
-        f"{proposal.evaluation_windows} windows of {proposal.window_length:,} tokens."
+        f"{wording.verbatim(proposal.evaluation.label)}, {wording.windows_of_both(proposal)}."
         + (
             ""
             if wording.profiled(proposal) == wording.profiled(run.request)

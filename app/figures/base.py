@@ -52,7 +52,7 @@ DARK = Theme(
     ink="#E8EAED",
     label="#B9BFC7",
     middle="#D9DBDD",
-    paper="#12161C",
+    paper="#060709",
     template="plotly_dark",
 )
 

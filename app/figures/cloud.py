@@ -165,7 +165,7 @@ def alive(view: CloudView, stage: Stage, theme: Theme, alt: str, beside: bool = 
     data = data.replace("<", "\\u003c").replace(">", "\\u003e")
     return (
         f"<style>{_STYLE}</style>"
-        f'<div class="slicescope-cloud{" beside" * beside}" data-stage="{stage}" '
+        f'<div class="slicescope-cloud{" beside" * beside}{" dark" * (theme != LIGHT)}" data-stage="{stage}" '
         f'aria-label="{html.escape(visible(alt))}" data-cloud="{html.escape(data)}"></div>'
         f"<script>{SCRIPT}</script>"
     )
@@ -228,7 +228,7 @@ def _colours(theme: Theme) -> dict[str, str]:
         "ink": theme.ink,
         "label": theme.label,
         "faint": "rgba(90,96,104,0.45)" if light else "rgba(190,196,204,0.4)",
-        "paper": "#FFFFFF" if light else "#12161C",
+        "paper": theme.paper,
         "cut": HIGHLIGHT,
         "cutInk": "#9A3E70" if light else "#E3A3C6",
         "slab": "rgba(204,121,167,0.16)",
@@ -273,7 +273,10 @@ _STYLE = """
 .slicescope-cloud select option { color: #10151B; background: #FFFFFF; }
 .slicescope-cloud .dial { grid-area: 3 / 1 / 4 / 3; display: block; width: calc(100% + 16px);
   margin: 0.2rem -8px 0; height: 1.4rem; accent-color: #B0568A; }
+/* What is left of the track would else be white; with a darker accent browsers keep it so. */
+.slicescope-cloud.dark .dial { color-scheme: dark; accent-color: #E3A3C6; }
 .slicescope-cloud.beside { height: 25rem; min-height: 0; }
+@media (min-width: 1600px) { .slicescope-cloud.beside { height: 34rem; } }
 .slicescope-cloud.beside .perplexity b { font-size: clamp(1.5rem, 2.6vw, 2.6rem); }
 .slicescope-cloud.beside .counter b { font-size: clamp(1.3rem, 1.9vw, 2rem); }
 .slicescope-cloud.beside :is(.counter span, label) { font-size: 0.9rem; }

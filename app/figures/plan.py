@@ -23,6 +23,7 @@ from app.figures.base import (
     overlay_colour,
     role_colour,
 )
+from app.wording import counted
 from slicing.allocation import Fractions
 from slicing.over_targets import SizesOverTargets
 from slicing.schedule import SlicingSchedule
@@ -93,11 +94,19 @@ def draw_schedule(
     block_axis(figure, cut.size)
     low, high = int(cut.argmin()), int(cut.argmax())
     held = f"; {int(capped.sum())} held back by the largest fraction" if capped.any() else ""
+    if np.isclose(cut[low], cut[high]):
+        return Drawing(figure, f"Every block loses {mean:.1f} % of its width{held}.")
     return Drawing(
         figure,
-        f"Blocks lose between {cut[low]:.1f} % (block {low}) and {cut[high]:.1f} % (block {high}) of their "
-        f"width, {mean:.1f} % on average{held}.",
+        f"Blocks lose between {cut[low]:.1f} % ({_alike(cut, low)}) and {cut[high]:.1f} % "
+        f"({_alike(cut, high)}) of their width, {mean:.1f} % on average{held}.",
     )
+
+
+def _alike(cut: np.ndarray, block: int) -> str:
+    """Name a block, and say how many others lose as much."""
+    others = int(np.isclose(cut, cut[block]).sum()) - 1
+    return f"block {block}" + (f" and {counted(others, 'other')}" if others else "")
 
 
 def _planned_bars(

@@ -290,7 +290,7 @@ def _add_path(figure: go.Figure, path: TokenPath, shown: np.ndarray, theme: Them
         xanchor="right",
         yanchor="bottom",
         yshift=8,
-        text=f"dots: mean of all tokens; dotted line: “{text}”",
+        text=f"dots: mean of all tokens; dotted line: the token “{text}”",
         showarrow=False,
         font={"size": 13, "color": theme.ink},
     )

@@ -23,7 +23,7 @@ from app.figures.base import (
     empty_figure,
 )
 from app.wording import baseline_name, change, noise, random_band
-from app.wording.numbers import counted
+from app.wording.numbers import counted, unparted
 from slicing.studies.recipe import Recipe
 from slicing.studies.verdicts import Standing, Table
 
@@ -97,7 +97,7 @@ def share_interval(each: Standing) -> tuple[float, float] | None:
 
 def row_label(recipe: Recipe) -> str:
     """The title of a recipe beside its row, on as many lines as it needs."""
-    return "<br>".join(map(as_text, textwrap.wrap(recipe.title, WIDEST, break_on_hyphens=False)))
+    return "<br>".join(map(as_text, textwrap.wrap(unparted(recipe.title), WIDEST, break_on_hyphens=False)))
 
 
 def draw_ranking(table: Table, chosen: Standing | None = None, theme: Theme = LIGHT) -> Drawing:
@@ -289,7 +289,10 @@ def _takeaway(table: Table) -> str:
         return f"{told}."
     others = [each for each in rows if not each.recipe.control]
     beyond = [each for each in others if each.share < band[0]]
+    share = f"{len(beyond)} of the {counted(len(others), 'other recipe')}"
+    if len(others) > 1 and len(beyond) == len(others):
+        share = f"all {counted(len(others), 'other recipe')}"
     return (
-        f"{told}; random baselines have {100 * band[0]:.1f} to {100 * band[1]:.1f} %, and {len(beyond)} of "
-        f"the {counted(len(others), 'other recipe')} {'has' if len(beyond) == 1 else 'have'} less than that."
+        f"{told}; random baselines have {100 * band[0]:.1f} to {100 * band[1]:.1f} %, and {share} "
+        f"{'has' if len(beyond) == 1 else 'have'} less than that."
     )

@@ -70,7 +70,7 @@ def draw_beside(rows: Sequence[Beside], chosen: int | None = None, theme: Theme 
     note = {"showarrow": False, "xref": "paper", "font": {"size": 13, "color": theme.ink}}
     for top, place, label, each in zip(ends, places, labels, rows, strict=False):
         told = " · ".join(map(_times, filter(None, (each.times, each.other))))
-        figure.add_annotation(x=1.0, xanchor="right", y=place, text=told, **note)
+        figure.add_annotation(x=1.0, xanchor="right", y=place, text=told, bgcolor=theme.paper, **note)
         figure.add_annotation(
             x=0.0, xanchor="left", y=top + 4, yanchor="top", text=label, align="left", **note
         )
@@ -179,7 +179,7 @@ def _beside_told(rows: Sequence[Beside]) -> str:
     if not rows:
         return "Nothing is known yet."
     best = rows[0]
-    told = f"First comes {best.title}, with {best.times:.2f} times the dense model's perplexity"
+    told = f"“{best.title}” comes first, with {best.times:.2f} times the dense model's perplexity"
     told += "" if best.other is None else f" and {best.other:.2f} times on the second text"
     if len(rows) > 1:
         told += f"; the others here have {rows[1].times:.2f} to {max(each.times for each in rows[1:]):,.2f}"

@@ -14,6 +14,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from analysis.profile import LayerProfile
+from analysis.scores import find_score
 from app.figures.base import (
     CONSTANT,
     DYNAMIC,
@@ -179,10 +180,55 @@ def draw_scores(
     lowest = min(0.0, 1.05 * float((values - spread).min())) if values.min() < 0.0 else 0.0
     on_stage(drawing.figure, theme)
     _few_blocks(drawing.figure, profile.blocks)
-    drawing.figure.update_yaxes(range=[lowest, 1.05 * float((values + spread).max())])
+    top = float((values + spread).max())
+    # The room above the bars is for words: no score is so high.
+    drawing.figure.update_yaxes(range=[lowest, 1.3 * top], tickvals=_round_steps(lowest, top))
     if concealed:
         drawing.figure.data = ()
+    else:
+        _add_extremes(drawing.figure, values, find_score(score).higher_is_redundant, top, theme)
     return drawing
+
+
+def _round_steps(low: float, high: float) -> list[float]:
+    """Give round numbers from ``low`` to ``high``, about five of them."""
+    rough = (high - low) / 5 or 1.0
+    unit = 10.0 ** math.floor(math.log10(rough))
+    step = next(unit * times for times in (1, 2, 5, 10) if unit * times >= 0.99 * rough)
+    return [
+        round(step * place, 12) for place in range(math.ceil(low / step), math.floor(high / step + 1e-6) + 1)
+    ]
+
+
+def _add_extremes(figure: go.Figure, values: np.ndarray, higher: bool, top: float, theme: Theme) -> None:
+    """Name the most and the least redundant block above the bars, each with an arrow down to its own bar.
+
+    The least redundant one often has a bar of no height, which nobody would see.
+    """
+    order = values if higher else -values
+    ends = {"most redundant": int(order.argmax()), "least redundant": int(order.argmin())}
+    near = abs(ends["most redundant"] - ends["least redundant"]) < 0.4 * values.size
+    for said, block in ends.items():
+        left = block < values.size / 2
+        figure.add_annotation(
+            x=block,
+            y=max(float(values[block]), 0.0),
+            ax=block,
+            ay=(1.20 if near and said == "most redundant" else 1.11) * top,
+            xref="x",
+            yref="y",
+            axref="x",
+            ayref="y",
+            text=f"<b>{said}</b>",
+            font={"size": SMALL, "color": theme.ink},
+            xanchor="left" if left else "right",
+            yanchor="bottom",
+            showarrow=True,
+            arrowhead=2,
+            arrowwidth=2,
+            arrowcolor=theme.ink,
+            standoff=3,
+        )
 
 
 def draw_floor(
@@ -198,7 +244,11 @@ def draw_floor(
     if not concealed:
         for name, height, pattern in (
             (f"slice base, {100 * base:.0f} %", floor, {}),
-            ("by redundancy", values - floor, {"shape": "/", "fgcolor": DYNAMIC, "bgcolor": "rgba(0,0,0,0)"}),
+            (
+                "by redundancy",
+                values - floor,
+                {"shape": "/", "fgcolor": DYNAMIC, "bgcolor": "rgba(0,0,0,0)", "fgopacity": 1.0},
+            ),
         ):
             figure.add_trace(
                 go.Bar(

@@ -30,11 +30,17 @@ def draw_tokens(details: Details, block: int, theme: Theme = LIGHT) -> Drawing:
             hovertemplate="change %{x:.3f}: %{y:.1f} % of tokens<extra></extra>",
         )
     )
-    for value, name in ((low, "5 %"), (middle, "median"), (high, "95 %")):
+    # On a phone the names would run into each other if all stood in the middle of their lines.
+    for value, name, side in ((low, "5 %", "right"), (middle, "median", "left"), (high, "95 %", "left")):
         figure.add_vline(
             x=float(value),
             line={"color": theme.ink, "width": 1.5, "dash": "solid" if name == "median" else "dot"},
-            annotation={"text": name, "font": {"color": theme.ink, "size": 13}, "yanchor": "bottom"},
+            annotation={
+                "text": name,
+                "font": {"color": theme.ink, "size": 13},
+                "yanchor": "bottom",
+                "xanchor": side,
+            },
             annotation_position="top",
         )
     figure.add_trace(
@@ -42,6 +48,7 @@ def draw_tokens(details: Details, block: int, theme: Theme = LIGHT) -> Drawing:
             x=first,
             y=np.zeros(first.size),
             mode="markers",
+            cliponaxis=False,  # most of them stand at the very end of the axis
             name="first tokens of the windows",
             marker={
                 "symbol": "triangle-up",
@@ -62,8 +69,14 @@ def draw_tokens(details: Details, block: int, theme: Theme = LIGHT) -> Drawing:
     return Drawing(
         figure,
         f"Block {block} changes half of the tokens by less than {middle:.3f} (1 − cosine), one in twenty by "
-        f"more than {high:.3f}, and the first token of a window by {float(np.median(first)):.3f}.",
+        f"more than {high:.3f}, and the first token of a window by "
+        f"{_at_least_shown(float(np.median(first)))}.",
     )
+
+
+def _at_least_shown(change: float) -> str:
+    """Write a change with three decimals, and one that would read as none as what it is below."""
+    return f"{change:.3f}" if change >= 0.0005 else "less than 0.001"
 
 
 def draw_token_path(details: Details, window: int, place: int, block: int, theme: Theme = LIGHT) -> Drawing:
@@ -111,9 +124,10 @@ def draw_token_path(details: Details, window: int, place: int, block: int, theme
     block_axis(figure, own.size)
     times, named = own / np.maximum(mean, 1e-9), piece.strip() or repr(piece)
     most = int(times.argmax())
-    return Drawing(
-        figure,
+    told = (
         f"Token {place} of window {window}, “{named}”: block {block} changes it by {own[block]:.3g}, "
-        f"{times[block]:.1f} times as much as the mean token. Beside the mean it is changed most by block "
-        f"{most}, {times[most]:.1f} times as much.",
+        f"{times[block]:.1f} times as much as the mean token"
     )
+    if most == block:
+        return Drawing(figure, f"{told}. No other block exceeds the mean by so much.")
+    return Drawing(figure, f"{told}. Block {most} exceeds the mean most: {times[most]:.1f} times as much.")

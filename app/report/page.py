@@ -122,7 +122,7 @@ def _note(run: Run) -> str:
 
 def _warnings(run: Run) -> str:
     found = run.request.warnings(run.result.shape) + told_of(run.result)
-    return "".join(f"<p class=note>{_text(warning)}</p>" for warning in found)
+    return "".join(f"<p class=note>{_text(wording.typeset(warning))}</p>" for warning in found)
 
 
 def _first_screen(found: Summary) -> str:

@@ -179,7 +179,11 @@ def _cost(dense: Sequence[Measurement], best: Sequence[Standing], study: Study) 
     if len(best) == 1:
         (only,) = best
         return wording.cost_against(dense[0], only.parameters, only.perplexity, len(only.runs))
-    reached = ", ".join(f"{each.perplexity:.2f} ({wording.draws(len(each.runs))})" for each in best)
+    counts = {len(each.runs) for each in best}
+    if len(counts) == 1 and (count := counts.pop()) > 1:  # said once
+        reached = ", ".join(f"{each.perplexity:.2f}" for each in best) + f" (means of {count} draws)"
+    else:
+        reached = ", ".join(f"{each.perplexity:.2f} ({wording.draws(len(each.runs))})" for each in best)
     before, sizes = dense[0].evaluation.perplexity, wording.budgets_line(study.budgets)
     return f"{before:.2f} → {reached}: least perplexity at {sizes}."
 

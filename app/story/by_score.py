@@ -19,6 +19,8 @@ _ALONE = (
     "“What costs little alone costs little together.” Every block was changed alone here. When all are cut, "
     "each reads the errors of those before it, and the costs do not add up."
 )
+SHOWN = {"discarded-energy": " The first token of each window counts here, other than in the cloud."}
+"""What a slide says of single scores besides, in few words."""
 _MISCONCEPTIONS = {
     "leave-one-out": _ALONE,
     "slice-one": _ALONE,

@@ -192,7 +192,7 @@ SCENES = (
         ),
     ),
     Scene(
-        title="The slice base: what everyone gives",
+        title="The slice base: what every block gives",
         sentence=telling.base_sentence,
         formula=_rule(r"\boldsymbol{SB}", "SP"),
         question="Every block loses the base. Who decides about the rest of the target, and what if there is "

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from app import wording
 from app.figures.base import Drawing, Theme
 from app.figures.dial import DialView, draw_sizes, listed, parts_at, turning
@@ -54,11 +56,19 @@ def dial_answer(case: Case) -> str:
     dense, *smaller = view(case).sizes
     told = ", ".join(f"{size.perplexity:.2f} at {wording.percent(size.fewer)} fewer" for size in smaller)
     places = [parts_at(size.text, dense.text) for size in smaller]
+    return f"Perplexity is {dense.perplexity:.2f} dense, and {told} parameters. {_parted(places)}"
+
+
+def _parted(places: Sequence[int | None]) -> str:
+    """Say at which word each smaller model leaves the dense one's text; ``None``: it never does."""
+    if len(set(places)) == 1:
+        return (
+            "Every smaller model writes what the dense one does."
+            if places[0] is None
+            else f"Every smaller model leaves the dense model's text at word {places[0]}."
+        )
     words = ", ".join("none" if place is None else str(place) for place in places)
-    return (
-        f"Perplexity is {dense.perplexity:.2f} dense, and {told} parameters. The first word that "
-        f"differs from the dense text is number {words}."
-    )
+    return f"The first word that differs from the dense text is, in the same order, number {words}."
 
 
 def dial_live(case: Case, theme: Theme, concealed: bool) -> str:

@@ -181,8 +181,9 @@ def _constant_before(case: Case) -> str:
     if fewer == wording.percent(1 - here.parameters / dense.parameters):
         return ""
     return (
-        f"; before, constant slicing had {fewer} fewer, by one draw of calibration text, which is why it had "
-        f"{before.evaluation.perplexity:.2f} and has {here.perplexity:.2f} now"
+        f", and are means over draws of calibration text. The constant slicing of the scenes before had "
+        f"{fewer} fewer, by one draw: hence {before.evaluation.perplexity:.2f} there and "
+        f"{here.perplexity:.2f} here"
     )
 
 

@@ -22,6 +22,7 @@ from app.figures.story import (
     draw_scores,
     draw_turns,
 )
+from app.story import by_score
 from app.story.case import Case
 
 # Where things come from, in small type
@@ -72,7 +73,7 @@ def rivalled(case: Case) -> str:
 def _both_texts(case: Case) -> str:
     cut, judged_on = case.result.calibration, case.result.evaluation
     return (
-        f"{case.model} · cut by {cut.label} ({wording.draws(1)}), judged by perplexity on {judged_on.label}, "
+        f"{case.model} · cut by {cut.label}, {wording.draws(1)}, judged by perplexity on {judged_on.label}, "
         f"{judged_on.windows} windows of {judged_on.window_length} tokens"
     )
 
@@ -86,7 +87,7 @@ def turns_why(case: Case) -> str:
         return (
             "No block replaces the stream, each adds to it. The LR score takes this turn for what a block "
             "needs of the stream. The plan of this run goes by another score, the "
-            f"**{find_score(case.score).title}**."
+            f"**{wording.within_sentence(find_score(case.score).title)}**."
         )
     return (
         "No block replaces the stream, each adds to it. The smaller the turn, the less would be missed if "
@@ -173,7 +174,8 @@ def profile_sentence(case: Case, _: float) -> str:
     digits = ".2f" if case.by_change else ".2g"
     apart = f"; all but {named} lie between {rest.min():{digits}} and {rest.max():{digits}}" if far else ""
     return wording.typeset(
-        f"Block **{least}** is the most redundant ({score.title} {values[least]:{digits}}), block **{most}** "
+        f"Block **{least}** is the most redundant ({wording.within_sentence(score.title)} "
+        f"{values[least]:{digits}}), block **{most}** "
         f"the least ({values[most]:{digits}}){apart}."
     )
 
@@ -181,7 +183,9 @@ def profile_sentence(case: Case, _: float) -> str:
 def profile_why(case: Case) -> str:
     """Say what the score stands for, and why blocks that have much of it are cut more."""
     if not case.by_change:
-        return f"{find_score(case.score).description} The rule cuts **more** where a block is more redundant."
+        score = find_score(case.score)
+        besides = by_score.SHOWN.get(score.name, "")
+        return f"{score.description}{besides} The rule cuts **more** where a block is more redundant."
     if not find_score(case.score).name.startswith("lr"):
         return "The more redundant a block, the less it changes its input, and the more of its stream is cut."
     return (
@@ -265,7 +269,7 @@ def target_sentence(case: Case, target: float) -> str:
     low, high = int(cut.argmin()), int(cut.argmax())
     return (
         f"At **{_share(target)}** on average block {low} loses **{wording.percent(cut[low])}** and "
-        f"block {high} **{wording.percent(cut[high])}**; constant slicing takes the same of all."
+        f"block {high} loses **{wording.percent(cut[high])}**; constant slicing takes the same of all."
     )
 
 
@@ -280,11 +284,14 @@ def target_why(case: Case) -> str:
         return "This plan spares no block against constant slicing."
     share = spared[most] / spared.sum()
     if share < 0.5:
-        return f"Of all that the plan spares against constant slicing, block {most} has {100 * share:.0f} %."
+        return (
+            f"The plan spares several blocks against constant slicing. Block {most} gets the largest part of "
+            f"that width, {100 * share:.0f}\N{NO-BREAK SPACE}%."
+        )
     return (
-        f"On this model dynamic slicing mostly means sparing **block {most}**: of all that the plan spares "
-        "against "
-        f"constant slicing, it has **{100 * share:.0f}\N{NO-BREAK SPACE}%**."
+        f"On this model dynamic slicing mostly means sparing **block {most}**: it gets "
+        f"**{100 * share:.0f}\N{NO-BREAK SPACE}%** of the width that the plan spares against constant "
+        "slicing."
     )
 
 

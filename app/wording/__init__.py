@@ -22,6 +22,8 @@ from app.wording.numbers import (
     percent,
     times,
     typeset,
+    unparted,
+    within_sentence,
 )
 from app.wording.profiles import (
     CLOUD_READING,
@@ -78,6 +80,7 @@ from app.wording.studies import (
     random_band,
     ranking,
     trials_size,
+    windows_of_both,
 )
 from app.wording.titles import (
     UNREADABLE,

@@ -156,7 +156,7 @@ def verdict(comparison: Comparison) -> str:
     words = {
         "better": "predicts :green[better] than constant slicing",
         "worse": "predicts :orange[worse] than constant slicing",
-        "no clear difference": "shows no clear difference to constant slicing",
+        "no clear difference": "shows no clear difference from constant slicing",
     }
     if one.verdict == other.verdict:
         more = f", {change(other)} {last}" if len(found) > 1 else ""

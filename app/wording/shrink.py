@@ -195,4 +195,4 @@ def _near(options: Sequence[Option]) -> str:
         return "all others that are known are clearly worse"
     named = [quoted(each.recipe) for each in near[:2]]
     more = [f"{len(near) - 2} more"] if len(near) > 2 else []
-    return f"no clear difference to {joined([*named, *more])}"
+    return f"no clear difference from {joined([*named, *more])}"

@@ -165,10 +165,18 @@ def _repeated(study: Study) -> list[str]:
     return [sentence] if (sentence := noise_reading(study)) else []
 
 
+def windows_of_both(study: Study) -> str:
+    """Say how many windows a study reads of the text it calibrates on and of the one it judges on."""
+    first, second, length = study.calibration_windows, study.evaluation_windows, study.window_length
+    if first == second:
+        return f"{counted(first, 'window')} of {length:,} tokens of each"
+    return f"{first:,} and {second:,} windows of {length:,} tokens"
+
+
 def _draws(study: Study) -> str:
     if len(study.seeds) == 1:
         return "one draw of calibration windows, and another moves the numbers too"
-    return f"{len(study.seeds)} draws of calibration windows are averaged, for {_once(study)} one"
+    return f"{len(study.seeds)} draws of calibration windows are averaged; {_once(study)} had one draw"
 
 
 def _once(study: Study) -> str:

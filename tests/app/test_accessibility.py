@@ -24,6 +24,8 @@ PAGES += [
 ]
 PAGES += ["slides", "?present=1&step=12", "?present=1&step=6&predict=1&room=6.2-0-1"]
 GRAVE = ("moderate", "serious", "critical")
+SECTIONS = {"runs": "Runs that ship with slicescope"}
+"""Headings of what stands far down a page, which is looked at where it is in view."""
 COLOURS = ["color-contrast", "link-in-text-block"]
 """The rules of axe that look at colours."""
 
@@ -49,6 +51,15 @@ def unfold(page: Any) -> None:
     settle(page)
 
 
+def in_view(page: Any, name: str) -> None:
+    """Bring the section of a page that stands far down into view, where it has one."""
+    if heading := SECTIONS.get(name):
+        page.get_by_role("heading", name=heading).scroll_into_view_if_needed()
+        buttons = page.locator("[class*='st-key-ships-'] button")
+        eventually(page, lambda: buttons.count() > 0, "what ships has buttons")
+        buttons.last.scroll_into_view_if_needed()
+
+
 def nothing_grave(page: Any, scheme: str) -> None:
     found = violations(page, scheme)
     for _ in range(10):  # fades, and a busy machine that has not coloured everything, have no contrast yet
@@ -63,6 +74,7 @@ def nothing_grave(page: Any, scheme: str) -> None:
 def test_nothing_grave(address: str, browser: Any, name: str) -> None:
     page = look(browser, f"{address}/{name}")
     unfold(page)
+    in_view(page, name)
     nothing_grave(page, "light")
     page.close()
 
@@ -80,6 +92,7 @@ def test_a_phone_scrolls_in_one_direction_and_its_dark_colours_are_told_apart(
     eventually(page, lambda: page.evaluate(beyond) == [0, 0], "nothing reaches beyond the screen")
     page.set_viewport_size({"width": 1280, "height": 900})  # where nothing is left out for want of room
     settle(page)
+    in_view(page, name)
     nothing_grave(page, "dark")
     page.close()
 

@@ -88,7 +88,7 @@ def test_previews_along_the_curve_come_one_after_another_behind_the_plan(desk: D
     assert not app.exception
     asked = desk.previewed[-1]
     assert (asked.plan.target, asked.against) == (0.2, False)
-    assert "at SP 10\N{NO-BREAK SPACE}%" in words(app)
+    assert "at SP\N{NO-BREAK SPACE}10\N{NO-BREAK SPACE}%" in words(app)
     assert "Previewing SP 20\N{NO-BREAK SPACE}%." in words(app)
 
 

@@ -226,6 +226,8 @@ def test_a_plan_shows_its_own_cost_alone_and_its_block_can_be_gripped() -> None:
     assert told["grip"] == {"block": 3, "least": 16, "step": 8}
     assert 'class="slicescope-cloud beside"' in alive(view, "cut", LIGHT, "it", beside=True)
     assert 'class="slicescope-cloud"' in alive(view, "cut", LIGHT, "it")
+    # What is left of the dial's track would be white on a dark page.
+    assert 'class="slicescope-cloud beside dark"' in alive(view, "cut", DARK, "it", beside=True)
 
 
 def page(name: str, block: int | None = None) -> AppTest:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -139,6 +141,13 @@ def test_a_schedule_shows_planned_constant_and_mean_and_hatches_capped_blocks() 
     assert np.allclose(mean.y, 30.0) and mean.line.dash == "dash"
     assert legend.name == "held back by the largest fraction"
     assert "2 held back" in drawing.takeaway and "10.0 % (block 0)" in drawing.takeaway
+    assert "40.0 % (block 1 and 1 other)" in drawing.takeaway
+
+
+def test_words_over_a_chart_stand_on_the_colour_of_the_page() -> None:
+    pages = tomllib.loads((Path(figures.__file__).parents[1] / "streamlit.toml").read_text())["theme"]
+    assert LIGHT.paper == pages["light"]["backgroundColor"]
+    assert DARK.paper == pages["dark"]["backgroundColor"]
 
 
 def test_without_a_cap_there_is_no_hatch() -> None:
@@ -146,6 +155,7 @@ def test_without_a_cap_there_is_no_hatch() -> None:
     drawing = draw_schedule(schedule(70, 70), schedule(70, 70), fractions, "constant", "h")
     assert len(drawing.figure.data) == 3
     assert drawing.figure.data[0].marker.color == CONSTANT  # type: ignore[union-attr]
+    assert drawing.takeaway == "Every block loses 30.0 % of its width."
 
 
 @pytest.mark.parametrize("theme", [LIGHT, DARK])
@@ -163,7 +173,8 @@ def test_perplexities_have_the_colours_of_their_roles(theme: figures.Theme) -> N
     assert low < 20.0 < high
     assert (bars[0].error_x.array[0], bars[0].error_x.arrayminus[0]) == (high - 20.0, 20.0 - low)
     assert [bar.error_x.visible for bar in bars] == [True, False, False]
-    assert drawing.takeaway.startswith("Perplexity is lowest for Dense")
+    # That the dense model is best goes without saying; which of the smaller ones is, is the news.
+    assert drawing.takeaway.endswith("Of the smaller models Dynamic has the lowest.")
 
 
 def test_charts_with_whiskers_say_what_they_are() -> None:

@@ -98,7 +98,7 @@ def test_the_sentence_of_a_study_stands_above_its_chart(address: str, browser: A
     def stands_above() -> bool:
         said = page.get_by_text(message.sentence).first.bounding_box()
         chart = page.locator(f".st-key-{name} .js-plotly-plot").first.bounding_box()
-        return bool(said and chart) and said["y"] + said["height"] <= chart["y"] < 600
+        return bool(said and chart) and said["y"] + said["height"] <= chart["y"] < 500
 
     eventually(page, stands_above, "the sentence stands above the chart")
     page.close()

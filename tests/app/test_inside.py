@@ -11,7 +11,7 @@ from desk import Desk, charts, press, seated, words
 from idle_app import page
 
 from analysis.errors import UnsupportedError
-from app import inside, proposal, state
+from app import inside, proposal, shipped, state
 from app.inside import COMPARED
 from app.policy import Policy
 from app.wording import first_blocks
@@ -69,7 +69,7 @@ def costs(monkeypatch: pytest.MonkeyPatch) -> UnitCosts:
         units=found,
     )
     changed = run.model_copy(update={"request": proposal.with_units(run), "result": result})
-    monkeypatch.setattr(state, "bundled_run", lambda: changed)
+    monkeypatch.setattr(shipped, "bundled_run", lambda: changed)
     return found
 
 
@@ -111,7 +111,7 @@ def test_the_slider_is_answered_with_a_picture_and_sizes(desk: Desk, costs: Unit
     assert charts(app) == ["plan", "along"]
     app.segmented_control(key="cut").set_value("inside").run()
     assert charts(app) == ["body"] and not app.error
-    run = state.bundled_run()
+    run = shipped.bundled_run()
     assert run.result.shape is not None
     for percent in (10, 40):
         app.slider(key="fewer").set_value(percent).run()
@@ -146,7 +146,7 @@ def test_a_comparison_at_the_size_is_queued(desk: Desk, costs: UnitCosts) -> Non
     assert any("size = [" in code.value for code in app.code)
     press(app, "Compare at this size")
     (study,) = desk.tasks
-    shape = state.bundled_run().result.shape
+    shape = shipped.bundled_run().result.shape
     assert shape is not None
     assert [each.line for each in study.recipes] == list(COMPARED)
     assert [each.line for each in study.budgets] == [f"size={round(0.75 * shape.parameters)}"]

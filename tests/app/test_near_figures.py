@@ -180,6 +180,10 @@ def test_tokens_are_counted_and_first_ones_marked_apart(details):
     np.testing.assert_allclose(first.x, details.change[:, 0, 24].astype(np.float32))
     assert f"{np.median(details.change[:, 1:, 24].astype(np.float32)):.3f}" in takeaway
     assert "Block 24" in takeaway
+    # First tokens hardly change here: they stand at the end of the axis, and are seen whole.
+    assert first.cliponaxis is False and "first token of a window by less than 0.001" in takeaway
+    # On a phone names in the middle of their lines would run into each other.
+    assert [note.xanchor for note in figure.layout.annotations] == ["right", "left", "left"]
 
 
 def test_a_token_is_shown_on_its_path_beside_the_mean_of_all(details):
@@ -190,6 +194,13 @@ def test_a_token_is_shown_on_its_path_beside_the_mean_of_all(details):
     np.testing.assert_allclose(mean.y, details.change[:, 1:].astype(np.float32).mean(axis=(0, 1)), rtol=1e-5)
     assert (np.asarray(band.y[:half]) > np.asarray(band.y[half:])[::-1]).all()
     assert f"block 24 changes it by {own.customdata[24]:.3g}" in takeaway
+    times = own.customdata / mean.y
+    most = int(times.argmax())
+    assert most != 24 and f"Block {most} exceeds the mean most: {times[most]:.1f} times" in takeaway
+    # Where the block shown is that one, it is not told twice.
+    assert draw_token_path(details, 1, 7, most).takeaway.endswith(
+        "No other block exceeds the mean by so much."
+    )
     table = token_path_table(details, 1, 7)
     assert table["× mean"].iloc[24] == pytest.approx(own.customdata[24] / mean.y[24], abs=0.01)
 

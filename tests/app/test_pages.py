@@ -26,7 +26,7 @@ from app.policy import Policy
 from app.proposal import propose
 from slicing.library import bring_in, note_of
 from slicing.plans import Plan
-from slicing.preview import Preview
+from slicing.preview import Preview, PreviewRequest
 from slicing.studies import store
 from slicing.studies.requests import CompressRequest, ProfileRequest
 from slicing.studies.results import ProfileResult, Run, TrialResult
@@ -417,6 +417,9 @@ def test_previews_are_prepared_by_a_profile_that_keeps_its_bases(desk: Desk) -> 
     assert isinstance(task, ProfileRequest)
     assert task.bases
     assert task.model == bundled_run().request.model
+    desk.active = (Job(1, task, app.session_state["owner"], state="running"),)
+    labels = {each.label for each in app.run().button}
+    assert "Running now" in labels and "Prepare previews" not in labels  # it was asked for already
 
 
 def test_plan_is_previewed_as_soon_as_a_slider_moves(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -439,6 +442,32 @@ def test_plan_is_previewed_as_soon_as_a_slider_moves(desk: Desk, monkeypatch: py
     assert metrics["Preview perplexity"] == f"{desk.found.planned.perplexity:.2f}"
     assert "Preview in 1.2 s: bases of the dense stream" in words(app)
     assert "better" in words(app)
+
+
+def test_all_of_the_page_follows_as_soon_as_the_plan_itself_is_previewed(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_bases(monkeypatch)
+    found = compared()
+    alone = Preview(
+        dense=found.measured["dense"].evaluation,
+        constant=None,
+        planned=found.measured["dynamic"].evaluation,
+        gain=None,
+        seconds=1.25,
+    )
+
+    def preview(request: PreviewRequest, _: str) -> Preview | None:
+        desk.previewed.append(request)
+        return alone if len(desk.previewed) > 1 else None
+
+    monkeypatch.setattr(desk, "preview", preview)
+    app = page("tune")
+    assert not app.exception
+    assert {metric.label: metric.value for metric in app.metric}["Constant"] == "…"
+    # The page asks once and its part that looks for numbers twice; after it both ask again, twice each. If
+    # that part alone were drawn anew, the cloud and the curve would wait for constant slicing.
+    assert len(desk.previewed) == 7
 
 
 def test_preview_that_cannot_be_made_is_a_sentence(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -158,7 +158,7 @@ def test_what_a_ranking_says(table):
         f"“{softmax.title}”.",
         f"Repair takes the excess loss of “{BASELINE.title}” from 100.0 % to 60.4 % (writers).",
         f"Shared bases take the excess loss of “{BASELINE.title}” from 100.0 % to 70.3 % (3 blocks).",
-        "2 draws of calibration windows are averaged, for baselines to beat one",
+        "2 draws of calibration windows are averaged; baselines to beat had one draw",
     ):
         assert sentence in told
 

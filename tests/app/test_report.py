@@ -115,6 +115,14 @@ def test_a_report_says_all_that_a_result_may_not_hide(bundled):
     assert content.count("576 dimensions are found on 512 tokens") == 1
 
 
+def test_the_report_of_a_study_says_once_what_is_alike_and_parts_no_number_from_its_percent_sign() -> None:
+    content = build_report(bundled_board())
+    assert "22.67 → 25.50, 31.74, 38.40 (means of 3 draws): least perplexity at" in content
+    warned = re.findall("<p class=note>(.*?)</p>", content)
+    assert any("sink is damaged" in each for each in warned)
+    assert not [each for each in warned if re.search(r"\d ?%", each)]
+
+
 def test_it_asks_for_nothing_from_outside(report):
     page = Page(report)
     assert page.fetched == []

@@ -66,7 +66,7 @@ def test_the_form_moves_what_is_known(desk: Desk) -> None:
     options = len(app.selectbox(key="option").options)
     app.slider(key="fewer").set_value(30).run()
     assert "Best so far for 30\N{NO-BREAK SPACE}% fewer parameters" in words(app)
-    assert "no clear difference to" in words(app)
+    assert "no clear difference from" in words(app)
     app.slider(key="fewer").set_value(20).run()
     app.segmented_control(key="opens").set_value("everywhere").run()
     assert 0 < len(app.selectbox(key="option").options) < options
@@ -391,7 +391,7 @@ def test_what_is_known_is_one_sentence() -> None:
     known = known_options(BOARD.request.model, Wish(fewer=0.3), BOARD.result.shape, 4)
     told = wording.known(known, Wish(fewer=0.3))
     assert told.count(". ") == 0 and told.endswith(".")
-    assert "no clear difference to “One budget" in told
+    assert "no clear difference from “One budget" in told
     assert "nothing else is known" in wording.known(known[:1], Wish(fewer=0.3))
     assert "all others that are known are clearly worse" in wording.known(
         [known[0], known[-1]], Wish(fewer=0.3)

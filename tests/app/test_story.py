@@ -14,11 +14,11 @@ from told_stand_in import case
 from analysis.errors import PlanError, StorageError
 from app.figures.base import DARK, LIGHT, WHISKERS
 from app.figures.story import SIZE, Turn, draw_pipe, draw_turns
-from app.story import SCENES, Scene, case_of, scenes_of
+from app.story import SCENES, Scene, case_of, scenes_of, sizes
 from slicing.schedule import SlicingSchedule
 from slicing.studies import store
 from slicing.studies.requests import ProfileRequest
-from slicing.studies.store import bundled_run, bundled_sweep, find_details
+from slicing.studies.store import COMPARISONS, bundled_run, bundled_sweep, find_details
 from slicing.studies.verdicts import read_comparison
 
 MAIN = Path(__file__).parents[2] / "app" / "main.py"
@@ -76,6 +76,31 @@ def test_before_the_answer_the_axes_are_there_and_the_marks_are_not(number: int)
     assert tuple(hidden.layout.xaxis.range) == tuple(shown.layout.xaxis.range)
     assert tuple(hidden.layout.yaxis.range) == tuple(shown.layout.yaxis.range)
     assert {"dynamic, planned", "Dynamic"}.isdisjoint(str(trace.name) for trace in hidden.data)
+
+
+@pytest.mark.parametrize("name", ["demo", "demo-energy"])
+def test_the_scene_of_the_profile_names_both_ends_at_their_bars(name: str) -> None:
+    run = COMPARISONS[name]()
+    told = case_of(run, find_details(run))
+    step = next(each for each in scenes_of(told) if "where is it redundant" in each.title)
+    shown, hidden = (step.draw(told, 0.0, LIGHT, concealed).figure for concealed in (False, True))
+    order = np.asarray(told.redundancy)
+    found = {note.text: note.x for note in shown.layout.annotations}
+    assert found == {"<b>most redundant</b>": order.argmax(), "<b>least redundant</b>": order.argmin()}
+    assert max(shown.layout.yaxis.tickvals) <= float(np.max(shown.data[0].y) * 1.02)
+    assert not hidden.layout.annotations  # the question asks for them
+
+
+def test_the_dial_says_once_where_all_sizes_leave_the_text_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = bundled_run()
+    told, step = case_of(run, find_details(run)), scene("Turn the dial")
+    assert step.answer(told).endswith("Every smaller model leaves the dense model's text at word 1.")
+    found = sizes.view(told)
+    first, *others = found.sizes
+    words = first.text.split()
+    other = others[0]._replace(text=" ".join([*words[:3], "otherwise"]))
+    monkeypatch.setattr(sizes, "view", lambda _: found._replace(sizes=(first, other, *others[1:])))
+    assert step.answer(told).endswith("is, in the same order, number 4, 1, 1, 1.")
 
 
 def test_the_turn_is_the_angle_of_the_mean_cosine() -> None:
@@ -225,8 +250,7 @@ def test_the_same_name_with_two_perplexities_is_explained() -> None:
     step = scene("removing blocks")
     sentence, why = step.sentence(told, 0.0), step.why(told)
     assert "**27.84** (LLM-Streamline, repaired)" in sentence
-    assert "11.0\N{NO-BREAK SPACE}% fewer, by one draw of calibration text, which is why it had 51.00" in why
-    assert "and has 50.17 now" in why
+    assert "11.0\N{NO-BREAK SPACE}% fewer, by one draw: hence 51.00 there and 50.17 here" in why
     assert "Delta" not in step.formula(told) and "120.4" in step.formula(told)
 
 

@@ -16,7 +16,7 @@ from streamlit.testing.v1 import AppTest
 
 from analysis.sources.model import ModelSource
 from analysis.sources.text import TextSource
-from app import state
+from app import shipped, state
 from app.forms import FIRST_ON_BOARD, FIRST_RECIPES
 from app.job import Job
 from app.policy import Policy
@@ -76,8 +76,18 @@ def test_the_studies_that_ship_begin_with_their_view(
     assert not app.error
     assert "The demo run that ships with slicescope" in words(app)
     assert charts(app) == [view]
+    # One view is no choice.
+    assert ("View" in {each.label for each in app.segmented_control}) == (more is not None)
     if more:
         assert charts(look(app, more)) == ["sizes" if view == "map" else more]
+
+
+def test_warnings_of_a_study_stand_below_what_it_found(desk: Desk) -> None:
+    app = page("study", study="demo-frontier")
+    told = [str(getattr(each, "value", "")) for each in app.main]  # in the order of the page
+    found = next(place for place, line in enumerate(told) if "Least perplexity against dense" in line)
+    warned = next(place for place, line in enumerate(told) if "a plain model in one basis has two" in line)
+    assert found < warned
 
 
 def test_the_demo_studies_are_chosen_on_the_page(desk: Desk) -> None:
@@ -98,7 +108,7 @@ def test_old_links_lead_to_the_study_page_with_their_run(desk: Desk, old: str) -
 
 def test_the_study_of_an_old_page_is_shown_first(desk: Desk) -> None:
     app = AppTest.from_file(str(MAIN), default_timeout=60).run()
-    app.session_state["study-run"] = state.EARLIER["leaderboard"]
+    app.session_state["study-run"] = shipped.EARLIER["leaderboard"]
     app.switch_page("app_pages/study.py").run()
     assert charts(app) == ["frontier"]
 

@@ -117,11 +117,18 @@ def test_each_step_fits_its_screen_and_nothing_else_is_on_it(
         return chart["height"] > 0.25 * screen[1] and chart["width"] > 0.85 * screen[0]
 
     eventually(page, fills, "the chart fills its screen")
+    if screen[0] == 400:  # words as large as on a screen would leave the bars no room
+        legend = page.locator(".js-plotly-plot .legend").bounding_box()
+        assert legend["height"] < 40, "The names of the two parts of a bar stand in one row."
     page.context.close()
 
 
 def test_the_controls_stay_in_view_at_twice_the_size(address: str, browser: Any) -> None:
-    page = open_talk(browser, address, "&step=6", (640, 400))  # 1280 x 800 at 200 %
+    # 1280 x 800 at 200 %, and the talk of the run that goes by another score.
+    page = open_talk(browser, address, "&step=6&compare=demo-energy", (640, 400))
+    page.get_by_role("heading", name="Discarded energy: where is it redundant?").wait_for()
+    for end in ("most redundant", "least redundant"):
+        page.locator(".js-plotly-plot").get_by_text(end).wait_for()
     eventually(page, lambda: overflow(page)[0] > 0, "the page is higher than its screen")
 
     def in_view(key: str) -> bool:

@@ -64,4 +64,7 @@ def test_sentences_are_typeset_and_names_are_left_alone() -> None:
     assert wording.typeset("20% of 5 %, from -3.1 to +2") == f"20{gap}% of 5{gap}%, from −3.1 to +2"
     for name in ("SmolLM2-135M", "1947-2009", "0-based", "100%ly", "1e-6", "--fewer"):
         assert wording.typeset(name) == name
+    # A number is not parted from what it is of, nor a date within itself.
+    run = "SB 10 %, SP 25 % · 23 Nov 2026 11:40 UTC"
+    assert wording.unparted(run) == f"SB{gap}10 %, SP{gap}25 % · 23{gap}Nov{gap}2026{gap}11:40{gap}UTC"
     assert Wish(fewer=0.2).line == f"20{gap}% fewer parameters"

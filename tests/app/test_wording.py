@@ -54,6 +54,14 @@ def test_the_known_issue_of_a_score_is_told_where_a_recipe_uses_it():
     assert issue == (SCORES["lr-published"].title, SCORES["lr-published"].known_issue)
 
 
+def test_windows_of_two_texts_are_counted_once_where_they_are_as_many() -> None:
+    study = bundled_run().request
+    assert study.kind == "study"
+    assert wording.windows_of_both(study) == "16 windows of 512 tokens of each"
+    fewer = study.model_copy(update={"evaluation_windows": 8})
+    assert wording.windows_of_both(fewer) == "16 and 8 windows of 512 tokens"
+
+
 def test_numbers_carry_their_units() -> None:
     assert wording.percent(0.25) == "25.0\N{NO-BREAK SPACE}%"
     assert wording.percent(-0.111, signed=True) == "−11.1\N{NO-BREAK SPACE}%"
@@ -177,7 +185,7 @@ def test_a_study_says_how_many_trials_it_is() -> None:
     [
         (-0.15, -0.2, "Dynamic slicing predicts :green[better] than constant slicing: −"),
         (0.15, 0.2, "predicts :orange[worse]"),
-        (0.0, 0.0, "no clear difference to constant slicing"),
+        (0.0, 0.0, "no clear difference from constant slicing"),
         (-0.15, 0.0, "at equal mean slice (−"),
         (None, None, "Too few windows to tell"),
     ],
@@ -315,7 +323,7 @@ def test_nothing_is_clearly_worse_that_the_second_text_does_not_tell_apart() -> 
     first, second = wording.differences(known[0].measured, known[1].measured)
     assert (first.verdict, second.verdict) == ("worse", "no clear difference")
     assert "all others that are known are clearly worse" not in wording.known(known, wish)
-    assert f"no clear difference to “{known[1].recipe.title}”" in wording.known(known, wish)
+    assert f"no clear difference from “{known[1].recipe.title}”" in wording.known(known, wish)
 
 
 def test_a_size_that_was_asked_for_is_told_where_another_is_reached() -> None:
