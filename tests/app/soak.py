@@ -4,6 +4,9 @@ People move about, measure, tune, drag bars and widths, write, wish for models, 
 on, cancel, stop and unload; now and then the engine is killed. In the end there must have been no exception
 on any page, in any browser or in the log, one engine, every run whole, and the memory of server and engine
 back to within a tenth of the start.
+
+``python tests/app/soak.py 200 0 small`` does as many actions, by the seed 0, on a small model in the place of
+the demo model: on a machine that is busy, jobs on the demo model take minutes.
 """
 
 from __future__ import annotations

@@ -172,6 +172,10 @@ def test_dragging_the_width_moves_the_plan(place: tuple[str, Any]) -> None:
     eventually(
         page, lambda: float(handle.get_attribute("aria-valuenow")) > now + 0.5, "the key moves the bar"
     )
+    settle(page)
+    rests(page)
+    page.keyboard.press("ArrowLeft")  # the picture is another one, and has the focus
+    eventually(page, lambda: float(handle.get_attribute("aria-valuenow")) > now + 1.9, "so does the next key")
     page.context.close()
 
 

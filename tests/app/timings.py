@@ -2,15 +2,15 @@
 
 - Slider to screen: from the key press to the frame in which the numbers and the bars have changed.
 - Page switch: from the click to the frame in which the other page's title stands and its script has ended.
-- Scene to scene: from the key press to the frame in which the other scene's title and its picture stand and its
-  script has ended.
+- Scene to scene: from the key press to the frame in which the other scene's title and its picture stand and
+  its script has ended.
 - First page: from the start of a browser's first navigation to the frame that has a title and a chart.
 - The report: the same, of a file, without a network.
-- The cloud: frames that Chromium's own trace has as presented while the cloud turns, is shaded and is cut, and
-  what they take of the main thread.
+- The cloud: frames that Chromium's own trace has as presented while the cloud turns, is shaded and is cut,
+  and what they take of the main thread.
 
-All times depend on how busy the machine is, which is told beside them. Names of parts, such as ``cloud``, measure
-these alone.
+All of them depend on how busy the machine is, which is told beside them. Whoever names parts, such as
+``cloud``, measures these alone.
 """
 
 from __future__ import annotations
@@ -76,6 +76,8 @@ FIRST = """window.first = new Promise(resolve => {
 """Keeps when a page has its first title and chart, in milliseconds since its navigation began."""
 WATCHED = ("benchmark", "cc", "viz", "blink.user_timing", "devtools.timeline")
 """Categories of Chromium's trace."""
+FATES = ("STATE_PRESENTED_ALL", "STATE_PRESENTED_PARTIAL", "STATE_DROPPED", "STATE_NO_UPDATE_DESIRED")
+"""What becomes of frames, in the words of the trace, best first; the last asked for nothing new."""
 SCREENS = ((1280, 720), (1920, 1080))
 
 
@@ -192,17 +194,36 @@ def rest(page: Any) -> None:
 
 
 def frames(events: list[dict[str, Any]]) -> str:
-    """Tell what a trace has between its two marks."""
+    """Tell what a trace has between its two marks.
+
+    A frame that was due is presented with what was drawn, presented without it since that came too late, or
+    dropped. Times on the main thread are of its processor, so that other programs do not count.
+    """
     begin, end = (
         next(each for each in events if each["name"] == f"cloud {word}") for word in ("begins", "ends")
     )
-    thread = (begin["pid"], begin["tid"])
-    within = [each for each in events if begin["ts"] <= each["ts"] <= end["ts"]]
-    own = [each for each in within if (each["pid"], each["tid"]) == thread]
-    print(Counter(each["name"] for each in within).most_common(60))
-    print([each for each in within if each["name"] == "PipelineReporter"][:3])
-    print([each for each in own if each["name"] == "FireAnimationFrame"][:3])
-    return ""
+    within = [
+        each for each in events if begin["ts"] <= each["ts"] <= end["ts"] and each["pid"] == begin["pid"]
+    ]
+    fate: dict[int, str] = {}
+    for each in within:
+        told = each.get("args", {}).get("chrome_frame_reporter", {})
+        state, number = told.get("state", ""), told.get("frame_sequence")
+        if number is not None and FATES.index(state) < FATES.index(fate.get(number, FATES[-1])):
+            fate[number] = state
+    count = Counter(fate.values())
+    due = sum(count.values()) - count[FATES[-1]]
+    main = [each for each in within if each["tid"] == begin["tid"] and "tdur" in each]
+    drawn = sorted(each["tdur"] / 1000 for each in main if each["name"] == "FireAnimationFrame")
+    all_of_it = sum(each["tdur"] for each in main if each["name"] == "RunTask") / 1000
+    seconds = (end["ts"] - begin["ts"]) / 1e6
+    median, high = np.percentile(drawn, (50, 95))
+    return (
+        f"{count[FATES[0]] / seconds:.0f} frames a second presented with what was drawn, "
+        f"{count[FATES[1]] / due:.0%} without it and {count[FATES[2]] / due:.0%} dropped of {due} in "
+        f"{seconds:.1f} s; script median {median:.2f} ms, 95 % {high:.2f} ms of {len(drawn)} frames, "
+        f"all work of the main thread {all_of_it / len(drawn):.2f} ms a frame"
+    )
 
 
 def preview(address: str, browser: Any) -> None:
