@@ -74,7 +74,10 @@ FIRST = """window.first = new Promise(resolve => {
   requestAnimationFrame(look);
 })"""
 """Keeps when a page has its first title and chart, in milliseconds since its navigation began."""
-WATCHED = ("benchmark", "cc", "viz", "blink.user_timing", "devtools.timeline")
+WATCHED = (
+    *("benchmark", "cc", "blink.user_timing", "devtools.timeline"),
+    "disabled-by-default-devtools.timeline",  # the tasks of every thread
+)
 """Categories of Chromium's trace."""
 FATES = ("STATE_PRESENTED_ALL", "STATE_PRESENTED_PARTIAL", "STATE_DROPPED", "STATE_NO_UPDATE_DESIRED")
 """What becomes of frames, in the words of the trace, best first; the last asked for nothing new."""
@@ -207,10 +210,11 @@ def frames(events: list[dict[str, Any]]) -> str:
     ]
     fate: dict[int, str] = {}
     for each in within:
-        told = each.get("args", {}).get("chrome_frame_reporter", {})
+        told = each.get("args", {}).get("frame_reporter", {})
         state, number = told.get("state", ""), told.get("frame_sequence")
         if number is not None and FATES.index(state) < FATES.index(fate.get(number, FATES[-1])):
             fate[number] = state
+    assert fate, "The trace of this Chromium tells of no frames."
     count = Counter(fate.values())
     due = sum(count.values()) - count[FATES[-1]]
     main = [each for each in within if each["tid"] == begin["tid"] and "tdur" in each]
