@@ -236,7 +236,7 @@ class Person:
                     return True
                 self.page.wait_for_timeout(100)
             self.lost += 1
-        raise AssertionError(f"A bar at {before} does not move. {self.seen()}")
+        raise AssertionError(f"A bar does not move. {self.seen()}")
 
     def drag_the_width(self) -> bool:
         """Drag the width of the cloud, on the Profile or on the Tune page; it is another one then."""
@@ -267,7 +267,7 @@ class Person:
                     return True
                 self.page.wait_for_timeout(100)
             self.lost += 1
-        raise AssertionError(f"A width of {before} does not move. {self.seen()}")
+        raise AssertionError(f"The width does not move. {self.seen()}")
 
     def cut_inside(self) -> bool:
         """Plan a cut inside the blocks, or have measured what that takes."""
@@ -438,7 +438,7 @@ class Person:
                 break
             self.page.wait_for_timeout(100)
         else:
-            raise AssertionError(f"The speaker reads of another scene than {title}. {self.seen()}")
+            raise AssertionError(f"The speaker reads of another scene. {self.seen()}")
         window.close()
 
     def read_the_notes(self) -> None:

@@ -29,7 +29,7 @@ import numpy as np
 import psutil
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from serving import Server, chromium, context_of, go, serving, settle, visit
+from serving import Server, chromium, context_of, go, measure, serving, settle, visit
 
 from app.report import build_report
 from app.story import SCENES
@@ -250,7 +250,7 @@ def frames(events: list[dict[str, Any]]) -> str:
 def preview(address: str, browser: Any) -> None:
     """The perplexity of a plan, on a profile that is made first."""
     page = visit(browser, f"{address}/profile", viewport={"width": 1280, "height": 900})
-    page.get_by_role("button", name="Measure", exact=True).click()
+    measure(page, 8, 512)
     page.get_by_text("Done: Profile").wait_for(timeout=300_000)
     go(page, "Tune")
     page.get_by_text("Preview in").wait_for(timeout=300_000)  # the first also reads the bases
