@@ -10,7 +10,25 @@
   const MILLISECONDS = {turn: 2200, shade: 900, cut: 1600};
   const KEYS = ["turn", "shade", "cut"];
   const still = matchMedia("(prefers-reduced-motion: reduce)");
-  const shown = window.slicescopeCloud ??= {pose: null, about: null, frames: 0, spent: 0};
+  const EDGE = 8;  // pixels from the ends of the dial to where the middle of its thumb can stand
+  const shown = window.slicescopeCloud ??= (() => {
+    // ``live`` is the picture on the page. The page may be drawn anew while the pointer holds the dial, or while
+    // the dial has the focus: both go on with the new picture.
+    const state = {
+      pose: null, about: null, frames: 0, spent: 0, live: null, held: false, focused: false, timer: 0,
+    };
+    const listen = (kind, act) => addEventListener(kind, (event) => { if (state.held) act(event); }, true);
+    listen("pointermove", (event) => state.live?.follow(event.clientX));
+    for (const kind of ["pointerup", "pointercancel"]) {
+      listen(kind, () => { state.held = false; state.live?.release(); });
+    }
+    for (const kind of ["focusin", "pointerdown"]) {
+      document.addEventListener(kind, (event) => {
+        state.focused = Boolean(event.target?.matches?.(".slicescope-cloud.beside .dial"));
+      });
+    }
+    return state;
+  })();
 
   const ease = (t) => (t < 0.5 ? 4 * t * t * t : 1 - Math.pow(-2 * t + 2, 3) / 2);
   const mix = (a, b, t) => a + (b - a) * t;
@@ -46,6 +64,8 @@
       this.place = clamp(shown.place ?? this.data.middle, 0, this.data.blocks.length - 1);
       const same = shown.about === this.data.about;
       const kept = this.stage === "cut" && same && shown.width;
+      shown.held &&= Boolean(kept);  // what is held now is another thing
+      shown.live = this;
       this.width = kept ? shown.width : this.data.width;
       this.pose = same && shown.pose ? {...shown.pose} : {...STAGES.askew};
       shown.about = this.data.about;
@@ -56,7 +76,10 @@
       this.size.observe(this.root);
       this.measure();
       // A plan may have changed meanwhile: the picture goes where it stands now.
-      if (kept && this.data.grip && this.data.width !== this.width) this.slide(this.data.width);
+      if (kept && !shown.held && this.data.grip && this.data.width !== this.width) this.slide(this.data.width);
+      if (shown.focused && (document.activeElement ?? document.body) === document.body) {
+        this.range?.focus({preventScroll: true});
+      }
     }
 
     build() {
@@ -113,8 +136,7 @@
     }
 
     dial() {
-      const {labels, size, stops, grip} = this.data;
-      const least = stops.at(-1)?.[0] ?? grip?.least ?? 1;
+      const {labels, size} = this.data;
       const range = this.range = make("input", "dial");
       range.setAttribute("aria-label", labels.dial);
       range.type = "range";
@@ -123,32 +145,49 @@
       range.step = 1;
       range.value = this.width;
       range.addEventListener("input", () => {
-        this.target = null;
-        // A key goes from one measured width to the next; the pointer passes all that lie between.
-        if (this.held) this.width = Math.max(Number(range.value), least);
-        else this.width = Math.max(this.next(Number(range.value)), least);
-        this.settle();
-        if (!this.held) this.tell(500);
+        // A key goes from one measured width to the next; the pointer, which is followed, passes all between.
+        if (!shown.held) {
+          this.take(this.next(Number(range.value)));
+          this.tell(500);
+        }
+        range.value = this.width;
       });
-      const release = () => {
-        if (!this.held) return;
-        this.held = false;
-        if (stops.length) this.slide(this.nearest(this.width));
-        else this.tell(0);
-        range.blur();
-      };
-      range.addEventListener("pointerdown", () => { this.held = true; this.target = null; });
-      range.addEventListener("pointerup", release);
-      range.addEventListener("pointercancel", release);
+      range.addEventListener("pointerdown", (event) => {
+        if (event.button) return;
+        shown.held = true;
+        this.follow(event.clientX);
+      });
       return range;
+    }
+
+    take(width) {
+      const {stops, grip} = this.data;
+      this.target = null;
+      this.width = Math.max(width, stops.at(-1)?.[0] ?? grip?.least ?? 1);
+      this.settle();
+    }
+
+    // The width below the pointer.
+    follow(x) {
+      if (!this.range?.clientWidth) return;
+      const box = this.range.getBoundingClientRect(), {size} = this.data;
+      const share = (x - box.left - EDGE) / (box.width - 2 * EDGE);
+      this.take(Math.round(clamp(share, 0, 1) * size));
+    }
+
+    release() {
+      if (this.data.stops.length) this.slide(this.nearest(this.width));
+      else this.tell(0);
+      shown.focused = false;
+      this.range?.blur();
     }
 
     // The slice of a block of the plan, typed into the field that the bars of the plan type into too.
     tell(wait) {
       const {grip, size} = this.data;
-      clearTimeout(this.timer);
+      clearTimeout(shown.timer);
       if (!grip || !window.slicescopeBars) return;
-      this.timer = setTimeout(() => window.slicescopeBars.send(grip.block, 100 * (1 - this.width / size)), wait);
+      shown.timer = setTimeout(() => window.slicescopeBars.send(grip.block, 100 * (1 - this.width / size)), wait);
     }
 
     nearest(width) {

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 from urllib.parse import quote
 
 import pytest
-from serving import MISSING, chromium, context_of, eventually, place_of, served, settle, visit
+from serving import MISSING, Wire, chromium, context_of, eventually, place_of, served, settle, visit
 
 pytestmark = [
     pytest.mark.browser,
@@ -60,16 +60,19 @@ def counter(page: Any, name: str) -> str:
     return page.locator(f".slicescope-cloud .{name} b").inner_text()
 
 
-def drag(page: Any, share: float) -> None:
-    """Take the width to a share of the whole with the mouse, and hold it there."""
+def hold(page: Any, share: float) -> Callable[[float], None]:
+    """Take the width to a share of the whole with the mouse, and hold it there; what moves it on."""
     dial = page.get_by_role("slider", name="Width of the stream")
     dial.scroll_into_view_if_needed()
     box = place_of(page, dial)
-    now = float(dial.input_value()) / float(dial.get_attribute("max"))
-    at = lambda x: (box["x"] + 8 + x * (box["width"] - 16), box["y"] + box["height"] / 2)  # noqa: E731
-    page.mouse.move(*at(now))
+
+    def move(to: float, steps: int = 5) -> None:
+        page.mouse.move(box["x"] + 8 + to * (box["width"] - 16), box["y"] + box["height"] / 2, steps=steps)
+
+    move(float(dial.input_value()) / float(dial.get_attribute("max")), 1)
     page.mouse.down()
-    page.mouse.move(*at(share), steps=5)
+    move(share)
+    return move
 
 
 def test_the_profile_shows_the_stream_of_the_chosen_block(place: tuple[str, Any]) -> None:
@@ -78,7 +81,7 @@ def test_the_profile_shows_the_stream_of_the_chosen_block(place: tuple[str, Any]
     rests(page)
     assert (counter(page, "perplexity"), counter(page, "width")) == ("51.00", "432")
     energy = counter(page, "energy")
-    drag(page, 0.67)
+    hold(page, 0.67)
     page.locator(".slicescope-cloud .perplexity").get_by_text("between two measured sizes").wait_for()
     assert float(counter(page, "energy").split()[0]) < float(energy.split()[0])
     page.mouse.up()
@@ -145,7 +148,7 @@ def test_dragging_the_width_moves_the_plan(place: tuple[str, Any]) -> None:
         lambda: float(counter(page, "width")) == pytest.approx(size * (1 - before / 100), abs=1),
         "the cloud shows the width of the bar",
     )
-    drag(page, 0.6)
+    hold(page, 0.6)
     page.mouse.up()
     cut = re.compile(r"^(39|40|41)\.")
 
@@ -168,5 +171,45 @@ def test_dragging_the_width_moves_the_plan(place: tuple[str, Any]) -> None:
     page.keyboard.press("ArrowLeft")  # one step of the plan's rounding
     eventually(
         page, lambda: float(handle.get_attribute("aria-valuenow")) > now + 0.5, "the key moves the bar"
+    )
+    settle(page)
+    rests(page)
+    page.keyboard.press("ArrowLeft")  # the picture is another one, and has the focus
+    eventually(page, lambda: float(handle.get_attribute("aria-valuenow")) > now + 1.9, "so does the next key")
+    page.context.close()
+
+
+def test_a_width_that_is_held_while_the_picture_is_drawn_anew_follows_on(place: tuple[str, Any]) -> None:
+    address, browser = place
+    wire = Wire()
+    page = context_of(browser, wire, viewport={"width": 1280, "height": 900}).new_page()
+    page.goto(f"{address}/tune?block={quote('5 · model.layers.5')}")
+    handles = page.locator(".slicescope-handles .handle")
+    handles.nth(9).wait_for()
+    page.locator(".slicescope-cloud canvas").first.wait_for()
+    settle(page)
+    rests(page)
+    before = float(handles.nth(5).get_attribute("aria-valuenow"))
+    handles.nth(9).focus()
+    wire.late = True
+    page.keyboard.press("PageUp")
+    move = hold(page, 0.7)
+    page.wait_for_timeout(600)  # the key has become a move
+    page.evaluate("document.querySelector('.slicescope-cloud').dataset.old = '1'")
+    wire.release()
+    old = page.locator(".slicescope-cloud[data-old]")
+    eventually(page, lambda: old.count() == 0, "the picture is another one")
+    page.locator(".slicescope-cloud canvas").first.wait_for()
+    assert counter(page, "width") == "403"  # where it is held
+    move(0.6)
+    page.mouse.up()
+    settle(page)
+    stands = lambda: float(handles.nth(5).get_attribute("aria-valuenow"))  # noqa: E731
+    eventually(page, lambda: 39 < stands() < 42, "the bar stands where the width was let go")
+    assert before < 30
+    settle(page)
+    rests(page)
+    eventually(
+        page, lambda: counter(page, "width") == str(round(576 * (1 - stands() / 100))), "so does the cloud"
     )
     page.context.close()
