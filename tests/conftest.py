@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -265,6 +266,16 @@ def browser() -> Iterator[Any]:
 
     with chromium() as browser:
         yield browser
+
+
+@pytest.fixture(autouse=True)
+def _closed() -> Iterator[None]:
+    """Leave no page of a test open, where it has any."""
+    if serving := sys.modules.get("serving"):
+        with serving.closing():
+            yield
+    else:
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -174,8 +174,33 @@ def chromium() -> Iterator[Any]:
 
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-        yield browser
-        browser.close()
+        _BROWSERS.append(browser)
+        try:
+            yield browser
+        finally:
+            _BROWSERS.remove(browser)
+            browser.close()
+
+
+_BROWSERS: list[Any] = []
+"""Those that are open."""
+
+
+@contextmanager
+def closing() -> Iterator[None]:
+    """Close the pages that are opened inside the ``with``, at its end.
+
+    A page that is left open goes on: its parts are drawn anew every second, beside all that comes after it.
+    Contexts that were there before stay, and so does the one of ``look``.
+    """
+    known = {context for browser in _BROWSERS for context in browser.contexts}
+    known |= {page for context in known for page in context.pages}
+    yield
+    for browser in _BROWSERS:
+        shared = _SHARED.get(browser)
+        for left in (*browser.contexts, *(shared.pages if shared else ())):
+            if left not in known and left is not shared:
+                left.close()
 
 
 TRAFFIC = """(() => {

@@ -16,6 +16,7 @@ from analysis.sources.opening import OpenModel
 from analysis.sources.text import TextSource
 from analysis.storage import runs_folder
 from app.report import build_report
+from app.wording import typeset
 from slicing.budget import Budget
 from slicing.depth.layout import Layout
 from slicing.depth.operator import reduce_blocks
@@ -158,7 +159,7 @@ def test_a_run_a_study_a_report_and_a_model_card_tell_of_it(model, tmp_path, mon
     again = load_run(runs_folder() / run.key)
     assert warnings(again.result) == warnings(result)
     assert told in (runs_folder() / run.key / MODEL_FOLDER / "README.md").read_text()
-    assert html.escape(told) in build_report(run)
+    assert html.escape(typeset(told)) in build_report(run)
     impossible = result.model_copy(update={"sink": result.sink.model_copy(update={"block": 3})})
     assert any("got block 3" in each for each in CHECKS["compress"](run.request, impossible))
     study = Study(**asked, recipes=(recipe,), budgets=(budget,))

@@ -12,6 +12,7 @@ from conftest import tiny_model
 from analysis.curvature import gradients
 from analysis.sublayers import out_in, sublayers
 from slicing.inner import select
+from slicing.inner.moments import writer_moments
 from slicing.inner.obs import DAMPING
 from slicing.inner.scores import UNIT_SCORES
 from slicing.inner.select import unit_scores
@@ -179,7 +180,7 @@ def test_obs_takes_out_what_costs_least_first(model):
     view = ModelView(model, WINDOWS)
     sublayer, curved = sublayers(model)[PLACE][1], select.view_curvature(view).moments[PLACE][1]
     moments: dict[tuple[int, int], torch.Tensor] = {}
-    select.writer_moments(model, WINDOWS, lambda b, r, s, found: moments.update({(b, r): found[0]}))
+    writer_moments(model, WINDOWS, lambda b, r, s, found: moments.update({(b, r): found[0]}))
     moment = moments[PLACE, 1]
     weight = out_in(sublayer.writers[0]).double()
     damped = moment + torch.diag(DAMPING * moment.diagonal() + 1e-9 * moment.diagonal().max())
