@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from serving import chromium, serving, settle, visit
+from serving import chromium, eventually, serving, settle, visit
 
 from slicing.studies.store import BUNDLED_BOARD, BUNDLED_CONTEST, BUNDLED_RUN, BUNDLED_SWEEP, load_run
 
@@ -30,6 +30,7 @@ PAGES = {
     "runs": "runs",
     **{f"talk-{step}": f"?present=1&step={step}" for step in range(1, 13)},
 }
+WITHOUT_CHART = ("model", "runs", "talk-12")
 NARROW = (
     "shrink",
     "profile",
@@ -68,7 +69,7 @@ def main() -> None:
 def take(browser: Any, address: str, name: str, scheme: str, width: int, height: int) -> None:
     """Take a picture of what the screen shows first; of a study on a phone, below the form, of the chart."""
     page = visit(browser, address, color_scheme=scheme, viewport={"width": width, "height": height})
-    if "model" not in name and "runs" not in name:
+    if not name.startswith(WITHOUT_CHART):
         page.locator(".js-plotly-plot, .slicescope-cloud canvas").first.wait_for()
     if name == "near":
         page.get_by_text("From near").scroll_into_view_if_needed()
@@ -76,6 +77,8 @@ def take(browser: Any, address: str, name: str, scheme: str, width: int, height:
     if name.startswith("study") and "narrow" in name:
         page.locator(".js-plotly-plot").first.evaluate("chart => chart.scrollIntoView({block: 'center'})")
     settle(page)
+    # What a part of the page loads by itself, as charts do, has a grey field in its place until it is there.
+    eventually(page, lambda: page.get_by_test_id("stSkeleton").count() == 0, "all of the page is drawn")
     page.wait_for_timeout(1500)  # transitions
     page.screenshot(path=FOLDER / f"{name}-{scheme}.png")
     page.context.close()
