@@ -274,7 +274,7 @@ def widen(tensor: torch.Tensor, home: torch.device | str | None = None) -> torch
 
 
 def alike(tensor: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
-    """The tensor on the device and in the dtype of ``other``.
+    """Give the tensor on the device and in the dtype of ``other``.
 
     It moves first: a device without fp64 cannot widen on the way.
     """

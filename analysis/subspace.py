@@ -59,12 +59,10 @@ def eigenvectors(moment: Tensor) -> tuple[Tensor, Tensor] | None:
     """Find the eigenvectors of a second ``moment`` (D, D), fp64, as columns (D, D), fp32.
 
     With them come the eigenvalues (D,), fp64, both by decreasing eigenvalue. ``None`` where a half cannot be
-    parted from the other, because eigenvalues are alike, or where D has no factor of two.
+    parted from the other, because eigenvalues are alike, or where D is odd or no more than ``_SMALL``.
     """
-    size = len(moment)
     level = _levelled(moment)
-    narrowed = level.moment.float()
-    blocks, found = narrowed.unsqueeze(0), None
+    blocks, found = level.moment.float().unsqueeze(0), None
     while blocks.shape[-1] > _SMALL and blocks.shape[-1] % 2 == 0:  # (b, n, n) -> (2b, n/2, n/2)
         half = blocks.shape[-1] // 2
         projectors = _purified(blocks, half)
@@ -82,7 +80,6 @@ def eigenvectors(moment: Tensor) -> tuple[Tensor, Tensor] | None:
     values, vectors = torch.linalg.eigh(least)
     found = _joined(found @ vectors.flip(-1).to(found))
     values, order = values.flip(-1).flatten().sort(descending=True, stable=True)
-    assert found.shape == (size, size)
     return found[:, order], values.clamp_min(0.0)
 
 
@@ -99,7 +96,7 @@ class _Levelled(NamedTuple):
     directions: Tensor
     """(D, ``_MASSIVE``), fp64."""
     beyond: Tensor
-    """What was taken from each of them, (``_MASSIVE``,)."""
+    """Tells how much of its eigenvalue each of them has lost, (``_MASSIVE``,)."""
 
     def taken(self, found: Tensor) -> Tensor:
         """Tell what was taken from the products of columns (D, n), (n, n)."""

@@ -166,7 +166,7 @@ class _Member:
         self.view: str | None = None
         """The key of the view of its last trial."""
         self.kin: str | None = None
-        """What its last trial shares with others (``slicing.studies.cuts.kin``)."""
+        """Tells which trials share most with its last one (``slicing.studies.cuts.kin``)."""
         self.searches: set[str] = set()
         """Plans it has searched shares for."""
 

@@ -158,7 +158,7 @@ def least_missed(
     rises: Callable[[Sequence[Candidate]], Mapping[Candidate, float]],
     before: Mapping[Candidate, float],
 ) -> tuple[Candidate, dict[Candidate, float]]:
-    """The candidate whose rise of the loss is least, and the last known rises of all of them.
+    """Find the candidate whose rise of the loss is least, and give the last known rises of all of them.
 
     ``rises`` measures some candidates in one go. ``before`` has their rises from an earlier step, when less
     was gone; without one of a candidate, it is measured. Those are measured whose rise is still the least if
@@ -178,5 +178,5 @@ def least_missed(
 
 
 def _fallen(rise: float) -> float:
-    """The least that a rise is expected to be now; one that is a gain already may stay what it is."""
+    """Tell the least that a rise is expected to be now; one that is a gain already may stay what it is."""
     return min(rise, FALLS_TO * rise)

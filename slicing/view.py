@@ -316,7 +316,7 @@ class ModelView:
 
 
 class _Answer(NamedTuple):
-    """What was measured, how long that took without what it asked for, and the keys of all of that."""
+    """Holds what was measured, its seconds without those of what it asked for, and the keys of those."""
 
     value: Any
     seconds: float

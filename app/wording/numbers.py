@@ -34,7 +34,7 @@ _KEPT = re.compile(r"\b(?:S[BP] (?=\d)|\d{1,2} [A-Z][a-z]{2} \d{4} \d\d:\d\d UTC
 
 
 def unparted(text: str) -> str:
-    """The text with spaces that no line break parts in ``SB 10`` and ``SP 25``, and in the times of runs."""
+    """Put spaces that no line break parts into ``SB 10`` and ``SP 25``, and in the times of runs."""
     return _KEPT.sub(lambda found: found[0].replace(" ", "\N{NO-BREAK SPACE}"), text)
 
 

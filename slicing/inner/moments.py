@@ -75,7 +75,7 @@ def writer_moments(
 
 
 class Asked(Protocol):
-    """What moments are asked of: a view of a model."""
+    """Answers questions about a model on windows of a text, as ``ModelView`` does."""
 
     model: Any
     windows: Tensor
@@ -119,6 +119,6 @@ def view_moments(view: Asked, look: Look, relative: bool = True) -> None:
 
 
 def _has_room(model: Any) -> bool:
-    """Whether the device of the sums has room for many times the moments of all writers."""
+    """Tell whether the device of the sums has room for many times the moments of all writers."""
     widths = (out_in(each).shape[1] for rows in sublayers(model) for own in rows for each in own.writers)
     return memory_of(precise_home(model.device))[0] >= SPARE * FP64 * sum(width * width for width in widths)

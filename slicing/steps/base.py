@@ -7,9 +7,9 @@ in a recipe's line, and they go into the run.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self, TypeVar
 
 from pydantic import (
     ConfigDict,
@@ -319,16 +319,21 @@ class Step(Value):
         """Do what was decided to the model that the steps before have made, and repair it."""
 
     @property
-    def unrepaired(self) -> Self | None:
-        """The step from whose model the repair of this one goes on, with ``mend``.
+    def mending(self) -> Mending | None:
+        """Give the repair of this step apart from the rest of it.
 
-        ``None`` where nothing is repaired, or not apart from the rest.
+        ``None`` where nothing is repaired, or only together with the rest.
         """
         return None
 
-    def mend(self, view: ModelView, made: Made) -> Made:
-        """Repair what ``unrepaired`` has made: the same as ``apply`` gives. ``made`` stays as it is."""
-        raise NotImplementedError(f"'{self.name}' has no repair of its own.")
+
+class Mending(NamedTuple):
+    """Holds a repair that goes on from the model of another step."""
+
+    before: Step
+    """The step that makes that model: the same one, unrepaired."""
+    repair: Callable[[ModelView, Made], Made]
+    """Makes what ``Step.apply`` of the repaired step gives, and leaves the model that it gets as it is."""
 
 
 SHARES = (0.25, 0.5, 0.75)

@@ -33,7 +33,7 @@ from slicing.inner.sink import lost_sink
 from slicing.inner.widths import FORMS, InnerWidths, SublayerWidths, parameters_held, units_of
 from slicing.memory import Holds, inner_need
 from slicing.repair import Repair, SublayerRepair, held_out
-from slicing.steps.base import Cost, Made, Step
+from slicing.steps.base import Cost, Made, Mending, Step
 
 if TYPE_CHECKING:
     from slicing.plans import Slicing
@@ -218,12 +218,13 @@ class Inner(Step):
         return type(self)(**{**dict(self), "repair": "none"})
 
     @property
-    def unrepaired(self) -> Self | None:
-        """The same without the repair, which goes on from what is cut and restored.
+    def mending(self) -> Mending | None:
+        """Give the repair, which goes on from what is cut and restored.
 
         ``None`` for equal widths: their model is that of another tool, in which nothing is fitted.
         """
-        return None if self.repair == "none" or self.uniform else self.preview()
+        apart = self.repair != "none" and not self.uniform
+        return Mending(self.preview(), self._mend) if apart else None
 
     def cost(self, tokens: int, window_length: int) -> Cost:
         """One pass to look, two to restore, five to fit block by block."""
@@ -248,7 +249,7 @@ class Inner(Step):
             found = self._repaired(view, found)
         return self._finished(view, found)
 
-    def mend(self, view: ModelView, made: Made) -> Made:
+    def _mend(self, view: ModelView, made: Made) -> Made:
         """Repair what is cut and restored."""
         return self._finished(view, self._repaired(view, made))
 

@@ -178,7 +178,7 @@ class Modegpt(Selective):
 
 
 def _energies(view: ModelView, look: Look | None = None) -> dict[tuple[int, int], Energies]:
-    """Those of the rotary pairs, in a pass that shows the moments too where they are looked at."""
+    """Sum up the energies of rotary pairs, in a pass that shows the moments too, to ``look``."""
     with pair_energies(view.model) as energies:
         writer_moments(view.model, view.windows, look, view.progress, relative=False)
     return energies

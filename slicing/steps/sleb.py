@@ -33,7 +33,7 @@ class Sleb(Removal):
     of now. The choice is that of trying all, unless a rise more than halves meanwhile."""
 
     def cost(self, tokens: int, window_length: int) -> Cost:
-        """Half as many passes where only the likely are tried."""
+        """Count half as many passes where only likely blocks are tried."""
         (phase, tried), *repairing = super().cost(tokens, window_length)
         return ((phase, tried / 2 if self.only_likely else tried), *repairing)
 
@@ -52,7 +52,7 @@ class Sleb(Removal):
     def _likely(
         self, view: ModelView, layout: Layout, before: dict[int, float]
     ) -> tuple[int, dict[int, float]]:
-        """The dense block that goes next, and the rises that are known."""
+        """Choose the dense block that goes next, and give the rises that are known then."""
 
         def rises(some: Sequence[int]) -> dict[int, float]:
             places = tuple(sorted(layout.tops.index(block) for block in some))

@@ -58,14 +58,14 @@ def cutting(recipe: Recipe) -> tuple[Step, ...]:
 
 
 def unrepaired(recipe: Recipe) -> tuple[Step, ...] | None:
-    """The steps whose model the repair of a recipe goes on from; ``None`` where there are none."""
+    """Give the steps whose model the repair of a recipe goes on from; ``None`` where there are none."""
     first = cutting(recipe)
-    before = first[-1].unrepaired if first else None
-    return (*first[:-1], before) if before else None
+    mending = first[-1].mending if first else None
+    return (*first[:-1], mending.before) if mending else None
 
 
 def kin(trial: Trial) -> str:
-    """The same for trials that differ in size and repair alone: they share most of what is measured."""
+    """Give one key to trials that differ in size and repair alone: they share most of what is measured."""
     return key_of([step.model_copy(update={"repair": "none"}).key for step in trial.recipe.steps])
 
 

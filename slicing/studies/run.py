@@ -165,8 +165,9 @@ def _cut_and_healed(trial: Trial, budget: Budget, view: ModelView, cuts: Cuts | 
         return make_smaller(trial.recipe, budget, view)
     first = cutting(trial.recipe)
     if (cut := cuts.find(trial)) is None:
-        if begun := cuts.find_unrepaired(trial):
-            made = replace(first[-1].mend(view, begun.made), line=_line(first, budget))
+        begun, mending = cuts.find_unrepaired(trial), first[-1].mending if first else None
+        if begun and mending:
+            made = replace(mending.repair(view, begun.made), line=_line(first, budget))
             cut = begun._replace(made=made)
         else:
             cut = make_smaller(Recipe(steps=first), budget, view)
