@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
-from serving import MISSING, look, settle, unfold
+from serving import MISSING, eventually, look, place_of, settle, unfold
 
 from app.tables import ranking_table
 from slicing.studies.store import bundled_contest
@@ -27,13 +27,25 @@ HEIGHT = 35
 
 
 def click(page: Any, key: str, row: int, x: float) -> None:
-    """Click into a row of a table, so many pixels from its left end."""
+    """Click into a row of a table, so many pixels from its left end, until the table says that this row is chosen.
+
+    The table takes no click until it has measured itself, and what is drawn above it may move it under the pointer.
+    """
     table = page.locator(f".st-key-{key}-table").get_by_test_id("stDataFrameResizable")
     table.scroll_into_view_if_needed()
     table.locator("canvas").first.wait_for()
-    settle(page)
-    table.click(position={"x": x, "y": HEIGHT * (row + 1.5)})
-    settle(page)
+    # the table of its own words that it keeps for screen readers; its first row is the head
+    line = table.locator(f"tr[aria-rowindex='{row + 2}']")
+    chosen = line.and_(page.locator("[aria-selected=true]")).or_(line.locator("[aria-selected=true]"))
+    for _ in range(10):
+        settle(page)
+        place_of(page, table)
+        table.click(position={"x": x, "y": HEIGHT * (row + 1.5)})
+        settle(page)
+        with suppress(PlaywrightTimeout):
+            chosen.first.wait_for(state="attached", timeout=3_000)
+            return
+    raise AssertionError(f"The table takes no click into its row {row}.")
 
 
 def card(page: Any) -> str:
@@ -51,13 +63,8 @@ def test_a_row_of_the_ranking_opens_the_card_of_its_recipe(address: str, browser
     unfold(page, "The same as a table")
     assert page.locator(".st-key-recipe-card").count() == 0
     for row in (3, 1):  # the first is the dense model, which is no recipe
-        chosen = page.locator(".st-key-recipe-card").get_by_text(lines[row], exact=True).first
-        for _ in range(3):  # streamlit's table takes no click until it has measured itself: one clicks again
-            click(page, "ranking", row, 18)
-            with suppress(PlaywrightTimeout):
-                chosen.wait_for(timeout=15_000)
-                break
-        assert card(page) == lines[row]
+        click(page, "ranking", row, 18)
+        eventually(page, lambda: card(page) == lines[row], "the card of the chosen row is shown")
     page.close()
 
 
@@ -66,5 +73,6 @@ def test_a_cell_of_the_map_opens_the_card_of_its_recipe(address: str, browser: A
     unfold(page, "The same as a table")
     click(page, "map", 1, 330)
     assert "slice(dynamic" in card(page)
-    assert "mean slice (SP) 20\N{NO-BREAK SPACE}%" in page.locator(".st-key-recipe-card").inner_text()
+    told = page.locator(".st-key-recipe-card").get_by_text("mean slice (SP) 20\N{NO-BREAK SPACE}%")
+    told.first.wait_for()
     page.close()
