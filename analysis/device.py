@@ -128,9 +128,11 @@ def is_cuda(name: str) -> bool:
     place = place_of(name)
     if place.chosen:
         return place.devices[0].startswith("cuda")
-    if sys.platform == "darwin" or (sys.platform == "linux" and not any(map(os.path.exists, _DRIVERS))):
-        return False
-    return torch.cuda.is_available()
+    return sys.platform != "darwin" and _may_have_cuda() and torch.cuda.is_available()
+
+
+def _may_have_cuda() -> bool:
+    return sys.platform != "linux" or any(map(os.path.exists, _DRIVERS))
 
 
 class Facts(NamedTuple):
@@ -167,17 +169,34 @@ def pick_dtype(name: str, device: torch.device, stored: object, told: Facts | No
     return torch.bfloat16 if native and stored != torch.float16 else torch.float16
 
 
+def itemsize_of(dtype: str, device: str) -> int:
+    """Bytes of one number of a model that is opened by these names here, as ``pick_dtype`` picks it.
+
+    torch, which takes a second to be imported, is asked only where there may be an accelerator. Raises
+    ``ModelError`` for unknown names and for a device that is not here.
+    """
+    check_device_names(device, dtype)
+    if dtype != "auto":
+        return DTYPES[dtype].itemsize
+    on_host = place_of(device).devices == (HOST,) or (device == "auto" and not _may_have_cuda())
+    return 4 if on_host or pick_device(device).type == HOST else 2
+
+
 def check_device_names(device: str, dtype: str) -> None:
     """Raise ``ModelError`` unless there are such a device and such a dtype, be it here or elsewhere."""
     place_of(device)
     if dtype != "auto":
-        _dtype(dtype)
+        _require_dtype(dtype)
 
 
 def _dtype(name: str) -> torch.dtype:
+    _require_dtype(name)
+    return getattr(torch, name)
+
+
+def _require_dtype(name: str) -> None:
     if name not in DTYPES:
         raise ModelError(unknown_name("dtype", name, ("auto", *DTYPES)))
-    return getattr(torch, name)
 
 
 Precision = Literal["exact", "fast"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from analysis.device import pick_device, pick_dtype
+from analysis.device import itemsize_of
 from analysis.errors import ModelError, SlicescopeError
 from analysis.shape import ModelShape
 from analysis.sources.configuration import shape_of
@@ -86,8 +86,7 @@ def _shape(source: str) -> ModelShape | str:
 
 def itemsize(source: ModelSource) -> int:
     """Bytes of a parameter in the dtype that a model will be opened in."""
-    told = state.told_of(source.device)
-    return pick_dtype(source.dtype, pick_device(source.device), None, told).itemsize
+    return itemsize_of(source.dtype, source.device)
 
 
 def known(source: ModelSource, wish: Wish, shape: ModelShape) -> tuple[Option, ...]:

@@ -105,7 +105,7 @@ def shrink(
 
 def _tell_known(request: ShrinkRequest) -> None:
     """Print what stored trials, or those that ship, say of the wish, before anything runs."""
-    from analysis.device import pick_device, pick_dtype
+    from analysis.device import itemsize_of
     from analysis.errors import UnsupportedError
     from analysis.sources.configuration import shape_of
     from analysis.sources.model import must_fetch
@@ -117,7 +117,7 @@ def _tell_known(request: ShrinkRequest) -> None:
     if must_fetch(source):  # then nothing of it is stored here
         return
     with suppress(UnsupportedError):  # which the job says itself
-        itemsize = pick_dtype(source.dtype, pick_device(source.device), None).itemsize
+        itemsize = itemsize_of(source.dtype, source.device)
         known = known_options(source, request.wish, shape_of(source), itemsize)
         if known:
             err.print(f"Known already of sizes near {request.wish.line}, best first:", highlight=False)

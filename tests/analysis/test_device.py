@@ -12,14 +12,18 @@ import pytest
 import torch
 
 from analysis.device import (
+    DTYPES,
     PeakMemory,
     free_memory,
     is_out_of_memory,
+    itemsize_of,
     memory_of,
     out_of_memory_told,
     pass_by_imports,
+    pick_device,
+    pick_dtype,
 )
-from analysis.errors import OutOfMemoryError
+from analysis.errors import ModelError, OutOfMemoryError
 
 
 def test_host_that_cannot_give_the_memory_is_told():
@@ -124,3 +128,15 @@ def test_what_a_process_begins_with_is_passed_by_and_what_comes_later_is_not():
     gone = weakref.finalize(type("Part", (), {}), int)  # a class refers to itself
     free_memory()
     assert not gone.alive
+
+
+@pytest.mark.parametrize("device", ["auto", "cpu"])
+@pytest.mark.parametrize("dtype", ["auto", *DTYPES])
+def test_bytes_of_a_number_are_those_of_the_dtype_that_is_picked(dtype, device):
+    assert itemsize_of(dtype, device) == pick_dtype(dtype, pick_device(device), None).itemsize
+
+
+@pytest.mark.parametrize(("dtype", "device"), [("float8", "cpu"), ("auto", "tpu"), ("float32", "cpu+cpu:1")])
+def test_bytes_of_a_number_of_unknown_names_are_refused(dtype, device):
+    with pytest.raises(ModelError):
+        itemsize_of(dtype, device)

@@ -1,14 +1,16 @@
-"""Commands that only read what is stored: they start in a moment, without torch."""
+"""Commands that only read what is stored, and the first pages: they start in a moment, without torch."""
 
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 
 import pytest
 from typer.testing import CliRunner
 
+from analysis.device import _DRIVERS
 from app.cli import app
 from slicing.studies.store import bundled_run, keep_run, list_runs
 
@@ -80,3 +82,27 @@ def test_our_models_are_told_to_transformers_whenever_it_is_imported():
     command = [sys.executable, "-c", ORDERS, before, after, ours]
     answer = subprocess.run(command, capture_output=True, text=True, check=True)
     assert answer.stdout.splitlines() == ["True True"] * 3
+
+
+PAGES = """
+import logging, sys
+from pathlib import Path
+from streamlit.testing.v1 import AppTest
+import app
+logging.disable(logging.WARNING)
+script = Path(app.__file__).with_name("main.py")
+session = AppTest.from_file(str(script), default_timeout=60).run()
+for page in ("shrink", "profile", "tune", "study"):
+    session.switch_page(f"app_pages/{page}.py").run()
+    assert not session.exception and session.title, page
+    print(session.title[0].value, sorted({"torch", "transformers", "datasets"} & set(sys.modules)))
+"""
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux" or any(map(os.path.exists, _DRIVERS)), reason="torch says which device there is"
+)
+def test_the_first_pages_need_no_torch() -> None:
+    answer = subprocess.run([sys.executable, "-c", PAGES], capture_output=True, text=True, check=False)
+    assert answer.returncode == 0, answer.stderr
+    assert [line.endswith(" []") for line in answer.stdout.splitlines()] == [True] * 4, answer.stdout

@@ -27,9 +27,9 @@ HEIGHT = 35
 
 
 def click(page: Any, key: str, row: int, x: float) -> None:
-    """Click into a row of a table, so many pixels from its left end, until the table says that this row is chosen.
+    """Click into a row of a table, so many pixels from its left end, until the table has chosen it.
 
-    The table takes no click until it has measured itself, and what is drawn above it may move it under the pointer.
+    The table takes no click until it has measured itself, and what is drawn above may move it meanwhile.
     """
     table = page.locator(f".st-key-{key}-table").get_by_test_id("stDataFrameResizable")
     table.scroll_into_view_if_needed()
@@ -64,7 +64,8 @@ def test_a_row_of_the_ranking_opens_the_card_of_its_recipe(address: str, browser
     assert page.locator(".st-key-recipe-card").count() == 0
     for row in (3, 1):  # the first is the dense model, which is no recipe
         click(page, "ranking", row, 18)
-        eventually(page, lambda: card(page) == lines[row], "the card of the chosen row is shown")
+        line = lines[row]
+        eventually(page, lambda line=line: card(page) == line, "the card of the chosen row is shown")
     page.close()
 
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +107,20 @@ def test_the_browser_is_opened_once_and_the_terminal_has_one_line(server: Server
 def test_without_a_browser_the_line_is_all(server_with_settings: Server) -> None:
     said = f"slicescope is at {server_with_settings.address} (Ctrl-C ends it)."
     assert greeting(server_with_settings).strip() == said
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the loop that sends at once is not made for Windows")
+def test_small_answers_are_sent_at_once(server: Server) -> None:
+    connection = HTTPConnection("127.0.0.1", server.port, timeout=30)
+    took = []
+    for _ in range(30):
+        begun = time.perf_counter()
+        connection.request("GET", "/_stcore/health")
+        assert connection.getresponse().read() == b"ok"
+        took.append(time.perf_counter() - begun)
+    connection.close()
+    # Where a body waits for the receipt of its head, all behind the first few take 40 ms and more.
+    assert min(took[15:]) < 0.03
 
 
 def check_page(page: Any) -> None:
