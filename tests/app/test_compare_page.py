@@ -55,6 +55,8 @@ def test_a_recipe_that_cuts_inside_blocks_has_a_picture_of_the_body(desk: Desk) 
     boxes = body_of(run.result.shape, made.inner)
     assert charts(app)[-1] == "body"
     assert draw_body(boxes).takeaway in words(app) and BODY_READING in words(app)
+    app.session_state["body-numbers"] = True  # opens the table
+    app.run()
     shown = next(table.value for table in app.dataframe if list(table.value) == list(body_table(boxes)))
     assert shown["parameters"].tolist() == [box.left for box in boxes]
     assert "Block 0 has no attention any more." in words(app)
