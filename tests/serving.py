@@ -241,14 +241,22 @@ TRAFFIC = """(() => {
 
 What a part of the page asks for by itself, to be drawn anew every second, does not count.
 """
-AT_REST = """() => {
-  const {asked, answered} = window.slicescopeTraffic;
-  const drawn = document.querySelector("[data-testid=stApp][data-test-script-state=notRunning]");
-  return Boolean(drawn) && asked >= 0 && answered > asked && performance.now() - answered > 100;
-}"""
-"""Whether a page has an answer to all that it asked, and draws no more.
+AT_REST = """() => new Promise(tell => {
+  const end = performance.now() + 60_000;
+  const look = () => {
+    const {asked, answered} = window.slicescopeTraffic, now = performance.now();
+    const drawn = document.querySelector("[data-testid=stApp][data-test-script-state=notRunning]");
+    const rests = drawn && asked >= 0 && answered > asked && now - answered > 100;
+    if (rests) document.fonts.ready.then(() => tell(true));
+    else if (now > end) tell(false);
+    else setTimeout(look, 20);
+  };
+  look();
+})"""
+"""Waits until a page has an answer to all that it asked, and draws no more; whether it did within a minute.
 
-The state of its script alone does not tell: it changes with the first answer, and not with a click.
+The state of its script alone does not tell: it changes with the first answer, and not with a click. The page
+looks itself: to ask it again and again from outside takes a fifth of a processor.
 """
 
 
@@ -336,13 +344,8 @@ def look(browser: Any, url: str, width: int = 1280, height: int = 900, color_sch
 def settle(page: Any) -> None:
     """Wait until the page has a title, and the server has answered and drawn all that was asked before."""
     page.locator("h1").first.wait_for()
-    for _ in range(2400):
-        if page.evaluate(AT_REST):
-            break
-        page.wait_for_timeout(25)
-    else:
+    if not page.evaluate(AT_REST):
         raise AssertionError(f"The page does not come to rest: {page.evaluate('window.slicescopeTraffic')}")
-    page.evaluate("document.fonts.ready")
 
 
 def eventually(page: Any, holds: Callable[[], bool], what: str) -> None:
