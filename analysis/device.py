@@ -121,18 +121,24 @@ _DRIVERS = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
 
 
 def is_cuda(name: str) -> bool:
-    """Tell whether a device of this name is a CUDA device here, without asking it for anything.
-
-    torch, which takes a second to be imported, is not asked where the system has no such driver.
-    """
+    """Tell whether a device of this name is a CUDA device here; one that is named is taken to be here."""
     place = place_of(name)
     if place.chosen:
         return place.devices[0].startswith("cuda")
-    return sys.platform != "darwin" and _may_have_cuda() and torch.cuda.is_available()
+    return device_type(name) == "cuda"
 
 
-def _may_have_cuda() -> bool:
-    return sys.platform != "linux" or any(map(os.path.exists, _DRIVERS))
+def device_type(name: str) -> str:
+    """Say of which type the device is that a name means here: ``cpu``, ``cuda`` or ``mps``.
+
+    torch, which takes a second to be imported, is asked only where there may be an accelerator. Raises
+    ``ModelError`` for an unknown name and for a device that is not here.
+    """
+    place = place_of(name)
+    may_accelerate = sys.platform != "linux" or any(map(os.path.exists, _DRIVERS))
+    if place.devices == (HOST,) or not (place.chosen or may_accelerate):
+        return HOST
+    return pick_device(name).type
 
 
 class Facts(NamedTuple):
@@ -170,16 +176,14 @@ def pick_dtype(name: str, device: torch.device, stored: object, told: Facts | No
 
 
 def itemsize_of(dtype: str, device: str) -> int:
-    """Bytes of one number of a model that is opened by these names here, as ``pick_dtype`` picks it.
+    """Say how many bytes a number of a model takes that is opened by these names here; see ``pick_dtype``.
 
-    torch, which takes a second to be imported, is asked only where there may be an accelerator. Raises
-    ``ModelError`` for unknown names and for a device that is not here.
+    Raises ``ModelError`` for unknown names and, where the dtype depends on it, for a device that is not here.
     """
     check_device_names(device, dtype)
     if dtype != "auto":
         return DTYPES[dtype].itemsize
-    on_host = place_of(device).devices == (HOST,) or (device == "auto" and not _may_have_cuda())
-    return 4 if on_host or pick_device(device).type == HOST else 2
+    return 4 if device_type(device) == HOST else 2
 
 
 def check_device_names(device: str, dtype: str) -> None:
@@ -378,17 +382,19 @@ def total_memory(device: torch.device) -> int:
     return psutil.virtual_memory().total
 
 
-def batch_tokens(device: torch.device, told: Facts | None = None) -> int:
-    """Tokens in a batch: 2,048 on a CPU, where more gains nothing; on an accelerator by the memory it has.
+def batch_tokens(device: torch.device) -> int:
+    """Tokens in a batch on a device; see ``batch_on``."""
+    return batch_on(device.type, total_memory(device))
+
+
+def batch_on(kind: str, total: int) -> int:
+    """Tokens in a batch: 2,048 on a CPU, where more gains nothing; on an accelerator by its ``total`` bytes.
 
     Half a megabyte per token is room for the logits of 128,000 tokens in 16 bits and the widest layers. What
     is free at the moment does not matter: other batches have other last digits, and a result must not depend
-    on what ran before. What is ``told`` of the device is not asked.
+    on what ran before.
     """
-    if device.type == "cpu":
-        return 2048
-    total = told.total if told else total_memory(device)
-    return int(min(16384, max(1024, total // 8 // 500_000)))
+    return 2048 if kind == HOST else int(min(16384, max(1024, total // 8 // 500_000)))
 
 
 _OUT_OF_MEMORY = (

@@ -17,7 +17,7 @@ from streamlit.navigation.page import StreamlitPage
 from streamlit.runtime import get_instance
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 
-from analysis.device import HOST, LARGE, Facts, has_bf16, memory_of, pass_by_imports, pick_device
+from analysis.device import HOST, LARGE, Facts, device_type, memory_of, pass_by_imports, pick_device
 from analysis.errors import ModelError, SlicescopeError, StorageError
 from analysis.sources.card import ModelCard, describe
 from analysis.sources.model import ModelSource
@@ -125,11 +125,10 @@ def device_memory(device: str | None = None) -> tuple[int, int] | None:
 
 def told_of(name: str) -> Facts:
     """Give what the engine said of a device by its name; before it did, what a large one would be."""
-    device = pick_device(name)
-    if device.type != "cuda":
-        return Facts(memory_of(HOST)[1], has_bf16(device))
-    report = worker().report
-    if report and report.total and report.device.removesuffix(":0") == str(device).removesuffix(":0"):
+    if device_type(name) != "cuda":
+        return Facts(memory_of(HOST)[1], bf16=True)
+    report, device = worker().report, str(pick_device(name))
+    if report and report.total and report.device.removesuffix(":0") == device.removesuffix(":0"):
         return Facts(report.total, report.bf16)
     return LARGE
 

@@ -230,8 +230,8 @@ def _looking(shape: ModelShape, holds: Holds, batch: int, itemsize: int, share: 
             found = max(found, passing, joining + 3 * holds.compared * read * FP32)
         if holds.policy and (channels := _units(sublayer, "channels")):
             # The policy (D, F) with its gradient and moments, and the rows of the reader. What the policy makes
-            # of them (F, F) stays for the way back: there it has a gradient, and so has the policy. Before
-            # that, the rows that were drawn are measured in fp64, by the smaller Gram matrix of them.
+            # of them (F, F) stays for the way back, where it has a gradient, and so has the policy. Before,
+            # the rows that were drawn are measured in fp64, by the smaller Gram matrix of them.
             rows, square = channels * width * FP32, channels * channels * FP32
             drawn = 3 * rows + 3 * min(channels, width) ** 2 * FP64
             found = max(found, 5 * rows + square + max(square + rows, drawn))

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import itertools
 
-from analysis.device import Facts, pick_device, pick_dtype
-from analysis.evaluate import batch_tokens
+from analysis.device import Facts, batch_on, device_type, itemsize_of, pick_device, total_memory
 from analysis.needs import MemoryNeed
 from analysis.shape import ModelShape
 from slicing.budget import Budget
@@ -38,9 +37,10 @@ def memory_need(
     What is ``told`` of the device is not asked.
     """
     # On the host dtype auto is float32; on an accelerator it is a 16-bit one.
-    device = pick_device(asked.model.device)
-    itemsize = pick_dtype(asked.model.dtype, device, None, told).itemsize
+    name = asked.model.device
+    itemsize = itemsize_of(asked.model.dtype, name)
     tokens = asked.calibration_windows * asked.window_length
-    batch = min(tokens, max(batch_tokens(device, told), asked.window_length))
+    usual = batch_on(device_type(name), told.total if told else total_memory(pick_device(name)))
+    batch = min(tokens, max(usual, asked.window_length))
     needs = [step.memory_need(shape, budget, tokens, batch, itemsize) for step in recipe.steps]
     return max((need for need in needs if need), key=lambda need: need.total, default=None)

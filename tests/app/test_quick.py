@@ -1,4 +1,4 @@
-"""Commands that only read what is stored, and the first pages: they start in a moment, without torch."""
+"""Commands that only read what is stored, and pages: they start in a moment, without torch."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ import app
 logging.disable(logging.WARNING)
 script = Path(app.__file__).with_name("main.py")
 session = AppTest.from_file(str(script), default_timeout=60).run()
-for page in ("shrink", "profile", "tune", "study"):
+for page in ("shrink", "profile", "tune", "study", "compare", "play", "runs", "notes"):
     session.switch_page(f"app_pages/{page}.py").run()
     assert not session.exception and session.title, page
     print(session.title[0].value, sorted({"torch", "transformers", "datasets"} & set(sys.modules)))
@@ -102,7 +102,7 @@ for page in ("shrink", "profile", "tune", "study"):
 @pytest.mark.skipif(
     sys.platform != "linux" or any(map(os.path.exists, _DRIVERS)), reason="torch says which device there is"
 )
-def test_the_first_pages_need_no_torch() -> None:
+def test_pages_need_no_torch() -> None:
     answer = subprocess.run([sys.executable, "-c", PAGES], capture_output=True, text=True, check=False)
     assert answer.returncode == 0, answer.stderr
-    assert [line.endswith(" []") for line in answer.stdout.splitlines()] == [True] * 4, answer.stdout
+    assert [line.endswith(" []") for line in answer.stdout.splitlines()] == [True] * 8, answer.stdout
