@@ -47,7 +47,8 @@ def dial_why(case: Case) -> str:
     judged = case.result.evaluation
     return (
         "One text is an illustration. The evidence is the perplexity, which was measured on "
-        f"{judged.windows} windows of another text."
+        f"{judged.windows} windows of another text. It is that of the one model which wrote the text here, and "
+        "no mean over draws."
     )
 
 
