@@ -147,7 +147,7 @@ def _room(guess: Guess, at: talk_state.Talk) -> None:
         with st.container(horizontal=True, gap="small"):
             for place, (option, count) in enumerate(zip(guess.options, counted, strict=True)):
                 st.button(
-                    wording.verbatim(option) + (f" **· {wording.counted(count, "hand")}**" if count else ""),
+                    wording.verbatim(option) + (f" **· {wording.counted(count, 'hand')}**" if count else ""),
                     key=f"guess-{place}",
                     shortcut=str(place + 1),
                     on_click=talk_state.count_guess,

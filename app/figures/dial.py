@@ -105,7 +105,7 @@ LABELS = {
     "perplexity": "perplexity",
     "parameters": "parameters",
     "marked": "Marked: words that the dense model does not write there",
-    "hint": "turn the dial with the mouse, or with ↑ and ↓",
+    "hint": "turn the dial, or press ↑ or ↓",
 }
 
 

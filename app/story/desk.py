@@ -34,7 +34,8 @@ _DARK = "--ground:#12161C;--ink:#E8EAED;--edge:#2F3640"
 _STYLE = """
 .slicescope-over { position: fixed; inset: 0; z-index: 1000000; display: grid; place-items: center;
   background: rgba(0, 0, 0, 0.55); }
-.slicescope-over > div { background: var(--ground); color: var(--ink); border: 1px solid var(--edge); border-radius: 0.6rem; padding: 1.4rem 2rem;
+.slicescope-over > div { background: var(--ground); color: var(--ink); border: 1px solid var(--edge);
+  border-radius: 0.6rem; padding: 1.4rem 2rem;
   max-width: min(92vw, 46rem); max-height: 92dvh; overflow: auto; font-size: clamp(1rem, 1.5vw, 1.8rem); }
 .slicescope-over h2 { margin: 0 0 0.6rem; font-size: 1.3em; color: inherit; padding: 0; }
 .slicescope-over dl { display: grid; grid-template-columns: auto 1fr; gap: 0.3rem 1.2rem; margin: 0 0 1rem; }
