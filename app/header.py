@@ -30,6 +30,7 @@ NOTICE = """<style>
 .st-key-notice { position: fixed; bottom: 1rem; left: 50%%; transform: translateX(-50%%); z-index: 98;
   width: min(60rem, calc(100vw - 2rem)); background: %s; border: 1px solid %s; border-radius: 0.4rem;
   padding: 0.5rem; box-shadow: 0 0.3rem 1.2rem rgba(0, 0, 0, 0.25); }
+@media (max-width: 640px) { .st-key-notice p { font-size: 0.875rem; } }
 </style>"""
 """What failed or was cancelled is told at the lower edge of the screen: who has scrolled down sees it too."""
 CHARTS = """<style>
