@@ -26,6 +26,13 @@ STYLE = """<style>
 @media (max-width: 640px) { .st-key-strip:has(.st-key-job) { padding-top: %srem; } }
 </style>"""
 """Where the bar stands, and how much room the strip leaves for it: in rem, on a screen and on a phone."""
+NOTICE = """<style>
+.st-key-notice { position: fixed; bottom: 1rem; left: 50%%; transform: translateX(-50%%); z-index: 98;
+  width: min(60rem, calc(100vw - 2rem)); background: %s; border: 1px solid %s; border-radius: 0.4rem;
+  padding: 0.5rem; box-shadow: 0 0.3rem 1.2rem rgba(0, 0, 0, 0.25); }
+@media (max-width: 640px) { .st-key-notice p { font-size: 0.875rem; } }
+</style>"""
+"""What failed or was cancelled is told at the lower edge of the screen: who has scrolled down sees it too."""
 CHARTS = """<style>
 @media (hover: none) { .js-plotly-plot .modebar { display: none; } }
 .js-plotly-plot:not(:hover, :focus-within) .modebar { opacity: 0; }
@@ -116,10 +123,15 @@ def _openness(report: Report | None) -> str:
 
 def _bar(rows: int) -> DeltaGenerator:
     """Begin the bar that stays under the navigation, of so many rows."""
-    kind = "dark" if parts.theme() is DARK else "light"
-    colours = (st.get_option(f"theme.{kind}.{name}Color") for name in ("background", "border"))
-    st.html(STYLE % (*colours, rows * ROW + 0.6, rows * NARROW_ROW + 0.6))
+    st.html(STYLE % (*_colours(), rows * ROW + 0.6, rows * NARROW_ROW + 0.6))
     return st.container(key="job")
+
+
+def _colours() -> tuple[str, str]:
+    """Colours of what lies over the page: its ground and its edge."""
+    kind = "dark" if parts.theme() is DARK else "light"
+    ground, edge = (st.get_option(f"theme.{kind}.{name}Color") for name in ("background", "border"))
+    return ground, edge
 
 
 def _jobs(active: tuple[Job, ...]) -> None:
@@ -201,7 +213,8 @@ def _title(job: Job) -> str:
 
 def _notice(job: Job) -> None:
     title = wording.verbatim(wording.title(job.task))
-    with st.container(horizontal=True, vertical_alignment="center"):
+    st.html(NOTICE % _colours())
+    with st.container(key="notice", horizontal=True, vertical_alignment="center"):
         if job.state == "failed":
             st.error(f"**{title}** failed. {state.told(job.error)}", icon=":material/error:")
         else:

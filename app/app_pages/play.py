@@ -228,7 +228,8 @@ def _example() -> None:
 
 st.title("What do they write?")
 st.markdown(wording.ILLUSTRATION)
-if not state.policy().demo_mode and not play_state.kept_models():
+named = st.session_state.get("beside") == FOLDER and st.session_state.get("beside-folder")
+if not state.policy().demo_mode and not play_state.kept_models() and not named:
     with st.container(horizontal=True, vertical_alignment="center"):
         st.info(
             "No smaller model is kept yet: make one, or name its folder. Until then the dense model writes "

@@ -269,9 +269,11 @@ if everyone:
         if len(runs) == 2:
             show_windows(*sorted(runs, key=lambda run: run.created))
 else:
-    st.info(
-        "No runs are stored yet: measure a profile, and it appears here. Below are the comparisons that "
-        "ship; the studies that ship are on the Study page."
-    )
-    st.page_link("app_pages/profile.py", label="Go to Profile", icon=":material/bar_chart:")
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.info(
+            "No runs are stored yet: measure a profile, and it appears here. Below are the comparisons that "
+            "ship; the studies that ship are on the Study page.",
+            icon=":material/info:",
+        )
+        st.page_link("app_pages/profile.py", label="Go to Profile", icon=":material/bar_chart:")
 _shipped()

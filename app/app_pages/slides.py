@@ -4,7 +4,7 @@ import streamlit as st
 
 from analysis.errors import SlicescopeError
 from app import parts, state, talk_state, wording
-from app.figures.base import LIGHT
+from app.figures.base import DARK, LIGHT
 from app.story import Case, Scene, case_of, scenes_of
 from app.story.paper import BUTTON, STYLE, chart, last
 from slicing.studies.store import find_details
@@ -36,6 +36,9 @@ def _slide(number: int, of: int, step: Scene, case: Case) -> None:
 
 
 st.html(STYLE)
+kind = "dark" if parts.theme() is DARK else "light"
+primary = st.get_option(f"theme.{kind}.primaryColor")
+st.html(f"<style>.slicescope-print {{ background: {primary}; }}</style>")
 with st.container(key="screen-head"):
     st.title("Slides to print")
     shown, told = parts.provenance("compare"), None
@@ -44,7 +47,7 @@ with st.container(key="screen-head"):
         "background graphics on where your browser asks."
     )
     with st.container(horizontal=True, vertical_alignment="center"):
-        st.html(BUTTON, unsafe_allow_javascript=True)
+        st.html(BUTTON, width="content", unsafe_allow_javascript=True)
         st.page_link("app_pages/notes.py", label="Notes", query_params=talk_state.without_talk())
     try:
         told = case_of(shown.run, find_details(shown.run)) if shown else None

@@ -190,9 +190,20 @@ def _frontier(board: Board, is_map: bool, bar: DeltaGenerator) -> None:
     parts.chart(drawing, "frontier", everyone, pick, told_first=True, pick_cell=choose)
     # Beside the lines a narrow screen has room for short names alone.
     st.html(key_of(named_ends(board, text, mark or None, parts.theme()), beyond(board, text)))
-    for sentence in wording.frontier(board):
-        st.markdown(f"- {sentence}")
+    _choices(board)
     st.caption(f"{wording.FRONTIER_READING} Click a point, or a row of the table, to follow a recipe.")
+
+
+def _choices(board: Board) -> None:
+    """Say which recipe to take, the sizes beside each other where there is room."""
+    if not (told := wording.choices(board)):
+        st.markdown(f"{board.done} of {board.total} trials have run.")
+        return
+    for column, choice in zip(st.columns(len(told), gap="medium"), told, strict=True):
+        with column.container(border=True, height="stretch"):
+            near = "\n".join(f"- {each[:1].upper()}{each[1:]}" for each in choice.near)
+            st.markdown(f"**{choice.size}** {choice.take}.\n\n{near}")
+    st.caption(" ".join(wording.choices_reading(board)))
 
 
 def _card(board: Board, run: Run | None) -> None:

@@ -32,6 +32,7 @@ _STYLE = """<style>
 .st-key-talk h1 { font-size: clamp(1.6rem, 3.2vw, 4rem); padding: 0 0 0.3rem; line-height: 1.25; }
 .st-key-talk .katex { font-size: clamp(1.1rem, 2vw, 2.6rem); }
 .st-key-talk .katex-display { margin: 0; padding: 0.2em 0; overflow: visible; }
+.st-key-talk-room { padding-top: 0.5rem; } /* a denominator reaches below the line of its formula */
 .st-key-talk [data-testid="stMarkdownContainer"]:has(.katex-display) { overflow: visible; }
 @media (max-width: 700px) { .st-key-talk .katex-display { overflow-x: auto; overflow-y: hidden; } }
 .st-key-talk-words p { font-size: clamp(1.3rem, 2.2vw, 3.2rem); line-height: 1.3; }
@@ -146,7 +147,7 @@ def _room(guess: Guess, at: talk_state.Talk) -> None:
         with st.container(horizontal=True, gap="small"):
             for place, (option, count) in enumerate(zip(guess.options, counted, strict=True)):
                 st.button(
-                    f"{wording.verbatim(option)}" + (f" **· {count}**" if count else ""),
+                    wording.verbatim(option) + (f" **· {wording.counted(count, 'hand')}**" if count else ""),
                     key=f"guess-{place}",
                     shortcut=str(place + 1),
                     on_click=talk_state.count_guess,

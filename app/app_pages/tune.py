@@ -236,12 +236,12 @@ def _tuning(run: Run, shape: ModelShape) -> None:
         with view, st.container(key="plan-more"):
             _sizes(planned, constant, shape, itemsize)
             _previews(run, plan)
-            show_along(run, plan, shape)
-            show_planned_stream(run, plan, planned)
         with top:  # now that the plan before this one is known
             plan_form.starts(run.result.profile, shape)
         with choice:
             _actions(run, plan, planned)
+        show_along(run, plan, shape)
+        show_planned_stream(run, plan, planned)
     except PlanError as error:
         with view:
             st.error(state.told(error), icon=":material/error:")

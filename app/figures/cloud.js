@@ -413,6 +413,8 @@
       context.globalAlpha = 0.8;
       for (const [x, y, near] of seen) {
         const half = radius * near;
+        // A token that lies too far out to be seen is left out whole: half a dot at the edge would look cut off.
+        if (Math.min(x, y) - half < 0 || x + half > wide || y + half > high) continue;
         context.drawImage(this.dot, x - half, y - half, 2 * half, 2 * half);
       }
       context.globalAlpha = 1;
@@ -493,6 +495,7 @@
       context.textAlign = "center";
       const half = context.measureText(text).width / 2 + 6;
       const at = clamp(x, half, Math.max(half, wide - half));
+      y = clamp(y, size, this.sky.clientHeight - 0.35 * size);
       if (boxed) {
         context.fillStyle = this.data.colours.paper;
         context.globalAlpha = 0.85;

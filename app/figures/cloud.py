@@ -283,9 +283,9 @@ _STYLE = """
 @media (max-width: 700px) {
   .slicescope-cloud.beside { height: 31rem; }
   .slicescope-cloud { grid-template: auto 1fr minmax(4rem, 20%) auto / 1fr; }
-  .slicescope-cloud .side { grid-area: 1 / 1; flex-direction: row; flex-wrap: wrap;
-    justify-content: space-between;
-    align-items: end; min-width: 0; gap: 0.2rem 0.8rem; }
+  .slicescope-cloud .side { grid-area: 1 / 1; display: grid; align-items: start; min-width: 0;
+    grid-template-columns: repeat(auto-fit, minmax(6rem, 1fr)); gap: 0.2rem 0.8rem; }
+  .slicescope-cloud .side label { grid-column: 1 / -1; }
   .slicescope-cloud .sky { grid-area: 2 / 1; }
   .slicescope-cloud .strip { grid-area: 3 / 1; }
   .slicescope-cloud .dial { grid-area: 4 / 1; }

@@ -4,6 +4,7 @@
 (() => {
   const SPACE = "http://www.w3.org/2000/svg";
   const SWEEP = 135, MIDDLE = 120;  // degrees to each side of the top; centre of the picture
+  const LEFT = -26, TOP = 8, WIDE = 292, HIGH = 206;  // of the picture, so that the labels at its sides are in it
   const make = (tag, name, text) => {
     const found = document.createElement(tag);
     if (name) found.className = name;
@@ -73,7 +74,7 @@
     }
 
     paint(knob) {
-      const picture = shape("svg", {viewBox: "0 8 240 206", "aria-hidden": "true"}, knob);
+      const picture = shape("svg", {viewBox: `${LEFT} ${TOP} ${WIDE} ${HIGH}`, "aria-hidden": "true"}, knob);
       const arc = (to, colour, wide) => {
         const [x, y] = around(-SWEEP, 84), [u, v] = around(to, 84);
         const large = to + SWEEP > 180 ? 1 : 0;
@@ -103,8 +104,9 @@
       const follow = (event) => {
         const place = event.target.dataset?.place;
         const box = knob.firstChild.getBoundingClientRect();
-        const scale = box.width / 240;
-        const x = event.clientX - box.left - MIDDLE * scale, y = event.clientY - box.top - (MIDDLE - 8) * scale;
+        const scale = box.width / WIDE;
+        const x = event.clientX - box.left - (MIDDLE - LEFT) * scale;
+        const y = event.clientY - box.top - (MIDDLE - TOP) * scale;
         if (event.type === "pointerdown" && place !== undefined) return this.go(Number(place));
         const degrees = Math.atan2(x, -y) * 180 / Math.PI;
         const far = this.data.sizes.map((_, index) => Math.abs(this.angle(index) - degrees));

@@ -105,7 +105,7 @@ LABELS = {
     "perplexity": "perplexity",
     "parameters": "parameters",
     "marked": "Marked: words that the dense model does not write there",
-    "hint": "turn the dial with the mouse, or with ↑ and ↓",
+    "hint": "turn the dial, or press ↑ or ↓",
 }
 
 
@@ -168,7 +168,7 @@ def _fewer(size: Size) -> str:
 
 def _rise(size: Size, dense: Size) -> str:
     if size is dense:
-        return "the dense model"
+        return "dense"
     return f"{100 * (size.perplexity / dense.perplexity - 1):+.0f}\N{NO-BREAK SPACE}% against dense"
 
 
@@ -206,11 +206,11 @@ def _colours(theme: Theme) -> str:
 
 _STYLE = """
 .slicescope-dial { display: grid;
-  grid-template-columns: minmax(15rem, 25%) 1fr; gap: 0 clamp(1.2rem, 3vw, 4rem);
+  grid-template-columns: minmax(16rem, 29%) 1fr; gap: 0 clamp(1.2rem, 3vw, 4rem);
   width: 100%; height: 100%; min-height: 18rem; align-items: center; color: var(--ink); }
 .slicescope-dial .hand { display: flex; flex-direction: column;
   align-items: center; gap: 0.4rem; min-width: 0; }
-.slicescope-dial .knob { width: min(100%, 44dvh); touch-action: none; cursor: grab; border-radius: 50%; }
+.slicescope-dial .knob { width: min(100%, 52dvh); touch-action: none; cursor: grab; border-radius: 50%; }
 .slicescope-dial .knob[aria-disabled="true"] { cursor: default; opacity: 0.6; }
 .slicescope-dial .knob:focus-visible { outline: 3px solid var(--knob); outline-offset: 2px; }
 .slicescope-dial svg { display: block; width: 100%; height: auto; overflow: visible; user-select: none; }

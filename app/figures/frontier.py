@@ -74,7 +74,7 @@ OTHERS = "others"
 """The name of the lines that are no best of their kind, all of them grey."""
 ROOM, LABEL, LINE = 112, 15, 16
 """Pixels right of the chart for the labels of lines; characters on a line of a label, and its height."""
-HEIGHT, MARGINS = 460, 70
+HEIGHT, MARGINS = 320, 70
 BEYOND = 1.3
 """Where marks of what lost too much to be drawn in its place stand, times the largest that is drawn there."""
 SYMBOLS = {

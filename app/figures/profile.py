@@ -283,11 +283,11 @@ def _add_path(figure: go.Figure, path: TokenPath, shown: np.ndarray, theme: Them
         )
     )
     figure.add_annotation(
-        x=1,
+        x=0,  # at the right the buttons of the chart stand over it
         y=1,
         xref="paper",
         yref="paper",
-        xanchor="right",
+        xanchor="left",
         yanchor="bottom",
         yshift=8,
         text=f"dots: mean of all tokens; dotted line: the token “{text}”",

@@ -255,7 +255,7 @@ def draw_floor(
                     x=np.arange(values.size),
                     y=height,
                     name=name,
-                    marker={"color": DYNAMIC, "pattern": pattern, "line": {"width": 0}},
+                    marker={"color": DYNAMIC, "pattern": pattern, "line": {"width": 1.5, "color": DYNAMIC}},
                     hovertemplate="block %{x}: %{y:.1f} %<extra></extra>",
                 )
             )

@@ -29,18 +29,22 @@ KEYS = (
     ("?", "show or hide this list"),
     ("Esc", "close what lies over the slide, or leave the talk"),
 )
+_LIGHT = "--ground:#FFFFFF;--ink:#10151B;--edge:#C9CED4"
+_DARK = "--ground:#12161C;--ink:#E8EAED;--edge:#2F3640"
 _STYLE = """
 .slicescope-over { position: fixed; inset: 0; z-index: 1000000; display: grid; place-items: center;
   background: rgba(0, 0, 0, 0.55); }
-.slicescope-over > div { background: #FFFFFF; color: #10151B; border-radius: 0.6rem; padding: 1.4rem 2rem;
+.slicescope-over > div { background: var(--ground); color: var(--ink); border: 1px solid var(--edge);
+  border-radius: 0.6rem; padding: 1.4rem 2rem;
   max-width: min(92vw, 46rem); max-height: 92dvh; overflow: auto; font-size: clamp(1rem, 1.5vw, 1.8rem); }
 .slicescope-over h2 { margin: 0 0 0.6rem; font-size: 1.3em; color: inherit; padding: 0; }
 .slicescope-over dl { display: grid; grid-template-columns: auto 1fr; gap: 0.3rem 1.2rem; margin: 0 0 1rem; }
 .slicescope-over dt { font-weight: 600; } .slicescope-over dd { margin: 0; }
 .slicescope-over img { display: block; width: min(60dvh, 80vw); height: auto; margin: 0 auto 0.6rem;
   image-rendering: pixelated; }
-.slicescope-over p { overflow-wrap: anywhere; margin: 0 0 0.6rem; font-size: 0.75em; }
-.slicescope-over button { font: inherit; padding: 0.2rem 1rem; cursor: pointer; }
+.slicescope-over p { overflow-wrap: anywhere; margin: 0 0 0.6rem; font-size: 0.85em; }
+.slicescope-over button { color: inherit; background: transparent; border: 1px solid currentColor;
+  border-radius: 0.4rem; font: inherit; padding: 0.2rem 1rem; cursor: pointer; }
 """
 
 
@@ -67,7 +71,8 @@ def desk(scenes: Sequence[Scene], step: int, case: Case, address: str, dark: boo
     }
     held = json.dumps(told, separators=(",", ":")).replace("<", "\\u003c").replace(">", "\\u003e")
     return (
-        f'<style>{_STYLE}</style><div class="slicescope-desk" hidden data-desk="{html.escape(held)}"></div>'
+        f"<style>.slicescope-over {{ {_DARK if dark else _LIGHT} }}{_STYLE}</style>"
+        f'<div class="slicescope-desk" hidden data-desk="{html.escape(held)}"></div>'
         f"<script>{SCRIPT}</script>"
     )
 

@@ -75,7 +75,7 @@ STYLE = f"""<style>
   display: -webkit-box; -webkit-box-orient: vertical; -webkit-line-clamp: {_LONGEST}; }}
 [class*="st-key-slide-"] .stMarkdown p span:not(.katex *) {{ color: inherit !important; }}
 .slicescope-print {{ font: inherit; padding: 0.4rem 1.2rem; border-radius: 0.5rem; cursor: pointer;
-  color: #FFFFFF; background: #21456E; border: 0; }}
+  color: #FFFFFF; border: 0; }}
 {_smaller(1380, 0.75)}
 {_smaller(1060, 0.5)}
 {_smaller(720, 0.28)}

@@ -110,7 +110,7 @@
       if (!state.clock || !told || state.speaker?.closed) return;
       const seconds = Math.floor((Date.now() - state.since) / 1000);
       const two = (x) => String(x).padStart(2, "0");
-      state.clock.textContent = `${Math.floor(seconds / 60)}:${two(seconds % 60)} / ${told.until}:00`;
+      state.clock.textContent = `${Math.floor(seconds / 60)}:${two(seconds % 60)} · until ${told.until}:00`;
       state.clock.classList.toggle("late", seconds > 60 * told.until);
     };
     setInterval(state.tick, 1000);

@@ -27,8 +27,8 @@ def dialled(case: Case) -> str:
     judged = case.result.evaluation
     return (
         f"{case.model} · greedy continuation; perplexity on {judged.label}, {judged.windows} windows of "
-        f"{judged.window_length} tokens · {case.way}, repaired, without training: the study that ships; "
-        "sources of all methods: Study page"
+        f"{judged.window_length} tokens, {wording.draws(1)} · {case.way}, repaired, without training: "
+        "the study that ships; sources of all methods: Study page"
     )
 
 

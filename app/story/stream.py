@@ -169,7 +169,7 @@ def rivals_why(case: Case) -> str:
     return (
         f"All have {wording.percent(1 - best.parameters / dense.parameters)} fewer parameters"
         f"{_constant_before(case)}. A removed block needs no shortcut matrices. The best slicing here has "
-        f"{slicing.perplexity:.2f}, the best of all {best.perplexity:.2f} ({best.name})."
+        f"{slicing.perplexity:.2f}, the best of all {best.perplexity:.2f} (“{best.name}”)."
     )
 
 

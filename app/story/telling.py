@@ -126,10 +126,9 @@ def turns_drawing(case: Case, _: float, theme: Theme, concealed: bool) -> Drawin
 
 
 def cosine_sentence(case: Case, _: float) -> str:
-    """Say by which cosine the typical token passes two blocks."""
+    """Say by which cosine the typical token passes the two blocks whose turns were drawn before."""
     spread = case.spread
-    order = np.argsort(spread.middle)
-    low, high = int(order[0]), int(order[-1])
+    low, high = (turn.block for turn in case.turns)
     unit = "token" if case.details is not None else "window (this run kept no single tokens)"
     return (
         f"The typical {unit} passes block {high} with a cosine of **{_signed(spread.middle[high])}** and "

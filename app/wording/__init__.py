@@ -73,6 +73,8 @@ from app.wording.studies import (
     RANKING_READING,
     Named,
     baseline_name,
+    choices,
+    choices_reading,
     frontier,
     known_issues,
     map_reading,

@@ -12,10 +12,9 @@ from analysis.speed import COVERED, Ratio, Speed
 
 
 def percent(fraction: float, signed: bool = False) -> str:
-    """``0.25`` as ``25.0 %``, which no line break parts."""
-    return minus(
-        f"{100 * fraction:+.1f}\N{NO-BREAK SPACE}%" if signed else f"{100 * fraction:.1f}\N{NO-BREAK SPACE}%"
-    )
+    """``0.25`` as ``25.0 %``, which no line break parts. What rounds to nothing has no sign."""
+    told = round(100 * fraction, 1) or 0.0
+    return minus(f"{told:{'+' if signed and told else ''}.1f}\N{NO-BREAK SPACE}%")
 
 
 _PERCENT = re.compile(r"(?<=\d) ?%(?![\w%])")

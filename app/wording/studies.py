@@ -220,21 +220,37 @@ def _same_without(table: Table, recipe: Recipe, without: Mapping[str, object]) -
 
 def frontier(board: Board) -> list[str]:
     """Say which recipe to take at each size, and what else is near."""
+    told = [f"{each.size} {'; '.join((each.take, *each.near))}." for each in choices(board)]
+    return [*told, *choices_reading(board)] if told else [f"{board.done} of {board.total} trials have run."]
+
+
+class Choice(NamedTuple):
+    """Which recipe to take at a size, in parts of a sentence."""
+
+    size: str
+    take: str
+    near: tuple[str, ...]
+    """What else is near: the best of every other kind."""
+
+
+def choices(board: Board) -> list[Choice]:
+    """Say which recipe to take at each size that has run, and what else is near."""
     sizes = zip(board.tables, rivals(board), strict=True)
-    told = [sentence for table, others in sizes if (sentence := _which_one(table, others))]
-    if not told:
-        return [f"{board.done} of {board.total} trials have run."]
-    told.append(f"Intervals are over evaluation windows; {_draws(board.study)}.")
-    return [*told, *_repeated(board.study)]
+    return [choice for table, others in sizes if (choice := _which_one(table, others))]
 
 
-def _which_one(table: Table, others: Sequence[Rival]) -> str | None:
-    """Say which one to use at a size, in one sentence drawn from the numbers."""
+def choices_reading(board: Board) -> list[str]:
+    """Say what the intervals of these choices are over, and how often they were drawn."""
+    return [f"Intervals are over evaluation windows; {_draws(board.study)}.", *_repeated(board.study)]
+
+
+def _which_one(table: Table, others: Sequence[Rival]) -> Choice | None:
+    """Say which one to use at a size, drawn from the numbers."""
     winner = table.best_of()
     if winner is None or table.dense is None:
         return None
     told = (
-        f"At {budgets_line((table.budget,))} take {quoted(winner.recipe)}: perplexity "
+        f"take {quoted(winner.recipe)}: perplexity "
         f"{winner.perplexity:.2f} ({draws(len(winner.runs))}), {_times_dense(winner.nats)} the dense model's"
     )
     if winner.other_perplexity is not None and winner.other_nats is not None:
@@ -246,7 +262,7 @@ def _which_one(table: Table, others: Sequence[Rival]) -> str | None:
             clear += f" ({noise(gap)})"
         found = f"{rival.perplexity:.2f} ({draws(len(rival.runs))})"
         near.append(f"{KINDS[kind]}, {quoted(rival.recipe)}, has {found}{clear}")
-    return f"{told}; {'; '.join(near)}." if near else f"{told}."
+    return Choice(f"At {budgets_line((table.budget,))}", told, tuple(near))
 
 
 def _times_dense(nats: float) -> str:

@@ -204,7 +204,11 @@ def test_two_people_queue_and_each_cancels_their_own(server: Server, browser: An
     other.get_by_text("was cancelled; nothing was stored").wait_for()
     strip(page).get_by_text("Profile SmolLM2").wait_for()  # the first one goes on
     strip(page).get_by_role("button", name="Cancel").click()
-    page.get_by_text("was cancelled; nothing was stored").wait_for(timeout=MINUTES)
+    told = page.get_by_text("was cancelled; nothing was stored")
+    told.wait_for(timeout=MINUTES)
+    assert page.get_by_test_id("stMain").evaluate("main => main.scrollTop") > 0
+    box, high = told.bounding_box(), page.viewport_size["height"]
+    assert box["y"] > 0 and box["y"] + box["height"] < high, "It is told where one is, and not above."
     other.context.close()
 
 

@@ -47,6 +47,13 @@ def test_the_script_may_run_and_no_note_is_markup() -> None:
     assert re.sub(r'data-desk="[^"]*"', "", body) == '<div class="slicescope-desk" hidden ></div>'
 
 
+def test_what_lies_over_a_dark_slide_is_dark() -> None:
+    grounds = [
+        re.findall(r"--ground:(#\w+)", desk(SCENES, 1, case(), ADDRESS, dark)) for dark in (False, True)
+    ]
+    assert grounds == [["#FFFFFF"], ["#12161C"]]
+
+
 def test_every_key_of_the_list_is_one_that_something_listens_to() -> None:
     listed = {word for keys, _ in KEYS for word in keys.replace(",", "").split()}
     assert {"s", "q", "d", "?"} <= listed

@@ -35,7 +35,9 @@ MESSAGES = {
     "compare": Message("compare", sentence="perplexity doubles for", chart="difference"),
     "map": Message("study?study=demo-map", sentence="predict clearly better", chart="map"),
     "ranking": Message("study?study=demo-ranking", sentence="has the least excess loss"),
-    "frontier": Message("study?study=demo-frontier", sentence="Least perplexity against dense"),
+    "frontier": Message(
+        "study?study=demo-frontier", sentence="Least perplexity against dense", chart="frontier"
+    ),
     "play": Message("play", sentence="illustration, not evidence"),
     "runs": Message("runs", sentence="One folder per request"),
 }

@@ -174,6 +174,9 @@ def test_the_sentence_names_the_winner_and_what_else_is_near(board):
     assert "the best that does both, “Span of largest cosine" in first
     assert second.startswith("At 20\N{NO-BREAK SPACE}%")
     assert "one draw" in about
+    cards = wording.choices(board)  # the same in parts, for the page
+    assert [f"{each.size} {'; '.join((each.take, *each.near))}." for each in cards] == [first, second]
+    assert [about] == wording.choices_reading(board)
 
 
 def test_the_best_of_a_kind_and_the_front_pass_random_baselines_over(board):

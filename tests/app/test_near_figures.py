@@ -217,6 +217,8 @@ def test_the_line_of_a_token_lies_in_the_chart_of_changes_and_stretches_it_littl
         low, high = 10.0 ** np.asarray(figure.layout.yaxis.range)
         assert (np.asarray(line.y) > low).all() and (np.asarray(line.y) < high).all()
         assert low > 0.05 * min(dots.y)
+        (key,) = (each for each in figure.layout.annotations if "dotted line" in each.text)
+        assert (key.x, key.xanchor) == (0, "left")  # the buttons of a chart stand at its right
     assert len(draw_change(profile, "angular", path=still).figure.data) == 1  # which is of the last token
 
 

@@ -839,6 +839,16 @@ def test_the_profile_opens_at_the_block_that_is_most_redundant(desk: Desk) -> No
     assert f"Block {most} changes its input least" in words(app)
 
 
+def test_whoever_named_a_folder_is_not_asked_for_one(desk: Desk, tmp_path: Path) -> None:
+    app = page("play")
+    assert "make one, or name its folder" in words(app)
+    app.text_input(key="beside-folder").set_value(str(tmp_path)).run()
+    assert "make one, or name its folder" not in words(app)
+    app.switch_page("app_pages/runs.py").run()
+    app.switch_page("app_pages/play.py").run()
+    assert "make one, or name its folder" not in words(app)
+
+
 def test_before_anything_is_written_an_example_that_ships_is_shown(desk: Desk) -> None:
     app = page("play")
     run: Any = bundled_run()

@@ -107,6 +107,8 @@ def test_the_turn_is_the_angle_of_the_mean_cosine() -> None:
     most, least = case().turns
     cosine = case().cosine
     assert (most.block, least.block) == (int(cosine.argmin()), int(cosine.argmax()))
+    told = scene("the cosine").sentence(case(), 0.0)  # the scene that follows speaks of the same two
+    assert f"passes block {least.block} with" in told and f"and block {most.block} with" in told
     assert np.cos(np.radians(most.degrees)) == pytest.approx(cosine.min())
     assert Turn(0, 0.0, 2.0).degrees == pytest.approx(90.0)
     drawing = scene("What does a block").draw(case(), 0.0, LIGHT, False)
@@ -143,6 +145,7 @@ def test_the_base_is_the_floor_of_every_bar(base: float) -> None:
     floor, rest = scene("The slice base").draw(told, base, LIGHT, False).figure.data
     total = np.asarray(floor.y) + np.asarray(rest.y)  # type: ignore[union-attr]
     assert np.allclose(floor.y, 100 * base)  # type: ignore[union-attr]
+    assert rest.marker.line.width > 0  # type: ignore[union-attr]  # hatching alone has no edge
     assert total.mean() == pytest.approx(100 * told.plan.target, abs=1e-3)
     assert ("constant slicing" in scene("The slice base").sentence(told, base)) == (base == 0.25)
 
@@ -400,13 +403,13 @@ def test_the_room_guesses_and_is_held_against_the_truth() -> None:
     app = talk(predict="1", step="6")
     for key in ("guess-0", "guess-0", "guess-2"):
         press(app, key)
-    assert "**· 2**" in app.button(key="guess-0").label and app.query_params["room"] == "6.2-0-1"
+    assert "**· 2 hands**" in app.button(key="guess-0").label and app.query_params["room"] == "6.2-0-1"
     assert rooms(app) == []
     press(app, "forward")
     (shown,) = rooms(app)
     assert "2 of 3 guessed it" in shown and "<li class=right>The first ✓<span" in shown
     again = talk(predict="1", step="6", room="6.2-0-1")  # what a reload or a link opens
-    assert "**· 2**" in again.button(key="guess-0").label
+    assert "**· 2 hands**" in again.button(key="guess-0").label
     press(again, "guess-none")
     assert again.button(key="guess-0").label == "The first" and "room" not in again.query_params
 

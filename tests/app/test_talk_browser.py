@@ -277,6 +277,9 @@ def test_the_dial_of_sizes_turns_and_leaves_the_story_its_keys(address: str, bro
 def test_the_dial_fits_its_screen_at_every_size(address: str, browser: Any, screen: tuple[int, int]) -> None:
     page = open_talk(browser, address, f"&step={len(SCENES)}", screen, "dark")
     page.locator(".slicescope-dial").wait_for()
+    margin = page.locator("h1").bounding_box()["x"]
+    labels = page.locator(".slicescope-dial svg text")
+    assert all(label.bounding_box()["x"] >= margin for label in labels.all())
     for perplexity in ("22.67", "23.57", "25.26", "30.91", "38.11"):
         dialled(page, perplexity)
         fits(page)
@@ -308,11 +311,11 @@ def test_hands_are_counted_by_keys_and_shown_against_the_truth(address: str, bro
     first.wait_for()
     for count in (1, 2):
         page.keyboard.press("1")
-        first.filter(has_text=f"· {count}").wait_for()
+        first.filter(has_text=f"· {count} hand").wait_for()
     page.keyboard.press("3")
-    page.get_by_role("button", name="The last").filter(has_text="· 1").wait_for()
+    page.get_by_role("button", name="The last").filter(has_text="· 1 hand").wait_for()
     page.reload()  # as light and dark do
-    first.filter(has_text="· 2").wait_for()
+    first.filter(has_text="· 2 hands").wait_for()
     settle(page)
     page.keyboard.press("ArrowRight")
     page.get_by_text("2 of 3 guessed it").wait_for()

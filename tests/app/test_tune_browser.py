@@ -42,6 +42,8 @@ def test_a_bar_is_dragged_and_moved_by_keys_and_undone_while_the_mean_holds(
     address: str, browser: Any
 ) -> None:
     page, _ = opened(browser, address)
+    below = page.get_by_role("heading", name="Along the target")
+    assert below.bounding_box()["x"] == page.locator("h1").bounding_box()["x"]  # below the controls, too
     handle = page.locator(".slicescope-handles .handle").nth(5)
     before, beside = level(page, 5), level(page, 12)
     handle.scroll_into_view_if_needed()

@@ -65,6 +65,9 @@ def test_windows_of_two_texts_are_counted_once_where_they_are_as_many() -> None:
 def test_numbers_carry_their_units() -> None:
     assert wording.percent(0.25) == "25.0\N{NO-BREAK SPACE}%"
     assert wording.percent(-0.111, signed=True) == "−11.1\N{NO-BREAK SPACE}%"
+    assert wording.percent(0.111, signed=True) == "+11.1\N{NO-BREAK SPACE}%"
+    for nothing in (0.0, -0.0, -0.0004, 0.0004):
+        assert wording.percent(nothing, signed=True) == wording.percent(nothing) == "0.0\N{NO-BREAK SPACE}%"
     assert wording.memory(2**30 * 3 // 2) == "1.50\N{NO-BREAK SPACE}GiB"
     assert wording.memory(2**29) == "512\N{NO-BREAK SPACE}MiB"
     assert wording.millions(134_515_008) == "134.5 M"
