@@ -229,7 +229,7 @@ def _looking(shape: ModelShape, holds: Holds, batch: int, itemsize: int, share: 
             joining = holds.transport * round(share * channels * channels) * FP32
             found = max(found, passing, joining + 3 * holds.compared * read * FP32)
         if holds.policy and (channels := _units(sublayer, "channels")):
-            # The policy (D, F) with its gradient and moments, and the rows of the reader. What the policy makes
+            # The policy (D, F) with its gradient and moments, and the rows of the reader. What it makes
             # of them (F, F) stays for the way back, where it has a gradient, and so has the policy. Before,
             # the rows that were drawn are measured in fp64, by the smaller Gram matrix of them.
             rows, square = channels * width * FP32, channels * channels * FP32
