@@ -231,8 +231,8 @@ _LIST = (
     _probed(
         "discarded-energy",
         "Discarded energy",
-        "Share of the stream's energy outside the leading three quarters of the directions at the block's "
-        "sites, from 0 to 1; lower means more redundant.",
+        "Share of the stream's energy outside the leading three quarters of the directions where the block "
+        "reads and writes it, from 0 to 1; lower means more redundant.",
         "Ashkboos et al., SliceGPT, ICLR 2024",
         higher_is_redundant=False,
         cite="ashkboos2024slicegpt",

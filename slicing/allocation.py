@@ -307,7 +307,7 @@ class Random(Allocation):
     control = True
     uses_scores = False
 
-    draw: Seed = Field(default=0, ge=0, title="Number of the draw")
+    draw: Seed = Field(default=0, ge=0, title="Draw")
 
     def raw(self, redundancy: np.ndarray) -> tuple[float, np.ndarray]:
         """No floor; uniform weights."""
