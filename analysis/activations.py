@@ -48,6 +48,10 @@ class Activations:
         self._shapes.append(tensor.shape)
         self[len(self) - 1] = tensor
 
+    def has_room(self, device: torch.device, size: int) -> bool:
+        """Tell whether its budget leaves room on ``device``, in memory, for so many bytes of other things."""
+        return self.room["host" if device.type == HOST else "device"] >= size
+
     def __setitem__(self, index: int, tensor: Tensor) -> None:
         home = self.homes[index]
         if home == "disk":

@@ -9,7 +9,7 @@ nothing about how bases are found.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 RIDGES = (0.1, 0.3, 1.0, 3.0)
 """Strengths that are tried, relative to each feature's own energy; the held-out tokens choose."""
+TRIED_FIRST = 1.0
+"""The strength from which the best one is looked for. On the demo model half of the fits end there."""
 HELD_OUT = 8
 """One window of so many is held out of the fits."""
 
@@ -81,9 +83,11 @@ class RidgeFit:
     fit. Some tokens do not join the fit and choose the strength of the ridge.
     """
 
-    def __init__(self, width: int, ridges: tuple[float, ...] = ()) -> None:
-        """``width``: D, of the target; ``ridges``: the strengths that are tried, by default ``RIDGES``."""
-        self.width, self.ridges = width, ridges or RIDGES
+    def __init__(self, width: int, ridges: tuple[float, ...] = (), turned: bool = False) -> None:
+        """``width``: D, of the target; ``ridges``: the strengths that may be taken, ascending, by default
+        ``RIDGES``; ``turned``: whether ``solve`` will take the target in a basis.
+        """
+        self.width, self.ridges, self.turned = width, ridges or RIDGES, turned
         self.fitted: Covariance | None = None
         self.judged: Covariance | None = None
 
@@ -96,8 +100,9 @@ class RidgeFit:
         rows = rows * token_weights(target if like is None else like).to(features)
         split = len(rows) - held
         if self.fitted is None or self.judged is None:
-            self.fitted = Covariance(rows.shape[-1], rows.device)
-            self.judged = Covariance(rows.shape[-1], rows.device)
+            alone = 0 if self.turned else self.width  # of the target only the energy is needed then
+            self.fitted = Covariance(rows.shape[-1], rows.device, alone)
+            self.judged = Covariance(rows.shape[-1], rows.device, alone)
         for total, part in ((self.fitted, rows[:split]), (self.judged, rows[split:])):
             if len(part):
                 total.add(part)
@@ -109,11 +114,13 @@ class RidgeFit:
 
         The target is taken in ``basis`` (D, W), where there is one. Among the ridges, all of which pull
         towards what is there, the one with the least error on the held-out tokens is taken, and none where
-        that is not less than without.
+        that is not less than without. The error is taken to fall and then to rise with the strength, so
+        that ``lowest`` finds the least one. It is compared in fp32, and the map is then solved in fp64.
 
         A wide fit is solved in fp32 on a GPU. Every feature is divided by the root of what a ridge of 1 adds
         to its energy, so that a ridge is the same number for all of them, and keeps rounding small.
         """
+        assert basis is None or self.turned, "moments of the target were not summed up"
         total, other = self.fitted, self.judged
         assert total is not None
         assert other is not None
@@ -130,20 +137,47 @@ class RidgeFit:
         judge = _Equations(moment, basis, root, dtype)
         del moment
         there = root * widen(there, device)
-        missing, wrong = equations.missing(there)[free].to(dtype), judge.missing(there)
-        best, ridge, after = there, None, (before := judge.error(there, wrong))
-        for strength in self.ridges:
-            factor = equations.gram[free, free].clone()
-            factor.diagonal().add_(strength)
-            factor = torch.linalg.cholesky(factor)
-            change = torch.cholesky_solve(missing, factor)
-            del factor
-            curved = summed(judge.gram[free, free], change)
-            error = max(0.0, before + float((change * (curved - 2 * wrong[free])).sum()) / judge.energy)
-            if error < after:
-                best, ridge, after = there.clone(), strength, error
-                best[free] += change
-        return best / root, SublayerRepair(ridge=ridge, before=before, after=after)
+        missing, wrong = equations.missing(there)[free], judge.missing(there)
+        before = judge.error(there, wrong)
+        wrong, curvature = wrong[free], judge.gram[free, free].to(torch.float32)
+        judge_energy = judge.energy
+        del judge
+        gram, rough = equations.gram[free, free], equations.gram[free, free].to(torch.float32)
+        del equations
+        goal = missing.to(torch.float32)
+
+        def error(strength: float) -> float:
+            change = _solved(rough, goal, strength)
+            curved = summed(curvature, change)
+            return max(0.0, before + float((change * (curved - 2 * wrong)).sum()) / judge_energy)
+
+        strength, after = lowest(self.ridges, error)
+        if after >= before:
+            return there / root, SublayerRepair(ridge=None, before=before, after=before)
+        there[free] += _solved(gram, missing.to(dtype), strength)
+        return there / root, SublayerRepair(ridge=strength, before=before, after=after)
+
+
+def lowest(strengths: Sequence[float], error: Callable[[float], float]) -> tuple[float, float]:
+    """Find the strength of least error, and that error, where the error falls and then rises.
+
+    ``strengths`` ascend. It goes downhill from the one that is nearest to ``TRIED_FIRST``; of equals the
+    first is taken.
+    """
+    place = min(range(len(strengths)), key=lambda each: abs(strengths[each] - TRIED_FIRST))
+    least, start = error(strengths[place]), place
+    while place > 0 and (found := error(strengths[place - 1])) <= least:
+        place, least = place - 1, found
+    while place >= start and place + 1 < len(strengths) and (found := error(strengths[place + 1])) < least:
+        place, least = place + 1, found
+    return strengths[place], least
+
+
+def _solved(gram: Tensor, missing: Tensor, strength: float) -> Tensor:
+    """Solve the equations (F, F) with a ridge for what is ``missing``, (F, W)."""
+    factor = gram.clone()
+    factor.diagonal().add_(strength)
+    return torch.cholesky_solve(missing, torch.linalg.cholesky(factor))
 
 
 class _Equations:
@@ -187,7 +221,7 @@ class WriterFit:
         self.writers = list(_writers(sublayer, branches))
         self.biased = [writer for writer in self.writers if writer.bias is not None]
         self.read: list[Tensor] = []
-        self.fit = RidgeFit(width)
+        self.fit = RidgeFit(width, turned=True)
 
     @contextmanager
     def watching(self) -> Iterator[None]:
