@@ -15,6 +15,7 @@ Knows nothing about how units were chosen.
 from __future__ import annotations
 
 import copy
+import time
 from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any
 
@@ -22,11 +23,12 @@ import numpy as np
 
 from analysis.activations import Activations
 from analysis.anatomy import blocks
-from analysis.device import on_device, present, widen
+from analysis.device import HOST, memory_of, on_device, present, widen
 from analysis.late import no_grad, torch
 from analysis.stream import BlockStream
 from analysis.sublayers import Sublayer, out_in, set_out_in, sublayers, weights_at
 from slicing.depth.layout import Layout
+from slicing.inner.moments import Asked
 from slicing.late import modeling_narrow
 from slicing.repair import RidgeFit, SublayerRepair
 
@@ -35,6 +37,9 @@ if TYPE_CHECKING:
 
 RIDGES = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
 """With few windows even strong ridges gain: 3 was chosen most often with 16 of 512 tokens."""
+SPARE = 8
+"""The dense stream is kept where so many times its size is free: 1.1 GB for the demo model and 16 windows of
+512 tokens."""
 SAME = 1e-4
 """Two batches that differ by less than this, relative to their norm, differ by rounding alone."""
 Tell = Callable[[int, int], None]
@@ -51,22 +56,29 @@ def fit_inside(
     changed: Callable[[int, int], bool] = lambda place, row: True,
     tell: Tell = lambda done, total: None,
     budget: tuple[int, int] | None = None,
+    kept: DenseStates | None = None,
 ) -> tuple[SublayerRepair, ...]:
     """Fit the blocks of ``cut``, made of ``dense`` by ``layout`` and cut inside; its modules are its own.
 
     ``windows`` (N, T), of which the last ``held`` choose ridges. ``fits`` are names as above. ``changed``
     tells which sub-layers were cut, by block and row: those alone have a ``local`` fit. In front of the first
-    of them, and of the first removed block, the two streams are one and nothing is fitted.
+    of them, and of the first removed block, the two streams are one and nothing is fitted. Where the dense
+    stream is ``kept`` from other fits on these windows, it does not pass again.
     """
     true = BlockStream(dense, windows, budget)
     told: list[SublayerRepair] = []
     closing = not {"readers", "writers"}.isdisjoint(fits)  # only then the cut model's own stream is needed
     short = true.beside(cut) if closing else _empty_like(true)
     dense_rows, passed, alike = sublayers(dense), 0, True
+
+    def skip(block: int) -> None:
+        last = len(dense_rows[block]) - 1
+        _pass(true, (block, last), lambda: true.through(blocks(dense)[block], block), kept)
+
     for place, (rows, first) in enumerate(zip(sublayers(cut), layout.following, strict=True)):
         top = layout.tops[place]
         for block in range(passed, top):
-            true.through(blocks(dense)[block], block)
+            skip(block)
             alike = False
         with present(blocks(cut)[place]) as here, present(blocks(dense)[top]) as there:
             short.move(here)
@@ -79,10 +91,10 @@ def fit_inside(
                     work.readers()
                 if inside and not gone and "local" in fits:
                     told += work.local()
-                work.advance_dense()
+                _pass(true, (top, row), work.advance_dense, kept, work.spent)
                 if row == len(rows) - 1:  # what is removed behind this block is made up for by its writers
                     for block in range(top + 1, first):
-                        true.through(blocks(dense)[block], block)
+                        skip(block)
                         alike = False
                 if not (alike or gone) and "writers" in fits:
                     told += work.writers()
@@ -91,6 +103,67 @@ def fit_inside(
         passed = first
         tell(first, layout.blocks)
     return tuple(told)
+
+
+class DenseStates:
+    """The dense stream behind sub-layers, which fits leave to later ones on the same windows."""
+
+    def __init__(self) -> None:
+        self.known: dict[tuple[int, int], tuple[list[Tensor], float]] = {}
+        """By block and row: the batches, and the seconds that it took to pass that sub-layer, or more."""
+        self.saved = 0.0
+
+    def claim(self) -> float:
+        """Give the seconds that were saved since this was asked last: they count as if the stream had passed,
+        so that a method takes as long whoever came before.
+        """
+        saved, self.saved = self.saved, 0.0
+        return saved
+
+
+def dense_states(view: Asked) -> DenseStates | None:
+    """What is kept of the dense stream for a view, once for all methods and sizes.
+
+    ``None`` unless others will ask for the same and ``SPARE`` times its size is free, on a CPU: elsewhere a
+    pass takes no longer than the states take to be fetched.
+    """
+
+    def begin() -> DenseStates | None:
+        sites = sum(map(len, sublayers(view.model)))
+        tokens, width = view.windows.numel(), view.model.get_input_embeddings().weight.shape[1]
+        fits = memory_of(HOST)[0] >= SPARE * sites * tokens * width * view.model.dtype.itemsize
+        return DenseStates() if fits else None
+
+    if not view.shares or view.model.device.type != HOST:
+        return None
+    return view.once("dense states", begin)
+
+
+def _pass(
+    stream: BlockStream,
+    place: tuple[int, int],
+    advance: Callable[[], None],
+    kept: DenseStates | None,
+    spent: float | None = None,
+) -> None:
+    """Bring the dense stream behind a sub-layer: by ``advance``, or from where it is kept.
+
+    ``spent``: seconds of a pass that a fit has made already, where one has.
+    """
+    if kept is None:
+        advance()
+        return
+    if place in kept.known and spent is None:
+        states, seconds = kept.known[place]
+        for index, each in enumerate(states):
+            stream.states[index] = each
+        kept.saved += seconds
+        return
+    start = time.perf_counter()
+    advance()
+    seconds = time.perf_counter() - start + (spent or 0.0)
+    if place not in kept.known:
+        kept.known[place] = [stream.at(index) for index in range(len(stream))], seconds
 
 
 def _empty_like(stream: BlockStream) -> BlockStream:
@@ -117,6 +190,8 @@ class _Fit:
         self.place, self.top, self.held = place, top, held
         self.ahead: BlockStream | None = None
         """The dense stream behind the sub-layer, where a fit has found it already."""
+        self.spent: float | None = None
+        """The seconds that this took."""
         self.maps = cut.writers
         self.biased = [each for each in self.maps if each.bias is not None]
         self.inputs: list[dict[int, Tensor]] = []
@@ -143,15 +218,15 @@ class _Fit:
 
     def local(self) -> list[SublayerRepair]:
         """Fit the writers on the dense stream, towards what the dense sub-layer writes."""
-        ahead = self.true.beside()
-        chosen: list[Tensor] | None = None
+        ahead, chosen, passing = self.true.beside(), None, 0.0
 
         def look(index: int) -> tuple[list[Tensor], Tensor, Tensor]:
-            nonlocal chosen
-            states = self.true.at(index)
+            nonlocal chosen, passing
+            start, states = time.perf_counter(), self.true.at(index)
             inputs: dict[int, Tensor] = {}
             with self.dense.reading(inputs.__setitem__):
                 added = self.dense.added(states, self.true.context(index, self.top))
+            passing += time.perf_counter() - start
             ahead.states[index] = states + added
             if chosen is not None:  # the dense sub-layer has shown what the cut one would read
                 shown = [inputs[place].index_select(-1, some) for place, some in enumerate(chosen)]
@@ -162,7 +237,7 @@ class _Fit:
             return parts, added, states + added
 
         told = self._fitted(self.true, look)
-        self.ahead = ahead
+        self.ahead, self.spent = ahead, passing
         return told
 
     def _chosen(self, inputs: dict[int, Tensor], parts: list[Tensor]) -> list[Tensor] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections import Counter
 from typing import Any
@@ -21,7 +22,7 @@ from analysis.sublayers import out_in, rms, set_out_in, sublayers
 from slicing.depth.layout import Layout
 from slicing.depth.operator import reduce_blocks
 from slicing.inner.cut import UnitCut, cut_model
-from slicing.inner.fit import _Fit, fit_inside
+from slicing.inner.fit import DenseStates, _Fit, fit_inside
 from slicing.inner.moments import writer_moments
 from slicing.inner.obs import DAMPING, order_of_removal, root, value_ranks
 from slicing.inner.share_out import Option, hull, share_out
@@ -167,6 +168,14 @@ def cut(model: Any, place: int = 1) -> Any:
     return made
 
 
+def cut_alone(model: Any, layout: Layout) -> Any:
+    """A model without some blocks whose modules, and what is hooked to them, are its own."""
+    made = copy.deepcopy(reduce_blocks(model, layout))
+    for module in made.modules():
+        module._forward_hooks.clear()
+    return made
+
+
 def missed(model: Any, made: Any, place: int = 1) -> float:
     """Mean square by which the cut MLP misses the dense one, on the dense stream and relative to it."""
     error: list[float] = []
@@ -276,6 +285,30 @@ def test_restoration_reads_for_itself_where_units_are_mixed(monkeypatch):
         writer.register_forward_hook(lambda *_, count=count: count.update(["writer"]))
         fit_inside(model, made, Layout.whole(3), WINDOWS, 2, changed=lambda *place: place == (1, 1))
         assert count["writer"] == 4
+
+
+def test_where_the_dense_stream_is_kept_it_passes_once_and_nothing_else_changes():
+    """For other blocks that go, too; seconds of a pass that was saved are told once."""
+    model = tiny_model("llama", torch.float64, num_hidden_layers=4)
+    passes = Counter[int]()
+    for place, block in enumerate(blocks(model)):
+        block.mlp.gate_proj.register_forward_hook(lambda *_, place=place: passes.update([place]))
+    kept, made = DenseStates(), []
+    for layout in (Layout.without(4, (1,)), Layout.without(4, (2, 3))):
+        for states in (None, kept):
+            each = cut_alone(model, layout)
+            passes.clear()
+            told = fit_inside(
+                model, each, layout, WINDOWS, 4, ("readers", "writers"), lambda *_: False, kept=states
+            )
+            made.append((told, each.state_dict(), dict(passes)))
+        (told, weights, long), (other, same, short) = made[-2:]
+        assert told == other
+        assert all(tensor.equal(same[name]) for name, tensor in weights.items())
+        assert long == {0: 1, 1: 1, 2: 1, 3: 1}
+        assert short == (long if len(made) == 2 else {})
+    assert kept.claim() > 0.0
+    assert kept.claim() == 0.0
 
 
 def test_where_nothing_is_cut_nothing_changes():
