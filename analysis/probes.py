@@ -51,6 +51,8 @@ def damage(
     tried = {name: sorted(among[name]) if among else range(count) for name in replacements}
     steps, done = len(batches) * sum(map(len, tried.values())), 0
     with out_of_memory_told("probing"):
+        # How the logits are best made is found once for a model, on all of its blocks.
+        window_nll(model, windows[:1, :8].to(model.device))
         for batch in batches:
             tokens = batch.to(model.device)
             with matmuls(precision, model.device, model.dtype):
