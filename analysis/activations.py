@@ -49,8 +49,11 @@ class Activations:
         self[len(self) - 1] = tensor
 
     def has_room(self, device: torch.device, size: int) -> bool:
-        """Tell whether its budget leaves room on ``device``, in memory, for so many bytes of other things."""
-        return self.room["host" if device.type == HOST else "device"] >= size
+        """Tell whether the budget of the host leaves room for so many bytes of other things on ``device``.
+
+        The memory of a card is for what has to be there.
+        """
+        return device.type == HOST and self.room["host"] >= size
 
     def __setitem__(self, index: int, tensor: Tensor) -> None:
         home = self.homes[index]
