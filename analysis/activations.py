@@ -48,6 +48,13 @@ class Activations:
         self._shapes.append(tensor.shape)
         self[len(self) - 1] = tensor
 
+    def has_room(self, device: torch.device, size: int) -> bool:
+        """Tell whether the budget of the host leaves room for so many bytes of other things on ``device``.
+
+        The memory of a card is for what has to be there.
+        """
+        return device.type == HOST and self.room["host"] >= size
+
     def __setitem__(self, index: int, tensor: Tensor) -> None:
         home = self.homes[index]
         if home == "disk":

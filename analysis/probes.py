@@ -44,18 +44,21 @@ def damage(
     fit, ``OutOfMemoryError``.
     """
     check_windows(model, windows)
-    refuse_unless_batches_fit(phase, model, windows, len(blocks(model)))
+    refuse_unless_batches_fit(phase, model, windows, len(blocks(model)) + 1)
     count, tuples = len(blocks(model)), returns_tuple(model, windows[:1, :8].to(model.device))
     rises: dict[str, list[np.ndarray]] = {name: [] for name in replacements}
     batches = list(batches_of(windows, model.device))
     tried = {name: sorted(among[name]) if among else range(count) for name in replacements}
     steps, done = len(batches) * sum(map(len, tried.values())), 0
     with out_of_memory_told("probing"):
+        # How the logits are best made is found once for a model, on all of its blocks.
+        window_nll(model, windows[:1, :8].to(model.device))
         for batch in batches:
             tokens = batch.to(model.device)
             with matmuls(precision, model.device, model.dtype):
                 states = _states(model, tokens)
-                dense = np.asarray(window_nll(model, tokens))
+                with going_on_from(model, count, states[count], tuples):
+                    dense = np.asarray(window_nll(model, tokens))
                 for name, replacement in replacements.items():
                     rise = np.zeros((len(batch), count))
                     for block in tried[name]:
@@ -116,8 +119,13 @@ def depth(model: Any) -> np.ndarray:
 
 
 def _states(model: Any, tokens: Tensor) -> list[Tensor]:
-    """Return the states that enter every block."""
+    """Return the states that enter every block, and those that leave the last."""
     states: list[Tensor] = []
-    with watch_blocks(model, lambda block, entering, leaving: states.append(entering)):
+    last = len(blocks(model)) - 1
+
+    def look(block: int, entering: Tensor, leaving: Tensor) -> None:
+        states.extend((entering, leaving) if block == last else (entering,))
+
+    with watch_blocks(model, look):
         decoder(model)(tokens, use_cache=False)
     return states

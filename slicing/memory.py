@@ -66,8 +66,9 @@ def fit_bytes(features: int, width: int) -> tuple[int, int]:
     at the peak of solving it, and while batches are added.
 
     Two Gram matrices of features and targets are summed up, in fp64. The first of them is read whole while
-    both are there, with two in the making; the second beside the equations of the first. What is solved is
-    two matrices of the features alone with one that a ridge is added to, its factor and a copy, and six maps.
+    both are there, with two in the making; the second beside the equations of the first. What is solved is a
+    matrix of the features alone, with two in fp32 that are half as large, one that a ridge is added to, its
+    factor and a copy, and six maps.
     """
     gram, own, maps = (count * FP64 for count in ((features + width) ** 2, features**2, features * width))
     return max(5 * gram, 4 * gram + own + maps, 5 * own + 6 * maps), 2 * gram

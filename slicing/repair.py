@@ -9,7 +9,7 @@ nothing about how bases are found.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 RIDGES = (0.1, 0.3, 1.0, 3.0)
 """Strengths that are tried, relative to each feature's own energy; the held-out tokens choose."""
+TRIED_FIRST = 1.0
+"""The strength from which the best one is looked for. On the demo model half of the fits end there."""
 HELD_OUT = 8
 """One window of so many is held out of the fits."""
 
@@ -81,9 +83,11 @@ class RidgeFit:
     fit. Some tokens do not join the fit and choose the strength of the ridge.
     """
 
-    def __init__(self, width: int, ridges: tuple[float, ...] = ()) -> None:
-        """``width``: D, of the target; ``ridges``: the strengths that are tried, by default ``RIDGES``."""
-        self.width, self.ridges = width, ridges or RIDGES
+    def __init__(self, width: int, ridges: tuple[float, ...] = (), turned: bool = False) -> None:
+        """``width``: D, of the target; ``ridges``: the strengths that may be taken, ascending, by default
+        ``RIDGES``; ``turned``: whether ``solve`` will take the target in a basis.
+        """
+        self.width, self.ridges, self.turned = width, ridges or RIDGES, turned
         self.fitted: Covariance | None = None
         self.judged: Covariance | None = None
 
@@ -96,8 +100,9 @@ class RidgeFit:
         rows = rows * token_weights(target if like is None else like).to(features)
         split = len(rows) - held
         if self.fitted is None or self.judged is None:
-            self.fitted = Covariance(rows.shape[-1], rows.device)
-            self.judged = Covariance(rows.shape[-1], rows.device)
+            # Of the target only the energy is needed, of those that judge and in the basis.
+            self.fitted = Covariance(rows.shape[-1], rows.device, self.width)
+            self.judged = Covariance(rows.shape[-1], rows.device, 0 if self.turned else self.width)
         for total, part in ((self.fitted, rows[:split]), (self.judged, rows[split:])):
             if len(part):
                 total.add(part)
@@ -109,11 +114,13 @@ class RidgeFit:
 
         The target is taken in ``basis`` (D, W), where there is one. Among the ridges, all of which pull
         towards what is there, the one with the least error on the held-out tokens is taken, and none where
-        that is not less than without.
+        that is not less than without. ``lowest`` looks for it. Errors are compared in fp32, and the map is
+        then solved in fp64.
 
         A wide fit is solved in fp32 on a GPU. Every feature is divided by the root of what a ridge of 1 adds
         to its energy, so that a ridge is the same number for all of them, and keeps rounding small.
         """
+        assert basis is None or self.turned, "moments of the target were not summed up"
         total, other = self.fitted, self.judged
         assert total is not None
         assert other is not None
@@ -128,22 +135,58 @@ class RidgeFit:
         moment = other.moment()
         del other
         judge = _Equations(moment, basis, root, dtype)
+        energy = _energy(moment[features:, features:], basis, dtype)
         del moment
         there = root * widen(there, device)
-        missing, wrong = equations.missing(there)[free].to(dtype), judge.missing(there)
-        best, ridge, after = there, None, (before := judge.error(there, wrong))
-        for strength in self.ridges:
-            factor = equations.gram[free, free].clone()
-            factor.diagonal().add_(strength)
-            factor = torch.linalg.cholesky(factor)
-            change = torch.cholesky_solve(missing, factor)
-            del factor
-            curved = summed(judge.gram[free, free], change)
-            error = max(0.0, before + float((change * (curved - 2 * wrong[free])).sum()) / judge.energy)
-            if error < after:
-                best, ridge, after = there.clone(), strength, error
-                best[free] += change
-        return best / root, SublayerRepair(ridge=ridge, before=before, after=after)
+        missing, wrong = equations.missing(there)[free], judge.missing(there)
+        # |F maps - Y|² / |Y|², from the products alone.
+        before = max(0.0, energy - float((there * (judge.cross + wrong)).sum())) / energy
+        wrong, curvature = wrong[free], judge.gram[free, free].to(torch.float32)
+        del judge
+        gram = equations.gram[free, free]
+        del equations
+        rough, goal = gram.to(torch.float32), missing.to(torch.float32)
+
+        def error(strength: float) -> float:
+            change = _solved(rough, goal, strength)
+            curved = summed(curvature, change)
+            return max(0.0, before + float((change * (curved - 2 * wrong)).sum()) / energy)
+
+        strength, after = lowest(self.ridges, error, before)
+        if after >= before:
+            return there / root, SublayerRepair(ridge=None, before=before, after=before)
+        there[free] += _solved(gram, missing.to(dtype), strength)
+        return there / root, SublayerRepair(ridge=strength, before=before, after=after)
+
+
+def lowest(strengths: Sequence[float], error: Callable[[float], float], before: float) -> tuple[float, float]:
+    """Find the strength of least error, and that error, where the error falls and then rises.
+
+    ``strengths`` ascend. It goes downhill from the one that is nearest to ``TRIED_FIRST``. Where it ends at
+    no less than the error ``before`` there was a fit, the curve is too flat to go by, and all are tried.
+    """
+    place = min(range(len(strengths)), key=lambda each: abs(strengths[each] - TRIED_FIRST))
+    found = {place: error(strengths[place])}
+    for way in (1, -1):
+        start = place
+        while 0 <= place + way < len(strengths):
+            found[place + way] = error(strengths[place + way])
+            if found[place + way] >= found[place]:
+                break
+            place += way
+        if place != start:
+            break
+    if found[place] >= before:
+        found |= {each: error(strengths[each]) for each in range(len(strengths)) if each not in found}
+    least = min(sorted(found), key=found.__getitem__)
+    return strengths[least], found[least]
+
+
+def _solved(gram: Tensor, missing: Tensor, strength: float) -> Tensor:
+    """Solve the equations (F, F) with a ridge for what is ``missing``, (F, W)."""
+    factor = gram.clone()
+    factor.diagonal().add_(strength)
+    return torch.cholesky_solve(missing, torch.linalg.cholesky(factor))
 
 
 class _Equations:
@@ -152,26 +195,26 @@ class _Equations:
     def __init__(self, moment: Tensor, basis: Tensor | None, root: Tensor, dtype: torch.dtype) -> None:
         """``moment``: that of features and target together, (F + D, F + D), fp64."""
         features = len(root)
-        cross, own = moment[:features, features:] / root, moment[features:, features:]
+        cross = moment[:features, features:] / root
         self.gram = (moment[:features, :features] / root).div_(root.T).to(dtype)
         """FᵀF, (F, F)."""
-        self.cross = cross
+        self.cross = cross if basis is None else _product(cross, basis, dtype)
         """FᵀY, (F, W), fp64, with Y the target in the basis."""
-        self.energy = float(own.trace())
-        """|Y|²."""
-        if basis is not None:
-            basis = widen(basis, cross.device).to(dtype)
-            self.cross = summed(cross.to(dtype), basis)
-            self.energy = float((basis * summed(own.to(dtype), basis)).sum())
 
     def missing(self, maps: Tensor) -> Tensor:
         """Subtract FᵀF ``maps`` (F, W) from FᵀY, fp64: the residual of the equations."""
         return self.cross - summed(self.gram, maps.to(self.gram))
 
-    def error(self, maps: Tensor, missing: Tensor) -> float:
-        """|F maps - Y|² / |Y|², from the products alone; ``missing`` is what is left beyond ``maps``."""
-        squares = float((maps * (self.cross + missing)).sum())
-        return max(0.0, self.energy - squares) / self.energy
+
+def _energy(own: Tensor, basis: Tensor | None, dtype: torch.dtype) -> float:
+    """|Y|², from the moment of the target (D, D)."""
+    if basis is None:
+        return float(own.trace())
+    return float((widen(basis, own.device) * _product(own, basis, dtype)).sum())
+
+
+def _product(first: Tensor, basis: Tensor, dtype: torch.dtype) -> Tensor:
+    return summed(first.to(dtype), widen(basis, first.device).to(dtype))
 
 
 class WriterFit:
@@ -187,7 +230,9 @@ class WriterFit:
         self.writers = list(_writers(sublayer, branches))
         self.biased = [writer for writer in self.writers if writer.bias is not None]
         self.read: list[Tensor] = []
-        self.fit = RidgeFit(width)
+        self.kept: list[list[Tensor]] = []
+        """What they have read of every batch, where it is kept."""
+        self.fit = RidgeFit(width, turned=True)
 
     @contextmanager
     def watching(self) -> Iterator[None]:
@@ -209,15 +254,26 @@ class WriterFit:
             for handle in handles:
                 handle.remove()
 
-    def add(self, entering: Tensor, target: Tensor, held: int) -> None:
+    def add(
+        self, entering: Tensor, target: Tensor, held: int, keep: Callable[[int], bool] = lambda size: False
+    ) -> None:
         """Add a batch: the stream found (B, T, W), the dense stream after (B, T, D); the last ``held`` of
         its windows do not join the fit.
+
+        ``keep`` tells whether so many bytes, which the writers have read of it, are kept for ``written``.
         """
         parts = [entering, *(each.to(entering) for each in self.read)]
         if self.biased:
             parts.append(torch.ones_like(entering[..., :1]))
         self.fit.add(torch.cat(parts, dim=-1), target, held)
+        self.kept.append(self.read if keep(sum(each.nbytes for each in self.read)) else [])
         self.read = []
+
+    def written(self, index: int) -> Tensor | None:
+        """Give what the writers write of a batch now, (B, T, W'), once; ``None`` where it was not kept."""
+        read, self.kept[index] = self.kept[index], []
+        parts = [writer(each) for writer, each in zip(self.writers, read, strict=False)]
+        return torch.stack(parts).sum(0) if len(parts) > 1 else parts[0] if parts else None
 
     @no_grad
     def apply(self, basis: Tensor) -> SublayerRepair:

@@ -195,7 +195,7 @@ def slice_once(
             fill_writers(model, site, written)  # (W', columns)
             if fit:
                 repairs.append(fit.apply(written))
-                stream.follow(site)  # once more, by what was fitted: (B, T, W) -> (B, T, W')
+                stream.follow(site, fit)  # once more, by what was fitted: (B, T, W) -> (B, T, W')
             put_away(site)
         tell(done)
     made: PreTrainedModel = sliced
@@ -359,7 +359,7 @@ class _Rotated:
             if site.leaving < len(self.rotation):
                 self._look_at(added, site)
             if fit and dense:
-                fit.add(states, dense.stream.at(index), self.stream.held(index, held))
+                fit.add(states, dense.stream.at(index), self.stream.held(index, held), self._room)
             return states if fit else added
 
         self.stream.change(passed)
@@ -374,11 +374,23 @@ class _Rotated:
         elif not site.turns:
             self.energies += widen(states.square().sum((0, 1)), HOST)
 
-    def follow(self, site: Site) -> None:
-        """Pass the stream through a finished sub-layer, (B, T, W) -> (B, T, W')."""
-        self.stream.change(
-            lambda index, states: site.sliced.carried(states) + self.added(self.stream, index, site, states)
-        )
+    def _room(self, size: int) -> bool:
+        """Tell whether so many bytes of every batch have room in memory, beside the stream."""
+        return self.stream.states.has_room(self.stream.device, size * len(self.stream))
+
+    def follow(self, site: Site, fit: WriterFit) -> None:
+        """Pass the stream through a finished sub-layer, (B, T, W) -> (B, T, W').
+
+        Where what its writers read was kept, they alone run again.
+        """
+
+        def passed(index: int, states: Tensor) -> Tensor:
+            written = fit.written(index)
+            if written is None:
+                written = self.added(self.stream, index, site, states)
+            return site.sliced.carried(states) + written.to(self.precise)
+
+        self.stream.change(passed)
         self.waits = False
 
     def ahead(

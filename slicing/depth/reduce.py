@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,6 +23,8 @@ from slicing.repairs import Cuts, find_repair
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
+
+    from slicing.inner.fit import DenseStates
 
 
 @dataclass(frozen=True)
@@ -53,10 +56,12 @@ def reduce_model(
     progress: Progress = no_progress,
     phase: str = "Repairing",
     budget: tuple[int, int] | None = None,
+    kept: DenseStates | None = None,
 ) -> ReducedModel:
     """Take ``model`` down to the blocks of ``layout`` and repair it, calibrated on ``windows`` (N, T).
 
-    The repair is kept only where the loss on windows held out of the fits is less than without. Raises
+    The repair is kept only where the loss on windows held out of the fits is less than without. ``kept``: the
+    dense stream on these windows, as far as earlier fits have left it. Raises
     ``UnsupportedError`` for a family whose blocks cannot be removed, or whose writers are not known, and what
     ``slice_model`` raises.
     """
@@ -68,9 +73,8 @@ def reduce_model(
         assert windows is not None, "a repair takes windows"
         check_windows(model, windows)
         held = held_out(len(windows))
-        cuts = Cuts(
-            model, reduced, layout, windows, held, lambda done, total: progress(phase, done, total), budget
-        )
+        tell = partial(progress, phase)
+        cuts = Cuts(model, reduced, layout, windows, held, tell, budget, kept)
         repaired, told = find_repair(repair).close(cuts)
         loss, other = (float(np.mean(perplexity(each, windows[-held:]).nll)) for each in (repaired, reduced))
         judged = Repair(sublayers=told, windows=held, unrepaired=other, repaired=loss)

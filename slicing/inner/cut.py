@@ -59,10 +59,11 @@ def cut_model(model: Any, cuts: Sequence[Sequence[BranchCuts]]) -> None:
     branches = [branch for row in anatomy_of(model.config).sublayers for branch in row]
     alone = [len(row) == 1 for row in anatomy_of(model.config).sublayers for _ in row]
     natural = _runs_natural(model, cuts, branches)
+    answers: dict[type[nn.Module], int] = {}
     for block, each in zip(blocks(model), cuts, strict=True):
         for branch, single, own in zip(branches, alone, each, strict=True):
             if own is None:
-                _take_out(model, block, branch, single)
+                _take_out(model, block, branch, single, answers)
             elif own:
                 cut_branch(block, branch, model.config, own, natural)
 
@@ -234,11 +235,18 @@ def _parameter(tensor: Tensor) -> nn.Parameter:
     return nn.Parameter(tensor.detach().contiguous(), requires_grad=False)
 
 
-def _take_out(model: Any, block: Any, branch: Branch, alone: bool) -> None:
-    """Put what adds nothing in the place of a branch, and nothing in that of its norm."""
+def _take_out(
+    model: Any, block: Any, branch: Branch, alone: bool, answers: dict[type[nn.Module], int]
+) -> None:
+    """Put what adds nothing in the place of a branch, and nothing in that of its norm.
+
+    ``answers``: with how many things cores of a class answer, as far as it was tried.
+    """
     names = branch.core.split()
     last = getattr(block, names[-1])
-    outputs = _outputs(model, block, last)
+    if type(last) not in answers:
+        answers[type(last)] = _outputs(model, block, last)
+    outputs = answers[type(last)]
     layer = getattr(last, "layer_idx", None) if branch.kind == "attention" else None
     for name in names[:-1]:
         setattr(block, name, nn.Identity())

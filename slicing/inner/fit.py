@@ -15,16 +15,20 @@ Knows nothing about how units were chosen.
 from __future__ import annotations
 
 import copy
+import time
 from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from analysis.activations import Activations
 from analysis.anatomy import blocks
-from analysis.device import on_device, present, widen
+from analysis.device import HOST, memory_of, on_device, present, widen
 from analysis.late import no_grad, torch
 from analysis.stream import BlockStream
 from analysis.sublayers import Sublayer, out_in, set_out_in, sublayers, weights_at
 from slicing.depth.layout import Layout
+from slicing.inner.moments import Asked
 from slicing.late import modeling_narrow
 from slicing.repair import RidgeFit, SublayerRepair
 
@@ -33,6 +37,11 @@ if TYPE_CHECKING:
 
 RIDGES = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
 """With few windows even strong ridges gain: 3 was chosen most often with 16 of 512 tokens."""
+SPARE = 8
+"""The dense stream is kept where so many times its size is free: 1.1 GB for the demo model and 16 windows of
+512 tokens."""
+SAME = 1e-4
+"""Two batches that differ by less than this, relative to their norm, differ by rounding alone."""
 Tell = Callable[[int, int], None]
 
 
@@ -47,22 +56,29 @@ def fit_inside(
     changed: Callable[[int, int], bool] = lambda place, row: True,
     tell: Tell = lambda done, total: None,
     budget: tuple[int, int] | None = None,
+    kept: DenseStates | None = None,
 ) -> tuple[SublayerRepair, ...]:
     """Fit the blocks of ``cut``, made of ``dense`` by ``layout`` and cut inside; its modules are its own.
 
     ``windows`` (N, T), of which the last ``held`` choose ridges. ``fits`` are names as above. ``changed``
     tells which sub-layers were cut, by block and row: those alone have a ``local`` fit. In front of the first
-    of them, and of the first removed block, the two streams are one and nothing is fitted.
+    of them, and of the first removed block, the two streams are one and nothing is fitted. Where the dense
+    stream is ``kept`` from other fits on these windows, it does not pass again.
     """
     true = BlockStream(dense, windows, budget)
     told: list[SublayerRepair] = []
     closing = not {"readers", "writers"}.isdisjoint(fits)  # only then the cut model's own stream is needed
     short = true.beside(cut) if closing else _empty_like(true)
     dense_rows, passed, alike = sublayers(dense), 0, True
+
+    def skip(block: int) -> None:
+        last = len(dense_rows[block]) - 1
+        _pass(true, (block, last), lambda: true.through(blocks(dense)[block], block), kept)
+
     for place, (rows, first) in enumerate(zip(sublayers(cut), layout.following, strict=True)):
         top = layout.tops[place]
         for block in range(passed, top):
-            true.through(blocks(dense)[block], block)
+            skip(block)
             alike = False
         with present(blocks(cut)[place]) as here, present(blocks(dense)[top]) as there:
             short.move(here)
@@ -75,18 +91,79 @@ def fit_inside(
                     work.readers()
                 if inside and not gone and "local" in fits:
                     told += work.local()
-                work.advance_dense()
+                _pass(true, (top, row), work.advance_dense, kept, work.spent)
                 if row == len(rows) - 1:  # what is removed behind this block is made up for by its writers
                     for block in range(top + 1, first):
-                        true.through(blocks(dense)[block], block)
+                        skip(block)
                         alike = False
                 if not (alike or gone) and "writers" in fits:
                     told += work.writers()
                 if closing:
-                    work.advance_cut()
+                    work.advance_cut(alike)
         passed = first
         tell(first, layout.blocks)
     return tuple(told)
+
+
+class DenseStates:
+    """The dense stream behind sub-layers, which fits leave to later ones on the same windows."""
+
+    def __init__(self) -> None:
+        self.known: dict[tuple[int, int], tuple[list[Tensor], float]] = {}
+        """By block and row: the batches, and the seconds that it took to pass that sub-layer, or more."""
+        self.saved = 0.0
+
+    def claim(self) -> float:
+        """Give the seconds that were saved since this was asked last: they count as if the stream had passed,
+        so that a method takes as long whoever came before.
+        """
+        saved, self.saved = self.saved, 0.0
+        return saved
+
+
+def dense_states(view: Asked) -> DenseStates | None:
+    """What is kept of the dense stream for a view, once for all methods and sizes.
+
+    ``None`` unless others will ask for the same and ``SPARE`` times its size is free, on a CPU: elsewhere a
+    pass takes no longer than the states take to be fetched.
+    """
+
+    def begin() -> DenseStates | None:
+        sites = sum(map(len, sublayers(view.model)))
+        tokens, width = view.windows.numel(), view.model.get_input_embeddings().weight.shape[1]
+        fits = memory_of(HOST)[0] >= SPARE * sites * tokens * width * view.model.dtype.itemsize
+        return DenseStates() if fits else None
+
+    if not view.shares or view.model.device.type != HOST:
+        return None
+    return view.once("dense states", begin)
+
+
+def _pass(
+    stream: BlockStream,
+    place: tuple[int, int],
+    advance: Callable[[], None],
+    kept: DenseStates | None,
+    spent: float | None = None,
+) -> None:
+    """Bring the dense stream behind a sub-layer: by ``advance``, or from where it is kept.
+
+    ``spent``: seconds of a pass that a fit has made already, where one has.
+    """
+    if kept is None:
+        advance()
+        return
+    if place in kept.known and spent is None:
+        states, seconds = kept.known[place]
+        for index, each in enumerate(states):
+            stream.states[index] = each
+        kept.saved += seconds
+        return
+    start = time.perf_counter()
+    advance()
+    seconds = time.perf_counter() - start + (spent or 0.0)
+    if place not in kept.known:
+        kept.known[place] = [stream.at(index) for index in range(len(stream))], seconds
 
 
 def _empty_like(stream: BlockStream) -> BlockStream:
@@ -113,8 +190,12 @@ class _Fit:
         self.place, self.top, self.held = place, top, held
         self.ahead: BlockStream | None = None
         """The dense stream behind the sub-layer, where a fit has found it already."""
+        self.spent: float | None = None
+        """The seconds that this took."""
         self.maps = cut.writers
         self.biased = [each for each in self.maps if each.bias is not None]
+        self.inputs: list[dict[int, Tensor]] = []
+        """What the writers have read of every batch, by their places, where there was room to keep it."""
 
     def readers(self) -> None:
         """Multiply into the readers what takes their input to that of the dense ones, norm by norm."""
@@ -137,46 +218,94 @@ class _Fit:
 
     def local(self) -> list[SublayerRepair]:
         """Fit the writers on the dense stream, towards what the dense sub-layer writes."""
-        ahead = self.true.beside()
+        ahead, chosen, passing = self.true.beside(), None, 0.0
 
-        def wanted(index: int, states: Tensor) -> tuple[Tensor, Tensor]:
-            added = self.dense.added(states, self.true.context(index, self.top))
+        def look(index: int) -> tuple[list[Tensor], Tensor, Tensor]:
+            nonlocal chosen, passing
+            start, states = time.perf_counter(), self.true.at(index)
+            inputs: dict[int, Tensor] = {}
+            with self.dense.reading(inputs.__setitem__):
+                added = self.dense.added(states, self.true.context(index, self.top))
+            passing += time.perf_counter() - start
             ahead.states[index] = states + added
-            return added, states + added
+            if chosen is not None:  # the dense sub-layer has shown what the cut one would read
+                shown = [inputs[place].index_select(-1, some) for place, some in enumerate(chosen)]
+                return self._with_bias(shown), added, states + added
+            parts = self._parts(self.true, self.top, index)
+            if index == 0 and not self.cut.mixed:
+                chosen = self._chosen(inputs, parts)
+            return parts, added, states + added
 
-        told = self._fitted(self.true, self.top, wanted)
-        self.ahead = ahead
+        told = self._fitted(self.true, look)
+        self.ahead, self.spent = ahead, passing
         return told
+
+    def _chosen(self, inputs: dict[int, Tensor], parts: list[Tensor]) -> list[Tensor] | None:
+        """Find which of a dense writer's inputs each cut one reads, by its weights, which are not fitted yet.
+
+        ``None`` where it reads anything else, as the ``parts`` that both have read of one batch tell.
+        """
+        found: list[Tensor] = []
+        for place, (cut, dense) in enumerate(zip(self.maps, self.dense.writers, strict=True)):
+            places = {column.tobytes(): each for each, column in enumerate(_columns(dense))}
+            some = [places.get(column.tobytes(), -1) for column in _columns(cut)]
+            if min(some) < 0:
+                return None
+            found.append(torch.tensor(some, device=inputs[place].device))
+            shown = inputs[place].index_select(-1, found[-1]).to(parts[place])
+            if float((shown - parts[place]).norm()) > SAME * float(shown.norm()):
+                return None
+        return found
 
     def writers(self) -> list[SublayerRepair]:
         """Fit the writers on the cut model's stream, towards the dense stream where it is now."""
 
-        def wanted(index: int, states: Tensor) -> tuple[Tensor, Tensor]:
-            goal = self.true.at(index).to(states.device)
-            return goal - states, goal
+        def look(index: int) -> tuple[list[Tensor], Tensor, Tensor]:
+            states, goal = self.short.at(index), self.true.at(index)
+            return self._parts(self.short, self.place, index, True), goal.to(states.device) - states, goal
 
-        return self._fitted(self.short, self.place, wanted)
+        return self._fitted(self.short, look)
+
+    def _parts(self, stream: BlockStream, place: int, index: int, keep: bool = False) -> list[Tensor]:
+        """The features of a batch: what the writers read; with experts, what they add.
+
+        ``keep``: what they read is kept for ``advance_cut``, where there is room beside the stream.
+        """
+        read: dict[int, Tensor] = {}
+        with self.cut.reading(read.__setitem__):
+            added = self.cut.added(
+                stream.at(index).to(self.short.device),
+                on_device(stream.context(index, place), self.short.device),
+            )
+        if self.cut.mixed:
+            return [added]
+        if keep and index == len(self.inputs):
+            size = sum(each.nbytes for each in read.values()) * len(stream)
+            if self.short.states.has_room(self.short.device, size):
+                self.inputs.append(read)
+        return self._with_bias(
+            [
+                each.read(read[place]) if isinstance(each, modeling_narrow.NarrowLinear) else read[place]
+                for place, each in enumerate(self.maps)
+            ]
+        )
+
+    def _with_bias(self, parts: list[Tensor]) -> list[Tensor]:
+        """Add 1 for every token where a writer has a bias."""
+        return [*parts, torch.ones_like(parts[0][..., :1])] if self.biased else parts
 
     def _fitted(
-        self,
-        stream: BlockStream,
-        place: int,
-        wanted: Callable[[int, Tensor], tuple[Tensor, Tensor]],
+        self, stream: BlockStream, look: Callable[[int], tuple[list[Tensor], Tensor, Tensor]]
     ) -> list[SublayerRepair]:
+        """Fit the writers; ``look`` gives features, goal and what tokens are weighted by, for every batch."""
         fit = RidgeFit(stream.at(0).shape[-1], RIDGES)
 
         def add(index: int) -> None:
-            states = stream.at(index)
-            read: dict[int, Tensor] = {}
-            with self.cut.reading(read.__setitem__):
-                added = self.cut.added(
-                    states.to(self.short.device), on_device(stream.context(index, place), self.short.device)
-                )
-            goal, like = (each.to(self.short.device) for each in wanted(index, states))
-            parts = [added] if self.cut.mixed else self._features(read, goal)
-            scale = 1.0 if self.cut.mixed else self.cut.scale
-            features = torch.cat([_precise(part) for part in parts], dim=-1)
-            fit.add(features, _precise(goal) / scale, stream.held(index, self.held), _precise(like))
+            parts, goal, like = look(index)
+            device, scale = self.short.device, 1.0 if self.cut.mixed else self.cut.scale
+            features = torch.cat([_precise(part.to(device)) for part in parts], dim=-1)
+            target = _precise(goal.to(device)) / scale
+            fit.add(features, target, stream.held(index, self.held), _precise(like.to(device)))
 
         for index in range(len(stream)):  # of none of them anything is left while the fit is solved
             add(index)
@@ -184,14 +313,6 @@ class _Fit:
         if told.ridge is not None:
             self._adopt(found)
         return [told]
-
-    def _features(self, read: dict[int, Tensor], states: Tensor) -> list[Tensor]:
-        """What the writers read of a batch, and 1 where one has a bias."""
-        parts = [
-            each.read(read[place]) if isinstance(each, modeling_narrow.NarrowLinear) else read[place]
-            for place, each in enumerate(self.maps)
-        ]
-        return [*parts, torch.ones_like(states[..., :1])] if self.biased else parts
 
     def _there(self) -> Tensor:
         """What takes the features to what is written now, (F, D)."""
@@ -225,11 +346,28 @@ class _Fit:
             return
         self.true.change(lambda i, states: states + self.dense.added(states, self.true.context(i, self.top)))
 
-    def advance_cut(self) -> None:
-        """Pass the cut model's stream through what is left of the sub-layer."""
-        self.short.change(
-            lambda i, states: states + self.cut.added(states, self.short.context(i, self.place))
-        )
+    def advance_cut(self, alike: bool) -> None:
+        """Pass the cut model's stream through what is left of the sub-layer.
+
+        ``alike``: nothing has changed so far, and the stream is the dense one. Where what the writers read
+        is kept, they alone run again: nothing in front of them is new since.
+        """
+
+        def passed(index: int, states: Tensor) -> Tensor:
+            if alike:
+                return self.true.at(index).to(states.device, copy=True)
+            if len(self.inputs) < len(self.short):
+                return states + self.cut.added(states, self.short.context(index, self.place))
+            read, self.inputs[index] = self.inputs[index], {}
+            total: Any = sum(each(read[place]) for place, each in enumerate(self.maps))
+            return states + (total if self.cut.scale == 1.0 else self.cut.scale * total)
+
+        self.short.change(passed)
+
+
+def _columns(writer: Any) -> np.ndarray:
+    """What a writer makes of each of its inputs, (F, D)."""
+    return np.ascontiguousarray(out_in(writer).T.float().cpu().numpy())
 
 
 def _precise(states: Tensor) -> Tensor:

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
+    from slicing.inner.fit import DenseStates
+
 Repaired = tuple["PreTrainedModel", tuple[SublayerRepair, ...]]
 """A model whose cuts are repaired, and how near each fit comes to the dense stream."""
 
@@ -43,6 +45,8 @@ class Cuts:
     tell: Callable[[int, int], None] = lambda done, total: None
     budget: tuple[int, int] | None = None
     """Bytes that activations may take on (device, host), by default a third of what is free."""
+    kept: DenseStates | None = None
+    """The dense stream as far as earlier fits have left it, for later ones."""
 
     @no_grad
     def walk(self, close: Callable[[Cuts, BlockStream, BlockStream, int], SublayerRepair | None]) -> Any:

@@ -72,5 +72,6 @@ class Projections(CutRepair):
             lambda place, row: False,
             cuts.tell,
             cuts.budget,
+            cuts.kept,
         )
         return closed, told

@@ -20,6 +20,7 @@ from slicing.calibration import Fit
 from slicing.depth.layout import Layout
 from slicing.depth.memory import Looked, refuse_unless_removal_fits
 from slicing.depth.reduce import reduce_model
+from slicing.inner.fit import dense_states
 from slicing.repair import held_out
 from slicing.repairs import REPAIRS, find_repair
 from slicing.steps.base import SHARES, Cost, Made, Step
@@ -190,13 +191,16 @@ class Removal(Step):
         """Take the other blocks out and repair, with what that took."""
         start = time.perf_counter()
         with PeakMemory(view.model.device) as peak:
-            found = reduce_model(made.model, plan, view.windows, self.repair, view.progress, "Repairing")
+            kept = dense_states(view) if made.model is view.model else None
+            found = reduce_model(
+                made.model, plan, view.windows, self.repair, view.progress, "Repairing", kept=kept
+            )
             synchronise(view.model.device)
         return Made(
             model=found.model,
             layout=plan,
             repair=found.repair,
-            seconds=made.seconds + time.perf_counter() - start,
+            seconds=made.seconds + time.perf_counter() - start + (kept.claim() if kept else 0.0),
             peak_memory=max(made.peak_memory, peak.bytes),
         )
 

@@ -41,6 +41,20 @@ def test_sum_is_that_of_fp64(width):
     assert torch.allclose(full(covariance), flat.T @ flat, rtol=1e-5, atol=1e-6 * float(flat.square().sum()))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("massive", [0.0, 1000.0])
+def test_of_columns_that_stand_alone_their_squares_are_summed_up(dtype, massive):
+    states = stream(800, 48, massive).to(dtype)
+    whole, some = Covariance(48, states.device), Covariance(48, states.device, alone=20)
+    for window in states:
+        whole.add(window)
+        some.add(window)
+    expected = full(whole)
+    expected[28:, 28:] = expected[28:, 28:].diagonal().diag()
+    assert torch.allclose(full(some), expected, rtol=1e-5, atol=1e-7 * float(expected.max()))
+    assert some.energy() == pytest.approx(whole.energy(), rel=1e-6)
+
+
 def test_noise_is_relative_symmetric_and_the_same_for_a_draw():
     states = stream(800, 48, massive=0.0)
     covariance = Covariance(48, states.device)

@@ -26,6 +26,7 @@ from analysis.units import Kind, Units
 from slicing.depth.layout import Layout
 from slicing.depth.operator import reduce_blocks
 from slicing.depth.reduce import ReducedModel
+from slicing.inner import cut as operator
 from slicing.inner.cut import UnitCut, as_narrow_model, copy_sharing, cut_model
 from slicing.inner.plain import as_plain
 from slicing.inner.select import branches_of
@@ -402,3 +403,18 @@ def test_set_out_in_leaves_what_another_model_shares():
     set_out_in(blocks(other)[0].mlp.down_proj, torch.zeros_like(there))
     assert blocks(model)[0].mlp.down_proj.weight is there
     assert there.abs().sum() > 0
+
+
+def test_how_the_branches_that_go_answer_is_tried_once_for_each_kind(monkeypatch):
+    tried = []
+
+    def outputs(model, block, core, original=operator._outputs):
+        tried.append(type(core).__name__)
+        return original(model, block, core)
+
+    monkeypatch.setattr(operator, "_outputs", outputs)
+    model = tiny_model("llama")
+    made = reduce_blocks(model, Layout.whole(3), check=False)
+    cut_model(made, [[None, None], [(), None], [None, ()]])
+    assert tried == ["LlamaAttention", "LlamaMLP"]
+    assert torch.isfinite(made(torch.arange(8)[None]).logits).all()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -12,15 +14,15 @@ from conftest import tiny_model
 from hypothesis import given
 from hypothesis import strategies as some
 
-from analysis.anatomy import blocks
+from analysis.anatomy import anatomy_of, blocks
 from analysis.curvature import curvature
 from analysis.errors import PlanError
 from analysis.evaluate import perplexity
-from analysis.sublayers import out_in, rms, sublayers
+from analysis.sublayers import out_in, rms, set_out_in, sublayers
 from slicing.depth.layout import Layout
 from slicing.depth.operator import reduce_blocks
 from slicing.inner.cut import UnitCut, cut_model
-from slicing.inner.fit import fit_inside
+from slicing.inner.fit import DenseStates, _Fit, fit_inside
 from slicing.inner.moments import writer_moments
 from slicing.inner.obs import DAMPING, order_of_removal, root, value_ranks
 from slicing.inner.share_out import Option, hull, share_out
@@ -166,6 +168,14 @@ def cut(model: Any, place: int = 1) -> Any:
     return made
 
 
+def cut_alone(model: Any, layout: Layout) -> Any:
+    """A model without some blocks whose modules, and what is hooked to them, are its own."""
+    made = copy.deepcopy(reduce_blocks(model, layout))
+    for module in made.modules():
+        module._forward_hooks.clear()
+    return made
+
+
 def missed(model: Any, made: Any, place: int = 1) -> float:
     """Mean square by which the cut MLP misses the dense one, on the dense stream and relative to it."""
     error: list[float] = []
@@ -211,6 +221,94 @@ def test_fitted_projections_follow_the_dense_stream_better(family):
     assert all(each.after <= each.before for each in told)
     assert any(each.ridge is not None for each in told)
     assert blocks(model)[0] is not blocks(made)[0]
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "granite", "phi", "llama untied, biases, long heads"])
+def test_what_writers_read_is_kept_where_there_is_room_and_changes_nothing(family):
+    model = tiny_model(family, torch.float64, num_hidden_layers=4)
+    layout = Layout.without(4, (1,))
+    passes, made = [], []
+    for budget in (None, (0, 0)):
+        each = reduce_blocks(model, layout)
+        count = Counter[str]()
+        norm = getattr(blocks(each)[1], anatomy_of(model.config).sublayers[0][0].norm)
+        norm.register_forward_hook(lambda *_, count=count: count.update(["block 1"]))
+        told = fit_inside(
+            model, each, layout, WINDOWS, 4, ("readers", "writers"), lambda *_: False, budget=budget
+        )
+        passes.append(count["block 1"])
+        made.append((told, each.state_dict()))
+    assert made[0][0] == made[1][0]
+    assert all(tensor.equal(made[1][1][name]) for name, tensor in made[0][1].items())
+    norms = len(anatomy_of(model.config).sublayers[0])  # parallel branches read through one norm
+    assert passes[0] == passes[1] - norms  # it ran once less, of one batch
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "phi"])
+def test_restoration_reads_off_the_dense_sublayer_what_the_cut_one_would(family, monkeypatch):
+    """Channels and heads that are chosen: only the first batch passes through what is left of them."""
+    monkeypatch.setattr("analysis.evaluate.batch_tokens", lambda *_: 4 * WINDOWS.shape[1])
+    model = tiny_model(family, torch.float64)
+    layout, found = Layout.whole(3), []
+    for shown in (True, False):
+        if not shown:
+            monkeypatch.setattr(_Fit, "_chosen", lambda *_: None)
+        made, count = cut(model), Counter[str]()
+        last = len(sublayers(made)[1]) - 1
+        writer = sublayers(made)[1][last].writers[-1]
+        writer.register_forward_hook(lambda *_, count=count: count.update(["writer"]))
+        told = fit_inside(
+            model,
+            made,
+            layout,
+            WINDOWS,
+            2,
+            changed=lambda *place, last=last: place == (1, last),
+        )
+        found.append((count["writer"], told, out_in(writer)))
+    (few, told, weight), (all_of_them, other, same) = found
+    assert (few, all_of_them) == (1, 4)
+    assert [each.ridge for each in told] == [each.ridge for each in other]
+    assert torch.allclose(weight, same, rtol=1e-9, atol=1e-12)
+    assert not torch.equal(weight, out_in(sublayers(cut(model))[1][-1].writers[-1]))  # it was fitted
+
+
+def test_restoration_reads_for_itself_where_units_are_mixed(monkeypatch):
+    """Merged channels are no longer among the dense ones."""
+    monkeypatch.setattr("analysis.evaluate.batch_tokens", lambda *_: 4 * WINDOWS.shape[1])
+    model = tiny_model("llama", torch.float64)
+    for way in ("writers", "readers"):
+        made, count = cut(model), Counter[str]()
+        (writer,) = sublayers(made)[1][1].writers
+        changed = writer if way == "writers" else sublayers(made)[1][1].readers[0]
+        set_out_in(changed, 0.5 * out_in(changed))
+        writer.register_forward_hook(lambda *_, count=count: count.update(["writer"]))
+        fit_inside(model, made, Layout.whole(3), WINDOWS, 2, changed=lambda *place: place == (1, 1))
+        assert count["writer"] == 4
+
+
+def test_where_the_dense_stream_is_kept_it_passes_once_and_nothing_else_changes():
+    """For other blocks that go, too; seconds of a pass that was saved are told once."""
+    model = tiny_model("llama", torch.float64, num_hidden_layers=4)
+    passes = Counter[int]()
+    for place, block in enumerate(blocks(model)):
+        block.mlp.gate_proj.register_forward_hook(lambda *_, place=place: passes.update([place]))
+    kept, made = DenseStates(), []
+    for layout in (Layout.without(4, (1,)), Layout.without(4, (2, 3))):
+        for states in (None, kept):
+            each = cut_alone(model, layout)
+            passes.clear()
+            told = fit_inside(
+                model, each, layout, WINDOWS, 4, ("readers", "writers"), lambda *_: False, kept=states
+            )
+            made.append((told, each.state_dict(), dict(passes)))
+        (told, weights, long), (other, same, short) = made[-2:]
+        assert told == other
+        assert all(tensor.equal(same[name]) for name, tensor in weights.items())
+        assert long == {0: 1, 1: 1, 2: 1, 3: 1}
+        assert short == (long if len(made) == 2 else {})
+    assert kept.claim() > 0.0
+    assert kept.claim() == 0.0
 
 
 def test_where_nothing_is_cut_nothing_changes():

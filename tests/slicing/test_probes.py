@@ -12,7 +12,7 @@ from conftest import tiny_model
 from analysis.anatomy import blocks
 from analysis.bases import find_bases
 from analysis.errors import PlanError, UnsupportedError
-from analysis.evaluate import perplexity
+from analysis.evaluate import _has_a_head_of_its_own, perplexity
 from analysis.probes import damage, heavy_tail, hill, leave_out
 from analysis.profile import profile_blocks
 from analysis.read_shape import read_shape
@@ -55,6 +55,18 @@ def test_leaving_out_is_what_a_model_without_the_block_loses(model, windows):
         blocks(less)[block] = Nothing(blocks(less)[block])
         expected = np.asarray(perplexity(less, windows).nll) - dense
         assert found[:, block] == pytest.approx(expected, abs=1e-5)
+
+
+def test_the_whole_model_runs_once_for_all_that_is_left_out(windows):
+    """Its own loss comes of that pass, and logits are made of a few rows at a time all the same."""
+    model, long = tiny_model("llama"), []
+    norm = blocks(model)[0].input_layernorm
+    norm.register_forward_hook(lambda _, args, __: long.append(args[0].shape[1] == windows.shape[1]))
+    rises = damage(model, windows, {"out": leave_out}, among={"out": (1, 2)})["out"]
+    assert sum(long) == 1
+    assert _has_a_head_of_its_own(model)
+    assert not rises[:, 0].any()
+    assert rises[:, 1:].all()
 
 
 @pytest.mark.parametrize("family", ["llama", "phi", "opt"])

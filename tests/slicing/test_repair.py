@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
+import numpy as np
 import pytest
 import torch
 from conftest import FAMILIES, tiny_model
+from hypothesis import given
+from hypothesis import strategies as some
 from torch import Tensor
 
 from analysis.errors import PlanError, UnsupportedError
 from analysis.evaluate import perplexity
 from analysis.read_shape import read_shape
 from slicing import repair as repairing
-from slicing.repair import HELD_OUT, WriterFit, held_out
+from slicing.repair import HELD_OUT, RidgeFit, WriterFit, held_out, lowest
 from slicing.schedule import SlicingSchedule
-from slicing.slicer import slice_model
+from slicing.slicer import _Rotated, slice_model
 
 PLAIN = [name for name in FAMILIES if "mixtral" not in name and "moe" not in name]
 
@@ -88,12 +93,12 @@ def test_the_fit_solves_the_weighted_equations_and_lowers_the_residual(family, m
     seen = []
 
     class Spying(WriterFit):
-        def add(self, entering, target, held):
+        def add(self, entering, target, held, *keep):
             parts = [entering, *self.read, *([torch.ones_like(entering[..., :1])] if self.biased else [])]
             features = torch.cat(parts, dim=-1)
             fitted = len(features) - held
             self.rows = [*getattr(self, "rows", []), (features[:fitted], target[:fitted])]
-            super().add(entering, target, held)
+            super().add(entering, target, held, *keep)
 
         def apply(self, basis):
             before = self._maps().clone()
@@ -121,17 +126,91 @@ def test_the_fit_solves_the_weighted_equations_and_lowers_the_residual(family, m
     assert any(each.ridge is not None for each in seen)
 
 
-def test_the_error_told_is_that_of_the_rows():
+@pytest.mark.parametrize("turned", [False, True])
+def test_the_errors_told_are_those_of_the_rows(turned):
     generator = torch.Generator().manual_seed(2)
-    features, wanted, maps = (
-        torch.randn(shape, generator=generator, dtype=torch.float64) for shape in ((50, 7), (50, 3), (7, 3))
+    features, mixed, noise = (
+        torch.randn(shape, generator=generator, dtype=torch.float64)
+        for shape in ((4, 50, 7), (7, 5), (4, 50, 5))
     )
-    rows = torch.cat([features, wanted], dim=1)
-    root = torch.rand(7, 1, generator=generator, dtype=torch.float64) + 0.5
-    equations = repairing._Equations(rows.T @ rows, None, root, torch.float64)
-    found = equations.error(root * maps, equations.missing(root * maps))
-    expected = float((features @ maps - wanted).square().sum() / wanted.square().sum())
-    assert found == pytest.approx(expected)
+    target = features @ mixed + noise
+    basis = (
+        torch.linalg.qr(torch.randn(5, 3, generator=generator, dtype=torch.float64))[0] if turned else None
+    )
+    fit = RidgeFit(5, turned=turned)
+    fit.add(features, target, 1)
+    there = torch.zeros(7, 3 if turned else 5, dtype=torch.float64)
+    maps, told = fit.solve(there, basis)
+    weight = repairing.token_weights(target)[3]
+    wanted = weight * target[3] if basis is None else weight * target[3] @ basis
+    for error, tried in ((told.before, there), (told.after, maps)):
+        left = (weight * features[3] @ tried - wanted).square().sum()
+        assert error == pytest.approx(float(left / wanted.square().sum()), rel=1e-5)
+    assert told.after < told.before
+
+
+def test_the_ridge_is_that_of_trying_all_and_the_map_is_solved_in_fp64(many, monkeypatch):
+    """Beside a search through all strengths, each compared in fp64."""
+    model = tiny_model("llama")
+    found = slice_model(model, schedule_for(model), many, repair=True)
+    tried: list[float] = []
+
+    def every(strengths, error, before):
+        tried.extend(strengths)
+        errors = [error(each) for each in strengths]
+        return strengths[int(np.argmin(errors))], min(errors)
+
+    monkeypatch.setattr(repairing, "lowest", every)
+    exhaustive = slice_model(model, schedule_for(model), many, repair=True)
+    assert len(tried) == len(repairing.RIDGES) * len(read_shape(model).sublayers)
+    assert found.repair == exhaustive.repair
+    assert all(
+        a.equal(b) for a, b in zip(found.model.parameters(), exhaustive.model.parameters(), strict=True)
+    )
+    assert len({each.ridge for each in found.repair.sublayers}) > 1
+
+
+@given(
+    fall=some.lists(some.floats(0.01, 1.0), max_size=5),
+    rise=some.lists(some.floats(0.01, 1.0), max_size=5),
+)
+def test_downhill_finds_the_least_of_what_falls_and_then_rises(fall, rise):
+    errors = [*np.cumsum(fall)[::-1], 0.0, *np.cumsum(rise)]
+    strengths = [10.0 ** (place - 3) for place in range(len(errors))]
+    asked = []
+
+    def error(strength):
+        asked.append(strength)
+        return errors[strengths.index(strength)]
+
+    assert lowest(strengths, error, errors[0] + 1.0) == (strengths[len(fall)], 0.0)
+    assert len(asked) == len(set(asked))  # each is solved once
+
+
+def test_where_downhill_nothing_is_gained_all_strengths_are_tried():
+    errors = {0.1: 0.9, 0.3: 1.2, 1.0: 1.1, 3.0: 1.15}
+    assert lowest(list(errors), errors.__getitem__, 1.0) == (0.1, 0.9)
+    assert lowest(list(errors), errors.__getitem__, 1.3) == (1.0, 1.1)
+
+
+@pytest.mark.parametrize("family", ["llama", "llama untied, biases, long heads", "phi", "opt"])
+def test_what_writers_read_is_kept_where_there_is_room_and_changes_nothing(family, many, monkeypatch):
+    model = tiny_model(family, torch.float64)
+    added, passes, made = _Rotated.added, [], []
+    for budget in (None, (0, 0)):
+        count = Counter[str]()
+
+        def counting(*args, count=count):
+            count.update(["pass"])
+            return added(*args)
+
+        monkeypatch.setattr(_Rotated, "added", counting)
+        made.append(slice_model(model, schedule_for(model), many, repair=True, budget=budget))
+        passes.append(count["pass"])
+    first, other = (dict(each.model.named_parameters()) for each in made)
+    assert made[0].repair == made[1].repair
+    assert all(tensor.equal(other[name]) for name, tensor in first.items())
+    assert passes[1] - passes[0] == len(read_shape(model).sublayers)  # of one batch
 
 
 def test_repair_is_the_same_every_time(many):

@@ -67,9 +67,14 @@ def test_what_is_repaired_goes_on_from_what_was_cut_without_repair(study, monkey
     restored: list[str] = []
     fit_inside = inner.fit_inside
 
-    def counted(*args: Any) -> Any:
+    def counted(*args: Any, kept: Any) -> Any:
         restored.extend(args[5])
-        return fit_inside(*args)
+        saved = kept.saved
+        found = fit_inside(*args, kept=kept)
+        if "local" not in args[5]:  # of a repair, the dense stream has passed before
+            assert kept.saved > saved
+            assert len(kept.known) == len(opened.model.model.layers) * 2
+        return found
 
     monkeypatch.setattr(inner, "fit_inside", counted)
     together, found = Trials(opened, cuts=Cuts()), []
