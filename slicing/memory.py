@@ -31,11 +31,13 @@ def slicing_need(
     - while a batch passes, what ``analysis.needs.passing_numbers`` tells of each token, two states of the
       stream in fp32 where the model is in 16 bits, and the Gram matrices of what comes out;
     - while it is repaired, what ``fit_bytes`` tells of D + C features, and its weights; the dense stream is
-      kept too. The model without repair is made afterwards, so that there are two in the end.
+      kept too, and on a host with room what the writers read. The model without repair is made afterwards, so
+      that there are two in the end.
     """
     width = shape.hidden_size
     square, sums = width * width * FP64, _shared(shape, schedule)
     turns = 5 * square + 3 * width * width * FP32
+    read = max(each.writer_columns for each in shape.sublayers)
     working = fitting = 0
     for sublayer in shape.sublayers:
         rows, columns = sublayer.reader_rows, sublayer.writer_columns
@@ -57,7 +59,7 @@ def slicing_need(
         sliced=made,
         resting=made,
         working=max(working, peak - made),
-        activations=tokens * width * FP32 * (1 + repair),
+        activations=tokens * (width * FP32 * (1 + repair) + read * itemsize * repair),
     )
 
 

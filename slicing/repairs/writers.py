@@ -48,8 +48,10 @@ class _Writers(CutRepair):
         shape = shape.model_copy(update={"blocks": tuple(shape.blocks[top] for top in layout.tops)})
         uncut = SlicingSchedule.uncut(shape, shape.block_count)
         fitting = slicing_need(shape, uncut, tokens, batch, model.dtype.itemsize, repair=True)
-        made = unrepaired.sliced + fitting.sliced // 2
-        return fitting.model_copy(update={"dense": unrepaired.dense, "sliced": made})
+        one = fitting.sliced // 2  # at the peak, that of the fits, one of the two is there
+        made = unrepaired.sliced + one
+        working = fitting.working + one
+        return fitting.model_copy(update={"dense": unrepaired.dense, "sliced": made, "working": working})
 
     @abstractmethod
     def which(self, layout: Layout, rows: int) -> Callable[[int], bool]:

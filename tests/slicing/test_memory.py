@@ -12,10 +12,13 @@ import torch
 from conftest import tiny_model
 
 from analysis.errors import OutOfMemoryError
+from analysis.needs import MemoryNeed
 from analysis.read_shape import read_shape
 from analysis.shape import ModelShape, SublayerShape
 from slicing.budget import Budget
+from slicing.depth.layout import Layout
 from slicing.memory import Holds, inner_need, slicing_need
+from slicing.repairs import find_repair
 from slicing.schedule import SlicingSchedule
 from slicing.steps import STEPS, find_step
 from slicing.studies.recipe import Recipe
@@ -165,6 +168,7 @@ KINDS = (
         "shortgpt",
         "laco",
         "llm-streamline(repair=projections)",
+        "llm-streamline(repair=writers)",
         "fasp",
         "dotresize",
         "llm-pruner",
@@ -228,6 +232,19 @@ def test_what_cuts_inside_blocks_is_refused_before_it_begins_with_what_helps(mon
     assert "To go on, leave out the repair, or restore nothing" in said
     assert said.count(". ") == 1  # what it is, and what to do
     check_recipe(Recipe.parse("fasp"), budget, view)
+
+
+@pytest.mark.parametrize("repair", ["last-writer", "writers"])
+def test_writers_that_are_fitted_after_a_removal_take_what_those_of_slicing_do(repair):
+    """They are fitted in a model that is sliced at full width, which is there beside the dense one."""
+    model, layout = tiny_model("llama"), Layout.without(3, (1,))
+    shape = read_shape(model)
+    left = shape.model_copy(update={"blocks": (shape.blocks[0], shape.blocks[2])})
+    fits = slicing_need(left, SlicingSchedule.uncut(left, 2), 1000, 500, 4, repair=True)
+    bare = MemoryNeed(dense=shape.parameters * 4, working=0)
+    need = find_repair(repair).need(bare, model, layout, 1000, 500)
+    assert need.total - need.dense == fits.total - fits.dense
+    assert need.sliced == fits.sliced // 2
 
 
 @pytest.mark.parametrize("name", [name for name, kind in STEPS.items() if kind.axis == "inner"])
