@@ -32,9 +32,9 @@ _ROWS, _MORE_ROWS = 2048, 16_384
 """Tokens whose products are summed in fp32 before they join the fp64 sum, on a CPU and on an accelerator.
 There the sum takes longer to be read and written than the products of few tokens take. On the demo model, a
 quarter sliced, the perplexities of the two are 0.03 % apart, no more than by another order of the sums."""
-_PANELS, _WIDEST = 6, 1024
-"""Column panels of a Gram product, and the most columns of one: below the panels nothing is computed, so at
-most 7/12 of the work is left."""
+_PANELS, _FEWEST, _NARROWEST, _WIDEST = 6, 3, 96, 1024
+"""Column panels of a Gram product, at least so many of narrow ones, and the columns of one. Below the panels
+nothing is computed, so that 7/12 of the work is left, or 2/3. What is narrower gains nothing from more."""
 _MASSIVE = 64.0
 """Rows with this many times the median energy are summed in fp64."""
 JITTER = 1e-6
@@ -96,7 +96,8 @@ class Covariance:
                 rows = widen(flat[massive], self.device)
                 self.upper[: self.rows].addmm_(rows[:, : self.rows].T, rows)
                 flat = flat[~massive]
-            panel = min(-(-self.rows // _PANELS), _WIDEST)
+            most = min(-(-self.rows // _FEWEST), _NARROWEST)
+            panel = min(max(-(-self.rows // _PANELS), most), _WIDEST)
             for rows in flat.split(_ROWS if flat.device.type == HOST else _MORE_ROWS):
                 halves = parts(rows)
                 for start in range(0, self.rows, panel):

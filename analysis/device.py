@@ -116,8 +116,9 @@ def pick_device(name: str) -> torch.device:
     return torch.device(pick_place(name).devices[0])
 
 
-_DRIVERS = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
-"""What a Linux system has where torch may have a CUDA device: by NVIDIA, under Windows, by AMD."""
+DRIVERS = ("/dev/nvidiactl", "/dev/nvmap", "/dev/dxg", "/dev/kfd")
+"""What a Linux system has where torch may have a CUDA device: by NVIDIA (a card, a Jetson), under Windows, by
+AMD."""
 
 
 def is_cuda(name: str) -> bool:
@@ -135,7 +136,7 @@ def device_type(name: str) -> str:
     ``ModelError`` for an unknown name and for a device that is not here.
     """
     place = place_of(name)
-    may_accelerate = sys.platform != "linux" or any(map(os.path.exists, _DRIVERS))
+    may_accelerate = sys.platform != "linux" or any(map(os.path.exists, DRIVERS))
     if place.devices == (HOST,) or not (place.chosen or may_accelerate):
         return HOST
     return pick_device(name).type

@@ -27,12 +27,14 @@ STYLE = """<style>
 </style>"""
 """Where the bar stands, and how much room the strip leaves for it: in rem, on a screen and on a phone."""
 NOTICE = """<style>
-.st-key-notice { position: fixed; bottom: 1rem; left: 50%%; transform: translateX(-50%%); z-index: 98;
-  width: min(60rem, calc(100vw - 2rem)); background: %s; border: 1px solid %s; border-radius: 0.4rem;
-  padding: 0.5rem; box-shadow: 0 0.3rem 1.2rem rgba(0, 0, 0, 0.25); }
-@media (max-width: 640px) { .st-key-notice p { font-size: 0.875rem; } }
+.st-key-notice { position: fixed; bottom: 1rem; right: 1rem; z-index: 98;
+  width: min(28rem, calc(100vw - 2rem)); background: %s; border: 1px solid %s; border-radius: 0.4rem;
+  padding: 0.5rem; gap: 0.5rem; box-shadow: 0 0.3rem 1.2rem rgba(0, 0, 0, 0.25); }
+.st-key-notice p { font-size: 0.875rem; }
+[data-testid="stMain"]:has(.st-key-notice) { scroll-padding-bottom: 14rem; }
 </style>"""
-"""What failed or was cancelled is told at the lower edge of the screen: who has scrolled down sees it too."""
+"""What failed or was cancelled is told in the lower corner of the screen: who has scrolled down sees it too. It
+leaves the middle free, where buttons are, and what takes the focus is scrolled clear of it."""
 CHARTS = """<style>
 @media (hover: none) { .js-plotly-plot .modebar { display: none; } }
 .js-plotly-plot:not(:hover, :focus-within) .modebar { opacity: 0; }

@@ -30,8 +30,9 @@ if TYPE_CHECKING:
 
 RIDGES = (0.1, 0.3, 1.0, 3.0)
 """Strengths that are tried, relative to each feature's own energy; the held-out tokens choose."""
-TRIED_FIRST = 1.0
-"""The strength from which the best one is looked for. On the demo model half of the fits end there."""
+TRIED_FIRST, FEW = 1.0, 4
+"""The strength from which the best one is looked for, and so many that all are tried. On the demo model half
+of the fits end there."""
 HELD_OUT = 8
 """One window of so many is held out of the fits."""
 
@@ -163,7 +164,8 @@ def lowest(strengths: Sequence[float], error: Callable[[float], float], before: 
     """Find the strength of least error, and that error, where the error falls and then rises.
 
     ``strengths`` ascend. It goes downhill from the one that is nearest to ``TRIED_FIRST``. Where it ends at
-    no less than the error ``before`` there was a fit, the curve is too flat to go by, and all are tried.
+    no less than the error ``before`` there was a fit, the curve is too flat to go by, and all are tried; so
+    are ``FEW``, since two of 100 curves of tiny models have a hill.
     """
     place = min(range(len(strengths)), key=lambda each: abs(strengths[each] - TRIED_FIRST))
     found = {place: error(strengths[place])}
@@ -176,7 +178,7 @@ def lowest(strengths: Sequence[float], error: Callable[[float], float], before: 
             place += way
         if place != start:
             break
-    if found[place] >= before:
+    if found[place] >= before or len(strengths) <= FEW:
         found |= {each: error(strengths[each]) for each in range(len(strengths)) if each not in found}
     least = min(sorted(found), key=found.__getitem__)
     return strengths[least], found[least]

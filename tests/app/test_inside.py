@@ -122,7 +122,7 @@ def test_the_slider_is_answered_with_a_picture_and_sizes(desk: Desk, costs: Unit
         shown = {metric.label: metric for metric in app.metric}
         assert shown["Parameters"].delta == f"−{percent}.0\N{NO-BREAK SPACE}%"
         assert shown["Parameters"].value == f"{size / 1e6:.1f} M"
-        assert shown["Cache of 4,096 tokens"].delta == "+0.0\N{NO-BREAK SPACE}%"
+        assert shown["Cache of 4,096 tokens"].delta == "0.0\N{NO-BREAK SPACE}%"
     assert "Attention keeps 100.0\N{NO-BREAK SPACE}% of its parameters." in words(app)
     assert "predictions are low" in words(app)
     press(app, "Measure attentions and MLPs too")

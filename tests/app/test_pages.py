@@ -98,6 +98,7 @@ def on_cuda(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         asked.append("context")
         raise RuntimeError("CUDA error: out of memory")
 
+    monkeypatch.setattr("analysis.device.DRIVERS", ("/",))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "_lazy_init", context)

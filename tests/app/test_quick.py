@@ -10,7 +10,7 @@ import sys
 import pytest
 from typer.testing import CliRunner
 
-from analysis.device import _DRIVERS
+from analysis.device import DRIVERS
 from app.cli import app
 from slicing.studies.store import bundled_run, keep_run, list_runs
 
@@ -100,7 +100,7 @@ for page in ("shrink", "profile", "tune", "study", "compare", "play", "runs", "n
 
 
 @pytest.mark.skipif(
-    sys.platform != "linux" or any(map(os.path.exists, _DRIVERS)), reason="torch says which device there is"
+    sys.platform != "linux" or any(map(os.path.exists, DRIVERS)), reason="torch says which device there is"
 )
 def test_pages_need_no_torch() -> None:
     answer = subprocess.run([sys.executable, "-c", PAGES], capture_output=True, text=True, check=False)

@@ -116,9 +116,9 @@ def test_widths_are_multiples_of_64_on_a_gpu_and_the_key_says_so(monkeypatch, tm
         64,
     ]
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr("analysis.device._DRIVERS", (str(tmp_path / "none"),))
+    monkeypatch.setattr("analysis.device.DRIVERS", (str(tmp_path / "none"),))
     assert usual_rounding("auto") == 8  # without a driver nobody asks torch
-    monkeypatch.setattr("analysis.device._DRIVERS", (str(tmp_path),))
+    monkeypatch.setattr("analysis.device.DRIVERS", (str(tmp_path),))
     assert usual_rounding("auto") == 64
     here, there = (sliced(SharingOptions().plan(name)) for name in ("cpu", "cuda"))
     assert here.line == "slice(dynamic)"

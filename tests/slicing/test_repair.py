@@ -188,9 +188,14 @@ def test_downhill_finds_the_least_of_what_falls_and_then_rises(fall, rise):
 
 
 def test_where_downhill_nothing_is_gained_all_strengths_are_tried():
-    errors = {0.1: 0.9, 0.3: 1.2, 1.0: 1.1, 3.0: 1.15}
+    errors = {0.1: 0.9, 0.3: 1.2, 1.0: 1.1, 3.0: 1.15, 10.0: 1.2}
     assert lowest(list(errors), errors.__getitem__, 1.0) == (0.1, 0.9)
     assert lowest(list(errors), errors.__getitem__, 1.3) == (1.0, 1.1)
+
+
+def test_of_few_strengths_all_are_tried():
+    errors = {0.1: 0.9, 0.3: 1.2, 1.0: 1.1, 3.0: 1.05}
+    assert lowest(list(errors), errors.__getitem__, 1.3) == (0.1, 0.9)
 
 
 @pytest.mark.parametrize("family", ["llama", "llama untied, biases, long heads", "phi", "opt"])
