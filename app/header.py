@@ -33,8 +33,8 @@ NOTICE = """<style>
 .st-key-notice p { font-size: 0.875rem; }
 [data-testid="stMain"]:has(.st-key-notice) { scroll-padding-bottom: 14rem; }
 </style>"""
-"""What failed or was cancelled is told in the lower corner of the screen: who has scrolled down sees it too. It
-leaves the middle free, where buttons are, and what takes the focus is scrolled clear of it."""
+"""What failed or was cancelled is told in the lower corner of the screen: who has scrolled down sees it too.
+It leaves the middle free, where buttons are, and what takes the focus is scrolled clear of it."""
 CHARTS = """<style>
 @media (hover: none) { .js-plotly-plot .modebar { display: none; } }
 .js-plotly-plot:not(:hover, :focus-within) .modebar { opacity: 0; }
