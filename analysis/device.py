@@ -384,12 +384,12 @@ def total_memory(device: torch.device) -> int:
 
 
 def batch_tokens(device: torch.device) -> int:
-    """Tokens in a batch on a device; see ``batch_on``."""
+    """Count the tokens of a batch on a device; see ``batch_on``."""
     return batch_on(device.type, total_memory(device))
 
 
 def batch_on(kind: str, total: int) -> int:
-    """Tokens in a batch: 2,048 on a CPU, where more gains nothing; on an accelerator by its ``total`` bytes.
+    """Count the tokens of a batch: 2,048 on a CPU; on an accelerator it depends on its ``total`` bytes.
 
     Half a megabyte per token is room for the logits of 128,000 tokens in 16 bits and the widest layers. What
     is free at the moment does not matter: other batches have other last digits, and a result must not depend

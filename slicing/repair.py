@@ -233,7 +233,7 @@ class WriterFit:
         self.biased = [writer for writer in self.writers if writer.bias is not None]
         self.read: list[Tensor] = []
         self.kept: list[list[Tensor]] = []
-        """What they have read of every batch, where it is kept."""
+        """Holds what they have read of every batch, where it is kept."""
         self.fit = RidgeFit(width, turned=True)
 
     @contextmanager

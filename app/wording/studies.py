@@ -230,7 +230,7 @@ class Choice(NamedTuple):
     size: str
     take: str
     near: tuple[str, ...]
-    """What else is near: the best of every other kind."""
+    """Tell what else is near: the best of every other kind."""
 
 
 def choices(board: Board) -> list[Choice]:

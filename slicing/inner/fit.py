@@ -122,7 +122,7 @@ class DenseStates:
 
 
 def dense_states(view: Asked) -> DenseStates | None:
-    """What is kept of the dense stream for a view, once for all methods and sizes.
+    """Give what is kept of the dense stream for a view, once for all methods and sizes.
 
     ``None`` unless others will ask for the same and ``SPARE`` times its size is free, on a CPU: elsewhere a
     pass takes no longer than the states take to be fetched.
@@ -195,7 +195,7 @@ class _Fit:
         self.maps = cut.writers
         self.biased = [each for each in self.maps if each.bias is not None]
         self.inputs: list[dict[int, Tensor]] = []
-        """What the writers have read of every batch, by their places, where there was room to keep it."""
+        """Holds what the writers have read of every batch, by their places, where there was room for it."""
 
     def readers(self) -> None:
         """Multiply into the readers what takes their input to that of the dense ones, norm by norm."""
@@ -366,7 +366,7 @@ class _Fit:
 
 
 def _columns(writer: Any) -> np.ndarray:
-    """What a writer makes of each of its inputs, (F, D)."""
+    """Give the columns of a writer: one row for each of its inputs, (F, D)."""
     return np.ascontiguousarray(out_in(writer).T.float().cpu().numpy())
 
 

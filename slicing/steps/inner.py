@@ -318,7 +318,7 @@ class Inner(Step):
 
 
 def _claimed(view: ModelView) -> float:
-    """The seconds that fits would have taken more, had none come before."""
+    """Give the seconds by which fits would have taken longer, had none come before."""
     kept = dense_states(view)
     return kept.claim() if kept else 0.0
 
