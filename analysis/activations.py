@@ -107,7 +107,13 @@ def write_numbers(tensor: Tensor, path: Path) -> None:
         file.write(tensor.contiguous().cpu().numpy().data)
 
 
-def budgets(device: torch.device) -> tuple[int, int]:
-    """Return the bytes for activations on the device and on the host: a third of what is free now."""
+def budgets(device: torch.device, beside: int = 0) -> tuple[int, int]:
+    """Return the bytes for activations on the device and on the host: a third of what is free now.
+
+    On a card they leave room for the bytes that work takes ``beside`` them.
+    """
     host = memory_of(HOST)[0] // 3
-    return (memory_of(device)[0] // 3 if device.type == "cuda" else 0), host
+    if device.type != "cuda":
+        return 0, host
+    free = memory_of(device)[0]
+    return max(0, min(free // 3, free - beside)), host

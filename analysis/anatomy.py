@@ -24,6 +24,8 @@ BRIDGED = "bridged"
 """The type of our models with matrices in the place of blocks (``slicing.modeling_bridged``)."""
 NARROW = "narrow"
 """The type of our models that are cut inside their blocks (``slicing.modeling_narrow``)."""
+SLICED = "sliced"
+"""The type of our models with a narrower stream (``slicing.modeling_sliced``)."""
 SLICED_ALREADY = "This model is sliced already: open the dense model it was made from."
 
 
@@ -40,7 +42,7 @@ def anatomy_of(config: Any) -> Anatomy:
 
 def why_not_sliceable(config: Any) -> str | None:
     """``None`` when the family can be sliced, otherwise one sentence that says why not."""
-    if config.model_type == "sliced":
+    if config.model_type == SLICED:
         return SLICED_ALREADY
     if config.model_type == NARROW:
         return (
@@ -62,6 +64,11 @@ def why_not_sliceable(config: Any) -> str | None:
             "use a model whose blocks are all alike."
         )
     return None
+
+
+def family_config(config: Any) -> Any:
+    """Give the configuration of the family's own class, which runs inside a model of ours."""
+    return config.text_config if config.model_type in (SLICED, NARROW, BRIDGED) else config
 
 
 def decoder(model: Any) -> nn.Module:

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from safetensors import SafetensorError
 
 from analysis.anatomy import anatomy_of, blocks, decoder, final_norm
+from analysis.batches import batches_of, tokens_at_a_time
 from analysis.device import HOST, memory_of, out_of_memory_told, precise_home, present, widen
 from analysis.errors import ModelError, StorageError
-from analysis.evaluate import batches_of, check_windows, tokens_at_a_time
+from analysis.evaluate import check_windows
 from analysis.late import inference_mode, tensor_files, torch
 from analysis.needs import FP32, MemoryNeed, bases_need, fits, is_spread, refuse_unless_it_fits
 from analysis.products import multiplied, parts, pays

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
@@ -17,11 +17,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from analysis.anatomy import anatomy_of, blocks, core_of, why_not_sliceable
+from analysis.batches import batch_size, tokens_at_a_time
 from analysis.cloud import Cloud, CloudCollector
 from analysis.device import HOST, on_host, widen
 from analysis.errors import StorageError
 from analysis.late import nn, torch
+from analysis.needs import FP32
 from analysis.scores import Passage, dot
+from analysis.stream import comes_block_by_block
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -205,9 +208,12 @@ class DetailsCollector:
         self._seen = np.zeros(self.blocks, dtype=np.int64)
         self._paired = 0
         self._ended = 0
-        self._depths: list[tuple[Tensor, Tensor]] = []
-        self._waiting: list[tuple[int, Tensor, Tensor]] = []
-        """Holds what the blocks did in the batch that passes: block, changes (B, T), and sums (3,)."""
+        self._depths: dict[int, list[tuple[Tensor, Tensor]]] = {}
+        self._waiting: dict[int, list[tuple[int, Tensor, Tensor]]] = {}
+        """Holds what the blocks did, by the first row of every batch that passes: block, changes (B, T), and
+        sums (3,)."""
+        self._apart = comes_block_by_block(model)
+        """Whether many batches pass a block before the next comes."""
         self._model = model
         self._heads = _heads_watch(model)
         self._seen_of_heads: dict[int, Tensor] = {}
@@ -225,9 +231,10 @@ class DetailsCollector:
     def look(self, rows: slice, block: int, passage: Passage) -> None:
         """Take in the states (B, T, D) that enter and leave a block, for the windows ``rows``."""
         if block == 0:
-            self._waiting = []
-        self._waiting.append((block, 1.0 - passage.cosine, self._sum(block, passage)))
-        self._pair(block, passage.entering, passage.leaving)
+            self._waiting[rows.start] = []
+        waiting = self._waiting[rows.start]
+        waiting.append((block, 1.0 - passage.cosine, self._sum(block, passage)))
+        self._pair(rows, block, passage.entering, passage.leaving)
         if self._cloud:
             self._cloud.look(rows, block, passage.entering)
         if block == self.blocks - 1:
@@ -235,8 +242,7 @@ class DetailsCollector:
 
     def _take_in(self, rows: slice) -> None:
         """Fetch what was summed up of a batch, all blocks at once."""
-        order, changes, sums = zip(*self._waiting, strict=True)
-        self._waiting = []
+        order, changes, sums = zip(*self._waiting.pop(rows.start), strict=True)
         here = slice(rows.start, min(rows.stop, len(self.tokens)))
         if here.start < here.stop:
             change = on_host([each[: here.stop - here.start] for each in changes])  # (L, B, T)
@@ -263,16 +269,16 @@ class DetailsCollector:
         by_heads = dot(heads, whole)[:, 1:] / (size * norm).clamp_min(tiny)
         return torch.stack([growth, by_heads.sum(), (size / norm).sum()])
 
-    def _pair(self, block: int, entering: Tensor, leaving: Tensor) -> None:
+    def _pair(self, rows: slice, block: int, entering: Tensor, leaving: Tensor) -> None:
         """Hold the states of some tokens, and of the last ones, at every depth until the batch is through."""
         if block == 0:
-            self._depths = []
-        self._depths.append(self._sample(entering))
-        if block < self.blocks - 1 or len(self._depths) < self.blocks:
+            self._depths[rows.start] = []
+        depths = self._depths[rows.start]
+        depths.append(self._sample(entering))
+        if block < self.blocks - 1 or len(depths) < self.blocks:
             return
-        self._depths.append(self._sample(leaving))
-        some, last = (torch.stack(each, dim=1) for each in zip(*self._depths, strict=True))  # (n, L + 1, D)
-        self._depths = []
+        depths = [*self._depths.pop(rows.start), self._sample(leaving)]
+        some, last = (self._deep(each) for each in zip(*depths, strict=True))  # (n, L + 1, D)
         self.similarity += widen(_cosines(some).sum(dim=0), HOST)
         self.angular += widen((torch.arccos(_cosines(last)) / math.pi).sum(dim=0), HOST)
         self.cka += len(some) * widen(_cka(some), HOST)
@@ -285,8 +291,19 @@ class DetailsCollector:
         some = torch.arange(0, len(states) * tokens, -(-len(states) * tokens // TOKENS_PAIRED))
         some, last = states[some // tokens, 1 + some % tokens], states[:, -1]
         # Copied, since a view would hold the states of the whole batch.
-        device = self._model.device
+        device = torch.device(HOST) if self._apart else self._model.device
         return some.to(device, torch.float32, copy=True), last.to(device, torch.float32, copy=True)
+
+    def _deep(self, states: Sequence[Tensor]) -> Tensor:
+        """Put the states (n, D) of all depths side by side, (n, L + 1, D), on the model's device."""
+        return torch.stack(tuple(states), dim=1).to(self._model.device)
+
+    def kept_of_batch(self, windows: Tensor) -> int:
+        """Count the bytes that are kept of a batch of the windows (N, T) until it is through."""
+        tokens = tokens_at_a_time(windows, self._model.device)
+        samples = min(TOKENS_PAIRED, tokens) + batch_size(windows, self._model.device)
+        width = self._model.get_input_embeddings().weight.shape[1]
+        return (samples * width + tokens) * (self.blocks + 1) * FP32
 
     def details(self, tokenizer: Any = None) -> Details:
         """All of it, with the text of the tokens where a tokenizer is given."""

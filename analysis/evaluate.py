@@ -19,6 +19,7 @@ import numpy as np
 from pydantic import computed_field, model_validator
 
 from analysis.anatomy import decoder
+from analysis.batches import batch_size, tokens_at_a_time
 from analysis.device import (
     HOST,
     PeakMemory,
@@ -41,6 +42,7 @@ from analysis.sources.model import ModelSource, quiet_transformers
 from analysis.sources.opening import OpenModel
 from analysis.sources.tokens import tokenizer_errors
 from analysis.statistics import LEVEL, holm, mean_interval, p_value
+from analysis.stream import comes_block_by_block, pass_windows
 from analysis.values import Progress, Value, no_progress, without
 
 if TYPE_CHECKING:
@@ -143,27 +145,9 @@ class Sample(Value):
     tokens_per_second: float
 
 
-def batch_size(windows: Tensor, device: torch.device) -> int:
-    """Tell how many windows of (N, T) pass at a time: about ``batch_tokens``, and one window at least.
-
-    All of a job takes its batches from here, so that windows of one length pass alike in all its parts.
-    """
-    return max(1, min(len(windows), batch_tokens(device) // windows.shape[1]))
-
-
 def at_a_time(batch: int | None) -> str:
     """The end of a sentence on how windows were measured: how many at a time, where that is known."""
     return "" if batch is None else f", {batch} {'window' if batch == 1 else 'windows'} at a time"
-
-
-def batches_of(windows: Tensor, device: torch.device) -> Iterator[Tensor]:
-    """Split (N, T) into batches of ``batch_size``."""
-    return iter(windows.split(batch_size(windows, device)))
-
-
-def tokens_at_a_time(windows: Tensor, device: torch.device) -> int:
-    """Tokens of the windows (N, T) that pass at a time."""
-    return batch_size(windows, device) * windows.shape[1]
 
 
 def refuse_unless_batches_fit(doing: str, model: Any, windows: Tensor, kept: int = 0) -> None:
@@ -214,28 +198,32 @@ def perplexity(
     if windows.shape[1] < 2:
         raise TextError("Perplexity needs windows of at least 2 tokens.")
     refuse_unless_batches_fit("Evaluating", model, windows)
+    device = model.device
     nll: list[float] = []
-    seconds: list[float] = []
-    tokens: list[int] = []
-    with PeakMemory(model.device) as peak, out_of_memory_told("evaluating"):
-        for batch in batches_of(windows, model.device):
-            start = time.perf_counter()
-            with matmuls(precision, model.device, model.dtype):
-                nll.extend(window_nll(model, batch.to(model.device)))
-            synchronise(model.device)
-            seconds.append(time.perf_counter() - start)
-            tokens.append(batch.numel())
-            progress(phase, len(nll), len(windows))
+    ticks: list[tuple[float, int]] = []
+    """The time when a batch was through, and the windows so far."""
+
+    def judge(rows: slice, output: Any) -> None:
+        nll.extend(_losses(model, windows[rows].to(device), output))
+        synchronise(device)
+        ticks.append((time.perf_counter(), rows.stop))
+
+    precise = matmuls(precision, device, model.dtype)
+    with PeakMemory(device) as peak, out_of_memory_told("evaluating"), precise:
+        run = _runner(model)
+        ticks.append((time.perf_counter(), 0))
+        pass_windows(model, windows, judge, progress=progress, phase=phase, run=run)
+    (begun, _), (ended, count) = ticks[0], ticks[-1]
+    warm, known = (begun, 0) if len(ticks) < 3 or comes_block_by_block(model) else ticks[1]
     mean = float(np.mean(nll))
     if not math.isfinite(mean):
         raise NotFiniteError("The loss is not finite: open the model in bfloat16 or float32.")
-    timed = slice(1, None) if len(seconds) > 1 else slice(None)
     return Perplexity(
         perplexity=perplexity_of(mean),
         nll=tuple(nll),
         window_length=windows.shape[1],
-        tokens_per_second=sum(tokens[timed]) / sum(seconds[timed]),
-        seconds=sum(seconds),
+        tokens_per_second=(count - known) * windows.shape[1] / (ended - warm),
+        seconds=ended - begun,
         peak_memory=peak.bytes,
         precision=precision,
         bos=bool((windows[:, 0] == _bos(model)).all()),
@@ -387,25 +375,34 @@ def without_settings(model: Any) -> Iterator[list[int]]:
 
 def window_nll(model: Any, tokens: Tensor) -> list[float]:
     """Mean negative log-likelihood of each window in (B, T)."""
+    return _losses(model, tokens, _runner(model)(tokens, use_cache=False))
+
+
+def _losses(model: Any, tokens: Tensor, output: Any) -> list[float]:
+    """The mean loss of each window in (B, T), by what the decoder or the whole model made of them."""
     # The last token of a window has no successor: its row is computed with any target and dropped, since
     # leaving it out beforehand would copy all the others.
     targets = tokens.roll(-1, dims=1).flatten()
     losses = [
         functional.cross_entropy(rows.float(), target.to(rows.device), reduction="none")
-        for rows, target in zip(_logits(model, tokens), targets.split(ROWS), strict=True)
+        for rows, target in zip(_logits(model, output), targets.split(ROWS), strict=True)
     ]
     return widen(torch.cat(losses).view(tokens.shape)[:, :-1], HOST).mean(dim=1).tolist()
 
 
-def _logits(model: Any, tokens: Tensor) -> Iterator[Tensor]:
-    """The logits of (B, T) tokens, ``ROWS`` rows (rows, V) at a time."""
-    if not _has_a_head_of_its_own(model):
-        yield from model(tokens, use_cache=False).logits.flatten(0, 1).split(ROWS)
+def _logits(model: Any, output: Any) -> Iterator[Tensor]:
+    """The logits of all tokens in order, ``ROWS`` rows (rows, V) at a time."""
+    if "logits" in output:
+        yield from output.logits.flatten(0, 1).split(ROWS)
         return
-    output = decoder(model)(tokens, use_cache=False)
     with head_alone(model, output) as head:
         for part in output.last_hidden_state.flatten(0, 1).split(ROWS):
             yield head(part.unsqueeze(0)).squeeze(0)
+
+
+def _runner(model: Any) -> Any:
+    """Tell what is run for logits: the decoder, whose states the head takes some at a time, where it can."""
+    return decoder(model) if _has_a_head_of_its_own(model) else model
 
 
 _SEPARABLE: weakref.WeakKeyDictionary[Any, bool] = weakref.WeakKeyDictionary()
@@ -415,9 +412,14 @@ def _has_a_head_of_its_own(model: Any) -> bool:
     """Whether the logits are those of the head on the decoder's states; found out on two tokens, once."""
     if model not in _SEPARABLE:
         probe = torch.zeros((1, 2), dtype=torch.long, device=model.device)
-        expected = model(probe, use_cache=False).logits
+        seen: list[Any] = []
+        watch = decoder(model).register_forward_hook(lambda module, given, output: seen.append(output))
         try:
-            output = decoder(model)(probe, use_cache=False)
+            expected = model(probe, use_cache=False).logits
+        finally:
+            watch.remove()
+        try:
+            (output,) = seen
             with head_alone(model, output) as head:
                 found = head(output.last_hidden_state)
             _SEPARABLE[model] = found.shape == expected.shape and bool(torch.allclose(found, expected))

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from analysis.anatomy import anatomy_of, blocks, decoder, why_not_sliceable
+from analysis.anatomy import SLICED, anatomy_of, blocks, decoder, family_config, why_not_sliceable
 from analysis.late import inference_mode, nn, stand_ins, torch
 
 if TYPE_CHECKING:
@@ -58,6 +58,8 @@ def entering_states(
     """
     real = blocks(model)
     recorders = [stand_ins.Recorder(block, returns_tuple) for block in real]
+    if model.config.model_type == SLICED:  # whose last block ends in the width of the norm behind it
+        recorders[-1].leaving = model.config.hidden_size
     parent, name = _holder(model, real)
     setattr(parent, name, nn.ModuleList(recorders))
     try:
@@ -110,8 +112,9 @@ def leaving_out(model: nn.Module, some: Collection[int], returns_tuple: bool = F
 @inference_mode
 def returns_tuple(model: nn.Module, tokens: Tensor) -> bool:
     """Tell whether the blocks answer with a tuple: by the family's entry, or tried on ``tokens`` (B, T)."""
-    if why_not_sliceable(model.config) is None:
-        return anatomy_of(model.config).returns_tuple
+    config = family_config(model.config)
+    if why_not_sliceable(config) is None:
+        return anatomy_of(config).returns_tuple
     answers: list[bool] = []
     first = blocks(model)[0]
     handle = first.register_forward_hook(lambda _, args, output: answers.append(isinstance(output, tuple)))

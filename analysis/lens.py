@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from analysis.anatomy import blocks
+from analysis.batches import batches_of
 from analysis.device import Precision, matmuls, out_of_memory_told
 from analysis.errors import ModelError, TextError
-from analysis.evaluate import batches_of, check_windows, refuse_unless_batches_fit, window_nll
+from analysis.evaluate import check_windows, refuse_unless_batches_fit, window_nll
 from analysis.hooks import going_on_from, returns_tuple, watch_blocks
 from analysis.late import inference_mode
 from analysis.values import Progress, no_progress

@@ -197,8 +197,9 @@ def engine_room(model: Any, itemsize: int, tokens: int) -> int:
     """Bytes that a card needs beside the weights on it, whatever is done with a model of these shapes.
 
     That is a batch of ``tokens`` that passes, one block that visits or is made anew, in its own dtype and in
-    fp32, and of the stream's width D a second moment with its eigenproblem and turns: 9 matrices (D, D) in
-    fp64 (``slicing.memory.slicing_need``). Shapes alone are read, so that a model without weights will do.
+    fp32, the tables of embedding and head that a model which is made of it has beside, and of the stream's
+    width D a second moment with its eigenproblem and turns: 9 matrices (D, D) in fp64
+    (``slicing.memory.slicing_need``). Shapes alone are read, so that a model without weights will do.
     """
     table = model.get_input_embeddings().weight
     passing = passing_need(model, tokens, itemsize=itemsize).working
@@ -208,7 +209,7 @@ def engine_room(model: Any, itemsize: int, tokens: int) -> int:
         if block:
             sizes[block[0]] = sizes.get(block[0], 0) + each.numel()
     block = max(sizes.values(), default=0) * (itemsize + FP32)
-    return passing + block + 9 * table.shape[1] ** 2 * FP64
+    return passing + block + 2 * table.numel() * itemsize + 9 * table.shape[1] ** 2 * FP64
 
 
 def bases_need(model: Any, sites: int, width: int, tokens: int) -> MemoryNeed:

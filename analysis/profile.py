@@ -12,17 +12,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from analysis.anatomy import block_path, blocks, decoder
+from analysis.anatomy import block_path, blocks
 from analysis.bases import BasesCollector
+from analysis.batches import batch_size
 from analysis.details import DetailsCollector
 from analysis.device import on_host, out_of_memory_told, synchronise, widen
 from analysis.errors import ModelError, NotFiniteError, PlanError, TextError
-from analysis.evaluate import batch_size, batches_of, check_windows, refuse_unless_batches_fit
+from analysis.evaluate import check_windows, refuse_unless_batches_fit
 from analysis.finite import naming_weights
 from analysis.hooks import watch_blocks
 from analysis.late import inference_mode, pd, torch
 from analysis.needs import FP32
 from analysis.scores import SCORES, Passage, Score, cosine, find_score
+from analysis.stream import pass_windows
 from analysis.values import Progress, Value, no_progress
 
 if TYPE_CHECKING:
@@ -146,10 +148,11 @@ class _Sums:
         self.rest = np.zeros((windows, block_count))
         self.first = np.zeros((windows, block_count))
 
-        self.waiting: list[Tensor] = []
-        """Holds the measurements of the batch that passes, (B, T) or (B,) for every block so far."""
+        self.waiting: dict[int, list[Tensor]] = {}
+        """Holds, by the first row of every batch that passes, the measurements (B, T) or (B,) of the blocks
+        so far."""
 
-    def look(self, passage: Passage) -> None:
+    def look(self, passage: Passage, rows: slice) -> None:
         """Measure one block more; the numbers stay where they are until the batch is through."""
         if self.tokens == "last":
             found = self.measure(passage.entering[:, -1], passage.leaving[:, -1])
@@ -157,12 +160,11 @@ class _Sums:
             found = passage.cosine
         else:
             found = self.measure(passage.entering, passage.leaving)
-        self.waiting.append(found)
+        self.waiting.setdefault(rows.start, []).append(found)
 
     def put(self, rows: slice, blocks: list[int]) -> None:
         """Take in what was measured of a batch. The host waits for a device once, not at every block."""
-        found = on_host(self.waiting)  # (L, B, T) or (L, B)
-        self.waiting = []
+        found = on_host(self.waiting.pop(rows.start))  # (L, B, T) or (L, B)
         if self.tokens == "last":
             self.rest[rows, blocks] = found.T.numpy()
             return
@@ -206,8 +208,8 @@ class _Looker:
         """Those whose last state is taken after the final norm; they look at the last block alone."""
         self.passage: Passage | None = None
         """Holds what the block that was looked at last made of the states."""
-        self.order: list[int] = []
-        """The blocks that ran in the batch that passes now."""
+        self.order: dict[int, list[int]] = {}
+        """The blocks that ran so far, by the first row of every batch that passes."""
         self.entering_last: Tensor | None = None
         self.details = details
         self.rows = slice(0, 0)
@@ -215,9 +217,9 @@ class _Looker:
         self.ran: set[int] = set()
         self.changed = False
 
-    def next_batch(self, windows: int) -> None:
-        """Go on to the rows of the next ``windows`` windows."""
-        self.rows = slice(self.rows.stop, self.rows.stop + windows)
+    def begin(self, rows: slice) -> None:
+        """Look at the batch of these rows from now on."""
+        self.rows = rows
 
     def look(self, block: int, entering: Tensor, leaving: Tensor) -> None:
         """Measure what a block makes of the stream (B, T, D)."""
@@ -233,10 +235,10 @@ class _Looker:
         self.changed = self.changed or not torch.equal(entering, leaving)
         self.passage = passage = Passage.of(entering, leaving, self.passage)
         for each in self.sums.values():
-            each.look(passage)
+            each.look(passage, self.rows)
         if self.details is not None:
             self.details.look(self.rows, block, passage)
-        self.order.append(block)
+        self.order.setdefault(self.rows.start, []).append(block)
         if block == self.blocks - 1:
             self.entering_last = entering
 
@@ -245,7 +247,7 @@ class _Looker:
         take in what was measured of the batch.
         """
         entering, self.entering_last, self.passage = self.entering_last, None, None
-        order, self.order = self.order, []
+        order = self.order.pop(self.rows.start, [])
         for each in self.sums.values() if order else ():
             each.put(self.rows, order)
         if entering is None:  # the last block did not run, which ``done`` tells
@@ -253,7 +255,7 @@ class _Looker:
         if output.shape != entering.shape:  # a decoder that narrows its output has nothing to compare
             self.normed = {}
         for each in self.normed.values():
-            each.look(Passage.of(entering, output.to(entering.device)))
+            each.look(Passage.of(entering, output.to(entering.device)), self.rows)
             each.put(self.rows, [self.blocks - 1])
 
     def done(self) -> dict[str, BlockValues]:
@@ -304,11 +306,15 @@ def profile_blocks(
     summing = nullcontext() if bases is None else bases.watching()
     looking = nullcontext() if details is None else details.watching()
     with watch_blocks(model, looker.look), summing, looking, out_of_memory_told("profiling"):
-        for batch in batches_of(windows, model.device):
-            looker.next_batch(len(batch))
-            output = decoder(model)(batch.to(model.device), use_cache=False)
-            looker.look_after_norm(output.last_hidden_state)
-            progress("Profiling", looker.rows.stop, count)
+        pass_windows(
+            model,
+            windows,
+            lambda rows, output: looker.look_after_norm(output.last_hidden_state),
+            looker.begin,
+            progress,
+            "Profiling",
+            0 if details is None else details.kept_of_batch(windows),
+        )
     measurements = looker.done()
     synchronise(model.device)
     return LayerProfile(

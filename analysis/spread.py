@@ -14,16 +14,19 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from analysis.anatomy import block_path
-from analysis.device import HOST, Place, batch_tokens, memory_of, pick_place
+from analysis.device import HOST, Place, batch_tokens, memory_of, pick_place, total_memory
 from analysis.errors import ModelError, OutOfMemoryError
 from analysis.late import accelerate, torch
-from analysis.needs import engine_room
+from analysis.needs import FP32, engine_room
 from analysis.storage import cache_folder, clear_abandoned, owned, storage_errors
 
 DISK = "disk"
 """What accelerate calls a folder of weights."""
 _OF_HOST = 0.75
 """The share of the host's free memory that weights may take: a smaller model that is made rests there too."""
+_STREAM = 262_144
+"""So many tokens of the stream have room on a card beside weights, or a third of the card. Weights cross to
+the card once in a pass, and states that find no room there cross twice for every sub-layer."""
 
 Layout = dict[str, str]
 """The device of every part of a model, by the part's name: what accelerate calls a ``device_map``."""
@@ -124,7 +127,15 @@ def lay_out(label: str, model: Any, place: Place, itemsize: int) -> Layout | Non
         return None
     placed = _over(parts, room)
     if placed is None and (place.host or not place.chosen):
-        placed = _over(parts, room, int(_OF_HOST * memory_of(HOST)[0]))
+        width = model.get_input_embeddings().weight.shape[1]
+        ends = sum(parts.ends.values())
+        left = {
+            card: max(
+                min(ends, size), size - min(_STREAM * width * FP32, total_memory(torch.device(card)) // 3)
+            )
+            for card, size in room.items()
+        }
+        placed = _over(parts, left, int(_OF_HOST * memory_of(HOST)[0]))
     if placed is None:
         told = ", ".join(f"{size / 1e9:.2f} GB on {card}" for card, size in room.items())
         lever = "" if place.host else f"open it with the host beside the cards (device {place.name}+cpu), or "

@@ -17,6 +17,8 @@ class Recorder(nn.Module):
         self.returns_tuple = returns_tuple
         self.entering: Tensor | None = None
         self.context: dict[str, Any] = {}
+        self.leaving: int | None = None
+        """The width that what follows takes, where it may be another: what is missing is filled with zeros."""
 
     def __getattr__(self, name: str) -> Any:
         # Some decoders read attributes off their blocks, such as the kind of attention.
@@ -26,6 +28,9 @@ class Recorder(nn.Module):
         """Give the stream (B, T, D) back, and keep it with the context."""
         context.update(zip(_argument_names(self.__dict__["block"]), args, strict=False))
         self.__dict__.update(entering=hidden_states, context=context)
+        if self.leaving is not None:
+            missing = self.leaving - hidden_states.shape[-1]
+            hidden_states = nn.functional.pad(hidden_states, (0, missing)) if missing else hidden_states
         return (hidden_states, None) if self.returns_tuple else hidden_states
 
 

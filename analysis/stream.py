@@ -8,14 +8,18 @@ nothing about what is done with the stream.
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from analysis.activations import Activations, budgets
-from analysis.device import on_device
-from analysis.evaluate import batches_of
-from analysis.hooks import entering_states, returns_tuple
-from analysis.late import torch
+from analysis.anatomy import blocks, decoder, family_config, why_not_sliceable
+from analysis.batches import batch_size, batches_of
+from analysis.device import HOST, batch_tokens, comes_and_goes, memory_of, on_device, present
+from analysis.hooks import entering_states, going_on_from, returns_tuple
+from analysis.late import inference_mode, torch
+from analysis.needs import engine_room
+from analysis.values import Progress, no_progress
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -38,10 +42,10 @@ class BlockStream:
         begin: Callable[[Tensor], Tensor] = lambda entering: entering.clone(),
     ) -> None:
         """``windows`` (N, T) of token ids; ``budget``: bytes that may be stored on (device, host), by default
-        a third of what is free. ``begin`` makes of what enters block 0 what the stream begins with.
+        a third of what is free, or as much as the work itself leaves. ``begin`` makes of what enters block 0 what the stream begins with.
         """
         self.model, self.device = model, model.device
-        self.budget = budgets(self.device) if budget is None else budget
+        self.budget = budget or budgets(self.device, _worked_with(model))
         self.batches = list(batches_of(windows, self.device))
         """Token ids, (B, T) each."""
         self.states = Activations(self.device, *self.budget)
@@ -101,6 +105,13 @@ class BlockStream:
         return min(sizes[index], max(0, last - sum(sizes[index + 1 :])))
 
 
+def _worked_with(model: Any) -> int:
+    """Bytes that work on a model takes of its card, beside the weights there and the stream."""
+    if model.device.type != "cuda":
+        return 0
+    return engine_room(model, model.dtype.itemsize, batch_tokens(model.device))
+
+
 def _entering(model: Any, batches: list[Tensor]) -> Iterator[tuple[Tensor, Contexts]]:
     """Yield what enters block 0, (B, T, D), and every block's context, for each batch of token ids."""
     tuples = returns_tuple(model, batches[0][:1, :8].to(model.device))
@@ -109,3 +120,84 @@ def _entering(model: Any, batches: list[Tensor]) -> Iterator[tuple[Tensor, Conte
         states, context = entering_states(model, batch.to(model.device), tuples)
         # Positions and masks depend on the batch's shape alone: windows have no padding.
         yield states, known.setdefault(batch.shape, context)
+
+
+@inference_mode
+def pass_windows(
+    model: Any,
+    windows: Tensor,
+    end: Callable[[slice, Any], None],
+    begin: Callable[[slice], None] = lambda rows: None,
+    progress: Progress = no_progress,
+    phase: str = "",
+    kept: int = 0,
+    run: Any = None,
+) -> None:
+    """Pass windows (N, T) of token ids through the decoder, batch by batch: a forward pass without the head.
+
+    ``end`` gets the rows of each batch, in order, and what ``run`` gives: the decoder, or the whole model.
+    ``begin`` gets the rows before, whenever the batch goes on through some blocks.
+
+    Weights that rest elsewhere take longer to come than a batch takes to pass. So each block comes once, for
+    as many batches as a third of the host's memory holds, with ``kept`` bytes beside the stream of each.
+    """
+    device, run = model.device, run or decoder(model)
+    size = batch_size(windows, device)
+    if not comes_block_by_block(model):
+        for first in range(0, len(windows), size):
+            batch = windows[first : first + size]
+            rows = slice(first, first + len(batch))
+            begin(rows)
+            end(rows, run(batch.to(device), use_cache=False))
+            progress(phase, rows.stop, len(windows))
+        return
+    width = model.get_input_embeddings().weight.shape[1]
+    held = size * windows.shape[1] * width * model.dtype.itemsize + kept
+    together = size * max(1, memory_of(HOST)[0] // 3 // held)
+    done, steps = 0, len(windows) * len(blocks(model))
+    for first in range(0, len(windows), together):
+        for rows in _in_turn(model, run, windows[first : first + together], first, begin, end):
+            done += rows.stop - rows.start
+            progress(phase, done, steps)
+
+
+def comes_block_by_block(model: Any) -> bool:
+    """Tell whether weights of blocks rest elsewhere, in a family whose blocks can be called one by one."""
+    if not hasattr(model, "hf_device_map") or why_not_sliceable(family_config(model.config)) is not None:
+        return False
+    return any(comes_and_goes(module) for block in blocks(model) for module in block.modules())
+
+
+def _in_turn(
+    model: Any,
+    run: Any,
+    windows: Tensor,
+    first: int,
+    begin: Callable[[slice], None],
+    end: Callable[[slice, Any], None],
+) -> Iterator[slice]:
+    """Pass all batches of ``windows``, which are those from ``first`` on, through one block after the other.
+
+    Yields the rows of a batch when it has passed a block.
+    """
+    stream, every = BlockStream(model, windows), blocks(model)
+    tuples = returns_tuple(model, windows[:1, :8].to(model.device))
+    starts = itertools.accumulate((len(batch) for batch in stream.batches), initial=first)
+    rows = list(itertools.starmap(slice, itertools.pairwise(starts)))
+    for place, block in enumerate(every[:-1]):
+        with present(block) as device:
+            stream.move(device)
+            for index, each in enumerate(rows):
+                begin(each)
+                states = stream.states.take(index, device)
+                stream.states[index] = stream.called(block, place, index, states)
+                yield each
+    # The decoder itself ends each batch: what leaves the last block is needed no more.
+    with present(every[-1]):
+        for index, each in enumerate(rows):
+            begin(each)
+            states = stream.states.take(index, model.device)
+            with going_on_from(model, len(every) - 1, states, tuples):
+                output = run(stream.batches[index].to(model.device), use_cache=False)
+            end(each, output)
+            yield each

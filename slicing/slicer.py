@@ -16,9 +16,10 @@ import numpy as np
 
 from analysis.anatomy import anatomy_of, blocks, final_norm
 from analysis.bases import Bases, BasesCollector, Covariance, Seen, TokenSample
-from analysis.device import HOST, alike, out_of_memory_told, present, widen
+from analysis.batches import tokens_at_a_time
+from analysis.device import HOST, alike, batch_tokens, out_of_memory_told, present, widen
 from analysis.errors import PlanError
-from analysis.evaluate import batch_tokens, check_windows, perplexity, tokens_at_a_time
+from analysis.evaluate import check_windows, perplexity
 from analysis.late import no_grad, torch
 from analysis.needs import MemoryNeed, refuse_unless_it_fits
 from analysis.products import product

@@ -242,7 +242,7 @@ class Accelerator(TorchFunctionMode):
         self.place = target
         with torch._C.DisableTorchFunction():
             if target.type == "meta":  # nothing is kept
-                return self.bare(tensor).to(target, dtype)
+                return self.bare(tensor).to(target, dtype, copy=True)
             moved = self.bare(tensor).to(dtype, copy=copy or source != target)
         return self._wrap(moved, target)
 

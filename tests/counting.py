@@ -24,8 +24,9 @@ from meta_cards import CARDS, WINDOW, Counting, Numbers, counted, fp64_share, se
 
 from analysis.anatomy import decoder
 from analysis.bases import find_bases
+from analysis.batches import batches_of
 from analysis.details import DetailsCollector
-from analysis.evaluate import batches_of, perplexity
+from analysis.evaluate import perplexity
 from analysis.profile import profile_blocks
 from analysis.spread import dispatch, parts_of
 from slicing.budget import Budget

@@ -18,10 +18,11 @@ from counting import MODELS, Model
 
 from analysis.anatomy import decoder
 from analysis.bases import find_bases
+from analysis.batches import batches_of, tokens_at_a_time
 from analysis.details import DetailsCollector
 from analysis.device import PeakMemory, free_memory, synchronise, widen
 from analysis.errors import SlicescopeError
-from analysis.evaluate import batches_of, perplexity, tokens_at_a_time
+from analysis.evaluate import perplexity
 from analysis.products import in_halves, product
 from analysis.profile import profile_blocks
 from analysis.read_shape import read_shape

@@ -20,9 +20,9 @@ import slicing
 from analysis.anatomy import anatomy_of, block_path, blocks
 from analysis.bases import Bases, BasesCollector, find_bases
 from analysis.details import DetailsCollector
-from analysis.device import free_memory, memory_of, pick_dtype
+from analysis.device import batch_tokens, free_memory, memory_of, pick_dtype
 from analysis.errors import OutOfMemoryError
-from analysis.evaluate import batch_tokens, continue_text, perplexity
+from analysis.evaluate import continue_text, perplexity
 from analysis.lens import logit_lens
 from analysis.needs import MemoryNeed, refuse_unless_it_fits
 from analysis.profile import profile_blocks

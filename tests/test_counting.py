@@ -9,7 +9,8 @@ from meta_cards import WINDOW, Numbers, counted, seconds
 
 from analysis import evaluate
 from analysis.bases import BasesCollector, find_bases
-from analysis.evaluate import perplexity, tokens_at_a_time
+from analysis.batches import tokens_at_a_time
+from analysis.evaluate import perplexity
 from analysis.needs import passing_need
 from analysis.profile import states_compared
 from analysis.read_shape import read_shape

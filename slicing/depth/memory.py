@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from analysis.anatomy import blocks
-from analysis.evaluate import tokens_at_a_time
+from analysis.batches import tokens_at_a_time
 from analysis.needs import MemoryNeed, passing_need, refuse_unless_it_fits
 from slicing.depth.layout import Layout
 from slicing.repairs import find_repair

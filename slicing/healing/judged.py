@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from analysis.batches import batch_size
 from analysis.device import HOST, Precision, matmuls, out_of_memory_told, widen
 from analysis.errors import ModelError
-from analysis.evaluate import batch_size, perplexity
+from analysis.evaluate import perplexity
 from analysis.late import functional, inference_mode, torch
 from slicing.healing.examples import Examples
 

@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from analysis.batches import batch_size
 from analysis.device import Precision, out_of_memory_told, synchronise
-from analysis.evaluate import batch_size
 from analysis.late import nn, no_grad, torch
 from slicing.healing.examples import Examples
 from slicing.healing.judged import AT_A_TIME, held_loss

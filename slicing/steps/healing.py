@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from pydantic import Field, model_validator
 
 from analysis.anatomy import why_not_sliceable
-from analysis.device import PeakMemory, free_memory
+from analysis.device import PeakMemory, batch_tokens, free_memory
 from analysis.errors import PlanError
-from analysis.evaluate import batch_tokens, check_windows
+from analysis.evaluate import check_windows
 from analysis.needs import fits, refuse_spread, refuse_unless_it_fits
 from analysis.values import key_of
 from slicing.healing.examples import Examples

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 import numpy as np
 from pydantic import Field, model_validator
 
-from analysis.device import PeakMemory, out_of_memory_told, synchronise
+from analysis.batches import tokens_at_a_time
+from analysis.device import PeakMemory, batch_tokens, out_of_memory_told, synchronise
 from analysis.errors import PlanError, UnsupportedError
-from analysis.evaluate import batch_tokens, check_windows, perplexity, tokens_at_a_time
+from analysis.evaluate import check_windows, perplexity
 from analysis.needs import MemoryNeed, refuse_unless_it_fits
 from analysis.shape import ModelShape
 from analysis.units import Kind

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, ClassVar, Self
 
 from pydantic import Field, model_validator
 
+from analysis.batches import tokens_at_a_time
 from analysis.device import PeakMemory, synchronise
 from analysis.errors import PlanError
-from analysis.evaluate import tokens_at_a_time
 from analysis.profile import states_compared
 from slicing.budget import Budget, whole_blocks
 from slicing.calibration import Fit

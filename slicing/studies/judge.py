@@ -10,16 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from analysis.batches import batch_size
 from analysis.details import Details
 from analysis.device import Precision
-from analysis.evaluate import (
-    Perplexity,
-    batch_size,
-    check_windows,
-    continue_text,
-    perplexity,
-    safe_precision,
-)
+from analysis.evaluate import Perplexity, check_windows, continue_text, perplexity, safe_precision
 from analysis.int8 import INT8_WHOLE, evaluate_int8
 from analysis.late import torch
 from analysis.lens import logit_lens

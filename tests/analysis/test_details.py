@@ -87,7 +87,7 @@ def linear_cka(one: Tensor, other: Tensor) -> float:
 
 @pytest.mark.parametrize("split", [6, 4])
 def test_cka_is_that_of_the_states_weighted_by_tokens(family, split, windows, monkeypatch):
-    monkeypatch.setattr("analysis.profile.batches_of", lambda windows, device: iter(windows.split(split)))
+    monkeypatch.setattr("analysis.batches.batch_tokens", lambda device: split * windows.shape[1])
     model = tiny_model(family)
     found = details_of(model, windows).cka
     assert found is not None
@@ -171,11 +171,11 @@ def test_states_are_held_only_until_the_batch_is_through(windows):
     collector = DetailsCollector(model, windows)
     states = torch.randn(6, 16, 32)
     collector.look(slice(0, 6), 0, Passage.of(states, states))
-    held = [part for each in collector._depths for part in each]
+    held = [part for each in collector._depths[0] for part in each]
     assert all(part.untyped_storage().nbytes() == part.nbytes for part in held)  # no views of the batch
     for block in (1, 2):
         collector.look(slice(0, 6), block, Passage.of(states, states))
-    assert collector._depths == []
+    assert collector._depths == {}
 
 
 def test_what_is_saved_is_loaded_again(windows, tmp_path: Path):

@@ -76,7 +76,7 @@ def test_products_are_in_bfloat16_where_the_processor_has_them_and_the_loss_hard
 def test_batches_do_not_matter(windows, monkeypatch):
     model = tiny_model("llama")
     together = perplexity(model, windows).nll
-    monkeypatch.setattr("analysis.evaluate.batches_of", lambda tokens, device: iter(tokens.split(4)))
+    monkeypatch.setattr("analysis.batches.batch_tokens", lambda device: 4 * windows.shape[1])
     np.testing.assert_allclose(perplexity(model, windows).nll, together, rtol=1e-6)
 
 
@@ -115,7 +115,7 @@ def test_hopeless_model_has_a_number_all_the_same(windows):
 
 def test_progress_counts_windows_to_the_end(windows, monkeypatch):
     seen: list[tuple[str, int, int]] = []
-    monkeypatch.setattr("analysis.evaluate.batches_of", lambda tokens, device: iter(tokens.split(4)))
+    monkeypatch.setattr("analysis.batches.batch_tokens", lambda device: 4 * windows.shape[1])
     perplexity(tiny_model("llama"), windows, lambda *step: seen.append(step), "Judging")
     assert seen == [("Judging", 4, 6), ("Judging", 6, 6)]
 

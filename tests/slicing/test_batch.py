@@ -10,7 +10,7 @@ from conftest import byte_tokenizer, tiny_model
 from torch import nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
-import analysis.evaluate
+import analysis.batches
 from analysis.evaluate import Perplexity
 from analysis.sources.model import ModelSource
 from analysis.sources.opening import OpenModel
@@ -44,7 +44,7 @@ def shared(folder: Path) -> dict[str, Any]:
 @pytest.fixture
 def passed(monkeypatch: pytest.MonkeyPatch) -> Any:
     """The numbers of windows that any model was given at a time."""
-    monkeypatch.setattr(analysis.evaluate, "batch_tokens", lambda device: 2 * LENGTH)
+    monkeypatch.setattr(analysis.batches, "batch_tokens", lambda device: 2 * LENGTH)
     found: set[int] = set()
 
     def look(module: nn.Module, args: Any) -> None:

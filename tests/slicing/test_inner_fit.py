@@ -247,7 +247,7 @@ def test_what_writers_read_is_kept_where_there_is_room_and_changes_nothing(famil
 @pytest.mark.parametrize("family", ["llama", "gpt2", "phi"])
 def test_restoration_reads_off_the_dense_sublayer_what_the_cut_one_would(family, monkeypatch):
     """Channels and heads that are chosen: only the first batch passes through what is left of them."""
-    monkeypatch.setattr("analysis.evaluate.batch_tokens", lambda *_: 4 * WINDOWS.shape[1])
+    monkeypatch.setattr("analysis.batches.batch_tokens", lambda *_: 4 * WINDOWS.shape[1])
     model = tiny_model(family, torch.float64)
     layout, found = Layout.whole(3), []
     for shown in (True, False):
@@ -275,7 +275,7 @@ def test_restoration_reads_off_the_dense_sublayer_what_the_cut_one_would(family,
 
 def test_restoration_reads_for_itself_where_units_are_mixed(monkeypatch):
     """Merged channels are no longer among the dense ones."""
-    monkeypatch.setattr("analysis.evaluate.batch_tokens", lambda *_: 4 * WINDOWS.shape[1])
+    monkeypatch.setattr("analysis.batches.batch_tokens", lambda *_: 4 * WINDOWS.shape[1])
     model = tiny_model("llama", torch.float64)
     for way in ("writers", "readers"):
         made, count = cut(model), Counter[str]()

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from conftest import byte_tokenizer, tiny_model
 
-from analysis import evaluate
+from analysis import batches
 from analysis.errors import Cancelled
 from analysis.sources.model import ModelSource
 from analysis.sources.text import TextSource
@@ -69,7 +69,7 @@ class Recorder:
 @pytest.fixture
 def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """The fields that requests share, on a tiny model of six blocks; windows pass one at a time."""
-    monkeypatch.setattr(evaluate, "batch_tokens", lambda *_: 1)
+    monkeypatch.setattr(batches, "batch_tokens", lambda *_: 1)
     tiny_model("llama", num_hidden_layers=BLOCKS).save_pretrained(tmp_path / "tiny")
     byte_tokenizer().save_pretrained(tmp_path / "tiny")
     (tmp_path / "text.txt").write_text(TEXT * 60)
