@@ -113,7 +113,8 @@ def test_a_card_that_is_not_here_is_refused(name):
         ("cuda:0,1+cpu", 2, 0.3, {"cuda:0", "cuda:1", "cpu"}),
     ],
 )
-def test_a_model_goes_to_as_few_places_as_hold_it(name, cards, share, expected, model):
+def test_a_model_goes_to_as_few_places_as_hold_it(name, cards, share, expected, model, monkeypatch):
+    monkeypatch.setattr("analysis.spread._STREAM", 0)
     memory = memory_for(model, share + 0.001)
     with simulated("cuda", count=cards, memory=memory):
         place = place_of(name)
@@ -129,6 +130,23 @@ def test_a_model_goes_to_as_few_places_as_hold_it(name, cards, share, expected, 
     for card in set(layout.values()) - {"cpu"}:
         held = sum(size for part, size in (sizes.ends | sizes.blocks).items() if layout[part] == card)
         assert 0 < held <= memory - room_of(model, memory)
+
+
+def test_weights_rest_on_the_host_rather_than_the_stream(model, monkeypatch):
+    sizes = parts_of(model, 4)
+    tokens = int(0.3 * sizes.bytes) // (32 * 4)
+    monkeypatch.setattr("analysis.spread._STREAM", tokens)
+    memory = memory_for(model, 0.801)
+    with simulated("cuda", memory=memory):
+        layout = lay_out("it", model, place_of("cuda+cpu"), 4)
+    assert layout
+    held = sum(size for part, size in (sizes.ends | sizes.blocks).items() if layout[part] == "cuda:0")
+    assert 0.3 * sizes.bytes < held <= 0.5 * sizes.bytes + tokens
+    monkeypatch.setattr("analysis.spread._STREAM", 10**9)  # the ends are there all the same
+    with simulated("cuda", memory=memory_for(model, 0.2)):
+        layout = lay_out("it", model, place_of("cuda+cpu"), 4)
+    assert layout
+    assert {layout[end] for end in ENDS} == {"cuda:0"}
 
 
 def test_several_cards_are_as_full_as_one_another(model):

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
 import torch
 from accelerate import dispatch_model
+from accelerate.utils import PrefixedDataset
 from conftest import tiny_model
 
 from analysis.anatomy import anatomy_of, block_path
 from analysis.bases import find_bases
+from analysis.details import DetailsCollector
 from analysis.evaluate import perplexity
 from analysis.profile import profile_blocks
 from analysis.read_shape import read_shape
@@ -58,6 +64,46 @@ def test_blocks_on_disk_change_nothing(family, budget, span, windows, tmp_path):
     again = recut(apart, schedule, find_bases(apart, windows)).model
     assert torch.equal(again(windows).logits, preview)
     assert any(parameter.is_meta for parameter in apart.parameters())  # they went back
+
+
+@contextmanager
+def fetched() -> Iterator[Counter[str]]:
+    """Count how often every weight is brought from where it rests."""
+    found: Counter[str] = Counter()
+    read = PrefixedDataset.__getitem__
+
+    def counted(loader: Any, name: str) -> Any:
+        found[loader.prefix + name] += 1
+        return read(loader, name)
+
+    with patch.object(PrefixedDataset, "__getitem__", counted):
+        yield found
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "mixtral", "falcon"])
+def test_every_block_comes_once_for_all_batches(family, windows, tmp_path, monkeypatch):
+    """Profile with details, and evaluation, with three batches, in one group or in two."""
+    together, apart = tiny_model(family), on_disk(tiny_model(family), tmp_path / "weights")
+    monkeypatch.setattr("analysis.batches.batch_tokens", lambda device: 2 * windows.shape[1])
+    perplexity(apart, windows)  # how its logits are made is found out once
+    for free, times in ((10**9, 1), (3 * 2 * 2 * 16 * 32 * 4 + 1, 2)):
+        monkeypatch.setattr("analysis.stream.memory_of", lambda device, free=free: (free, free))
+        with fetched() as found:
+            assert perplexity(apart, windows).nll == perplexity(together, windows).nll
+        assert found
+        assert set(found.values()) == {times}
+    seen = []
+    for model in (together, apart):
+        details = DetailsCollector(model, windows, cloud=True)
+        with fetched() as found:
+            profile = profile_blocks(model, windows, model_label="", text_label="", details=details)
+        seen.append((profile.measurements, details.details()))
+    assert set(found.values()) == {3}  # a third of so little memory has room for one batch's details
+    monkeypatch.setattr("analysis.stream.memory_of", lambda device: (10**9, 10**9))
+    (one, other), (there, here) = zip(*seen, strict=True)
+    assert one == other
+    for name in ("change", "growth", "similarity", "angular", "cka"):
+        np.testing.assert_array_equal(getattr(there, name), getattr(here, name), name)
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "falcon"])
