@@ -18,7 +18,7 @@ class Recorder(nn.Module):
         self.entering: Tensor | None = None
         self.context: dict[str, Any] = {}
         self.leaving: int | None = None
-        """The width that what follows takes, where it may be another: what is missing is filled with zeros."""
+        """The width that what follows takes, where it may be another: what is missing is zero."""
 
     def __getattr__(self, name: str) -> Any:
         # Some decoders read attributes off their blocks, such as the kind of attention.

@@ -42,7 +42,8 @@ class BlockStream:
         begin: Callable[[Tensor], Tensor] = lambda entering: entering.clone(),
     ) -> None:
         """``windows`` (N, T) of token ids; ``budget``: bytes that may be stored on (device, host), by default
-        a third of what is free, or as much as the work itself leaves. ``begin`` makes of what enters block 0 what the stream begins with.
+        a third of what is free, and no more than the work itself leaves. ``begin`` makes of what enters block
+        0 what the stream begins with.
         """
         self.model, self.device = model, model.device
         self.budget = budget or budgets(self.device, _worked_with(model))

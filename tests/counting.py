@@ -3,7 +3,8 @@
 Nothing is computed (``meta_cards.py``). Blocks of one shape cost the same, and batches too, so that a few of
 them say what all take; ``test_counting.py`` shows that this is exact.
 
-``python tests/counting.py`` prints a table for every model, or for those that are named.
+``python tests/counting.py`` prints a table for every model, or for those that are named. With
+``--resting`` it prints that of a model on a card that is smaller, which takes a quarter of an hour.
 """
 
 from __future__ import annotations
@@ -13,22 +14,27 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 if __name__ == "__main__":
     sys.path[:0] = [str(Path(__file__).parents[1])]
 
+import psutil
 import torch
 import transformers
 from meta_cards import CARDS, WINDOW, Counting, Numbers, counted, fp64_share, seconds
 
+from analysis import evaluate
 from analysis.anatomy import decoder
 from analysis.bases import find_bases
 from analysis.batches import batches_of
 from analysis.details import DetailsCollector
+from analysis.device import place_of
 from analysis.evaluate import perplexity
 from analysis.profile import profile_blocks
-from analysis.spread import dispatch, parts_of
+from analysis.spread import dispatch, lay_out, parts_of
 from slicing.budget import Budget
 from slicing.guard import refuse_unless_invariant
 from slicing.schedule import SlicingSchedule
@@ -75,6 +81,20 @@ class Model:
         layout |= {name: f"cuda:{place * cards // blocks}" for place, name in enumerate(parts.blocks)}
         for name, card in layout.items():
             counting.put(model.get_submodule(name), card)
+        dispatch(model, layout)
+        return model
+
+    def resting(self, counting: Counting) -> Any:
+        """Make it whole, with as many blocks on the card as the engine puts there, and the others on the
+        host.
+        """
+        with torch.device("meta"):
+            model = self.on(self.blocks)
+        layout = lay_out("it", model, place_of("cuda+cpu"), 2)
+        if layout is None:
+            return counting.put(model, "cuda:0")
+        for name, where in layout.items():
+            counting.put(model.get_submodule(name), where)
         dispatch(model, layout)
         return model
 
@@ -184,6 +204,21 @@ def count_whole(
     )
 
 
+def count_resting(shape: Model, job: str, memory: float, windows: int, host: float = 48e9) -> Numbers:
+    """Count a job with a whole model on one card of so much memory, and on a host with so much that is free.
+
+    Nothing is left out, so that what does not fit shows.
+    """
+    free = SimpleNamespace(available=int(host), total=int(host))
+    with counted(1, memory) as counting, patch.object(psutil, "virtual_memory", lambda: free):
+        model = shape.resting(counting)
+        refuse_unless_invariant(model)
+        evaluate._SEPARABLE[model] = True  # logits without numbers cannot be compared
+        counting.begin()
+        JOBS[job](model, torch.ones(windows, WINDOW, dtype=torch.long))
+        return counting.done()
+
+
 def table(name: str, jobs: Collection[str]) -> Iterator[str]:
     """Write the rows of one model: seconds of jobs over those of a forward pass, and what was counted."""
     shape = MODELS[name]
@@ -227,8 +262,31 @@ def spread_table(name: str) -> Iterator[str]:
         yield f"| {cards} | {peaks} | {found['copies cuda cuda'] / 1e9:.1f} GB |"
 
 
+def resting_table(name: str, memory: float = 12e9, windows: int = WINDOWS) -> Iterator[str]:
+    """Write what jobs take of a card that is smaller than the model.
+
+    Their time is that of the card, and of all that passes to and fro, over a forward pass with all weights on
+    the card.
+    """
+    shape, card = MODELS[name], "RTX 4090"
+    forward = seconds(count_whole(shape, "forward", windows=windows), card)
+    yield f"{name}, {windows} windows of {WINDOW:,} tokens, {memory / 1e9:.0f} GB of an {card}, and the host"
+    yield "| job | time | host copies | peak of the card | of the host |"
+    yield "|---|---|---|---|---|"
+    for job in ("profile", "evaluation", "slicing"):
+        found = count_resting(shape, job, memory, windows)
+        across = found["copies cpu cuda"] + found["copies cuda cpu"]
+        peaks = " | ".join(f"{found[f'peak {each}'] / 1e9:.1f} GB" for each in ("cuda:0", "cpu"))
+        yield f"| {job} | {seconds(found, card) / forward:.2f}x | {across / 1e9:.0f} GB | {peaks} |"
+
+
 def main() -> None:
-    """Print the tables of the models that are named, by default of all."""
+    """Print the tables of the models that are named, by default of all; of jobs on a small card, if asked."""
+    if "--resting" in sys.argv:
+        for line in resting_table("Llama-3-8B"):
+            sys.stdout.write(line + "\n")
+            sys.stdout.flush()
+        return
     names = [each for each in sys.argv[1:] if each in MODELS] or list(MODELS)
     jobs = [job for job in JOBS if job != "mixed pruning" or "--all" in sys.argv]
     for name in names:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from counting import JOBS, MODELS, Model, count, count_whole, schedule_for
+from counting import JOBS, MODELS, Model, count, count_resting, count_whole, schedule_for
 from meta_cards import WINDOW, Numbers, counted, seconds
 
 from analysis import evaluate
@@ -136,6 +136,22 @@ def test_bases_are_found_by_products():
     assert solved == {32: 2 * (4096 / 32 + 1)}
     assert found["flops bfloat16"] < 1.1 * forward["flops bfloat16"]
     assert found["flops float32"] < 75 * 2 * (2 * 4096**3)
+
+
+WIDE = Model(2048, 8192, 12, 128256, 16)
+"""Larger than what a card of 3.5 GB has room for beside the work."""
+
+
+@pytest.mark.parametrize("job", ["profile", "evaluation", "slicing"])
+def test_a_card_smaller_than_the_model_fetches_its_blocks_once_for_all_batches(job):
+    """By the weights: dense ones once, and of a sliced model those that are made, which go back."""
+    memory = 3.5e9
+    found = count_resting(WIDE, job, memory, 12)
+    weights = 2 * WIDE.blocks * (2 * 2048 * 2048 + 2 * 2048 * 1024 + 3 * 2048 * 8192)
+    stream = 12 * WINDOW * 2048 * 4
+    assert found["peak cuda:0"] < memory
+    assert 0.9 * weights < found["copies cpu cuda"] < 2.2 * weights + 4 * stream
+    assert found["copies cuda cpu"] < weights + 4 * stream
 
 
 BOUNDS = {
