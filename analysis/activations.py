@@ -32,6 +32,7 @@ class Activations:
         self.tensors: list[Tensor | None] = []
         self._shapes: list[torch.Size] = []
         self._folder: Path | None = None
+        self._pinned: dict[int, Tensor] = {}
 
     def __len__(self) -> int:
         return len(self.homes)
@@ -64,7 +65,18 @@ class Activations:
                 write_numbers(tensor, path)
             self._dtype = tensor.dtype
         else:
-            self.tensors[index] = tensor if home == "device" else tensor.cpu()
+            self.tensors[index] = tensor if home == "device" else self._on_host(index, tensor)
+
+    def _on_host(self, index: int, tensor: Tensor) -> Tensor:
+        """Copy a tensor to the host: from a card into memory that does not move, which takes a quarter of the
+        time.
+        """
+        if tensor.device.type != "cuda":
+            return tensor.cpu()
+        known = self._pinned.get(index)
+        if known is None or known.dtype != tensor.dtype or known.numel() < tensor.numel():
+            self._pinned[index] = known = _unmoved(tensor.numel(), tensor.dtype)
+        return known[: tensor.numel()].view(tensor.shape).copy_(tensor)
 
     def take(self, index: int, device: torch.device) -> Tensor:
         """Return the tensor, on ``device``; it gives up its place in memory until it is set again."""
@@ -98,6 +110,14 @@ class Activations:
             # Also when the process ends in order; after a kill the next one clears it away.
             weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
         return self._folder / f"{index}.bin"
+
+
+def _unmoved(count: int, dtype: torch.dtype) -> Tensor:
+    """Take memory of the host that does not move, or any where the system grants no more of that."""
+    try:
+        return torch.empty(count, dtype=dtype, pin_memory=True)
+    except RuntimeError:
+        return torch.empty(count, dtype=dtype)
 
 
 def write_numbers(tensor: Tensor, path: Path) -> None:

@@ -138,19 +138,20 @@ def test_bases_are_found_by_products():
     assert found["flops float32"] < 75 * 2 * (2 * 4096**3)
 
 
-WIDE = Model(2048, 8192, 12, 128256, 16)
-"""Larger than what a card of 3.5 GB has room for beside the work."""
+WIDE = Model(2048, 8192, 4, 128256, 16)
+"""Larger than what a card of 3.3 GB has room for beside the work."""
 
 
 @pytest.mark.parametrize("job", ["profile", "evaluation", "slicing"])
 def test_a_card_smaller_than_the_model_fetches_its_blocks_once_for_all_batches(job):
-    """By the weights: dense ones once, and of a sliced model those that are made, which go back."""
-    memory = 3.5e9
-    found = count_resting(WIDE, job, memory, 12)
+    """Slicing fetches a block for each of its two sub-layers, and the whole of them once to be guarded."""
+    memory = 3.3e9
+    found = count_resting(WIDE, job, memory, 4)
     weights = 2 * WIDE.blocks * (2 * 2048 * 2048 + 2 * 2048 * 1024 + 3 * 2048 * 8192)
-    stream = 12 * WINDOW * 2048 * 4
+    stream = 4 * WINDOW * 2048 * 4
     assert found["peak cuda:0"] < memory
-    assert 0.9 * weights < found["copies cpu cuda"] < 2.2 * weights + 4 * stream
+    times = 3.6 if job == "slicing" else 1.0
+    assert 0.9 * weights < found["copies cpu cuda"] < times * weights + 4 * stream
     assert found["copies cuda cpu"] < weights + 4 * stream
 
 
