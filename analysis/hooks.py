@@ -49,7 +49,7 @@ def _hook(index: int, look: Look) -> Callable[..., None]:
 
 @inference_mode
 def entering_states(
-    model: nn.Module, tokens: Tensor, returns_tuple: bool = False
+    model: Any, tokens: Tensor, returns_tuple: bool = False
 ) -> tuple[Tensor, list[dict[str, Any]]]:
     """The stream that enters block 0, (B, T, D), and the context every block is called with.
 
@@ -59,7 +59,7 @@ def entering_states(
     real = blocks(model)
     recorders = [stand_ins.Recorder(block, returns_tuple) for block in real]
     if model.config.model_type == SLICED:  # whose last block ends in the width of the norm behind it
-        recorders[-1].leaving = model.config.hidden_size
+        recorders[-1].__dict__["leaving"] = model.config.hidden_size
     parent, name = _holder(model, real)
     setattr(parent, name, nn.ModuleList(recorders))
     try:

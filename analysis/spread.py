@@ -109,7 +109,9 @@ def lay_out(label: str, model: Any, place: Place, itemsize: int) -> Layout | Non
     """Say where the parts of a model, which may be without weights, go; ``None`` for all on the first device.
 
     ``auto`` takes one card where the model fits beside what the engine works with, else all cards, else all
-    cards and the host. Raises ``OutOfMemoryError`` where the devices that were named do not hold it.
+    cards and the host. Where the host is named beside one card, all blocks rest on it if the model takes more
+    than a quarter of the card, which is free for the work then. Raises ``OutOfMemoryError`` where the devices
+    that were named do not hold it.
     """
     first = torch.device(place.devices[0])
     if first.type != "cuda" or (place.chosen and not place.several):
@@ -123,16 +125,16 @@ def lay_out(label: str, model: Any, place: Place, itemsize: int) -> Layout | Non
     cards = place.devices if place.chosen else [f"cuda:{at}" for at in range(torch.cuda.device_count())]
     cards = [f"{each}:0" if each == "cuda" else each for each in cards]
     room = {card: _room(model, card, itemsize) for card in cards}
-    if (not place.chosen or place.host) and parts.bytes <= room[cards[0]]:
+    rests = place.chosen and place.host and len(cards) == 1
+    whole = min(room[cards[0]], _memory(cards[0]) // 4) if rests else room[cards[0]]
+    if (not place.chosen or place.host) and parts.bytes <= whole:
         return None
-    placed = _over(parts, room)
+    placed = None if rests else _over(parts, room)
     if placed is None and (place.host or not place.chosen):
-        width = model.get_input_embeddings().weight.shape[1]
         ends = sum(parts.ends.values())
+        stream = _STREAM * model.get_input_embeddings().weight.shape[1] * FP32
         left = {
-            card: max(
-                min(ends, size), size - min(_STREAM * width * FP32, total_memory(torch.device(card)) // 3)
-            )
+            card: min(size, ends if rests else max(ends, size - min(stream, _memory(card) // 3)))
             for card, size in room.items()
         }
         placed = _over(parts, left, int(_OF_HOST * memory_of(HOST)[0]))
@@ -145,6 +147,10 @@ def lay_out(label: str, model: Any, place: Place, itemsize: int) -> Layout | Non
             f"and beside what work on it takes there is room for {told}: {lever}choose a smaller model."
         )
     return placed
+
+
+def _memory(card: str) -> int:
+    return total_memory(torch.device(card))
 
 
 def _room(model: Any, card: str, itemsize: int) -> int:

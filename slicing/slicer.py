@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from analysis.activations import budgets
 from analysis.anatomy import anatomy_of, blocks, final_norm
 from analysis.bases import Bases, BasesCollector, Covariance, Seen, TokenSample
 from analysis.batches import tokens_at_a_time
@@ -121,6 +122,9 @@ def slice_model(
     check_windows(model, windows)
     held = held_out(len(windows)) if repair else 0
     need = refuse_unless_slicing_fits(model, schedule, windows, repair)
+    if budget is None:
+        card, host = budgets(model.device, need.working)
+        budget = card // (1 + repair), host  # the dense stream is there too
     steps = len(shape.sublayers)
     once = partial(slice_once, model, schedule, windows, budget, basis=basis, draw=draw)
     with out_of_memory_told("slicing", model.device, f"it takes {need}"):

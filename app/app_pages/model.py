@@ -123,8 +123,9 @@ def _any_model() -> Callable[[], ModelSource] | str:
         key="device",
         accept_new_options=True,
         persist_state="session",
-        help="Several cards are named by their numbers. With the host (+cpu), what cards have no room for "
-        "rests in its memory, and beyond that on disk. It visits a card when it is its turn.",
+        help="Several cards are named by their numbers. With the host (+cpu), blocks that find no room on "
+        "cards rest in its memory, and beyond that on disk. They visit a card when it is their turn. Beside "
+        "one card (cuda+cpu) all blocks of a large model rest there, so that the card is free for the work.",
     )
     dtype = st.selectbox("Dtype", ["auto", *DTYPES], key="dtype", persist_state="session")
     st.caption(

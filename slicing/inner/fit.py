@@ -21,15 +21,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from analysis.activations import Activations
+from analysis.activations import Activations, budgets
 from analysis.anatomy import blocks
+from analysis.batches import tokens_at_a_time
 from analysis.device import HOST, memory_of, on_device, present, widen
 from analysis.late import no_grad, torch
+from analysis.read_shape import read_shape
 from analysis.stream import BlockStream
 from analysis.sublayers import Sublayer, out_in, set_out_in, sublayers, weights_at
 from slicing.depth.layout import Layout
 from slicing.inner.moments import Asked
 from slicing.late import modeling_narrow
+from slicing.memory import projections_bytes
 from slicing.repair import RidgeFit, SublayerRepair
 
 if TYPE_CHECKING:
@@ -65,6 +68,11 @@ def fit_inside(
     of them, and of the first removed block, the two streams are one and nothing is fitted. Where the dense
     stream is ``kept`` from other fits on these windows, it does not pass again.
     """
+    if budget is None and dense.device.type != HOST:
+        batch = tokens_at_a_time(windows, dense.device)
+        needed = projections_bytes(read_shape(dense), batch, dense.dtype.itemsize, "readers" in fits)
+        card, host = budgets(dense.device, needed)
+        budget = card // 2, host  # for two streams
     true = BlockStream(dense, windows, budget)
     told: list[SublayerRepair] = []
     closing = not {"readers", "writers"}.isdisjoint(fits)  # only then the cut model's own stream is needed

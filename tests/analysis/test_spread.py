@@ -138,15 +138,26 @@ def test_weights_rest_on_the_host_rather_than_the_stream(model, monkeypatch):
     monkeypatch.setattr("analysis.spread._STREAM", tokens)
     memory = memory_for(model, 0.801)
     with simulated("cuda", memory=memory):
-        layout = lay_out("it", model, place_of("cuda+cpu"), 4)
+        layout = lay_out("it", model, place_of("auto")._replace(devices=("cuda",)), 4)
     assert layout
     held = sum(size for part, size in (sizes.ends | sizes.blocks).items() if layout[part] == "cuda:0")
     assert 0.3 * sizes.bytes < held <= 0.5 * sizes.bytes + tokens
     monkeypatch.setattr("analysis.spread._STREAM", 10**9)  # the ends are there all the same
     with simulated("cuda", memory=memory_for(model, 0.2)):
-        layout = lay_out("it", model, place_of("cuda+cpu"), 4)
+        layout = lay_out("it", model, place_of("auto")._replace(devices=("cuda",)), 4)
     assert layout
     assert {layout[end] for end in ENDS} == {"cuda:0"}
+
+
+def test_with_the_host_named_beside_one_card_all_blocks_of_a_large_model_rest_there(model, monkeypatch):
+    size = parts_of(model, 4).bytes
+    for total, expected in ((4 * size - 4, {"cpu"}), (4 * size, None)):
+        monkeypatch.setattr("analysis.spread._memory", lambda card, total=total: total)
+        with simulated("cuda", memory=memory_for(model, 1.0)):
+            layout = lay_out("it", model, place_of("cuda+cpu"), 4)
+        blocks = layout and {where for part, where in layout.items() if part not in ENDS}
+        assert blocks == expected
+        assert layout is None or {layout[end] for end in ENDS} == {"cuda:0"}
 
 
 def test_several_cards_are_as_full_as_one_another(model):
