@@ -16,7 +16,7 @@ from analysis.profile import states_compared
 from analysis.read_shape import read_shape
 from slicing.guard import refuse_unless_invariant
 from slicing.memory import preview_need, slicing_need
-from slicing.slicer import recut
+from slicing.slicer import recut, slice_model
 
 SMALL = Model(width=64, inner=128, blocks=4, vocabulary=300, heads=4, key_value_heads=2)
 
@@ -153,6 +153,16 @@ def test_a_card_smaller_than_the_model_fetches_its_blocks_once_for_all_batches(j
     times = 3.6 if job == "slicing" else 1.0
     assert 0.9 * weights < found["copies cpu cuda"] < times * weights + 4 * stream
     assert found["copies cuda cpu"] < weights + 4 * stream
+
+
+def test_the_streams_of_a_repair_take_no_more_of_a_card_than_the_work_leaves():
+    model, windows = Model(512, 2048, 2, 1000, 4, 4), torch.ones(24, WINDOW, dtype=torch.long)
+    with torch.device("meta"):
+        dense = model.on(2)
+    shape, schedule = read_shape(dense), schedule_for(dense)
+    need = slicing_need(shape, schedule, windows.numel(), WINDOW, 2, repair=True)
+    with counted(1, need.dense + need.working + need.resting) as counting:
+        slice_model(model.made(counting, 2), schedule, windows, repair=True)
 
 
 BOUNDS = {
