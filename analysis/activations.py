@@ -127,13 +127,14 @@ def write_numbers(tensor: Tensor, path: Path) -> None:
         file.write(tensor.contiguous().cpu().numpy().data)
 
 
-def budgets(device: torch.device, beside: int = 0) -> tuple[int, int]:
+def budgets(device: torch.device, work: int | None = None) -> tuple[int, int]:
     """Return the bytes for activations on the device and on the host: a third of what is free now.
 
-    On a card they leave room for the bytes that work takes ``beside`` them.
+    On a card, where it is known what the ``work`` of a job takes there: all but that, and a sixteenth of the
+    card, since memory comes in pieces.
     """
     host = memory_of(HOST)[0] // 3
     if device.type != "cuda":
         return 0, host
-    free = memory_of(device)[0]
-    return max(0, min(free // 3, free - beside)), host
+    free, total = memory_of(device)
+    return (free // 3 if work is None else max(0, free - work - total // 16)), host

@@ -46,7 +46,7 @@ class BlockStream:
         0 what the stream begins with.
         """
         self.model, self.device = model, model.device
-        self.budget = budget or budgets(self.device, _worked_with(model))
+        self.budget = budget or _budget_beside(model)
         self.batches = list(batches_of(windows, self.device))
         """Token ids, (B, T) each."""
         self.states = Activations(self.device, *self.budget)
@@ -106,11 +106,16 @@ class BlockStream:
         return min(sizes[index], max(0, last - sum(sizes[index + 1 :])))
 
 
-def _worked_with(model: Any) -> int:
-    """Bytes that work on a model takes of its card, beside the weights there and the stream."""
-    if model.device.type != "cuda":
-        return 0
-    return engine_room(model, model.dtype.itemsize, batch_tokens(model.device))
+def _budget_beside(model: Any) -> tuple[int, int]:
+    """Bytes for the stream on (device, host): a third of what is free, and on a card no more than whatever
+    work on the model leaves there.
+    """
+    device = model.device
+    card, host = budgets(device)
+    if device.type == "cuda":
+        room = engine_room(model, model.dtype.itemsize, batch_tokens(device))
+        card = min(card, budgets(device, room)[0])
+    return card, host
 
 
 def _entering(model: Any, batches: list[Tensor]) -> Iterator[tuple[Tensor, Contexts]]:

@@ -41,5 +41,5 @@ def test_what_a_card_keeps_on_the_host_lies_in_the_same_memory_each_time(granted
 def test_states_leave_room_on_a_card_for_the_work_beside_them():
     with simulated("cuda", memory=900):
         card = torch.device("cuda", 0)
-        assert [budgets(card, beside)[0] for beside in (0, 500, 700, 1000)] == [300, 300, 200, 0]
+        assert [budgets(card, work)[0] for work in (None, 0, 500, 1000)] == [300, 844, 344, 0]
         assert budgets(torch.device("cpu"), 10**15)[0] == 0
