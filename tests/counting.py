@@ -9,6 +9,7 @@ them say what all take; ``test_counting.py`` shows that this is exact.
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator
@@ -262,7 +263,7 @@ def spread_table(name: str) -> Iterator[str]:
         yield f"| {cards} | {peaks} | {found['copies cuda cuda'] / 1e9:.1f} GB |"
 
 
-def resting_table(name: str, memory: float = 12e9, windows: int = WINDOWS) -> Iterator[str]:
+def resting_table(name: str, memory: float, windows: int = WINDOWS) -> Iterator[str]:
     """Write what jobs take of a card that is smaller than the model.
 
     Their time is that of the card, and of all that passes to and fro, over a forward pass with all weights on
@@ -283,9 +284,10 @@ def resting_table(name: str, memory: float = 12e9, windows: int = WINDOWS) -> It
 def main() -> None:
     """Print the tables of the models that are named, by default of all; of jobs on a small card, if asked."""
     if "--resting" in sys.argv:
-        for line in resting_table("Llama-3-8B"):
-            sys.stdout.write(line + "\n")
-            sys.stdout.flush()
+        for memory in (12e9, 24e9):
+            for line in itertools.chain(resting_table("Llama-3-8B", memory), [""]):
+                sys.stdout.write(line + "\n")
+                sys.stdout.flush()
         return
     names = [each for each in sys.argv[1:] if each in MODELS] or list(MODELS)
     jobs = [job for job in JOBS if job != "mixed pruning" or "--all" in sys.argv]
