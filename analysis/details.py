@@ -234,7 +234,7 @@ class DetailsCollector:
             self._waiting[rows.start] = []
         waiting = self._waiting[rows.start]
         waiting.append((block, 1.0 - passage.cosine, self._sum(block, passage)))
-        self._pair(rows, block, passage.entering, passage.leaving)
+        self._pair(rows, block, passage)
         if self._cloud:
             self._cloud.look(rows, block, passage.entering)
         if block == self.blocks - 1:
@@ -269,15 +269,16 @@ class DetailsCollector:
         by_heads = dot(heads, whole)[:, 1:] / (size * norm).clamp_min(tiny)
         return torch.stack([growth, by_heads.sum(), (size / norm).sum()])
 
-    def _pair(self, rows: slice, block: int, entering: Tensor, leaving: Tensor) -> None:
+    def _pair(self, rows: slice, block: int, passage: Passage) -> None:
         """Hold the states of some tokens, and of the last ones, at every depth until the batch is through."""
         if block == 0:
             self._depths[rows.start] = []
         depths = self._depths[rows.start]
-        depths.append(self._sample(entering))
+        own = passage.left.dtype
+        depths.append(self._sample(passage.entering, own))
         if block < self.blocks - 1 or len(depths) < self.blocks:
             return
-        depths = [*self._depths.pop(rows.start), self._sample(leaving)]
+        depths = [*self._depths.pop(rows.start), self._sample(passage.leaving, own)]
         some, last = (self._deep(each) for each in zip(*depths, strict=True))  # (n, L + 1, D)
         self.similarity += widen(_cosines(some).sum(dim=0), HOST)
         self.angular += widen((torch.arccos(_cosines(last)) / math.pi).sum(dim=0), HOST)
@@ -285,25 +286,25 @@ class DetailsCollector:
         self._paired += len(some)
         self._ended += len(last)
 
-    def _sample(self, states: Tensor) -> tuple[Tensor, Tensor]:
+    def _sample(self, states: Tensor, own: torch.dtype) -> tuple[Tensor, Tensor]:
         tokens = states.shape[1] - 1
         # Without their first tokens the windows are not contiguous: flattened, all of them would be copied.
         some = torch.arange(0, len(states) * tokens, -(-len(states) * tokens // TOKENS_PAIRED))
         some, last = states[some // tokens, 1 + some % tokens], states[:, -1]
-        # Copied, since a view would hold the states of the whole batch.
+        # Copied, since a view would hold the states of the whole batch, and in the dtype that they came in.
         device = torch.device(HOST) if self._apart else self._model.device
-        return some.to(device, torch.float32, copy=True), last.to(device, torch.float32, copy=True)
+        return some.to(device, own, copy=True), last.to(device, own, copy=True)
 
     def _deep(self, states: Sequence[Tensor]) -> Tensor:
-        """Put the states (n, D) of all depths side by side, (n, L + 1, D), on the model's device."""
-        return torch.stack(tuple(states), dim=1).to(self._model.device)
+        """Put the states (n, D) of all depths side by side, (n, L + 1, D), fp32, on the model's device."""
+        return torch.stack(tuple(states), dim=1).to(self._model.device).float()
 
     def kept_of_batch(self, windows: Tensor) -> int:
         """Count the bytes that are kept of a batch of the windows (N, T) until it is through."""
         tokens = tokens_at_a_time(windows, self._model.device)
         samples = min(TOKENS_PAIRED, tokens) + batch_size(windows, self._model.device)
         width = self._model.get_input_embeddings().weight.shape[1]
-        return (samples * width + tokens) * (self.blocks + 1) * FP32
+        return (samples * width * self._model.dtype.itemsize + tokens * FP32) * (self.blocks + 1)
 
     def details(self, tokenizer: Any = None) -> Details:
         """All of it, with the text of the tokens where a tokenizer is given."""
