@@ -16,6 +16,7 @@ from analysis.errors import ModelError, TextError
 from analysis.evaluate import check_windows, refuse_unless_batches_fit, window_nll
 from analysis.hooks import going_on_from, returns_tuple, watch_blocks
 from analysis.late import inference_mode
+from analysis.stream import pass_windows
 from analysis.values import Progress, no_progress
 
 if TYPE_CHECKING:
@@ -38,25 +39,31 @@ def logit_lens(
         raise TextError("The logit lens needs windows of at least 2 tokens.")
     refuse_unless_batches_fit("Looking through the head", model, windows, len(blocks(model)))
     count, tuples = len(blocks(model)), returns_tuple(model, windows[:1, :8].to(model.device))
-    states: dict[int, Tensor] = {}
-    rows: list[np.ndarray] = []
-    done, steps = 0, count * len(list(batches_of(windows, model.device)))
-    with out_of_memory_told("looking through the head"):
-        for batch in batches_of(windows, model.device):
-            tokens = batch.to(model.device)
-            with matmuls(precision, model.device, model.dtype):
-                with watch_blocks(model, lambda block, _, leaving: states.update({block: leaving})):
-                    whole = np.asarray(window_nll(model, tokens))
-                found = []
-                for block in range(count - 1):
-                    with going_on_from(model, count, states.pop(block), tuples):
-                        found.append(np.asarray(window_nll(model, tokens)))
-                    done += 1
-                    progress("Looking through the head", done, steps)
-            rows.append(np.stack([*found, whole], axis=1))
+    lens = np.zeros((len(windows), count))
+    waiting: list[tuple[slice, int, Tensor]] = []
+    """The states (B, T, D) that left blocks, with the rows of their batch."""
+    passing, done, steps = slice(0), 0, count * len(list(batches_of(windows, model.device)))
+
+    def settle() -> None:
+        nonlocal done
+        for rows, block, states in waiting:
+            with going_on_from(model, count, states, tuples):
+                lens[rows, block] = window_nll(model, windows[rows].to(model.device))
             done += 1
             progress("Looking through the head", done, steps)
-    lens = np.concatenate(rows)
+        waiting.clear()
+
+    def begin(rows: slice) -> None:
+        nonlocal passing
+        settle()
+        passing = rows
+
+    def look(block: int, _: Tensor, leaving: Tensor) -> None:
+        waiting.append((passing, block, leaving))
+
+    precise = matmuls(precision, model.device, model.dtype)
+    with out_of_memory_told("looking through the head"), precise, watch_blocks(model, look):
+        pass_windows(model, windows, lambda rows, output: settle(), begin)
     if not np.isfinite(lens).all():
         raise ModelError("A loss of the logit lens is not finite: open the model in float32.")
     return lens

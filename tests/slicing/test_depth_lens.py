@@ -58,7 +58,7 @@ def test_batches_do_not_matter_and_progress_is_told(windows, monkeypatch):
     model, steps = tiny_model("llama"), []
     together = logit_lens(model, windows, lambda *step: steps.append(step))
     assert steps == [("Looking through the head", done, 3) for done in (1, 2, 3)]
-    monkeypatch.setattr("analysis.lens.batches_of", lambda windows, device: iter(windows.split(4)))
+    monkeypatch.setattr("analysis.batches.batch_tokens", lambda device: 4 * windows.shape[1])
     np.testing.assert_allclose(logit_lens(model, windows), together, rtol=1e-5)
     assert not any(module._forward_hooks for module in model.modules())
 

@@ -20,6 +20,7 @@ from analysis.anatomy import anatomy_of, block_path
 from analysis.bases import find_bases
 from analysis.details import DetailsCollector
 from analysis.evaluate import perplexity
+from analysis.lens import logit_lens
 from analysis.profile import profile_blocks
 from analysis.read_shape import read_shape
 from slicing.depth.layout import Layout
@@ -82,7 +83,7 @@ def fetched() -> Iterator[Counter[str]]:
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "mixtral", "falcon"])
 def test_every_block_comes_once_for_all_batches(family, windows, tmp_path, monkeypatch):
-    """Profile with details, and evaluation, with three batches, in one group or in two."""
+    """Profile with details, evaluation and logit lens, of three batches: in one group or in several."""
     together, apart = tiny_model(family), on_disk(tiny_model(family), tmp_path / "weights")
     monkeypatch.setattr("analysis.batches.batch_tokens", lambda device: 2 * windows.shape[1])
     perplexity(apart, windows)  # how its logits are made is found out once
@@ -100,6 +101,9 @@ def test_every_block_comes_once_for_all_batches(family, windows, tmp_path, monke
         seen.append((profile.measurements, details.details()))
     assert set(found.values()) == {3}  # a third of so little memory has room for one batch's details
     monkeypatch.setattr("analysis.stream.memory_of", lambda device: (10**9, 10**9))
+    with fetched() as found:
+        np.testing.assert_array_equal(logit_lens(apart, windows), logit_lens(together, windows))
+    assert set(found.values()) == {1}
     (one, other), (there, here) = zip(*seen, strict=True)
     assert one == other
     for name in ("change", "growth", "similarity", "angular", "cka"):
