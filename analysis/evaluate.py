@@ -210,7 +210,7 @@ def perplexity(
 
     precise = matmuls(precision, device, model.dtype)
     with PeakMemory(device) as peak, out_of_memory_told("evaluating"), precise:
-        run = _runner(model)
+        run = runner_of(model)
         ticks.append((time.perf_counter(), 0))
         pass_windows(model, windows, judge, progress=progress, phase=phase, run=run)
     (begun, _), (ended, count) = ticks[0], ticks[-1]
@@ -375,7 +375,7 @@ def without_settings(model: Any) -> Iterator[list[int]]:
 
 def window_nll(model: Any, tokens: Tensor) -> list[float]:
     """Mean negative log-likelihood of each window in (B, T)."""
-    return _losses(model, tokens, _runner(model)(tokens, use_cache=False))
+    return _losses(model, tokens, runner_of(model)(tokens, use_cache=False))
 
 
 def _losses(model: Any, tokens: Tensor, output: Any) -> list[float]:
@@ -400,8 +400,10 @@ def _logits(model: Any, output: Any) -> Iterator[Tensor]:
             yield head(part.unsqueeze(0)).squeeze(0)
 
 
-def _runner(model: Any) -> Any:
-    """Tell what is run for logits: the decoder, whose states the head takes some at a time, where it can."""
+def runner_of(model: Any) -> Any:
+    """Tell what is run for logits: the decoder, where the head can take its states some at a time; else the
+    whole model.
+    """
     return decoder(model) if _has_a_head_of_its_own(model) else model
 
 

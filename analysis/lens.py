@@ -13,7 +13,7 @@ from analysis.anatomy import blocks
 from analysis.batches import batches_of
 from analysis.device import Precision, matmuls, out_of_memory_told
 from analysis.errors import ModelError, TextError
-from analysis.evaluate import check_windows, refuse_unless_batches_fit, window_nll
+from analysis.evaluate import check_windows, refuse_unless_batches_fit, runner_of, window_nll
 from analysis.hooks import going_on_from, returns_tuple, watch_blocks
 from analysis.late import inference_mode
 from analysis.stream import pass_windows
@@ -62,8 +62,10 @@ def logit_lens(
         waiting.append((passing, block, leaving))
 
     precise = matmuls(precision, model.device, model.dtype)
-    with out_of_memory_told("looking through the head"), precise, watch_blocks(model, look):
-        pass_windows(model, windows, lambda rows, output: settle(), begin)
+    with out_of_memory_told("looking through the head"), precise:
+        runner_of(model)  # how its logits are made is found out once, on all of its blocks
+        with watch_blocks(model, look):
+            pass_windows(model, windows, lambda rows, output: settle(), begin)
     if not np.isfinite(lens).all():
         raise ModelError("A loss of the logit lens is not finite: open the model in float32.")
     return lens

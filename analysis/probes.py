@@ -15,7 +15,7 @@ from analysis.anatomy import blocks, decoder
 from analysis.batches import batches_of
 from analysis.device import Precision, matmuls, out_of_memory_told, precise_home, present
 from analysis.errors import ModelError
-from analysis.evaluate import check_windows, refuse_unless_batches_fit, window_nll
+from analysis.evaluate import check_windows, refuse_unless_batches_fit, runner_of, window_nll
 from analysis.hooks import going_on_from, returns_tuple, watch_blocks
 from analysis.late import inference_mode, nn, torch, transformers
 from analysis.values import Progress, no_progress
@@ -52,8 +52,7 @@ def damage(
     tried = {name: sorted(among[name]) if among else range(count) for name in replacements}
     steps, done = len(batches) * sum(map(len, tried.values())), 0
     with out_of_memory_told("probing"):
-        # How the logits are best made is found once for a model, on all of its blocks.
-        window_nll(model, windows[:1, :8].to(model.device))
+        runner_of(model)  # how its logits are made is found out once, on all of its blocks
         for batch in batches:
             tokens = batch.to(model.device)
             with matmuls(precision, model.device, model.dtype):

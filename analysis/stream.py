@@ -145,7 +145,7 @@ def pass_windows(
     ``begin`` gets the rows before, whenever the batch goes on through some blocks.
 
     Weights that rest elsewhere take longer to come than a batch takes to pass. So each block comes once, for
-    as many batches as a third of the host's memory holds, with ``kept`` bytes beside the stream of each.
+    as many batches as a third of the host's free memory holds, with ``kept`` bytes beside the stream of each.
     """
     device, run = model.device, run or decoder(model)
     size = batch_size(windows, device)
