@@ -166,7 +166,7 @@ class Accelerator(TorchFunctionMode):
             return _device(args[0])
         kwargs.pop("pin_memory", None)
         operands: list[torch.Tensor] = []
-        _gather((args, kwargs), operands)
+        gather((args, kwargs), operands)
         wanted = kwargs.get("device")
         if wanted is not None and self.has(_device(wanted)):
             self._refuse_wide(name, _device(wanted), (), kwargs.get("dtype"))
@@ -192,7 +192,7 @@ class Accelerator(TorchFunctionMode):
             wanted = kwargs.pop("out_dtype")
             args = [self.bare(each).to(wanted) for each in args]
         with torch._C.DisableTorchFunction():
-            result = func(*_mapped(self.bare, args), **_mapped(self.bare, kwargs))
+            result = func(*mapped(self.bare, args), **mapped(self.bare, kwargs))
         return self._wrapped(name, result, place, operands)
 
     def _wrapped(self, name: str, result: Any, place: torch.device, operands: list[torch.Tensor]) -> Any:
@@ -206,7 +206,7 @@ class Accelerator(TorchFunctionMode):
             found = known.get(id(value))
             return found if found is not None else self._wrap(value, place)
 
-        return _mapped(wrap, result)
+        return mapped(wrap, result)
 
     def _wrap(self, values: torch.Tensor, place: torch.device) -> torch.Tensor:
         return Simulated(values, place, self) if self.has(place) else values
@@ -293,30 +293,30 @@ def _device(name: Any) -> torch.device:
     return torch.device(found.type, 0) if found.type == "cuda" and found.index is None else found
 
 
-def _gather(value: Any, found: list[torch.Tensor]) -> None:
+def gather(value: Any, found: list[torch.Tensor]) -> None:
     """Add the tensors in a value, in their order."""
     kind = type(value)
     if isinstance(value, torch.Tensor):
         found.append(value)
     elif kind is tuple or kind is list:
         for each in value:
-            _gather(each, found)
+            gather(each, found)
     elif kind is dict:
         for each in value.values():
-            _gather(each, found)
+            gather(each, found)
     elif isinstance(value, _RARER) and kind is not torch.Size:
         found += [each for each in tree_leaves(value) if isinstance(each, torch.Tensor)]
 
 
-def _mapped(change: Callable[[Any], Any], value: Any) -> Any:
+def mapped(change: Callable[[Any], Any], value: Any) -> Any:
     """Do what ``tree_map`` does, several times as fast: most of what functions of torch are given is plain."""
     kind = type(value)
     if kind is tuple:
-        return tuple([_mapped(change, each) for each in value])
+        return tuple([mapped(change, each) for each in value])
     if kind is list:
-        return [_mapped(change, each) for each in value]
+        return [mapped(change, each) for each in value]
     if kind is dict:
-        return {name: _mapped(change, each) for name, each in value.items()}
+        return {name: mapped(change, each) for name, each in value.items()}
     if isinstance(value, _RARER) and kind is not torch.Size:
         return tree_map(change, value)
     return change(value)
