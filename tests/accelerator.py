@@ -309,7 +309,7 @@ def gather(value: Any, found: list[torch.Tensor]) -> None:
 
 
 def mapped(change: Callable[[Any], Any], value: Any) -> Any:
-    """Do what ``tree_map`` does, several times as fast: most of what functions of torch are given is plain."""
+    """Do what ``tree_map`` does, several times as fast where all is plain, as most of it is."""
     kind = type(value)
     if kind is tuple:
         return tuple([mapped(change, each) for each in value])
