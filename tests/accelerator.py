@@ -24,11 +24,12 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 CPU = torch.device("cpu")
-_LACKED_BY_MPS = ("eigh", "eigvalsh", "eig", "qr", "svdvals", "lstsq", "matrix_exp")
+_LACKED_BY_MPS = {"eigh", "eigvalsh", "eig", "qr", "svdvals", "lstsq", "matrix_exp"}
+_MOVING = {"to", "cpu", "cuda", "double", "float", "half", "bfloat16", "type_as"}
 _NO_FP64 = "Cannot convert a MPS Tensor to float64 dtype as the MPS framework doesn't support float64."
 _WIDE = (torch.float64, torch.complex128)
-_ONTO_HOST = ("item", "tolist", "__bool__", "__float__", "__int__", "__index__", "nonzero")
-_PRODUCTS = ("matmul", "__matmul__", "__rmatmul__", "mm", "bmm", "linear", "addmm", "addmm_", "baddbmm")
+_ONTO_HOST = {"item", "tolist", "__bool__", "__float__", "__int__", "__index__", "nonzero"}
+_PRODUCTS = {"matmul", "__matmul__", "__rmatmul__", "mm", "bmm", "linear", "addmm", "addmm_", "baddbmm"}
 _EVENT = ("record", "wait", "query", "synchronize")
 _ACROSS = ("copy_", "__setitem__", "__get__", "__set__", "__repr__", "equal", "grad")
 """What may have operands on several devices (a gradient goes back through a copy), or looks at one alone."""
@@ -158,7 +159,7 @@ class Accelerator(TorchFunctionMode):
             if not isinstance(read, torch.Tensor):  # a shape or a dtype, which is the same everywhere
                 return read
         kwargs = dict(kwargs or {})
-        if name in ("to", "cpu", "cuda", "double", "float", "half", "bfloat16", "type_as") and args:
+        if name in _MOVING and args:
             return self._move(name, args, kwargs)
         if name == "__deepcopy__" and isinstance(args[0], Simulated):
             return self._copy(*args)
@@ -168,6 +169,8 @@ class Accelerator(TorchFunctionMode):
         operands: list[torch.Tensor] = []
         gather((args, kwargs), operands)
         wanted = kwargs.get("device")
+        if wanted is None and not operands and self.home == CPU:
+            return func(*args, **kwargs)
         if wanted is not None and self.has(_device(wanted)):
             self._refuse_wide(name, _device(wanted), (), kwargs.get("dtype"))
             kwargs["device"] = self.home
