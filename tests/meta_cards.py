@@ -11,16 +11,16 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
 import torch
 import torch._dynamo  # not first while the simulation runs
-from accelerator import CPU, Accelerator, simulated
+from accelerator import CPU, Accelerator, gather, mapped, simulated
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._device import _device_constructors
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.flop_counter import flop_registry
 
 WINDOW = 2048
@@ -203,14 +203,14 @@ class Counting(Accelerator):
             kwargs["device"] = CPU
         kwargs.pop("generator", None)
         if name == "__getitem__":
-            args = (first, tree_map(self._chosen, args[1]))
+            args = (first, mapped(self._chosen, args[1]))
         elif name == "scaled_dot_product_attention":
             func = _attention
         if name == "unique":
             return args[0].flatten()
         if name in _PRODUCTS and torch.is_autocast_enabled("cuda"):  # which knows nothing of simulated cards
             half = torch.get_autocast_dtype("cuda")
-            args, kwargs = tree_map(lambda each: self._narrowed(each, half), (args, kwargs))
+            args, kwargs = mapped(lambda each: self._narrowed(each, half), (args, kwargs))
         found = super().__torch_function__(func, types, args, kwargs)
         self._follow(name, args, kwargs, found)
         return found
@@ -278,13 +278,16 @@ class Counting(Accelerator):
         return super().free(place)
 
     def _count_operation(self, func: Any, args: Any, kwargs: Any, found: Any) -> None:
-        made = [each for each in tree_leaves(found) if isinstance(each, torch.Tensor)]
+        made: list[torch.Tensor] = []
+        gather(found, made)
         for each in made:
             self._hold(each)
-        operands = [each for each in tree_leaves((args, kwargs)) if isinstance(each, torch.Tensor)]
+        operands: list[torch.Tensor] = []
+        gather((args, kwargs), operands)
+        if not made:
+            return
         behind = {each.untyped_storage()._cdata for each in operands}
-        changed = any(each.alias_info and each.alias_info.is_write for each in func._schema.returns)
-        if not made or (not changed and made[0].untyped_storage()._cdata in behind):
+        if made[0].untyped_storage()._cdata in behind and not _changes(func):
             return  # a view
         name, on_card = func._overloadpacket.__name__.lstrip("_"), self.place.type == "cuda"
         flops, dtype = _flops(func, args, kwargs, made), (operands or made)[0].dtype
@@ -343,6 +346,12 @@ class Counting(Accelerator):
         """Give back what nothing refers to any more."""
         for where in [where for where, (storage, *_) in self._held.items() if storage.expired()]:
             self._let_go(where)
+
+
+@cache
+def _changes(func: Any) -> bool:
+    """Tell whether an operation writes into what it is given."""
+    return any(each.alias_info and each.alias_info.is_write for each in func._schema.returns)
 
 
 def _true(mask: Any) -> int:

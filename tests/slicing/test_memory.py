@@ -105,7 +105,7 @@ def measured(line):
         asked.append(need)
         return fits(model, need)
 
-    windows, healing = drawn(16), drawn(12)
+    windows, healing = drawn(12), drawn(10)
 
     def made():
         view = ModelView(model, windows, healing_windows=lambda: healing)
@@ -173,7 +173,7 @@ KINDS = (
         "dotresize",
         "llm-pruner",
     ),
-    *("shortgpt | distil(tokens=300)", "shortgpt | reconstruct(tokens=300)"),
+    *("shortgpt | distil(tokens=300)", "shortgpt | reconstruct(tokens=256, passes=1)"),
 )
 """One step of each kind; ``benchmarks.memory_formula`` has all of them, on three shapes."""
 SLACK = 32_000_000
