@@ -368,7 +368,7 @@ _SHARED: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
 """By browser, the context in which ``look`` opens pages."""
 _LEFT: WeakKeyDictionary[Any, list[Any]] = WeakKeyDictionary()
 """By browser, the pages of that context on which nobody looks any more."""
-MEDIA = {"media": "screen", "color_scheme": "light", "reduced_motion": "no-preference"}
+MEDIA = {"media": "null", "color_scheme": "light", "reduced_motion": "no-preference"}
 
 
 def look(browser: Any, url: str, width: int = 1280, height: int = 900, **media: Any) -> Any:

@@ -41,7 +41,7 @@ def test_every_slide_is_one_page_and_nothing_is_cut_off_on_paper_and_on_every_sc
         b"0 0 960 540"
     }  # 1280 x 720 px in points
     require_whole(page)
-    page.emulate_media(media="screen")
+    page.emulate_media(media="null")
     for other in others:
         page.set_viewport_size({"width": other, "height": 800})
         charts_are_as_wide_as_their_slides(page, other)

@@ -277,28 +277,20 @@ def test_the_dial_of_sizes_turns_and_leaves_the_story_its_keys(address: str, bro
     assert [url for url in outside if not url.startswith(("ws://127.0.0.1", "data:", "blob:"))] == []
 
 
-def test_the_dial_fits_every_screen_at_every_size(address: str, browser: Any) -> None:
-    page = open_talk(browser, address, f"&step={len(SCENES)}", SCREENS[0], color_scheme="dark")
+@pytest.mark.parametrize("screen", SCREENS)
+def test_the_dial_fits_its_screen_at_every_size(address: str, browser: Any, screen: tuple[int, int]) -> None:
+    page = open_talk(browser, address, f"&step={len(SCENES)}", screen, color_scheme="dark")
     page.locator(".slicescope-dial").wait_for()
+    margin = page.locator("h1").bounding_box()["x"]
     labels = page.locator(".slicescope-dial svg text")
-
-    def inside(screen: tuple[int, int]) -> bool:
-        margin = page.locator("h1").bounding_box()["x"]
+    assert all(label.bounding_box()["x"] >= margin for label in labels.all())
+    for perplexity in ("22.67", "23.57", "25.26", "30.91", "38.11"):
+        dialled(page, perplexity)
+        fits(page)
         text = page.locator(".slicescope-dial .page").bounding_box()
         below = page.locator(".st-key-talk-small").bounding_box()
-        return (
-            all(label.bounding_box()["x"] >= margin for label in labels.all())
-            and text["y"] + text["height"] <= below["y"] + 1
-            and text["x"] + text["width"] <= screen[0]
-        )
-
-    for screen in on_every_screen(page):
-        labels.first.click()  # the dense model's, where the dial begins
-        for perplexity in ("22.67", "23.57", "25.26", "30.91", "38.11"):
-            dialled(page, perplexity)
-            fits(page)
-            eventually(page, lambda screen=screen: inside(screen), f"{perplexity} is inside {screen}")
-            page.keyboard.press("ArrowUp")
+        assert text["y"] + text["height"] <= below["y"] + 1 and text["x"] + text["width"] <= screen[0]
+        page.keyboard.press("ArrowUp")
 
 
 def test_a_prediction_locks_the_dial(address: str, browser: Any) -> None:
