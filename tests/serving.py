@@ -30,9 +30,7 @@ from analysis.sources.opening import dequantise
 from analysis.storage import cache_folder
 
 ROOT = Path(__file__).parents[1]
-# The first one draws as the others do, and has no windows to look after.
-NAMES = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
-CHROMIUM = next(filter(None, map(shutil.which, NAMES)), None)
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 ARGUMENTS = [
     *("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"),
     *("--disable-sync", "--no-first-run", "--disable-quic"),
