@@ -259,12 +259,18 @@ def tiny_folder(tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    """A browser without a screen, for the tests of a file."""
-    from serving import chromium
+@pytest.fixture(scope="session")
+def kept_browser() -> Iterator[Any]:
+    from serving import kept_chromium
 
-    with chromium() as browser:
+    with kept_chromium() as taken:
+        yield taken
+
+
+@pytest.fixture(scope="module")
+def browser(kept_browser: Any) -> Iterator[Any]:
+    """A browser without a screen, for the tests of a file; the same for all files of a process."""
+    with kept_browser() as browser:
         yield browser
 
 
@@ -278,13 +284,26 @@ def _closed() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="module")
-def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A server for the tests of a file, without runs of its own: it shows those that ship with slicescope."""
-    from serving import served
+@pytest.fixture(scope="session")
+def kept_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A server without runs of its own: it shows those that ship with slicescope."""
+    from serving import serving
 
-    with served(tmp_path_factory.mktemp("home")) as address:
-        yield address
+    with serving(tmp_path_factory.mktemp("home")) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def shipped_server(kept_server: Any) -> Iterator[Any]:
+    """A server for the tests of a file that only look; the same for all files of a process."""
+    yield kept_server
+    assert kept_server.work() == []  # others would find it there
+    assert "Traceback" not in kept_server.log.read_text()
+
+
+@pytest.fixture(scope="module")
+def address(shipped_server: Any) -> str:
+    return shipped_server.address
 
 
 @pytest.fixture(scope="module", autouse=True)

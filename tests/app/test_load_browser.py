@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from conftest import byte_tokenizer, tiny_model
 from model_hub import Hub, at, hub_of
-from serving import MISSING, chromium, serving, settle, visit
+from serving import MISSING, serving, settle, visit
 
 pytestmark = [
     pytest.mark.browser,
@@ -40,14 +40,14 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
 
 
 @pytest.fixture(scope="module")
-def pages(hub: Hub, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, Any]]:
+def pages(hub: Hub, browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, Any]]:
     home = tmp_path_factory.mktemp("home")
     environment = {
         name: value for name, value in at(hub, home / "hf").items() if name.startswith(("HF_", "SLICE"))
     }
     environment.pop("SLICESCOPE_HOME", None)
     environment["HF_HUB_DOWNLOAD_TIMEOUT"] = "200"
-    with serving(home, **environment) as server, chromium() as browser:
+    with serving(home, **environment) as server:
         yield tuple(visit(browser, f"{server.address}/model") for _ in range(2))  # type: ignore[misc]
 
 

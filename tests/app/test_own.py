@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import importlib.util
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 from desk import Desk, seated, words
 from idle_app import page
-from serving import MISSING, served, settle, unfold, visit
+from serving import MISSING, Server, look, settle, unfold
 
 from analysis.errors import TextError
 from analysis.sources.text import TextSource
@@ -108,9 +109,9 @@ def test_strangers_are_not_asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 
 
 @pytest.fixture(scope="module")
-def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with served(tmp_path_factory.mktemp("home")) as found:
-        yield found
+def address(shipped_server: Server) -> Iterator[str]:
+    yield shipped_server.address
+    shutil.rmtree(shipped_server.home / texts_folder().name)
 
 
 def drop(shown: Any, name: str, content: bytes) -> None:
@@ -137,7 +138,7 @@ class TestDropped:
     pytestmark = in_a_browser
 
     def test_files_are_dropped_one_after_another(self, address: str, browser: Any) -> None:
-        shown = visit(browser, f"{address}/profile", viewport={"width": 1280, "height": 900})
+        shown = look(browser, f"{address}/profile")
         unfold(shown, "Measure ")
         shown.get_by_test_id("stFileUploaderDropzone").first.wait_for()  # in sight
         for name in ("first.txt", "second.md", "third.txt.gz", "fourth.txt"):
@@ -146,10 +147,9 @@ class TestDropped:
             shown.get_by_text(f"{name} begins like this").wait_for()
             settle(shown)
         assert chosen(shown) == "fourth.txt (yours)"
-        shown.context.close()
 
     def test_the_text_that_was_dropped_is_the_one_that_is_measured(self, address: str, browser: Any) -> None:
-        shown = visit(browser, f"{address}/profile", viewport={"width": 1280, "height": 900})
+        shown = look(browser, f"{address}/profile")
         unfold(shown, "Measure ")
         drop(shown, "mine.txt", WORDS.encode())
         shown.get_by_text("It begins:").wait_for()
@@ -157,4 +157,3 @@ class TestDropped:
         drop(shown, "mine.pdf", b"%PDF")
         shown.get_by_text("files are not allowed").wait_for()
         assert chosen(shown) == "mine.txt (yours)"
-        shown.context.close()

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import byte_tokenizer, tiny_model
-from serving import MISSING, chromium, served, settle, visit
+from serving import MISSING, look, served, settle
 
 pytestmark = [
     pytest.mark.browser,
@@ -38,14 +38,8 @@ def address(home: Path) -> Iterator[str]:
         yield address
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with chromium() as browser:
-        yield browser
-
-
 def play(browser: Any, address: str, home: Path, tokens: int) -> Any:
-    page = visit(browser, f"{address}/play?beside=Another+folder", viewport={"width": 1280, "height": 800})
+    page = look(browser, f"{address}/play?beside=Another+folder", 1280, 800)
     page.get_by_role("textbox", name="Folder of the smaller model").fill(str(home / "small"))
     page.keyboard.press("Tab")
     settle(page)
@@ -76,7 +70,6 @@ def test_two_models_write_and_part(address: str, browser: Any, home: Path) -> No
     assert "likeliest" in both.nth(0).locator("span[title]").first.get_attribute("title")
     page.get_by_text("Repeat it", exact=True).click()
     assert "slicescope generate" in page.get_by_test_id("stCode").inner_text()
-    page.context.close()
 
 
 def test_enter_starts_nothing_and_writing_can_be_stopped(address: str, browser: Any, home: Path) -> None:
@@ -96,4 +89,3 @@ def test_enter_starts_nothing_and_writing_can_be_stopped(address: str, browser: 
     stop.click()
     page.get_by_text("It was stopped").wait_for(timeout=60_000)
     assert both.nth(0).locator("span[title]").count() < 1000
-    page.context.close()

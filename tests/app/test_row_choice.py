@@ -66,7 +66,6 @@ def test_a_row_of_the_ranking_opens_the_card_of_its_recipe(address: str, browser
         click(page, "ranking", row, 18)
         line = lines[row]
         eventually(page, lambda line=line: card(page) == line, "the card of the chosen row is shown")
-    page.close()
 
 
 def test_a_cell_of_the_map_opens_the_card_of_its_recipe(address: str, browser: Any) -> None:
@@ -76,4 +75,3 @@ def test_a_cell_of_the_map_opens_the_card_of_its_recipe(address: str, browser: A
     assert "slice(dynamic" in card(page)
     told = page.locator(".st-key-recipe-card").get_by_text("mean slice (SP) 20\N{NO-BREAK SPACE}%")
     told.first.wait_for()
-    page.close()

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from serving import MISSING, Server, serving, visit
+from serving import MISSING, Server, look, serving
 
 pytestmark = [
     pytest.mark.browser,
@@ -144,18 +144,16 @@ def check_menu(page: Any) -> None:
 
 @pytest.mark.parametrize("path", ["", "runs", "talk?present=1"])
 def test_nothing_of_streamlit_lies_over_a_page(server: Server, browser: Any, path: str) -> None:
-    page = visit(browser, f"{server.address}/{path}", color_scheme="light")
+    page = look(browser, f"{server.address}/{path}")
     check_page(page)
     if "present" not in path:
         check_menu(page)
-    page.context.close()
 
 
 def test_settings_of_the_user_change_no_page(server_with_settings: Server, browser: Any) -> None:
-    page = visit(browser, server_with_settings.address, color_scheme="light")
+    page = look(browser, server_with_settings.address)
     check_page(page)
     check_menu(page)
-    page.context.close()
 
 
 def test_the_port_of_another_server_is_not_taken_for_ours(server: Server, tmp_path: Path) -> None:

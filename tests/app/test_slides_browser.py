@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from serving import MISSING, eventually, look, served
+from serving import MISSING, Server, eventually, look
 
 from app.story import SCENES
 from slicing.studies.results import Run
@@ -23,17 +23,35 @@ COUNT = len(SCENES)
 
 
 def opened(address: str, browser: Any, scheme: str, width: int, query: str = "") -> Any:
-    page = look(browser, f"{address}/slides{query}", width, 800, scheme)
+    page = look(browser, f"{address}/slides{query}", width, 800, color_scheme=scheme)
     page.locator(f".st-key-slide-{COUNT} .slicescope-sizes").wait_for()
     page.locator(".js-plotly-plot .main-svg").nth(COUNT - 2).wait_for()
     return page
 
 
-@pytest.mark.parametrize("width", [1400, 1280, 1000, 400])
-def test_charts_are_as_wide_as_their_slides_on_every_screen(address: str, browser: Any, width: int) -> None:
-    page = opened(address, browser, "light", width)
-    assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
+@pytest.mark.parametrize(("scheme", "width", "others"), [("light", 1280, ()), ("dark", 400, (1000, 1400))])
+def test_every_slide_is_one_page_and_nothing_is_cut_off_on_paper_and_on_every_screen(
+    address: str, browser: Any, scheme: str, width: int, others: tuple[int, ...]
+) -> None:
+    page = opened(address, browser, scheme, width)
+    charts_are_as_wide_as_their_slides(page, width)
+    printed = page.pdf(prefer_css_page_size=True, print_background=True)
+    assert len(re.findall(rb"/Type\s*/Page\b(?!s)", printed)) == COUNT
+    assert set(re.findall(rb"/MediaBox\s*\[([^\]]*)\]", printed)) == {
+        b"0 0 960 540"
+    }  # 1280 x 720 px in points
+    require_whole(page)
+    page.emulate_media(media="null")
+    for other in others:
+        page.set_viewport_size({"width": other, "height": 800})
+        charts_are_as_wide_as_their_slides(page, other)
+    page.locator(".slicescope-print[data-begun]").wait_for()  # once its script has run
+    page.evaluate("window.print = () => { window.printed = true; }")
+    page.get_by_role("button", name="Print, or save as PDF").click()
+    assert page.evaluate("window.printed")
 
+
+def charts_are_as_wide_as_their_slides(page: Any, width: int) -> None:
     def as_wide(number: int) -> bool:
         slide = page.locator(f".st-key-slide-{number}")
         frame, chart = slide.bounding_box(), slide.locator(".main-svg").first.bounding_box()
@@ -41,22 +59,7 @@ def test_charts_are_as_wide_as_their_slides_on_every_screen(address: str, browse
 
     for number in (1, 4, 5):
         eventually(page, lambda number=number: as_wide(number), f"the chart of slide {number} is as wide")
-    page.close()
-
-
-@pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 400)])
-def test_every_slide_is_one_page_and_nothing_is_cut_off(
-    address: str, browser: Any, scheme: str, width: int
-) -> None:
-    page = opened(address, browser, scheme, width)
     assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
-    printed = page.pdf(prefer_css_page_size=True, print_background=True)
-    assert len(re.findall(rb"/Type\s*/Page\b(?!s)", printed)) == COUNT
-    assert set(re.findall(rb"/MediaBox\s*\[([^\]]*)\]", printed)) == {
-        b"0 0 960 540"
-    }  # 1280 x 720 px in points
-    require_whole(page)
-    page.close()
 
 
 def require_whole(page: Any) -> None:
@@ -91,29 +94,18 @@ def long_run() -> Run:
     return run.model_copy(update={"result": run.result.model_copy(update=named)})
 
 
-def test_long_names_stay_on_their_slides(tmp_path: Path, browser: Any) -> None:
+def test_long_names_stay_on_their_slides(tmp_path: Path, shipped_server: Server, browser: Any) -> None:
     run = long_run()
     folder = tmp_path / "runs" / run.key
     shutil.copytree(BUNDLED_RUN, folder)
     (folder / "run.json").write_text(run.to_json(), encoding="utf-8")
-    with served(tmp_path) as address:
-        page = opened(address, browser, "light", 1280, f"?compare={run.key}")
+    with shipped_server.lent(tmp_path / "runs"):
+        page = opened(shipped_server.address, browser, "light", 1280, f"?compare={run.key}")
         assert "very-long-" in page.locator(".st-key-slide-1 [data-testid=stCaptionContainer]").inner_text()
         require_whole(page)
-        page.close()
-
-
-def test_the_button_prints(address: str, browser: Any) -> None:
-    page = opened(address, browser, "light", 1280)
-    page.locator(".slicescope-print[data-begun]").wait_for()  # once its script has run
-    page.evaluate("window.print = () => { window.printed = true; }")
-    page.get_by_role("button", name="Print, or save as PDF").click()
-    assert page.evaluate("window.printed")
-    page.close()
 
 
 def test_the_notes_lead_to_the_slides(address: str, browser: Any) -> None:
     page = look(browser, f"{address}/notes")
     page.get_by_role("link", name="Slides to print, or as PDF").click()
     page.get_by_role("heading", name="Slides to print").wait_for()
-    page.close()

@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 import pytest
 from idle_app import Idle, page, said
-from serving import MISSING, chromium, serving, visit
+from serving import MISSING, Server, look, settle
 from stranger_stand_in import IN_FIGURES, NAME, RAW, TEXT, store_strangers, strangers
 
 from analysis.storage import runs_folder
@@ -234,17 +234,17 @@ def test_a_line_of_markdown_shows_the_text(text: str, shown: str) -> None:
 @pytest.mark.browser
 @pytest.mark.timeout(600)
 @pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)}")
-def test_a_browser_finds_nothing_but_text(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("SLICESCOPE_HOME", str(tmp_path))
-    keys = store_strangers()
+def test_a_browser_finds_nothing_but_text(keys: dict[str, str], shipped_server: Server, browser: Any) -> None:
     # The test of pages above walks them all; here are those that are drawn by the most kinds of parts.
     shown = [("compare", f"compare?compare={keys['comparison']}")]
     shown += [("study", f"study?study={keys['frontier']}")]
     shown += [("notes", f"notes?compare={keys['comparison']}"), ("runs", "runs")]
     shown += [("profile", f"profile?profile={keys['remove']}&near=Beside+other+runs")]
-    with serving(tmp_path) as server, chromium() as browser:
+    with shipped_server.lent(runs_folder()):
+        opened = look(browser, shipped_server.address, 1440, 1400)
         for name, path in shown:
-            opened = visit(browser, f"{server.address}/{path}", viewport={"width": 1440, "height": 1400})
+            opened.goto(f"{shipped_server.address}/{path}")
+            settle(opened)
             if name not in ("runs", "notes"):
                 opened.locator(".js-plotly-plot .main-svg").first.wait_for()
             assert opened.get_by_test_id("stException").count() == 0
@@ -253,7 +253,6 @@ def test_a_browser_finds_nothing_but_text(monkeypatch: pytest.MonkeyPatch, tmp_p
             words = opened.locator("[data-testid=stMain]").inner_text().replace("\N{WORD JOINER}", "")
             for part in (":red[x]", "[red]x", "<b>x", "$x$", "**x**", ":smile:", "&lt;i&gt;", "\\x1b[31m"):
                 assert part in words, (path, part)
-            opened.context.close()
 
 
 FOUND = """() => {

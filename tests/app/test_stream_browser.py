@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote
 
 import pytest
-from serving import MISSING, Wire, chromium, context_of, eventually, place_of, served, settle, visit
+from serving import MISSING, Wire, context_of, eventually, look, place_of, settle
 
 pytestmark = [
     pytest.mark.browser,
@@ -35,15 +35,8 @@ BOXES = """() => [...document.querySelectorAll(
   .map(each => each.getBoundingClientRect()).map(box => [box.left, box.top, box.right, box.bottom])"""
 
 
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Any]]:
-    with served(tmp_path_factory.mktemp("home")) as address, chromium() as browser:
-        yield address, browser
-
-
-def opened(place: tuple[str, Any], path: str, width: int = 1280, **context: Any) -> Any:
-    address, browser = place
-    page = visit(browser, f"{address}/{path}", viewport={"width": width, "height": 900}, **context)
+def opened(browser: Any, address: str, path: str, width: int = 1280, **media: Any) -> Any:
+    page = look(browser, f"{address}/{path}", width, **media)
     page.locator(".slicescope-cloud canvas").first.wait_for()
     return page
 
@@ -75,10 +68,14 @@ def hold(page: Any, share: float) -> Callable[[float], None]:
     return move
 
 
-def test_the_profile_shows_the_stream_of_the_chosen_block(place: tuple[str, Any]) -> None:
-    page = opened(place, f"profile?block={quote('3 · model.layers.3')}")
+def test_the_profile_shows_the_stream_of_the_chosen_block(address: str, browser: Any) -> None:
+    page = context_of(browser, viewport={"width": 1280, "height": 900}).new_page()
+    page.add_init_script(FRAMES)
+    page.goto(f"{address}/profile?block={quote('3 · model.layers.3')}")
+    settle(page)
     page.get_by_role("heading", name="The stream before block 3", exact=True).wait_for()
     rests(page)
+    a_frame_takes_less_time_than_a_screen_has_for_it(page)
     assert (counter(page, "perplexity"), counter(page, "width")) == ("51.00", "432")
     energy = counter(page, "energy")
     hold(page, 0.67)
@@ -95,49 +92,48 @@ def test_the_profile_shows_the_stream_of_the_chosen_block(place: tuple[str, Any]
     settle(page)
     rests(page)
     assert counter(page, "energy") != energy
-    page.context.close()
 
 
-@pytest.mark.parametrize("width", [400, 1280, 1920])
-def test_nothing_of_it_is_cut_off(place: tuple[str, Any], width: int) -> None:
-    for path in ("profile", "tune"):
-        page = opened(place, path, width, reduced_motion="reduce")
-        rests(page)
-        assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
-        # All in one moment: the page above may still grow.
-        frame, *parts = page.evaluate(BOXES)
-        assert len(parts) >= 5
-        for left, top, right, bottom in parts:
-            assert right - left > 20 and bottom - top > 8
-            assert left >= frame[0] - 9 and right <= frame[2] + 9
-            assert top >= frame[1] - 1 and bottom <= frame[3] + 1
-        page.context.close()
-
-
-def test_without_motion_it_stands_at_the_end_at_once(place: tuple[str, Any]) -> None:
-    page = opened(place, "profile", reduced_motion="reduce")
-    rests(page)
-    assert page.evaluate("window.slicescopeCloud.frames") <= 4
-    page.context.close()
-
-
-def test_a_frame_takes_less_time_than_a_screen_has_for_it(place: tuple[str, Any]) -> None:
-    address, browser = place
-    page = context_of(browser, viewport={"width": 1280, "height": 900}).new_page()
-    page.add_init_script(FRAMES)
-    page.goto(f"{address}/profile")
-    page.locator(".slicescope-cloud canvas").first.wait_for()
-    settle(page)
-    rests(page)
+def a_frame_takes_less_time_than_a_screen_has_for_it(page: Any) -> None:
     frames = sorted(page.evaluate("window.frames_of_cloud"))
     assert len(frames) > 4  # a busy machine draws few of them
     # It also takes the processor away in the middle of some, which then seem to take long.
     assert frames[len(frames) // 4] < MILLISECONDS
-    page.context.close()
 
 
-def test_dragging_the_width_moves_the_plan(place: tuple[str, Any]) -> None:
-    page = opened(place, f"tune?block={quote('5 · model.layers.5')}")
+@pytest.mark.parametrize("path", ["profile", "tune"])
+def test_without_motion_it_stands_at_the_end_at_once_and_nothing_of_it_is_cut_off(
+    address: str, browser: Any, path: str
+) -> None:
+    page = opened(browser, address, path, 400, reduced_motion="reduce")
+    rests(page)
+    assert path == "tune" or page.evaluate("window.slicescopeCloud.frames") <= 4
+    for width in (400, 1280, 1920):
+        page.set_viewport_size({"width": width, "height": 900})
+        settle(page)
+        eventually(page, lambda: not cut_off(page), f"nothing is cut off at a width of {width}")
+
+
+def cut_off(page: Any) -> list[Any]:
+    """What reaches beyond the screen or the frame of the cloud, or is no size to be seen."""
+    beyond = page.evaluate("document.documentElement.scrollWidth - innerWidth")
+    # All in one moment: the page above may still grow.
+    frame, *parts = page.evaluate(BOXES)
+    assert len(parts) >= 5
+    return [beyond] * (beyond > 0) + [
+        (left, top, right, bottom)
+        for left, top, right, bottom in parts
+        if right - left <= 20
+        or bottom - top <= 8
+        or left < frame[0] - 9
+        or right > frame[2] + 9
+        or top < frame[1] - 1
+        or bottom > frame[3] + 1
+    ]
+
+
+def test_dragging_the_width_moves_the_plan(address: str, browser: Any) -> None:
+    page = opened(browser, address, f"tune?block={quote('5 · model.layers.5')}")
     handle = page.locator(".slicescope-handles .handle").nth(5)
     handle.wait_for()
     rests(page)
@@ -176,11 +172,9 @@ def test_dragging_the_width_moves_the_plan(place: tuple[str, Any]) -> None:
     rests(page)
     page.keyboard.press("ArrowLeft")  # the picture is another one, and has the focus
     eventually(page, lambda: float(handle.get_attribute("aria-valuenow")) > now + 1.9, "so does the next key")
-    page.context.close()
 
 
-def test_a_width_that_is_held_while_the_picture_is_drawn_anew_follows_on(place: tuple[str, Any]) -> None:
-    address, browser = place
+def test_a_width_that_is_held_while_the_picture_is_drawn_anew_follows_on(address: str, browser: Any) -> None:
     wire = Wire()
     page = context_of(browser, wire, viewport={"width": 1280, "height": 900}).new_page()
     page.goto(f"{address}/tune?block={quote('5 · model.layers.5')}")
@@ -212,4 +206,3 @@ def test_a_width_that_is_held_while_the_picture_is_drawn_anew_follows_on(place: 
     eventually(
         page, lambda: counter(page, "width") == str(round(576 * (1 - stands() / 100))), "so does the cloud"
     )
-    page.context.close()

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from conftest import byte_tokenizer, tiny_model
-from serving import MISSING, chromium, fill, place_of, serving, settle, unfold, visit
+from serving import MISSING, fill, place_of, serving, settle, unfold, visit
 
 from analysis.sources.model import ModelSource
 from analysis.sources.text import TextSource
@@ -30,7 +30,7 @@ MINUTES = 240_000  # ms: what a busy machine may need for what takes seconds
 
 
 @pytest.fixture
-def page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+def page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, browser: Any) -> Iterator[Any]:
     """The page, with the profile of a tiny model of ten blocks behind it."""
     monkeypatch.setenv("SLICESCOPE_HOME", str(tmp_path))
     folder = tmp_path / "tiny"
@@ -42,7 +42,7 @@ def page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
             model=ModelSource.parse(str(folder), device="cpu"), text=text, windows=2, window_length=32
         )
     )
-    with serving(tmp_path) as server, chromium() as browser:
+    with serving(tmp_path) as server:
         address = f"{server.address}/study?profile={run.key}"
         yield visit(browser, address, viewport={"width": 1440, "height": 1200})
 

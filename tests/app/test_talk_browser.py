@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from serving import MISSING, context_of, eventually, place_of, settle
+from serving import MISSING, context_of, eventually, look, place_of, settle, visit
 
 from app.story import SCENES
 
@@ -16,11 +17,18 @@ pytestmark = [
 ]
 
 
-def open_talk(browser: Any, address: str, query: str, screen: tuple[int, int], scheme: str = "light") -> Any:
-    width, height = screen
-    page = context_of(browser, viewport={"width": width, "height": height}, color_scheme=scheme).new_page()
-    page.goto(f"{address}/?present=1{query}")
-    settle(page)
+def open_talk(browser: Any, address: str, query: str, screen: tuple[int, int], **media: Any) -> Any:
+    page = look(browser, f"{address}/?present=1{query}", *screen, **media)
+    page.locator(".js-plotly-plot .main-svg, .slicescope-cloud canvas, .slicescope-dial svg").first.wait_for()
+    return page
+
+
+def open_own(browser: Any, address: str, query: str, **settings: Any) -> Any:
+    """The same, in a context of its own."""
+    width, height = SCREENS[0]
+    page = visit(
+        browser, f"{address}/?present=1{query}", viewport={"width": width, "height": height}, **settings
+    )
     page.locator(".js-plotly-plot .main-svg, .slicescope-cloud canvas, .slicescope-dial svg").first.wait_for()
     return page
 
@@ -62,7 +70,7 @@ def drag_the_dial(page: Any) -> None:
 
 
 def test_the_keyboard_tells_the_story(address: str, browser: Any) -> None:
-    page = open_talk(browser, address, "&step=4", SCREENS[0])
+    page = open_own(browser, address, "&step=4")
     outside: list[str] = []
     page.on("request", lambda request: outside.append(request.url) if address not in request.url else None)
     for step in (5, 6, 7, 8):
@@ -85,7 +93,6 @@ def test_the_keyboard_tells_the_story(address: str, browser: Any) -> None:
     page.get_by_role("heading", name="Where is it redundant?").wait_for()
     page.wait_for_url(lambda url: "present" not in url)
     assert [url for url in outside if not url.startswith(("ws://127.0.0.1", "data:", "blob:"))] == []
-    page.context.close()
 
 
 def test_a_key_right_after_the_dial_was_dragged_goes_on(address: str, browser: Any) -> None:
@@ -96,31 +103,37 @@ def test_a_key_right_after_the_dial_was_dragged_goes_on(address: str, browser: A
         page.keyboard.press("ArrowRight")
         at(page, 8)
         page.keyboard.press("ArrowLeft")
-    page.context.close()
 
 
-@pytest.mark.parametrize("screen", SCREENS)
-def test_each_step_fits_its_screen_and_nothing_else_is_on_it(
-    address: str, browser: Any, screen: tuple[int, int]
-) -> None:
-    page = open_talk(browser, address, "&step=7", screen, "dark")
+def on_every_screen(page: Any) -> Iterator[tuple[int, int]]:
+    """Give the page, which was opened on the first one, one screen after another."""
+    for screen in SCREENS:
+        page.set_viewport_size({"width": screen[0], "height": screen[1]})
+        settle(page)
+        yield screen
+
+
+def test_each_step_fits_every_screen_and_nothing_else_is_on_it(address: str, browser: Any) -> None:
+    page = open_talk(browser, address, "&step=7", SCREENS[0], color_scheme="dark")
     page.get_by_role("slider").wait_for()
-    fits(page)
-    assert page.get_by_test_id("stHeader").is_hidden() and not page.locator(".modebar-btn").count()
-    size = page.evaluate(
-        "parseFloat(getComputedStyle(document.querySelector('.st-key-talk-words p')).fontSize)"
-    )
-    assert size >= (28 if screen[0] >= 1280 else 20)
+    for screen in on_every_screen(page):
+        fits(page)
+        assert page.get_by_test_id("stHeader").is_hidden() and not page.locator(".modebar-btn").count()
+        size = page.evaluate(
+            "parseFloat(getComputedStyle(document.querySelector('.st-key-talk-words p')).fontSize)"
+        )
+        assert size >= (28 if screen[0] >= 1280 else 20)
+        eventually(page, lambda screen=screen: fills(page, screen), "the chart fills its screen")
+        if screen[0] == 400:  # words as large as on a screen would leave the bars no room
+            legend = page.locator(".js-plotly-plot .legend")
+            low = lambda legend=legend: legend.bounding_box()["height"] < 40  # noqa: E731
+            eventually(page, low, "the names of the two parts of a bar stand in one row")
 
-    def fills() -> bool:
-        chart = page.locator(".js-plotly-plot").bounding_box()
-        return chart["height"] > 0.25 * screen[1] and chart["width"] > 0.85 * screen[0]
 
-    eventually(page, fills, "the chart fills its screen")
-    if screen[0] == 400:  # words as large as on a screen would leave the bars no room
-        legend = page.locator(".js-plotly-plot .legend").bounding_box()
-        assert legend["height"] < 40, "The names of the two parts of a bar stand in one row."
-    page.context.close()
+def fills(page: Any, screen: tuple[int, int]) -> bool:
+    """Whether the chart takes the screen."""
+    chart = page.locator(".js-plotly-plot").bounding_box()
+    return chart["height"] > 0.25 * screen[1] and chart["width"] > 0.85 * screen[0]
 
 
 def test_the_controls_stay_in_view_at_twice_the_size(address: str, browser: Any) -> None:
@@ -137,7 +150,6 @@ def test_the_controls_stay_in_view_at_twice_the_size(address: str, browser: Any)
 
     for key in ("back", "forward", "leave"):
         eventually(page, lambda key=key: in_view(key), f"{key} is in view")
-    page.context.close()
 
 
 def test_keys_that_come_fast_leave_address_and_step_in_agreement(address: str, browser: Any) -> None:
@@ -149,7 +161,6 @@ def test_keys_that_come_fast_leave_address_and_step_in_agreement(address: str, b
     step = int(page.url.rpartition("step=")[2])
     assert 2 <= step <= 4
     at(page, step)
-    page.context.close()
 
 
 def test_predictions_are_revealed_by_touch(address: str, browser: Any) -> None:
@@ -159,7 +170,6 @@ def test_predictions_are_revealed_by_touch(address: str, browser: Any) -> None:
     page.get_by_role("button", name="Reveal").click()
     page.locator(".js-plotly-plot .bars .point").nth(1).wait_for()
     page.wait_for_url("**reveal=1**")
-    page.context.close()
 
 
 def settled(page: Any, at_end: str) -> None:
@@ -205,18 +215,13 @@ def test_the_cloud_turns_and_is_cut_and_only_the_cut_costs(address: str, browser
     assert counter(page, "width") == "461"
     page.keyboard.press("ArrowRight")
     at(page, 4)
-    page.context.close()
 
 
 def test_who_wants_no_motion_sees_the_end_at_once(address: str, browser: Any) -> None:
-    context = context_of(browser, viewport={"width": 1280, "height": 720}, reduced_motion="reduce")
-    page = context.new_page()
-    page.goto(f"{address}/?present=1&step=3")
-    page.locator(".slicescope-cloud canvas").first.wait_for()
+    page = open_talk(browser, address, "&step=3", SCREENS[0], reduced_motion="reduce")
     settled(page, "cut")
     assert counter(page, "perplexity") == "51.00"
     assert page.evaluate("window.slicescopeCloud.frames") <= 3
-    context.close()
 
 
 def dialled(page: Any, perplexity: str) -> None:
@@ -225,7 +230,7 @@ def dialled(page: Any, perplexity: str) -> None:
 
 def test_the_dial_of_sizes_turns_and_leaves_the_story_its_keys(address: str, browser: Any) -> None:
     last = len(SCENES)
-    page = open_talk(browser, address, f"&step={last - 1}", SCREENS[0])
+    page = open_own(browser, address, f"&step={last - 1}")
     outside: list[str] = []
     page.on("request", lambda request: outside.append(request.url) if address not in request.url else None)
     page.keyboard.press("ArrowRight")
@@ -270,12 +275,11 @@ def test_the_dial_of_sizes_turns_and_leaves_the_story_its_keys(address: str, bro
     dialled(page, "38.11")  # what lies over the slide keeps the keys
     page.get_by_role("heading", name=SCENES[-1].title).wait_for()
     assert [url for url in outside if not url.startswith(("ws://127.0.0.1", "data:", "blob:"))] == []
-    page.context.close()
 
 
 @pytest.mark.parametrize("screen", SCREENS)
 def test_the_dial_fits_its_screen_at_every_size(address: str, browser: Any, screen: tuple[int, int]) -> None:
-    page = open_talk(browser, address, f"&step={len(SCENES)}", screen, "dark")
+    page = open_talk(browser, address, f"&step={len(SCENES)}", screen, color_scheme="dark")
     page.locator(".slicescope-dial").wait_for()
     margin = page.locator("h1").bounding_box()["x"]
     labels = page.locator(".slicescope-dial svg text")
@@ -287,7 +291,6 @@ def test_the_dial_fits_its_screen_at_every_size(address: str, browser: Any, scre
         below = page.locator(".st-key-talk-small").bounding_box()
         assert text["y"] + text["height"] <= below["y"] + 1 and text["x"] + text["width"] <= screen[0]
         page.keyboard.press("ArrowUp")
-    page.context.close()
 
 
 def test_a_prediction_locks_the_dial(address: str, browser: Any) -> None:
@@ -302,7 +305,6 @@ def test_a_prediction_locks_the_dial(address: str, browser: Any) -> None:
     page.locator('.slicescope-dial .knob[aria-disabled="false"]').wait_for()
     page.keyboard.press("ArrowUp")
     dialled(page, "23.57")
-    page.context.close()
 
 
 def test_hands_are_counted_by_keys_and_shown_against_the_truth(address: str, browser: Any) -> None:
@@ -325,11 +327,10 @@ def test_hands_are_counted_by_keys_and_shown_against_the_truth(address: str, bro
     settle(page)
     page.keyboard.press("ArrowLeft")
     page.get_by_text("2 of 3 guessed it").wait_for()
-    page.context.close()
 
 
 def test_the_desk_opens_at_a_key_and_follows(address: str, browser: Any) -> None:
-    page = open_talk(browser, address, "&step=4", SCREENS[0], "dark")
+    page = open_own(browser, address, "&step=4", color_scheme="dark")
     page.locator(".slicescope-desk").wait_for(state="attached")
     page.keyboard.press("?")
     dialog = page.get_by_role("dialog", name="Keys")
@@ -354,7 +355,6 @@ def test_the_desk_opens_at_a_key_and_follows(address: str, browser: Any) -> None
     at(page, 5)
     dark = "JSON.parse(document.querySelector('.slicescope-desk')?.dataset.desk ?? '{}').dark"
     eventually(page, lambda: page.evaluate(dark) is False, "it is light")
-    page.context.close()
 
 
 # Keeps what the canvases were last told: the words with their places, and the corners of all areas that were
@@ -379,31 +379,32 @@ RECORDS = """
 """
 
 
-@pytest.mark.parametrize("screen", SCREENS)
-def test_the_box_is_whole_and_the_energies_have_an_axis(
-    address: str, browser: Any, screen: tuple[int, int]
-) -> None:
-    context = context_of(browser, viewport={"width": screen[0], "height": screen[1]}, reduced_motion="reduce")
+def test_the_box_is_whole_and_the_energies_have_an_axis_on_every_screen(address: str, browser: Any) -> None:
+    width, height = SCREENS[0]
+    viewport = {"width": width, "height": height}
+    context = context_of(browser, viewport=viewport, reduced_motion="reduce")
     context.add_init_script(RECORDS)
     page = context.new_page()
     page.goto(f"{address}/?present=1&step=2")
     page.locator(".slicescope-cloud canvas").first.wait_for()
     page.get_by_text("directions hold").first.wait_for()
-    settle(page)
     size = (
         "(s => [s.clientWidth, s.clientHeight, s.width - Math.round(s.clientWidth * devicePixelRatio)])"
         "(document.querySelector('.slicescope-cloud .sky'))"
     )
-    eventually(page, lambda: page.evaluate(size)[2] == 0, "the picture has its size")
-    wide, high, _ = page.evaluate(size)
-    drawn = page.evaluate("window.drawn")
-    assert len(drawn["sky"]["areas"]) == 2  # the two faces of the box
-    for x, y in (corner for area in drawn["sky"]["areas"] for corner in area):
-        assert 0 <= x <= wide and 0 <= y <= high
-    words = [text for text, *_ in drawn["strip"]["words"]]
-    assert any("576 principal directions, log scale" in text for text in words)
-    assert [text for text in words if text.endswith("%")] == [
-        "10\N{NO-BREAK SPACE}%",
-        "0.01\N{NO-BREAK SPACE}%",
-    ]
-    context.close()
+
+    def whole() -> bool:
+        wide, high, off = page.evaluate(size)
+        faces = page.evaluate("window.drawn")["sky"]["areas"]
+        corners = [corner for face in faces for corner in face]
+        inside = all(0 <= x <= wide and 0 <= y <= high for x, y in corners)
+        return off == 0 and len(faces) == 2 and inside
+
+    for _ in on_every_screen(page):
+        eventually(page, whole, "the two faces of the box are inside the picture")
+        words = [text for text, *_ in page.evaluate("window.drawn")["strip"]["words"]]
+        assert any("576 principal directions, log scale" in text for text in words)
+        assert [text for text in words if text.endswith("%")] == [
+            "10\N{NO-BREAK SPACE}%",
+            "0.01\N{NO-BREAK SPACE}%",
+        ]

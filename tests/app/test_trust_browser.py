@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 import pytest
-from serving import MISSING, context_of, eventually, look, served, settle
+from serving import MISSING, context_of, eventually, look, served, settle, visit
 
 from slicing.studies.store import BUNDLED_RUN, RUN_FILE, bundled_run
 
@@ -38,9 +38,12 @@ def address(home: Path) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def context(browser: Any) -> Any:
-    """Where pages are opened whose events are listened to before they load: scripts are read only once."""
-    return context_of(browser)
+def listened(browser: Any) -> tuple[Any, list[str]]:
+    """A page, and what it says and what goes wrong on it, from the first moment on."""
+    page, said = context_of(browser).new_page(), []
+    page.on("console", lambda message: said.append(message.text))
+    page.on("pageerror", lambda error: said.append(str(error)))
+    return page, said
 
 
 def ask(address: str, method: str, path: str, **headers: str) -> http.client.HTTPResponse:
@@ -82,11 +85,9 @@ def test_other_names_open_no_session(address: str, host: str, status: int) -> No
 @pytest.mark.parametrize(
     "path", ["shrink", "profile", "tune", "compare", "study", "runs", "notes", "?present=1"]
 )
-def test_pages_work_under_the_headers(address: str, context: Any, path: str) -> None:
-    page = context.new_page()
-    said: list[str] = []
-    page.on("console", lambda message: said.append(message.text))
-    page.on("pageerror", lambda error: said.append(str(error)))
+def test_pages_work_under_the_headers(address: str, listened: tuple[Any, list[str]], path: str) -> None:
+    page, said = listened
+    said.clear()
     page.goto(f"{address}/{path}")
     settle(page)
     if path == "?present=1":  # the story begins with a picture of its own
@@ -95,7 +96,6 @@ def test_pages_work_under_the_headers(address: str, context: Any, path: str) -> 
         page.locator(".js-plotly-plot .main-svg").first.wait_for()
     assert not [line for line in said if "Content Security Policy" in line or "Error:" in line]
     assert page.get_by_test_id("stException").count() == 0
-    page.close()
 
 
 def test_what_an_address_says_is_shown_as_it_is(address: str, browser: Any) -> None:
@@ -107,11 +107,10 @@ def test_what_an_address_says_is_shown_as_it_is(address: str, browser: Any) -> N
     warning.wait_for()
     assert said in warning.inner_text().replace("\N{WORD JOINER}", "")
     assert page.locator("a[href*=evil], [data-testid=stAlert] strong").count() == 0
-    page.close()
 
 
 def test_what_is_slipped_into_a_page_reaches_nobody(address: str, browser: Any) -> None:
-    page = look(browser, f"{address}/profile")
+    page = visit(browser, f"{address}/notes")
     asked: list[str] = []
     failed: list[str] = []
     page.on("request", lambda request: asked.append(request.url))
@@ -136,7 +135,6 @@ def test_what_is_slipped_into_a_page_reaches_nobody(address: str, browser: Any) 
     assert blocked == [["connect-src", "frame-src", "img-src", "script-src-elem"], False]
     stolen = [url for url in asked if "192.0.2.1" in url]
     eventually(page, lambda: all(f"{url} csp" in failed for url in stolen), "every such request fails")
-    page.close()
 
 
 def test_another_site_shows_it_in_no_frame(address: str, browser: Any) -> None:
@@ -155,17 +153,14 @@ def test_the_model_page_offers_the_models_and_no_paths(address: str, browser: An
     assert page.get_by_role("combobox").count() == 1
     assert page.get_by_role("textbox").count() == 0
     assert page.get_by_role("button", name="Unload").count() == 0
-    page.close()
 
 
 def test_a_run_of_others_is_opened_by_its_whole_key_only(address: str, browser: Any) -> None:
     key = bundled_run().key
     page = look(browser, f"{address}/compare?compare={key}")
     page.get_by_text(f"Run {key}").first.wait_for()
-    page.close()
-    page = look(browser, f"{address}/compare?compare={key[:6]}")
+    page.goto(f"{address}/compare?compare={key[:6]}")
     page.get_by_text("no longer stored").wait_for()
-    page.close()
 
 
 def test_budgets_and_texts_are_bounded_on_the_profile_page(address: str, browser: Any, home: Path) -> None:
@@ -177,4 +172,3 @@ def test_budgets_and_texts_are_bounded_on_the_profile_page(address: str, browser
     page.get_by_role("option").first.wait_for()
     assert page.get_by_role("option").count() == 1
     assert str(home) not in page.content()
-    page.close()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
+from typing import Any
 
 import pytest
-from serving import MISSING, chromium, place_of, served, settle, visit
+from serving import MISSING, Server, look, place_of, settle
 from unit_stand_in import units_run
+
+from analysis.storage import runs_folder
 
 pytestmark = [
     pytest.mark.browser,
@@ -16,10 +18,12 @@ pytestmark = [
 ]
 
 
-def test_a_click_on_a_cell_chooses_the_block_and_leads_to_its_tokens(tmp_path: Path) -> None:
+def test_a_click_on_a_cell_chooses_the_block_and_leads_to_its_tokens(
+    tmp_path: Path, shipped_server: Server, browser: Any
+) -> None:
     run = units_run(tmp_path)
-    with served(Path(os.environ["SLICESCOPE_HOME"])) as address, chromium() as browser:
-        page = visit(browser, f"{address}/profile?profile={run.key}&near=Units")
+    with shipped_server.lent(runs_folder()):
+        page = look(browser, f"{shipped_server.address}/profile?profile={run.key}&near=Units")
         chart = page.locator(".st-key-units .js-plotly-plot")
         chart.wait_for()
         page.locator(".js-plotly-plot").nth(3).wait_for()
