@@ -50,6 +50,12 @@ def theme_changed(dark: bool) -> bool:
     return st.context.theme.type is not None and (theme() is DARK) != dark
 
 
+def follow_theme(dark: bool) -> None:
+    """Draw the page anew where charts drawn for a ``dark`` background, or a light one, stand on the other."""
+    if theme_changed(dark):
+        st.rerun()
+
+
 Pick = Callable[[dict[str, Any]], None]
 """What to do with the mark of a chart that was clicked on; called before the page is drawn again."""
 

@@ -265,8 +265,9 @@ class _Crew:
         """The trial for a free worker: of the view it has, else of one that no other has, else the first.
 
         Of these, one that shares decisions with its last trial, else one that shares none with what others
-        are at: a greedy search for the largest size has those of the smaller ones in it. Then the one of most
-        steps, which take longest: none of them should be left to the end, when others have nothing to do.
+        are at: a greedy search for the largest size has those of the smaller ones in it. Then the dense model,
+        which others are held against, and then the trial of most steps. Those take longest: none of them should
+        be left to the end, when others have nothing to do.
         A search is left to the worker that has made it or is at it: the others would make it once more.
         """
         others = [each for each in self.members if each is not member]
@@ -274,12 +275,13 @@ class _Crew:
         fitting = [trial for trial in self.waiting if _search(trial) not in searched]
         views, kins = {each.view for each in others}, {each.kin for each in others}
 
-        def rank(trial: Trial) -> tuple[int, int, int]:
-            view, own = trial.view_key, kin(trial)
+        def rank(trial: Trial) -> tuple[int, int, bool, int]:
+            view, own, steps = trial.view_key, kin(trial), len(trial.recipe.steps)
             return (
                 0 if view == member.view else 1 if view not in views else 2,
                 0 if own == member.kin else 1 if own not in kins else 2,
-                -len(trial.recipe.steps),
+                steps > 0,
+                -steps,
             )
 
         return min(fitting, key=rank, default=None)  # of equals the first

@@ -9,6 +9,7 @@ from app import parts, state, talk_state, wording
 from app.figures.base import DARK, Drawing
 from app.figures.cloud import Stage, alive
 from app.figures.room import hands
+from app.header import IDLE
 from app.story import SCENES, Case, Dial, Scene, case_of, scenes_of
 from app.story.desk import desk
 from app.story.guesses import Guess
@@ -211,6 +212,8 @@ st.html(_STYLE)
 paper = st.get_option(f"theme.{'dark' if parts.theme() is DARK else 'light'}.backgroundColor")
 st.html(f"<style>.st-key-talk {{ --talk-paper: {paper}; }}</style>")
 st.html(_RELEASE, unsafe_allow_javascript=True)
+# Other pages have the strip, which looks after this.
+parts.apart(parts.follow_theme, parts.theme() is DARK, every=IDLE)
 shown, told, problem = state.shown("compare"), None, ""
 try:
     told = case_of(shown.run, find_details(shown.run)) if shown else None

@@ -26,8 +26,6 @@ PAGES += ["slides", "?present=1&step=12", "?present=1&step=6&predict=1&room=6.2-
 GRAVE = ("moderate", "serious", "critical")
 SECTIONS = {"runs": "Runs that ship with slicescope"}
 """Headings of what stands far down a page, which is looked at where it is in view."""
-OPENED_ANEW = ("?present=1&step=12",)
-"""Pages that are opened anew in light: what is drawn on them keeps the colours with which it was opened."""
 COLOURS = ["color-contrast", "link-in-text-block"]
 """The rules of axe that look at colours."""
 PAPER = "getComputedStyle(document.querySelector('[data-testid=stApp]')).backgroundColor"
@@ -89,8 +87,6 @@ def test_a_phone_scrolls_in_one_direction_and_nothing_is_grave_in_dark_and_in_li
     in_view(page, name)
     nothing_grave(page, "dark")
     page.emulate_media(color_scheme="light")
-    if name in OPENED_ANEW:
-        page.reload()
     eventually(page, lambda: page.evaluate(PAPER) == "rgb(255, 255, 255)", "the page is light")
     settle(page)
     unfold(page)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from serving import MISSING
+from serving import MISSING, eventually, look
 
 from app.figures.base import DARK, LIGHT
 
@@ -33,3 +33,11 @@ def test_charts_follow_the_browser_between_light_and_dark(address: str, browser:
         page.emulate_media(color_scheme=scheme)
         page.wait_for_function(WRITTEN, arg=as_css(theme.label))
     context.close()
+
+
+def test_the_dial_of_the_talk_follows_too(address: str, browser: Any) -> None:
+    page = look(browser, f"{address}/talk?present=1&step=12")
+    ink = page.locator(".slicescope-dial")
+    for scheme, theme in (("dark", DARK), ("light", LIGHT)):
+        page.emulate_media(color_scheme=scheme)
+        eventually(page, lambda theme=theme: theme.ink in ink.get_attribute("style"), f"the dial is {scheme}")

@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
-from unittest.mock import MagicMock
 
 import psutil
 import pytest
@@ -31,10 +30,9 @@ from analysis.sources.text import TextSource
 from analysis.storage import runs_folder
 from slicing import cluster
 from slicing.budget import Budget
-from slicing.cluster import Slots, _Crew, _Member, on_ray, share_out
+from slicing.cluster import on_ray, share_out
 from slicing.plans import Plan
 from slicing.store import open_model
-from slicing.studies.recipe import Recipe
 from slicing.studies.requests import Judged
 from slicing.studies.results import Run
 from slicing.studies.run import Trials, perform
@@ -405,16 +403,3 @@ def test_a_worker_holds_several_cards_of_one_machine():
 def test_a_cluster_without_slots_is_refused():
     with pytest.raises(SlicescopeError, match="neither GPU nor CPU slots"):
         share_out([{}], 2, True, False)
-
-
-def test_trials_of_most_steps_are_not_left_to_the_end(study):
-    lines = ("shortgpt", "llm-streamline(share=0.5) | fasp", "fasp")
-    trials = [study.trial(Recipe.parse(line), Budget.parse("parameters=0.1"), 0) for line in lines]
-    crew = _Crew(MagicMock(), open_model, Slots(workers=1, cpus=1, gpus=0), trials)
-    member = _Member(MagicMock())
-    crew.members.append(member)
-    given = []
-    while trial := crew._next(member):
-        crew.waiting.remove(trial)
-        given.append(trial.recipe.line)
-    assert given == [lines[1], lines[0], lines[2]]

@@ -120,16 +120,25 @@ def test_a_worker_takes_what_shares_most_with_its_last_trial(study):
         crew.waiting.remove(trial)
         member.view, member.kin = trial.view_key, kin(trial)
         given[turn].append(f"{trial.recipe.line} {trial.budget.amount}")
-    assert given[0] == [
-        "slice(constant) 0.35",
-        "slice(constant) 0.2",
+    assert given[0] == [  # those of most steps first
         "shortgpt(share=0.5) | mixed 0.35",
         "shortgpt(share=0.5) | mixed(repair=writers) 0.35",
         "shortgpt(share=0.5) | mixed 0.2",
         "shortgpt(share=0.5) | mixed(repair=writers) 0.2",
         "fasp(uniform=true) 0.35",
+        "fasp(uniform=true, repair=writers) 0.35",
+        "fasp(uniform=true) 0.2",
     ]
-    assert given[1][:3] == ["fasp 0.35", "fasp(repair=projections) 0.35", "fasp 0.2"]
+    assert given[1][:5] == [
+        "slice(constant) 0.35",
+        "slice(constant) 0.2",
+        "fasp 0.35",
+        "fasp(repair=projections) 0.35",
+        "fasp 0.2",
+    ]
+    crew.waiting = [*both.trials()]
+    assert not crew._next(_Member(None)).recipe.steps  # the dense model, before all others
+    crew.waiting = []
     assert not crew.waiting
     assert crew._next(first) is None
 
