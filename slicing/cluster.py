@@ -265,9 +265,9 @@ class _Crew:
         """The trial for a free worker: of the view it has, else of one that no other has, else the first.
 
         Of these, one that shares decisions with its last trial, else one that shares none with what others
-        are at: a greedy search for the largest size has those of the smaller ones in it. Then the dense model,
-        which others are held against, and then the trial of most steps. Those take longest: none of them should
-        be left to the end, when others have nothing to do.
+        are at: a greedy search for the largest size has those of the smaller ones in it. Then the dense
+        model, which others are held against, and then the trial of most steps. Those take longest: none of
+        them should be left to the end, when others have nothing to do.
         A search is left to the worker that has made it or is at it: the others would make it once more.
         """
         others = [each for each in self.members if each is not member]
