@@ -18,7 +18,7 @@ from slicing.studies.store import find_details
 _PROFILE = "app_pages/profile.py"
 _CHART = {"displayModeBar": False, "doubleClick": False}
 _STYLE = """<style>
-[data-testid="stHeader"], [class*="st-key-remote"] { display: none; }
+[data-testid="stHeader"], [class*="st-key-remote"], :has(> .st-key-talk-shade) { display: none; }
 .st-key-talk [data-testid="stElementContainer"]:has(> .stHtml > .slicescope-desk) { display: none; }
 @media (min-width: 900px) {
   .st-key-talk-foot [data-testid="stCaptionContainer"] p::after { content: " · ? lists the keys"; }
@@ -212,8 +212,8 @@ st.html(_STYLE)
 paper = st.get_option(f"theme.{'dark' if parts.theme() is DARK else 'light'}.backgroundColor")
 st.html(f"<style>.st-key-talk {{ --talk-paper: {paper}; }}</style>")
 st.html(_RELEASE, unsafe_allow_javascript=True)
-# Other pages have the strip, which looks after this.
-parts.apart(parts.follow_theme, parts.theme() is DARK, every=IDLE)
+with st.container(key="talk-shade"):  # other pages have the strip, which looks after this
+    parts.apart(parts.follow_theme, parts.theme() is DARK, every=IDLE)
 shown, told, problem = state.shown("compare"), None, ""
 try:
     told = case_of(shown.run, find_details(shown.run)) if shown else None
