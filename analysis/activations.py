@@ -68,14 +68,12 @@ class Activations:
             self.tensors[index] = tensor if home == "device" else self._on_host(index, tensor)
 
     def _on_host(self, index: int, tensor: Tensor) -> Tensor:
-        """Copy a tensor to the host: from a card into memory that does not move, which takes a quarter of the
-        time.
-        """
+        """Copy a tensor to the host: from a card into pinned memory, which the card itself can write."""
         if tensor.device.type != "cuda":
             return tensor.cpu()
         known = self._pinned.get(index)
         if known is None or known.dtype != tensor.dtype or known.numel() < tensor.numel():
-            self._pinned[index] = known = _unmoved(tensor.numel(), tensor.dtype)
+            self._pinned[index] = known = _pinned_memory(tensor.numel(), tensor.dtype)
         return known[: tensor.numel()].view(tensor.shape).copy_(tensor)
 
     def take(self, index: int, device: torch.device) -> Tensor:
@@ -112,8 +110,8 @@ class Activations:
         return self._folder / f"{index}.bin"
 
 
-def _unmoved(count: int, dtype: torch.dtype) -> Tensor:
-    """Take memory of the host that does not move, or any where the system grants no more of that."""
+def _pinned_memory(count: int, dtype: torch.dtype) -> Tensor:
+    """Take pinned memory of the host, or other memory where the system grants no more of it."""
     try:
         return torch.empty(count, dtype=dtype, pin_memory=True)
     except RuntimeError:

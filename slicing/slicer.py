@@ -123,8 +123,10 @@ def slice_model(
     held = held_out(len(windows)) if repair else 0
     need = refuse_unless_slicing_fits(model, schedule, windows, repair)
     if budget is None:
-        card, host = budgets(model.device, need.working)
-        budget = card // (1 + repair), host  # the dense stream is there too
+        # A model that is made has tables of its own; with repair there are two of them, and two streams.
+        tables = 2 * model.get_input_embeddings().weight.nbytes * (1 + repair)
+        card, host = budgets(model.device, need.working + tables)
+        budget = card // (1 + repair), host
     steps = len(shape.sublayers)
     once = partial(slice_once, model, schedule, windows, budget, basis=basis, draw=draw)
     with out_of_memory_told("slicing", model.device, f"it takes {need}"):

@@ -168,6 +168,16 @@ def test_the_streams_of_a_repair_take_no_more_of_a_card_than_the_work_leaves():
         slice_model(model.made(counting, 2), schedule, windows, repair=True)
 
 
+def test_a_stream_leaves_room_for_the_tables_of_the_model_that_is_made():
+    model, windows = Model(512, 2048, 2, 60_000, 4, 4), torch.ones(24, WINDOW, dtype=torch.long)
+    with torch.device("meta"):
+        dense = model.on(2)
+    shape, schedule = read_shape(dense), schedule_for(dense)
+    need = slicing_need(shape, schedule, windows.numel(), WINDOW, 2)
+    with counted(1, need.least + 2**25) as counting:
+        slice_model(model.made(counting, 2), schedule, windows)
+
+
 BOUNDED = {
     "evaluation": perplexity,
     "profile": JOBS["profile"],
@@ -197,7 +207,7 @@ def test_the_memory_formula_is_a_bound_and_not_half_as_large_again(job):
         evaluate._SEPARABLE[model] = True
 
         def how_large(need: MemoryNeed, work: Callable[[], Any]) -> tuple[Any, float]:
-            """What the work gives, and the formula's bytes over those it takes beyond the dense weights."""
+            """Do the work; give its outcome, and how many times what it takes the formula tells."""
             counting.begin()
             before = counting.done()["peak cuda:0"]
             made = work()

@@ -161,7 +161,7 @@ def memory_of(worker: Worker) -> int:
 
 
 def test_models_loaded_and_unloaded_leave_no_memory_behind(worker: Worker, tmp_path: Path) -> None:
-    """Of 20 MB each, converted: what is mapped from a file would not count."""
+    """Each model takes 20 MB and is converted, since what is mapped from a file would not count."""
     folder = tmp_path / "wide"
     tiny_model("llama", vocab_size=300_000).save_pretrained(folder)
     byte_tokenizer().save_pretrained(folder)

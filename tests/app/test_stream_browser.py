@@ -115,7 +115,7 @@ def test_without_motion_it_stands_at_the_end_at_once_and_nothing_of_it_is_cut_of
 
 
 def cut_off(page: Any) -> list[Any]:
-    """What reaches beyond the screen or the frame of the cloud, or is no size to be seen."""
+    """List what reaches beyond the screen or the frame of the cloud, or is too small to be seen."""
     beyond = page.evaluate("document.documentElement.scrollWidth - innerWidth")
     # All in one moment: the page above may still grow.
     frame, *parts = page.evaluate(BOXES)

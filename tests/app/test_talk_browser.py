@@ -24,7 +24,7 @@ def open_talk(browser: Any, address: str, query: str, screen: tuple[int, int], *
 
 
 def open_own(browser: Any, address: str, query: str, **settings: Any) -> Any:
-    """The same, in a context of its own."""
+    """Open the same page in a context of its own."""
     width, height = SCREENS[0]
     page = visit(
         browser, f"{address}/?present=1{query}", viewport={"width": width, "height": height}, **settings
@@ -131,7 +131,7 @@ def test_each_step_fits_every_screen_and_nothing_else_is_on_it(address: str, bro
 
 
 def fills(page: Any, screen: tuple[int, int]) -> bool:
-    """Whether the chart takes the screen."""
+    """Tell whether the chart takes the screen."""
     chart = page.locator(".js-plotly-plot").bounding_box()
     return chart["height"] > 0.25 * screen[1] and chart["width"] > 0.85 * screen[0]
 

@@ -39,7 +39,7 @@ def address(home: Path) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def listened(browser: Any) -> tuple[Any, list[str]]:
-    """A page, and what it says and what goes wrong on it, from the first moment on."""
+    """Open a page; give it with what it says and what goes wrong on it, from the first moment on."""
     page, said = context_of(browser).new_page(), []
     page.on("console", lambda message: said.append(message.text))
     page.on("pageerror", lambda error: said.append(str(error)))
