@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from safetensors import SafetensorError
 
-from analysis.anatomy import anatomy_of, blocks, decoder, final_norm
-from analysis.batches import batches_of, tokens_at_a_time
+from analysis.anatomy import anatomy_of, blocks, final_norm
+from analysis.batches import tokens_at_a_time
 from analysis.device import HOST, memory_of, out_of_memory_told, precise_home, present, widen
 from analysis.errors import ModelError, StorageError
 from analysis.evaluate import check_windows
 from analysis.late import inference_mode, tensor_files, torch
 from analysis.needs import FP32, MemoryNeed, bases_need, fits, is_spread, refuse_unless_it_fits
 from analysis.products import multiplied, parts, pays
-from analysis.stream import BlockStream
+from analysis.stream import BlockStream, pass_windows
 from analysis.subspace import eigenvectors
 from analysis.ticks import part_of
 from analysis.values import Progress, no_progress
@@ -340,12 +340,8 @@ class BasesCollector:
         """Add what passes when the model reads ``windows`` (N, T) of token ids, without its head."""
         check_windows(self.model, windows)
         self.refuse_unless_they_fit(windows)
-        device, done = self.model.device, 0
         with self.watching():
-            for batch in batches_of(windows, device):
-                decoder(self.model)(batch.to(device), use_cache=False)
-                done += len(batch)
-                progress("Finding bases", done, len(windows))
+            pass_windows(self.model, windows, lambda *_: None, progress=progress, phase="Finding bases")
 
     def _add(self, site: int, states: Tensor) -> None:
         total = self.sums[site]

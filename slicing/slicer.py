@@ -10,7 +10,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -124,7 +124,8 @@ def slice_model(
     need = refuse_unless_slicing_fits(model, schedule, windows, repair)
     if budget is None:
         # A model that is made has tables of its own; with repair there are two of them, and two streams.
-        tables = 2 * model.get_input_embeddings().weight.nbytes * (1 + repair)
+        table: Any = model.get_input_embeddings().weight
+        tables = 2 * table.nbytes * (1 + repair)
         card, host = budgets(model.device, need.working + tables)
         budget = card // (1 + repair), host
     steps = len(shape.sublayers)
