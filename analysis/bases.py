@@ -20,6 +20,7 @@ from analysis.errors import ModelError, StorageError
 from analysis.evaluate import check_windows
 from analysis.late import inference_mode, tensor_files, torch
 from analysis.needs import FP32, MemoryNeed, bases_need, fits, is_spread, refuse_unless_it_fits
+from analysis.precision import calibration, matmuls
 from analysis.products import multiplied, parts, pays
 from analysis.stream import BlockStream, pass_windows
 from analysis.subspace import eigenvectors
@@ -307,6 +308,8 @@ class BasesCollector:
         if together:
             self.norms.append(final_norm(model))
         self.together = together
+        self.sites = [0 if together else site for site in range(len(self.norms))]
+        """The sum that the stream in front of each of these norms joins."""
         self.sums: list[Covariance | None] = [None] * (1 if together else len(self.norms))
         self.samples = [TokenSample(tokens) for _ in self.sums]
 
@@ -324,10 +327,8 @@ class BasesCollector:
     def watching(self) -> Iterator[None]:
         """Add what passes inside the ``with``."""
         handles = [
-            norm.register_forward_pre_hook(
-                lambda _, args, site=site: self._add(0 if self.together else site, args[0])
-            )
-            for site, norm in enumerate(self.norms)
+            norm.register_forward_pre_hook(lambda _, args, site=site: self.add(site, args[0]))
+            for site, norm in zip(self.sites, self.norms, strict=True)
         ]
         try:
             yield
@@ -340,10 +341,12 @@ class BasesCollector:
         """Add what passes when the model reads ``windows`` (N, T) of token ids, without its head."""
         check_windows(self.model, windows)
         self.refuse_unless_they_fit(windows)
-        with self.watching():
+        precise = matmuls(calibration(), self.model.device, self.model.dtype)
+        with self.watching(), precise:
             pass_windows(self.model, windows, lambda *_: None, progress=progress, phase="Finding bases")
 
-    def _add(self, site: int, states: Tensor) -> None:
+    def add(self, site: int, states: Tensor) -> None:
+        """Add a batch of the stream, (B, T, D), at one of the ``sites``."""
         total = self.sums[site]
         if total is None:
             total = self.sums[site] = Covariance(states.shape[-1], states.device)

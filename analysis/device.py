@@ -12,8 +12,8 @@ import re
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import psutil
 
@@ -202,30 +202,6 @@ def _dtype(name: str) -> torch.dtype:
 def _require_dtype(name: str) -> None:
     if name not in DTYPES:
         raise ModelError(unknown_name("dtype", name, ("auto", *DTYPES)))
-
-
-Precision = Literal["exact", "fast"]
-
-
-def multiplies_bf16(device: torch.device) -> bool:
-    """Tell whether products in bfloat16 are faster here than in float32 (a CPU with such instructions)."""
-    if device.type != "cpu":
-        return False
-    known = torch.cpu.get_capabilities()
-    return bool(known.get("avx512_bf16") or known.get("amx_bf16") or known.get("bf16"))
-
-
-def matmuls(precision: Precision, device: torch.device, dtype: torch.dtype) -> AbstractContextManager[object]:
-    """The precision of matrix products inside the ``with``.
-
-    ``exact`` leaves them in the model's dtype. ``fast`` does those of a float32 model in bfloat16 where the
-    device has instructions for it; norms, softmax and the dense stream stay in float32. Elsewhere the two are
-    the same.
-    """
-    here = multiplies_bf16(device) if device.type == HOST else has_bf16(device)
-    if precision == "fast" and dtype is torch.float32 and here:
-        return torch.autocast(device.type, torch.bfloat16)
-    return nullcontext()
 
 
 @contextmanager

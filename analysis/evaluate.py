@@ -23,11 +23,8 @@ from analysis.batches import batch_size, tokens_at_a_time
 from analysis.device import (
     HOST,
     PeakMemory,
-    Precision,
     batch_tokens,
     is_out_of_memory,
-    matmuls,
-    multiplies_bf16,
     out_of_memory_told,
     synchronise,
     widen,
@@ -37,6 +34,7 @@ from analysis.finite import naming_weights
 from analysis.hooks import head_alone
 from analysis.late import functional, inference_mode, torch, transformers
 from analysis.needs import ROWS, passing_need, refuse_unless_it_fits
+from analysis.precision import Precision, matmuls, multiplies_bf16
 from analysis.sources.configuration import context_length
 from analysis.sources.model import ModelSource, quiet_transformers
 from analysis.sources.opening import OpenModel

@@ -12,10 +12,11 @@ from __future__ import annotations
 import copy
 from typing import TYPE_CHECKING, Any
 
-from analysis.device import Precision, out_of_memory_told
+from analysis.device import out_of_memory_told
 from analysis.evaluate import Perplexity, perplexity
 from analysis.late import nn, no_grad, torch, transformers
 from analysis.needs import refuse_spread
+from analysis.precision import Precision
 from analysis.values import Progress, Value, no_progress
 
 if TYPE_CHECKING:

@@ -11,11 +11,12 @@ import numpy as np
 
 from analysis.anatomy import blocks
 from analysis.batches import batches_of
-from analysis.device import Precision, matmuls, out_of_memory_told
+from analysis.device import out_of_memory_told
 from analysis.errors import ModelError, TextError
 from analysis.evaluate import check_windows, refuse_unless_batches_fit, runner_of, window_nll
 from analysis.hooks import going_on_from, returns_tuple, watch_blocks
 from analysis.late import inference_mode
+from analysis.precision import Precision, matmuls
 from analysis.stream import pass_windows
 from analysis.values import Progress, no_progress
 

@@ -13,11 +13,12 @@ import numpy as np
 
 from analysis.anatomy import blocks, decoder
 from analysis.batches import batches_of
-from analysis.device import Precision, matmuls, out_of_memory_told, precise_home, present
+from analysis.device import out_of_memory_told, precise_home, present
 from analysis.errors import ModelError
 from analysis.evaluate import check_windows, refuse_unless_batches_fit, runner_of, window_nll
 from analysis.hooks import going_on_from, returns_tuple, watch_blocks
 from analysis.late import inference_mode, nn, torch, transformers
+from analysis.precision import Precision, matmuls
 from analysis.values import Progress, no_progress
 
 if TYPE_CHECKING:

@@ -10,7 +10,8 @@ from __future__ import annotations
 import copy
 import itertools
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, Protocol
 
 from analysis.activations import Activations, budgets
 from analysis.anatomy import blocks, decoder, family_config, why_not_sliceable
@@ -19,6 +20,7 @@ from analysis.device import HOST, batch_tokens, comes_and_goes, memory_of, on_de
 from analysis.hooks import entering_states, going_on_from, returns_tuple
 from analysis.late import inference_mode, torch
 from analysis.needs import engine_room
+from analysis.precision import Precision, calibration, matmuls
 from analysis.values import Progress, no_progress
 
 if TYPE_CHECKING:
@@ -26,6 +28,13 @@ if TYPE_CHECKING:
 
 Contexts = list[dict[str, Any]]
 """What every block of a model is called with beside the states."""
+
+
+class Adding(Protocol):
+    """A sub-layer, of a dense model or of one that was made of it."""
+
+    def added(self, states: Tensor, context: dict[str, Any], /) -> Tensor:
+        """Return what it adds to the stream, (B, T, D); ``context`` is what its block is called with."""
 
 
 class BlockStream:
@@ -40,12 +49,15 @@ class BlockStream:
         windows: Tensor,
         budget: tuple[int, int] | None = None,
         begin: Callable[[Tensor], Tensor] = lambda entering: entering.clone(),
+        precision: Precision | None = None,
     ) -> None:
         """``windows`` (N, T) of token ids; ``budget``: bytes that may be stored on (device, host), by default
         a third of what is free, and no more than the work itself leaves. ``begin`` makes of what enters block
-        0 what the stream begins with.
+        0 what the stream begins with. ``precision``: that of the model's products, by default that of
+        calibration.
         """
         self.model, self.device = model, model.device
+        self.precision = precision or calibration()
         self.budget = budget or _budget_beside(model)
         self.batches = list(batches_of(windows, self.device))
         """Token ids, (B, T) each."""
@@ -73,6 +85,12 @@ class BlockStream:
             other.contexts = [context for _, context in _entering(model, self.batches)]
         return other
 
+    def again(self, model: Any, begin: Callable[[Tensor], Tensor]) -> BlockStream:
+        """A stream over the same windows through ``model``, which begins as ``begin`` makes of what enters
+        block 0.
+        """
+        return BlockStream(model, torch.cat(self.batches), self.budget, begin, self.precision)
+
     def at(self, index: int) -> Tensor:
         """A batch, (B, T, D), where the stream is now; it stays as it is."""
         return self.states.look(index, self.device)
@@ -93,8 +111,19 @@ class BlockStream:
     def called(self, block: nn.Module, place: int, index: int, states: Tensor) -> Tensor:
         """Return what ``block`` makes of a batch of ``states``, called like the block at ``place``."""
         # Where accelerate keeps a block elsewhere, calling it brings it here.
-        output = block(states, **self.context(index, place))
-        return output[0] if isinstance(output, tuple) else output
+        with self.multiplying():
+            output = block(states, **self.context(index, place))
+        output = output[0] if isinstance(output, tuple) else output
+        return output.to(states.dtype)
+
+    def added(self, sublayer: Adding, place: int, index: int, states: Tensor) -> Tensor:
+        """Return what ``sublayer``, one of the block at ``place``, adds to a batch of ``states``."""
+        with self.multiplying():
+            return sublayer.added(states, self.context(index, place)).to(states.dtype)
+
+    def multiplying(self) -> AbstractContextManager[object]:
+        """Let the model multiply in the stream's precision inside the ``with``."""
+        return matmuls(self.precision, self.device, self.model.dtype)
 
     def through(self, block: nn.Module, place: int) -> None:
         """Pass the stream through ``block``, called as the model's block at ``place`` is."""
@@ -186,7 +215,7 @@ def _in_turn(
 
     Yields the rows of a batch when it has passed a block.
     """
-    stream, every = BlockStream(model, windows), blocks(model)
+    stream, every = BlockStream(model, windows, precision="exact"), blocks(model)
     tuples = returns_tuple(model, windows[:1, :8].to(model.device))
     starts = itertools.accumulate((len(batch) for batch in stream.batches), initial=first)
     rows = list(itertools.starmap(slice, itertools.pairwise(starts)))

@@ -10,10 +10,11 @@ import time
 from typing import TYPE_CHECKING, Literal
 
 from analysis.bases import Bases
-from analysis.device import Precision, free_memory
+from analysis.device import free_memory
 from analysis.errors import StorageError
 from analysis.evaluate import Difference, Perplexity, difference, perplexity, safe_precision
 from analysis.needs import refuse_unless_it_fits
+from analysis.precision import Precision
 from analysis.read_shape import read_shape
 from analysis.sources.opening import OpenModel
 from analysis.sources.text import TextSource

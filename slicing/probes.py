@@ -13,9 +13,10 @@ import numpy as np
 
 from analysis.anatomy import anatomy_of
 from analysis.bases import Bases
-from analysis.device import Precision, on_device, present
+from analysis.device import on_device, present
 from analysis.hooks import entering_states
 from analysis.late import torch
+from analysis.precision import Precision
 from analysis.probes import Replacement, damage, depth, heavy_tail, leave_out
 from analysis.read_shape import read_shape
 from analysis.values import Progress, no_progress

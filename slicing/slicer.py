@@ -6,7 +6,7 @@ slicing leaves alone. Knows nothing about how the widths were chosen, or about f
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
@@ -26,7 +26,8 @@ from analysis.needs import MemoryNeed, refuse_unless_it_fits
 from analysis.products import product
 from analysis.read_shape import read_shape
 from analysis.shape import ModelShape
-from analysis.stream import BlockStream
+from analysis.stream import Adding, BlockStream
+from analysis.sublayers import sublayers
 from analysis.values import Progress, no_progress
 from slicing.assembly import (
     Site,
@@ -43,6 +44,7 @@ from slicing.assembly import (
 )
 from slicing.basis import Basis, find_basis
 from slicing.basis.base import beyond
+from slicing.dense_states import DenseStates, pass_dense
 from slicing.guard import refuse_unless_invariant
 from slicing.memory import preview_need, slicing_need
 from slicing.plain import as_plain, fill_plain_ends, stream_scale
@@ -102,6 +104,7 @@ def slice_model(
     followed: Followed | None = None,
     basis: Basis = PCA,
     draw: int = 0,
+    kept: DenseStates | None = None,
 ) -> SlicedModel:
     """Slice ``model`` to the widths of ``schedule``, calibrated on ``windows`` (N, T) of token ids.
 
@@ -112,7 +115,8 @@ def slice_model(
     to disk.
     ``repair`` fits every writer anew (``slicing.repair``), keeps that only where the loss on windows held
     out of the fits is less, and takes the model sliced without repair otherwise; it aims at ``followed``
-    where ``model`` was made of that. ``basis`` chooses the directions, by its ``draw`` where it is random.
+    where ``model`` was made of that, and takes the dense stream from where it is ``kept`` for others.
+    ``basis`` chooses the directions, by its ``draw`` where it is random.
     A plain schedule makes a model of the dense one's class (``slicing.plain``). Raises
     ``UnsupportedError`` for a family whose stream cannot be rotated, ``PlanError`` for the schedule of
     another model, ``TextError`` for windows longer than the context, ``ModelError`` when a state is not
@@ -134,7 +138,7 @@ def slice_model(
         refuse_unless_invariant(model)
         if not repair:
             return once(lambda done: progress(phase, done, steps))
-        repaired = once(lambda done: progress(phase, done, 2 * steps), held, followed)
+        repaired = once(lambda done: progress(phase, done, 2 * steps), held, followed, kept=kept)
         plain = once(lambda done: progress(phase, steps + done, 2 * steps))
         assert repaired.repair is not None
         loss, other = (_loss(each.model, windows[-held:]) for each in (repaired, plain))
@@ -169,6 +173,7 @@ def slice_once(
     fitted: Callable[[int], bool] = lambda place: True,
     basis: Basis = PCA,
     draw: int = 0,
+    kept: DenseStates | None = None,
 ) -> SlicedModel:
     """Slice once; with repair, which keeps ``held`` windows out of its fits, where that is not 0.
 
@@ -177,7 +182,7 @@ def slice_once(
     shape = read_shape(model)
     sliced = blank(model, schedule)
     stream = _Rotated(model, windows, budget, schedule, basis, draw)
-    dense = _Dense(followed or _itself(model), stream) if held else None
+    dense = _Dense(followed or _itself(model), stream, kept) if held else None
     repairs: list[SublayerRepair] = []
     stream.turn(schedule.widths[0], stream.ahead(model, schedule, 0, dense))
     if schedule.plain:
@@ -362,12 +367,12 @@ class _Rotated:
 
         def passed(index: int, states: Tensor) -> Tensor:
             with fit.watching() if fit else nullcontext():
-                added = self.added(self.stream, index, site, states)
+                added = self.added(self.stream, index, site.block, site.sliced, states)
             added[..., : self.width] += states
             if site.leaving < len(self.rotation):
                 self._look_at(added, site)
             if fit and dense:
-                fit.add(states, dense.stream.at(index), self.stream.held(index, held), self._room)
+                fit.add(states, dense.at(index), self.stream.held(index, held), self._room)
             return states if fit else added
 
         self.stream.change(passed)
@@ -393,9 +398,10 @@ class _Rotated:
         """
 
         def passed(index: int, states: Tensor) -> Tensor:
-            written = fit.written(index)
+            with self.stream.multiplying():
+                written = fit.written(index)
             if written is None:
-                written = self.added(self.stream, index, site, states)
+                written = self.added(self.stream, index, site.block, site.sliced, states)
             return site.sliced.carried(states) + written.to(self.precise)
 
         self.stream.change(passed)
@@ -414,13 +420,18 @@ class _Rotated:
         some = range(*schedule.basis_of(block))
         tokens = self.chosen.tokens
         collector = BasesCollector(model, slice(some.start, some.stop), schedule.plain, tokens)
-        with collector.watching():
-            for index in range(len(self.stream)):
-                states = (dense or self).in_dense_basis(index)
-                for place in some:
-                    states = self.stream.called(blocks(model)[place], place, index, states)
-                if schedule.plain:
-                    final_norm(model)(states)
+        if dense and dense.kept and dense.model is model:
+            for site, stream in zip(collector.sites, dense.ahead(some), strict=False):
+                for index in range(len(stream)):
+                    collector.add(site, stream.at(index).to(self.dtype))
+        else:
+            with collector.watching():
+                for index in range(len(self.stream)):
+                    states = (dense or self).in_dense_basis(index)
+                    for place in some:
+                        states = self.stream.called(blocks(model)[place], place, index, states)
+                    if schedule.plain:
+                        final_norm(model)(states)
         seen = collector.seen(range(len(collector.sums)), self.turned)
         return self.chosen.directions(seen, schedule.widest(block), self.draw)
 
@@ -429,9 +440,9 @@ class _Rotated:
         states = self.stream.at(index)
         return (states @ self.rotation[:, : states.shape[-1]].T).to(self.dtype)
 
-    def added(self, stream: BlockStream, index: int, site: Site, states: Tensor) -> Tensor:
-        """Compute what a sub-layer adds to ``states``, called with its block's context in ``stream``."""
-        return site.sliced.added(states.to(self.dtype), stream.context(index, site.block)).to(self.precise)
+    def added(self, stream: BlockStream, index: int, block: int, sublayer: Adding, states: Tensor) -> Tensor:
+        """Compute what a sub-layer of a ``block`` of ``stream`` adds to a batch of ``states``."""
+        return stream.added(sublayer, block, index, states.to(self.dtype)).to(self.precise)
 
     def turn(self, width: int, shared: tuple[Tensor, Tensor] | None = None) -> Tensor:
         """Turn the rotation to the basis chosen for the stream, or one ``shared`` with what comes, and cut
@@ -472,35 +483,57 @@ class _Rotated:
 
 
 class _Dense:
-    """The stream of the dense model over the same windows, sub-layer by sub-layer: what repair aims at.
+    """The stream of the dense model over the same windows, sub-layer by sub-layer: what repair aims at."""
 
-    In its own coordinates, as a model that is sliced at full width in the plain basis.
-    """
-
-    def __init__(self, followed: Followed, beside: _Rotated) -> None:
+    def __init__(self, followed: Followed, beside: _Rotated, kept: DenseStates | None) -> None:
         self.model, self.ends, self.beside = followed.model, followed.ends, beside
-        uncut = SlicingSchedule.uncut(read_shape(self.model))
-        self.sites = sites(self.model, blank(self.model, uncut))
+        anatomy = anatomy_of(self.model.config)
+        self.centred, self.rows = anatomy.centred, len(anatomy.sublayers)
+        self.sublayers = [each for rows in sublayers(self.model) for each in rows]
         self.passed = 0
-        # The same blocks have the same contexts; others, such as those with a window of their own, have not.
-        self.stream = beside.stream.beside(self.model)
+        self.stream = beside.stream.again(self.model, lambda states: states.to(beside.precise))
+        # Fits carry the dense stream in the model's dtype.
+        self.kept = kept if beside.dtype is beside.precise else None
 
     def advance(self, place: int) -> None:
         """Go on to where a sub-layer of the model that is sliced ends, by its place."""
-        device = self.beside.stream.device
-        self.stream.move(device)
-        plain = torch.eye(len(self.beside.rotation), dtype=self.beside.precise, device=device)
         while self.passed < self.ends[place]:
-            site = next(self.sites)
-            with present(site.dense):
-                fill_readers(self.model, site, plain)
-                fill_writers(self.model, site, plain)
-            self.stream.change(  # (B, T, D) each
-                lambda index, states, site=site: states + self.beside.added(self.stream, index, site, states)
-            )
-            site.sliced.to_empty(device="meta")
+            self._pass(self.stream, self.passed)
             self.passed += 1
+        self.stream.move(self.beside.stream.device)
+
+    def ahead(self, some: range) -> Iterator[BlockStream]:
+        """Yield the stream in front of every sub-layer of these blocks, which come next, and behind the last.
+
+        The stream itself stays where it is. It takes a second one, for which there is room where it is kept.
+        """
+        stream = self.stream.beside()
+        for place in range(self.rows * some.start, self.rows * some.stop):
+            yield stream
+            self._pass(stream, place)
+        yield stream
+
+    def _pass(self, stream: BlockStream, place: int) -> None:
+        """Pass ``stream`` through a sub-layer of the dense model, or take it from where it is kept."""
+        (block, row), sublayer, beside = divmod(place, self.rows), self.sublayers[place], self.beside
+        with present(blocks(self.model)[block]) as device:
+            stream.move(device)
+            pass_dense(
+                stream,
+                (block, row),
+                lambda: stream.change(
+                    lambda index, states: states + beside.added(stream, index, block, sublayer, states)
+                ),
+                self.kept,
+            )
+
+    def at(self, index: int) -> Tensor:
+        """A batch of the stream where it is now, (B, T, D), as what is sliced has it: centred where a layer
+        norm would do so.
+        """
+        states = self.stream.at(index)
+        return states - states.mean(-1, keepdim=True) if self.centred else states
 
     def in_dense_basis(self, index: int) -> Tensor:
         """A batch of the stream where it is now, (B, T, D), in the model's dtype."""
-        return self.stream.at(index).to(self.beside.dtype)
+        return self.at(index).to(self.beside.dtype)

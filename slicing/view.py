@@ -17,11 +17,11 @@ import numpy as np
 from analysis.anatomy import blocks, decoder, why_not_sliceable
 from analysis.bases import Bases, find_bases
 from analysis.details import DetailsCollector
-from analysis.device import Precision, matmuls
 from analysis.errors import PlanError, UnsupportedError, unknown_name
 from analysis.evaluate import perplexity
 from analysis.hooks import going_on_from, returns_tuple, watch_blocks
 from analysis.late import inference_mode, torch
+from analysis.precision import Precision, matmuls
 from analysis.probes import damage, leave_out
 from analysis.profile import LayerProfile, profile_blocks
 from analysis.read_shape import read_shape

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
-    from slicing.inner.fit import DenseStates
+    from slicing.dense_states import DenseStates
 
 
 @dataclass(frozen=True)

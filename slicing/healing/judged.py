@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from analysis.batches import batch_size
-from analysis.device import HOST, Precision, matmuls, out_of_memory_told, widen
+from analysis.device import HOST, out_of_memory_told, widen
 from analysis.errors import ModelError
 from analysis.evaluate import perplexity
 from analysis.late import functional, inference_mode, torch
+from analysis.precision import Precision, matmuls
 from slicing.healing.examples import Examples
 
 if TYPE_CHECKING:

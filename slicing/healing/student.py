@@ -6,9 +6,10 @@ import copy
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
 
-from analysis.device import Precision, has_bf16, multiplies_bf16
+from analysis.device import has_bf16
 from analysis.late import nn, torch, transformers
 from analysis.needs import refuse_spread
+from analysis.precision import Precision, multiplies_bf16
 from slicing.late import adapter
 
 TRAINED_WHOLE = "Healing trains a model that is whole on one device"

@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from analysis.batches import batch_size
-from analysis.device import Precision, out_of_memory_told, synchronise
+from analysis.device import out_of_memory_told, synchronise
 from analysis.late import nn, no_grad, torch
+from analysis.precision import Precision
 from slicing.healing.examples import Examples
 from slicing.healing.judged import AT_A_TIME, held_loss
 from slicing.healing.limits import Limits, rate_at

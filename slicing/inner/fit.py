@@ -24,13 +24,13 @@ import numpy as np
 from analysis.activations import Activations, budgets
 from analysis.anatomy import blocks
 from analysis.batches import tokens_at_a_time
-from analysis.device import HOST, memory_of, on_device, present, widen
+from analysis.device import HOST, on_device, present, widen
 from analysis.late import no_grad, torch
 from analysis.read_shape import read_shape
 from analysis.stream import BlockStream
 from analysis.sublayers import Sublayer, out_in, set_out_in, sublayers, weights_at
+from slicing.dense_states import DenseStates, pass_dense
 from slicing.depth.layout import Layout
-from slicing.inner.moments import Asked
 from slicing.late import modeling_narrow
 from slicing.memory import projections_bytes
 from slicing.repair import RidgeFit, SublayerRepair
@@ -40,9 +40,6 @@ if TYPE_CHECKING:
 
 RIDGES = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
 """With few windows even strong ridges gain: 3 was chosen most often with 16 of 512 tokens."""
-SPARE = 8
-"""The dense stream is kept where so many times its size is free: 1.1 GB for the demo model and 16 windows of
-512 tokens."""
 SAME = 1e-4
 """Two batches that differ by less than this, relative to their norm, differ by rounding alone."""
 Tell = Callable[[int, int], None]
@@ -81,7 +78,7 @@ def fit_inside(
 
     def skip(block: int) -> None:
         last = len(dense_rows[block]) - 1
-        _pass(true, (block, last), lambda: true.through(blocks(dense)[block], block), kept)
+        pass_dense(true, (block, last), lambda: true.through(blocks(dense)[block], block), kept)
 
     for place, (rows, first) in enumerate(zip(sublayers(cut), layout.following, strict=True)):
         top = layout.tops[place]
@@ -99,7 +96,7 @@ def fit_inside(
                     work.readers()
                 if inside and not gone and "local" in fits:
                     told += work.local()
-                _pass(true, (top, row), work.advance_dense, kept, work.spent)
+                pass_dense(true, (top, row), work.advance_dense, kept, work.spent)
                 if row == len(rows) - 1:  # what is removed behind this block is made up for by its writers
                     for block in range(top + 1, first):
                         skip(block)
@@ -111,67 +108,6 @@ def fit_inside(
         passed = first
         tell(first, layout.blocks)
     return tuple(told)
-
-
-class DenseStates:
-    """The dense stream behind sub-layers, which fits leave to later ones on the same windows."""
-
-    def __init__(self) -> None:
-        self.known: dict[tuple[int, int], tuple[list[Tensor], float]] = {}
-        """By block and row: the batches, and the seconds that it took to pass that sub-layer, or more."""
-        self.saved = 0.0
-
-    def claim(self) -> float:
-        """Give the seconds that were saved since this was asked last: they count as if the stream had passed,
-        so that a method takes as long whoever came before.
-        """
-        saved, self.saved = self.saved, 0.0
-        return saved
-
-
-def dense_states(view: Asked) -> DenseStates | None:
-    """Give what is kept of the dense stream for a view, once for all methods and sizes.
-
-    ``None`` unless others will ask for the same and ``SPARE`` times its size is free, on a CPU: elsewhere a
-    pass takes no longer than the states take to be fetched.
-    """
-
-    def begin() -> DenseStates | None:
-        sites = sum(map(len, sublayers(view.model)))
-        tokens, width = view.windows.numel(), view.model.get_input_embeddings().weight.shape[1]
-        fits = memory_of(HOST)[0] >= SPARE * sites * tokens * width * view.model.dtype.itemsize
-        return DenseStates() if fits else None
-
-    if not view.shares or view.model.device.type != HOST:
-        return None
-    return view.once("dense states", begin)
-
-
-def _pass(
-    stream: BlockStream,
-    place: tuple[int, int],
-    advance: Callable[[], None],
-    kept: DenseStates | None,
-    spent: float | None = None,
-) -> None:
-    """Bring the dense stream behind a sub-layer: by ``advance``, or from where it is kept.
-
-    ``spent``: seconds of a pass that a fit has made already, where one has.
-    """
-    if kept is None:
-        advance()
-        return
-    if place in kept.known and spent is None:
-        states, seconds = kept.known[place]
-        for index, each in enumerate(states):
-            stream.states[index] = each
-        kept.saved += seconds
-        return
-    start = time.perf_counter()
-    advance()
-    seconds = time.perf_counter() - start + (spent or 0.0)
-    if place not in kept.known:
-        kept.known[place] = [stream.at(index) for index in range(len(stream))], seconds
 
 
 def _empty_like(stream: BlockStream) -> BlockStream:
@@ -233,7 +169,7 @@ class _Fit:
             start, states = time.perf_counter(), self.true.at(index)
             inputs: dict[int, Tensor] = {}
             with self.dense.reading(inputs.__setitem__):
-                added = self.dense.added(states, self.true.context(index, self.top))
+                added = self.true.added(self.dense, self.top, index, states)
             passing += time.perf_counter() - start
             ahead.states[index] = states + added
             if chosen is not None:  # the dense sub-layer has shown what the cut one would read
@@ -280,7 +216,7 @@ class _Fit:
         ``keep``: what they read is kept for ``advance_cut``, where there is room beside the stream.
         """
         read: dict[int, Tensor] = {}
-        with self.cut.reading(read.__setitem__):
+        with self.cut.reading(read.__setitem__), self.short.multiplying():
             added = self.cut.added(
                 stream.at(index).to(self.short.device),
                 on_device(stream.context(index, place), self.short.device),
@@ -352,7 +288,7 @@ class _Fit:
         if self.ahead is not None:
             self.true.states = self.ahead.states
             return
-        self.true.change(lambda i, states: states + self.dense.added(states, self.true.context(i, self.top)))
+        self.true.change(lambda i, states: states + self.true.added(self.dense, self.top, i, states))
 
     def advance_cut(self, alike: bool) -> None:
         """Pass the cut model's stream through what is left of the sub-layer.
@@ -365,9 +301,10 @@ class _Fit:
             if alike:
                 return self.true.at(index).to(states.device, copy=True)
             if len(self.inputs) < len(self.short):
-                return states + self.cut.added(states, self.short.context(index, self.place))
+                return states + self.short.added(self.cut, self.place, index, states)
             read, self.inputs[index] = self.inputs[index], {}
-            total: Any = sum(each(read[place]) for place, each in enumerate(self.maps))
+            with self.short.multiplying():
+                total: Any = sum(each(read[place]) for place, each in enumerate(self.maps))
             return states + (total if self.cut.scale == 1.0 else self.cut.scale * total)
 
         self.short.change(passed)

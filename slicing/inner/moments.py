@@ -58,7 +58,7 @@ def writer_moments(
                 ) -> Tensor:
                     read: dict[int, Tensor] = {}
                     with sublayer.reading(read.__setitem__):
-                        states = states + sublayer.added(states, stream.context(index, place))
+                        states = states + stream.added(sublayer, place, index, states)
                     size = rms(states) if sums else states
                     for at, total in enumerate(sums):
                         # A shared expert is given all tokens in one row.

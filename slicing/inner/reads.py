@@ -62,7 +62,7 @@ def writer_reads(
                         seen[at].append(some.to(torch.promote_types(some.dtype, torch.float32)))
 
                     with sublayer.reading(note):
-                        return states + sublayer.added(states, stream.context(index, place))
+                        return states + stream.added(sublayer, place, index, states)
 
                 stream.change(passed)
                 look(place, row, sublayer, [torch.cat(each) for each in seen])

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
-    from slicing.inner.fit import DenseStates
+    from slicing.dense_states import DenseStates
 
 Repaired = tuple["PreTrainedModel", tuple[SublayerRepair, ...]]
 """A model whose cuts are repaired, and how near each fit comes to the dense stream."""

@@ -74,6 +74,7 @@ class _Writers(CutRepair):
             cuts.held,
             followed(cuts.dense, cuts.layout),
             fitted,
+            kept=cuts.kept,
         )
         closed = reduce_blocks(cuts.dense, cuts.layout, check=False, spread=False)
         _adopt_writers(closed, sliced.model, fitted)

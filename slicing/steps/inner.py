@@ -25,10 +25,11 @@ from analysis.shape import ModelShape
 from analysis.units import Kind
 from slicing.budget import Budget
 from slicing.calibration import Fit
+from slicing.dense_states import dense_states
 from slicing.depth.layout import Layout
 from slicing.depth.operator import reduce_blocks
 from slicing.inner.cut import BranchCuts, copy_sharing, cut_model
-from slicing.inner.fit import dense_states, fit_inside
+from slicing.inner.fit import fit_inside
 from slicing.inner.plain import as_plain
 from slicing.inner.sink import lost_sink
 from slicing.inner.widths import FORMS, InnerWidths, SublayerWidths, parameters_held, units_of

@@ -17,10 +17,10 @@ from analysis.errors import PlanError
 from analysis.profile import states_compared
 from slicing.budget import Budget, whole_blocks
 from slicing.calibration import Fit
+from slicing.dense_states import dense_states
 from slicing.depth.layout import Layout
 from slicing.depth.memory import Looked, refuse_unless_removal_fits
 from slicing.depth.reduce import reduce_model
-from slicing.inner.fit import dense_states
 from slicing.repair import held_out
 from slicing.repairs import REPAIRS, find_repair
 from slicing.steps.base import SHARES, Cost, Made, Step

@@ -22,6 +22,7 @@ from slicing.basis import find_basis
 from slicing.basis.dense import bases_for
 from slicing.budget import Budget
 from slicing.calibration import Fit
+from slicing.dense_states import dense_states
 from slicing.depth.layout import Layout
 from slicing.memory import preview_need, slicing_need
 from slicing.plain import blank_plain, second_table, width_step
@@ -349,6 +350,8 @@ class Slice(Slicing, Step):
             bases = bases_for(made.model, plan, view.windows, basis, draw, view.progress)
         elif self.one_shot:
             bases = view.bases if made.layout is None else view.bases_of(made.model)
+        dense = made.model if made.layout is None else view.model  # which repair aims at
+        kept = dense_states(view) if self.repair != "none" and dense is view.model else None
         start = time.perf_counter()
         with PeakMemory(view.model.device) as peak:
             if bases is not None:
@@ -364,6 +367,7 @@ class Slice(Slicing, Step):
                     followed=None if made.layout is None else followed(view.model, made.layout),
                     basis=basis,
                     draw=draw,
+                    kept=kept,
                 )
             synchronise(view.model.device)
         return Made(
@@ -371,7 +375,7 @@ class Slice(Slicing, Step):
             layout=made.layout,
             sliced=sliced,
             repair=sliced.repair,
-            seconds=made.seconds + time.perf_counter() - start,
+            seconds=made.seconds + time.perf_counter() - start + (kept.claim() if kept else 0.0),
             peak_memory=max(made.peak_memory, peak.bytes),
         )
 

@@ -63,4 +63,7 @@ def _seen(request: Calibrated, text: TextSource) -> int:
 def training_key(request: Calibrated, windows: Tensor) -> str:
     """Name all but its steps that decides what a training of this request does."""
     healing = request.healing_text and request.healing_text.key
-    return key_of([request.model.key, digest(windows), healing, getattr(request, "jitter", 0)])
+    said = [request.model.key, digest(windows), healing, getattr(request, "jitter", 0)]
+    if request.calibration_precision != "exact":
+        said.append(request.calibration_precision)
+    return key_of(said)

@@ -12,12 +12,12 @@ import numpy as np
 
 from analysis.batches import batch_size
 from analysis.details import Details
-from analysis.device import Precision
 from analysis.evaluate import Perplexity, check_windows, continue_text, perplexity, safe_precision
 from analysis.int8 import INT8_WHOLE, evaluate_int8
 from analysis.late import torch
 from analysis.lens import logit_lens
 from analysis.needs import refuse_spread
+from analysis.precision import Precision
 from analysis.sources.model import ModelSource
 from analysis.sources.opening import OpenModel
 from analysis.sources.text import TextSource

@@ -18,6 +18,7 @@ from analysis.bases import jittered
 from analysis.device import free_memory
 from analysis.errors import PlanError, UnsupportedError
 from analysis.evaluate import safe_precision
+from analysis.precision import calibrating, check_calibration
 from analysis.profile import LayerProfile
 from analysis.sources.opening import OpenModel, fetch_missing, outline, require_plain_weights
 from analysis.sources.text import TextSource
@@ -121,7 +122,8 @@ def fetch_for(request: Request, progress: Progress = no_progress, asks: bool = T
 
 def _made(request: Request, work: Callable[[], tuple[Environment, Any]]) -> Run:
     start = time.perf_counter()
-    where, result = work()
+    with calibrating(getattr(request, "calibration_precision", "exact")):
+        where, result = work()
     return Run(
         recorded_key=request.key,
         request=request,
@@ -223,6 +225,7 @@ def open_view(
         assert run.result.kind == "search"
         return run.result.shares, run.seconds
 
+    check_calibration(request.calibration_precision, opened.model)
     progress("Reading text", 0, 1)
     drawn = (request.window_length, request.calibration_windows, request.seed)
     windows = token_windows(request.calibration, opened.tokenizer, *drawn)

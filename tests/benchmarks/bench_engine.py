@@ -29,8 +29,8 @@ from torch import Tensor
 from analysis.anatomy import decoder
 from analysis.bases import Bases, BasesCollector, find_bases
 from analysis.batches import batches_of
-from analysis.device import multiplies_bf16
 from analysis.evaluate import Perplexity, difference, perplexity
+from analysis.precision import multiplies_bf16
 from analysis.profile import profile_blocks
 from analysis.read_shape import read_shape
 from analysis.sources.model import ModelSource

@@ -30,8 +30,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--recipes", default="", help="numbers of recipes, from 0, with commas between")
     parser.add_argument("--sizes", default="", help="shares of parameters that go, with commas between")
+    parser.add_argument("--precision", default="exact", help="of calibration: exact or fast")
     asked = parser.parse_args()
-    study = read_study(STUDY)
+    study = read_study(STUDY).model_copy(update={"calibration_precision": asked.precision})
     some = [int(each) for each in asked.recipes.split(",") if each] or range(len(study.recipes))
     sizes = [float(each) for each in asked.sizes.split(",") if each]
     budgets = [each for each in study.budgets if not sizes or each.amount in sizes]

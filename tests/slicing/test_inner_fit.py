@@ -19,10 +19,11 @@ from analysis.curvature import curvature
 from analysis.errors import PlanError
 from analysis.evaluate import perplexity
 from analysis.sublayers import out_in, rms, set_out_in, sublayers
+from slicing.dense_states import DenseStates
 from slicing.depth.layout import Layout
 from slicing.depth.operator import reduce_blocks
 from slicing.inner.cut import UnitCut, cut_model
-from slicing.inner.fit import DenseStates, _Fit, fit_inside
+from slicing.inner.fit import _Fit, fit_inside
 from slicing.inner.moments import writer_moments
 from slicing.inner.obs import DAMPING, order_of_removal, root, value_ranks
 from slicing.inner.share_out import Option, hull, share_out
