@@ -35,6 +35,7 @@ class Adding(Protocol):
 
     def added(self, states: Tensor, context: dict[str, Any], /) -> Tensor:
         """Return what it adds to the stream, (B, T, D); ``context`` is what its block is called with."""
+        ...
 
 
 class BlockStream:
@@ -57,7 +58,7 @@ class BlockStream:
         calibration.
         """
         self.model, self.device = model, model.device
-        self.precision = precision or calibration()
+        self.precision: Precision = precision or calibration()
         self.budget = budget or _budget_beside(model)
         self.batches = list(batches_of(windows, self.device))
         """Token ids, (B, T) each."""

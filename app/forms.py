@@ -12,6 +12,7 @@ from typing import Any
 import streamlit as st
 
 from analysis.errors import PlanError
+from analysis.precision import Precision
 from analysis.shape import ModelShape
 from analysis.sources.text import TextSource
 from app import controls, own, state
@@ -71,6 +72,7 @@ def comparison_form(usual: Proposal) -> Study:
         calibration_windows = controls.number("Windows", "calibration-windows", judged.calibration_windows)
         profile_windows = controls.number("of which profiled", "profiled-windows", judged.profile_windows)
         seed = controls.number("Seed that draws them", "seed", judged.seed, 0, 2**31 - 1)
+        precision = calibration_precision("calibration-precision", judged.calibration_precision)
     with right:
         st.markdown("**Evaluation**, on which the perplexity is measured")
         said = text_line(judged.evaluation, "evaluation")
@@ -100,6 +102,7 @@ def comparison_form(usual: Proposal) -> Study:
         "seed": seed,
         "prompt": prompt,
         "new_tokens": new_tokens,
+        "calibration_precision": precision,
     }
     fitted = next(iter(sliced(usual.plan).steps[0].repairs)) if repair else "none"
     found = usual._replace(judged=judged.model_copy(update=asked), repair=fitted, jitter=jitter)
@@ -322,6 +325,7 @@ def _judged(name: str, usual: Proposal, heals: bool = False) -> dict[str, Any]:
     )
     length = controls.number("Window length, tokens", f"{name}-length", judged.window_length, 2, 131072, 64)
     return {
+        "calibration_precision": calibration_precision(f"{name}-precision", judged.calibration_precision),
         "jitter": _repetitions(f"{name}-jitter"),
         "model": judged.model,
         "calibration": TextSource.parse(calibration, "calibration"),
@@ -334,6 +338,15 @@ def _judged(name: str, usual: Proposal, heals: bool = False) -> dict[str, Any]:
         "evaluation_windows": evaluation_windows,
         "window_length": length,
     }
+
+
+def calibration_precision(key: str, usual: Precision = "exact") -> Precision:
+    """How a model multiplies while it reads the calibration text; title and help are those of the field."""
+    field = Study.model_fields["calibration_precision"]
+    fast = st.toggle(
+        str(field.title), usual == "fast", key=key, persist_state="session", help=field.description
+    )
+    return "fast" if fast else "exact"
 
 
 def _own_text(name: str, what: str, usual: str) -> TextSource | None:

@@ -12,6 +12,7 @@ import streamlit as st
 from analysis.shape import ModelShape
 from analysis.sources.text import TextSource
 from app import controls, own
+from app.forms import calibration_precision
 from slicing.studies.files import usual_profile_windows
 from slicing.studies.requests import SEARCHED, Calibrated, Judged, ShrinkRequest
 from slicing.wish import LONGEST, Opens, Wish
@@ -106,6 +107,7 @@ def more(wish: Wish) -> tuple[Wish, dict[str, Any]]:
         calibration_windows = _usual(Calibrated, "Calibration windows", "calibration_windows")
         length = _usual(Calibrated, "Window length, tokens", "window_length", 2, 131072, 64)
         seed = _usual(Calibrated, "Seed that draws them", "seed", 0, 2**31 - 1)
+        precision = calibration_precision("wish-precision")
     with third:
         st.markdown("**Chosen on**")
         search_text = _own_text("search")
@@ -127,6 +129,7 @@ def more(wish: Wish) -> tuple[Wish, dict[str, Any]]:
         "profile_windows": usual_profile_windows(calibration_windows),
         "window_length": length,
         "seed": seed,
+        "calibration_precision": precision,
         "search_text": search_text,
         "healing_text": healing_text,
         "evaluation": TextSource.parse(evaluation, "evaluation"),

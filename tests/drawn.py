@@ -149,6 +149,7 @@ def studies(draw: st.DrawFn) -> Study:
         "task_folder": st.just(Path("/some/where")),
         **dict.fromkeys(("matched", "lens"), st.booleans()),
         "jitter": st.integers(0, 3),
+        "calibration_precision": st.sampled_from(["exact", "fast"]),
         "view": st.sampled_from(["comparison", "map", "ranking", "frontier"]),
     }
     fields |= draw(st.fixed_dictionaries({}, optional=more))

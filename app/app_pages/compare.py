@@ -121,8 +121,8 @@ def _perplexities(found: Comparison) -> None:
     how = wording.sequential_or_one_shot(found.study)
     st.caption(f"{wording.verbatim(evaluation.label)}: {dense.protocol}. {how}")
     st.caption(wording.window_reading(evaluation))
-    if noise := wording.noise_reading(found.study):
-        st.caption(noise)
+    for told in wording.study_reading(found.study):
+        st.caption(told)
     for each in found.measured.values():
         for told in filter(None, (wording.repaired(each), wording.healed(each))):
             st.caption(wording.verbatim(told))

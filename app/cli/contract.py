@@ -54,6 +54,7 @@ def recipe_json(study: Study, plan: Plan, settings: dict[str, Any]) -> dict[str,
     cut["settings"] = {
         name: list(value) if isinstance(value, tuple) else float(value) for name, value in settings.items()
     }
+    precision = study.calibration_precision
     for text in (asked["calibration"], asked["evaluation"]):
         text.pop("label_column")  # it is of healing alone, which that version did not know
     return {
@@ -65,6 +66,7 @@ def recipe_json(study: Study, plan: Plan, settings: dict[str, Any]) -> dict[str,
         "plan": {name: cut[name] for name in ("target", *(name for name in cut if name != "target"))},
         **{name: asked[name] for name in _JUDGED},
         **({"jitter": study.jitter} if study.jitter else {}),
+        **({"calibration_precision": precision} if precision != "exact" else {}),
     }
 
 

@@ -54,6 +54,13 @@ class Alike(StrEnum):
     SLICE = "slice"
 
 
+class CalibrationPrecision(StrEnum):
+    """How a model multiplies while it reads the calibration text."""
+
+    EXACT = "exact"
+    FAST = "fast"
+
+
 class Method(StrEnum):
     """How bases are found."""
 
@@ -314,6 +321,13 @@ class CalibrationOptions:
         ),
     ] = ""
     window_length: Annotated[int, typer.Option(min=2, help="Tokens in a window.")] = 512
+    calibration_precision: Annotated[
+        CalibrationPrecision,
+        typer.Option(
+            help="Of a float32 model's products while it reads the calibration text: 'fast' multiplies in "
+            "bfloat16, for which the processor needs instructions."
+        ),
+    ] = CalibrationPrecision.EXACT
 
     def fields(self) -> dict[str, Any]:
         """The fields of a request that they fill (``TextError``)."""
@@ -327,6 +341,7 @@ class CalibrationOptions:
                 for name in ("search_text", "healing_text")
             },
             "profile_windows": self.profile_windows or min(8, self.calibration_windows),
+            "calibration_precision": self.calibration_precision.value,
         }
 
 

@@ -44,8 +44,7 @@ def print_asked(run: Run) -> None:
         ("evaluation", "Judged on"),
     ):
         if used := getattr(result, role, None):
-            count = wording.counted(used.windows, "window")
-            out.print(f"{what} {used.label}: {count} of {used.window_length:,} tokens.", highlight=False)
+            out.print(f"{what} {used.told}.", highlight=False)
     where = run.environment
     out.print(
         f"Made on {where.device_name or where.device} in {where.dtype}, in {wording.duration(run.seconds)}.",
@@ -339,8 +338,8 @@ def _show_comparison(found: Comparison) -> None:
     out.print(f"{result.evaluation.label}: {dense.evaluation.protocol}.", style="dim", highlight=False)
     out.print(wording.window_reading(result.evaluation), style="dim", highlight=False)
     out.print(wording.sequential_or_one_shot(found.study), style="dim")
-    if repeated := wording.noise_reading(found.study):
-        out.print(repeated, style="dim", highlight=False)
+    for told in wording.study_reading(found.study):
+        out.print(told, style="dim", highlight=False)
     for each in found.measured.values():
         if each.sample:
             out.print(f"{each.title} continues (an illustration, not evidence):", style="bold")

@@ -85,11 +85,12 @@ def _of_comparison(run: Run, found: Comparison, may_see: MaySee) -> Summary:
     )
 
 
-def _reading(run: Run) -> tuple[str, str]:
-    """How a run found its bases, and from how many documents its windows are."""
+def _reading(run: Run) -> tuple[str, str, str]:
+    """How a run was calibrated, how it found its bases, and from how many documents its windows are."""
     evaluation = getattr(run.result, "evaluation", None)
     windows = "" if evaluation is None else wording.window_reading(evaluation)
-    return wording.sequential_or_one_shot(run.request), windows
+    calibrated = wording.precision_reading(run.request)
+    return calibrated, wording.sequential_or_one_shot(run.request), windows
 
 
 def _sizes(

@@ -46,6 +46,7 @@ from app.wording.results import (
     noise,
     noise_reading,
     other_way,
+    precision_reading,
     preview_verdict,
     previewed,
     reduction,
@@ -53,6 +54,7 @@ from app.wording.results import (
     sequential_or_one_shot,
     speed,
     spread_of_cut,
+    study_reading,
     verdict,
     window_reading,
 )

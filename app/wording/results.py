@@ -292,6 +292,18 @@ def noise_reading(study: Study) -> str:
     )
 
 
+def study_reading(study: Study) -> list[str]:
+    """Say what holds for all models of a study: how they were calibrated, and what noise there was."""
+    return [each for each in (precision_reading(study), noise_reading(study)) if each]
+
+
+def precision_reading(request: Request) -> str:
+    """Say how models multiplied while they read the calibration text; empty where they did so exactly."""
+    if getattr(request, "calibration_precision", "exact") == "exact":
+        return ""
+    return "Calibrated with matrix products in bfloat16, which changes the numbers a little."
+
+
 def repaired(each: Measurement) -> str | None:
     """Say what repair did to a model; ``None`` where it was not asked for."""
     told = each.repair

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from analysis.evaluate import perplexity_of
 from analysis.scores import find_score
 from app.wording.numbers import counted, draws, duration, percent, typeset
-from app.wording.results import evidence, noise, noise_reading
+from app.wording.results import evidence, noise, study_reading
 from app.wording.titles import budgets_line
 from slicing.budget import Budget
 from slicing.studies.recipe import Kind, Recipe
@@ -76,7 +76,7 @@ class Named(NamedTuple):
 
 def map_reading(study: Study) -> str:
     """Say how to read the map of a study."""
-    return " ".join(filter(None, (MAP_READING, noise_reading(study))))
+    return " ".join((MAP_READING, *study_reading(study)))
 
 
 def models(board: Board) -> list[Named]:
@@ -158,11 +158,7 @@ def ranking(table: Table) -> list[str]:
         )
     told += _gained(table)
     told.append(f"Intervals are over evaluation windows; {_draws(table.study)}.")
-    return [*told, *_repeated(table.study)]
-
-
-def _repeated(study: Study) -> list[str]:
-    return [sentence] if (sentence := noise_reading(study)) else []
+    return [*told, *study_reading(table.study)]
 
 
 def windows_of_both(study: Study) -> str:
@@ -241,7 +237,7 @@ def choices(board: Board) -> list[Choice]:
 
 def choices_reading(board: Board) -> list[str]:
     """Say what the intervals of these choices are over, and how often they were drawn."""
-    return [f"Intervals are over evaluation windows; {_draws(board.study)}.", *_repeated(board.study)]
+    return [f"Intervals are over evaluation windows; {_draws(board.study)}.", *study_reading(board.study)]
 
 
 def _which_one(table: Table, others: Sequence[Rival]) -> Choice | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from analysis.errors import PlanError
+from analysis.precision import Precision
 from slicing.budget import Budget
 from slicing.interface.asking import Asked, checked, share_of
 from slicing.interface.outcomes import Planned, Smaller, plan_in
@@ -36,6 +37,7 @@ def compress(
     healing_text: TextLike | None = None,
     evaluation: TextLike | None = None,
     evaluation_windows: int | None = None,
+    calibration_precision: Precision = "exact",
     tokenizer: PreTrainedTokenizerBase | None = None,
     device: str = "auto",
     dtype: str = "auto",
@@ -50,7 +52,9 @@ def compress(
     see docs/recipes.md. ``budget`` says how much smaller: ``mean_slice=SP``, ``parameters=SHARE``,
     ``blocks=COUNT`` or ``size=PARAMETERS``; by default that of the plan, or ``mean_slice=0.25``.
     ``fewer=0.2``, or ``"20%"``, is ``budget="parameters=0.2"``. With an ``evaluation`` text both models are
-    judged on its first ``evaluation_windows`` (8), and the model card tells their perplexities.
+    judged on its first ``evaluation_windows`` (8), and the model card tells their perplexities. With
+    ``calibration_precision="fast"`` a float32 model multiplies in bfloat16 while it reads the calibration
+    text.
 
     The smaller model is written to the folder of the run, which takes its size on disk. While it is made it
     takes its own size in memory beside the dense one; afterwards none, until ``.model`` opens it. It shares
@@ -88,6 +92,7 @@ def compress(
         window_length=texts.window_length,
         profile_windows=min(8, count),
         seed=seed,
+        calibration_precision=calibration_precision,
         **fields,
     )
     return Smaller(asked.carried_out(request, progress), asked.model, asked.home)

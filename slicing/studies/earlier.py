@@ -100,7 +100,7 @@ def _comparison(old: Plain) -> Plain:
         "kind": "study",
         "new_tokens": 40,
         "speed_rounds": 5,
-        **_some(old, (*_JUDGED, "lens", "jitter")),
+        **_some(old, (*_JUDGED, "lens", "jitter", "calibration_precision")),
         "recipes": [{"steps": [step]} for step in recipes],
         "budgets": [{"measure": "mean_slice", "amount": plan.get("target", 0.25)}],
         "seeds": [old.get("seed", 0)],

@@ -62,7 +62,8 @@ class Judge:
     @property
     def calibration(self) -> TextUsed:
         """The windows that calibration saw."""
-        return used(self.trial.calibration, self.view.windows, self.view.model)
+        precision = self.trial.calibration_precision
+        return used(self.trial.calibration, self.view.windows, self.view.model, precision=precision)
 
     @property
     def evaluated(self) -> TextUsed:
@@ -155,8 +156,14 @@ def count_parameters(model: Any) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def used(source: TextSource, windows: Tensor, model: Any, where: tuple[Passage, ...] = ()) -> TextUsed:
-    """The windows (N, T) of a text as a run records them."""
+def used(
+    source: TextSource,
+    windows: Tensor,
+    model: Any,
+    where: tuple[Passage, ...] = (),
+    precision: Precision = "exact",
+) -> TextUsed:
+    """The windows (N, T) of a text as a run records them; ``precision`` is that of calibration."""
     return TextUsed(
         label=source.label,
         windows=windows.shape[0],
@@ -164,6 +171,7 @@ def used(source: TextSource, windows: Tensor, model: Any, where: tuple[Passage, 
         digest=digest(windows),
         passages=where,
         batch=batch_size(windows, model.device),
+        precision=precision,
     )
 
 

@@ -36,8 +36,7 @@ def save_made(
     """
     about: dict[str, Any] = {
         "made_from": made_from,
-        "calibration": f"{calibration.label}, {calibration.windows} windows of "
-        f"{calibration.window_length} tokens",
+        "calibration": calibration.told,
         "numbers": numbers,
         "warnings": warnings,
         "progress": progress,

@@ -183,8 +183,8 @@ class Calibrated(Request):
     seed: Seed = 0
     calibration_precision: Precision = Field(
         default="exact",
-        title="Precision of calibration",
-        description="With 'fast', a model in float32 multiplies in bfloat16 while it reads the calibration "
+        title="Calibrate with products in bfloat16",
+        description="A model in float32 then multiplies in bfloat16 while it reads the calibration "
         "text. Processors with instructions for that do it two to four times as fast. It changes the "
         "perplexity of what is made by less than another draw of the windows does.",
     )

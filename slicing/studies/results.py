@@ -9,6 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from analysis.evaluate import Perplexity, Sample
 from analysis.int8 import Int8
+from analysis.precision import Precision
 from analysis.profile import LayerProfile
 from analysis.shape import ModelShape
 from analysis.sources.windows import Passage
@@ -41,6 +42,15 @@ class TextUsed(Value):
     """Of an evaluation: where each window lies."""
     batch: int | None = None
     """Windows that passed through the model at a time; ``None`` where an earlier version made the run."""
+    precision: Precision = "exact"
+    """Of the model's products while it read a text for calibration."""
+
+    @property
+    def told(self) -> str:
+        """Name the text, how much of it there was, and how the model multiplied if not exactly."""
+        windows = f"{self.windows} {'window' if self.windows == 1 else 'windows'}"
+        fast = ", read with matrix products in bfloat16" if self.precision == "fast" else ""
+        return f"{self.label}, {windows} of {self.window_length:,} tokens{fast}"
 
 
 class Environment(Value):

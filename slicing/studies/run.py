@@ -270,7 +270,8 @@ def _compress(
     check_recipe(request.recipe, request.budget, view)
     profile = view.profile
     made, deciding = make_smaller(request.recipe, request.budget, view)
-    calibration = used(request.calibration, view.windows, opened.model)
+    precision = request.calibration_precision
+    calibration = used(request.calibration, view.windows, opened.model, precision=precision)
     dense, smaller = evaluated(request, opened, made, progress)
     reason = why_not_sliceable(opened.model.config)
     shape = None if reason else view.shape

@@ -103,6 +103,7 @@ def compressions(draw: st.DrawFn) -> CompressRequest:
         "profile_windows": draw(st.sampled_from([1, min(8, windows)])),
         "search_text": draw(st.one_of(st.none(), line_texts())),
         "healing_text": draw(st.one_of(st.none(), line_texts())),
+        "calibration_precision": draw(st.sampled_from(["exact", "fast"])),
         "seed": draw(st.integers(0, 9)),
         "recipe": recipe,
         "budget": draw(budgets(recipe)),
@@ -180,7 +181,12 @@ def test_a_search_is_repeated_by_the_study_that_needs_it() -> None:
     "more",
     [
         {},
-        {"other": TextSource(kind="demo", split="out-of-style"), "speed_rounds": 0, "seed": 3},
+        {
+            "other": TextSource(kind="demo", split="out-of-style"),
+            "speed_rounds": 0,
+            "seed": 3,
+            "calibration_precision": "fast",
+        },
         {"tasks": ("sums",), "task_limit": 5, "preview_windows": 4, "search_windows": 16},
         {"search_text": TextSource(kind="demo", split="out-of-style"), "calibration_windows": 12},
     ],
