@@ -15,7 +15,10 @@ from torch import Tensor
 from analysis.errors import PlanError, UnsupportedError
 from analysis.evaluate import perplexity
 from analysis.read_shape import read_shape
+from analysis.sublayers import sublayers
 from slicing import repair as repairing
+from slicing.dense_states import DenseStates
+from slicing.guard import refuse_unless_invariant
 from slicing.repair import HELD_OUT, RidgeFit, WriterFit, held_out, lowest
 from slicing.schedule import SlicingSchedule
 from slicing.slicer import _Rotated, slice_model
@@ -254,3 +257,22 @@ def test_a_mixture_of_experts_is_refused_in_one_sentence(windows):
     model = tiny_model("mixtral")
     with pytest.raises(UnsupportedError, match=r"'experts\.down_proj' is one for every expert: slice"):
         slice_model(model, schedule_for(model), windows, repair=True)
+
+
+@pytest.mark.parametrize("span", [0, 2])
+@pytest.mark.parametrize("family", ["llama", "phi", "opt", "gemma"])
+def test_where_the_dense_stream_is_kept_it_passes_once_and_nothing_else_changes(family, span, many):
+    """Of three slicings, the first of those that keep it passes the dense stream, and the second none."""
+    model = tiny_model(family, torch.float64)
+    schedule = schedule_for(model).model_copy(update={"span": span})
+    passes, made, kept = Counter[int](), [], DenseStates()
+    refuse_unless_invariant(model)  # once for each model
+    writer = sublayers(model)[0][-1].writers[-1]
+    writer.register_forward_hook(lambda *_: passes.update([len(made)]))
+    for states in (None, kept, kept):
+        made.append(slice_model(model, schedule, many, repair=True, kept=states))
+    first, *others = (dict(each.model.named_parameters()) for each in made)
+    for other in others:
+        assert all(torch.allclose(each, other[name], rtol=1e-7, atol=1e-10) for name, each in first.items())
+    assert {place: passes[place] - passes[2] for place in (0, 1)} == {0: 1 + (span > 0), 1: 1}
+    assert kept.claim() > 0.0
