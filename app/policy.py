@@ -36,6 +36,7 @@ FREE = frozenset(
     {
         *("seed", "seeds", "draw", "rounding", "blocks_per_basis", "plain", "basis", "basis_draw"),
         *("kind", "view", "measure", "allocation", "score", "embedding", "repair", "run", "prompt", "search"),
+        "calibration_precision",
     }
 )
 """Numbers and words in a request that cost nothing and name no path. Others are refused in demo mode."""

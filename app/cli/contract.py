@@ -9,7 +9,7 @@ from app.cli.terminal import plain
 if TYPE_CHECKING:
     from analysis.shape import ModelShape
     from slicing.plans import Plan
-    from slicing.studies.results import Measurement, Run
+    from slicing.studies.results import Measurement, Run, TextUsed
     from slicing.studies.study import Study
     from slicing.studies.verdicts import Comparison
 
@@ -39,8 +39,8 @@ def comparison_json(run: Run, plan: Plan, settings: dict[str, Any]) -> dict[str,
         "warning": " ".join(study.warnings(shape) + result.profile.warnings()) or None,
         "evaluations": [_measurement(each, shape) for each in measured.values()],
         "differences": _differences(compared, planned),
-        "calibration": plain(result.calibration),
-        "evaluation": plain(result.evaluation),
+        "calibration": _text(result.calibration),
+        "evaluation": _text(result.evaluation),
         "environment": plain(run.environment),
         "seconds": run.seconds,
     }
@@ -68,6 +68,11 @@ def recipe_json(study: Study, plan: Plan, settings: dict[str, Any]) -> dict[str,
         **({"jitter": study.jitter} if study.jitter else {}),
         **({"calibration_precision": precision} if precision != "exact" else {}),
     }
+
+
+def _text(used: TextUsed) -> dict[str, Any]:
+    """Write a text, with the precision that it was read in where that is not exact."""
+    return {name: said for name, said in plain(used).items() if (name, said) != ("precision", "exact")}
 
 
 def _told(name: str, said: Any) -> bool:
