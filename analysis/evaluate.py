@@ -60,7 +60,7 @@ class Perplexity(Value):
     peak_memory: int
     """Bytes; see ``PeakMemory``."""
     precision: Precision = "exact"
-    """Of the matrix products; see ``analysis.device.matmuls``."""
+    """Of the matrix products; see ``analysis.precision.matmuls``."""
     bos: bool = False
     """Whether every window begins with the model's BOS token."""
     batch: int | None = None

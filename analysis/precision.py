@@ -42,8 +42,9 @@ def matmuls(precision: Precision, device: torch.device, dtype: torch.dtype) -> A
 def calibrating(precision: Precision) -> Iterator[None]:
     """Let the model multiply with this ``matmuls`` wherever something is found from calibration text.
 
-    That is in the passes for streams, second moments, bases and curvature. What is found from them stays in
-    fp32 and fp64, and evaluation has a precision of its own. It holds in this thread alone.
+    That is in the passes for streams, second moments and bases. The stream and what is found from it stay in
+    fp32 and fp64. Gradients, profiles and training are as without it, and evaluation has a precision of its
+    own. It holds in this thread alone.
     """
     token = _CALIBRATION.set(precision)
     try:
@@ -58,8 +59,19 @@ def calibration() -> Precision:
 
 
 def check_calibration(precision: Precision, model: Any) -> None:
-    """Raise ``ModelError`` where fast products are asked for, and the device would not make them fast."""
-    if precision == "fast" and model.dtype is torch.float32 and not _has_instructions(model.device):
+    """Raise ``ModelError`` where fast products are asked for and are not to be had: see ``matmuls``.
+
+    A model in bfloat16 makes none but such products anyway.
+    """
+    if precision == "exact" or model.dtype is torch.bfloat16:
+        return
+    if model.dtype is not torch.float32:
+        raise ModelError(
+            "Calibration was to multiply in bfloat16 (fast), which models in float32 or bfloat16 can do, but "
+            f"this one is in {str(model.dtype).removeprefix('torch.')}: calibrate with exact products, or "
+            "open it in another dtype."
+        )
+    if not _has_instructions(model.device):
         raise ModelError(
             f"Calibration was to multiply in bfloat16 (fast), for which this {model.device.type.upper()} has "
             "no instructions: calibrate with exact products."

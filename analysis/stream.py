@@ -90,7 +90,10 @@ class BlockStream:
         """A stream over the same windows through ``model``, which begins as ``begin`` makes of what enters
         block 0.
         """
-        return BlockStream(model, torch.cat(self.batches), self.budget, begin, self.precision)
+        found = BlockStream(model, torch.cat(self.batches), self.budget, begin, self.precision)
+        if model is self.model:
+            found.contexts = self.contexts
+        return found
 
     def at(self, index: int) -> Tensor:
         """A batch, (B, T, D), where the stream is now; it stays as it is."""
@@ -114,13 +117,12 @@ class BlockStream:
         # Where accelerate keeps a block elsewhere, calling it brings it here.
         with self.multiplying():
             output = block(states, **self.context(index, place))
-        output = output[0] if isinstance(output, tuple) else output
-        return output.to(states.dtype)
+        return _as_precise(output[0] if isinstance(output, tuple) else output, states)
 
     def added(self, sublayer: Adding, place: int, index: int, states: Tensor) -> Tensor:
         """Return what ``sublayer``, one of the block at ``place``, adds to a batch of ``states``."""
         with self.multiplying():
-            return sublayer.added(states, self.context(index, place)).to(states.dtype)
+            return _as_precise(sublayer.added(states, self.context(index, place)), states)
 
     def multiplying(self) -> AbstractContextManager[object]:
         """Let the model multiply in the stream's precision inside the ``with``."""
@@ -134,6 +136,11 @@ class BlockStream:
         """Count the windows of a batch that are among the ``last`` of all."""
         sizes = [len(batch) for batch in self.batches]
         return min(sizes[index], max(0, last - sum(sizes[index + 1 :])))
+
+
+def _as_precise(made: Tensor, states: Tensor) -> Tensor:
+    """What was made of ``states``, in their dtype if its own is less precise."""
+    return made.to(torch.promote_types(made.dtype, states.dtype))
 
 
 def _budget_beside(model: Any) -> tuple[int, int]:

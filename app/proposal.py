@@ -14,7 +14,7 @@ from slicing.studies.requests import Judged, ProfileRequest
 from slicing.studies.results import Run
 from slicing.studies.study import Study, comparison
 
-_DRAWN = ("calibration_windows", "profile_windows")
+_DRAWN = ("calibration_windows", "profile_windows", "calibration_precision")
 
 
 class Proposal(NamedTuple):

@@ -20,7 +20,7 @@ SPARE = 8
 
 
 class DenseStates:
-    """The dense stream behind sub-layers, which fits leave to later ones on the same windows."""
+    """The dense stream behind sub-layers, which fits and slicings leave to later ones on the same windows."""
 
     def __init__(self) -> None:
         self.known: dict[tuple[int, int], tuple[list[Tensor], float]] = {}

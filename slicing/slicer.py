@@ -505,7 +505,8 @@ class _Dense:
     def ahead(self, some: range) -> Iterator[BlockStream]:
         """Yield the stream in front of every sub-layer of these blocks, which come next, and behind the last.
 
-        The stream itself stays where it is. It takes a second one, for which there is room where it is kept.
+        The stream itself stays where it is, and a second one goes on. Where the dense stream is kept, there
+        is room for that.
         """
         stream = self.stream.beside()
         for place in range(self.rows * some.start, self.rows * some.stop):

@@ -45,6 +45,8 @@ def print_asked(run: Run) -> None:
     ):
         if used := getattr(result, role, None):
             out.print(f"{what} {used.told}.", highlight=False)
+    if told := wording.precision_reading(request):
+        out.print(told, highlight=False)
     where = run.environment
     out.print(
         f"Made on {where.device_name or where.device} in {where.dtype}, in {wording.duration(run.seconds)}.",
@@ -338,8 +340,8 @@ def _show_comparison(found: Comparison) -> None:
     out.print(f"{result.evaluation.label}: {dense.evaluation.protocol}.", style="dim", highlight=False)
     out.print(wording.window_reading(result.evaluation), style="dim", highlight=False)
     out.print(wording.sequential_or_one_shot(found.study), style="dim")
-    for told in wording.study_reading(found.study):
-        out.print(told, style="dim", highlight=False)
+    for reading in wording.study_reading(found.study):
+        out.print(reading, style="dim", highlight=False)
     for each in found.measured.values():
         if each.sample:
             out.print(f"{each.title} continues (an illustration, not evidence):", style="bold")

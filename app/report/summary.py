@@ -248,7 +248,7 @@ def _of_compress(run: Run) -> Summary:
     if result.layout:
         cards.append(Card("Blocks", str(len(result.layout.groups)), note=result.layout.label))
     cards.append(Card("Made in", wording.duration(result.seconds)))
-    way = (wording.opened(result.plain), wording.sequential_or_one_shot(run.request))
+    way = (wording.opened(result.plain), *_reading(run)[:2])
     return Summary(told, cards=tuple(cards), notes=way)
 
 
@@ -274,7 +274,7 @@ def _of_search(run: Run) -> Summary:
     mean = wording.percent(result.schedule.mean_slice)
     judged = wording.counted(result.evaluations, "model")
     told = f"Shares were searched, with {judged} judged: they cut {mean} of the width on average."
-    return Summary(told, notes=(wording.sequential_or_one_shot(run.request),))
+    return Summary(told, notes=_reading(run)[:2])
 
 
 KINDS: dict[str, Callable[[Run], Summary]] = {

@@ -301,7 +301,7 @@ def precision_reading(request: Request) -> str:
     """Say how models multiplied while they read the calibration text; empty where they did so exactly."""
     if getattr(request, "calibration_precision", "exact") == "exact":
         return ""
-    return "Calibrated with matrix products in bfloat16, which changes the numbers a little."
+    return "Bases, moments and fits were found with matrix products in bfloat16."
 
 
 def repaired(each: Measurement) -> str | None:

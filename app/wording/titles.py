@@ -33,13 +33,18 @@ def _search_title(task: Any) -> str:
 
 
 def _compress_title(task: Any) -> str:
-    return f"Compress {task.model.label}, {within(task.recipe)}, {budgets_line((task.budget,))}"
+    size = budgets_line((task.budget,))
+    return f"Compress {task.model.label}, {within(task.recipe)}, {size}{_precision(task)}"
 
 
 def _trial_title(task: Any) -> str:
     size = f", {budgets_line((task.budget,))}" if task.budget else ""
     noise = f", with noise {task.jitter}" if task.jitter else ""
-    return f"Try {task.model.label}, {within(task.recipe)}{size}{noise}"
+    return f"Try {task.model.label}, {within(task.recipe)}{size}{noise}{_precision(task)}"
+
+
+def _precision(task: Any) -> str:
+    return ", calibrated in bfloat16" if task.calibration_precision == "fast" else ""
 
 
 def _profile_title(task: Any) -> str:
@@ -55,10 +60,10 @@ def _shrink_title(task: Any) -> str:
 def _study_title(task: Study) -> str:
     sizes, label = budgets_line(task.budgets), task.model.label
     if task.view == "comparison":
-        return f"Compare {label}, {within(task.recipes[-1])}, {sizes}"
+        return f"Compare {label}, {within(task.recipes[-1])}, {sizes}{_precision(task)}"
     if task.view == "map":
-        return f"Map of {len(task.recipes) - 1} bases at {sizes} on {label}"
-    return f"Study of {counted(len(task.recipes), 'recipe')} at {sizes} on {label}"
+        return f"Map of {len(task.recipes) - 1} bases at {sizes} on {label}{_precision(task)}"
+    return f"Study of {counted(len(task.recipes), 'recipe')} at {sizes} on {label}{_precision(task)}"
 
 
 TITLES: dict[str, Callable[[Any], str]] = {

@@ -61,7 +61,7 @@ def reduce_model(
     """Take ``model`` down to the blocks of ``layout`` and repair it, calibrated on ``windows`` (N, T).
 
     The repair is kept only where the loss on windows held out of the fits is less than without. ``kept``: the
-    dense stream on these windows, as far as earlier fits have left it. Raises
+    dense stream on these windows, as far as fits and slicings before have left it. Raises
     ``UnsupportedError`` for a family whose blocks cannot be removed, or whose writers are not known, and what
     ``slice_model`` raises.
     """

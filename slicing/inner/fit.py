@@ -40,8 +40,9 @@ if TYPE_CHECKING:
 
 RIDGES = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
 """With few windows even strong ridges gain: 3 was chosen most often with 16 of 512 tokens."""
-SAME = 1e-4
-"""Two batches that differ by less than this, relative to their norm, differ by rounding alone."""
+SAME, ROUGHLY = 1e-4, 1e-2
+"""Two batches that differ by less than this, relative to their norm, differ by rounding alone, in fp32 and in
+bf16."""
 Tell = Callable[[int, int], None]
 
 
@@ -63,7 +64,7 @@ def fit_inside(
     ``windows`` (N, T), of which the last ``held`` choose ridges. ``fits`` are names as above. ``changed``
     tells which sub-layers were cut, by block and row: those alone have a ``local`` fit. In front of the first
     of them, and of the first removed block, the two streams are one and nothing is fitted. Where the dense
-    stream is ``kept`` from other fits on these windows, it does not pass again.
+    stream is ``kept`` from fits or slicings before on these windows, it does not pass again.
     """
     if budget is None and dense.device.type != HOST:
         batch = tokens_at_a_time(windows, dense.device)
@@ -77,8 +78,15 @@ def fit_inside(
     dense_rows, passed, alike = sublayers(dense), 0, True
 
     def skip(block: int) -> None:
-        last = len(dense_rows[block]) - 1
-        pass_dense(true, (block, last), lambda: true.through(blocks(dense)[block], block), kept)
+        if kept is None:
+            true.through(blocks(dense)[block], block)
+            return
+        with present(blocks(dense)[block]):
+            for row, sublayer in enumerate(dense_rows[block]):
+                pass_dense(true, (block, row), lambda each=sublayer: advance(each, block), kept)
+
+    def advance(sublayer: Sublayer, block: int) -> None:
+        true.change(lambda index, states: states + true.added(sublayer, block, index, states))
 
     for place, (rows, first) in enumerate(zip(sublayers(cut), layout.following, strict=True)):
         top = layout.tops[place]
@@ -197,7 +205,8 @@ class _Fit:
                 return None
             found.append(torch.tensor(some, device=inputs[place].device))
             shown = inputs[place].index_select(-1, found[-1]).to(parts[place])
-            if float((shown - parts[place]).norm()) > SAME * float(shown.norm()):
+            most = ROUGHLY if shown.dtype is torch.bfloat16 else SAME
+            if float((shown - parts[place]).norm()) > most * float(shown.norm()):
                 return None
         return found
 

@@ -218,7 +218,7 @@ def compare(
     the part for that. ``one_shot``: all bases from one pass, which is quicker and costs some perplexity.
     ``repair``: fit the output projections anew. ``settings``: fields of ``slicing.studies.study.Study``, such
     as ``new_tokens`` (40; 0 for no sample texts), ``speed_rounds`` (5; 0 for no timing), ``other`` (a second
-    text), ``tasks`` or ``jitter``.
+    text), ``tasks``, ``jitter`` or ``calibration_precision`` ("fast" for products in bfloat16).
 
     Differences are paired window by window, with Student's 95 % intervals. Runs are stored as in ``profile``,
     each trial too, so that what was interrupted goes on. Raises what ``compress`` raises.
@@ -274,7 +274,8 @@ def study(
     ``model``, texts and windows: as in ``compare``. ``recipes``: lines, the first of which all others are
     measured by; the dense model is always judged too. ``budgets``: as in ``compress``, each for all recipes.
     ``seeds``: of the calibration windows. ``settings``: fields of ``slicing.studies.study.Study``, such as
-    ``jitter``, ``healing_tokens``, ``speed_rounds``, ``int8``, ``tasks`` or ``other``.
+    ``jitter``, ``healing_tokens``, ``speed_rounds``, ``int8``, ``tasks``, ``other`` or
+    ``calibration_precision``.
 
     With one budget the frame ranks the recipes, with several it has a row for every trial. p-values are
     corrected for the number of differences (Holm). Runs are stored as in ``profile``, each trial too, so that

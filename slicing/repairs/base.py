@@ -46,7 +46,7 @@ class Cuts:
     budget: tuple[int, int] | None = None
     """Bytes that activations may take on (device, host), by default a third of what is free."""
     kept: DenseStates | None = None
-    """The dense stream as far as earlier fits have left it, for later ones."""
+    """The dense stream, as far as earlier fits and slicings have left it."""
 
     @no_grad
     def walk(self, close: Callable[[Cuts, BlockStream, BlockStream, int], SublayerRepair | None]) -> Any:

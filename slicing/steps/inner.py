@@ -310,6 +310,7 @@ class Inner(Step):
     @contextmanager
     def _measured(self, view: ModelView, before: Made) -> Iterator[Callable[[Made], Made]]:
         """Yield what adds the time and the memory of this part to those of what was there ``before``."""
+        _claimed(view)  # what a trial that was stopped has left
         start, device = time.perf_counter(), view.model.device
         with PeakMemory(device) as peak, out_of_memory_told("cutting inside the blocks", device):
             yield lambda made: replace(

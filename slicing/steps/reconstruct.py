@@ -92,7 +92,7 @@ class Reconstruct(Healing):
         some = examples[: max(1, self.tokens // (self.passes * examples.tokens.shape[1]))]
         before = held_loss(student, held, view.precision)
         windows = torch.cat([some.tokens, held.tokens])
-        true = BlockStream(dense, windows)
+        true = BlockStream(dense, windows, precision="exact")  # it trains, and is no calibration
         short, listed, passed = true.beside(student), blocks(student), 0
         following = layout.following
         for place, first in enumerate(following):

@@ -189,9 +189,11 @@ class Removal(Step):
 
     def apply(self, view: ModelView, plan: Layout, made: Made) -> Made:
         """Take the other blocks out and repair, with what that took."""
+        kept = dense_states(view) if made.model is view.model else None
+        if kept:
+            kept.claim()  # what a trial that was stopped has left
         start = time.perf_counter()
         with PeakMemory(view.model.device) as peak:
-            kept = dense_states(view) if made.model is view.model else None
             found = reduce_model(
                 made.model, plan, view.windows, self.repair, view.progress, "Repairing", kept=kept
             )

@@ -352,6 +352,8 @@ class Slice(Slicing, Step):
             bases = view.bases if made.layout is None else view.bases_of(made.model)
         dense = made.model if made.layout is None else view.model  # which repair aims at
         kept = dense_states(view) if self.repair != "none" and dense is view.model else None
+        if kept:
+            kept.claim()  # what a trial that was stopped has left
         start = time.perf_counter()
         with PeakMemory(view.model.device) as peak:
             if bases is not None:

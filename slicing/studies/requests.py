@@ -189,7 +189,8 @@ class Calibrated(Request):
         "perplexity of what is made by less than another draw of the windows does.",
     )
     """That of the model's products in every pass that bases, moments and fits are found from
-    (``analysis.precision.calibrating``). Profiles, gradients and all evaluations are as without it."""
+    (``analysis.precision.calibrating``). The pass of the profile, gradients, training and all evaluations are
+    as without it; scores that are made of bases or moments are not."""
 
     @property
     def profile_draw(self) -> tuple[int, int, int]:

@@ -43,13 +43,13 @@ class TextUsed(Value):
     batch: int | None = None
     """Windows that passed through the model at a time; ``None`` where an earlier version made the run."""
     precision: Precision = "exact"
-    """Of the model's products while it read a text for calibration."""
+    """Of the model's products while bases, moments and fits were found from it."""
 
     @property
     def told(self) -> str:
         """Name the text, how much of it there was, and how the model multiplied if not exactly."""
-        windows = f"{self.windows} {'window' if self.windows == 1 else 'windows'}"
-        fast = ", read with matrix products in bfloat16" if self.precision == "fast" else ""
+        windows = f"{self.windows:,} {'window' if self.windows == 1 else 'windows'}"
+        fast = ", matrix products in bfloat16" if self.precision == "fast" else ""
         return f"{self.label}, {windows} of {self.window_length:,} tokens{fast}"
 
 

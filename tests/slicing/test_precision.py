@@ -21,6 +21,7 @@ from analysis.sources.opening import OpenModel
 from analysis.sources.text import TextSource
 from analysis.stream import BlockStream
 from app import wording
+from app.wording.titles import title
 from slicing.budget import Budget
 from slicing.studies.files import parse_study, write_study
 from slicing.studies.recipe import Recipe
@@ -107,6 +108,38 @@ def test_a_processor_without_instructions_for_bfloat16_refuses(monkeypatch):
     check_calibration("fast", model.to(torch.bfloat16))  # which multiplies so whatever is asked for
     with pytest.raises(ModelError, match=r"\(fast\), for which this CPU has no instructions: calibrate with"):
         check_calibration("fast", model.float())
+
+
+def test_a_model_that_would_not_multiply_in_bfloat16_refuses():
+    model = tiny_model("llama").to(torch.float16)
+    with pytest.raises(ModelError, match="this one is in float16: calibrate with exact products, or open it"):
+        check_calibration("fast", model)
+
+
+def test_what_a_stream_passes_is_never_made_less_precise():
+    """A student in float32 may follow a model in bfloat16."""
+    model = tiny_model("llama").to(torch.bfloat16)
+    stream = BlockStream(model, WINDOWS)
+    assert stream.at(0).dtype is torch.bfloat16
+    stream.through(tiny_model("llama").model.layers[0], 0)
+    assert stream.at(0).dtype is torch.float32
+
+
+def test_training_is_exact_however_calibration_multiplies(judged, monkeypatch):
+    made: list[str] = []
+
+    class Noted(BlockStream):
+        def __init__(self, *given: Any, **settings: Any) -> None:
+            super().__init__(*given, **settings)
+            made.append(self.precision)
+
+    monkeypatch.setattr("slicing.steps.reconstruct.BlockStream", Noted)
+    recipe = Recipe.parse("shortgpt | reconstruct(tokens=96)")
+    trial = Trial(**judged, calibration_precision="fast", recipe=recipe, budget=Budget.parse("blocks=1"))
+    result: Any = Trials(OpenModel(tiny_model("llama"), byte_tokenizer())).make(trial).result
+    assert made == ["exact"]
+    assert len(result.measurement.healed) == 1
+    assert title(trial).endswith(", calibrated in bfloat16")
 
 
 def test_a_trial_is_refused_before_any_work(judged, monkeypatch):
