@@ -19,6 +19,7 @@ from analysis.errors import ModelError
 from analysis.evaluate import check_windows
 from analysis.hooks import entering_states, going_on_from, returns_tuple
 from analysis.late import functional, no_grad, torch
+from analysis.precision import in_calibration
 from analysis.sublayers import Sublayer, rms, sublayers
 from analysis.values import Progress, no_progress
 
@@ -102,9 +103,10 @@ def curvature(
 def _added(sublayer: Sublayer, entering: Tensor, context: dict[str, Any]) -> list[Tensor]:
     """Run each branch of a sub-layer alone, and give what it adds to the stream, (1, T, D)."""
     every = range(len(sublayer.branches))
-    return [
-        sublayer.added(entering, context, but=[other for other in every if other != one]) for one in every
-    ]
+    with in_calibration(entering):
+        return [
+            sublayer.added(entering, context, but=[other for other in every if other != one]) for one in every
+        ]
 
 
 def gradients(
@@ -141,8 +143,9 @@ def _entering(model: Any, tokens: Tensor, tuples: bool) -> tuple[list[Tensor], l
     found = [states]
     with torch.no_grad():
         for block, context in zip(blocks(model), contexts, strict=True):
-            output = block(found[-1], **on_device(context, found[-1].device))
-            found.append(output[0] if isinstance(output, tuple) else output)
+            with in_calibration(found[-1]):
+                output = block(found[-1], **on_device(context, found[-1].device))
+            found.append((output[0] if isinstance(output, tuple) else output).to(found[-1].dtype))
     return found, contexts
 
 
@@ -163,7 +166,7 @@ def _at_head(
     """The gradient of the summed loss at the end of the last block, (1, T, D)."""
     with torch.enable_grad():
         last = last.detach().requires_grad_(True)
-        with going_on_from(model, len(blocks(model)), last, tuples):
+        with going_on_from(model, len(blocks(model)), last, tuples), in_calibration(last):
             logits = model(tokens, use_cache=False).logits.float()[0]
         if labels == "text":
             logits, wanted = logits[:-1], tokens[0, 1:].to(logits.device)
@@ -187,7 +190,9 @@ def _through(
     with torch.enable_grad():
         streams = [states.detach().requires_grad_(True)]
         for sublayer in rows:
-            streams.append(streams[-1] + sublayer.added(streams[-1], context))
+            with in_calibration(states):
+                added = sublayer.added(streams[-1], context)
+            streams.append(streams[-1] + added)
         found = torch.autograd.grad(streams[-1], streams, gradient.to(streams[-1].device))
     for row in range(len(rows) - 1, -1, -1):
         visit(place, row, (streams[row].detach(), streams[row + 1].detach()), found[row + 1], context)

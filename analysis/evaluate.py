@@ -47,6 +47,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+_ROWS_ON_HOST = 16
+"""Tokens whose losses a CPU works out at a time: with 50,000 logits each they stay in its cache, and take a
+third of the time that those of 256 take."""
+
+
 class Perplexity(Value):
     """Perplexity on a set of windows, with what it took to measure."""
 
@@ -382,10 +387,17 @@ def _losses(model: Any, tokens: Tensor, output: Any) -> list[float]:
     # leaving it out beforehand would copy all the others.
     targets = tokens.roll(-1, dims=1).flatten()
     losses = [
-        functional.cross_entropy(rows.float(), target.to(rows.device), reduction="none")
+        _cross_entropy(rows, target.to(rows.device))
         for rows, target in zip(_logits(model, output), targets.split(ROWS), strict=True)
     ]
     return widen(torch.cat(losses).view(tokens.shape)[:, :-1], HOST).mean(dim=1).tolist()
+
+
+def _cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """The loss of each token, (rows,), by logits (rows, V)."""
+    some = _ROWS_ON_HOST if logits.device.type == HOST else len(logits)
+    parts = zip(logits.split(some), targets.split(some), strict=True)
+    return torch.cat([functional.cross_entropy(each.float(), one, reduction="none") for each, one in parts])
 
 
 def _logits(model: Any, output: Any) -> Iterator[Tensor]:

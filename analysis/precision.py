@@ -14,6 +14,8 @@ from analysis.late import torch
 if TYPE_CHECKING:
     from typing import Any
 
+    from torch import Tensor
+
 Precision = Literal["exact", "fast"]
 _CALIBRATION: ContextVar[Precision] = ContextVar("the precision of calibration", default="exact")
 
@@ -42,8 +44,8 @@ def matmuls(precision: Precision, device: torch.device, dtype: torch.dtype) -> A
 def calibrating(precision: Precision) -> Iterator[None]:
     """Let the model multiply with this ``matmuls`` wherever something is found from calibration text.
 
-    That is in the passes for streams, second moments and bases. The stream and what is found from it stay in
-    fp32 and fp64. Gradients, profiles and training are as without it, and evaluation has a precision of its
+    That is in the passes for streams, second moments, bases and gradients. The stream and what is found from
+    it stay in fp32 and fp64. Profiles and training are as without it, and evaluation has a precision of its
     own. It holds in this thread alone.
     """
     token = _CALIBRATION.set(precision)
@@ -56,6 +58,11 @@ def calibrating(precision: Precision) -> Iterator[None]:
 def calibration() -> Precision:
     """Tell the precision of ``calibrating``; ``exact`` outside of it."""
     return _CALIBRATION.get()
+
+
+def in_calibration(states: Tensor) -> AbstractContextManager[object]:
+    """Let a model multiply what it makes of ``states`` in the precision of ``calibrating``."""
+    return matmuls(calibration(), states.device, states.dtype)
 
 
 def check_calibration(precision: Precision, model: Any) -> None:

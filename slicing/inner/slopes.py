@@ -13,6 +13,7 @@ from analysis.curvature import Streams, gradients
 from analysis.device import HOST
 from analysis.errors import ModelError
 from analysis.late import no_grad, torch
+from analysis.precision import in_calibration
 from analysis.sublayers import out_in, sublayers
 from analysis.values import Progress, no_progress
 
@@ -35,7 +36,7 @@ def writer_slopes(model: Any, windows: Tensor, seed: int = 0, progress: Progress
     @no_grad
     def visit(block: int, row: int, streams: Streams, gradient: Tensor, context: dict[str, Any]) -> None:
         sublayer, read = every[block][row], dict[int, torch.Tensor]()
-        with sublayer.reading(read.__setitem__):
+        with sublayer.reading(read.__setitem__), in_calibration(streams[0]):
             sublayer.added(streams[0], context)
         for place, writer in enumerate(sublayer.writers):
             back = sublayer.scale * (gradient.float() @ out_in(writer).float())

@@ -20,6 +20,7 @@ from analysis.curvature import Streams, gradients
 from analysis.device import HOST, present, widen
 from analysis.errors import ModelError
 from analysis.late import nn, torch, transformers
+from analysis.precision import in_calibration
 from analysis.read_units import read_units
 from analysis.sublayers import Sublayer, sublayers
 from analysis.units import BranchUnits, Units
@@ -147,8 +148,11 @@ def _of_parameters(
     if not parameters:
         return ()
     with torch.enable_grad(), _asked_for(parameters):
-        added = sublayer.added(entering, context)
-        return torch.autograd.grad(added, parameters, gradient, allow_unused=True, materialize_grads=True)
+        with in_calibration(entering):
+            added = sublayer.added(entering, context)
+        return torch.autograd.grad(
+            added, parameters, gradient.to(added.dtype), allow_unused=True, materialize_grads=True
+        )
 
 
 @contextmanager

@@ -189,7 +189,7 @@ class Calibrated(Request):
         "perplexity of what is made by less than another draw of the windows does.",
     )
     """That of the model's products in every pass that bases, moments and fits are found from
-    (``analysis.precision.calibrating``). The pass of the profile, gradients, training and all evaluations are
+    (``analysis.precision.calibrating``). The pass of the profile, training and all evaluations are
     as without it; scores that are made of bases or moments are not."""
 
     @property

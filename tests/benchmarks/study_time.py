@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from analysis.device import reuse_memory
 from analysis.sources.opening import open_dense
 from slicing.steps.base import Step
 from slicing.studies.cuts import Cuts
@@ -32,6 +33,7 @@ def main() -> None:
     parser.add_argument("--sizes", default="", help="shares of parameters that go, with commas between")
     parser.add_argument("--precision", default="exact", help="of calibration: exact or fast")
     asked = parser.parse_args()
+    reuse_memory()  # as in every process that carries a study out
     study = read_study(STUDY).model_copy(update={"calibration_precision": asked.precision})
     some = [int(each) for each in asked.recipes.split(",") if each] or range(len(study.recipes))
     sizes = [float(each) for each in asked.sizes.split(",") if each]

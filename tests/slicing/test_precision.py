@@ -12,6 +12,7 @@ from conftest import byte_tokenizer, tiny_model
 
 from analysis.anatomy import blocks
 from analysis.bases import find_bases
+from analysis.curvature import curvature
 from analysis.errors import ModelError
 from analysis.evaluate import perplexity
 from analysis.precision import calibrating, calibration, check_calibration
@@ -41,6 +42,8 @@ RECIPES = (
     "fasp",
     "mixed(repair=projections)",
     "modegpt",
+    "2ssp",
+    "llm-pruner",
 )
 
 
@@ -89,6 +92,21 @@ def test_streams_and_bases_multiply_in_the_precision_of_calibration_and_stay_in_
     assert 0.0 < moved < 0.02
     assert all(each.dtype is torch.float32 for each in found.vectors)
     assert calibration() == "exact"
+
+
+def test_gradients_multiply_in_the_precision_of_calibration_and_add_up_in_float32():
+    model = tiny_model("llama")
+    seen = products_of(model)
+    exact = curvature(model, WINDOWS, changes=True)
+    with calibrating("fast"):
+        fast = curvature(model, WINDOWS, changes=True)
+    half = len(seen) // 2
+    assert {*seen[:half]} == {torch.float32}
+    assert {*seen[half:]} == {torch.bfloat16}
+    for one, other in zip(exact.moments[0], fast.moments[0], strict=True):
+        assert other.dtype is torch.float32
+        assert not torch.equal(one, other)
+    np.testing.assert_allclose(fast.changes[0], exact.changes[0], rtol=0.2)
 
 
 def test_profiles_and_losses_are_exact_however_calibration_multiplies():
