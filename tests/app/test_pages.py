@@ -227,15 +227,18 @@ def test_sliders_change_the_plan_that_is_compared(desk: Desk) -> None:
     assert (task.new_tokens, task.speed_rounds, task.matched) == (40, 5, True)
 
 
-def test_a_comparison_asks_for_repetitions_and_begins_with_those_of_the_one_shown(desk: Desk) -> None:
+def test_a_comparison_asks_for_repetitions_and_precision_and_begins_with_those_of_the_one_shown(desk: Desk) -> None:
     app = page("compare")
     assert app.number_input(key="comparison-jitter").value == 0
     app.number_input(key="comparison-jitter").set_value(2)
+    assert not app.toggle(key="calibration-precision").value
+    app.toggle(key="calibration-precision").set_value(True)
     press(app, "Compare")
     (task,) = desk.tasks
-    assert (task.view, task.jitter) == ("comparison", 2)
+    assert (task.view, task.jitter, task.calibration_precision) == ("comparison", 2, "fast")
     shown = bundled_run().model_copy(update={"request": task})
-    assert propose(shown, Plan()).comparison().jitter == 2
+    again = propose(shown, Plan()).comparison()
+    assert (again.jitter, again.calibration_precision) == (2, "fast")
 
 
 def test_an_address_sets_the_plan(desk: Desk) -> None:

@@ -104,11 +104,13 @@ def test_all_else_can_be_said_too(desk: Desk) -> None:
     app.number_input(key="quality").set_value(1.3).run()
     app.number_input(key="wish-calibration-windows").set_value(4).run()
     app.toggle(key="wish-own-healing").set_value(True).run()
+    app.toggle(key="wish-precision").set_value(True).run()
     app.text_input(key="wish-tasks").set_value("piqa, arc_easy").run()
     find(app).click().run()
     (task,) = desk.tasks
     assert task.wish.quality == 1.3
     assert (task.calibration_windows, task.profile_windows) == (4, 4)
+    assert task.calibration_precision == "fast"
     assert task.healing_text is not None and task.tasks == ("piqa", "arc_easy") and task.task_limit == 100
 
 

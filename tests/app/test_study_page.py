@@ -232,6 +232,21 @@ def test_repetitions_are_asked_for_by_the_words_of_the_field(desk: Desk, kind: s
     assert desk.tasks[0].jitter == 2
 
 
+@pytest.mark.parametrize(
+    ("kind", "key"), [("sweep", "sweep"), ("contest", "contest"), ("leaderboard", "board")]
+)
+def test_the_precision_of_calibration_is_asked_for_by_the_words_of_the_field(
+    desk: Desk, kind: str, key: str
+) -> None:
+    app = form(kind)
+    asked = app.toggle(key=f"{key}-precision")
+    field = Study.model_fields["calibration_precision"]
+    assert (asked.label, asked.help, asked.value) == (field.title, field.description, False)
+    asked.set_value(True).run()
+    press(app, "Run")
+    assert desk.tasks[0].calibration_precision == "fast"
+
+
 def test_recipes_have_human_titles_and_any_of_them_is_the_baseline(desk: Desk) -> None:
     app = form("contest")
     assert "Slicing, rising with depth (ATP)" in app.multiselect(key="contest-recipes").options
