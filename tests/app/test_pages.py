@@ -227,7 +227,7 @@ def test_sliders_change_the_plan_that_is_compared(desk: Desk) -> None:
     assert (task.new_tokens, task.speed_rounds, task.matched) == (40, 5, True)
 
 
-def test_a_comparison_asks_for_repetitions_and_precision_and_begins_with_those_of_the_one_shown(desk: Desk) -> None:
+def test_a_comparison_asks_for_repetitions_and_precision_beginning_with_those_shown(desk: Desk) -> None:
     app = page("compare")
     assert app.number_input(key="comparison-jitter").value == 0
     app.number_input(key="comparison-jitter").set_value(2)
