@@ -319,13 +319,32 @@ def reuse_memory() -> None:
 
 
 def pass_by_imports() -> None:
-    """Let the collection of garbage pass by all objects that there are now; for a process that begins.
+    """Let the collection of garbage pass by all objects that there are now; before a process has others.
 
     Those that torch and transformers make when they are imported never become garbage, and to look at them
     takes most of every collection.
     """
     gc.collect()
     gc.freeze()
+
+
+class Imports:
+    """What a process has imported; for a server that imports most of it only when somebody asks for it."""
+
+    def __init__(self) -> None:
+        self._seen = self._passed = 0
+
+    def pass_by(self) -> None:
+        """Do what ``pass_by_imports`` does once more modules were imported than the last time.
+
+        To be called every second or so. It waits for a call between which nothing was imported, since one
+        import brings others.
+        """
+        now = len(sys.modules)
+        if now == self._seen and now > self._passed:
+            pass_by_imports()
+            self._passed = now
+        self._seen = now
 
 
 def free_memory() -> None:

@@ -6,6 +6,8 @@ pages. A process of its own can be killed at any moment, and gives all of its me
 
 from __future__ import annotations
 
+import functools
+import importlib
 import logging
 import os
 import queue
@@ -308,10 +310,26 @@ def launch() -> Child:
 
 def compute_for(line: int) -> None:
     """Run an engine as the process of its own, given the number of its end of the connection."""
-    from analysis.device import pass_by_imports, reuse_memory
+    from analysis.device import reuse_memory
 
     os.nice(MODESTY)
     reuse_memory()
-    engine = Engine(Connection(line))
-    pass_by_imports()
-    engine.run(gone=lambda: os._exit(0))
+    Engine(Connection(line), opener=models_opener()).run(gone=lambda: os._exit(0))
+
+
+def models_opener() -> Callable[[ModelSource], Any]:
+    """Give what opens models; before the first one it imports what all need, for collections to pass by."""
+    from analysis.device import pass_by_imports
+    from slicing.store import open_model
+
+    @functools.cache
+    def prepare() -> None:
+        importlib.import_module("transformers.modeling_utils")
+        importlib.import_module("transformers.models.auto.modeling_auto")
+        pass_by_imports()
+
+    def opener(source: ModelSource) -> Any:
+        prepare()
+        return open_model(source)
+
+    return opener

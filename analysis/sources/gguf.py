@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
+from unittest.mock import patch
 
 from analysis.errors import ModelError
 from analysis.sources.model import ModelSource
@@ -33,10 +34,10 @@ def gguf_file(source: ModelSource) -> Path:
     return path
 
 
-def dequantised_folder(gguf: Path) -> Path:
+def dequantised_folder(path: Path) -> Path:
     """Return the folder for the weights of a GGUF file, named after the file's name and content alone."""
-    status = gguf.stat()
-    return cache_folder() / f"{gguf.stem}-{_digest(gguf, status.st_size, status.st_mtime_ns)}"
+    status = path.stat()
+    return cache_folder() / f"{path.stem}-{_digest(path, status.st_size, status.st_mtime_ns)}"
 
 
 @lru_cache(maxsize=16)
@@ -55,3 +56,17 @@ def alone(path: Path) -> Iterator[Path]:
         with own_folder(home) as place:
             (place / path.name).symlink_to(path.absolute())
             yield place
+
+
+@contextmanager
+def reading_once() -> Iterator[None]:
+    """Let the head of a GGUF file be read once, and its table of names be made once.
+
+    transformers reads the head for the configuration, for the tokenizer and for the weights, which takes
+    seconds each time where the vocabulary is large, and makes the same table for every module.
+    """
+    import gguf  # with numpy, which not every command needs
+
+    read, table = (lru_cache(maxsize=1)(each) for each in (gguf.GGUFReader, gguf.get_tensor_name_map))
+    with patch.multiple(gguf, GGUFReader=lambda path: read(str(path)), get_tensor_name_map=table):
+        yield

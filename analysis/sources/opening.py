@@ -26,7 +26,7 @@ from analysis.sources.configuration import (
     where_to_read,
 )
 from analysis.sources.folder import has_tokenizer, require_whole
-from analysis.sources.gguf import alone, dequantised_folder, gguf_file
+from analysis.sources.gguf import alone, dequantised_folder, gguf_file, reading_once
 from analysis.sources.model import ModelSource, is_sliced, must_fetch, quiet_transformers, reading
 from analysis.spread import clear_with, where_to_put
 from analysis.storage import whole_folder
@@ -185,9 +185,9 @@ def dequantise(source: ModelSource) -> None:
     if folder.is_dir():
         return
     require_whole(path, source.label)
-    check_gguf(path)
     options: dict[str, Any] = {"gguf_file": path.name, "local_files_only": True}
-    with alone(path) as place, reading(source):
+    with alone(path) as place, reading(source), reading_once():
+        check_gguf(place / path.name)
         config = pin(transformers.AutoConfig.from_pretrained(place, trust_remote_code=False, **options))
         require_causal(source, config)
         model = _read_weights(source, place, config=config, dtype=torch.float32, **options)

@@ -13,6 +13,7 @@ import torch
 
 from analysis.device import (
     DTYPES,
+    Imports,
     PeakMemory,
     free_memory,
     is_out_of_memory,
@@ -128,6 +129,27 @@ def test_what_a_process_begins_with_is_passed_by_and_what_comes_later_is_not():
     gone = weakref.finalize(type("Part", (), {}), int)  # a class refers to itself
     free_memory()
     assert not gone.alive
+
+
+def test_what_is_imported_later_is_passed_by_once_nothing_more_is_imported(monkeypatch):
+    passed: list[int] = []
+    monkeypatch.setattr("analysis.device.pass_by_imports", lambda: passed.append(len(sys.modules)))
+    imports = Imports()
+    begun = len(sys.modules)
+    for _ in range(3):
+        imports.pass_by()
+    assert passed == [begun]
+    for name in ("late", "later"):  # an import that goes on while it is looked at
+        monkeypatch.setitem(sys.modules, name, sys)
+        imports.pass_by()
+    assert passed == [begun]
+    for _ in range(3):
+        imports.pass_by()
+    assert passed == [begun, begun + 2]
+    monkeypatch.delitem(sys.modules, "later")
+    for _ in range(3):
+        imports.pass_by()
+    assert passed == [begun, begun + 2]
 
 
 @pytest.mark.parametrize("device", ["auto", "cpu"])

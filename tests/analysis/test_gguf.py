@@ -94,6 +94,19 @@ def test_file_is_converted_once_and_again_when_it_changes(tmp_path, monkeypatch,
     assert torch.equal(open_dense(source).model(windows).logits, other(windows).logits)
 
 
+def test_the_head_is_read_once_and_the_table_of_names_made_once(tmp_path, monkeypatch):
+    """transformers reads the head three times and makes the table for each of the 40 modules."""
+    asked: list[str] = []
+    reader, table = gguf.GGUFReader, gguf.get_tensor_name_map
+    monkeypatch.setattr(gguf, "GGUFReader", lambda path: (asked.append("head"), reader(path))[1])
+    monkeypatch.setattr(gguf, "get_tensor_name_map", lambda *said: (asked.append("table"), table(*said))[1])
+    model = tiny_model("llama")
+    source = write_gguf(tmp_path / "tiny.gguf", model)
+    asked.clear()
+    open_dense(source)
+    assert sorted(asked) == ["head", "table"]
+
+
 def test_files_that_differ_in_the_middle_only_are_two_models(tmp_path, windows):
     model = tiny_model("llama", hidden_size=256, intermediate_size=1024)  # 10 MB
     for name in ("base", "tuned"):

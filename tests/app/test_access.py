@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -127,6 +129,19 @@ def test_only_strangers_who_are_gone_lose_their_places(
     presence.note("another", "two")
     state.tend()
     assert said == [False, demo_mode]
+
+
+def test_the_server_passes_by_what_pages_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Streamlit collects garbage in full after every drawing: half a second of it once torch is there."""
+    monkeypatch.setattr(state, "worker", lambda: SimpleNamespace(tend=lambda gone: None))
+    state.tend()
+    state.tend()
+    monkeypatch.setitem(sys.modules, "late", sys)
+    begun = [gc.callbacks]
+    state.tend()
+    assert any(each is begun for each in gc.get_objects())
+    state.tend()
+    assert not any(each is begun for each in gc.get_objects())
 
 
 def test_two_pages_are_drawn_at_a_time_and_none_waits_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,7 @@ from model_hub import ask, hub_of
 from analysis.sources.model import ModelSource
 from analysis.sources.text import TextSource
 from analysis.storage import queue_folder
-from app.engine import Do, Ended, Engine, Load, Report, Unload, launch
+from app.engine import Do, Ended, Engine, Load, Report, Unload, launch, models_opener
 from app.jobs import Worker
 from slicing.studies.requests import ProfileRequest
 from slicing.studies.store import find_run, list_runs
@@ -280,3 +280,13 @@ def test_an_engine_asks_no_device_before_a_model_is_there_and_goes_on_where_one_
     assert reports[:2] == [("cpu", 3, 7), ("cuda:0", 0, 0)]
     assert reports[-1] == ("cpu", 3, 7)
     assert [each.outcome for each in line.sent if isinstance(each, Ended)] == ["done", "done"]
+
+
+def test_an_engine_passes_by_what_models_need_before_the_first_is_there(monkeypatch):
+    done: list[str] = []
+    monkeypatch.setattr("analysis.device.pass_by_imports", lambda: done.append("passed by"))
+    monkeypatch.setattr("slicing.store.open_model", lambda source: done.append(source.label))
+    opener = models_opener()
+    opener(ModelSource(kind="demo"))
+    opener(ModelSource(kind="hub", location="some/model"))
+    assert done == ["passed by", ModelSource(kind="demo").label, "some/model"]
