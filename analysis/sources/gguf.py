@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from unittest.mock import patch
 
 from analysis.errors import ModelError
 from analysis.sources.model import ModelSource
@@ -58,6 +58,9 @@ def alone(path: Path) -> Iterator[Path]:
             yield place
 
 
+_ONE_AT_A_TIME = threading.Lock()
+
+
 @contextmanager
 def reading_once() -> Iterator[None]:
     """Let the head of a GGUF file be read once, and its table of names be made once.
@@ -67,6 +70,11 @@ def reading_once() -> Iterator[None]:
     """
     import gguf  # with numpy, which not every command needs
 
-    read, table = (lru_cache(maxsize=1)(each) for each in (gguf.GGUFReader, gguf.get_tensor_name_map))
-    with patch.multiple(gguf, GGUFReader=lambda path: read(str(path)), get_tensor_name_map=table):
-        yield
+    with _ONE_AT_A_TIME:  # else one thread would put back what another one put there
+        usual = {name: getattr(gguf, name) for name in ("GGUFReader", "get_tensor_name_map")}
+        read, table = (lru_cache(maxsize=1)(each) for each in usual.values())
+        vars(gguf).update(GGUFReader=lambda path: read(str(path)), get_tensor_name_map=table)
+        try:
+            yield
+        finally:
+            vars(gguf).update(usual)
