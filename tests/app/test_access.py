@@ -132,7 +132,7 @@ def test_only_strangers_who_are_gone_lose_their_places(
 
 
 def test_the_server_passes_by_what_pages_imported(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Streamlit collects garbage in full after every drawing: half a second of it once torch is there."""
+    """Streamlit collects garbage in full after every drawing, and would look through all of torch."""
     monkeypatch.setattr(state, "worker", lambda: SimpleNamespace(tend=lambda gone: None))
     state.tend()
     state.tend()
