@@ -73,8 +73,8 @@ def reading_once() -> Iterator[None]:
     with _ONE_AT_A_TIME:  # else one thread would put back what another one put there
         usual = {name: getattr(gguf, name) for name in ("GGUFReader", "get_tensor_name_map")}
         read, table = (lru_cache(maxsize=1)(each) for each in usual.values())
-        vars(gguf).update(GGUFReader=lambda path: read(str(path)), get_tensor_name_map=table)
+        gguf.__dict__.update(GGUFReader=lambda path: read(str(path)), get_tensor_name_map=table)
         try:
             yield
         finally:
-            vars(gguf).update(usual)
+            gguf.__dict__.update(usual)
