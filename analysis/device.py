@@ -319,17 +319,21 @@ def reuse_memory() -> None:
 
 
 def pass_by_imports() -> None:
-    """Let the collection of garbage pass by all objects that there are now; before a process has others.
+    """Let the collection of garbage pass by all objects that there are now.
 
     Those that torch and transformers make when they are imported never become garbage, and to look at them
-    takes most of every collection.
+    takes most of every collection. Call it while no model is there: objects that refer to each other in a
+    circle are never freed once they are passed by.
     """
     gc.collect()
     gc.freeze()
 
 
 class Imports:
-    """What a process has imported; for a server that imports most of it only when somebody asks for it."""
+    """Watches what a process imports, and lets the collection of garbage pass by it.
+
+    A server needs this: it imports most packages only when a page asks for them.
+    """
 
     def __init__(self) -> None:
         self._seen = self._passed = 0

@@ -318,7 +318,10 @@ def compute_for(line: int) -> None:
 
 
 def models_opener() -> Callable[[ModelSource], Any]:
-    """Give what opens models; before the first one it imports what all need, for collections to pass by."""
+    """Give a function that opens models.
+
+    Before the first model it imports what all models need, and lets the collection of garbage pass by that.
+    """
     from analysis.device import pass_by_imports
     from slicing.store import open_model
 

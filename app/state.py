@@ -71,7 +71,7 @@ def worker() -> Worker:
 
 @st.cache_resource(show_spinner=False)
 def imports() -> Imports:
-    """Give what this process has imported, which streamlit would look through after every drawing."""
+    """Give the watch over imports: streamlit collects garbage in full after every drawing of a page."""
     return Imports()
 
 
@@ -107,7 +107,10 @@ def page_shown_now() -> Drawn | None:
 
 
 def tend() -> None:
-    """Look after the queue. Strangers who are gone for good give up their places in it."""
+    """Look after the queue, and after what was imported.
+
+    Strangers who are gone for good give up their places in the queue.
+    """
     imports().pass_by()
 
     def gone(owner: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -73,7 +74,8 @@ def reading_once() -> Iterator[None]:
     with _ONE_AT_A_TIME:  # else one thread would put back what another one put there
         usual = {name: getattr(gguf, name) for name in ("GGUFReader", "get_tensor_name_map")}
         read, table = (lru_cache(maxsize=1)(each) for each in usual.values())
-        gguf.__dict__.update(GGUFReader=lambda path: read(str(path)), get_tensor_name_map=table)
+        gguf.__dict__.update(get_tensor_name_map=table)
+        gguf.__dict__.update(GGUFReader=lambda path: read(os.path.realpath(path)))  # also through a link
         try:
             yield
         finally:

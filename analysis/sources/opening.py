@@ -187,7 +187,7 @@ def dequantise(source: ModelSource) -> None:
     require_whole(path, source.label)
     options: dict[str, Any] = {"gguf_file": path.name, "local_files_only": True}
     with alone(path) as place, reading(source), reading_once():
-        check_gguf(place / path.name)
+        check_gguf(path)
         config = pin(transformers.AutoConfig.from_pretrained(place, trust_remote_code=False, **options))
         require_causal(source, config)
         model = _read_weights(source, place, config=config, dtype=torch.float32, **options)

@@ -95,7 +95,7 @@ def test_file_is_converted_once_and_again_when_it_changes(tmp_path, monkeypatch,
 
 
 def test_the_head_is_read_once_and_the_table_of_names_made_once(tmp_path, monkeypatch):
-    """transformers reads the head three times and makes the table for each of the 40 modules."""
+    """transformers reads the head three times and makes the table for every module."""
     asked: list[str] = []
     reader, table = gguf.GGUFReader, gguf.get_tensor_name_map
     monkeypatch.setattr(gguf, "GGUFReader", lambda path: (asked.append("head"), reader(path))[1])

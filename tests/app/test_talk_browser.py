@@ -40,7 +40,7 @@ def at(page: Any, step: int) -> None:
 
 
 def leave(page: Any) -> None:
-    """End the talk as a person does: whose key came before the script that listens presses it again."""
+    """End the talk as a person does, who presses a key again that came before the script that listens."""
     profile = page.get_by_role("heading", name="Where is it redundant?")
     for moment in range(450):
         if profile.is_visible():
